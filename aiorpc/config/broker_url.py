@@ -1,0 +1,237 @@
+"""
+``AMQP_URI`` as kombu reads it, as a value. Parses and formats text; imports ``exceptions`` and the
+``redaction`` beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+import msgspec
+
+from ..exceptions import ConfigurationError
+from .redaction import MASK, redact_url
+
+_SCHEMES: Mapping[str, Literal["amqp", "amqps", "memory"]] = {
+    "amqp": "amqp",
+    "pyamqp": "amqp",  # kombu's name for its pure Python transport, in every Nameko config
+    "amqps": "amqps",
+    "memory": "memory",
+}
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True}
+_FLAGS |= {"0": False, "false": False, "no": False, "off": False}
+
+# TLS parameters of aio-pika and of RabbitMQ's URI specification, as options of AMQP_SSL.
+_TLS_PARAMETERS = {
+    "cacertfile": "ca_certs",
+    "cafile": "ca_certs",
+    "certfile": "certfile",
+    "keyfile": "keyfile",
+    "server_name_indication": "server_hostname",
+}
+_PARAMETERS = (
+    *("heartbeat", "connect_timeout", "connection_timeout", "timeout"),
+    *("login_method", "auth", "auth_mechanism", "name", "insist"),
+    *("ssl", "verify", "no_verify_ssl", *_TLS_PARAMETERS),
+)
+
+
+class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One broker, percent-decoded. Hashable; ``str`` and ``repr`` hide the password.
+
+    For ``memory://name``, ``host`` is the name (maybe empty) and the rest means nothing.
+    """
+
+    scheme: Literal["amqp", "amqps", "memory"]
+    host: str
+    port: int = 0
+    user: str = "guest"
+    password: str = "guest"
+    vhost: str = "/"
+    query: tuple[tuple[str, str], ...] = ()
+
+    def parameter(self, *names: str) -> str | None:
+        """Value of the first of these query parameters that the URL has."""
+        values = dict(self.query)
+        return next((values[name] for name in names if name in values), None)
+
+    @property
+    def heartbeat(self) -> int | None:
+        """``heartbeat`` of the query, in whole seconds; it wins over ``HEARTBEAT``."""
+        seconds = self._number("heartbeat")
+        return None if seconds is None else math.ceil(seconds)
+
+    @property
+    def connect_timeout(self) -> float | None:
+        """
+        Seconds for connecting: kombu's ``connect_timeout`` or aio-pika's ``timeout``, else
+        ``connection_timeout``, which RabbitMQ's URI specification gives in milliseconds.
+        """
+        for name, unit in (("connect_timeout", 1), ("timeout", 1), ("connection_timeout", 1000)):
+            if (number := self._number(name)) is not None:
+                return number / unit
+        return None
+
+    @property
+    def login_method(self) -> str | None:
+        """SASL mechanism of the query, upper case; it wins over ``LOGIN_METHOD``."""
+        method = self.parameter("login_method", "auth", "auth_mechanism")
+        return method.upper() if method else None
+
+    @property
+    def tls_options(self) -> dict[str, Any]:
+        """What the query says about TLS, as options of ``AMQP_SSL``; it wins over those."""
+        query = dict(self.query)
+        options: dict[str, Any] = {
+            option: query[name] for name, option in _TLS_PARAMETERS.items() if query.get(name)
+        }
+        verify = query.get("verify", "verify_peer")
+        if verify not in {"verify_peer", "verify_none"}:
+            raise ValueError(f"verify must be verify_peer or verify_none, got {verify!r}")
+        if verify == "verify_none" or _flag(query, "no_verify_ssl"):
+            options |= {"cert_reqs": 0, "check_hostname": False}
+        return options
+
+    def to_url(self, **query: str | float) -> str:
+        """
+        The URL that aio-pika reads, percent-encoded, password included. Its query is what is given
+        here and nothing else: kombu's parameters mean nothing, or something else, to aio-pika.
+        """
+        if self.scheme == "memory":
+            return f"memory://{self.host}"
+        credentials = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        return self._with_credentials(credentials) + (f"?{urlencode(query)}" if query else "")
+
+    def redacted(self) -> str:
+        """For logs and errors: no password, no query."""
+        if self.scheme == "memory":
+            return self.to_url()
+        return self._with_credentials(f"{quote(self.user, safe='')}:{MASK}")
+
+    def _with_credentials(self, credentials: str) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        path = "" if self.vhost == "/" else quote(self.vhost, safe="")
+        return f"{self.scheme}://{credentials}@{host}:{self.port}/{path}"
+
+    def _number(self, name: str) -> float | None:
+        text = self.parameter(name)
+        if text is None:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 1_000_000:
+            raise ValueError(f"{name} must be a number >= 0, got {text!r}")
+        return number
+
+    def __str__(self) -> str:
+        return self.redacted()
+
+    def __repr__(self) -> str:
+        return f"BrokerUrl({self.redacted()!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("url", self.redacted())]
+
+
+def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
+    """
+    Read ``AMQP_URI`` as kombu does: ``[py]amqp[s]://user:password@host:port/vhost?query``, each
+    part optional, user, password, host and vhost percent-encoded; several with ``;`` between them
+    are alternatives. Defaults: guest:guest@localhost, port 5672 (TLS: 5671), vhost ``/`` (which is
+    also what an empty path and ``//`` mean). ``memory://name`` is a broker in this process.
+
+    ``tls`` (``AMQP_SSL`` is set), or ``ssl=1`` in the query, makes ``amqps`` of ``amqp``.
+
+    Raises ``ConfigurationError`` with the URL, never with its password.
+    """
+    try:
+        parts = [part.strip() for part in text.split(";")]
+        urls = tuple(_parse_broker_url(part, tls) for part in parts if part)
+    except ValueError as problem:
+        shown = redact_url(text) if "://" in text else "(not shown)"
+        raise ConfigurationError(f"AMQP_URI {shown}: {problem}") from None
+    if not urls:
+        raise ConfigurationError(
+            "AMQP_URI is empty; it looks like amqp://guest:guest@localhost:5672/"
+        )
+    if len(urls) > 1 and any(url.scheme == "memory" for url in urls):
+        raise ConfigurationError("AMQP_URI: memory:// has no alternatives, it stands alone")
+    return urls
+
+
+def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
+    """Raises ``ValueError`` with a problem that quotes nothing secret."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
+        raise ValueError(
+            "it needs a scheme, as in amqp://guest:guest@localhost/ "
+            "(a ; inside a password is written %3B)"
+        )
+    known_scheme = _SCHEMES.get(scheme.lower())
+    if known_scheme is None:
+        raise ValueError(f"scheme {scheme!r} is not one of {', '.join(_SCHEMES)}")
+    if known_scheme == "memory":
+        return _parse_memory_url(rest)
+    parts, port = _split(rest)
+    query = _parse_query(parts.query)
+    if tls or _flag(dict(query), "ssl"):
+        known_scheme = "amqps"
+    url = BrokerUrl(
+        scheme=known_scheme,
+        host=unquote(parts.hostname or "") or "localhost",
+        port=port or _PORTS[known_scheme],
+        user=unquote(parts.username or "") or "guest",
+        password=unquote(parts.password or "") or "guest",
+        vhost=unquote(parts.path[1:]) or "/",
+        query=query,
+    )
+    _ = url.heartbeat, url.connect_timeout, url.tls_options  # say now what is wrong with them
+    return url
+
+
+def _parse_memory_url(rest: str) -> BrokerUrl:
+    name = rest.removesuffix("/")
+    if not re.fullmatch(r"[\w.-]*", name):
+        raise ValueError("memory:// is followed by a name of letters, digits, . - _ or by nothing")
+    return BrokerUrl(scheme="memory", host=name)
+
+
+def _split(rest: str) -> tuple[SplitResult, int | None]:
+    """What comes after the scheme, and the port in it."""
+    try:
+        parts = urlsplit(f"http://{rest}")
+        port = parts.port
+    except ValueError:
+        parts, port = None, None
+    # urlsplit's own errors quote what they choke on: often half a password.
+    if parts is None or parts.fragment:
+        raise ValueError(
+            "host and port cannot be told apart; write special characters in user, password and "
+            "vhost percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F"
+        )
+    return parts, port
+
+
+def _parse_query(text: str) -> tuple[tuple[str, str], ...]:
+    query = tuple(parse_qsl(text, keep_blank_values=True))
+    for name, _ in query:
+        if name not in _PARAMETERS:
+            raise ValueError(
+                f"unknown query parameter {name!r}; known are {', '.join(_PARAMETERS)}"
+            )
+    return query
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    word = query.get(name, "0").lower()
+    if word not in _FLAGS:
+        raise ValueError(f"{name} must be 1 or 0, got {query[name]!r}")
+    return _FLAGS[word]
