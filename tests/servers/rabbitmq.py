@@ -1,0 +1,140 @@
+"""A private RabbitMQ node, with an EPMD of its own: no other Erlang on the machine ever meets it.
+
+Configuration: https://www.rabbitmq.com/docs/configure; works with 3.8 to 4.x. Besides `up`, tests
+use it to stop, kill and start a broker, and to have one of their own (`Rabbit.fresh()`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from .private import PrivateServer, find_program, installed
+from .probes import listens, speaks_amqp
+from .process import LOOPBACK, Process, ServerError, wait_ready
+from .state import State
+
+# The alarms are for machines with somebody to call; here they would only block publishers.
+_CONFIGURATION = """\
+listeners.tcp.1 = {loopback}:{amqp}
+vm_memory_high_watermark.relative = 0.9
+disk_free_limit.absolute = 10MB
+log.console = true
+log.console.level = info
+log.file = false
+"""
+
+_ON_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+
+
+class Rabbit(PrivateServer):
+    """One RabbitMQ node at `url`. Methods block; from a coroutine use `asyncio.to_thread`."""
+
+    kind = "rabbitmq"
+    title = "RabbitMQ"
+    accounts = ("rabbitmq",)
+    ports = ("amqp", "distribution", "epmd")
+
+    @classmethod
+    def main(cls) -> Self | None:
+        """The private node that `up` started; None when RabbitMQ came another way or is missing."""
+        state = State()
+        record = state.records().get(cls.kind)
+        return cls(record, state) if record is not None and record.way == "private" else None
+
+    @classmethod
+    @contextmanager
+    def fresh(cls) -> Iterator[Self]:
+        """A new, empty node for one test to maltreat; ended, with its data, on leaving.
+
+        It is in the state file, so `down` ends it too if the test run is killed. Raises
+        `ServerError` when RabbitMQ is not installed (`Rabbit.program()` is None).
+        """
+        installed(cls)
+        node = cls.create(State(), f"rabbitmq-{secrets.token_hex(4)}")
+        try:
+            yield node
+        finally:
+            node.remove()
+
+    @classmethod
+    def program(cls) -> Path | None:
+        # Debian's /usr/sbin/rabbitmq-server is a wrapper that insists on the user and the
+        # directories of the system service; the server's own script is here.
+        return find_program(["rabbitmq-server"], "/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin")
+
+    @classmethod
+    def url_at(cls, ports: dict[str, int]) -> str:
+        return f"amqp://guest:guest@{LOOPBACK}:{ports['amqp']}/"
+
+    def prepare(self) -> None:
+        settings = _CONFIGURATION.format(loopback=LOOPBACK, **self.record.ports)
+        self.write("rabbitmq.conf", settings)
+        self.write("advanced.config", "[].\n")
+        self.write("enabled_plugins", "[].\n")
+        self.write(".erlang.cookie", secrets.token_hex(20), mode=0o400)
+
+    def start(self) -> None:
+        """Start the node with the data and ports it had; returns when it takes connections."""
+        epmd = self.record.processes.get("epmd")
+        if epmd is None or not epmd.alive:
+            self._note({**self.record.processes, "epmd": self._start_epmd()})
+        super().start()
+
+    def _start_epmd(self) -> Process:
+        """EPMD in the foreground; left to Erlang it would be a daemon that outlives the node."""
+        program = find_program(["epmd"], *_erts_directories())
+        if program is None:
+            raise ServerError("RabbitMQ is installed, but Erlang's `epmd` is not to be found")
+        log = self.directory / "epmd.log"
+        epmd = self._spawn([program, "-address", LOOPBACK], log)
+        port = self.record.ports["epmd"]
+        wait_ready("EPMD", epmd, lambda: listens(f"epmd://{LOOPBACK}:{port}"), log, within=30)
+        return epmd
+
+    def command(self) -> list[str | Path]:
+        return [installed(type(self))]
+
+    def environment(self) -> dict[str, str]:
+        """What the node and `rabbitmqctl` are told; both read it in place of /etc/rabbitmq."""
+        directory, ports = str(self.directory), self.record.ports
+        return {
+            **super().environment(),
+            "LC_ALL": "C.UTF-8",  # Elixir complains of any other
+            "ERL_EPMD_ADDRESS": LOOPBACK,
+            "ERL_EPMD_PORT": str(ports["epmd"]),
+            "RABBITMQ_NODENAME": f"{self.record.name}@localhost",
+            "RABBITMQ_DIST_PORT": str(ports["distribution"]),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ON_LOOPBACK,
+            "RABBITMQ_CTL_ERL_ARGS": _ON_LOOPBACK,
+            "RABBITMQ_CTL_DIST_PORT_MIN": "0",  # any free port, so that many may ask at once
+            "RABBITMQ_CTL_DIST_PORT_MAX": "0",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": f"{directory}/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{directory}/advanced.config",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{directory}/enabled_plugins",
+            "RABBITMQ_MNESIA_BASE": f"{directory}/data",
+            "RABBITMQ_LOG_BASE": f"{directory}/log",
+            # The script then becomes the node, instead of waiting for it as its parent: the process
+            # id is the node's, SIGTERM and SIGKILL reach it.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def answers(self) -> bool:
+        return speaks_amqp(self.record.ports["amqp"])
+
+    def ctl(self, *arguments: str, within: float = 60) -> str:
+        """What `rabbitmqctl` printed; `ServerError` when it fails or takes over `within` s."""
+        program = installed(type(self)).with_name("rabbitmqctl")
+        return self.run_tool([program, "--quiet", *arguments], within=within)
+
+
+def _erts_directories() -> list[str]:
+    """Where Erlang keeps its own programs, which not every package puts into PATH."""
+    erl = find_program(["erl"])
+    return (
+        [f"{erl.parents[1]}/erts-*/bin", f"{erl.parents[1]}/lib/erlang/erts-*/bin"] if erl else []
+    )
