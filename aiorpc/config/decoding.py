@@ -6,7 +6,6 @@ what was there. Knows no setting by name; imports ``exceptions``, msgspec and th
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -108,14 +107,10 @@ def closest(key: str, known: Collection[str]) -> str | None:
     """The known key of which this is probably a misspelling."""
     from difflib import get_close_matches
 
-    by_letters = {_letters(name): name for name in known}
+    by_lower_case = {name.lower(): name for name in known}
     # 0.83 takes AMQP_URL and DB_URL for AMQP_URI and DB_URI, and lets AMQP_USER and TCP_TIMEOUT be.
-    matches = get_close_matches(_letters(key), by_letters, n=1, cutoff=0.83)
-    return by_letters[matches[0]] if matches else None
-
-
-def _letters(key: str) -> str:
-    return re.sub(r"[\W_]", "", key).lower()
+    matches = get_close_matches(key.lower(), by_lower_case, n=1, cutoff=0.83)
+    return by_lower_case[matches[0]] if matches else None
 
 
 def _remedy(key: str, known: Collection[str]) -> str:
