@@ -46,11 +46,14 @@ def install(names: Iterable[str]) -> None:
         "NEEDRESTART_SUSPEND": "1",
         "LC_ALL": "C.UTF-8",
     }
-    must(run(["apt-get", "update"], environment=environment, within=300), "apt-get update")
+    # Its failure may be that of a repository we do not need: it counts only when the rest fails.
+    updated = run(["apt-get", "update"], environment=environment, within=300)
     enabled = _enabled_units()
     options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
     with services_forbidden():
         done = run(["apt-get", "install", *options, *names], environment=environment, within=900)
+    if done.returncode != 0:
+        must(updated, "apt-get update")
     must(done, "apt-get install")
     _disable(_enabled_units() - enabled)
 
