@@ -1,9 +1,9 @@
 """
 Virtual environments with real Nameko, one per stack, below `.venv-nameko/` of the checkout.
 
-Made once, with pip and an interpreter that Nameko still runs on; found again by the pins written into
-them. Runs `python -m venv` and `pip install`, and touches `.venv-nameko/` alone. Two test runs at the
-same time wait for one another. As a script it makes all of them:
+Made once, with pip and an interpreter that Nameko still runs on; found again by the pins written
+into them. Runs `python -m venv` and `pip install`, and touches `.venv-nameko/` alone. Two test runs
+at the same time wait for one another. As a script it makes all of them:
 `python -m tests.nameko.virtualenvs [STACK ...]`.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2] / ".venv-nameko"
 _COMMON = ("setuptools<80", "werkzeug<3")
 
 #: The stacks of which the golden messages in `tests/data/nameko_messages.json` were captured. The
-#: old one reads plain dates (kombu < 5.3) and dies of integers of 16 bits in headers (py-amqp < 5.4).
+#: old one speaks plain dates (kombu < 5.3) and dies of 16 bit integers in headers (py-amqp < 5.4).
 STACKS: dict[str, tuple[str, ...]] = {
     "2.14.1": (*_COMMON, "nameko==2.14.1", "kombu==5.7.0", "amqp==5.4.2", "eventlet==0.41.3"),
     "2.14.1-old": (
@@ -72,7 +72,9 @@ def _pins(stack: str) -> str:
 
 def _is_made(home: Path, stack: str) -> bool:
     mark = home / "made-of.txt"
-    return (home / "bin" / "python").exists() and mark.is_file() and mark.read_text() == _pins(stack)
+    return (
+        (home / "bin" / "python").exists() and mark.is_file() and mark.read_text() == _pins(stack)
+    )
 
 
 def _make(home: Path, stack: str) -> None:

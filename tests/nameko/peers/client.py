@@ -1,9 +1,9 @@
 """
 A Nameko standalone client that does what it is told, one JSON line each way (`values.py`).
 
-`python client.py AMQP_URI` reads from standard input `{service, method, calls: [[args, kwargs], ...],
-context, timeout}`: all calls are sent, then their answers awaited in the opposite order. It writes
-`{"answers": [{"result": ...} | {"error": {type, module, text, exc_type, value, args}}, ...]}`.
+`python client.py AMQP_URI` reads from standard input `{service, method, calls: [[args, kwargs],
+...], context, timeout}`: all calls are sent, then their answers awaited in the opposite order. It
+writes `{"answers": [{"result": ...} | {"error": {type, module, text, exc_type, value, args}}]}`.
 """
 
 import sys
@@ -48,9 +48,9 @@ def answers_to(command):
     cluster = cluster_for(command["context"], command["timeout"])
     method = getattr(cluster[command["service"]], command["method"])
     sent = [attempt(method.call_async, *args, **kwargs) for args, kwargs in command["calls"]]
-    return [
-        attempt(one["result"].result) if "result" in one else one for one in reversed(sent)
-    ][::-1]
+    return [attempt(one["result"].result) if "result" in one else one for one in reversed(sent)][
+        ::-1
+    ]
 
 
 for line in sys.stdin:

@@ -1,8 +1,9 @@
 """
-Errors that Nameko and aiorpc know by the same import path, and some that only the raising side knows.
+Errors that Nameko and aiorpc know by the same import path, and some that only the raising side
+knows.
 
-Imported by the Nameko processes, whose script directory is on their path; the tests define their twins
-with the same ``__module__``.
+Imported by the Nameko processes, whose script directory is on their path; the tests define their
+twins with the same ``__module__``.
 """
 
 from nameko.exceptions import deserialize_to_instance

@@ -15,6 +15,7 @@ stack.configure({"AMQP_URI": sys.argv[1], "max_workers": 10})
 
 import eventlet  # noqa: E402
 import eventlet.hubs  # noqa: E402
+
 import services  # noqa: E402
 
 

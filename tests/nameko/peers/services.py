@@ -18,7 +18,7 @@ from stack import AnyService
 
 SPECIAL = {
     "datetime": datetime.datetime(2020, 1, 2, 3, 4, 5),
-    "aware": datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),
+    "aware": datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),  # noqa: UP017
     "date": datetime.date(2020, 1, 2),
     "time": datetime.time(1, 2, 3),
     "decimal": decimal.Decimal("1.10"),

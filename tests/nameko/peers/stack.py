@@ -13,7 +13,7 @@ IS_3 = hasattr(nameko, "config")
 
 
 def configure(config):
-    """Must come before a service is imported: 3.0 reads its configuration where a class is defined."""
+    """Must come before services are imported: 3.0 reads it where a class is defined."""
     configure.config = config
     if IS_3:
         nameko.config.setup(config)
@@ -38,7 +38,7 @@ if IS_3:
 else:
 
     class AnyService(nameko_rpc.RpcProxy):
-        """Calls made in a service: ``self.cluster[service]``. 2.14 has proxies to one service only."""
+        """Calls made in a service: ``self.cluster[service]``. 2.14 has proxies to one only."""
 
         def __init__(self):
             super().__init__("any")
