@@ -1,0 +1,66 @@
+# A fresh machine needs two commands: `make demo` and `make test`. `make help` tells the rest.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first interpreter found that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo check test test-all servers servers-stop format chaos docs clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## run the example services and a client, without any server
+	@$(BIN)/python -m services.demo
+
+check: $(VENV)/.dev ## format, lint, types, and the tests that need no server
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/pyright --warnings > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
+	@$(BIN)/python -m pytest -q -m "not rabbitmq and not postgresql and not mysql and not nameko"
+
+test: $(VENV)/.dev servers ## everything, on RabbitMQ, PostgreSQL and MariaDB
+	@$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/.dev servers ## the whole suite on each interpreter that is found
+	@for p in python3.11 python3.12 python3.13 python3.14; do \
+		if $$p -c 'import ensurepip' >/dev/null 2>&1; then \
+			echo "== $$($$p --version)"; \
+			$(MAKE) --no-print-directory VENV=.venv-$$p PYTHON=$$p .venv-$$p/.dev \
+			&& .venv-$$p/bin/python -m pytest -q || exit 1; \
+		fi; done
+
+servers: $(VENV)/.base ## bring up RabbitMQ, PostgreSQL and MariaDB, or use those there are
+	@$(BIN)/python -m tests.servers up
+
+servers-stop: $(VENV)/.base ## stop what `make servers` started, and nothing else
+	@$(BIN)/python -m tests.servers down
+
+format: $(VENV)/.dev ## format, and mend what the linter can
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix .
+
+clean: servers-stop ## remove what the other targets made
+	rm -rf .venv .venv-* .servers dist docs/_build .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.base:
+	@test -n "$(PYTHON)" || { echo "aiorpc needs Python 3.11 or newer, with venv (on Debian and" \
+		"Ubuntu: apt-get install python3-venv). Or name one: make PYTHON=/path/to/python"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/.base
+	@$(PIP) install -e '.[sqlite,uvloop]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.base
+	@$(PIP) install -e '.[all]' --group dev
+	@touch $@ $(VENV)/.demo

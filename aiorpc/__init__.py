@@ -1,0 +1,101 @@
+"""
+aiorpc: microservices on asyncio and RabbitMQ. Nameko's idea and Nameko's wire, without eventlet.
+
+This file is the face: everything a user imports is here, but for ``aiorpc.sqlalchemy``,
+``aiorpc.testing``, ``aiorpc.sync`` and ``aiorpc.from_thread``.
+"""
+
+from __future__ import annotations
+
+from .call import Call, Handler, Middleware
+from .context import Context, Deadline
+from .dependencies.config import Config, ContextData
+from .dependencies.dispatcher import EventDispatcher
+from .dependencies.proxies import ClusterRpc, RpcProxy
+from .entrypoints.events import BROADCAST, SERVICE_POOL, SINGLETON, event_handler
+from .entrypoints.rpc import rpc
+from .entrypoints.timer import once, timer
+from .exceptions import (
+    AioRpcError,
+    BadArguments,
+    BadRequest,
+    ConfigurationError,
+    ConnectionLost,
+    DeliveryUncertain,
+    IncorrectSignature,
+    InProgress,
+    MalformedReply,
+    MalformedRequest,
+    MethodNotFound,
+    Overloaded,
+    RemoteError,
+    RpcError,
+    RpcTimeout,
+    ServiceUnavailable,
+    UnknownService,
+    UnserializableValueError,
+    deserialize_to_instance,
+)
+from .extensions import DependencyProvider, Entrypoint, Host, WorkerContext
+from .hosting.container import ServiceContainer
+from .hosting.runner import ServiceRunner, serve
+from .proxy import ClusterProxy, RpcReply, ServiceProxy
+from .standalone import ClusterRpcProxy, ServiceRpcProxy, event_dispatcher
+from .wire.message import Exchange, Queue
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BROADCAST",
+    "SERVICE_POOL",
+    "SINGLETON",
+    "AioRpcError",
+    "BadArguments",
+    "BadRequest",
+    "Call",
+    "ClusterProxy",
+    "ClusterRpc",
+    "ClusterRpcProxy",
+    "Config",
+    "ConfigurationError",
+    "ConnectionLost",
+    "Context",
+    "ContextData",
+    "Deadline",
+    "DeliveryUncertain",
+    "DependencyProvider",
+    "Entrypoint",
+    "EventDispatcher",
+    "Exchange",
+    "Handler",
+    "Host",
+    "InProgress",
+    "IncorrectSignature",
+    "MalformedReply",
+    "MalformedRequest",
+    "MethodNotFound",
+    "Middleware",
+    "Overloaded",
+    "Queue",
+    "RemoteError",
+    "RpcError",
+    "RpcProxy",
+    "RpcReply",
+    "RpcTimeout",
+    "ServiceContainer",
+    "ServiceProxy",
+    "ServiceRpcProxy",
+    "ServiceRunner",
+    "ServiceUnavailable",
+    "UnknownService",
+    "UnserializableValueError",
+    "WorkerContext",
+    "__version__",
+    "deserialize_to_instance",
+    "event_dispatcher",
+    "event_handler",
+    "once",
+    "rpc",
+    "serve",
+    "timer",
+]

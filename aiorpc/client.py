@@ -1,0 +1,399 @@
+"""
+Calls out, replies in: one reply queue, and any number of calls in flight from any number of tasks.
+
+The way of a call: ``start`` makes the :class:`Call`, encodes it, remembers it in the pending table
+and hands it to the transport. It leaves the table in exactly one of these ways: its reply came, it
+came back unroutable, its deadline passed, it was cancelled, or the connection was lost for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from .call import Call, Middleware, compose
+from .config import Settings
+from .context import EMPTY, NO_CONTEXT, Context, Deadline, current, new_id
+from .exceptions import (
+    AioRpcError,
+    ConnectionLost,
+    RpcTimeout,
+    ServiceUnavailable,
+    UnknownService,
+    Unroutable,
+)
+from .transports.base import Delivery, Outgoing, State, Subscription, Transport
+from .wire.protocol import Wire, rpc_queue_name
+
+__all__ = ["UNSET", "CallOptions", "Client", "Pending"]
+
+log = logging.getLogger("aiorpc.client")
+
+UNSET: Final = msgspec.UNSET
+
+#: Seconds that the explanation of a timeout may take; rule 4.
+LOOK = 0.04
+#: Seconds for which a look at a queue holds good for ``fail_fast``.
+LOOK_HOLDS = 1.0
+
+
+class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How one call is made. ``UNSET`` is the client's own default.
+
+    Attributes:
+        timeout: seconds until the caller stops waiting; ``None`` for never, explicitly.
+        headers: further AMQP headers, as they are to stand on the wire.
+        context_data: laid over the context data that the call carries anyway.
+        persistent: whether the request survives a restart of the broker.
+        confirm: whether the broker confirms the request. Unconfirmed ones are not sent again.
+        resend: whether a request that was not confirmed when the connection broke is sent again;
+            ``False`` fails the call with ``ConnectionLost`` instead.
+        fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
+    """
+
+    timeout: float | None | msgspec.UnsetType = UNSET
+    headers: Mapping[str, Any] = EMPTY
+    context_data: Mapping[str, Any] = EMPTY
+    persistent: bool | msgspec.UnsetType = UNSET
+    confirm: bool | msgspec.UnsetType = UNSET
+    resend: bool = True
+    fail_fast: bool = False
+
+
+DEFAULTS = CallOptions()
+
+
+class Pending:
+    """A call in flight."""
+
+    __slots__ = ("call", "correlation_id", "future", "sent_at", "timer")
+
+    def __init__(self, call: Call, correlation_id: str, future: asyncio.Future[Any]) -> None:
+        self.call = call
+        self.correlation_id = correlation_id
+        self.future = future
+        self.sent_at = time.monotonic()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Client:
+    """
+    Makes calls over *transport*, which it does not own.
+
+    Args:
+        owner: stands in the name of the reply queue: a service's name, or what calls from outside.
+        timeout: seconds a call may take unless it says otherwise; ``None`` for no limit.
+        context: what calls made outside any worker carry.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        wire: Wire,
+        settings: Settings,
+        *,
+        owner: str,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+        context: Context = NO_CONTEXT,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        self._transport = transport
+        self._wire = wire
+        self._owner = owner
+        self._timeout = settings.rpc_timeout if timeout is UNSET else timeout
+        self._durable = settings.call_profile == "durable"
+        self._context = context
+        self._exchange = wire.rpc_exchange.name
+        self._reply_to = new_id()
+        self._pending: dict[str, Pending] = {}
+        self._looks: dict[str, tuple[float, bool]] = {}
+        self._explaining: set[asyncio.Task[None]] = set()
+        self._subscription: Subscription | None = None
+        self._closed = False
+        self._middleware = tuple(middleware)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[Client]:
+        """Take replies inside the block; calls still pending at its end fail."""
+        await self.open()
+        try:
+            yield self
+        finally:
+            await self.close()
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._subscription = await self._transport.subscribe(
+            self._wire.reply_queue(self._owner, self._reply_to),
+            self._on_reply,
+            acks="joined",
+            keep=True,
+            gone=self._on_replies_gone,
+            # After a cut without a FIN the broker still holds the dead consumer, and would give it
+            # half of the replies: the newest consumer goes first.
+            arguments=lambda reconnects: {"x-priority": reconnects},
+        )
+
+    async def close(self) -> None:
+        """Fail what is pending and delete the reply queue. Bounded; idempotent."""
+        self._closed = True
+        self._fail_pending("the client was closed before the answer came")
+        for task in self._explaining:
+            task.cancel()
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            await subscription.cancel()
+            await self._transport.delete(subscription.queue.name)
+
+    @property
+    def direct(self) -> bool:
+        """Whether ``start`` is all there is to a call: no middleware wraps it."""
+        return not self._middleware
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls wait for an answer."""
+        return len(self._pending)
+
+    # Making calls
+
+    def new_call(
+        self,
+        service: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions = DEFAULTS,
+    ) -> Call:
+        """The call as a child of the worker that runs now, if one does, under its deadline."""
+        context = current.get()
+        if context is NO_CONTEXT:
+            context = self._context
+        elif self._context.data:
+            context = context.with_data({**self._context.data, **context.data})
+        if options.context_data:
+            context = context.with_data(options.context_data)
+        timeout = self._timeout if options.timeout is UNSET else options.timeout
+        return Call(service, method, args, kwargs, context.within(timeout))
+
+    async def call(self, call: Call, options: CallOptions = DEFAULTS) -> Any:
+        """
+        Make *call* and wait for its answer. Cancelling this cancels the call.
+
+        Raises:
+            RpcTimeout, UnknownService, ServiceUnavailable, ConnectionLost,
+            UnserializableValueError, MalformedReply, RemoteError, BadRequest, and errors that
+            are registered with ``deserialize_to_instance``.
+        """
+        if self._middleware:
+            return await compose(self._middleware, lambda call: self._make(call, options))(call)
+        return await self._make(call, options)
+
+    async def _make(self, call: Call, options: CallOptions) -> Any:
+        if options.fail_fast:
+            await self._require_consumers(call)
+        if self._transport.congested:
+            await self._wait_until_drained(call)
+        pending = self.start(call, options)
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            self.abandon(pending)
+            raise
+
+    def start(self, call: Call, options: CallOptions = DEFAULTS) -> Pending:
+        """
+        Send *call* now, and return what will have its answer.
+
+        Raises:
+            UnserializableValueError, RpcTimeout: it was not sent.
+        """
+        if self._closed:
+            raise ConnectionLost(f"{call} was not sent: the client is closed")
+        correlation_id = new_id()
+        persistent = self._durable if options.persistent is UNSET else options.persistent
+        confirm = self._durable if options.confirm is UNSET else options.confirm
+        message = self._wire.encode_request(
+            call,
+            reply_to=self._reply_to,
+            correlation_id=correlation_id,
+            persistent=persistent,
+            headers=options.headers,
+        )
+        pending = Pending(call, correlation_id, self._loop.create_future())
+        self._pending[correlation_id] = pending
+        deadline = call.context.deadline
+        if deadline is not None:
+            pending.timer = self._loop.call_at(deadline.at, self._on_deadline, pending)
+        self._transport.send(
+            Outgoing(
+                exchange=self._exchange,
+                routing_key=f"{call.service}.{call.method}",
+                message=message,
+                mandatory=True,
+                confirm=confirm,
+                expires_at=None if deadline is None else deadline.at,
+                again=_again(self._wire, deadline) if options.resend else None,
+                settled=_settled(self, pending),
+            )
+        )
+        return pending
+
+    def abandon(self, pending: Pending) -> None:
+        """Nobody waits for *pending* any more."""
+        if self._pending.pop(pending.correlation_id, None) is not None:
+            if pending.timer is not None:
+                pending.timer.cancel()
+            pending.future.cancel()
+
+    # The ways out of the pending table
+
+    def _on_reply(self, delivery: Delivery) -> None:
+        delivery.ack()
+        message = delivery.message
+        pending = self._pending.pop(message.correlation_id or "", None)
+        if pending is None:
+            # Its caller timed out, was cancelled, or has its answer already.
+            log.debug("a reply nobody waits for was dropped: %s", message.correlation_id)
+            return
+        if pending.timer is not None:
+            pending.timer.cancel()
+        future = pending.future
+        if future.done():
+            return
+        try:
+            result = self._wire.decode_reply(message)
+        except Exception as exc:  # noqa: BLE001 - the remote error, whichever it is
+            future.set_exception(exc)
+        else:
+            future.set_result(result)
+
+    def _fail(self, pending: Pending, error: Exception) -> None:
+        self._pending.pop(pending.correlation_id, None)
+        if pending.timer is not None:
+            pending.timer.cancel()
+        if not pending.future.done():
+            pending.future.set_exception(error)
+
+    def _on_settled(self, pending: Pending, error: AioRpcError | None) -> None:
+        if error is None or pending.correlation_id not in self._pending:
+            return
+        call = pending.call
+        if isinstance(error, Unroutable):
+            error = UnknownService(call.service, self._no_such_service(call))
+        elif isinstance(error, ConnectionLost):
+            waited = time.monotonic() - pending.sent_at
+            error = ConnectionLost(f"{call} failed after {waited:.3g} s: {error}")
+        self._fail(pending, error)
+
+    def _no_such_service(self, call: Call) -> str:
+        if "." in call.method:
+            hint = "a method's name cannot have a dot on this wire"
+        else:
+            hint = f"no service named {call.service!r} ever ran there, or the name is wrong"
+        return (
+            f"{call.service}: no queue takes {call} on {self._transport.url} "
+            f"(queue {rpc_queue_name(call.service)} does not exist): {hint}"
+        )
+
+    def _on_replies_gone(self) -> None:
+        self._fail_pending(
+            "the reply queue was gone when the connection came back (it expires 300 s after its "
+            "consumer left, and is lost with a broker that keeps nothing), so the answer cannot "
+            "come any more; the method may have run"
+        )
+
+    def _fail_pending(self, why: str) -> None:
+        for pending in list(self._pending.values()):
+            waited = time.monotonic() - pending.sent_at
+            self._fail(
+                pending, ConnectionLost(f"{pending.call} failed after {waited:.3g} s: {why}")
+            )
+
+    # Time
+
+    def _on_deadline(self, pending: Pending) -> None:
+        if pending.future.done():
+            self._pending.pop(pending.correlation_id, None)
+            return
+        # The look takes a moment; a reply that comes meanwhile is still an answer.
+        task = self._loop.create_task(self._explain(pending))
+        self._explaining.add(task)
+        task.add_done_callback(self._explaining.discard)
+
+    async def _explain(self, pending: Pending) -> None:
+        call = pending.call
+        why = "an unknown reason"
+        try:
+            why = await self._why_no_answer(rpc_queue_name(call.service))
+        finally:
+            deadline = call.context.deadline
+            seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
+            self._fail(pending, RpcTimeout(f"{call} gave no answer within {seconds:.3g} s: {why}"))
+
+    async def _why_no_answer(self, queue: str) -> str:
+        transport = self._transport
+        if transport.state is State.BLOCKED:
+            return f"{transport.url} blocks publishing (a memory or disk alarm of the broker)"
+        if transport.state is not State.CONNECTED:
+            return f"there is no connection to {transport.url} ({transport.state.value})"
+        state = await transport.inspect(queue, LOOK)
+        if state is None:
+            return f"{transport.url} did not say in time what became of queue {queue}"
+        if not state.exists:
+            return f"queue {queue} does not exist any more"
+        if state.consumers == 0:
+            return f"queue {queue} has 0 consumers; the request expired unread"
+        plural = "s" if state.consumers != 1 else ""
+        waiting = f" and {state.messages} waiting messages" if state.messages else ""
+        return (
+            f"queue {queue} has {state.consumers} consumer{plural}{waiting}: the service is there, "
+            "but slow or saturated"
+        )
+
+    async def _require_consumers(self, call: Call) -> None:
+        queue = rpc_queue_name(call.service)
+        looked_at, consumed = self._looks.get(queue, (0.0, False))
+        now = time.monotonic()
+        if not consumed or now - looked_at > LOOK_HOLDS:
+            state = await self._transport.inspect(queue)
+            if state is None:
+                return
+            if not state.exists:
+                raise UnknownService(call.service, self._no_such_service(call))
+            self._looks[queue] = (now, state.consumers > 0)
+            if not state.consumers:
+                waiting = f"; {state.messages} messages wait there" if state.messages else ""
+                raise ServiceUnavailable(
+                    f"{call} was not sent: queue {queue} on {self._transport.url} has 0 consumers"
+                    f"{waiting}. Start the service, or call without fail_fast to let the request "
+                    "wait until its deadline"
+                )
+
+    async def _wait_until_drained(self, call: Call) -> None:
+        deadline = call.context.deadline
+        try:
+            async with asyncio.timeout_at(None if deadline is None else deadline.at) as scope:
+                await self._transport.drained()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise RpcTimeout(
+                f"{call} was not sent in time: the connection to {self._transport.url} takes no "
+                "more data (the broker is slow or blocked, or too much is sent)"
+            ) from None
+
+
+def _again(wire: Wire, deadline: Deadline | None) -> Callable[[Any], Any]:
+    return lambda message: wire.resend_request(message, deadline)
+
+
+def _settled(client: Client, pending: Pending) -> Callable[[AioRpcError | None], None]:
+    return lambda error: client._on_settled(pending, error)

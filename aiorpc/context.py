@@ -1,0 +1,106 @@
+"""
+What travels with a call from service to service and is not an argument: the ids of the calls that
+led here, the context data, and the deadline. Values only; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+__all__ = ["NO_CONTEXT", "Context", "Deadline", "current", "new_id"]
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Deadline(msgspec.Struct, frozen=True, order=True):
+    """
+    A point in time after which nobody waits, on this process's own monotonic clock, which is also
+    the event loop's (``loop.time()``, of asyncio and of uvloop).
+    """
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(time.monotonic() + seconds)
+
+    def remaining(self) -> float:
+        """Seconds that are left; 0.0 when it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+
+class Context(msgspec.Struct, frozen=True, dict=False):
+    """
+    On whose behalf a call runs.
+
+    Attributes:
+        call_id_stack: ids of the calls that led here, the oldest first, this call's own last.
+        data: context data by name, without Nameko's ``nameko.`` prefix.
+        deadline: when the outermost caller stops waiting; ``None`` if nobody said.
+    """
+
+    call_id_stack: tuple[str, ...] = ()
+    data: Mapping[str, Any] = EMPTY
+    deadline: Deadline | None = None
+
+    def within(self, timeout: float | None) -> Context:
+        """The same under a deadline no later than *timeout* seconds from now."""
+        if timeout is None:
+            return self
+        asked = Deadline.after(timeout)
+        if self.deadline is not None and self.deadline.at <= asked.at:
+            return self
+        return Context(self.call_id_stack, self.data, asked)
+
+    def entered(self, call_id: str, keep: int) -> Context:
+        """The same one call deeper; of the older ids at most *keep* are kept, the nearest ones."""
+        stack = self.call_id_stack
+        if len(stack) > keep:
+            stack = stack[-keep:] if keep else ()
+        return Context((*stack, call_id), self.data, self.deadline)
+
+    def with_data(self, data: Mapping[str, Any]) -> Context:
+        """The same with *data* laid over its context data."""
+        return Context(self.call_id_stack, {**self.data, **data}, self.deadline)
+
+
+NO_CONTEXT = Context()
+
+#: The context of the worker that runs now. A call made inside it is its child.
+current: ContextVar[Context] = ContextVar("aiorpc.context", default=NO_CONTEXT)
+
+
+def _id_maker() -> Callable[[], str]:
+    """
+    Ids shaped like UUIDs: 80 random bits of this process, then a counter. A fresh uuid4 per call
+    costs more than the rest of making a call.
+    """
+    prefix = str(uuid.uuid4())[:24]
+    counter = itertools.count(1)
+    return lambda: f"{prefix}{next(counter):012x}"
+
+
+_make_id = _id_maker()
+
+
+def new_id() -> str:
+    """An id that no other call of any process has."""
+    return _make_id()
+
+
+def _after_fork() -> None:
+    global _make_id
+    _make_id = _id_maker()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

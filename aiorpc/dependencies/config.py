@@ -1,0 +1,37 @@
+"""What a service may know of how it is run and on whose behalf: ``Config`` and ``ContextData``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ..extensions import DependencyProvider, Host, WorkerContext
+
+__all__ = ["Config", "ContextData"]
+
+
+class Config(DependencyProvider[Mapping[str, Any]]):
+    """The configuration as it was written, by its keys: ``self.config["MY_KEY"]``."""
+
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        self._config = host.settings.raw
+        yield
+
+    def value(self, worker_ctx: WorkerContext) -> Mapping[str, Any]:
+        return self._config
+
+
+class ContextData(DependencyProvider[Any]):
+    """
+    One value of the context data that came with the call: ``language = ContextData("language")``
+    gives ``self.language``, ``None`` where the caller sent none. Without a key: all of them.
+    """
+
+    def __init__(self, key: str | None = None) -> None:
+        self._key = key
+
+    def value(self, worker_ctx: WorkerContext) -> Any:
+        data = worker_ctx.context_data
+        return data if self._key is None else data.get(self._key)

@@ -1,0 +1,110 @@
+"""Proxies of other services, for a service: one of them (``RpcProxy``) or any (``ClusterRpc``)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
+
+import msgspec
+
+from ..client import UNSET, CallOptions, Client
+from ..extensions import DependencyProvider, Host, WorkerContext, service_name_of
+from ..proxy import ClusterProxy, ServiceProxy
+
+__all__ = ["ClusterRpc", "RpcProxy"]
+
+if TYPE_CHECKING:
+    # With a default (PEP 696), which typing itself has from Python 3.13: RpcProxy("name") is
+    # RpcProxy[ServiceProxy] to a type checker.
+    import typing_extensions
+
+    T = typing_extensions.TypeVar("T", default=ServiceProxy)
+else:
+    T = TypeVar("T")
+
+
+async def _client_of(host: Host) -> Client:
+    """The one client of a container: one reply queue for all its proxies, as in Nameko."""
+
+    def open_client() -> Any:
+        return Client(host.transport, host.wire, host.settings, owner=host.service_name).listening()
+
+    client: Client = await host.share(Client, open_client)
+    return client
+
+
+class RpcProxy(DependencyProvider[T]):
+    """
+    Calls one other service: ``y = RpcProxy("service_y")`` gives ``await self.y.method()``.
+
+    ``RpcProxy(ServiceY)`` and ``RpcProxy[YProtocol]("service_y")`` are the same, typed.
+
+    Args:
+        service: the class, or the name, of the service to call.
+        timeout: seconds a call may take, unless it says otherwise; never longer than the deadline
+            of the call that makes it.
+        fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
+    """
+
+    @overload
+    def __init__(
+        self,
+        service: type[T],
+        *,
+        timeout: float | None | msgspec.UnsetType = ...,
+        fail_fast: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        service: str,
+        *,
+        timeout: float | None | msgspec.UnsetType = ...,
+        fail_fast: bool = ...,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        service: Any,
+        *,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+        fail_fast: bool = False,
+    ) -> None:
+        self._service = service
+        self._options = CallOptions(timeout=timeout, fail_fast=fail_fast)
+
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        service = self._service
+        if isinstance(service, str):
+            name = service
+            interface = next(iter(get_args(getattr(self, "__orig_class__", None))), None)
+        else:
+            name, interface = service_name_of(service), service
+        client = await _client_of(host)
+        self._proxy = ServiceProxy(client, name, self._options, interface)
+        yield
+
+    def value(self, worker_ctx: WorkerContext) -> T:
+        return self._proxy  # type: ignore[return-value]  # a proxy stands for what it calls
+
+
+class ClusterRpc(DependencyProvider[ClusterProxy]):
+    """Calls any service: ``cluster = ClusterRpc()`` gives ``await self.cluster.service.f()``."""
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+        fail_fast: bool = False,
+    ) -> None:
+        self._options = CallOptions(timeout=timeout, fail_fast=fail_fast)
+
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        self._proxy = ClusterProxy(await _client_of(host), self._options)
+        yield
+
+    def value(self, worker_ctx: WorkerContext) -> ClusterProxy:
+        return self._proxy

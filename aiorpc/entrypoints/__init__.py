@@ -1,0 +1,1 @@
+"""What fires methods. Each file is one kind; it stands on ``aiorpc.extensions``, on no sibling."""

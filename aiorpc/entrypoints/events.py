@@ -1,0 +1,154 @@
+"""Events of other services: ``@event_handler``."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypeVar
+
+from ..call import Call
+from ..exceptions import ConfigurationError
+from ..extensions import Ending, Entrypoint, Host, Outcome, declare
+from ..transports.base import Delivery
+from ..wire.protocol import event_exchange, event_queue
+
+__all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]
+
+log = logging.getLogger("aiorpc.events")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HandlerType = Literal["service_pool", "singleton", "broadcast"]
+#: One worker of each handler method hears an event, whichever instance of the service it is in.
+SERVICE_POOL: Literal["service_pool"] = "service_pool"
+#: One worker of all the handlers of all services hears it.
+SINGLETON: Literal["singleton"] = "singleton"
+#: One worker in every instance hears it.
+BROADCAST: Literal["broadcast"] = "broadcast"
+
+
+class EventHandler(Entrypoint):
+    """
+    Fires a method with the payload of each event that *source_service* dispatches.
+
+    Args:
+        event_type: the binding key, so ``orders.*`` and ``#`` hear more than one type.
+        reliable_delivery: keep events while no handler runs. A broadcast cannot, without an
+            identity that outlives the process: override ``broadcast_identifier``.
+        requeue_on_error: give an event back when the method raises. At once and without end, as in
+            Nameko.
+    """
+
+    def __init__(
+        self,
+        source_service: str,
+        event_type: str,
+        handler_type: HandlerType = SERVICE_POOL,
+        *,
+        reliable_delivery: bool = True,
+        requeue_on_error: bool = False,
+        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+        sensitive_arguments: str | Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            expected_exceptions=expected_exceptions, sensitive_arguments=sensitive_arguments
+        )
+        if handler_type not in (SERVICE_POOL, SINGLETON, BROADCAST):
+            raise ConfigurationError(
+                f"handler_type must be SERVICE_POOL, SINGLETON or BROADCAST, got {handler_type!r}"
+            )
+        if (
+            handler_type == BROADCAST
+            and reliable_delivery
+            and type(self).broadcast_identifier is EventHandler.broadcast_identifier
+        ):
+            raise ConfigurationError(
+                "a broadcast handler with reliable_delivery needs an identity that outlives its "
+                "process: pass reliable_delivery=False, or override broadcast_identifier"
+            )
+        self.source_service = source_service
+        self.event_type = event_type
+        self.handler_type = handler_type
+        self.reliable_delivery = reliable_delivery
+        self.requeue_on_error = requeue_on_error
+
+    @property
+    def broadcast_identifier(self) -> str:
+        """Tells the instances of a service apart; a new one for each, unless overridden."""
+        return uuid.uuid4().hex
+
+    @asynccontextmanager
+    async def listen(self, host: Host) -> AsyncGenerator[None]:
+        settings = host.settings
+        queue = event_queue(
+            event_exchange(self.source_service, auto_delete=settings.auto_delete_event_exchanges),
+            self.source_service,
+            self.event_type,
+            listener=(
+                None
+                if self.handler_type == SINGLETON
+                else f"{host.service_name}.{self.method_name}"
+            ),
+            instance=self.broadcast_identifier if self.handler_type == BROADCAST else None,
+            reliable=self.reliable_delivery,
+        )
+
+        def received(delivery: Delivery) -> None:
+            self._received(host, delivery)
+
+        subscription = await host.transport.subscribe(queue, received, prefetch=settings.prefetch)
+        try:
+            yield
+        finally:
+            await subscription.cancel()
+
+    def _received(self, host: Host, delivery: Delivery) -> None:
+        try:
+            payload, context = host.wire.decode_payload(delivery.message)
+        except Exception as exc:  # noqa: BLE001 - nobody can be told but the log
+            log.error(
+                "%s.%s: event %s of %s cannot be read and is dropped: %s",
+                host.service_name,
+                self.method_name,
+                delivery.routing_key,
+                self.source_service,
+                exc,
+            )
+            delivery.ack()
+            return
+
+        def settle(outcome: Outcome) -> None:
+            if outcome.ending is Ending.ABANDONED or (
+                self.requeue_on_error and outcome.ending is not Ending.RETURNED
+            ):
+                delivery.reject(requeue=True)
+            else:
+                delivery.ack()
+
+        call = Call(host.service_name, self.method_name, (payload,), {}, context, "event")
+        host.submit(self, call, settle)
+
+
+def event_handler(
+    source_service: str,
+    event_type: str,
+    handler_type: HandlerType = SERVICE_POOL,
+    *,
+    reliable_delivery: bool = True,
+    requeue_on_error: bool = False,
+    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    sensitive_arguments: str | Sequence[str] = (),
+) -> Callable[[F], F]:
+    """Let a method hear events; see :class:`EventHandler`."""
+    entrypoint = EventHandler(
+        source_service,
+        event_type,
+        handler_type,
+        reliable_delivery=reliable_delivery,
+        requeue_on_error=requeue_on_error,
+        expected_exceptions=expected_exceptions,
+        sensitive_arguments=sensitive_arguments,
+    )
+    return lambda method: declare(entrypoint, method)

@@ -1,0 +1,275 @@
+"""
+Remote procedure calls: ``@rpc``.
+
+One consumer serves all ``@rpc`` methods of a service, on the queue ``rpc-<service>``. Every request
+is settled once: answered with the result or a typed error, then acked. What cannot be answered is
+acked with one line in the log. Nothing a peer sends stops the consumer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
+
+from ..call import Call
+from ..client import UNSET
+from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound
+from ..extensions import Ending, Entrypoint, Host, Outcome
+from ..proxy import RpcReply
+from ..transports.base import Delivery, Outgoing
+from ..wire.arguments import Arguments
+from ..wire.protocol import Request
+
+__all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
+
+log = logging.getLogger("aiorpc.rpc")
+
+S = TypeVar("S")
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Rpc(Entrypoint):
+    """Fires a method when it is called remotely, and answers with what it returns or raises."""
+
+    def __init__(
+        self,
+        *,
+        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+        sensitive_arguments: str | Sequence[str] = (),
+        validate: bool = True,
+        delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
+    ) -> None:
+        super().__init__(
+            expected_exceptions=expected_exceptions, sensitive_arguments=sensitive_arguments
+        )
+        self.validate = validate
+        self.delivery = delivery
+
+    @classmethod
+    @asynccontextmanager
+    async def listen_all(cls, host: Host, entrypoints: Sequence[Rpc]) -> AsyncGenerator[None]:
+        server = _Server(host, entrypoints)
+        subscription = await host.transport.subscribe(
+            host.wire.rpc_queue(host.service_name),
+            server.received,
+            prefetch=host.settings.prefetch,
+        )
+        try:
+            yield
+        finally:
+            await subscription.cancel()
+
+
+class _Server:
+    """Takes the requests of one service."""
+
+    def __init__(self, host: Host, entrypoints: Sequence[Rpc]) -> None:
+        self.host = host
+        self.wire = host.wire
+        self.exchange = host.wire.rpc_exchange.name
+        self.persistent = host.settings.call_profile == "durable"
+        self.confirm = host.settings.confirm_replies
+        mode = host.settings.validate_arguments
+        self._methods = {
+            entrypoint.method_name: (
+                entrypoint,
+                Arguments.of(
+                    getattr(host.service_cls, entrypoint.method_name),
+                    mode=mode if entrypoint.validate else "off",
+                    name=f"{host.service_name}.{entrypoint.method_name}",
+                ),
+            )
+            for entrypoint in entrypoints
+        }
+
+    def received(self, delivery: Delivery) -> None:
+        request = self.wire.request(delivery.message, delivery.routing_key)
+        try:
+            entrypoint, call = self._read(delivery, request)
+        except _Refused as refused:
+            self.answer_error(delivery, request, refused.error, refusal=True)
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
+            log.warning(
+                "%s.%s: a request was refused: %s: %s",
+                self.host.service_name,
+                request.method,
+                type(exc).__name__,
+                exc,
+            )
+            self.answer_error(delivery, request, exc)
+        else:
+            job = _Job(self, delivery, request)
+            self.host.submit(entrypoint, call, job.settle, job.encode)
+
+    def _read(self, delivery: Delivery, request: Request) -> tuple[Rpc, Call]:
+        args, kwargs = self.wire.decode_arguments(request)
+        if request.late is not None:
+            log.warning("%s.%s: %s", self.host.service_name, request.method, request.late)
+            raise _Refused(request.late)
+        known = self._methods.get(request.method)
+        if known is None:
+            raise MethodNotFound(request.method)
+        entrypoint, arguments = known
+        bound_args, bound_kwargs = arguments.bind(args, kwargs)
+        if entrypoint.delivery == "at_most_once" and (delivery.redelivered or request.resent):
+            raise _Refused(self._uncertain(delivery, request))
+        call = Call(
+            self.host.service_name, request.method, bound_args, bound_kwargs, request.context
+        )
+        return entrypoint, call
+
+    def _uncertain(self, delivery: Delivery, request: Request) -> DeliveryUncertain:
+        how = (
+            "delivered again by the broker" if delivery.redelivered else "sent again by its caller"
+        )
+        error = DeliveryUncertain(
+            f"{self.host.service_name}.{request.method} is at-most-once and the request was {how}: "
+            "it may have run already, so it was not run. Look whether it did, then call anew"
+        )
+        log.warning("%s", error)
+        return error
+
+    def answer_error(
+        self, delivery: Delivery, request: Request, error: BaseException, *, refusal: bool = False
+    ) -> None:
+        try:
+            body = self.wire.encode_error(request, error, refusal=refusal)
+        except Exception as exc:  # noqa: BLE001 - an error nobody can encode is still answered
+            substitute = AioRpcError(f"{type(error).__name__}, which cannot be sent: {exc}")
+            body = self.wire.encode_error(request, substitute)
+        self.answer(delivery, request, body)
+
+    def answer(self, delivery: Delivery, request: Request, body: bytes) -> None:
+        reply_to = request.message.reply_to
+        if not reply_to:
+            log.warning(
+                "%s.%s: the request has no reply_to, so nobody was answered",
+                self.host.service_name,
+                request.method,
+            )
+            delivery.ack()
+            return
+        delivery.answer(
+            Outgoing(
+                exchange=self.exchange,
+                routing_key=reply_to,
+                message=self.wire.reply(request, body, persistent=self.persistent),
+                confirm=self.confirm,
+            )
+        )
+
+
+class _Refused(Exception):
+    """The host, not the method, answers with ``error``."""
+
+    def __init__(self, error: AioRpcError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Job:
+    """One request on its way through a worker."""
+
+    __slots__ = ("_delivery", "_request", "_server")
+
+    def __init__(self, server: _Server, delivery: Delivery, request: Request) -> None:
+        self._server = server
+        self._delivery = delivery
+        self._request = request
+
+    def encode(self, result: Any) -> bytes:
+        return self._server.wire.encode_result(self._request, result)
+
+    def settle(self, outcome: Outcome) -> None:
+        server, delivery, request = self._server, self._delivery, self._request
+        ending = outcome.ending
+        if ending is Ending.RETURNED:
+            try:
+                server.answer(delivery, request, outcome.value)
+            except AioRpcError as exc:  # too large for the wire, say
+                log.error("%s.%s: %s", server.host.service_name, request.method, exc)
+                server.answer_error(delivery, request, exc)
+        elif ending is Ending.WITHDRAWN:
+            delivery.ack()
+        elif ending is Ending.ABANDONED:
+            delivery.reject(requeue=True)
+        else:
+            assert outcome.error is not None
+            server.answer_error(
+                delivery, request, outcome.error, refusal=ending is Ending.TIMED_OUT
+            )
+
+
+# What ``@rpc`` is to a type checker. At run time the method stays the function it was.
+
+
+class BoundRpcMethod(Protocol[P, R_co]):
+    """An ``@rpc`` method of a proxy (or of the service itself), as type checkers see it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+    def call_async(self, *args: P.args, **kwargs: P.kwargs) -> RpcReply[R_co]: ...
+    def with_options(
+        self,
+        *,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+        headers: Any = UNSET,
+        context_data: Any = UNSET,
+        persistent: bool | msgspec.UnsetType = UNSET,
+        confirm: bool | msgspec.UnsetType = UNSET,
+        resend: bool | msgspec.UnsetType = UNSET,
+        fail_fast: bool | msgspec.UnsetType = UNSET,
+    ) -> BoundRpcMethod[P, R_co]: ...
+
+
+class RpcMethod(Protocol[S, P, R_co]):
+    """An ``@rpc`` method on its class, as type checkers see it."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> RpcMethod[S, P, R_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> BoundRpcMethod[P, R_co]: ...
+
+    def __call__(self, service: S, /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+
+
+class _Decorate(Protocol):
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[S, P], Awaitable[R]], /
+    ) -> RpcMethod[S, P, R]: ...
+    @overload
+    def __call__(self, method: Callable[Concatenate[S, P], R], /) -> RpcMethod[S, P, R]: ...
+
+
+@overload
+def rpc(method: Callable[Concatenate[S, P], Awaitable[R]], /) -> RpcMethod[S, P, R]: ...
+@overload
+def rpc(method: Callable[Concatenate[S, P], R], /) -> RpcMethod[S, P, R]: ...
+@overload
+def rpc(
+    *,
+    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    sensitive_arguments: str | Sequence[str] = (),
+    validate: bool = True,
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
+) -> _Decorate: ...
+
+
+def rpc(*args: Any, **kwargs: Any) -> Any:
+    """
+    Let a method be called remotely: ``@rpc`` or ``@rpc(...)``.
+
+    Args:
+        expected_exceptions: errors that are answers, not failures: logged as warnings.
+        sensitive_arguments: names of arguments that no log may show.
+        validate: check and convert arguments by their annotations (``VALIDATE_ARGUMENTS``).
+        delivery: ``at_most_once`` refuses a request that is delivered or sent again with
+            ``DeliveryUncertain``; ``at_least_once`` runs it again.
+    """
+    return Rpc.decorator(*args, **kwargs)

@@ -1,0 +1,310 @@
+"""
+One worker: it runs one method, once, with its dependencies around it.
+
+From the outside in: deadline, middleware, dependencies, method. The result is encoded while the
+dependencies are open; they close before the outcome is settled: "ok" means committed.
+
+A worker can be cancelled while it opens and runs. Once it closes (commit, roll back) it cannot: it
+is bounded by CLEANUP_TIMEOUT instead. What it is cancelled for decides the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import inspect
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+from ..call import Call, Handler
+from ..context import current
+from ..exceptions import ConfigurationError, RpcTimeout
+from ..extensions import DependencyProvider, Ending, Entrypoint, Host, Outcome, WorkerContext
+from ..from_thread import loop_of_thread
+
+__all__ = ["Worker", "Workshop"]
+
+log = logging.getLogger("aiorpc.worker")
+
+
+class Workshop(Protocol):
+    """What a worker needs of its container."""
+
+    @property
+    def host(self) -> Host: ...
+
+    values: list[DependencyProvider[Any]]
+    lifetimes: list[DependencyProvider[Any]]
+    cleanup_timeout: float
+
+    def threads(self) -> Executor: ...
+    def handler(self, worker: Worker) -> Handler: ...
+    def finished(self, worker: Worker) -> None: ...
+
+
+class _State(enum.IntEnum):
+    WAITING = 0
+    RUNNING = 1
+    CLOSING = 2
+    DONE = 3
+
+
+class Worker:
+    """Runs ``entrypoint`` of a fresh service instance for ``call``; calls ``settle`` once."""
+
+    __slots__ = (
+        "_cancelled_for",
+        "_encode",
+        "_encoded",
+        "_killed",
+        "_result",
+        "_settle",
+        "_state",
+        "_timer",
+        "_workshop",
+        "call",
+        "entrypoint",
+        "seated",
+        "task",
+    )
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        entrypoint: Entrypoint,
+        call: Call,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None,
+    ) -> None:
+        self.entrypoint = entrypoint
+        self.call = call
+        self.task: asyncio.Task[None] | None = None
+        #: Whether it has one of the container's ``max_workers`` places.
+        self.seated = False
+        self._workshop = workshop
+        self._settle: Callable[[Outcome], None] | None = settle
+        self._encode = encode
+        self._state = _State.WAITING
+        self._cancelled_for: Ending | None = None
+        self._killed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._result: Any = None
+        self._encoded: Any = None
+
+    # Handles for the container and for who submitted the call
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin. One whose deadline passed while it waited for its turn does not run at all."""
+        deadline = self.call.context.deadline
+        if deadline is not None:
+            if deadline.remaining() <= 0:
+                return self._finish(self._timed_out("waited for a free worker"))
+            self._timer = loop.call_at(deadline.at, self.cancel, Ending.TIMED_OUT)
+        self._state = _State.RUNNING
+        self.task = loop.create_task(self._run())
+
+    def withdraw(self) -> None:
+        self.cancel(Ending.WITHDRAWN)
+
+    def cancel(self, reason: Ending) -> None:
+        """End it for *reason*, unless it is closing already: what is done then is done."""
+        if self._state is _State.WAITING:
+            self._finish(Outcome(reason))
+        elif self._state is _State.RUNNING and self._cancelled_for is None:
+            self._cancelled_for = reason
+            assert self.task is not None
+            self.task.cancel()
+
+    def kill(self) -> None:
+        """End it whatever it does: the time for stopping is over."""
+        self._killed = True
+        if self._state is _State.CLOSING and self.task is not None:
+            self.task.cancel()
+        else:
+            self.cancel(Ending.ABANDONED)
+            if self.task is not None and self._state is _State.RUNNING:
+                self.task.cancel()
+
+    # The run
+
+    async def _run(self) -> None:
+        call = self.call
+        current.set(call.context)
+        foreign = False
+        try:
+            result = await self._workshop.handler(self)(call)
+            if result is not self._result:  # a middleware answered, or changed the answer
+                self._encoded = self._encode(result) if self._encode else result
+            outcome = Outcome(Ending.RETURNED, self._encoded)
+        except asyncio.CancelledError as exc:
+            task = self.task
+            assert task is not None
+            if self._cancelled_for is not None or self._killed:
+                outcome = self._cancelled()
+            elif task.cancelling():
+                outcome, foreign = Outcome(Ending.ABANDONED), True
+            else:  # nobody cancelled us: the method raised it, which is an error like others
+                outcome = Outcome(Ending.RAISED, error=exc)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a service's error ends its call only
+            outcome = Outcome(Ending.RAISED, error=exc)
+            if self._cancelled_for is not None:
+                outcome = self._cancelled()
+                log.warning("%s raised while it was cancelled: %r", call, exc)
+        except BaseException as exc:
+            self._finish(Outcome(Ending.RAISED, error=exc))
+            raise
+        self._finish(outcome)
+        if foreign:
+            raise asyncio.CancelledError
+
+    async def serve(self, call: Call) -> Any:
+        """The innermost handler: the dependencies, and the method inside them."""
+        workshop, entrypoint = self._workshop, self.entrypoint
+        host = workshop.host
+        service = host.service_cls()
+        worker_ctx = WorkerContext(host, entrypoint, service, call)
+        attributes = service.__dict__
+        for provider in workshop.values:
+            attributes[provider.attr_name] = provider.value(worker_ctx)
+        if not workshop.lifetimes:
+            result = await self._invoke(service, call)
+            return self._keep(result)
+        dependencies = AsyncExitStack()
+        error: BaseException | None = None
+        result = None
+        try:
+            for provider in workshop.lifetimes:
+                attributes[provider.attr_name] = await dependencies.enter_async_context(
+                    provider.provide(worker_ctx)
+                )
+            result = self._keep(await self._invoke(service, call))
+        except BaseException as exc:  # noqa: BLE001 - raised again below, whatever the dependencies do
+            error = exc
+        try:
+            await self._close(dependencies, error)
+            if error is not None:
+                # A dependency that swallows the error does not turn it into a result.
+                raise error
+        finally:
+            error = None  # no cycle of frame and traceback
+        return result
+
+    def _keep(self, result: Any) -> Any:
+        self._result = result
+        self._encoded = self._encode(result) if self._encode else result
+        return result
+
+    async def _close(self, dependencies: AsyncExitStack, error: BaseException | None) -> None:
+        """Commit or roll back: not to be cancelled, but bounded."""
+        bound = self._workshop.cleanup_timeout
+        self._state = _State.CLOSING
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            async with asyncio.timeout(bound) as scope:
+                if error is None:
+                    await dependencies.__aexit__(None, None, None)
+                else:
+                    await dependencies.__aexit__(type(error), error, error.__traceback__)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            text = (
+                f"{self.call}: its dependencies did not close within {bound:g} s (CLEANUP_TIMEOUT)"
+            )
+            log.error("%s", text)
+            if error is None:
+                raise TimeoutError(text) from None
+
+    async def _invoke(self, service: Any, call: Call) -> Any:
+        method = getattr(service, self.entrypoint.method_name)
+        if inspect.iscoroutinefunction(method):
+            return await method(*call.args, **call.kwargs)
+        return await self._invoke_in_thread(method, call)
+
+    async def _invoke_in_thread(self, method: Callable[..., Any], call: Call) -> Any:
+        """
+        A thread cannot be cancelled. The caller is answered at once, but the dependencies stay open
+        until the thread returns: closed before, they would be closed under its feet.
+        """
+        loop = asyncio.get_running_loop()
+        loop_of_thread.set(loop)
+        context = contextvars.copy_context()
+        running = loop.run_in_executor(
+            self._workshop.threads(), lambda: context.run(method, *call.args, **call.kwargs)
+        )
+        cancelled: BaseException | None = None
+        while not running.done():
+            try:
+                await asyncio.wait((running,))
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+                if self._killed:
+                    raise
+                if self._cancelled_for is not None:
+                    self._settle_now(self._cancelled())
+        if cancelled is not None:
+            running.exception()
+            raise cancelled
+        result = running.result()
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise ConfigurationError(
+                f"{call} is a sync method and returned an awaitable: make it `async def` and await"
+            )
+        return result
+
+    # The end
+
+    def _cancelled(self) -> Outcome:
+        if self._cancelled_for is Ending.TIMED_OUT:
+            return self._timed_out("ran")
+        return Outcome(self._cancelled_for or Ending.ABANDONED)
+
+    def _timed_out(self, doing: str) -> Outcome:
+        return Outcome(
+            Ending.TIMED_OUT,
+            error=RpcTimeout(f"{self.call} {doing} past its deadline and was cancelled"),
+        )
+
+    def _settle_now(self, outcome: Outcome) -> None:
+        settle, self._settle = self._settle, None
+        if settle is None:
+            return
+        try:
+            settle(outcome)
+        except Exception:
+            log.exception("%s: its outcome could not be settled", self.call)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._state = _State.DONE
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if outcome.error is not None:
+            self._log(outcome)
+        self._settle_now(outcome)
+        self._result = self._encoded = None
+        self._workshop.finished(self)
+
+    def _log(self, outcome: Outcome) -> None:
+        error = outcome.error
+        call_id = self.call.context.call_id_stack[-1]
+        if outcome.ending is Ending.TIMED_OUT:
+            log.warning("%s (call id %s)", error, call_id)
+        elif isinstance(error, self.entrypoint.expected_exceptions):
+            log.warning("%s raised an expected error: %r (call id %s)", self.call, error, call_id)
+        else:
+            log.error(
+                "%s raised %s (call id %s)",
+                self.call,
+                type(error).__name__,
+                call_id,
+                exc_info=error,
+            )

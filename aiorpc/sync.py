@@ -1,0 +1,215 @@
+"""
+Calling services from programs without an event loop: threads, Flask, Django, scripts. The same
+client as everywhere, on a loop of its own in a thread of its own. Safe for any number of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from .call import Middleware
+from .client import UNSET
+from .config import Settings
+from .proxy import (
+    ClusterProxy as AsyncClusterProxy,
+    MethodProxy as AsyncMethodProxy,
+    RpcReply as AsyncRpcReply,
+)
+from .standalone import ClusterRpcProxy as AsyncClusterRpcProxy
+
+__all__ = ["ClusterProxy", "ClusterRpcProxy", "MethodProxy", "RpcReply", "ServiceProxy"]
+
+T = TypeVar("T")
+
+#: Seconds for the loop's thread to end after it was told to.
+JOIN_TIMEOUT = 10.0
+
+
+class _LoopThread:
+    """An event loop in a daemon thread, and the way to run something there and wait for it."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="aiorpc.sync", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* there; KeyboardInterrupt here cancels it."""
+        if os.getpid() != self._pid:
+            coroutine.close()
+            raise RuntimeError(
+                "this ClusterRpcProxy was made before a fork, and its thread stayed in the parent: "
+                "make it in the worker process (gunicorn's post_fork, Celery's worker_process_init)"
+            )
+        if self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeError("this ClusterRpcProxy was closed and cannot be used any more")
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError(
+                "a sync proxy cannot be used in its own loop: use aiorpc's async one"
+            )
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except (KeyboardInterrupt, concurrent.futures.CancelledError):
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        if os.getpid() != self._pid or self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(JOIN_TIMEOUT)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+
+class RpcReply(Generic[T]):
+    """The answer to a call that has been sent; ``result()`` waits for it, as often as you like."""
+
+    def __init__(self, thread: _LoopThread, reply: AsyncRpcReply[T]) -> None:
+        self._thread = thread
+        self._reply = reply
+
+    def result(self) -> T:
+        """The result; what it raises is what calling the method raises."""
+        return self._thread.wait(self._reply.result())
+
+    def done(self) -> bool:
+        """Whether the answer, or an error, is here."""
+        return self._reply.done()
+
+    def cancel(self) -> None:
+        """Take the call back."""
+
+        async def cancel() -> None:
+            self._reply.cancel()
+
+        self._thread.wait(cancel())
+
+
+class MethodProxy:
+    """A remote method: call it for its result, ``call_async`` it for a reply to come."""
+
+    __slots__ = ("_method", "_thread")
+
+    def __init__(self, thread: _LoopThread, method: AsyncMethodProxy) -> None:
+        self._thread = thread
+        self._method = method
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the method and wait; it raises what :class:`aiorpc.proxy.MethodProxy` does."""
+        return self._thread.wait(self._method(*args, **kwargs))
+
+    def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
+        """Send the call now, and return the reply that will come."""
+
+        async def send() -> AsyncRpcReply[Any]:
+            return self._method.call_async(*args, **kwargs)
+
+        return RpcReply(self._thread, self._thread.wait(send()))
+
+    def with_options(self, **options: Any) -> MethodProxy:
+        """The same method, called otherwise; see :class:`aiorpc.client.CallOptions`."""
+        return MethodProxy(self._thread, self._method.with_options(**options))
+
+
+class ServiceProxy:
+    """A remote service: each attribute, or item, is a method of it."""
+
+    __slots__ = ("_get", "_thread")
+
+    def __init__(self, thread: _LoopThread, get: Callable[[str], AsyncMethodProxy]) -> None:
+        self._thread = thread
+        self._get = get
+
+    def __getattr__(self, name: str) -> MethodProxy:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> MethodProxy:
+        return MethodProxy(self._thread, self._get(name))
+
+
+class ClusterProxy:
+    """All services of a broker: each attribute, or item, is a service."""
+
+    __slots__ = ("_cluster", "_thread")
+
+    def __init__(self, thread: _LoopThread, cluster: AsyncClusterProxy) -> None:
+        self._thread = thread
+        self._cluster = cluster
+
+    def __getattr__(self, name: str) -> ServiceProxy:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> ServiceProxy:
+        return ServiceProxy(self._thread, self._cluster[name].__getitem__)
+
+
+class ClusterRpcProxy:
+    """
+    Calls any service of a broker, from any thread::
+
+        with ClusterRpcProxy("amqp://guest:guest@localhost/", timeout=3) as cluster:
+            cluster.service_x.remote_method("hello")
+
+    Make one per process and keep it (after the fork, where a server forks); ``start()`` and
+    ``close()`` are there for programs whose life is no ``with`` block. Arguments, errors and
+    timeouts are those of :class:`aiorpc.ClusterRpcProxy`.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
+        *,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+        context_data: Mapping[str, Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        self._proxy = AsyncClusterRpcProxy(
+            config, timeout=timeout, context_data=context_data, middleware=middleware
+        )
+        self._thread: _LoopThread | None = None
+
+    def start(self) -> ClusterProxy:
+        """Connect, and return what to call."""
+        thread = _LoopThread()
+        try:
+            cluster = thread.wait(self._proxy.start())
+        except BaseException:
+            thread.close()
+            raise
+        self._thread = thread
+        return ClusterProxy(thread, cluster)
+
+    def close(self) -> None:
+        """Fail the calls that still wait, hang up, end the thread. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.wait(self._proxy.aclose())
+            finally:
+                thread.close()
+
+    def __enter__(self) -> ClusterProxy:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""The protocol as values and pure functions. Nothing in this room awaits or opens anything."""

@@ -1,0 +1,572 @@
+"""
+Arguments and results made what their annotations say. Pure; looks at functions once, at start.
+
+JSON has few types: a dataclass arrives as an object, a tuple as an array, and whatever a kombu
+before 5.3 sent as a string. :class:`Arguments` checks a request against a method's signature, as
+Nameko does, and makes the values whole; :class:`Result` does the latter for a typed proxy.
+
+msgspec does the converting (``msgspec.convert``), so what it supports is supported, and pydantic
+models, recognised by their ``model_validate``. What cannot be checked is named in one warning and
+passes as it came.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import datetime
+import decimal
+import inspect
+import logging
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import inspect as shapes
+
+from ..exceptions import BadArguments, IncorrectSignature, MalformedReply
+
+__all__ = ["Arguments", "Result"]
+
+log = logging.getLogger("aiorpc.arguments")
+
+Mode = Literal["strict", "lax", "off"]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Arguments:
+    """
+    What one method takes.
+
+    Made by :meth:`of` when a service starts; :meth:`bind` runs for every request. Decorators that
+    use ``functools.wraps`` are looked through, unless the mode is ``off``.
+    """
+
+    __slots__ = (
+        "_by_keyword",
+        "_checks",
+        "_converters",
+        "_function",
+        "_keywords",
+        "_least",
+        "_most",
+        "_name",
+        "_names",
+        "_needed_keywords",
+        "_needed_positional_only",
+        "_needed_positionals",
+        "_rest",
+        "_rest_by_keyword",
+        "_self",
+        "_takes_any_keyword",
+    )
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        parameters: Sequence[inspect.Parameter],
+        converters: Mapping[str, _Converter],
+        name: str,
+        self_parameter: inspect.Parameter | None = None,
+    ) -> None:
+        self._function = function
+        self._name = name
+        self._self = self_parameter
+        self._converters = converters
+        positional = [p for p in parameters if p.kind in _POSITIONAL]
+        needed = [p for p in positional if p.default is p.empty]
+        needed_by_keyword = [
+            p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+        ]
+        variadic = {
+            p.kind: p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        }
+        rest = variadic.get(inspect.Parameter.VAR_POSITIONAL)
+        rest_by_keyword = variadic.get(inspect.Parameter.VAR_KEYWORD)
+        self._names = tuple(p.name for p in positional)
+        self._needed_positionals = tuple(p.name for p in needed)
+        self._needed_positional_only = sum(p.kind is p.POSITIONAL_ONLY for p in needed)
+        self._needed_keywords = tuple(needed_by_keyword)
+        self._keywords = frozenset(p.name for p in parameters if p.kind in _BY_KEYWORD)
+        self._takes_any_keyword = rest_by_keyword is not None
+        self._rest = converters.get(rest) if rest else None
+        self._rest_by_keyword = converters.get(rest_by_keyword) if rest_by_keyword else None
+        #: How many positional arguments do without keywords.
+        self._least = sys.maxsize if needed_by_keyword else len(needed)
+        self._most = sys.maxsize if rest else len(positional)
+        self._checks = tuple(
+            (index, converters[name].exact)
+            for index, name in enumerate(self._names)
+            if name in converters
+        )
+        self._by_keyword = {name: converters[name] for name in self._keywords if name in converters}
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Any],
+        *,
+        skip_self: bool = True,
+        mode: Mode = "strict",
+        name: str | None = None,
+    ) -> Arguments:
+        """
+        Look at *function*.
+
+        Args:
+            skip_self: it is a function of a class, and a call does not pass its first parameter.
+            mode: ``strict`` converts what has one meaning only, ``lax`` also takes ``"5"`` for an
+                int, ``off`` checks the signature and no more.
+            name: for errors and warnings, ``service.method``.
+        """
+        name = name or function.__qualname__
+        signature = _signature(function, follow_wrapped=mode != "off")
+        parameters = list(signature.parameters.values())
+        self_parameter = None
+        # A bound method's signature has no `self`; that of (*args) takes it along with the rest.
+        if skip_self and not inspect.ismethod(function) and parameters[:1]:
+            self_parameter = parameters.pop(0) if parameters[0].kind in _POSITIONAL else None
+        converters = {}
+        if mode != "off":
+            function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
+            converters = dict(_converters(function, parameters, mode == "strict", name))
+        return cls(function, parameters, converters, name, self_parameter)
+
+    def bind(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """
+        The arguments to call the method with. Defaults are left to the call itself.
+
+        Raises:
+            IncorrectSignature: the method does not take these; the text is Python's own.
+            BadArguments: one of them is not what its annotation says; the text names it, what was
+                expected and the type of what came, and never shows the value.
+        """
+        count = len(args)
+        if kwargs or not self._least <= count <= self._most or self._rest is not None:
+            return self._bind_any(args, kwargs)
+        for index, exact in self._checks:
+            if index >= count:
+                break
+            if type(args[index]) not in exact:
+                return self._convert(args), kwargs
+        return tuple(args), kwargs
+
+    def _bind_any(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self._fits(len(args), kwargs):
+            raise IncorrectSignature(self._misfit(args, kwargs))
+        if kwargs and (self._by_keyword or self._rest_by_keyword is not None):
+            kwargs = {name: self._convert_keyword(name, value) for name, value in kwargs.items()}
+        return self._convert(args), kwargs
+
+    def _fits(self, count: int, kwargs: Mapping[str, Any]) -> bool:
+        if not self._needed_positional_only <= count <= self._most:
+            return False
+        if kwargs:
+            given = kwargs.keys()
+            if not self._takes_any_keyword and not given <= self._keywords:
+                return False
+            if any(name in given and name in self._keywords for name in self._names[:count]):
+                return False
+            if self._takes_any_keyword and not self._can_be_keywords(given):
+                return False
+        return all(name in kwargs for name in self._needed_positionals[count:]) and all(
+            name in kwargs for name in self._needed_keywords
+        )
+
+    def _can_be_keywords(self, names: Iterable[Any]) -> bool:
+        """``**kwargs`` takes any name, but for what is no name, and ``self``, which is taken."""
+        taken = self._self.name if self._self and self._self.kind in _BY_KEYWORD else None
+        return all(isinstance(name, str) and name != taken for name in names)
+
+    def _misfit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Python's words for a call that does not fit, which Nameko sends too."""
+        given = args if self._self is None else (None, *args)
+        try:
+            inspect.getcallargs(self._function, *given, **kwargs)
+            _signature(self._function).bind(*given, **kwargs)
+        except TypeError as exc:
+            return str(exc)
+        return f"{self._name} does not take these arguments"
+
+    def _convert(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        converters, rest = self._converters, self._rest
+        names = self._names
+        converted = list(args)
+        for index, value in enumerate(args):
+            converter = converters.get(names[index]) if index < len(names) else rest
+            if converter is not None and type(value) not in converter.exact:
+                converted[index] = self._converted(converter, value)
+        return tuple(converted)
+
+    def _convert_keyword(self, name: str, value: Any) -> Any:
+        converter = self._by_keyword.get(name)
+        if converter is None:
+            if name in self._keywords or self._rest_by_keyword is None:
+                return value
+            converter = self._rest_by_keyword
+        if type(value) in converter.exact:
+            return value
+        return self._converted(converter, value, name)
+
+    def _converted(self, converter: _Converter, value: Any, name: str = "") -> Any:
+        try:
+            return converter.convert(value)
+        except _Unfit as exc:
+            argument = name or converter.name
+            raise BadArguments(f"{self._name}: argument {argument!r} {exc}") from None
+
+
+class Result:
+    """What one method returns, for the typed proxy that calls it."""
+
+    __slots__ = ("_converter", "_name")
+
+    def __init__(self, converter: _Converter | None, name: str) -> None:
+        self._converter = converter
+        self._name = name
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *, name: str | None = None) -> Result:
+        """
+        Look at the return annotation of *function*, or at what an Awaitable returns. One that is
+        missing, cannot be resolved or is unsupported lets every value pass.
+        """
+        name = name or function.__qualname__
+        function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
+        annotation = _signature(function).return_annotation
+        try:
+            expected = _awaited(_resolved(function, annotation))
+            converter = None if expected is type(None) else _converter("", expected, strict=True)
+        except _Unsupported as exc:
+            log.debug("%s: its result is passed on unchecked: %s", name, exc)
+            converter = None
+        return cls(converter, name)
+
+    def convert(self, value: Any) -> Any:
+        """
+        *value* as the annotation has it.
+
+        Raises:
+            MalformedReply: it does not fit. The text names what was expected and what came.
+        """
+        converter = self._converter
+        if converter is None or type(value) in converter.exact:
+            return value
+        try:
+            return converter.convert(value)
+        except _Unfit as exc:
+            raise MalformedReply(f"{self._name}: the result {exc}") from None
+
+
+# Annotations
+
+
+class _Unsupported(Exception):
+    """An annotation that cannot be checked; the text says why."""
+
+
+def _signature(function: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        # Names imported under TYPE_CHECKING must not fail the whole signature.
+        return inspect.signature(
+            function, follow_wrapped=follow_wrapped, annotation_format=Format.FORWARDREF
+        )
+    return inspect.signature(function, follow_wrapped=follow_wrapped)
+
+
+def _converters(
+    function: Callable[..., Any],
+    parameters: Iterable[inspect.Parameter],
+    strict: bool,
+    method: str,
+) -> Iterator[tuple[str, _Converter]]:
+    for parameter in parameters:
+        try:
+            expected = _resolved(function, parameter.annotation)
+            if parameter.default is None:
+                expected = Optional[expected]  # noqa: UP045 - `x: str = None` is old, and common
+            converter = _converter(parameter.name, expected, strict=strict)
+        except _Unsupported as exc:
+            log.warning("%s: argument %r is passed on unchecked: %s", method, parameter.name, exc)
+        else:
+            if converter is not None:
+                yield parameter.name, converter
+
+
+def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
+    """The type that an annotation means, on its own: its neighbours may be beyond resolving."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"it": annotation}
+    try:
+        return get_type_hints(
+            holder, globalns=getattr(function, "__globals__", {}), include_extras=True
+        )["it"]
+    except Exception as exc:
+        raise _Unsupported(
+            f"its annotation {annotation!r} cannot be resolved at run time ({exc}); import what it "
+            "names outside of TYPE_CHECKING"
+        ) from exc
+
+
+def _awaited(annotation: Any) -> Any:
+    """``T`` of ``Awaitable[T]`` and of ``Coroutine[Any, Any, T]``; else the annotation itself."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (collections.abc.Awaitable, collections.abc.Coroutine) and arguments:
+        return arguments[-1]
+    return annotation
+
+
+def _converter(name: str, expected: Any, *, strict: bool) -> _Converter | None:
+    """What checks and converts one value; ``None`` if any will do."""
+    if expected is Any or expected is object:
+        return None
+    try:
+        shape = shapes.type_info(expected)
+    except Exception as exc:
+        raise _Unsupported(f"its annotation {_type_name(expected)} is unsupported: {exc}") from exc
+    if isinstance(shape, shapes.AnyType):
+        return None
+    for part in _parts(shape):
+        if isinstance(part, shapes.CustomType) and not _is_convertible(part.cls):
+            raise _Unsupported(
+                f"its annotation {_type_name(expected)} is unsupported: {_type_name(part.cls)} is "
+                "neither a dataclass, a Struct, a pydantic model nor a type that msgspec knows"
+            )
+    return _Converter(name, expected, shape, strict)
+
+
+def _parts(shape: shapes.Type, seen: set[int] | None = None) -> Iterator[shapes.Type]:
+    """*shape* and all shapes within; types may refer to themselves."""
+    seen = set() if seen is None else seen
+    if id(shape) in seen:
+        return
+    seen.add(id(shape))
+    yield shape
+    for inner in _inner_shapes(shape):
+        yield from _parts(inner, seen)
+
+
+def _inner_shapes(shape: shapes.Type) -> Iterator[shapes.Type]:
+    for attribute in ("type", "item_type", "key_type", "value_type"):
+        if (inner := getattr(shape, attribute, None)) is not None:
+            yield inner
+    yield from getattr(shape, "types", ())
+    yield from getattr(shape, "item_types", ())
+    for field in getattr(shape, "fields", ()):
+        yield field.type
+
+
+def _is_convertible(kind: Any) -> bool:
+    return kind is object or hasattr(kind, "model_validate")
+
+
+# Values
+
+
+class _Unfit(Exception):
+    """A value is not what its annotation says; the text reads on from what it was for."""
+
+
+class _Converter:
+    """Makes values of one annotation."""
+
+    __slots__ = ("_expected", "_has_dates", "_shape", "_strict", "exact", "name")
+
+    def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
+        self.name = name
+        #: Values of exactly these types are right as they are: most values are.
+        self.exact = frozenset(_exact_types(shape))
+        self._expected = expected
+        self._shape = shape
+        self._strict = strict
+        self._has_dates = any(isinstance(part, shapes.DateType) for part in _parts(shape))
+
+    def convert(self, value: Any) -> Any:
+        """*value* as the annotation has it. Raises :class:`_Unfit`."""
+        try:
+            try:
+                return self._convert(value)
+            except msgspec.ValidationError:
+                if not self._has_dates:
+                    raise
+                return self._convert(_without_midnight(value, self._shape))
+        except msgspec.ValidationError as exc:
+            raise _Unfit(_misfit(str(exc), value, self._expected, self._shape)) from None
+        except RecursionError:
+            raise _Unfit("is nested too deep") from None
+
+    def _convert(self, value: Any) -> Any:
+        return msgspec.convert(
+            value,
+            self._expected,
+            strict=self._strict,
+            str_keys=True,
+            # Bytes come as bytes: a str is not taken for base64.
+            builtin_types=(bytes, bytearray, memoryview),
+            dec_hook=_convert_model,
+        )
+
+
+def _exact_types(shape: shapes.Type) -> Iterator[type]:
+    """Types whose values need no look inside."""
+    match shape:
+        case shapes.Metadata():
+            yield from _exact_types(shape.type)
+        case shapes.UnionType():
+            for member in shape.types:
+                yield from _exact_types(member)
+        case shapes.DataclassType() | shapes.StructType() | shapes.EnumType() | shapes.CustomType():
+            if isinstance(shape.cls, type) and shape.cls is not object:
+                yield shape.cls
+        case _:
+            # Only without constraints (`Meta(ge=1)`, `list[int]`): then it equals its like.
+            yield from (kind for kind, plain in _PLAIN_SHAPES if shape == plain)
+
+
+_PLAIN_SHAPES = tuple(
+    (kind, shapes.type_info(kind))
+    for kind in (
+        *(str, int, float, bool, type(None), bytes, list, dict),
+        *(datetime.datetime, datetime.date, datetime.time, decimal.Decimal, uuid.UUID),
+    )
+)
+
+
+def _convert_model(expected: Any, value: Any) -> Any:
+    """msgspec asks for what it does not know: pydantic models, and ``object``."""
+    if isinstance(value, expected):
+        return value
+    try:
+        return expected.model_validate(value)
+    except ValueError as exc:
+        # pydantic's own text shows the value.
+        raise ValueError(_model_faults(exc)) from None
+
+
+def _model_faults(exc: ValueError) -> str:
+    faults = getattr(exc, "errors", None)
+    if not callable(faults):
+        return str(exc)
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+        for fault in faults(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def _without_midnight(value: Any, shape: shapes.Type) -> Any:
+    """
+    Dates of kombu < 5.3, ``"2020-01-02T00:00:00"``, as dates; everything else as it is. Follows the
+    annotation, since a ``str`` of that look is nobody's business.
+    """
+    match shape:
+        case shapes.DateType():
+            is_midnight = isinstance(value, str) and value[10:] == "T00:00:00"
+            return value[:10] if is_midnight else value
+        case shapes.Metadata():
+            return _without_midnight(value, shape.type)
+        case shapes.UnionType():
+            for member in shape.types:
+                value = _without_midnight(value, member)
+            return value
+        case shapes.DictType() if isinstance(value, dict):
+            key, item = shape.key_type, shape.value_type
+            return {_without_midnight(k, key): _without_midnight(v, item) for k, v in value.items()}
+    if isinstance(value, dict):
+        fields = {field.encode_name: field.type for field in getattr(shape, "fields", ())}
+        return {k: _without_midnight(v, fields[k]) if k in fields else v for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [
+            item if inner is None else _without_midnight(item, inner)
+            for item, inner in zip(value, _item_shapes(shape, len(value)), strict=False)
+        ]
+    return value
+
+
+def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]:
+    """The shapes of an array's items, one each."""
+    if (item := getattr(shape, "item_type", None)) is not None:
+        return [item] * count
+    known = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
+    return [*known, *[None] * (count - len(known))]
+
+
+# Words
+
+
+# msgspec speaks of JSON's types; people who read Python code think in Python's.
+_PYTHON_NAMES = {"object": "dict", "array": "list", "null": "None"}
+_PATH = re.compile(r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$")
+_MISMATCH = re.compile(r"Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`$")
+_SHOWN_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
+_MODULES = re.compile(r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)")
+
+
+def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
+    """
+    ``must be Order: items[2].price must be float, got str``: msgspec's message in Python's words,
+    with the types of values and not the values, which may be large or secret.
+    """
+    path = _PATH.search(message)
+    reason = _reason(message[: path.start()] if path else message)
+    if path:
+        return f"must be {_type_name(expected)}: {_place(path)} {reason}"
+    got = f"must be {_type_name(expected)}, got {type(value).__name__}"
+    if _MISMATCH.match(message):
+        return got
+    if choices := _choices(shape):
+        return f"must be one of {choices}, got another {type(value).__name__}"
+    return f"{got}: it {reason}"
+
+
+def _reason(message: str) -> str:
+    """What is wrong with a value, as the rest of a sentence about it."""
+    if mismatch := _MISMATCH.match(message):
+        expected, got = (_PYTHON_NAMES.get(name, name) for name in mismatch.groups())
+        return f"must be {expected}, got {got}"
+    message = _SHOWN_VALUE.sub(r"\1", message)
+    if message.startswith("Expected "):
+        return "must be " + message.removeprefix("Expected ").replace("`", "")
+    if message.startswith("Object "):
+        return message.removeprefix("Object ").replace("missing", "lacks the")
+    return f"is refused: {message}"
+
+
+def _place(path: re.Match[str]) -> str:
+    place, container = path["place"], path["container"]
+    if container is not None:
+        return f"a {place} of {container.removeprefix('$').removeprefix('.') or 'it'}"
+    return place.removeprefix("$").removeprefix(".") or "it"
+
+
+def _choices(shape: shapes.Type) -> str:
+    if isinstance(shape, shapes.EnumType):
+        members: Any = shape.cls
+        return ", ".join(repr(member.value) for member in members)
+    if isinstance(shape, shapes.LiteralType):
+        return ", ".join(map(repr, shape.values))
+    return ""
+
+
+def _type_name(annotation: Any) -> str:
+    """An annotation as it stands in the code, without modules."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    if annotation is type(None):
+        return "None"
+    return _MODULES.sub("", inspect.formatannotation(annotation))

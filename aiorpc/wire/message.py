@@ -1,0 +1,68 @@
+"""
+The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = ["Exchange", "Message", "Queue"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange; the name ``""`` is the default exchange, which nobody declares."""
+
+    name: str = ""
+    type: Literal["topic", "direct", "fanout", "headers"] = "topic"
+    durable: bool = True
+    auto_delete: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """
+    A queue and the binding that feeds it.
+
+    Never declare a transient queue that is not exclusive: RabbitMQ 4.3 refuses it.
+    """
+
+    name: str
+    exchange: Exchange = Exchange()
+    routing_key: str = ""
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    #: Seconds without a consumer after which the broker deletes the queue (``x-expires``).
+    expires: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """
+    A body and its AMQP properties; ``None`` leaves a property out of the frame.
+
+    ``expiration`` is in milliseconds, as on the wire. ``headers`` hold what an AMQP table can:
+    str, bytes, bool, int of 64 bits, float, Decimal, datetime, None, lists and dicts of these.
+    """
+
+    body: bytes
+    content_type: str | None = "application/json"
+    content_encoding: str | None = "utf-8"
+    headers: Mapping[str, Any] | None = None
+    persistent: bool = True
+    priority: int | None = 0
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: int | None = None
+    message_id: str | None = None
+    timestamp: datetime | None = None
+    type: str | None = None
+    user_id: str | None = None
+    app_id: str | None = None

@@ -1,0 +1,411 @@
+"""
+The wire protocol, without any I/O: it is Nameko's own, so Nameko and aiorpc services call one
+another (nameko 2.14.1 and 3.0, captured; the trap numbers are those of that capture).
+
+Rule 1: every name of an exchange, a queue, a routing key or a header is made in this file.
+
+Rule 2: nothing here awaits, and nothing here looks at a clock but for making and reading deadlines.
+
+A request is ``{"args": [...], "kwargs": {...}}`` to the exchange ``nameko-rpc`` under
+``<service>.<method>``; its reply ``{"result": ..., "error": null | {...}}`` comes to the same
+exchange under the request's ``reply_to``, in the request's own serialisation.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..call import Call
+from ..config import Settings
+from ..context import EMPTY, Context, Deadline
+from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
+from .errors import error_from_payload, error_payload
+from .message import Exchange, Message, Queue
+from .serializers import Serializer, SerializerSet, as_utf8, decompress
+
+__all__ = ["CANCEL_EXCHANGE", "Request", "Wire", "event_exchange", "event_queue", "rpc_queue_name"]
+
+PREFIX = "nameko."
+CALL_ID_STACK = "nameko.call_id_stack"
+#: Integer epoch milliseconds. The prefix lets an unmodified Nameko hop carry it on: Nameko keeps
+#: every header as context data and sends it with its own calls.
+DEADLINE = "nameko.aiorpc_deadline"
+RESENT = "aiorpc-resent"
+ATTEMPTS = "aiorpc-attempts"
+COMPRESSION = "compression"
+#: What the broker or a mail-like convention adds, and what is ours: never context data.
+_BROKER_HEADERS = frozenset(
+    {"x-death", "x-delivery-count", "x-acquired-count", "x-received-from", "BCC", "CC", COMPRESSION}
+)
+_OWN_PREFIX = "aiorpc-"
+
+#: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
+REPLY_QUEUE_EXPIRES = 300.0
+CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
+
+
+def rpc_queue_name(service: str) -> str:
+    return f"rpc-{service}"
+
+
+def event_exchange(source: str, *, auto_delete: bool = False) -> Exchange:
+    return Exchange(f"{source}.events", auto_delete=auto_delete)
+
+
+def event_queue(
+    exchange: Exchange,
+    source: str,
+    event: str,
+    *,
+    listener: str | None,
+    instance: str | None,
+    reliable: bool,
+) -> Queue:
+    """
+    The queue of an event handler. The kinds of handler differ by its name: a singleton has no
+    *listener* (``service.method``), a service pool has one, a broadcast adds the *instance*.
+    """
+    name = f"evt-{source}-{event}"
+    if listener is not None:
+        name += f"--{listener}"
+    if instance is not None:
+        name += f"-{instance}"
+    return Queue(
+        name,
+        exchange,
+        event,
+        exclusive=instance is not None and not reliable,
+        auto_delete=not reliable,
+    )
+
+
+class Request:
+    """
+    A request as far as its properties tell, before its body is decoded: enough to answer it,
+    whatever is wrong with the rest.
+    """
+
+    __slots__ = ("context", "late", "message", "method", "resent", "serializer")
+
+    def __init__(self, message: Message, method: str, serializer: Serializer) -> None:
+        self.message = message
+        self.method = method
+        #: How the reply is to be encoded: as the request was, or by default if that is unknown.
+        self.serializer = serializer
+        self.context = Context()
+        #: Why the request is too late to be run, or ``None``.
+        self.late: RpcTimeout | None = None
+        self.resent = False
+
+
+class Wire:
+    """Encodes and decodes calls, replies and events as one configuration has them."""
+
+    def __init__(
+        self,
+        serializers: SerializerSet,
+        *,
+        rpc_exchange: str = "nameko-rpc",
+        clock_tolerance: float = 5.0,
+        max_message_size: int | None = None,
+    ) -> None:
+        self.serializers = serializers
+        self.rpc_exchange = Exchange(rpc_exchange)
+        self._exchange_name = rpc_exchange
+        self._clock_tolerance = clock_tolerance
+        self._max_message_size = max_message_size or (1 << 30)
+        self._default = serializers.default
+
+    @classmethod
+    def of(cls, settings: Settings) -> Wire:
+        """The wire as *settings* have it; ConfigurationError for an unknown serializer."""
+        return cls(
+            SerializerSet.of(settings),
+            rpc_exchange=settings.rpc_exchange,
+            clock_tolerance=settings.clock_tolerance,
+            max_message_size=settings.max_message_size,
+        )
+
+    # Queues
+
+    def rpc_queue(self, service: str) -> Queue:
+        return Queue(rpc_queue_name(service), self.rpc_exchange, f"{service}.*")
+
+    def reply_queue(self, owner: str, reply_to: str) -> Queue:
+        """
+        Durable and neither exclusive nor auto-delete, so that replies wait while their caller
+        reconnects, and gone by itself when the caller does not come back (trap 14).
+        """
+        name = f"rpc.reply-{owner}-{reply_to}"
+        return Queue(name, self.rpc_exchange, reply_to, expires=REPLY_QUEUE_EXPIRES)
+
+    # Requests
+
+    def encode_request(
+        self,
+        call: Call,
+        *,
+        reply_to: str,
+        correlation_id: str,
+        persistent: bool = True,
+        headers: Mapping[str, Any] | None = None,
+    ) -> Message:
+        """
+        The message that makes *call*.
+
+        Raises:
+            UnserializableValueError: an argument cannot be put on the wire.
+            RpcTimeout: the deadline of the call has passed already.
+        """
+        codec = self._default
+        context = call.context
+        fields = _context_headers(context)
+        deadline = context.deadline
+        expiration = None
+        if deadline is not None:
+            left = deadline.at - time.monotonic()
+            if left <= 0:
+                raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
+            fields[DEADLINE] = int((time.time() + left) * 1000)
+            expiration = max(1, math.ceil(left * 1000))
+        if headers:
+            fields.update(headers)
+        return Message(
+            body=codec.encode({"args": call.args, "kwargs": call.kwargs}),
+            content_type=codec.content_type,
+            content_encoding=codec.content_encoding,
+            headers=fields,
+            persistent=persistent,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            expiration=expiration,
+        )
+
+    def resend_request(self, message: Message, deadline: Deadline | None) -> Message | None:
+        """*message* as it is sent again after a lost connection; ``None`` if it is too late."""
+        expiration = None
+        if deadline is not None:
+            left = deadline.remaining()
+            if left <= 0:
+                return None
+            expiration = max(1, math.ceil(left * 1000))
+        return Message(
+            body=message.body,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers={**(message.headers or {}), RESENT: True},
+            persistent=message.persistent,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+            expiration=expiration,
+        )
+
+    def request(self, message: Message, routing_key: str, waited: float = 0.0) -> Request:
+        """Read the properties of a request. *waited*: seconds since it reached this process."""
+        headers = message.headers
+        method = routing_key.rpartition(".")[2]
+        request = Request(message, method, self._default)
+        if not headers:
+            context = _EMPTY_CONTEXT
+        else:
+            context = _context_of(headers)
+            request.resent = RESENT in headers
+        sent_deadline = headers.get(DEADLINE) if headers else None
+        expiration = message.expiration
+        if type(sent_deadline) is not int:
+            sent_deadline = None
+        if sent_deadline is not None or expiration is not None:
+            self._apply_deadline(request, context, sent_deadline, expiration, waited)
+        else:
+            request.context = context
+        return request
+
+    def _apply_deadline(
+        self,
+        request: Request,
+        context: Context,
+        sent_deadline: int | None,
+        expiration: int | None,
+        waited: float,
+    ) -> None:
+        """
+        Time left = min(header - now, expiration). The clocks of two hosts differ, so a header that
+        has passed proves nothing within the tolerance: then the relative limit alone counts. A
+        request without ``expiration`` came through a Nameko hop, where a past deadline may be the
+        leftover of an event of long ago: it is ignored.
+        """
+        by_clock = None if sent_deadline is None else sent_deadline / 1000 - time.time()
+        if expiration is None:
+            left = by_clock if by_clock is not None and by_clock > 0 else None
+        else:
+            left = expiration / 1000 - waited
+            if left <= 0:
+                request.late = RpcTimeout(
+                    f"the request waited {waited:.3g} s in the process that received it "
+                    f"({socket.gethostname()}), past its deadline: the service is saturated"
+                )
+            elif by_clock is not None:
+                if by_clock > 0:
+                    left = min(left, by_clock)
+                elif by_clock < -self._clock_tolerance:
+                    request.late = RpcTimeout(
+                        f"the request arrived {-by_clock:.1f} s past its deadline by the clock of "
+                        f"{socket.gethostname()}, although the broker held it to be in time: the "
+                        f"clocks of the two hosts differ by about {-by_clock:.0f} s or more; "
+                        "synchronise them (NTP), or raise CLOCK_TOLERANCE"
+                    )
+        deadline = None if left is None else Deadline(time.monotonic() + left)
+        request.context = Context(context.call_id_stack, context.data, deadline)
+
+    def decode_arguments(self, request: Request) -> tuple[Sequence[Any], dict[str, Any]]:
+        """
+        The positional and keyword arguments, as they came.
+
+        Raises:
+            MalformedRequest: the body is no call, or its content type is not accepted here.
+            IncorrectSignature: `args` or `kwargs` is there, but not of its type (Nameko's answer).
+        """
+        message = request.message
+        request.serializer = codec = self.serializers.for_content_type(message.content_type)
+        body = codec.decode(self._body(message, codec))
+        try:
+            args, kwargs = body["args"], body["kwargs"]
+        except (TypeError, KeyError, IndexError):
+            if isinstance(body, Mapping):
+                raise MalformedRequest("Message missing `args` or `kwargs`") from None
+            raise MalformedRequest(
+                f"the body is a {type(body).__name__}, not an object with `args` and `kwargs`"
+            ) from None
+        if type(args) is not list:
+            if isinstance(args, (str, Mapping)):
+                args = list(args)  # Nameko takes any iterable: "ab" is two arguments
+            else:
+                raise IncorrectSignature(f"`args` must be an array, not {type(args).__name__}")
+        if type(kwargs) is not dict:
+            raise IncorrectSignature(f"`kwargs` must be an object, not {type(kwargs).__name__}")
+        return args, kwargs
+
+    # Replies
+
+    def encode_result(self, request: Request, result: Any) -> bytes:
+        """
+        The body of the reply that brings *result*.
+
+        Raises:
+            UnserializableValueError: the result cannot be put on the wire.
+        """
+        return request.serializer.encode({"result": result, "error": None})
+
+    def encode_error(
+        self, request: Request, error: BaseException, *, refusal: bool = False
+    ) -> bytes:
+        """The body of the reply that brings *error*; see :mod:`aiorpc.wire.errors`."""
+        payload = error_payload(error, refusal=refusal)
+        return request.serializer.encode({"result": None, "error": payload})
+
+    def reply(self, request: Request, body: bytes, *, persistent: bool = True) -> Message:
+        serializer = request.serializer
+        return Message(
+            body=body,
+            content_type=serializer.content_type,
+            content_encoding=serializer.content_encoding,
+            headers=EMPTY,
+            persistent=persistent,
+            correlation_id=request.message.correlation_id,
+        )
+
+    def decode_reply(self, message: Message) -> Any:
+        """
+        The result.
+
+        Raises:
+            MalformedReply: it is no answer of this protocol.
+            Exception: the error it brings; see :func:`aiorpc.wire.errors.error_from_payload`.
+        """
+        try:
+            codec = self.serializers.for_content_type(message.content_type)
+            body = codec.decode(self._body(message, codec))
+        except MalformedRequest as exc:
+            raise MalformedReply(f"the reply cannot be read: {exc}") from None
+        if type(body) is not dict:
+            raise MalformedReply(f"the reply is a {type(body).__name__}, not an object")
+        error = body.get("error")
+        if error is not None and error != {}:
+            raise error_from_payload(error)
+        try:
+            return body["result"]
+        except KeyError:
+            raise MalformedReply("the reply has neither `result` nor `error`") from None
+
+    # Events and plain messages
+
+    def encode_payload(
+        self, payload: Any, context: Context, *, headers: Mapping[str, Any] | None = None
+    ) -> Message:
+        """An event or a plain message: context data travels with it, the deadline does not."""
+        codec = self._default
+        fields = _context_headers(context)
+        if headers:
+            fields.update(headers)
+        return Message(
+            body=codec.encode(payload),
+            content_type=codec.content_type,
+            content_encoding=codec.content_encoding,
+            headers=fields,
+        )
+
+    def decode_payload(self, message: Message) -> tuple[Any, Context]:
+        """
+        The payload of an event or a plain message, and the context it came with.
+
+        Raises:
+            MalformedRequest: the body cannot be read.
+        """
+        context = _context_of(message.headers) if message.headers else _EMPTY_CONTEXT
+        codec = self.serializers.for_payload(message.content_type)
+        return codec.decode(self._body(message, codec)), context
+
+    def _body(self, message: Message, codec: Serializer) -> bytes:
+        """The body without compression, and text in UTF-8."""
+        body = message.body
+        if message.headers and (compression := message.headers.get(COMPRESSION)):
+            body = decompress(body, compression, self._max_message_size)
+        if message.content_encoding != codec.content_encoding and codec.content_encoding == "utf-8":
+            body = as_utf8(body, message.content_encoding)
+        return body
+
+
+_EMPTY_CONTEXT = Context()
+
+
+def _context_headers(context: Context) -> dict[str, Any]:
+    headers = {
+        (key if key.startswith(PREFIX) else PREFIX + key): value
+        for key, value in context.data.items()
+        if value is not None
+    }
+    if context.call_id_stack:
+        headers[CALL_ID_STACK] = list(context.call_id_stack)
+    return headers
+
+
+def _context_of(headers: Mapping[str, Any]) -> Context:
+    """
+    The stack and the context data. Nameko takes foreign headers for context data too (trap 22), and
+    so do we, but for the broker's and ours. A stack that is none is dropped: Nameko dies of it.
+    """
+    stack: tuple[str, ...] = ()
+    data = None
+    for key, value in headers.items():
+        if key == CALL_ID_STACK:
+            if type(value) is list:
+                stack = tuple([item for item in value if type(item) is str])
+        elif key != DEADLINE and key not in _BROKER_HEADERS and not key.startswith(_OWN_PREFIX):
+            if data is None:
+                data = {}
+            data[key.removeprefix(PREFIX)] = value
+    return Context(stack, EMPTY if data is None else data)

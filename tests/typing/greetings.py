@@ -1,0 +1,75 @@
+"""Typed proxies, as a type checker sees them: never run, only checked."""
+
+from __future__ import annotations
+
+from typing import Protocol, assert_type
+
+from aiorpc import ClusterProxy, ClusterRpcProxy, RpcProxy, RpcReply, ServiceProxy, rpc
+
+
+class ServiceY:
+    name = "service_y"
+
+    @rpc
+    async def append_identifier(self, value: str) -> str:
+        return f"{value}-y"
+
+    @rpc(expected_exceptions=LookupError)
+    async def find(self, key: int, *, default: str = "") -> list[str]:
+        return [default * key]
+
+    @rpc
+    def sync_method(self, value: int) -> float:
+        return value / 2
+
+
+class YProtocol(Protocol):
+    async def append_identifier(self, value: str) -> str: ...
+
+
+class YDecorated(Protocol):
+    @rpc
+    async def append_identifier(self, value: str) -> str: ...
+
+
+class ServiceX:
+    name = "service_x"
+    y = RpcProxy(ServiceY)
+    untyped = RpcProxy("service_y", timeout=1)
+    protocol = RpcProxy[YProtocol]("service_y")
+
+    @rpc
+    async def remote_method(self, value: str) -> str:
+        assert_type(await self.y.append_identifier(value), str)
+        assert_type(await self.y.find(1, default="x"), list[str])
+        assert_type(await self.y.sync_method(1), float)
+        assert_type(self.untyped, ServiceProxy)
+        assert_type(await self.protocol.append_identifier("x"), str)
+        reply = self.y.append_identifier.call_async("x")
+        assert_type(reply, RpcReply[str])
+        assert_type(await reply, str)
+        assert_type(await reply.result(), str)
+        faster = self.y.append_identifier.with_options(timeout=0.5)
+        assert_type(await faster("x"), str)
+        await self.y.append_identifier(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await self.y.append_identifier()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await self.y.find("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.y.append_identifier.call_async(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await faster(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await self.protocol.append_identifier(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        return await self.remote_method("itself")
+
+
+async def standalone() -> None:
+    async with ClusterRpcProxy("memory://") as cluster:
+        assert_type(cluster, ClusterProxy)
+        typed = cluster.typed(ServiceX)
+        assert_type(await typed.remote_method("x"), str)
+        await typed.remote_method(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        protocol = cluster.typed(YProtocol, "service_y")
+        assert_type(await protocol.append_identifier("x"), str)
+        await protocol.append_identifier(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        decorated = cluster.typed(YDecorated, "service_y")
+        assert_type(decorated.append_identifier.call_async("x"), RpcReply[str])
+        await cluster.service_x.anything(1, two=2)
+        await cluster["service-x"]["typed"].with_options(timeout=1)()
