@@ -1,0 +1,551 @@
+"""
+RabbitMQ: ``amqp://`` and ``amqps://``. A transport that connects, and connects again.
+
+One task supervises the connection: connect (to whichever of the URLs answers) -> topology ->
+subscriptions -> what waited meanwhile -> until it is lost -> again, after a jittered pause. All
+that happens on one connection is in ``amqp_link``, on one channel in ``amqp_channel`` and
+``amqp_consumer``; how bytes move is in ``amqp_lane`` (the fast lane) or ``amqp_plain``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+from ..config import Settings
+from ..exceptions import AioRpcError, ConfigurationError, ConnectionLost, UnserializableValueError
+from ..wire.message import Exchange, Queue
+from .amqp_channel import Channel, too_large
+from .amqp_codec import Encoder
+from .amqp_errors import Refused, quietly, reason
+from .amqp_link import CLOSE_TIMEOUT, Link
+from .amqp_outbox import Outbox, settle_soon
+from .amqp_resend import sort_out
+from .amqp_subscription import AmqpSubscription, Backoff
+from .amqp_topology import Inspector, Topology, delete_queue, misdeclared
+from .base import Outgoing, QueueState, Received, State, Subscription, Transport
+
+__all__ = ["AmqpTransport"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds that subscriptions may take to come back before messages are sent without them.
+_SUBSCRIBE_TIMEOUT = 10.0
+#: Messages of the outbox that leave in one turn of the loop.
+_BATCH = 200
+
+
+class AmqpTransport(Transport):
+    """
+    Args:
+        settings: the broker's URLs, TLS, heartbeat, size limit, and whether the lane is on.
+        name: shows in the broker's list of connections.
+
+    Raises:
+        ConfigurationError: an ``AMQP_URI`` or ``AMQP_SSL`` that makes no sense.
+    """
+
+    def __init__(self, settings: Settings, *, name: str = "aiorpc") -> None:
+        self.name = name
+        self.state = State.CLOSED
+        self.reconnects = 0
+        self.max_message_size = settings.max_message_size
+        self._settings = settings
+        self._urls = settings.broker_urls
+        self.url = self._urls[0].redacted()
+        self._listeners: list[Callable[[State], None]] = []
+        self._outbox = Outbox(f"not connected to {self.url} yet")
+        self._topology = Topology()
+        self._subscriptions: set[AmqpSubscription] = set()
+        self._inspector = Inspector(lambda: self._link)
+        self._checker = Encoder(0, 0)
+        #: The connection, from when its topology is declared until it is lost.
+        self._link: Link | None = None
+        self._available: asyncio.Future[Link] | None = None
+        self._tried: dict[AmqpSubscription, asyncio.Future[None]] = {}
+        #: Where ``send`` writes; ``None`` while things have to wait in the outbox.
+        self._open: Channel | None = None
+        self._publishing: Channel | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._flusher: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._trouble = "no attempt was made yet"
+
+    # --- starting and ending
+
+    async def start(self, timeout: float | None = None) -> None:
+        if self._closing is not None:
+            raise ConnectionLost(f"the transport to {self.url} was closed")
+        if self._supervisor is None:
+            self._started = asyncio.get_running_loop().create_future()
+            self._supervisor = asyncio.create_task(
+                self._supervise(self._started), name=f"aiorpc: {self.name} to {self.url}"
+            )
+        assert self._started is not None
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._started)
+        except TimeoutError:
+            await self._give_up()
+            raise ConnectionLost(
+                f"no connection to {self.url} within {timeout:g} s: {self._trouble}"
+            ) from None
+        except BaseException:
+            await self._give_up()
+            raise
+
+    async def _give_up(self) -> None:
+        """Starting failed: leave nothing running, but let it be tried again."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+        self._become(State.CLOSED)
+
+    async def aclose(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"aiorpc: close {self.name}")
+        # Shielded: a caller that stops waiting must not leave half of it running.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        was_started = self._supervisor is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._finish_sending()
+        await self._inspector.close()
+        for subscription in list(self._subscriptions):
+            await subscription.stop()
+        self._subscriptions.clear()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+        if self._available is not None:
+            self._available.cancel()
+        self._outbox.fail(ConnectionLost(f"the transport to {self.url} was closed"))
+        self._become(State.CLOSED)
+        if was_started:
+            log.info("%s: closed the connection to %s", self.name, self.url)
+
+    async def _finish_sending(self) -> None:
+        """Let out what was sent and acked, and wait for the confirms."""
+        link = self._link
+        if link is None or link.lost.done() or link.blocked_reason is not None:
+            return
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        channels: list[Channel] = [
+            channel for each in self._subscriptions for channel in each.open_channels()
+        ]
+        if self._publishing is not None:
+            channels.append(self._publishing)
+        for channel in channels:
+            await channel.all_confirmed()
+        await link.path.written()
+
+    def _abort(self) -> None:
+        """Drop the socket, as a broken network would. For tests."""
+        if self._link is not None:
+            self._link.abort()
+
+    # --- sending
+
+    def send(self, outgoing: Outgoing) -> None:
+        """
+        As in :class:`~.base.Transport`.
+
+        Raises:
+            UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``
+                to be told so.
+        """
+        channel = self._open
+        try:
+            if channel is not None:
+                channel.publish(outgoing)
+                return
+            self._check(outgoing)
+        except UnserializableValueError as error:
+            if outgoing.settled is None:
+                raise
+            settle_soon(outgoing, error)
+            return
+        if self._closing is not None and self._closing.done():
+            settle_soon(outgoing, ConnectionLost(f"the transport to {self.url} was closed"))
+        else:
+            self._outbox.add(outgoing)
+
+    async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
+        tell = outgoing.settled
+
+        def on_settled(error: AioRpcError | None) -> None:
+            if not settled.done():
+                settled.set_result(error)
+            if tell is not None:
+                tell(error)
+
+        outgoing.settled = on_settled
+        if timeout is not None:
+            at = loop.time() + timeout
+            outgoing.expires_at = min(at, outgoing.expires_at or at)
+        self.send(outgoing)
+        try:
+            async with asyncio.timeout(timeout):
+                error = await settled
+        except TimeoutError:
+            error = ConnectionLost(
+                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
+                f"not confirmed within {timeout:g} s: {self._condition()}"
+            )
+        finally:
+            if not settled.done() or settled.cancelled():
+                # Nobody waits any more: it shall not leave later, nor again.
+                outgoing.again = None
+                self._outbox.discard(outgoing)
+        if error is not None:
+            raise error
+
+    def _check(self, outgoing: Outgoing) -> None:
+        """Find out now whether it can be encoded, while its sender is there to be told."""
+        if len(outgoing.message.body) > (self.max_message_size or 1 << 62):
+            raise too_large(outgoing, self.max_message_size or 0)
+        self._checker.publish(
+            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message
+        )
+
+    def _condition(self) -> str:
+        if self.state is State.CONNECTED:
+            return f"{self.url} is connected and did not answer"
+        if self.state is State.BLOCKED:
+            return f"{self.url} takes no messages for now (a memory or disk alarm)"
+        return f"not connected to {self.url} ({self._trouble})"
+
+    @property
+    def congested(self) -> bool:
+        link = self._link
+        return self._outbox.crowded or (link is not None and link.path.congested)
+
+    async def drained(self) -> None:
+        while self.congested:
+            if self._outbox.crowded:
+                await self._outbox.roomy()
+            elif self._link is not None:
+                await self._link.path.drained()
+
+    # --- topology and queues
+
+    async def declare(
+        self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
+    ) -> None:
+        while True:
+            link = await self.available()
+            try:
+                await self._topology.declare(link, exchanges, queues)
+            except Refused as refused:
+                names = [f"exchange {each.name!r}" for each in exchanges]
+                names += [f"queue {each.name!r}" for each in queues]
+                raise misdeclared(f"{', '.join(names)} on {link.url}", refused) from None
+            except (OSError, TimeoutError) as error:
+                if not link.lost.done():
+                    raise ConnectionLost(f"{link.url}: {reason(error)}") from error
+            else:
+                return
+
+    async def subscribe(
+        self,
+        queue: Queue,
+        received: Received,
+        *,
+        prefetch: int = 0,
+        acks: Literal["each", "joined"] = "each",
+        keep: bool = False,
+        gone: Callable[[], None] | None = None,
+        arguments: Callable[[int], dict[str, Any]] | None = None,
+    ) -> Subscription:
+        with quietly():
+            subscription = AmqpSubscription(
+                self,
+                self._take_back,
+                queue,
+                received,
+                prefetch=prefetch,
+                acks=acks,
+                keep=keep,
+                gone=gone,
+                arguments=arguments,
+            )
+        self._subscriptions.add(subscription)
+        await subscription.ready()
+        return subscription
+
+    async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
+        return await self._inspector.inspect(queue, timeout)
+
+    async def delete(self, queue: str) -> None:
+        self._topology.forget(queue)
+        link = self._link
+        if link is None:
+            return
+        with suppress(Refused, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await delete_queue(link, queue)
+
+    # --- what subscriptions need: see amqp_subscription.Host
+
+    async def available(self) -> Link:
+        """The link, once there is one whose topology is declared."""
+        if self._closing is not None:
+            raise ConnectionLost(f"the transport to {self.url} was closed")
+        if self._available is None:
+            self._available = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.shield(self._available)
+        except asyncio.CancelledError:
+            if self._available is not None and self._available.cancelled():
+                raise ConnectionLost(f"the transport to {self.url} was closed") from None
+            raise
+
+    def tried(self, subscription: AmqpSubscription, link: Link) -> None:
+        """*subscription* consumes on *link*, or could not."""
+        waiting = self._tried.get(subscription)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def ended(self, subscription: AmqpSubscription) -> None:
+        """*subscription* was cancelled."""
+        self._subscriptions.discard(subscription)
+
+    # --- state
+
+    def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _become(self, state: State) -> None:
+        if state is self.state:
+            return
+        self.state = state
+        for listener in list(self._listeners):
+            try:
+                listener(state)
+            except Exception:
+                log.exception("a listener failed when the transport became %s", state.value)
+
+    # --- the supervisor
+
+    async def _supervise(self, started: asyncio.Future[None]) -> None:
+        with quietly():
+            self._become(State.CONNECTING)
+            backoff = Backoff()
+            while True:
+                try:
+                    link = await self._connect(first=not started.done(), backoff=backoff)
+                except ConfigurationError as error:
+                    started.set_exception(error)
+                    return
+                try:
+                    if await self._resume(link):
+                        backoff.reset()
+                        if not started.done():
+                            started.set_result(None)
+                        await self._tend(link)
+                finally:
+                    self._disconnected(link)
+                    await link.close()
+                await asyncio.sleep(backoff.next())
+
+    async def _connect(self, *, first: bool, backoff: Backoff) -> Link:
+        """
+        Try the URLs, in another order each round, until one answers.
+
+        Raises:
+            ConfigurationError: *first*, and those that answer will not have us.
+        """
+        told = ""
+        while True:
+            urls = list(self._urls)
+            random.shuffle(urls)
+            refusal: ConfigurationError | None = None
+            for url in urls:
+                try:
+                    link = Link(self._settings, url, name=self.name, on_blocked=self._on_blocked)
+                    await link.open()
+                except ConfigurationError as error:
+                    refusal = error
+                    self._trouble = str(error)
+                except OSError as error:
+                    self._trouble = f"{url}: {reason(error)}"
+                else:
+                    self.url = url.redacted()
+                    return link
+            if refusal is not None and first:
+                raise refusal
+            self._outbox.why = f"not connected ({self._trouble})"
+            # When a connection was lost, a line has said so; here is only what is news after that.
+            if told != self._trouble and (first or refusal is not None):
+                told = self._trouble
+                log.warning("%s: no connection yet, trying on: %s", self.name, self._trouble)
+            await asyncio.sleep(backoff.next())
+
+    async def _resume(self, link: Link) -> bool:
+        """Take everything up again on *link*; whether that went well."""
+        try:
+            await self._topology.restore(link)
+            self._publishing = await self._open_publishing(link)
+        except (Refused, OSError) as error:
+            log.debug("%s: could not take up again: %s", self.name, error)
+            return False
+        self._link = link
+        loop = asyncio.get_running_loop()
+        self._tried = {each: loop.create_future() for each in self._subscriptions}
+        if self._available is None or self._available.done():
+            self._available = loop.create_future()
+        self._available.set_result(link)
+        # A reply to what is sent before its queue is declared again would be lost.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT):
+                for tried in list(self._tried.values()):
+                    await _either(tried, link.lost)
+        if link.lost.done():
+            return False
+        log.info("%s: connected to %s", self.name, self.url)
+        self._become(State.CONNECTED if link.blocked_reason is None else State.BLOCKED)
+        self._flush()
+        return True
+
+    async def _open_publishing(self, link: Link) -> Channel:
+        return Channel(
+            link,
+            await link.channel(confirms=True),
+            max_message_size=self.max_message_size,
+            unconfirmed=self._publishing_ended,
+        )
+
+    async def _tend(self, link: Link) -> None:
+        """Return when *link* is lost; until then, replace the publishing channel when it closes."""
+        while True:
+            publishing = self._publishing
+            assert publishing is not None
+            await _either(link.lost, publishing.ended)
+            if link.lost.done():
+                return
+            log.warning(
+                "%s: %s closed the channel that we publish on (%s); opening another",
+                self.name,
+                self.url,
+                publishing.ended.result(),
+            )
+            try:
+                await self._topology.restore(link)  # it may have been an exchange of ours
+                self._publishing = await self._open_publishing(link)
+            except (Refused, OSError) as error:
+                log.debug("%s: no channel to publish on: %s", self.name, error)
+                link.abort()
+                await link.lost
+                return
+            self._flush()
+
+    def _disconnected(self, link: Link) -> None:
+        self._open = self._publishing = None
+        if self._link is not link:
+            return  # it never came to be used
+        self._link = None
+        if self._available is None or self._available.done():
+            self._available = asyncio.get_running_loop().create_future()
+        if self._closing is not None:
+            return
+        self.reconnects += 1
+        why = link.lost.result() if link.lost.done() else "it was closed"
+        self._trouble = self._outbox.why = f"lost the connection to {self.url}: {why}"
+        log.warning(
+            "%s: %s; connecting again (%d messages wait)",
+            self.name,
+            self._trouble,
+            len(self._outbox),
+        )
+        self._become(State.CONNECTING)
+
+    def _on_blocked(self, link: Link) -> None:
+        if link is not self._link or self.state not in (State.CONNECTED, State.BLOCKED):
+            return
+        if link.blocked_reason is not None:
+            self._open = None
+            self._outbox.why = f"{self.url} takes no messages ({link.blocked_reason or 'an alarm'})"
+            log.warning("%s: %s", self.name, self._outbox.why)
+            self._become(State.BLOCKED)
+            return
+        log.info("%s: %s takes messages again", self.name, self.url)
+        self._become(State.CONNECTED)
+        for subscription in list(self._subscriptions):
+            subscription.unblocked()
+        self._flush()
+
+    # --- the outbox leaves
+
+    def _flush(self) -> None:
+        """Send what waits; then let ``send`` write directly."""
+        if self._flusher is not None or self._flush_batch():
+            return
+        self._flusher = asyncio.create_task(self._flush_rest())
+        self._flusher.add_done_callback(self._flushed)
+
+    def _flush_batch(self) -> bool:
+        """Send some of what waits; whether there is no more to be done."""
+        channel, link = self._publishing, self._link
+        if channel is None or link is None or not channel.open or link.blocked_reason is not None:
+            return True
+        for _ in range(_BATCH):
+            outgoing = self._outbox.take()
+            if outgoing is None:
+                self._open = channel
+                return True
+            try:
+                channel.publish(outgoing)
+            except UnserializableValueError as error:
+                settle_soon(outgoing, error)
+        return False
+
+    async def _flush_rest(self) -> None:
+        while not self._flush_batch():
+            link = self._link
+            if link is not None and link.path.congested:
+                await link.path.drained()
+            await asyncio.sleep(0)
+
+    def _flushed(self, flusher: asyncio.Task[None]) -> None:
+        self._flusher = None
+        if not flusher.cancelled() and (error := flusher.exception()) is not None:
+            log.error("%s: sending what had waited failed", self.name, exc_info=error)
+
+    # --- what comes back from channels that ended
+
+    def _publishing_ended(
+        self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None
+    ) -> None:
+        self._open = None
+        self._outbox.put_back(sort_out(unconfirmed, refused, self.url))
+
+    def _take_back(self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None) -> None:
+        """Replies that were not confirmed on a consumer's channel."""
+        returning = sort_out(unconfirmed, refused, self.url)
+        if returning:
+            self._open = None
+            self._outbox.put_back(returning)
+            self._flush()
+
+
+async def _either(one: asyncio.Future[Any], other: asyncio.Future[Any]) -> None:
+    """Return when one of them is done; neither is cancelled with us."""
+    await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)

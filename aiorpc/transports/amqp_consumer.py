@@ -1,0 +1,275 @@
+"""
+A channel with one consumer: deliveries in, acks and answers out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import aiormq
+import msgspec
+from pamqp.commands import Basic
+
+from ..exceptions import UnserializableValueError
+from ..wire.message import Message
+from .amqp_channel import Channel, Unconfirmed
+from .amqp_errors import Refused
+from .amqp_link import Link
+from .amqp_outbox import settle_soon
+from .base import Delivery, Outgoing, Received
+
+__all__ = ["OVERSIZED", "AmqpDelivery", "ConsumerChannel"]
+
+log = logging.getLogger(__name__)
+
+#: A header that this transport makes and never sends: the size of a body too large to be taken.
+OVERSIZED = "aiorpc-oversized"
+
+
+class AmqpDelivery(Delivery):
+    """A message of a channel, until it is settled."""
+
+    __slots__ = ("_channel", "_tag")
+
+    def __init__(
+        self,
+        channel: ConsumerChannel,
+        tag: int,
+        redelivered: bool,
+        exchange: str,
+        routing_key: str,
+        message: Message,
+    ) -> None:
+        self._channel = channel
+        self._tag = tag
+        self.redelivered = redelivered
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.message = message
+        self.received_at = channel.loop.time()
+
+    @property
+    def stale(self) -> bool:
+        return not self._channel.open
+
+    def ack(self) -> None:
+        tag, self._tag = self._tag, 0
+        if tag and self._channel.open:
+            self._channel.ack(tag)
+
+    def reject(self, *, requeue: bool) -> None:
+        tag, self._tag = self._tag, 0
+        if tag and self._channel.open:
+            self._channel.reject(tag, requeue=requeue)
+
+    def answer(self, reply: Outgoing) -> None:
+        """
+        As in :class:`~.base.Delivery`.
+
+        Raises:
+            RuntimeError: it was settled before.
+            UnserializableValueError: the reply cannot be encoded, or is too large, and has no
+                ``settled`` to be told so. The delivery can still be settled.
+        """
+        if not self._tag:
+            raise RuntimeError("the delivery was acked, rejected or answered before")
+        if self._channel.answer(self._tag, reply):
+            self._tag = 0
+
+
+class ConsumerChannel(Channel):
+    """
+    A channel that one consumer has for itself.
+
+    Attributes:
+        cancelled: done when the broker has cancelled the consumer; made anew by ``consume``.
+        unsettled: tags of the deliveries that are neither acked nor rejected.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        channel: aiormq.Channel,
+        *,
+        max_message_size: int | None,
+        unconfirmed: Unconfirmed,
+        received: Received,
+        acks: Literal["each", "joined"],
+        elsewhere: Callable[[Outgoing], None],
+    ) -> None:
+        super().__init__(link, channel, max_message_size=max_message_size, unconfirmed=unconfirmed)
+        self.unsettled: set[int] = set()
+        self.cancelled: asyncio.Future[None] = self.loop.create_future()
+        self._received = received
+        self._elsewhere = elsewhere
+        self._joins = acks == "joined"
+        self._acked: list[int] = []
+        self._oldest_unsettled = 1
+        self._answers: dict[int, int] = {}
+        self._held: list[tuple[int, Outgoing]] = []
+        self._refusing = False
+        self._idle: Callable[[], None] | None = None
+        channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
+
+    # --- in
+
+    def delivered(
+        self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message
+    ) -> None:
+        if not self.open:
+            return
+        self.unsettled.add(tag)
+        if self._refusing:
+            self.reject(tag, requeue=True)
+            return
+        delivery = AmqpDelivery(self, tag, redelivered, exchange, routing_key, message)
+        try:
+            self._received(delivery)
+        except Exception:
+            log.exception(
+                "the handler of a delivery (exchange %r, key %r) failed; unless it was settled, "
+                "the broker keeps it until the connection ends",
+                exchange,
+                routing_key,
+            )
+
+    def oversized(
+        self, tag: int, exchange: str, routing_key: str, size: int, head: Message
+    ) -> None:
+        answerable = head.correlation_id is not None
+        log.warning(
+            "a message of %d bytes (exchange %r, key %r) is larger than MAX_MESSAGE_SIZE (%d): %s",
+            size,
+            exchange,
+            routing_key,
+            self.max_message_size,
+            "it is taken without its body" if answerable else "it is dropped",
+        )
+        if answerable:
+            # A request or a reply: handed on as one that cannot be read, so that its caller is
+            # told, instead of waiting for its deadline.
+            head = msgspec.structs.replace(head, headers={**(head.headers or {}), OVERSIZED: size})
+            self.delivered(tag, False, exchange, routing_key, head)
+        else:
+            self._drop(tag)
+
+    def malformed(self, tag: int, exchange: str, routing_key: str, reason: str) -> None:
+        log.warning("a message (exchange %r, key %r) is dropped: %s", exchange, routing_key, reason)
+        self._drop(tag)
+
+    def _drop(self, tag: int) -> None:
+        self.unsettled.add(tag)
+        self.reject(tag, requeue=False)
+
+    def _on_cancelled(self, frame: Basic.Cancel) -> None:
+        if not self.cancelled.done():
+            self.cancelled.set_result(None)
+
+    # --- out
+
+    def ack(self, tag: int) -> None:
+        """Ack one delivery, now or at the end of the turn."""
+        self.unsettled.discard(tag)
+        if not self._joins:
+            self.path.write(self.encoder.ack(tag))
+        else:
+            if not self._acked:
+                self.path.collect(self._joined_acks)
+            self._acked.append(tag)
+        if self._idle is not None and not self.unsettled:
+            self._idle()
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        """Give one delivery back, or drop it."""
+        self.unsettled.discard(tag)
+        self.path.write(self.encoder.reject(tag, requeue=requeue))
+        if self._idle is not None and not self.unsettled:
+            self._idle()
+
+    def answer(self, tag: int, reply: Outgoing) -> bool:
+        """Publish *reply*, then ack; whether that settles the delivery now or later."""
+        if not self.open:
+            self._elsewhere(reply)
+            return True
+        if self.link.blocked_reason is not None:
+            self._held.append((tag, reply))
+            return True
+        if reply.confirm:
+            self.start_confirms()
+        try:
+            published = self.publish(reply)
+        except UnserializableValueError as error:
+            if reply.settled is None:
+                raise
+            settle_soon(reply, error)
+            return False
+        if reply.confirm:
+            self._answers[published] = tag
+        else:
+            self.ack(tag)
+        return True
+
+    def unblocked(self) -> None:
+        """The broker takes messages again: send the answers that waited."""
+        held, self._held = self._held, []
+        for tag, reply in held:
+            try:
+                self.answer(tag, reply)
+            except UnserializableValueError as error:
+                log.error("a reply could not be sent, its request is dropped: %s", error)
+                self.reject(tag, requeue=False)
+
+    def refuse(self) -> None:
+        """Give back whatever is delivered from here on."""
+        self._refusing = True
+
+    def when_idle(self, idle: Callable[[], None]) -> None:
+        """Call *idle* once nothing is unsettled; now, if nothing is."""
+        if self.unsettled:
+            self._idle = idle
+        else:
+            idle()
+
+    def _joined_acks(self) -> bytes:
+        acked, self._acked = self._acked, []
+        if not self.open:
+            return b""
+        if not self.unsettled:
+            return self.encoder.ack(max(acked), multiple=True)
+        # A multiple ack takes all tags below along: it must stop short of the first unsettled one.
+        oldest = self._oldest_unsettled
+        while oldest not in self.unsettled:
+            oldest += 1
+        self._oldest_unsettled = oldest
+        below = [tag for tag in acked if tag < oldest]
+        frames = [self.encoder.ack(tag) for tag in acked if tag > oldest]
+        if below:
+            frames.append(self.encoder.ack(max(below), multiple=True))
+        return b"".join(frames)
+
+    # --- confirms and the end
+
+    def _confirm(self, tag: int, outgoing: Outgoing, outcome: object) -> None:
+        delivery = self._answers.pop(tag, None)
+        if delivery is not None:
+            if outcome is False:
+                self.reject(delivery, requeue=True)
+            else:
+                self.ack(delivery)
+        super()._confirm(tag, outgoing, outcome)
+
+    def _end(self, refused: Refused | None) -> None:
+        if not self.open:
+            return
+        super()._end(refused)
+        self.amqp.on_consumer_cancel_callbacks.discard(self._on_cancelled)
+        held, self._held = self._held, []
+        for _, reply in held:
+            self._elsewhere(reply)
+        self.unsettled.clear()
+        self._answers.clear()
+        if self._idle is not None:
+            self._idle()

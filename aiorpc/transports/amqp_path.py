@@ -1,0 +1,145 @@
+"""
+How the hot frames of one connection move: what the fast lane and the plain way have in common.
+
+Writes are collected and leave as one, once a turn of the loop. May import aiormq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import aiormq
+import aiormq.abc
+
+from .amqp_demux import ConnectionFrames, HotFrames
+
+if TYPE_CHECKING:
+    import ssl  # imported only where TLS is used: it takes its time
+
+    from aiormq.abc import ConsumerCallback
+
+__all__ = ["HIGH_WATER", "LOW_WATER", "HotPath", "Opener", "Owner"]
+
+#: Bytes waiting to be written at which senders should wait, and at which they may go on.
+HIGH_WATER = 1 << 20
+LOW_WATER = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Where the socket leads to; *tls* is ``None`` for plain TCP."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    server_hostname: str | None
+
+
+class Owner(ConnectionFrames, Protocol):
+    """Who wants to know what becomes of the connection."""
+
+    def socket_lost(self, error: BaseException | None) -> None:
+        """The socket is closed, from either side."""
+
+
+class HotPath(ABC):
+    """One connection's way in and out for hot frames. Belongs to the loop that made it."""
+
+    #: Whether aiormq has to be told what is published, with a message id for what may come back.
+    keeps_books = False
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []
+        self._sources: list[Callable[[], bytes]] = []
+        self._scheduled = False
+        self._free = asyncio.Event()
+        self._free.set()
+
+    # --- out
+
+    def write(self, frames: bytes) -> None:
+        """Whole frames, written in this order at the end of the turn of the loop."""
+        self._out.append(frames)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self.flush)
+
+    def collect(self, source: Callable[[], bytes]) -> None:
+        """Ask *source* for frames when the turn's writes leave; they go behind the others."""
+        self._sources.append(source)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Let everything collected so far leave now."""
+        self._scheduled = False
+        out = self._out
+        if self._sources:
+            out.extend([source() for source in self._sources])
+            self._sources.clear()
+        if out:
+            frames = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._send(frames)
+
+    @property
+    def congested(self) -> bool:
+        """Whether more than :data:`HIGH_WATER` bytes wait to be written."""
+        return not self._free.is_set()
+
+    async def drained(self) -> None:
+        """Return when it is not congested, or the connection is gone."""
+        await self._free.wait()
+
+    @abstractmethod
+    def _send(self, frames: bytes) -> None:
+        """Write *frames*."""
+
+    # --- the connection's life
+
+    @property
+    @abstractmethod
+    def factory(self) -> aiormq.TransportFactory:
+        """What opens the socket."""
+
+    @abstractmethod
+    def connected(self, connection: aiormq.abc.AbstractConnection) -> None:
+        """The handshake is done."""
+
+    @abstractmethod
+    async def written(self) -> None:
+        """Return when all that was collected is written to the socket, or the connection gone."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop the socket, whatever waits to be written."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """The connection is over: end what runs here. Idempotent."""
+
+    # --- in
+
+    @abstractmethod
+    def attach(self, channel: aiormq.abc.AbstractChannel, frames: HotFrames) -> None:
+        """Let *frames* have the hot frames of *channel*."""
+
+    @abstractmethod
+    def detach(self, number: int) -> None:
+        """No more for channel *number*."""
+
+    @abstractmethod
+    def consumer(self, frames: HotFrames) -> ConsumerCallback:
+        """The callback for aiormq's ``basic_consume``."""
+
+    def published(
+        self, channel: aiormq.Channel, frames: HotFrames, tag: int, message_id: str | None
+    ) -> None:
+        """A message that the broker will confirm with *tag* is about to be written."""

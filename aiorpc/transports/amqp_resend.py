@@ -1,0 +1,127 @@
+"""
+What becomes of messages whose channel ended before they were confirmed. No I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from ..exceptions import (
+    AioRpcError,
+    ConfigurationError,
+    ConnectionLost,
+    Unroutable,
+    UnserializableValueError,
+)
+from ..wire.message import Message
+from .amqp_errors import Refused
+from .amqp_outbox import settle
+from .base import Outgoing
+
+__all__ = ["sort_out"]
+
+#: How often the broker may close the channel of a message, for a reason that we cannot lay at any
+#: message's door, before the message is given up.
+_MAX_CLOSES = 3
+
+# RabbitMQ's words, in 403, 404 and 406.
+_EXCHANGE = re.compile(r"exchange '([^']*)'")
+_SIZE = re.compile(r"message size (\d+)")
+_USER_ID = re.compile(r"user_id property set to '([^']*)'")
+
+
+def sort_out(
+    unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None, url: str
+) -> list[Outgoing]:
+    """
+    Those of *unconfirmed* (by delivery tag, in order) that are to be sent again; the others are
+    settled here. *refused* is why the broker closed the channel, ``None`` if the connection went.
+    """
+    if refused is None:
+        return [again for _, each in unconfirmed if (again := _uncertain(each)) is not None]
+    culprits = {tag for tag, each in unconfirmed if _is_culprit(each, refused)}
+    # The broker takes messages in order: it never looked at those behind the one for which it
+    # closed the channel.
+    first = min(culprits, default=None)
+    returning: list[Outgoing | None] = []
+    for tag, outgoing in unconfirmed:
+        if tag in culprits:
+            settle(outgoing, _refusal(outgoing, refused, url))
+        elif first is None:
+            returning.append(_suspect(outgoing, refused, url))
+        elif tag > first:
+            returning.append(_unseen(outgoing))
+        else:
+            returning.append(_uncertain(outgoing))
+    return [outgoing for outgoing in returning if outgoing is not None]
+
+
+def _is_culprit(outgoing: Outgoing, refused: Refused) -> bool:
+    if match := _EXCHANGE.search(refused.text):
+        return outgoing.exchange == match[1]
+    if match := _SIZE.search(refused.text):
+        return len(outgoing.message.body) == int(match[1])
+    if match := _USER_ID.search(refused.text):
+        return outgoing.message.user_id == match[1]
+    return False
+
+
+def _unseen(outgoing: Outgoing) -> Outgoing:
+    """The broker cannot have it: it goes again as it is."""
+    # One that asked for no confirm was settled when it was written, and is not settled twice.
+    return outgoing if outgoing.confirm else msgspec.structs.replace(outgoing, settled=None)
+
+
+def _uncertain(outgoing: Outgoing) -> Outgoing | None:
+    """The broker may have it: it goes again if its sender agrees, and as its sender says."""
+    if not outgoing.confirm:
+        return None
+    message = None if outgoing.again is None else outgoing.again(outgoing.message)
+    if message is None:
+        settle(
+            outgoing,
+            ConnectionLost(
+                f"the connection broke before a message to exchange {outgoing.exchange!r}, key "
+                f"{outgoing.routing_key!r}, was confirmed; it may have been delivered"
+            ),
+        )
+        return None
+    outgoing.message = message
+    return outgoing
+
+
+def _suspect(outgoing: Outgoing, refused: Refused, url: str) -> Outgoing | None:
+    """It may be the one that the broker closed the channel for: it goes again, but not for ever."""
+    closes = outgoing.again.closes if isinstance(outgoing.again, _Suspect) else 0
+    if closes + 1 >= _MAX_CLOSES:
+        settle(outgoing, _refusal(outgoing, refused, url))
+        return None
+    again = _uncertain(outgoing)
+    if again is not None and again.again is not None:
+        again.again = _Suspect(again.again, closes + 1)
+    return again
+
+
+class _Suspect:
+    """A message's ``again`` that remembers how many channels were closed around it."""
+
+    def __init__(self, again: Callable[[Message], Message | None], closes: int) -> None:
+        self._again = again
+        self.closes = closes
+
+    def __call__(self, message: Message) -> Message | None:
+        return self._again(message)
+
+
+def _refusal(outgoing: Outgoing, refused: Refused, url: str) -> AioRpcError:
+    where = f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, on {url}"
+    if refused.code == 404:
+        return Unroutable(f"{where}: there is no such exchange ({refused})")
+    if refused.code == 403:
+        return ConfigurationError(f"{where}: the user may not publish there ({refused})")
+    if _SIZE.search(refused.text):
+        return UnserializableValueError(f"{where}: larger than the broker takes ({refused})")
+    return ConnectionLost(f"{where}: the broker closed the channel for it ({refused})")

@@ -1,0 +1,258 @@
+"""
+A subscription: a consumer that comes back. One task of its own declares, consumes, waits until that
+ends, and begins again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, Protocol
+
+from ..exceptions import ConnectionLost
+from ..wire.message import Queue
+from .amqp_channel import Unconfirmed
+from .amqp_consumer import ConsumerChannel
+from .amqp_errors import Refused, errors, quietly
+from .amqp_link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
+from .amqp_topology import declare_queue, misdeclared, queue_exists
+from .base import Outgoing, Received, Subscription
+
+__all__ = ["AmqpSubscription", "Backoff", "Host"]
+
+log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """Seconds to wait before the next attempt: doubled each time, jittered, bounded."""
+
+    def __init__(self, first: float = 0.1, most: float = 5.0) -> None:
+        self._first = self._next = first
+        self._most = most
+
+    def reset(self) -> None:
+        """It worked: begin anew."""
+        self._next = self._first
+
+    def next(self) -> float:
+        """How long to wait now."""
+        now, self._next = self._next, min(self._next * 2, self._most)
+        return now * random.uniform(0.5, 1.0)
+
+
+class Host(Protocol):
+    """What a subscription needs of its transport."""
+
+    reconnects: int
+    max_message_size: int | None
+
+    async def available(self) -> Link:
+        """The link, once there is one with its topology declared."""
+
+    def tried(self, subscription: AmqpSubscription, link: Link) -> None:
+        """The subscription consumes on *link*, or could not."""
+
+    def ended(self, subscription: AmqpSubscription) -> None:
+        """It will not come back."""
+
+    def send(self, outgoing: Outgoing) -> None:
+        """As :meth:`.base.Transport.send`."""
+
+
+class AmqpSubscription(Subscription):
+    """See :meth:`.base.Transport.subscribe` for what the arguments mean."""
+
+    def __init__(
+        self,
+        host: Host,
+        unconfirmed: Unconfirmed,
+        queue: Queue,
+        received: Received,
+        *,
+        prefetch: int,
+        acks: Literal["each", "joined"],
+        keep: bool,
+        gone: Callable[[], None] | None,
+        arguments: Callable[[int], dict[str, Any]] | None,
+    ) -> None:
+        self.queue = queue
+        self._host = host
+        self._unconfirmed = unconfirmed
+        self._received = received
+        self._prefetch = prefetch
+        self._acks: Literal["each", "joined"] = acks
+        self._keep = keep
+        self._gone = gone
+        self._arguments = arguments
+        self._channel: ConsumerChannel | None = None
+        self._channels: set[ConsumerChannel] = set()
+        self._consuming = False
+        self._consumed_before = False
+        self._tag = ""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._cancelled: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(), name=f"aiorpc: consume {queue.name}")
+
+    @property
+    def consuming(self) -> bool:
+        return self._consuming and self._channel is not None and self._channel.open
+
+    async def ready(self) -> None:
+        """
+        Return when it consumes for the first time.
+
+        Raises:
+            ConfigurationError: it never will.
+        """
+        try:
+            await asyncio.shield(self._ready)
+        except BaseException:
+            await self.cancel()
+            raise
+
+    def unblocked(self) -> None:
+        """The broker takes messages again."""
+        if self._channel is not None and self._channel.open:
+            self._channel.unblocked()
+
+    def open_channels(self) -> list[ConsumerChannel]:
+        """Those on which something may still be under way."""
+        return [channel for channel in self._channels if channel.open]
+
+    async def cancel(self) -> None:
+        if self._cancelled is None:
+            self._cancelled = asyncio.create_task(self._cancel())
+        # Shielded: whoever stops waiting for it does not leave a consumer behind.
+        await asyncio.shield(self._cancelled)
+
+    async def stop(self) -> None:
+        """End its tasks without a word to the broker: the connection is being closed."""
+        self._consuming = False
+        tasks = [self._task, *self._closing]
+        if self._cancelled is not None:
+            tasks.append(self._cancelled)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._ready.done():
+            self._ready.set_exception(ConnectionLost("the transport was closed"))
+            self._ready.exception()  # whoever waits has it; nobody has to
+
+    async def _cancel(self) -> None:
+        channel, was_consuming = self._channel, self._consuming
+        if channel is not None:
+            channel.refuse()
+        self._consuming = False
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if channel is not None and channel.open:
+            if was_consuming:
+                with quietly(), suppress(Exception):
+                    await channel.amqp.basic_cancel(self._tag, timeout=CLOSE_TIMEOUT)
+            channel.when_idle(lambda: self._close_soon(channel))
+        if not self._ready.done():
+            self._ready.set_exception(ConnectionLost("the subscription was cancelled"))
+            self._ready.exception()
+        self._host.ended(self)
+
+    def _close_soon(self, channel: ConsumerChannel) -> None:
+        """Nothing is left to settle on a cancelled consumer's channel."""
+        if channel.open:
+            task = asyncio.create_task(channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    # --- the task
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        told = ""
+        while True:
+            link = await self._host.available()
+            try:
+                await self._consume(link)
+            except Refused as refused:
+                error = misdeclared(f"queue {self.queue.name!r} on {link.url}", refused)
+                if not self._ready.done():
+                    self._ready.set_exception(error)
+                    return
+                if told != str(error):
+                    told = str(error)
+                    log.error("%s; trying again", error)
+            except (OSError, TimeoutError) as error:
+                log.debug("cannot consume from %s yet: %s", self.queue.name, error)
+            else:
+                told = ""
+                backoff.reset()
+                if not self._ready.done():
+                    self._ready.set_result(None)
+                self._host.tried(self, link)
+                await self._ended()
+            finally:
+                self._consuming = False
+                self._host.tried(self, link)
+            await asyncio.sleep(backoff.next())
+
+    async def _consume(self, link: Link) -> None:
+        if self._keep and self._consumed_before and not await queue_exists(link, self.queue.name):
+            log.warning("queue %s is gone on %s; declaring it anew", self.queue.name, link.url)
+            if self._gone is not None:
+                self._gone()
+        await declare_queue(link, self.queue)
+        channel = self._channel
+        if channel is None or not channel.open or channel.link is not link:
+            channel = await self._open(link)
+        if channel.cancelled.done():
+            channel.cancelled = channel.loop.create_future()
+        arguments = self._arguments(self._host.reconnects) if self._arguments else None
+        with quietly(), errors():
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                consuming = await channel.amqp.basic_consume(
+                    self.queue.name, channel.path.consumer(channel), arguments=arguments
+                )
+        self._tag = consuming.consumer_tag or ""
+        self._consuming = self._consumed_before = True
+
+    async def _open(self, link: Link) -> ConsumerChannel:
+        amqp = await link.channel()
+        channel = ConsumerChannel(
+            link,
+            amqp,
+            max_message_size=self._host.max_message_size,
+            unconfirmed=self._unconfirmed,
+            received=self._received,
+            acks=self._acks,
+            elsewhere=self._host.send,
+        )
+        self._channels = {each for each in self._channels if each.open} | {channel}
+        self._channel = channel
+        if self._prefetch:
+            with quietly(), errors():
+                await amqp.basic_qos(prefetch_count=self._prefetch, timeout=REPLY_TIMEOUT)
+        return channel
+
+    async def _ended(self) -> None:
+        """Return when the consumer is no more, and say why, unless the whole connection went."""
+        channel = self._channel
+        assert channel is not None
+        either: list[asyncio.Future[Any]] = [channel.ended, channel.cancelled]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not channel.ended.done():
+            log.warning(
+                "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
+                "consuming again",
+                self.queue.name,
+                channel.link.url,
+            )
+        elif (refused := channel.ended.result()) is not None:
+            log.warning(
+                "the broker closed the channel that consumes from %s on %s: %s; what was not "
+                "settled comes back, consuming again",
+                self.queue.name,
+                channel.link.url,
+                refused,
+            )
