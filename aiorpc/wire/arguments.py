@@ -47,7 +47,6 @@ class Arguments:
     """
 
     __slots__ = (
-        "_by_keyword",
         "_checks",
         "_converters",
         "_function",
@@ -103,7 +102,6 @@ class Arguments:
             for index, name in enumerate(self._names)
             if name in converters
         )
-        self._by_keyword = {name: converters[name] for name in self._keywords if name in converters}
 
     @classmethod
     def of(
@@ -148,8 +146,14 @@ class Arguments:
                 expected and the type of what came, and never shows the value.
         """
         count = len(args)
-        if kwargs or not self._least <= count <= self._most or self._rest is not None:
-            return self._bind_any(args, kwargs)
+        if kwargs:
+            if not self._fits(count, kwargs):
+                raise IncorrectSignature(self._misfit(args, kwargs))
+            kwargs = self._convert_keywords(kwargs)
+        elif not self._least <= count <= self._most:
+            raise IncorrectSignature(self._misfit(args, kwargs))
+        if self._rest is not None:
+            return self._convert(args), kwargs
         for index, exact in self._checks:
             if index >= count:
                 break
@@ -157,32 +161,28 @@ class Arguments:
                 return self._convert(args), kwargs
         return tuple(args), kwargs
 
-    def _bind_any(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self._fits(len(args), kwargs):
-            raise IncorrectSignature(self._misfit(args, kwargs))
-        if kwargs and (self._by_keyword or self._rest_by_keyword is not None):
-            kwargs = {name: self._convert_keyword(name, value) for name, value in kwargs.items()}
-        return self._convert(args), kwargs
-
-    def _fits(self, count: int, kwargs: Mapping[str, Any]) -> bool:
+    def _fits(self, count: int, kwargs: dict[str, Any]) -> bool:
+        """Whether the method takes *count* positional arguments and these keywords."""
         if not self._needed_positional_only <= count <= self._most:
             return False
-        if kwargs:
-            given = kwargs.keys()
-            if not self._takes_any_keyword and not given <= self._keywords:
+        keywords = self._keywords
+        if not kwargs.keys() <= keywords and not self._can_be_keywords(kwargs):
+            return False
+        for name in self._names[:count]:
+            if name in kwargs and name in keywords:
                 return False
-            if any(name in given and name in self._keywords for name in self._names[:count]):
+        for name in self._needed_positionals[count:]:
+            if name not in kwargs:
                 return False
-            if self._takes_any_keyword and not self._can_be_keywords(given):
+        for name in self._needed_keywords:  # noqa: SIM110 - a generator costs as much as the rest
+            if name not in kwargs:
                 return False
-        return all(name in kwargs for name in self._needed_positionals[count:]) and all(
-            name in kwargs for name in self._needed_keywords
-        )
+        return True
 
     def _can_be_keywords(self, names: Iterable[Any]) -> bool:
         """``**kwargs`` takes any name, but for what is no name, and ``self``, which is taken."""
+        if not self._takes_any_keyword:
+            return False
         taken = self._self.name if self._self and self._self.kind in _BY_KEYWORD else None
         return all(isinstance(name, str) and name != taken for name in names)
 
@@ -197,31 +197,32 @@ class Arguments:
         return f"{self._name} does not take these arguments"
 
     def _convert(self, args: Sequence[Any]) -> tuple[Any, ...]:
-        converters, rest = self._converters, self._rest
-        names = self._names
+        names, rest = self._names, self._rest
         converted = list(args)
         for index, value in enumerate(args):
-            converter = converters.get(names[index]) if index < len(names) else rest
+            name = names[index] if index < len(names) else None
+            converter = rest if name is None else self._converters.get(name)
             if converter is not None and type(value) not in converter.exact:
-                converted[index] = self._converted(converter, value)
+                name = name or f"*{converter.name}[{index - len(names)}]"
+                converted[index] = self._converted(converter, name, value)
         return tuple(converted)
 
-    def _convert_keyword(self, name: str, value: Any) -> Any:
-        converter = self._by_keyword.get(name)
-        if converter is None:
-            if name in self._keywords or self._rest_by_keyword is None:
-                return value
-            converter = self._rest_by_keyword
-        if type(value) in converter.exact:
-            return value
-        return self._converted(converter, value, name)
+    def _convert_keywords(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        keywords, converters, rest = self._keywords, self._converters, self._rest_by_keyword
+        converted = kwargs
+        for name, value in kwargs.items():
+            converter = converters.get(name) if name in keywords else rest
+            if converter is not None and type(value) not in converter.exact:
+                if converted is kwargs:
+                    converted = kwargs.copy()
+                converted[name] = self._converted(converter, name, value)
+        return converted
 
-    def _converted(self, converter: _Converter, value: Any, name: str = "") -> Any:
+    def _converted(self, converter: _Converter, name: str, value: Any) -> Any:
         try:
             return converter.convert(value)
         except _Unfit as exc:
-            argument = name or converter.name
-            raise BadArguments(f"{self._name}: argument {argument!r} {exc}") from None
+            raise BadArguments(f"{self._name}: argument {name!r} {exc}") from None
 
 
 class Result:
@@ -458,8 +459,8 @@ def _convert_model(expected: Any, value: Any) -> Any:
 
 
 def _model_faults(exc: ValueError) -> str:
-    faults = getattr(exc, "errors", None)
-    if not callable(faults):
+    faults: Any = getattr(exc, "errors", None)
+    if faults is None:
         return str(exc)
     return "; ".join(
         ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
@@ -507,10 +508,11 @@ def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]
 # Words
 
 
-# msgspec speaks of JSON's types; people who read Python code think in Python's.
-_PYTHON_NAMES = {"object": "dict", "array": "list", "null": "None"}
 _PATH = re.compile(r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$")
-_MISMATCH = re.compile(r"Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`$")
+_MISMATCH = re.compile(r"Expected `[^`]*`, got `[^`]*`$")
+# msgspec speaks of JSON's types; people who read Python code think in Python's.
+_JSON_NAMES = re.compile(r"`(object|array|null)`")
+_PYTHON_NAMES = {"object": "`dict`", "array": "`list`", "null": "`None`"}
 _SHOWN_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
 _MODULES = re.compile(r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)")
 
@@ -521,35 +523,35 @@ def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
     with the types of values and not the values, which may be large or secret.
     """
     path = _PATH.search(message)
-    reason = _reason(message[: path.start()] if path else message)
     if path:
-        return f"must be {_type_name(expected)}: {_place(path)} {reason}"
-    got = f"must be {_type_name(expected)}, got {type(value).__name__}"
+        reason = _reason(message[: path.start()])
+        return f"must be {_type_name(expected)}: {_place(path)}{reason}"
+    kind = type(value).__name__
     if _MISMATCH.match(message):
-        return got
+        return f"must be {_type_name(expected)}, got {kind}"
     if choices := _choices(shape):
-        return f"must be one of {choices}, got another {type(value).__name__}"
-    return f"{got}: it {reason}"
+        return f"must be one of {choices}, got another {kind}"
+    reason = _reason(message)
+    if reason.startswith(" must be "):
+        return reason.lstrip() if ", got " in reason else f"{reason.lstrip()}, got {kind}"
+    return f"must be {_type_name(expected)}, got {kind}{reason}"
 
 
 def _reason(message: str) -> str:
-    """What is wrong with a value, as the rest of a sentence about it."""
-    if mismatch := _MISMATCH.match(message):
-        expected, got = (_PYTHON_NAMES.get(name, name) for name in mismatch.groups())
-        return f"must be {expected}, got {got}"
+    """What is wrong with a value, to be put after its place or its type."""
+    message = _JSON_NAMES.sub(lambda name: _PYTHON_NAMES[name[1]], message)
     message = _SHOWN_VALUE.sub(r"\1", message)
     if message.startswith("Expected "):
-        return "must be " + message.removeprefix("Expected ").replace("`", "")
-    if message.startswith("Object "):
-        return message.removeprefix("Object ").replace("missing", "lacks the")
-    return f"is refused: {message}"
+        return " must be " + message.removeprefix("Expected ").replace("`", "")
+    return ": " + message[:1].lower() + message[1:].replace("`", "'")
 
 
 def _place(path: re.Match[str]) -> str:
-    place, container = path["place"], path["container"]
-    if container is not None:
-        return f"a {place} of {container.removeprefix('$').removeprefix('.') or 'it'}"
-    return place.removeprefix("$").removeprefix(".") or "it"
+    place = path["place"].removeprefix("$").removeprefix(".")
+    if path["container"] is None:
+        return place
+    container = path["container"].removeprefix("$").removeprefix(".")
+    return f"a {place} of {container or 'it'}"
 
 
 def _choices(shape: shapes.Type) -> str:
@@ -567,6 +569,4 @@ def _type_name(annotation: Any) -> str:
         annotation = get_args(annotation)[0]
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
-    if annotation is type(None):
-        return "None"
-    return _MODULES.sub("", inspect.formatannotation(annotation))
+    return _MODULES.sub("", inspect.formatannotation(annotation)).replace("NoneType", "None")

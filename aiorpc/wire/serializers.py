@@ -335,7 +335,7 @@ def _is_charset(encoding: str) -> bool:
     try:
         codecs.lookup(encoding)
         "".encode(encoding)
-    except LookupError:  # also for codecs that are no charsets, such as hex
+    except (LookupError, ValueError):  # codecs that are no charsets, such as hex; a NUL
         return False
     return True
 
@@ -352,10 +352,9 @@ def as_utf8(body: bytes, content_encoding: str | None) -> bytes:
         return body
     try:
         return body.decode(content_encoding or "").encode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as exc:
+    except UnicodeError as exc:
         raise MalformedRequest(
-            f"the body is not the {content_encoding} that it claims to be: {exc.reason} at byte "
-            f"{exc.start}"
+            f"the body is not the {content_encoding} that it claims to be: {exc}"
         ) from None
 
 

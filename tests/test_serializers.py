@@ -1,0 +1,397 @@
+"""Serializers: what each writes and reads, which ones a configuration has, compression."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+
+from aiorpc.config import from_mapping
+from aiorpc.exceptions import ConfigurationError, MalformedRequest, UnserializableValueError
+from aiorpc.wire.serializers import (
+    JSON,
+    MSGPACK,
+    PLAIN_JSON,
+    RAW,
+    SerializerSet,
+    as_utf8,
+    compress,
+    decompress,
+    yaml,
+)
+
+YAML = yaml()
+BUILT_IN = [JSON, PLAIN_JSON, MSGPACK, YAML]
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Pair(NamedTuple):
+    x: int
+    y: int
+
+
+class Text(str):
+    pass
+
+
+@dataclass
+class Item:
+    sku: UUID
+    colour: Colour
+
+
+class Custom:
+    def __json__(self) -> Any:
+        return {"custom": [1]}
+
+
+class Opaque:
+    pass
+
+
+def by_name(serializer):
+    return serializer.name
+
+
+@pytest.mark.parametrize("serializer", BUILT_IN, ids=by_name)
+def test_plain_data_comes_back(serializer):
+    value = {"args": [1, 2.5, "é", None, True, [], {}], "kwargs": {"x": [{"y": "z"}]}}
+    assert serializer.decode(serializer.encode(value)) == value
+
+
+@pytest.mark.parametrize("serializer", BUILT_IN, ids=by_name)
+def test_objects_go_as_their_fields(serializer):
+    value = [Colour.RED, Pair(1, 2), Text("t"), Custom(), (1,)]
+    assert serializer.decode(serializer.encode(value)) == ["red", [1, 2], "t", {"custom": [1]}, [1]]
+    decoded = serializer.decode(serializer.encode(Item(UUID(int=5), Colour.RED)))
+    assert UUID(str(decoded["sku"])) == UUID(int=5)
+    assert decoded["colour"] == "red"
+
+
+@pytest.mark.parametrize("serializer", [MSGPACK, YAML], ids=by_name)
+def test_what_the_format_has_no_word_for_goes_as_text(serializer):
+    value = [Decimal("1.10"), UUID(int=5), time(1, 2, 3)]
+    texts = ["1.10", "00000000-0000-0000-0000-000000000005", "01:02:03"]
+    assert serializer.decode(serializer.encode(value)) == texts
+
+
+def test_yaml_and_msgpack_keep_what_they_can():
+    value = {"day": date(2020, 1, 2), "at": datetime(2020, 1, 2, 3, 4, 5), "blob": b"\xff"}
+    assert YAML.decode(YAML.encode(value)) == value
+    assert MSGPACK.decode(MSGPACK.encode({"blob": b"\xff"})) == {"blob": b"\xff"}
+
+
+def test_yaml_is_what_nameko_sends():
+    assert YAML.encode({"args": [1], "kwargs": {}}) == b"args:\n- 1\nkwargs: {}\n"
+    assert YAML.encode({"error": None, "result": 1}) == b"error: null\nresult: 1\n"
+
+
+def test_content_types_are_kombus():
+    assert [(s.name, s.content_type, s.content_encoding) for s in BUILT_IN] == [
+        ("json", "application/json", "utf-8"),
+        ("json", "application/json", "utf-8"),
+        ("msgpack", "application/x-msgpack", "binary"),
+        ("yaml", "application/x-yaml", "utf-8"),
+    ]
+
+
+def cyclic() -> Any:
+    value: list[Any] = []
+    value.append({"self": value, "opaque": Opaque()})
+    return value
+
+
+@pytest.mark.parametrize("serializer", BUILT_IN, ids=by_name)
+@pytest.mark.parametrize("value", [Opaque(), {"result": Opaque()}, cyclic()], ids=type)
+def test_encode_raises_unserializable_and_nothing_else(serializer, value):
+    with pytest.raises(UnserializableValueError, match=r"."):
+        serializer.encode(value)
+
+
+def test_msgpack_has_no_ints_beyond_64_bits():
+    with pytest.raises(UnserializableValueError, match=r"dict as msgpack.*2\*\*64"):
+        MSGPACK.encode({"result": 2**70})
+
+
+@pytest.mark.parametrize(
+    ("serializer", "data"),
+    [
+        (JSON, b""),
+        (JSON, b"{"),
+        (JSON, b"[" * 100_000),
+        (JSON, b"\xff"),
+        (MSGPACK, b""),
+        (MSGPACK, b"\xc1"),
+        (MSGPACK, b"\x91" * 100_000),
+        (MSGPACK, b"\xa1\xff"),
+        (YAML, b"{"),
+        (YAML, b"\xff\xfe\xff"),
+        (YAML, b"[" * 100_000),
+        (YAML, b"!!python/object/apply:os.getcwd []"),
+        (YAML, b"2020-13-45"),
+        (YAML, b"? [a]\n: b"),
+    ],
+)
+def test_decode_raises_malformed_request_and_nothing_else(serializer, data):
+    with pytest.raises(MalformedRequest, match=f"is not the (?i:{serializer.name})"):
+        serializer.decode(data)
+
+
+def test_raw_is_text_where_it_can_be():
+    assert RAW.decode("é".encode()) == "é"
+    assert RAW.decode(b"\xff") == b"\xff"
+    assert RAW.encode("é") == "é".encode()
+    assert RAW.encode(bytearray(b"x")) == b"x"
+    with pytest.raises(UnserializableValueError, match="dict"):
+        RAW.encode({})
+
+
+# The settings
+
+
+def serializers(**config):
+    return SerializerSet.of(from_mapping(config, "config.yaml"))
+
+
+def test_json_by_default():
+    chosen = serializers()
+    assert chosen.default is JSON
+    assert chosen.for_content_type("application/json") is JSON
+
+
+def test_plain_json_for_old_peers():
+    assert serializers(JSON_TYPES="plain").default is PLAIN_JSON
+
+
+def test_only_the_own_serializer_is_accepted_unless_said_otherwise():
+    chosen = serializers(serializer="msgpack")
+    assert chosen.default is MSGPACK
+    with pytest.raises(MalformedRequest):
+        chosen.for_content_type("application/json")
+
+
+def test_accept_takes_names_and_content_types():
+    chosen = serializers(ACCEPT=["json", "application/x-msgpack", "yaml"])
+    assert chosen.for_content_type("application/x-msgpack") is MSGPACK
+    assert chosen.for_content_type("application/x-yaml").name == "yaml"
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+def test_parameters_and_case_of_a_content_type_do_not_matter(content_type):
+    assert serializers().for_content_type(content_type) is JSON
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-python-serialize", "", None])
+def test_what_is_not_accepted_is_told_what_is(content_type):
+    chosen = serializers(ACCEPT=["json", "msgpack"])
+    with pytest.raises(MalformedRequest) as caught:
+        chosen.for_content_type(content_type)
+    assert type(caught.value) is MalformedRequest, "subclasses do not cross the wire as themselves"
+    assert (content_type or "no content type") in str(caught.value)
+    assert "application/json, application/x-msgpack" in str(caught.value)
+
+
+@pytest.mark.parametrize("content_type", [None, "", "application/data", "application/text"])
+def test_payloads_without_a_format_come_undecoded(content_type):
+    assert serializers().for_payload(content_type) is RAW
+
+
+def test_payloads_with_a_format_are_decoded():
+    assert serializers().for_payload("application/json") is JSON
+    with pytest.raises(MalformedRequest):
+        serializers().for_payload("image/png")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"serializer": "pickle"},
+        {"ACCEPT": ["json", "pickle"]},
+        {"ACCEPT": ["application/x-python-serialize"]},
+    ],
+)
+def test_pickle_is_refused_with_a_reason_and_a_remedy(config):
+    with pytest.raises(ConfigurationError, match=r"config.yaml: .*pickle.*any code.*ACCEPT"):
+        serializers(**config)
+
+
+@pytest.mark.parametrize("config", [{"serializer": "jsn"}, {"ACCEPT": ["text/plain"]}])
+def test_an_unknown_serializer_is_told_which_there_are(config):
+    with pytest.raises(ConfigurationError, match=r"json, msgpack, yaml.*SERIALIZERS"):
+        serializers(**config)
+
+
+# Serializers of the user's own. As with kombu, a charset means str, `binary` means bytes.
+
+
+def reversed_json(value: Any) -> str:
+    return json.dumps(value)[::-1]
+
+
+def parse_reversed(text: str) -> Any:
+    return json.loads(text[::-1])
+
+
+def to_bytes(value: Any) -> bytes:
+    return bytes(value)
+
+
+def from_bytes(data: bytes) -> Any:
+    assert isinstance(data, bytes)
+    return list(data)
+
+
+def custom(**changes):
+    options = {
+        "encoder": f"{__name__}.reversed_json",
+        "decoder": f"{__name__}.parse_reversed",
+        "content_type": "application/x-rev",
+        "content_encoding": "utf-8",
+        **changes,
+    }
+    return serializers(SERIALIZERS={"rev": options}, serializer="rev").default
+
+
+def test_a_custom_serializer():
+    rev = custom()
+    # Captured from Nameko with the same serializer.
+    data = b'}}{ :"sgrawk" ,]1[ :"sgra"{'
+    assert rev.encode({"args": [1], "kwargs": {}}) == data
+    assert rev.decode(data) == {"args": [1], "kwargs": {}}
+    assert (rev.name, rev.content_type, rev.content_encoding) == (
+        "rev",
+        "application/x-rev",
+        "utf-8",
+    )
+
+
+def test_a_custom_serializer_in_another_charset():
+    rev = custom(content_encoding="utf-16-le")
+    assert rev.encode("x") == '"x"'.encode("utf-16-le")
+    assert rev.decode('"x"'.encode("utf-16-le")) == "x"
+
+
+def test_a_custom_binary_serializer():
+    binary = custom(
+        encoder=f"{__name__}.to_bytes", decoder=f"{__name__}.from_bytes", content_encoding="binary"
+    )
+    assert binary.encode([1, 255]) == b"\x01\xff"
+    assert binary.decode(b"\x01\xff") == [1, 255]
+
+
+def test_errors_of_a_custom_serializer_are_ours():
+    rev = custom()
+    with pytest.raises(UnserializableValueError, match="as rev"):
+        rev.encode(Opaque())
+    with pytest.raises(MalformedRequest, match="is not the rev"):
+        rev.decode(b"\xff")
+    with pytest.raises(MalformedRequest, match="is not the rev"):
+        rev.decode(b"{")
+
+
+def test_a_custom_serializer_is_accepted_by_its_content_type():
+    options = {
+        "encoder": f"{__name__}.reversed_json",
+        "decoder": f"{__name__}.parse_reversed",
+        "content_type": "application/x-rev",
+    }
+    chosen = serializers(SERIALIZERS={"rev": options}, ACCEPT=["json", "application/x-rev"])
+    assert chosen.default is JSON
+    assert chosen.for_content_type("application/x-rev").name == "rev"
+
+
+@pytest.mark.parametrize("path", ["no_such_module.encode", f"{__name__}.nothing", "encode", ""])
+def test_a_path_that_leads_nowhere(path):
+    with pytest.raises(ConfigurationError, match=r"SERIALIZERS.rev.encoder .*cannot be imported"):
+        custom(encoder=path)
+
+
+def test_an_encoding_that_is_no_charset():
+    with pytest.raises(ConfigurationError, match=r"SERIALIZERS.rev.content_encoding .*'hex'"):
+        custom(content_encoding="hex")
+
+
+# Charsets and compression
+
+
+def test_a_body_in_another_charset():
+    assert as_utf8('"é"'.encode("latin-1"), "latin-1") == '"é"'.encode()
+    assert as_utf8("é".encode("utf-16"), "UTF-16") == "é".encode()
+
+
+@pytest.mark.parametrize("encoding", [None, "", "utf-8", "UTF-8", "binary", "hex", "no-such", "\0"])
+def test_a_body_whose_encoding_is_no_other_charset_stays_as_it_is(encoding):
+    assert as_utf8(b"\xff", encoding) == b"\xff"
+
+
+def test_a_body_that_is_not_in_its_charset():
+    with pytest.raises(MalformedRequest, match="utf-16"):
+        as_utf8(b"\x00\xd8", "utf-16-le")
+
+
+@pytest.mark.parametrize(
+    ("header", "packed"),
+    [
+        ("application/x-gzip", zlib.compress(b"x" * 1000)),
+        ("gzip", gzip.compress(b"x" * 1000)),
+        ("application/x-bz2", bz2.compress(b"x" * 1000)),
+    ],
+)
+def test_decompresses_what_kombu_compresses(header, packed):
+    assert decompress(packed, header, limit=1000) == b"x" * 1000
+    with pytest.raises(MalformedRequest, match="larger than 999 bytes"):
+        decompress(packed, header, limit=999)
+    with pytest.raises(MalformedRequest, match="cut short"):
+        decompress(packed[:-1], header, limit=1000)
+    with pytest.raises(MalformedRequest, match="is not the"):
+        decompress(b"nonsense" + packed, header, limit=1000)
+
+
+def test_a_zip_bomb_is_not_unpacked(monkeypatch):
+    bomb = zlib.compress(b"\0" * 50_000_000)
+    unpacked: list[int] = []
+
+    class Counting:
+        def __init__(self, **options: Any) -> None:
+            self.inflater = real(**options)
+
+        def decompress(self, data: bytes, max_length: int) -> bytes:
+            plain: bytes = self.inflater.decompress(data, max_length)
+            unpacked.append(len(plain))
+            return plain
+
+    real = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    with pytest.raises(MalformedRequest, match="larger than 1000 bytes"):
+        decompress(bomb, "application/x-gzip", limit=1000)
+    assert unpacked == [1001]
+
+
+@pytest.mark.parametrize("header", ["application/zstd", "", 5, None, ["gzip"]])
+def test_unknown_compression(header):
+    with pytest.raises(MalformedRequest, match=r"unknown compression.*application/x-gzip"):
+        decompress(b"x", header, limit=1000)
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2"])
+def test_compresses_what_it_decompresses(name):
+    packed, header = compress(b"x" * 1000, name)
+    assert len(packed) < 100
+    assert decompress(packed, header, limit=1000) == b"x" * 1000
+
+
+def test_compressing_needs_a_known_name():
+    with pytest.raises(ConfigurationError, match="gzip or bzip2"):
+        compress(b"", "zstd")
