@@ -17,14 +17,12 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from ..config import Settings
-from ..exceptions import AioRpcError, ConfigurationError, ConnectionLost, UnserializableValueError
+from ..exceptions import ConfigurationError, ConnectionLost
 from ..wire.message import Exchange, Queue
-from .amqp_channel import Channel, too_large
-from .amqp_codec import Encoder
+from .amqp_channel import Channel
 from .amqp_errors import Refused, quietly, reason
 from .amqp_link import CLOSE_TIMEOUT, Link
-from .amqp_outbox import Outbox, settle_soon
-from .amqp_resend import sort_out
+from .amqp_sending import Sender
 from .amqp_subscription import AmqpSubscription, Backoff
 from .amqp_topology import Inspector, Topology, delete_queue, misdeclared
 from .base import Outgoing, QueueState, Received, State, Subscription, Transport
@@ -35,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that subscriptions may take to come back before messages are sent without them.
 _SUBSCRIBE_TIMEOUT = 10.0
-#: Messages of the outbox that leave in one turn of the loop.
-_BATCH = 200
 
 
 class AmqpTransport(Transport):
@@ -58,21 +54,16 @@ class AmqpTransport(Transport):
         self._urls = settings.broker_urls
         self.url = self._urls[0].redacted()
         self._listeners: list[Callable[[State], None]] = []
-        self._outbox = Outbox(f"not connected to {self.url} yet")
+        self._sender = Sender(self.url, settings.max_message_size)
         self._topology = Topology()
         self._subscriptions: set[AmqpSubscription] = set()
         self._inspector = Inspector(lambda: self._link)
-        self._checker = Encoder(0, 0)
         #: The connection, from when its topology is declared until it is lost.
         self._link: Link | None = None
         self._available: asyncio.Future[Link] | None = None
         self._tried: dict[AmqpSubscription, asyncio.Future[None]] = {}
-        #: Where ``send`` writes; ``None`` while things have to wait in the outbox.
-        self._open: Channel | None = None
-        self._publishing: Channel | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
-        self._flusher: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._trouble = "no attempt was made yet"
 
@@ -128,7 +119,7 @@ class AmqpTransport(Transport):
             await asyncio.gather(supervisor, return_exceptions=True)
         if self._available is not None:
             self._available.cancel()
-        self._outbox.fail(ConnectionLost(f"the transport to {self.url} was closed"))
+        self._sender.close(f"the transport to {self.url} was closed")
         self._become(State.CLOSED)
         if was_started:
             log.info("%s: closed the connection to %s", self.name, self.url)
@@ -138,13 +129,12 @@ class AmqpTransport(Transport):
         link = self._link
         if link is None or link.lost.done() or link.blocked_reason is not None:
             return
-        if self._flusher is not None:
-            await asyncio.wait([self._flusher])
+        await self._sender.flushed()
         channels: list[Channel] = [
             channel for each in self._subscriptions for channel in each.open_channels()
         ]
-        if self._publishing is not None:
-            channels.append(self._publishing)
+        if self._sender.channel is not None:
+            channels.append(self._sender.channel)
         for channel in channels:
             await channel.all_confirmed()
         await link.path.written()
@@ -164,61 +154,10 @@ class AmqpTransport(Transport):
             UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``
                 to be told so.
         """
-        channel = self._open
-        try:
-            if channel is not None:
-                channel.publish(outgoing)
-                return
-            self._check(outgoing)
-        except UnserializableValueError as error:
-            if outgoing.settled is None:
-                raise
-            settle_soon(outgoing, error)
-            return
-        if self._closing is not None and self._closing.done():
-            settle_soon(outgoing, ConnectionLost(f"the transport to {self.url} was closed"))
-        else:
-            self._outbox.add(outgoing)
+        self._sender.send(outgoing)
 
     async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
-        tell = outgoing.settled
-
-        def on_settled(error: AioRpcError | None) -> None:
-            if not settled.done():
-                settled.set_result(error)
-            if tell is not None:
-                tell(error)
-
-        outgoing.settled = on_settled
-        if timeout is not None:
-            at = loop.time() + timeout
-            outgoing.expires_at = min(at, outgoing.expires_at or at)
-        self.send(outgoing)
-        try:
-            async with asyncio.timeout(timeout):
-                error = await settled
-        except TimeoutError:
-            error = ConnectionLost(
-                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
-                f"not confirmed within {timeout:g} s: {self._condition()}"
-            )
-        finally:
-            if not settled.done() or settled.cancelled():
-                # Nobody waits any more: it shall not leave later, nor again.
-                outgoing.again = None
-                self._outbox.discard(outgoing)
-        if error is not None:
-            raise error
-
-    def _check(self, outgoing: Outgoing) -> None:
-        """Find out now whether it can be encoded, while its sender is there to be told."""
-        if len(outgoing.message.body) > (self.max_message_size or 1 << 62):
-            raise too_large(outgoing, self.max_message_size or 0)
-        self._checker.publish(
-            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message
-        )
+        await self._sender.publish(outgoing, timeout, self._condition)
 
     def _condition(self) -> str:
         if self.state is State.CONNECTED:
@@ -230,12 +169,12 @@ class AmqpTransport(Transport):
     @property
     def congested(self) -> bool:
         link = self._link
-        return self._outbox.crowded or (link is not None and link.path.congested)
+        return self._sender.outbox.crowded or (link is not None and link.path.congested)
 
     async def drained(self) -> None:
         while self.congested:
-            if self._outbox.crowded:
-                await self._outbox.roomy()
+            if self._sender.outbox.crowded:
+                await self._sender.outbox.roomy()
             elif self._link is not None:
                 await self._link.path.drained()
 
@@ -272,7 +211,7 @@ class AmqpTransport(Transport):
         with quietly():
             subscription = AmqpSubscription(
                 self,
-                self._take_back,
+                self._sender.take_back,
                 queue,
                 received,
                 prefetch=prefetch,
@@ -392,7 +331,7 @@ class AmqpTransport(Transport):
                     return link
             if refusal is not None and first:
                 raise refusal
-            self._outbox.why = f"not connected ({self._trouble})"
+            self._sender.pause(f"not connected ({self._trouble})")
             # When a connection was lost, a line has said so; here is only what is news after that.
             if told != self._trouble and (first or refusal is not None):
                 told = self._trouble
@@ -403,7 +342,7 @@ class AmqpTransport(Transport):
         """Take everything up again on *link*; whether that went well."""
         try:
             await self._topology.restore(link)
-            self._publishing = await self._open_publishing(link)
+            await self._sender.open(link)
         except (Refused, OSError) as error:
             log.debug("%s: could not take up again: %s", self.name, error)
             return False
@@ -422,21 +361,13 @@ class AmqpTransport(Transport):
             return False
         log.info("%s: connected to %s", self.name, self.url)
         self._become(State.CONNECTED if link.blocked_reason is None else State.BLOCKED)
-        self._flush()
+        self._sender.resume()
         return True
-
-    async def _open_publishing(self, link: Link) -> Channel:
-        return Channel(
-            link,
-            await link.channel(confirms=True),
-            max_message_size=self.max_message_size,
-            unconfirmed=self._publishing_ended,
-        )
 
     async def _tend(self, link: Link) -> None:
         """Return when *link* is lost; until then, replace the publishing channel when it closes."""
         while True:
-            publishing = self._publishing
+            publishing = self._sender.channel
             assert publishing is not None
             await _either(link.lost, publishing.ended)
             if link.lost.done():
@@ -449,16 +380,16 @@ class AmqpTransport(Transport):
             )
             try:
                 await self._topology.restore(link)  # it may have been an exchange of ours
-                self._publishing = await self._open_publishing(link)
+                await self._sender.open(link)
             except (Refused, OSError) as error:
                 log.debug("%s: no channel to publish on: %s", self.name, error)
                 link.abort()
                 await link.lost
                 return
-            self._flush()
+            self._sender.resume()
 
     def _disconnected(self, link: Link) -> None:
-        self._open = self._publishing = None
+        self._sender.drop()
         if self._link is not link:
             return  # it never came to be used
         self._link = None
@@ -468,12 +399,13 @@ class AmqpTransport(Transport):
             return
         self.reconnects += 1
         why = link.lost.result() if link.lost.done() else "it was closed"
-        self._trouble = self._outbox.why = f"lost the connection to {self.url}: {why}"
+        self._trouble = f"lost the connection to {self.url}: {why}"
+        self._sender.pause(self._trouble)
         log.warning(
             "%s: %s; connecting again (%d messages wait)",
             self.name,
             self._trouble,
-            len(self._outbox),
+            len(self._sender.outbox),
         )
         self._become(State.CONNECTING)
 
@@ -481,69 +413,16 @@ class AmqpTransport(Transport):
         if link is not self._link or self.state not in (State.CONNECTED, State.BLOCKED):
             return
         if link.blocked_reason is not None:
-            self._open = None
-            self._outbox.why = f"{self.url} takes no messages ({link.blocked_reason or 'an alarm'})"
-            log.warning("%s: %s", self.name, self._outbox.why)
+            why = f"{self.url} takes no messages ({link.blocked_reason or 'an alarm'})"
+            self._sender.pause(why)
+            log.warning("%s: %s", self.name, why)
             self._become(State.BLOCKED)
             return
         log.info("%s: %s takes messages again", self.name, self.url)
         self._become(State.CONNECTED)
         for subscription in list(self._subscriptions):
             subscription.unblocked()
-        self._flush()
-
-    # --- the outbox leaves
-
-    def _flush(self) -> None:
-        """Send what waits; then let ``send`` write directly."""
-        if self._flusher is not None or self._flush_batch():
-            return
-        self._flusher = asyncio.create_task(self._flush_rest())
-        self._flusher.add_done_callback(self._flushed)
-
-    def _flush_batch(self) -> bool:
-        """Send some of what waits; whether there is no more to be done."""
-        channel, link = self._publishing, self._link
-        if channel is None or link is None or not channel.open or link.blocked_reason is not None:
-            return True
-        for _ in range(_BATCH):
-            outgoing = self._outbox.take()
-            if outgoing is None:
-                self._open = channel
-                return True
-            try:
-                channel.publish(outgoing)
-            except UnserializableValueError as error:
-                settle_soon(outgoing, error)
-        return False
-
-    async def _flush_rest(self) -> None:
-        while not self._flush_batch():
-            link = self._link
-            if link is not None and link.path.congested:
-                await link.path.drained()
-            await asyncio.sleep(0)
-
-    def _flushed(self, flusher: asyncio.Task[None]) -> None:
-        self._flusher = None
-        if not flusher.cancelled() and (error := flusher.exception()) is not None:
-            log.error("%s: sending what had waited failed", self.name, exc_info=error)
-
-    # --- what comes back from channels that ended
-
-    def _publishing_ended(
-        self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None
-    ) -> None:
-        self._open = None
-        self._outbox.put_back(sort_out(unconfirmed, refused, self.url))
-
-    def _take_back(self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None) -> None:
-        """Replies that were not confirmed on a consumer's channel."""
-        returning = sort_out(unconfirmed, refused, self.url)
-        if returning:
-            self._open = None
-            self._outbox.put_back(returning)
-            self._flush()
+        self._sender.resume()
 
 
 async def _either(one: asyncio.Future[Any], other: asyncio.Future[Any]) -> None:

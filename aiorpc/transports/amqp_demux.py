@@ -79,13 +79,13 @@ class HotFrames(Protocol):
 class ConnectionFrames(Protocol):
     """What is heard of the connection itself."""
 
-    def blocked(self, reason: str) -> None:
+    def blocked(self, why: str) -> None:
         """The broker takes no messages for now."""
 
     def unblocked(self) -> None:
         """It takes them again."""
 
-    def hung_up(self, reason: str) -> None:
+    def hung_up(self, why: str) -> None:
         """The broker closes the connection."""
 
 
@@ -113,7 +113,7 @@ class _Content:
         self.tag = self.code = self.missing = 0
         self.redelivered = False
         self.text = ""
-        self.place = ("", "")
+        self.place: tuple[str, str] = ("", "")
         self.header = b""
         self.body: list[bytes] | None = []
 

@@ -51,6 +51,7 @@ class Host(Protocol):
 
     async def available(self) -> Link:
         """The link, once there is one with its topology declared."""
+        ...
 
     def tried(self, subscription: AmqpSubscription, link: Link) -> None:
         """The subscription consumes on *link*, or could not."""

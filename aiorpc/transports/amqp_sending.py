@@ -1,0 +1,198 @@
+"""
+Sending: to the publishing channel while there is one, else into the outbox, and from there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from .amqp_channel import Channel, too_large
+from .amqp_codec import Encoder
+from .amqp_errors import Refused
+from .amqp_link import Link
+from .amqp_outbox import Outbox, settle_soon
+from .amqp_resend import sort_out
+from .base import Outgoing
+
+__all__ = ["Sender"]
+
+log = logging.getLogger(__name__)
+
+#: Messages of the outbox that leave in one turn of the loop.
+_BATCH = 200
+_NO_LIMIT = 1 << 62
+
+
+class Sender:
+    """
+    Attributes:
+        channel: the confirm-mode channel that messages leave on; ``None`` while there is none.
+        outbox: what waits for it.
+        closed: completes "it was not sent: ..." once nothing is taken any more.
+    """
+
+    def __init__(self, url: str, max_message_size: int | None) -> None:
+        self.channel: Channel | None = None
+        self.outbox = Outbox(f"not connected to {url} yet")
+        self.closed: str | None = None
+        self._max_message_size = max_message_size
+        self._checker = Encoder(0, 0)
+        #: The channel, while nothing waits in the outbox and the broker takes messages.
+        self._direct: Channel | None = None
+        self._flusher: asyncio.Task[None] | None = None
+
+    def send(self, outgoing: Outgoing) -> None:
+        """See ``AmqpTransport.send``."""
+        channel = self._direct
+        try:
+            if channel is not None:
+                channel.publish(outgoing)
+                return
+            self._check(outgoing)
+        except UnserializableValueError as error:
+            if outgoing.settled is None:
+                raise
+            settle_soon(outgoing, error)
+            return
+        if self.closed is not None:
+            settle_soon(outgoing, ConnectionLost(self.closed))
+        else:
+            self.outbox.add(outgoing)
+
+    async def publish(
+        self, outgoing: Outgoing, timeout: float | None, condition: Callable[[], str]
+    ) -> None:
+        """Send, and wait; *condition* says how the transport is, for the text of a timeout."""
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
+        tell = outgoing.settled
+
+        def on_settled(error: AioRpcError | None) -> None:
+            if not settled.done():
+                settled.set_result(error)
+            if tell is not None:
+                tell(error)
+
+        outgoing.settled = on_settled
+        if timeout is not None:
+            at = loop.time() + timeout
+            outgoing.expires_at = min(at, outgoing.expires_at or at)
+        self.send(outgoing)
+        error: AioRpcError | None
+        try:
+            async with asyncio.timeout(timeout):
+                error = await settled
+        except TimeoutError:
+            error = ConnectionLost(
+                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
+                f"not confirmed within {timeout:g} s: {condition()}"
+            )
+        finally:
+            if not settled.done() or settled.cancelled():
+                # Nobody waits any more: it shall not leave later, nor again.
+                outgoing.again = None
+                self.outbox.discard(outgoing)
+        if error is not None:
+            raise error
+
+    def _check(self, outgoing: Outgoing) -> None:
+        """Find out now whether it can be encoded, while its sender is there to be told."""
+        limit = self._max_message_size or _NO_LIMIT
+        if len(outgoing.message.body) > limit:
+            raise too_large(outgoing, limit)
+        self._checker.publish(
+            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message
+        )
+
+    # --- the channel comes and goes
+
+    async def open(self, link: Link) -> None:
+        """
+        Open the publishing channel on *link*; nothing leaves before ``resume``.
+
+        Raises:
+            Refused, OSError: there is none to be had.
+        """
+        self.channel = Channel(
+            link,
+            await link.channel(confirms=True),
+            max_message_size=self._max_message_size,
+            unconfirmed=self._channel_ended,
+        )
+
+    def pause(self, why: str) -> None:
+        """Let everything wait; *why* is for the errors of what expires meanwhile."""
+        self._direct = None
+        self.outbox.why = why
+
+    def drop(self) -> None:
+        """The connection is gone, and the channel with it."""
+        self._direct = self.channel = None
+
+    def resume(self) -> None:
+        """Send what waits, in order; then let ``send`` write directly."""
+        if self._flusher is not None or self._flush_batch():
+            return
+        self._flusher = asyncio.create_task(self._flush_rest())
+        self._flusher.add_done_callback(self._flushed)
+
+    async def flushed(self) -> None:
+        """Return when what waited has been written, or cannot be."""
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+
+    def close(self, why: str) -> None:
+        """Take no more, and settle what waits with ``ConnectionLost``."""
+        self.closed = why
+        self._direct = None
+        if self._flusher is not None:
+            self._flusher.cancel()
+        self.outbox.fail(ConnectionLost(why))
+
+    def _flush_batch(self) -> bool:
+        """Send some of what waits; whether there is no more to be done."""
+        channel = self.channel
+        if channel is None or not channel.open or channel.link.blocked_reason is not None:
+            return True
+        for _ in range(_BATCH):
+            outgoing = self.outbox.take()
+            if outgoing is None:
+                self._direct = channel
+                return True
+            try:
+                channel.publish(outgoing)
+            except UnserializableValueError as error:
+                settle_soon(outgoing, error)
+        return False
+
+    async def _flush_rest(self) -> None:
+        while not self._flush_batch():
+            channel = self.channel
+            if channel is not None and channel.path.congested:
+                await channel.path.drained()
+            await asyncio.sleep(0)
+
+    def _flushed(self, flusher: asyncio.Task[None]) -> None:
+        self._flusher = None
+        if not flusher.cancelled() and (error := flusher.exception()) is not None:
+            log.error("sending what had waited failed", exc_info=error)
+
+    # --- what comes back from channels that ended
+
+    def _channel_ended(
+        self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None
+    ) -> None:
+        self._direct = None
+        url = self.channel.link.url.redacted() if self.channel is not None else "the broker"
+        self.outbox.put_back(sort_out(unconfirmed, refused, url))
+
+    def take_back(self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None) -> None:
+        """Replies that were not confirmed when their consumer's channel ended."""
+        returning = sort_out(unconfirmed, refused, "the broker")
+        if returning:
+            self._direct = None
+            self.outbox.put_back(returning)
+            self.resume()
