@@ -543,7 +543,9 @@ def _reason(message: str) -> str:
     message = _SHOWN_VALUE.sub(r"\1", message)
     if message.startswith("Expected "):
         return " must be " + message.removeprefix("Expected ").replace("`", "")
-    return ": " + message[:1].lower() + message[1:].replace("`", "'")
+    if message.startswith(("Object ", "Invalid ")):
+        return ": " + message[0].lower() + message[1:].replace("`", "'")
+    return ": " + message  # of a constructor or a model
 
 
 def _place(path: re.Match[str]) -> str:
