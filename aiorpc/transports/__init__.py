@@ -17,7 +17,7 @@ def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:
     if url.scheme == "memory":
         from .memory import MemoryTransport
 
-        return MemoryTransport(url.host)
+        return MemoryTransport(url.host, max_message_size=settings.max_message_size)
     from .amqp import AmqpTransport
 
     return AmqpTransport(settings, name=name)

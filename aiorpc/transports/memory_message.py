@@ -1,0 +1,124 @@
+"""
+Messages as AMQP would bring them: copied, so that nobody shares what somebody may change, and
+refused where AMQP refuses. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ..wire.message import Message
+from .amqp_codec import Encoder, decode_content_header
+
+__all__ = ["Carried", "carried", "deep_copy"]
+
+_ENCODER: Final = Encoder(channel=1, frame_max=0)
+#: In front of a frame's payload: type, channel, size.
+_HEAD: Final = 7
+
+_INT64: Final = 1 << 63
+#: What comes out of a field table as it went in, and cannot be changed.
+_CONSTANTS: Final = frozenset({bool, float, bytes, type(None)})
+
+
+#: Names that a field table can hold for sure, up to so many, and then forgotten all at once.
+_plain_names: set[str] = set()
+_MAX_NAMES: Final = 1024
+
+
+class Carried(msgspec.Struct, eq=False, gc=False):
+    """A message on its way. The broker never hands out ``message`` itself, only copies."""
+
+    message: Message
+    #: Copies its headers, as deep as they are.
+    copy_headers: Callable[[Any], dict[str, Any]] = dict
+
+    def copy(self) -> Message:
+        """The message, for one receiver to do with as it likes."""
+        message: Message = self.message.__copy__()  # type: ignore[attr-defined]
+        if message.headers is not None:
+            message.headers = self.copy_headers(message.headers)
+        return message
+
+
+def carried(message: Message) -> Carried:
+    """
+    A copy of *message* as it comes out of AMQP: tuples as lists, times as whole seconds in UTC.
+
+    Raises:
+        UnserializableValueError: AMQP cannot carry it; the text names the header or the property.
+    """
+    # What nearly all messages are can be copied as it is. The rest goes the long way, by the codec
+    # that AMQP itself is spoken with, so that it comes out the same.
+    strings = (
+        f"{message.content_type}{message.content_encoding}"
+        f"{message.correlation_id}{message.reply_to}"
+    )
+    if (
+        len(strings) > 255
+        or not strings.isascii()
+        or message.priority
+        or message.timestamp
+        or message.message_id
+        or message.type
+        or message.user_id
+        or message.app_id
+    ):
+        return _by_codec(message)
+    headers = message.headers
+    copy: Message = message.__copy__()  # type: ignore[attr-defined]
+    if headers is None:
+        return Carried(copy)
+    copy_headers: Callable[[Any], dict[str, Any]] = dict
+    for name, value in headers.items():
+        kind = type(value)
+        if kind is str:
+            plain = value.isascii()
+        elif kind is int:
+            plain = -_INT64 <= value < _INT64
+        elif kind is list:
+            # A list, for a generator takes twice as long.
+            plain = all([type(item) is str and item.isascii() for item in value])  # noqa: C419
+            copy_headers = _copy_with_lists
+        else:
+            plain = kind in _CONSTANTS
+        if not plain or (name not in _plain_names and not _is_plain_name(name)):
+            return _by_codec(message)
+    copy.headers = copy_headers(headers)
+    return Carried(copy, copy_headers)
+
+
+def _is_plain_name(name: Any) -> bool:
+    if type(name) is not str or len(name) > 255 or not name.isascii():
+        return False
+    if len(_plain_names) >= _MAX_NAMES:
+        _plain_names.clear()
+    _plain_names.add(name)
+    return True
+
+
+def _by_codec(message: Message) -> Carried:
+    frames = _ENCODER.publish("", "", False, msgspec.structs.replace(message, body=b""))
+    start = _frame_end(frames, 0)
+    payload = frames[start + _HEAD : _frame_end(frames, start) - 1]
+    return Carried(decode_content_header(payload, message.body), deep_copy)
+
+
+def _frame_end(frames: bytes, start: int) -> int:
+    return start + _HEAD + int.from_bytes(frames[start + 3 : start + _HEAD], "big") + 1
+
+
+def _copy_with_lists(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value[:] if type(value) is list else value for name, value in headers.items()}
+
+
+def deep_copy(value: Any) -> Any:
+    """Tables and arrays copied; what is in them cannot be changed."""
+    if type(value) is dict:
+        return {name: deep_copy(item) for name, item in value.items()}
+    if type(value) is list:
+        return [deep_copy(item) for item in value]
+    return value
