@@ -29,7 +29,7 @@ from .exceptions import (
     Unroutable,
 )
 from .transports.base import Delivery, Outgoing, State, Subscription, Transport
-from .wire.protocol import Wire, rpc_queue_name
+from .wire.protocol import CANCEL_EXCHANGE, Wire, rpc_queue_name
 
 __all__ = ["UNSET", "CallOptions", "Client", "Pending"]
 
@@ -130,6 +130,7 @@ class Client:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        await self._transport.declare([CANCEL_EXCHANGE])
         self._subscription = await self._transport.subscribe(
             self._wire.reply_queue(self._owner, self._reply_to),
             self._on_reply,
@@ -247,11 +248,24 @@ class Client:
         return pending
 
     def abandon(self, pending: Pending) -> None:
-        """Nobody waits for *pending* any more."""
-        if self._pending.pop(pending.correlation_id, None) is not None:
-            if pending.timer is not None:
-                pending.timer.cancel()
-            pending.future.cancel()
+        """Nobody waits for *pending* any more: tell whoever runs it."""
+        if self._pending.pop(pending.correlation_id, None) is None:
+            return
+        if pending.timer is not None:
+            pending.timer.cancel()
+        pending.future.cancel()
+        deadline = pending.call.context.deadline
+        left = None if deadline is None else deadline.remaining()
+        if self._transport.state is State.CONNECTED and left != 0:
+            self._transport.send(
+                Outgoing(
+                    exchange=CANCEL_EXCHANGE.name,
+                    routing_key="",
+                    message=self._wire.encode_cancel(self._reply_to, pending.correlation_id, left),
+                    confirm=False,
+                    expires_at=None if deadline is None else deadline.at,
+                )
+            )
 
     # The ways out of the pending table
 
@@ -270,6 +284,8 @@ class Client:
             return
         try:
             result = self._wire.decode_reply(message)
+        except RpcTimeout as exc:  # the host's word; one of the method's own is a RemoteError
+            future.set_exception(_timeout(pending, str(exc)))
         except Exception as exc:  # noqa: BLE001 - the remote error, whichever it is
             future.set_exception(exc)
         else:
@@ -334,9 +350,7 @@ class Client:
         try:
             why = await self._why_no_answer(rpc_queue_name(call.service))
         finally:
-            deadline = call.context.deadline
-            seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
-            self._fail(pending, RpcTimeout(f"{call} gave no answer within {seconds:.3g} s: {why}"))
+            self._fail(pending, _timeout(pending, why))
 
     async def _why_no_answer(self, queue: str) -> str:
         transport = self._transport
@@ -389,6 +403,12 @@ class Client:
                 f"{call} was not sent in time: the connection to {self._transport.url} takes no "
                 "more data (the broker is slow or blocked, or too much is sent)"
             ) from None
+
+
+def _timeout(pending: Pending, why: str) -> RpcTimeout:
+    deadline = pending.call.context.deadline
+    seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
+    return RpcTimeout(f"{pending.call} gave no answer within {seconds:.3g} s: {why}")
 
 
 def _again(wire: Wire, deadline: Deadline | None) -> Callable[[Any], Any]:

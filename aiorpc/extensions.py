@@ -27,6 +27,7 @@ __all__ = [
     "Entrypoint",
     "Host",
     "Outcome",
+    "Submission",
     "WorkerContext",
     "declare",
     "entrypoints_of",
@@ -149,6 +150,10 @@ class Entrypoint(ABC):
             if isinstance(sensitive_arguments, str)
             else tuple(sensitive_arguments)
         )
+
+    def queue_name(self, host: Host) -> str | None:
+        """The queue whose messages fire it, if messages do: for logs and for ``aiorpc ls``."""
+        return None
 
     def listen(self, host: Host) -> AbstractAsyncContextManager[None]:
         """

@@ -191,7 +191,8 @@ class ServiceProxy:
             declared = getattr(self._interface, name, None)
             convert = Result.of(declared).convert if callable(declared) else None
             method = MethodProxy(self._client, self._service, name, self._options, convert)
-            methods[name] = method
+            if not name.startswith("_"):  # those are reached as items only
+                methods[name] = method
         return method
 
     def __repr__(self) -> str:
@@ -237,7 +238,9 @@ class ClusterProxy:
         services: dict[str, ServiceProxy] = self.__dict__
         service = services.get(name)
         if service is None:
-            service = services[name] = ServiceProxy(self._client, name, self._options)
+            service = ServiceProxy(self._client, name, self._options)
+            if not name.startswith("_"):
+                services[name] = service
         return service
 
     def __repr__(self) -> str:

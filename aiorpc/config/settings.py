@@ -156,6 +156,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     shutdown_timeout: SecondsOrZero = 25.0
     #: Bound of closing dependencies after a cancelled call.
     cleanup_timeout: SecondsOrZero = 5.0
+    #: Answer ``aiorpc ls``, by a queue more per service.
+    discovery: bool = True
     #: ``[address:]port``, see :func:`parse_address`.
     web_server_address: str | int = "0.0.0.0:8000"
     #: For ``logging.config.dictConfig``.

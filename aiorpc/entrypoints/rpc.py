@@ -23,6 +23,7 @@ from ..proxy import RpcReply
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
 from ..wire.protocol import Request
+from .withdrawals import Withdrawals
 
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
 
@@ -51,14 +52,18 @@ class Rpc(Entrypoint):
         self.validate = validate
         self.delivery = delivery
 
+    def queue_name(self, host: Host) -> str:
+        return host.wire.rpc_queue(host.service_name).name
+
     @classmethod
     @asynccontextmanager
     async def listen_all(cls, host: Host, entrypoints: Sequence[Rpc]) -> AsyncGenerator[None]:
         server = _Server(host, entrypoints)
-        subscription = await host.transport.subscribe(
-            host.wire.rpc_queue(host.service_name),
-            server.received,
-            prefetch=host.settings.prefetch,
+        transport, wire = host.transport, host.wire
+        # Shared, so that it ends after the workers: a call can be taken back during a drain too.
+        await host.share(Withdrawals, lambda: server.withdrawals.heard(host))
+        subscription = await transport.subscribe(
+            wire.rpc_queue(host.service_name), server.received, prefetch=host.settings.prefetch
         )
         try:
             yield
@@ -75,6 +80,7 @@ class _Server:
         self.exchange = host.wire.rpc_exchange.name
         self.persistent = host.settings.call_profile == "durable"
         self.confirm = host.settings.confirm_replies
+        self.withdrawals = Withdrawals(host.wire)
         mode = host.settings.validate_arguments
         self._methods = {
             entrypoint.method_name: (
@@ -105,7 +111,12 @@ class _Server:
             self.answer_error(delivery, request, exc)
         else:
             job = _Job(self, delivery, request)
-            self.host.submit(entrypoint, call, job.settle, job.encode)
+            if self.withdrawals.withdrawn(job.key):
+                delivery.ack()
+                return
+            submission = self.host.submit(entrypoint, call, job.settle, job.encode)
+            if not job.settled:
+                self.withdrawals.began(job.key, submission)
 
     def _read(self, delivery: Delivery, request: Request) -> tuple[Rpc, Call]:
         args, kwargs = self.wire.decode_arguments(request)
@@ -176,18 +187,22 @@ class _Refused(Exception):
 class _Job:
     """One request on its way through a worker."""
 
-    __slots__ = ("_delivery", "_request", "_server")
+    __slots__ = ("_delivery", "_request", "_server", "key", "settled")
 
     def __init__(self, server: _Server, delivery: Delivery, request: Request) -> None:
         self._server = server
         self._delivery = delivery
         self._request = request
+        self.key = (request.message.reply_to, request.message.correlation_id)
+        self.settled = False
 
     def encode(self, result: Any) -> bytes:
         return self._server.wire.encode_result(self._request, result)
 
     def settle(self, outcome: Outcome) -> None:
         server, delivery, request = self._server, self._delivery, self._request
+        self.settled = True
+        server.withdrawals.ended(self.key)
         ending = outcome.ending
         if ending is Ending.RETURNED:
             try:

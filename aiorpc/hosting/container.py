@@ -33,6 +33,7 @@ from ..extensions import (
 from ..transports import open_transport
 from ..transports.base import Transport
 from ..wire.protocol import Wire
+from .discovery import discoverable
 from .worker import Worker
 
 __all__ = ["ServiceContainer"]
@@ -171,6 +172,8 @@ class ServiceContainer:
             listeners.push_async_callback(self._stop_background)
             for kind, entrypoints in _by_kind(self.entrypoints).items():
                 await listeners.enter_async_context(kind.listen_all(self, entrypoints))
+            if self.settings.discovery:
+                await listeners.enter_async_context(discoverable(self, self.entrypoints))
             log.info("%s", self._describe("ready"))
             if not ready.done():
                 ready.set_result(None)
@@ -181,8 +184,12 @@ class ServiceContainer:
         self.lifetimes = [provider for provider in self.providers if provider.has_lifetime]
 
     def _describe(self, state: str) -> str:
-        fired = ", ".join(sorted({entry.method_name for entry in self.entrypoints})) or "none"
-        return f"{self.service_name} {state}: methods {fired}; on {self.transport.url}"
+        methods = {entry.method_name for entry in self.entrypoints}
+        queues = {name for entry in self.entrypoints if (name := entry.queue_name(self))}
+        return (
+            f"{self.service_name} {state}: methods {', '.join(sorted(methods)) or 'none'}; "
+            f"queues {', '.join(sorted(queues)) or 'none'}; broker {self.transport.url}"
+        )
 
     # What extensions ask of their host
 

@@ -102,7 +102,9 @@ class Worker:
         deadline = self.call.context.deadline
         if deadline is not None:
             if deadline.remaining() <= 0:
-                return self._finish(self._timed_out("waited for a free worker"))
+                return self._finish(
+                    self._timed_out("it waited for a free worker past its deadline")
+                )
             self._timer = loop.call_at(deadline.at, self.cancel, Ending.TIMED_OUT)
         self._state = _State.RUNNING
         self.task = loop.create_task(self._run())
@@ -264,14 +266,11 @@ class Worker:
 
     def _cancelled(self) -> Outcome:
         if self._cancelled_for is Ending.TIMED_OUT:
-            return self._timed_out("ran")
+            return self._timed_out("the method ran past its deadline and was cancelled")
         return Outcome(self._cancelled_for or Ending.ABANDONED)
 
-    def _timed_out(self, doing: str) -> Outcome:
-        return Outcome(
-            Ending.TIMED_OUT,
-            error=RpcTimeout(f"{self.call} {doing} past its deadline and was cancelled"),
-        )
+    def _timed_out(self, why: str) -> Outcome:
+        return Outcome(Ending.TIMED_OUT, error=RpcTimeout(why))
 
     def _settle_now(self, outcome: Outcome) -> None:
         settle, self._settle = self._settle, None
@@ -297,7 +296,7 @@ class Worker:
         error = outcome.error
         call_id = self.call.context.call_id_stack[-1]
         if outcome.ending is Ending.TIMED_OUT:
-            log.warning("%s (call id %s)", error, call_id)
+            log.warning("%s: %s (call id %s)", self.call, error, call_id)
         elif isinstance(error, self.entrypoint.expected_exceptions):
             log.warning("%s raised an expected error: %r (call id %s)", self.call, error, call_id)
         else:

@@ -3,8 +3,8 @@ Errors to the wire and back, as Nameko does it (nameko 2.14 ``nameko/exceptions.
 ``deserialize``, ``safe_for_serialization``). Pure functions.
 
 An error is ``{"exc_type", "exc_path", "exc_args", "value"}``. Ours may have ``"refusal": true``:
-the method did not raise it, its host refused the call or ended it. A caller sees such an error as the
-class itself (``RpcTimeout``, ``DeliveryUncertain``, ...); Nameko ignores the key.
+the method did not raise it, its host refused the call or ended it. A caller sees such an error as
+the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...); Nameko ignores the key.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ from typing import Any
 
 from ..call import Call
 from ..config import Settings
-from ..context import EMPTY, Context, Deadline
+from ..context import EMPTY, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
 from .errors import error_from_payload, error_payload
 from .message import Exchange, Message, Queue
-from .serializers import Serializer, SerializerSet, as_utf8, decompress
+from .serializers import JSON, Serializer, SerializerSet, as_utf8, decompress
 
 __all__ = ["CANCEL_EXCHANGE", "Request", "Wire", "event_exchange", "event_queue", "rpc_queue_name"]
 
@@ -45,11 +45,28 @@ _OWN_PREFIX = "aiorpc-"
 
 #: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
 REPLY_QUEUE_EXPIRES = 300.0
+#: Where callers announce that they take a call back.
 CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
+#: Where ``aiorpc ls`` asks which services are there.
+DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
+#: Seconds for which the cancelling of a call without a deadline (or with a far one) is remembered.
+UNBOUNDED_CANCEL = 300.0
 
 
 def rpc_queue_name(service: str) -> str:
     return f"rpc-{service}"
+
+
+def discovery_queue(owner: str) -> Queue:
+    """Where one instance hears who asks for services; gone with its connection."""
+    name = f"aiorpc-discovery-{owner}-{new_id()}"
+    return Queue(name, DISCOVERY_EXCHANGE, durable=False, exclusive=True, auto_delete=True)
+
+
+def discovery_answers_queue() -> Queue:
+    """Where whoever asked gets the answers; gone with its connection."""
+    name = f"aiorpc-discovery-answers-{new_id()}"
+    return Queue(name, durable=False, exclusive=True, auto_delete=True)
 
 
 def event_exchange(source: str, *, auto_delete: bool = False) -> Exchange:
@@ -340,6 +357,37 @@ class Wire:
             return body["result"]
         except KeyError:
             raise MalformedReply("the reply has neither `result` nor `error`") from None
+
+    # Cancelling
+
+    def cancel_queue(self, owner: str) -> Queue:
+        """Where one instance hears of calls that are taken back; gone with its connection."""
+        name = f"aiorpc-cancel-{owner}-{new_id()}"
+        return Queue(name, CANCEL_EXCHANGE, durable=False, exclusive=True, auto_delete=True)
+
+    def encode_cancel(self, reply_to: str, correlation_id: str, left: float | None) -> Message:
+        """
+        What announces that a call is taken back, *left* seconds before its deadline. Nameko never
+        hears of it: the exchange is ours alone.
+        """
+        lifetime = UNBOUNDED_CANCEL if left is None else min(left, UNBOUNDED_CANCEL)
+        return Message(
+            body=JSON.encode([reply_to, correlation_id, lifetime]),
+            persistent=False,
+            expiration=max(1, math.ceil(lifetime * 1000)),
+        )
+
+    def decode_cancel(self, message: Message) -> tuple[tuple[str, str], float]:
+        """
+        The call's ``reply_to`` and ``correlation_id``, and for how many seconds that matters.
+
+        Raises:
+            MalformedRequest: it is no such announcement.
+        """
+        match JSON.decode(message.body):
+            case [str(reply_to), str(correlation_id), int(lifetime) | float(lifetime)]:
+                return (reply_to, correlation_id), min(float(lifetime), UNBOUNDED_CANCEL)
+        raise MalformedRequest("expected [reply_to, correlation_id, seconds]")
 
     # Events and plain messages
 

@@ -1,0 +1,82 @@
+"""
+Calls that their callers take back: which are here, and which have been withdrawn before they came.
+
+A cancelled call is announced on a fanout exchange, since its caller does not know which instance
+has it. The announcement may overtake the request, which waits in a queue or is on its way: then a
+tombstone waits for it, until nobody could want the call any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+from ..extensions import Host, Submission
+from ..transports.base import Delivery
+from ..wire.protocol import Wire
+
+__all__ = ["Withdrawals"]
+
+log = logging.getLogger("aiorpc.rpc")
+
+#: A call as the wire knows it: its ``reply_to`` and its ``correlation_id``.
+Key: TypeAlias = tuple[str | None, str | None]
+
+#: The most tombstones that are kept: the oldest go first. A fanout reaches every instance, so most
+#: of them are for calls that run elsewhere.
+MOST = 10_000
+
+
+class Withdrawals:
+    """The calls of one service in this process, by key."""
+
+    def __init__(self, wire: Wire, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._running: dict[Key, Submission] = {}
+        self._tombstones: OrderedDict[Key, float] = OrderedDict()
+
+    @asynccontextmanager
+    async def heard(self, host: Host) -> AsyncGenerator[None]:
+        """Hear announcements inside the block."""
+        subscription = await host.transport.subscribe(
+            self._wire.cancel_queue(host.service_name), self.received
+        )
+        try:
+            yield
+        finally:
+            await subscription.cancel()
+
+    def began(self, key: Key, submission: Submission) -> None:
+        self._running[key] = submission
+
+    def ended(self, key: Key) -> None:
+        self._running.pop(key, None)
+
+    def withdrawn(self, key: Key) -> bool:
+        """Whether the call was taken back before it came. True once."""
+        return bool(self._tombstones) and self._tombstones.pop(key, 0.0) > self._clock()
+
+    def received(self, delivery: Delivery) -> None:
+        """Handle one announcement."""
+        delivery.ack()
+        try:
+            key, lifetime = self._wire.decode_cancel(delivery.message)
+        except Exception as exc:  # noqa: BLE001 - whatever a peer put on that exchange
+            log.warning("an announcement of a cancelled call cannot be read: %s", exc)
+            return
+        submission = self._running.get(key)
+        if submission is not None:
+            submission.withdraw()
+            return
+        now = self._clock()
+        while self._tombstones:
+            oldest = next(iter(self._tombstones))
+            if self._tombstones[oldest] > now and len(self._tombstones) < MOST:
+                break
+            del self._tombstones[oldest]
+        self._tombstones[key] = now + lifetime

@@ -1,0 +1,116 @@
+"""
+Which services are there? The question goes to a fanout exchange; every container answers it,
+straight to the queue of whoever asked. ``aiorpc ls`` asks.
+
+Off the hot path: a consumer of its own, on an exclusive queue that goes with the connection. A
+broker that does not permit it costs one line in the log, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from ..exceptions import ConfigurationError
+from ..extensions import Entrypoint, Host
+from ..transports.base import Delivery, Outgoing, Transport
+from ..wire.message import Message
+from ..wire.protocol import DISCOVERY_EXCHANGE, discovery_answers_queue, discovery_queue
+
+__all__ = ["Fired", "Instance", "discover", "discoverable"]
+
+log = logging.getLogger("aiorpc.hosting")
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """A method and what fires it: ``Rpc``, ``Timer``, ...; from which queue, if from one."""
+
+    method: str
+    kind: str
+    queue: str | None = None
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """One service in one process."""
+
+    service: str
+    host: str
+    pid: int
+    entrypoints: tuple[Fired, ...] = ()
+
+
+@asynccontextmanager
+async def discoverable(host: Host, entrypoints: Sequence[Entrypoint]) -> AsyncGenerator[None]:
+    """Answer, inside the block, whoever asks."""
+    answer = msgspec.json.encode(_describe(host, entrypoints))
+
+    def asked(delivery: Delivery) -> None:
+        delivery.ack()
+        question = delivery.message
+        if question.reply_to:
+            message = Message(body=answer, persistent=False, expiration=question.expiration)
+            host.transport.send(
+                Outgoing(exchange="", routing_key=question.reply_to, message=message, confirm=False)
+            )
+
+    try:
+        subscription = await host.transport.subscribe(discovery_queue(host.service_name), asked)
+    except ConfigurationError as error:
+        log.warning("%s will not show in `aiorpc ls`: %s", host.service_name, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        await subscription.cancel()
+
+
+async def discover(transport: Transport, wait: float) -> list[Instance]:
+    """
+    The services that answer within *wait* seconds, by name, host and process id.
+
+    Raises:
+        ConfigurationError: the broker does not permit it.
+        ConnectionLost: the question could not be sent.
+    """
+    answers: list[Instance] = []
+
+    def answered(delivery: Delivery) -> None:
+        delivery.ack()
+        try:
+            answers.append(msgspec.json.decode(delivery.message.body, type=Instance))
+        except msgspec.DecodeError as error:
+            log.warning("an answer to `aiorpc ls` cannot be read: %s", error)
+
+    queue = discovery_answers_queue()
+    subscription = await transport.subscribe(queue, answered)
+    try:
+        await transport.declare([DISCOVERY_EXCHANGE])
+        question = Message(
+            body=b"", persistent=False, reply_to=queue.name, expiration=max(1, round(wait * 1000))
+        )
+        await transport.publish(
+            Outgoing(exchange=DISCOVERY_EXCHANGE.name, routing_key="", message=question), wait
+        )
+        await asyncio.sleep(wait)
+    finally:
+        await subscription.cancel()
+    return sorted(answers, key=lambda instance: (instance.service, instance.host, instance.pid))
+
+
+def _describe(host: Host, entrypoints: Sequence[Entrypoint]) -> Instance:
+    return Instance(
+        service=host.service_name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        entrypoints=tuple(
+            Fired(entry.method_name, type(entry).__name__, entry.queue_name(host))
+            for entry in entrypoints
+        ),
+    )

@@ -1,0 +1,58 @@
+"""
+Servers and transports for tests. A test that needs a server asks for its URL (``rabbitmq_uri``) and
+is skipped, loudly, where there is none; with AIORPC_REQUIRE_SERVERS=1 it fails instead.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.servers import urls
+
+REMEDY = "bring it up with `make servers`, or name yours in the environment"
+
+
+def _server(kind: str) -> str:
+    url: str | None = getattr(urls(), kind)
+    if url is None:
+        text = f"there is no {kind} server: {REMEDY} (AIORPC_TEST_{_VARIABLE[kind]}_URI)"
+        if os.environ.get("AIORPC_REQUIRE_SERVERS") == "1":
+            pytest.fail(text)
+        pytest.skip(text)
+    return url
+
+
+_VARIABLE = {"rabbitmq": "AMQP", "postgresql": "POSTGRESQL", "mysql": "MYSQL"}
+
+
+@pytest.fixture
+def rabbitmq_uri() -> str:
+    return _server("rabbitmq")
+
+
+@pytest.fixture
+def postgresql_uri() -> str:
+    return _server("postgresql")
+
+
+@pytest.fixture
+def mysql_uri() -> str:
+    return _server("mysql")
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("amqp-lane", marks=pytest.mark.rabbitmq),
+        pytest.param("amqp", marks=pytest.mark.rabbitmq),
+    ]
+)
+def broker_config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """A configuration for each transport; ``amqp`` is the one without the fast lane."""
+    if request.param == "memory":
+        return {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
+    return {"AMQP_URI": _server("rabbitmq"), "AMQP_FAST_LANE": request.param == "amqp-lane"}

@@ -1,0 +1,547 @@
+"""Containers, workers and runners: lifetimes, the order of things, cancelling, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiorpc import (
+    Call,
+    ClusterRpcProxy,
+    ConfigurationError,
+    DependencyProvider,
+    Entrypoint,
+    Handler,
+    Host,
+    RemoteError,
+    RpcTimeout,
+    ServiceContainer,
+    ServiceRunner,
+    WorkerContext,
+    once,
+    rpc,
+    timer,
+)
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
+
+
+class Recorder(DependencyProvider[list[str]]):
+    """Writes down what happens to it; may fail where it is told to."""
+
+    def __init__(self, log: list[str], fail: str = "", swallow: bool = False) -> None:
+        self.log, self.fail, self.swallow = log, fail, swallow
+
+    def at(self, place: str) -> None:
+        self.log.append(f"{self.attr_name} {place}")
+        if self.fail == place:
+            raise RuntimeError(f"{place} failed")
+
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        self.at("start")
+        try:
+            yield
+        finally:
+            self.at("stop")
+
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[list[str]]:
+        self.at("open")
+        try:
+            yield self.log
+        except BaseException as exc:
+            self.at(f"rollback {type(exc).__name__}")
+            if not self.swallow:
+                raise
+        else:
+            self.at("commit")
+
+
+def recording_service(log: list[str], **options: Any) -> type:
+    class Recorded:
+        name = "recorded"
+        first = Recorder(log)
+        second = Recorder(log, **options)
+
+        @rpc
+        async def works(self) -> str:
+            self.first.append("method")
+            return "ok"
+
+        @rpc
+        async def fails(self) -> None:
+            raise ValueError("boom")
+
+        @rpc
+        async def unserializable(self) -> object:
+            return object()
+
+        @rpc
+        async def slow(self) -> None:
+            await asyncio.sleep(60)
+
+    return Recorded
+
+
+# Dependencies
+
+
+async def test_dependencies_open_around_the_method_and_close_before_the_reply(
+    config: dict[str, Any],
+) -> None:
+    log: list[str] = []
+    async with (
+        ServiceContainer(recording_service(log), config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        assert log == ["first start", "second start"]
+        log.clear()
+        assert await cluster.recorded.works() == "ok"
+        assert log == [
+            "first open",
+            "second open",
+            "method",
+            "second commit",
+            "first commit",
+        ]
+        log.clear()
+    assert log == ["second stop", "first stop"]
+
+
+@pytest.mark.parametrize(
+    ("method", "exc_type"),
+    [("fails", "ValueError"), ("unserializable", "UnserializableValueError")],
+)
+async def test_an_error_rolls_back(config: dict[str, Any], method: str, exc_type: str) -> None:
+    log: list[str] = []
+    async with (
+        ServiceContainer(recording_service(log), config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RemoteError) as info:
+            await cluster.recorded[method]()
+        assert info.value.exc_type == exc_type
+        assert log[-2:] == [f"second rollback {exc_type}", f"first rollback {exc_type}"]
+
+
+@pytest.mark.parametrize("place", ["open", "commit"])
+async def test_a_failing_dependency_is_answered_and_the_service_goes_on(
+    config: dict[str, Any], place: str
+) -> None:
+    log: list[str] = []
+    async with (
+        ServiceContainer(recording_service(log, fail=place), config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        for _ in range(2):
+            with pytest.raises(RemoteError, match=f"{place} failed"):
+                await cluster.recorded.works()
+        assert log[-1] == "first rollback RuntimeError"
+
+
+async def test_a_dependency_that_swallows_the_error_does_not_make_it_a_result(
+    config: dict[str, Any],
+) -> None:
+    async with (
+        ServiceContainer(recording_service([], swallow=True), config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RemoteError, match="boom"):
+            await cluster.recorded.fails()
+
+
+async def test_the_deadline_rolls_back(config: dict[str, Any]) -> None:
+    log: list[str] = []
+    rolled_back = asyncio.Event()
+
+    class Watched(list[str]):
+        def append(self, item: str) -> None:
+            super().append(item)
+            if item == "first rollback CancelledError":
+                rolled_back.set()
+
+    log = Watched()
+    async with (
+        ServiceContainer(recording_service(log), config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RpcTimeout):
+            await cluster.recorded.slow.with_options(timeout=0.05)()
+        await asyncio.wait_for(rolled_back.wait(), 5)
+
+
+async def test_a_cancelled_call_is_cancelled_at_the_service(config: dict[str, Any]) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        name = "slow"
+
+        @rpc
+        async def method(self) -> None:
+            began.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.set()
+                raise
+
+    async with ServiceContainer(Slow, config), ClusterRpcProxy(config) as cluster:
+        call = asyncio.ensure_future(cluster.slow.method())
+        await asyncio.wait_for(began.wait(), 5)
+        call.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_dependency_that_does_not_close_is_bounded(config: dict[str, Any]) -> None:
+    class Stuck(DependencyProvider[None]):
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+            yield
+            await asyncio.sleep(60)
+
+    class Service:
+        name = "stuck"
+        dependency = Stuck()
+
+        @rpc
+        async def method(self) -> None: ...
+
+    config["CLEANUP_TIMEOUT"] = 0.05
+    async with ServiceContainer(Service, config), ClusterRpcProxy(config, timeout=5) as cluster:
+        with pytest.raises(RemoteError, match="CLEANUP_TIMEOUT"):
+            await cluster.stuck.method()
+
+
+def test_a_dependency_outside_a_worker_names_the_remedy() -> None:
+    class Service:
+        name = "service"
+        db = Recorder([])
+
+    with pytest.raises(AttributeError, match=r"worker_factory\(Service, db=\.\.\.\)"):
+        _ = Service().db
+
+
+async def test_a_dependency_that_fails_to_start_fails_the_container(config: dict[str, Any]) -> None:
+    log: list[str] = []
+    container = ServiceContainer(recording_service(log, fail="start"), config)
+    with pytest.raises(RuntimeError, match="start failed"):
+        await container.start()
+    assert log[-1] == "first stop"
+
+
+# Middleware
+
+
+async def test_middleware_wraps_calls_on_either_side(config: dict[str, Any]) -> None:
+    seen: list[str] = []
+
+    def middleware(side: str) -> Any:
+        async def wrap(call: Call, handler: Handler) -> Any:
+            seen.append(f"{side} {call}")
+            return await handler(call)
+
+        return wrap
+
+    async with (
+        ServiceContainer(recording_service([]), config, middleware=[middleware("server")]),
+        ClusterRpcProxy(config, timeout=5, middleware=[middleware("client")]) as cluster,
+    ):
+        assert await cluster.recorded.works() == "ok"
+        assert await cluster.recorded.works.call_async() == "ok"
+    assert seen == ["client recorded.works", "server recorded.works"] * 2
+
+
+async def test_a_middleware_may_answer_itself(config: dict[str, Any]) -> None:
+    async def cache(call: Call, handler: Handler) -> Any:
+        return {"cached": call.args}
+
+    async with (
+        ServiceContainer(recording_service([]), config, middleware=[cache]),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        assert await cluster.recorded.works() == {"cached": []}
+
+
+# Workers
+
+
+async def test_max_workers_bounds_what_runs_at_a_time(config: dict[str, Any]) -> None:
+    running = most = 0
+
+    class Service:
+        name = "bounded"
+
+        @rpc
+        async def method(self) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001)
+            running -= 1
+
+    config |= {"max_workers": 3, "PREFETCH_COUNT": 50}
+    async with ServiceContainer(Service, config), ClusterRpcProxy(config, timeout=5) as cluster:
+        await asyncio.gather(*(cluster.bounded.method() for _ in range(50)))
+    assert most == 3
+
+
+async def test_a_saturated_service_that_calls_itself_is_named(
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Service:
+        name = "selfish"
+
+        @rpc
+        async def method(self, cluster_config: dict[str, Any], depth: int = 1) -> None:
+            async with ClusterRpcProxy(cluster_config, timeout=0.2) as cluster:
+                await cluster.selfish.method(cluster_config, depth - 1)
+
+    options = config | {"max_workers": 1, "PREFETCH_COUNT": 10}
+    async with ServiceContainer(Service, options), ClusterRpcProxy(config, timeout=5) as cluster:
+        with pytest.raises(RemoteError, match="RpcTimeout"):
+            await cluster.selfish.method(config)
+    assert "selfish is saturated (1 workers, all busy) and calls itself" in caplog.text
+
+
+async def test_a_sync_method_keeps_its_dependencies_until_its_thread_returns(
+    config: dict[str, Any],
+) -> None:
+    log: list[str] = []
+    closed = asyncio.Event()
+
+    class Watched(Recorder):
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[list[str]]:
+            try:
+                yield self.log
+            finally:
+                self.log.append("closed")
+                closed.set()
+
+    class Service:
+        name = "threaded"
+        record = Watched(log)
+
+        @rpc
+        def method(self) -> None:
+            time.sleep(0.3)
+            self.record.append("thread returned")
+
+    async with ServiceContainer(Service, config), ClusterRpcProxy(config, timeout=5) as cluster:
+        started = time.monotonic()
+        with pytest.raises(RpcTimeout):
+            await cluster.threaded.method.with_options(timeout=0.05)()
+        assert time.monotonic() - started < 0.25
+        await asyncio.wait_for(closed.wait(), 5)
+    assert log[-3:-1] == ["thread returned", "closed"] or log[:2] == [
+        "record start",
+        "thread returned",
+    ]
+
+
+# Life
+
+
+def test_a_class_without_a_name_is_refused() -> None:
+    class Nameless:
+        pass
+
+    with pytest.raises(ConfigurationError, match="Nameless is no service"):
+        ServiceContainer(Nameless, "memory://")
+
+
+def test_two_services_of_one_name_are_refused() -> None:
+    service = recording_service([])
+    with pytest.raises(ConfigurationError, match="recorded"):
+        ServiceRunner(service, service, config="memory://")
+
+
+async def test_a_container_may_be_entered_and_left_in_different_tasks(
+    config: dict[str, Any],
+) -> None:
+    container = ServiceContainer(recording_service([]), config)
+    await asyncio.create_task(container.start())
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        assert await cluster.recorded.works() == "ok"
+    await asyncio.create_task(container.stop())
+    await container.wait()
+
+
+async def test_stopping_lets_running_calls_finish_and_gives_back_what_waits(
+    config: dict[str, Any],
+) -> None:
+    release, began = asyncio.Event(), asyncio.Event()
+
+    class Service:
+        name = "draining"
+
+        @rpc
+        async def method(self, number: int) -> int:
+            began.set()
+            await release.wait()
+            return number
+
+    config |= {"max_workers": 1, "PREFETCH_COUNT": 10}
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        first = ServiceContainer(Service, config)
+        await first.start()
+        replies = [cluster.draining.method.call_async(number) for number in range(3)]
+        await asyncio.wait_for(began.wait(), 5)
+        stopping = asyncio.ensure_future(first.stop())
+        async with ServiceContainer(Service, config):
+            release.set()
+            await stopping
+            assert [await reply for reply in replies] == [0, 1, 2]
+
+
+async def test_a_drain_is_bounded_and_says_what_goes_back(
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+    config["SHUTDOWN_TIMEOUT"] = 0.05
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        container = ServiceContainer(recording_service(log), config)
+        await container.start()
+        reply = cluster.recorded.slow.call_async()
+        while "second open" not in log:
+            await asyncio.sleep(0.001)
+        started = time.monotonic()
+        await container.stop()
+        assert time.monotonic() - started < 2
+        assert container.overran
+        assert not reply.done()
+        assert "recorded: 1 call(s) still ran after 0.05 s" in caplog.text
+        reply.cancel()
+
+
+async def test_an_entrypoint_that_breaks_stops_the_container_and_says_so(
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Entrypoint):
+        @asynccontextmanager
+        async def listen(self, host: Host) -> AsyncGenerator[None]:
+            async def background() -> None:
+                raise OSError("the source dried up")
+
+            host.spawn(background(), name="broken source")
+            yield
+
+    class Service:
+        name = "broken"
+
+        @Broken.decorator
+        async def method(self) -> None: ...
+
+    container = ServiceContainer(Service, config)
+    await container.start()
+    with pytest.raises(OSError, match="dried up"):
+        await asyncio.wait_for(container.wait(), 5)
+    assert "broken source failed: the service stops" in caplog.text
+
+
+async def test_timers_and_once_fire(config: dict[str, Any]) -> None:
+    ticks = 0
+    enough, fired = asyncio.Event(), asyncio.Event()
+
+    class Service:
+        name = "clock"
+
+        @timer(interval=0.01, eager=True)
+        async def tick(self) -> None:
+            nonlocal ticks
+            ticks += 1
+            if ticks == 3:
+                enough.set()
+            raise ValueError("errors do not stop a timer")
+
+        @once("hello", who="world")
+        async def begin(self, what: str, who: str) -> None:
+            assert (what, who) == ("hello", "world")
+            fired.set()
+
+    async with ServiceContainer(Service, config):
+        await asyncio.wait_for(fired.wait(), 5)
+        await asyncio.wait_for(enough.wait(), 5)
+
+
+# The process
+
+SERVER = """
+import asyncio, sys, logging
+from aiorpc import rpc, serve
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+
+class Service:
+    name = "signalled"
+    @rpc
+    async def method(self) -> None: ...
+
+async def main():
+    return await serve(Service, config={"AMQP_URI": "memory://", "SHUTDOWN_TIMEOUT": 5})
+
+print("go", flush=True)
+sys.exit(asyncio.run(main()))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_serve_cleanly(tmp_path: Path, signum: signal.Signals) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(script),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    try:
+        assert process.stdout is not None
+        output = ""
+        while "signalled ready" not in output:
+            line = await asyncio.wait_for(process.stdout.readline(), 20)
+            assert line, output
+            output += line.decode()
+        process.send_signal(signum)
+        output += (await asyncio.wait_for(process.stdout.read(), 20)).decode()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert f"{signum.name}: finishing the calls in hand" in output
+        assert "signalled stopped" in output
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def test_the_logger_of_errors_has_the_call_id(caplog: pytest.LogCaptureFixture) -> None:
+    config = {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
+
+    async def main() -> None:
+        async with (
+            ServiceContainer(recording_service([]), config),
+            ClusterRpcProxy(config, timeout=5) as cluster,
+        ):
+            with contextlib.suppress(RemoteError):
+                await cluster.recorded.fails()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
+    (record,) = caplog.records
+    assert "recorded.fails raised ValueError (call id recorded.fails." in record.getMessage()
+    assert record.exc_info is not None

@@ -1,0 +1,109 @@
+"""The client for threads: the same calls, from programs without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from aiorpc import RemoteError, RpcTimeout, ServiceContainer, UnknownService, rpc
+from aiorpc.sync import ClusterRpcProxy
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture
+def service(rabbitmq_uri: str) -> Iterator[str]:
+    """A service in a loop of its own, as another process would have it."""
+    name_ = f"sync_{uuid.uuid4().hex[:8]}"
+
+    class Service:
+        name = name_
+
+        @rpc
+        async def hello(self, value: str) -> str:
+            return f"hello {value}"
+
+        @rpc
+        async def fail(self) -> None:
+            raise ValueError("boom")
+
+        @rpc
+        async def slow(self) -> None:
+            await asyncio.sleep(60)
+
+    started, stop = threading.Event(), threading.Event()
+
+    async def host() -> None:
+        async with ServiceContainer(Service, rabbitmq_uri) as container:
+            started.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.02)
+            transport = container.transport
+            await container.stop()
+            del transport
+
+    thread = threading.Thread(target=lambda: asyncio.run(host()))
+    thread.start()
+    assert started.wait(10)
+    yield name_
+    stop.set()
+    thread.join(10)
+
+
+def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
+    with ClusterRpcProxy(rabbitmq_uri, timeout=5) as cluster:
+        proxy: Any = cluster[service]
+        assert proxy.hello("you") == "hello you"
+        reply = proxy.hello.call_async("later")
+        assert reply.result() == reply.result() == "hello later"
+        with pytest.raises(RemoteError, match="boom"):
+            proxy.fail()
+        started = time.monotonic()
+        with pytest.raises(RpcTimeout, match=r"0\.2 s"):
+            proxy.slow.with_options(timeout=0.2)()
+        assert time.monotonic() - started < 0.4
+        with pytest.raises(UnknownService):
+            cluster.service_that_never_was.method()
+
+
+def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
+    with (
+        ClusterRpcProxy(rabbitmq_uri, timeout=10) as cluster,
+        ThreadPoolExecutor(16) as threads,
+    ):
+        results = threads.map(lambda n: cluster[service].hello(str(n)), range(200))
+        assert list(results) == [f"hello {n}" for n in range(200)]
+
+
+def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> None:
+    before = threading.active_count()
+    proxy = ClusterRpcProxy(rabbitmq_uri, timeout=5)
+    cluster = proxy.start()
+    proxy.close()
+    proxy.close()
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        cluster.service.method()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
+    with ClusterRpcProxy(rabbitmq_uri, timeout=5) as cluster:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                cluster.service.method()
+            except RuntimeError as exc:
+                os._exit(0 if "fork" in str(exc) else 1)
+            os._exit(2)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
