@@ -43,6 +43,10 @@ servers: $(VENV)/.base ## bring up RabbitMQ, PostgreSQL and MariaDB, or use thos
 servers-stop: $(VENV)/.base ## stop what `make servers` started, and nothing else
 	@$(BIN)/python -m tests.servers down
 
+docs: $(VENV)/.docs ## the documentation as HTML in docs/_build; a warning is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build
+	@echo "open docs/_build/index.html"
+
 format: $(VENV)/.dev ## format, and mend what the linter can
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix .
 
@@ -64,3 +68,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.base
 $(VENV)/.dev: pyproject.toml | $(VENV)/.base
 	@$(PIP) install -e '.[all]' --group dev
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.base
+	@$(PIP) install -e '.[all]' --group docs
+	@touch $@

@@ -1,0 +1,77 @@
+"""
+An HTTP API in front of the services: a FastAPI application that awaits calls::
+
+    AMQP_URI=amqp://guest:guest@localhost/ uvicorn services.web:app
+
+There is one ClusterRpcProxy for the whole process; the application's lifespan opens and closes it.
+"""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi.responses import JSONResponse
+
+from aiorpc import (
+    AioRpcError,
+    BadArguments,
+    ClusterProxy,
+    ClusterRpcProxy,
+    ConnectionLost,
+    Overloaded,
+    RpcTimeout,
+    ServiceUnavailable,
+    UnknownService,
+)
+from services.service_x import ServiceX
+
+#: Seconds that a visitor waits: the deadline of everything that happens on his behalf.
+TIMEOUT = 3.0
+#: Whatever is not here is our own failure: 500.
+STATUS: dict[type[AioRpcError], int] = {
+    BadArguments: 422,
+    UnknownService: 503,
+    ServiceUnavailable: 503,
+    Overloaded: 503,
+    ConnectionLost: 503,
+    RpcTimeout: 504,
+}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    broker = os.environ.get("AMQP_URI")
+    async with ClusterRpcProxy(broker, timeout=TIMEOUT) as app.state.cluster:
+        yield
+
+
+app = FastAPI(title="services", lifespan=lifespan)
+
+
+def service_x(request: Request) -> ServiceX:
+    cluster: ClusterProxy = request.app.state.cluster
+    return cluster.typed(ServiceX)
+
+
+X = Annotated[ServiceX, Depends(service_x)]
+
+
+@app.get("/mark/{value}")
+async def mark(value: str, x: X, accept_language: Annotated[str, Header()] = "en") -> str:
+    call = x.remote_method.with_options(context_data={"language": accept_language})
+    return await call(value)
+
+
+@app.get("/mark")
+async def mark_all(value: Annotated[list[str], Query()], x: X) -> list[str]:
+    replies = [x.remote_method.call_async(each) for each in value]  # all of them are sent now
+    return [await reply for reply in replies]
+
+
+@app.exception_handler(AioRpcError)
+async def failed(request: Request, error: AioRpcError) -> JSONResponse:
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
+    # Its text names queues and hosts: that is for the log, not for visitors.
+    return JSONResponse({"error": type(error).__name__}, status)

@@ -1,0 +1,65 @@
+"""Checks the command lines that the pages show: that the commands and their options exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import typer.main
+
+from .markdown import ROOT
+
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+_MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+#: What the pages may use of the rest of the world, unchecked.
+_OTHERS = frozenset({"docker", "cd", "curl", "git", "python", "python3", "pytest", "uvicorn"})
+
+
+def check_command(words: list[str], place: str) -> None:
+    """
+    ``aiorpc`` commands with their options, ``make`` targets, and the extras in ``pip install``.
+
+    Raises:
+        AssertionError: names the place and what there is not.
+    """
+    checks = {"aiorpc": _check_aiorpc, "make": _check_make, "pip": _check_pip}
+    check = checks.get(words[0])
+    assert check or words[0] in _OTHERS, f"{place}: what is {words[0]!r}?"
+    if check:
+        check(words[1:], place)
+
+
+def _check_aiorpc(words: list[str], place: str) -> None:
+    from aiorpc.cli.app import app
+
+    command: Any = typer.main.get_command(app)
+    name = "aiorpc"
+    if words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{place}: there is no command `aiorpc {words[0]}`"
+        name, *words = words
+        command = command.commands[name]
+    context = command.context_class(command, info_name=name)
+    try:
+        command.make_parser(context).parse_args(args=list(words))
+    except Exception as error:
+        raise AssertionError(f"{place}: aiorpc {name}: {error}") from error
+
+
+def _check_make(words: list[str], place: str) -> None:
+    for target in words:
+        assert re.search(rf"^{re.escape(target)}:", _MAKEFILE, re.MULTILINE), (
+            f"{place}: the Makefile has no target {target}"
+        )
+
+
+def _check_pip(words: list[str], place: str) -> None:
+    """Nobody may be sent to the unrelated project of the same name."""
+    for word in words[1:]:
+        requirement = re.fullmatch(r"(?P<name>[\w.-]+?)(\[(?P<extras>[\w,-]+)\])?", word)
+        if requirement is None or requirement["name"] == _PROJECT["project"]["name"]:
+            for extra in ((requirement and requirement["extras"]) or "").split(","):
+                known = _PROJECT["project"]["optional-dependencies"]
+                assert not extra or extra in known, f"{place}: there is no extra {extra!r}"
+        else:
+            assert requirement["name"] != "aiorpc", f"{place}: that is somebody else's project"

@@ -1,0 +1,233 @@
+"""
+Runs the code blocks of one page, in their order, as a reader would: what each block does is in
+:class:`Reader`. The broker of every page is its own ``memory://``, whatever URL the page shows.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tokenize
+import types
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiorpc import ServiceRunner
+from aiorpc.cli.loading import load_services
+from aiorpc.config import load
+
+from .commands import check_command
+from .markdown import ROOT, Block, page_id
+
+#: What the pages call their RabbitMQ server.
+RABBITMQ = "amqp://guest:guest@localhost/"
+#: The pages' plain ``memory://``, not one with a name.
+_MEMORY = re.compile(r"memory://(?=[\"'\s]|$)")
+#: What a project of the reader's has in its pyproject.toml.
+_PYTEST_OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
+_PYTEST_OPTIONS += ("-o", "asyncio_default_fixture_loop_scope=function")
+#: How long a program of a page may take, in seconds.
+PROGRAM_TIMEOUT = 20
+
+
+class Reader:
+    """
+    Follows one page, block by block:
+
+    - ``python`` is executed, with top-level ``await``, in one namespace for the whole page;
+    - ``python`` whose first line names a file (``# greetings.py``) is written to that file instead,
+      for later blocks to import or run;
+    - ``sh`` is read line by line: ``python FILE`` and ``pytest FILE`` are run; ``aiorpc run MODULE
+      ...`` hosts the services on the page's broker from there on; of other ``aiorpc``, ``make`` and
+      ``pip`` commands the names and options are checked;
+    - ``yaml`` is loaded as a configuration;
+    - ``text`` right after one of these is what it prints (``...`` stands for anything);
+    - an expression with a literal in a comment behind it (``1 + 1  # 2``) has that value.
+    """
+
+    def __init__(self, page: Path, directory: Path) -> None:
+        self.directory = directory
+        name = re.sub(r"\W", "_", page_id(page)).lower()
+        self.broker = f"memory://{name}"
+        self.module = types.ModuleType(f"page_{name}")
+        self.written: dict[str, Block] = {}
+        self.used: set[str] = set()
+        self._hosted: list[tuple[set[type], AsyncExitStack]] = []
+
+    async def __aenter__(self) -> Reader:
+        self._path, self._modules = sys.path.copy(), set(sys.modules)
+        sys.path.insert(0, str(self.directory))
+        sys.modules[self.module.__name__] = self.module
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for _, stack in reversed(self._hosted):
+            await stack.aclose()
+        sys.path[:] = self._path
+        for name in set(sys.modules) - self._modules:
+            if self._is_of_page(name):
+                del sys.modules[name]
+
+    def _is_of_page(self, name: str) -> bool:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        return file.startswith(str(self.directory)) or sys.modules[name] is self.module
+
+    def on_own_broker(self, code: str) -> str:
+        return _MEMORY.sub(self.broker, code.replace(RABBITMQ, self.broker))
+
+    async def follow(self, block: Block) -> None:
+        run = {"python": self._python, "sh": self._sh, "yaml": self._yaml, "text": self._text}
+        assert block.language in run, f"{block.place}: no way to test {block.language!r} blocks"
+        await run[block.language](block)
+
+    # Python
+
+    async def _python(self, block: Block) -> None:
+        if (name := block.file_name) and not name.startswith("services/"):
+            self._write(name, block)
+            return
+        code = _compile(self.on_own_broker(block.code), block)
+        with printed(block):
+            waiting = eval(code, self.module.__dict__)
+            if asyncio.iscoroutine(waiting):
+                await waiting
+        self.used |= {f"{name}.py" for name in sys.modules if self._is_of_page(name)}
+
+    def _write(self, name: str, block: Block) -> None:
+        compile(block.code, block.place, "exec")
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.on_own_broker(block.code), encoding="utf-8")
+        sys.modules.pop(name.removesuffix(".py"), None)
+        importlib.invalidate_caches()
+        self.written[name] = block
+        self.used.discard(name)
+
+    # The shell
+
+    async def _sh(self, block: Block) -> None:
+        for line in block.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if not words:
+                continue
+            if words[:2] == ["aiorpc", "run"]:
+                check_command(words, block.place)
+                await self._host(words[2:])
+            elif words[0] in {"python", "pytest"} and words[1] in self.written:
+                await asyncio.to_thread(self._program, words, block)
+            else:
+                check_command(words, block.place)
+
+    async def _host(self, words: list[str]) -> None:
+        targets = []
+        for word in words:
+            if word.startswith("-"):
+                break
+            targets.append(word)
+            self.used.add(f"{word.partition(':')[0]}.py")
+        services = set(load_services(targets))
+        names = {service.name for service in services}  # type: ignore[attr-defined]
+        for hosted, stack in self._hosted:  # started again: Ctrl-C came before
+            if names & {service.name for service in hosted}:  # type: ignore[attr-defined]
+                await stack.aclose()
+        stack = AsyncExitStack()
+        await stack.enter_async_context(ServiceRunner(*services, config=self.broker))
+        self._hosted.append((services, stack))
+
+    def _program(self, words: list[str], block: Block) -> None:
+        """Run ``python FILE`` or ``pytest FILE`` in a process of its own."""
+        self.used.add(words[1])
+        command = [sys.executable, *words[1:]]
+        if words[0] == "pytest":
+            command = [sys.executable, "-m", "pytest", *_PYTEST_OPTIONS, *words[1:]]
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=PROGRAM_TIMEOUT,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block.place}: {done.stdout}{done.stderr}"
+        if block.output is not None:
+            assert_output(done.stdout, block)
+
+    # The rest
+
+    async def _yaml(self, block: Block) -> None:
+        path = self.directory / "config.yaml"
+        path.write_text(block.code, encoding="utf-8")
+        load(path, environ={})
+
+    async def _text(self, block: Block) -> None:
+        """A picture, or a message: nothing to run."""
+
+
+def _compile(code: str, block: Block) -> Any:
+    """The code, checking values that comments tell; its tracebacks show the page's own lines."""
+    tree = ast.parse(code, block.place)
+    values = dict(_values_in_comments(code))
+    for parent in ast.walk(tree):
+        for statement in getattr(parent, "body", []) if not isinstance(parent, ast.Lambda) else []:
+            line = getattr(statement, "end_lineno", None)
+            if isinstance(statement, ast.Expr) and line in values:
+                statement.value = _checked(statement.value, values[line])
+    ast.fix_missing_locations(tree)
+    ast.increment_lineno(tree, block.line - 1)
+    return compile(tree, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def _values_in_comments(code: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.COMMENT and token.line.split("#")[0].strip():
+            text = token.string.removeprefix("#").strip()
+            try:
+                ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                continue
+            yield token.start[0], text
+
+
+def _checked(value: ast.expr, literal: str) -> ast.expr:
+    """``value`` -> a call that compares it."""
+    check = ast.parse(f"__import__({__name__!r}, fromlist=['_']).equal(0, {literal})", mode="eval")
+    assert isinstance(check.body, ast.Call)
+    check.body.args[0] = value
+    return ast.copy_location(check.body, value)
+
+
+def equal(value: Any, told: Any) -> None:
+    assert value == told, f"the page says {told!r}, it is {value!r}"
+
+
+@contextmanager
+def printed(block: Block) -> Iterator[None]:
+    """What is printed inside is what the page shows, where it shows something."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        yield
+    if block.output is not None:
+        assert_output(out.getvalue(), block)
+
+
+def assert_output(printed: str, block: Block) -> None:
+    assert block.output is not None
+    pattern = re.escape(_stripped(block.output)).replace(re.escape("..."), ".*")
+    assert re.fullmatch(pattern, _stripped(printed), re.DOTALL), (
+        f"{block.place} prints\n{printed}\nand the page says\n{block.output}"
+    )
+
+
+def _stripped(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())

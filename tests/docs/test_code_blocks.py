@@ -1,0 +1,84 @@
+"""Every code block of the README and of the documentation is run, as :class:`Reader` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .markdown import PAGES, Block, blocks_of, page_id
+from .runner import Reader
+
+WITH_CODE = [page for page in PAGES if blocks_of(page)]
+#: Made by Sphinx, and checked there.
+DIRECTIVES = ("{",)
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=page_id)
+async def test_code_blocks_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Reader(page, tmp_path) as reader:
+        for block in blocks_of(page):
+            if block.not_run is None and not block.language.startswith(DIRECTIVES):
+                await reader.follow(block)
+        unused = set(reader.written) - reader.used
+        assert not unused, f"{page.name} writes {unused}, and neither imports nor runs them"
+
+
+# The tests of the tests: a page that is wrong is found.
+
+#: Language, code, and what the error has to say.
+WRONG = {
+    "a value in a comment": ("python", "1 + 1  # 3\n", "the page says 3, it is 2"),
+    "an exception": ("python", "raise ValueError('boom')\n", "boom"),
+    "an awaited exception": ("python", "async def f(): 1 / 0\nawait f()\n", "division by zero"),
+    "a file nobody uses": ("python", "# unused.py\n", "neither imports nor runs"),
+    "a file that fails": ("python", "# a.py\n1 / 0\n```\n```sh\npython a.py\n", "by zero"),
+    "a failing test": (
+        "python",
+        "# test_a.py\ndef test_a(): assert 0\n```\n```sh\npytest test_a.py\n",
+        "1 failed",
+    ),
+    "output": ("python", "print(1)\n```\n```text\n2\n", "and the page says"),
+    "a command": ("sh", "aiorpc walk\n", "there is no command `aiorpc walk`"),
+    "an option": ("sh", "aiorpc run services.web --sideways\n", "--sideways"),
+    "a make target": ("sh", "make tea\n", "no target tea"),
+    "a program": ("sh", "rm -r x\n", "what is 'rm'"),
+    "the wrong project": ("sh", "pip install aiorpc\n", "somebody else's project"),
+    "an extra": ("sh", "pip install 'aiorpc-amqp[tea]'\n", "no extra 'tea'"),
+    "a key": ("yaml", "AMQP_URL: amqp://localhost/\n", "did you mean AMQP_URI"),
+    "a language": ("tex", "x\n", "no way to test 'tex'"),
+}
+
+
+@pytest.mark.parametrize(("language", "code", "told"), WRONG.values(), ids=WRONG)
+async def test_a_wrong_block_is_found(
+    language: str, code: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```{language}\n{code}```\n", encoding="utf-8")
+    with pytest.raises(Exception, match=told):
+        await test_code_blocks_of_a_page_run(page, tmp_path, monkeypatch)
+
+
+async def test_a_reason_for_not_running_is_needed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not run: -->\n\n```python\n1\n```\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="needs a reason"):
+        blocks_of(page)
+
+
+def test_output_goes_with_what_prints_it_and_marks_with_what_follows_them(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nprint(1)\n```\n\n```text\n1\n```\n\nWords.\n\n```text\na picture\n```\n\n"
+        "<!-- not run: it needs a server -->\n\n```sh\naiorpc ls\n```\n",
+        encoding="utf-8",
+    )
+    assert blocks_of(page) == [
+        Block(page, 2, "python", "print(1)\n", None, "1\n"),
+        Block(page, 12, "text", "a picture\n"),
+        Block(page, 18, "sh", "aiorpc ls\n", "it needs a server"),
+    ]
