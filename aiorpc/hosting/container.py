@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from ..call import Call, Handler, Middleware, compose
 from ..config import Settings, resolve
@@ -26,6 +26,7 @@ from ..extensions import (
     Entrypoint,
     Host,
     Outcome,
+    Submission,
     entrypoints_of,
     providers_of,
     service_name_of,
@@ -36,11 +37,13 @@ from ..wire.protocol import Wire
 from .discovery import discoverable
 from .worker import Worker
 
-__all__ = ["ServiceContainer"]
+__all__ = ["ServiceContainer", "Submit"]
 
 log = logging.getLogger("aiorpc.hosting")
 
 T = TypeVar("T")
+#: The shape of ``ServiceContainer.submit``.
+Submit: TypeAlias = Callable[..., Submission]
 
 #: Seconds between two warnings that a saturated service calls itself.
 WARN_EVERY = 60.0
@@ -95,8 +98,14 @@ class ServiceContainer:
         self._life: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._warned_at = -WARN_EVERY
+        self._interceptors: list[Callable[[Submit], Submit]] = []
 
     # Life
+
+    @property
+    def started(self) -> bool:
+        """Whether ``start`` was called: from then on what it hosts cannot be changed."""
+        return self._life is not None
 
     async def start(self) -> None:
         """Return when every entrypoint is ready to fire."""
@@ -227,6 +236,29 @@ class ServiceContainer:
         if outcome.ending is not Ending.RETURNED:
             raise AioRpcError(f"{call} did not run to its end: {outcome.ending.value}")
         return outcome.value
+
+    def intercept(self, interceptor: Callable[[Submit], Submit]) -> Callable[[], None]:
+        """
+        Put *interceptor* around ``submit``, the last one outermost; returns what takes it out
+        again. For ``aiorpc.testing``. While there is none, ``submit`` is the plain method.
+        """
+        self._interceptors.append(interceptor)
+        self._compose_submit()
+
+        def remove() -> None:
+            if interceptor in self._interceptors:
+                self._interceptors.remove(interceptor)
+                self._compose_submit()
+
+        return remove
+
+    def _compose_submit(self) -> None:
+        vars(self).pop("submit", None)
+        submit: Submit = self.submit
+        for interceptor in self._interceptors:
+            submit = interceptor(submit)
+        if self._interceptors:
+            vars(self)["submit"] = submit
 
     def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(background, name=name)
