@@ -1,0 +1,142 @@
+"""The commands put together, and the one border where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..exceptions import AioRpcError
+from .call import call
+from .exit_codes import ExitCode, exit_code_of
+from .loading import ImportFailed
+from .ls import ls
+from .new import new
+from .options import DEBUG, Debug
+from .output import print_error, print_traceback
+from .run import run
+from .shell import shell
+from .show_config import show_config
+
+__all__ = ["app"]
+
+#: What typer raises for a wrong command line; of its classes only a subclass is public.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class CommandLine(TyperGroup):
+    """All commands: one line on stderr and an exit code in place of a traceback or a box."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        options = {"prog_name": "aiorpc", **options, "standalone_mode": False}
+        try:
+            status = super().main(*args, **options)
+        except UsageError as error:
+            print_error(_of_usage(error))
+            status = ExitCode.WRONG
+        except typer.Abort:
+            status = ExitCode.INTERRUPTED
+        raise SystemExit(status or ExitCode.OK)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (AioRpcError, ImportFailed) as error:
+            if DEBUG in ctx.meta:
+                print_traceback(error)
+            elif isinstance(error, ImportFailed) and error.__cause__ is not None:
+                print_traceback(error.__cause__)
+            print_error(str(error))
+            code = exit_code_of(error) if isinstance(error, AioRpcError) else ExitCode.FAILED
+            raise typer.Exit(code) from None
+
+
+def _of_usage(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx is not None else "aiorpc"
+    return f"{error.format_message()} Try '{command} --help'."
+
+
+app = typer.Typer(
+    name="aiorpc",
+    cls=CommandLine,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aiorpc {__version__}")
+        raise typer.Exit
+
+
+EXIT_CODES = """\
+[bold]Exit codes[/bold]
+    0  it went well
+    1  the method raised; a service failed, or its calls took too long to stop
+    2  the command, the configuration, the credentials or the call are wrong
+    3  no such service, or nobody consumes its queue
+    4  no answer within the timeout
+    5  the broker cannot be reached, or the connection was lost
+  130  Ctrl-C"""
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=f"""\
+[bold]Examples[/bold]
+$ aiorpc new greetings
+$ aiorpc run greetings --config config.yaml
+$ aiorpc call greetings.hello '["Ada"]'
+
+{EXIT_CODES}""",
+)
+def main(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="Show the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Microservices on asyncio and RabbitMQ: make, run and call them, look at them."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(ExitCode.WRONG)
+
+
+_EXAMPLES: dict[Callable[..., None], str] = {
+    run: """
+$ aiorpc run services.service_x services.service_y
+$ aiorpc run shop.orders:Orders --config config.yaml --define max_workers=10
+$ aiorpc run greetings --reload""",
+    call: """
+$ aiorpc call service_x.remote_method '["hello"]'
+$ aiorpc call orders.place '{"product": "tea", "pieces": 2}' --timeout 3
+$ aiorpc call users.get '[42]' --context language=fi --broker amqp://host/""",
+    shell: """
+$ aiorpc shell --broker amqp://guest:guest@localhost/
+$ echo 'print(await n.rpc.service_x.remote_method("hello"))' | aiorpc shell""",
+    ls: """
+$ aiorpc ls
+$ aiorpc ls service_x service_y && echo both are there
+$ aiorpc ls --json | jq '.[] | select(.waiting > 100)'""",
+    show_config: """
+$ aiorpc show-config --config config.yaml
+$ aiorpc show-config --defaults""",
+    new: """
+$ aiorpc new greetings && cd greetings && pytest""",
+}
+
+for _command, _examples in _EXAMPLES.items():
+    _with_codes = f"\n\n{EXIT_CODES}" if _command is call else ""
+    app.command(
+        _command.__name__.replace("_", "-"),
+        epilog="[bold]Examples[/bold]" + _examples.replace("[", r"\[") + _with_codes,
+    )(_command)

@@ -1,0 +1,131 @@
+"""From ``MODULE[:Class]`` on a command line to service classes. Imports the user's modules."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from ..exceptions import ConfigurationError
+from ..extensions import entrypoints_of, service_name_of
+
+__all__ = ["ImportFailed", "load_services", "look_in_current_directory"]
+
+
+class ImportFailed(Exception):
+    """The user's module raised while it was imported; ``__cause__`` is what."""
+
+
+def look_in_current_directory() -> None:
+    """Let modules of the current directory be imported, as ``python -m`` does."""
+    directory = os.getcwd()
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+
+
+def load_services(targets: Iterable[str]) -> list[type]:
+    """
+    The service classes that *targets* name, each once, in their order.
+
+    ``module:Class`` is that class; ``module`` is every class in it that has a name and entrypoints,
+    imported ones included, as in Nameko.
+
+    Raises:
+        ConfigurationError: there is no such module or class, or it is no service.
+        ImportFailed: importing the module raised.
+    """
+    services: dict[type, None] = {}
+    for target in targets:
+        services.update(dict.fromkeys(_services_of(target)))
+    return list(services)
+
+
+def _services_of(target: str) -> list[type]:
+    module_name, colon, class_name = target.partition(":")
+    if module_name.endswith(".py") or os.sep in module_name:
+        dotted = os.path.normpath(module_name.removesuffix(".py")).replace(os.sep, ".")
+        raise ConfigurationError(
+            f"{module_name} is a path, and a module is wanted: write {dotted}{colon}{class_name}"
+        )
+    module = _import(module_name)
+    return [_class_of(module, class_name)] if colon else _all_services_of(module)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise ImportFailed(_import_failed(name, error)) from error
+        raise ConfigurationError(_no_module(name, error.name)) from None
+    except (ValueError, TypeError) as error:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigurationError(
+                f"{name!r} is no name of a module: write it as in Python, package.module"
+            ) from None
+        raise ImportFailed(_import_failed(name, error)) from error
+    except Exception as error:
+        raise ImportFailed(_import_failed(name, error)) from error
+
+
+def _import_failed(name: str, error: Exception) -> str:
+    return f"{name} cannot be imported: {type(error).__name__}: {error}"
+
+
+def _no_module(name: str, missing: str) -> str:
+    parent = missing.rpartition(".")[0]
+    where = f"in package {parent}" if parent else f"in {os.getcwd()} or on Python's path"
+    return f"no module named {missing} {where}" + (f" (for {name})" if missing != name else "")
+
+
+def _class_of(module: ModuleType, name: str) -> type:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise ConfigurationError(f"{module.__name__} has no class {name!r}{_has(module)}")
+    if not inspect.isclass(found):
+        raise ConfigurationError(
+            f"{module.__name__}:{name} is no class but a value of type {type(found).__name__}"
+            f"{_has(module)}"
+        )
+    service_name_of(found)  # raises if it has none
+    if not entrypoints_of(found):
+        raise ConfigurationError(
+            f"{module.__name__}:{name} has no entrypoint: mark a method with @rpc, for example"
+        )
+    return found
+
+
+def _all_services_of(module: ModuleType) -> list[type]:
+    fired = _classes_with_entrypoints(module)
+    services = [cls for cls in fired if getattr(cls, "name", None)]
+    if services:
+        return services
+    if fired:
+        service_name_of(fired[0])  # raises, and says what to do
+    raise ConfigurationError(
+        f"{module.__name__} has no service: that is a class with a `name` and with a method marked "
+        "@rpc or by another entrypoint"
+    )
+
+
+def _classes_with_entrypoints(module: ModuleType) -> list[type]:
+    classes = [value for value in vars(module).values() if inspect.isclass(value)]
+    return [cls for cls in dict.fromkeys(classes) if _has_entrypoints(cls)]
+
+
+def _has_entrypoints(cls: type) -> bool:
+    try:
+        return bool(entrypoints_of(cls))
+    except Exception:  # noqa: BLE001 - a class of anybody's, whose attributes may do anything
+        return False
+
+
+def _has(module: ModuleType) -> str:
+    names = [cls.__name__ for cls in _classes_with_entrypoints(module)]
+    return f"; it has {', '.join(names)}" if names else ""

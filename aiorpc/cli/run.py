@@ -1,0 +1,91 @@
+"""``aiorpc run``: host services in this process until a signal says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.config
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ..config import Settings
+from ..exceptions import ConfigurationError
+from ..hosting.runner import serve
+from .loading import load_services, look_in_current_directory
+from .options import Broker, ConfigFile, Debug, Define, settings_of
+
+__all__ = ["run"]
+
+log = logging.getLogger("aiorpc.cli")
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def run(
+    modules: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODULE[:CLASS]",
+            help="Modules to look for services in, imported as from the current directory; with "
+            "a class, just that one.",
+            show_default=False,
+        ),
+    ],
+    config: ConfigFile = None,
+    define: Define = None,
+    broker: Broker = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start again whenever a source file changes.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Run services until SIGTERM or Ctrl-C; then finish the calls in hand, and stop.
+
+    It waits for the broker if that is not there yet. Calls that are not finished
+    within SHUTDOWN_TIMEOUT (25 s) go back to their queues, and the exit code is
+    1. A second signal ends it at once.
+    """
+    if reload:
+        from .reload import run_reloading
+
+        raise typer.Exit(run_reloading(modules, config, define, broker))
+    settings = settings_of(config, define, broker)
+    set_up_logging(settings)
+    look_in_current_directory()
+    services = load_services(modules)
+    with asyncio.Runner(loop_factory=fastest_loop()) as runner:
+        raise typer.Exit(runner.run(serve(*services, config=settings)))
+
+
+def set_up_logging(settings: Settings) -> None:
+    """
+    As ``LOGGING`` says, or INFO and above to stderr.
+
+    Raises:
+        ConfigurationError: ``LOGGING`` is nothing for ``logging.config.dictConfig``.
+    """
+    if settings.logging is None:
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    else:
+        # Loggers of modules are made when they are imported, and dictConfig would switch off all
+        # that it does not name, the lines that say that a service is ready among them.
+        defaults: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
+        try:
+            logging.config.dictConfig(defaults | settings.logging)
+        except (ValueError, TypeError, AttributeError, ImportError) as error:
+            reasons = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
+            raise ConfigurationError(f"{settings.source}: LOGGING: {': '.join(reasons)}") from error
+    for note in settings.notes:
+        log.warning("%s", note)
+
+
+def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop when it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,1 @@
+"""Examples: each of them runs by itself, ``aiorpc run services.service_x``."""

@@ -1,0 +1,28 @@
+"""
+The whole example in one process and without a server: both services, a client, and what happens
+when a service is down. ``make demo``, or ``python -m services.demo [URL]``.
+"""
+
+import asyncio
+import sys
+
+from aiorpc import ClusterRpcProxy, ServiceContainer
+from services.client import call_everything, show
+from services.service_x import ServiceX
+from services.service_y import ServiceY
+
+
+async def demo(url: str) -> None:
+    print(f"service_x, service_y and a client on {url}")
+    async with ClusterRpcProxy(url, timeout=0.5) as cluster:
+        async with ServiceContainer(ServiceY, url), ServiceContainer(ServiceX, url):
+            await call_everything(cluster)
+        print("\nboth services are stopped now, and a call waits no longer than its timeout:")
+        await show(
+            'await cluster.service_x.remote_method("hello")   # timeout=0.5',
+            cluster.service_x.remote_method("hello"),
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(demo(sys.argv[1] if len(sys.argv) > 1 else "memory://"))

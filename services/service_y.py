@@ -1,0 +1,11 @@
+"""Puts its mark on what it is given."""
+
+from aiorpc import rpc
+
+
+class ServiceY:
+    name = "service_y"
+
+    @rpc
+    async def append_identifier(self, value: str) -> str:
+        return f"{value}-y"
