@@ -66,6 +66,10 @@ class AmqpTransport(Transport):
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._trouble = "no attempt was made yet"
+        #: Clear while :meth:`drop_connection` keeps the broker out of reach.
+        self._reachable = asyncio.Event()
+        self._reachable.set()
+        self._restoring: asyncio.TimerHandle | None = None
 
     # --- starting and ending
 
@@ -106,6 +110,8 @@ class AmqpTransport(Transport):
 
     async def _close(self) -> None:
         was_started = self._supervisor is not None
+        if self._restoring is not None:
+            self._restoring.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._finish_sending()
@@ -143,6 +149,19 @@ class AmqpTransport(Transport):
         """Drop the socket, as a broken network would. For tests."""
         if self._link is not None:
             self._link.abort()
+
+    def drop_connection(self, pause: float | None = 0.05) -> None:
+        self._reachable.clear()
+        if self._restoring is not None:
+            self._restoring.cancel()
+            self._restoring = None
+        if pause is not None:
+            loop = asyncio.get_running_loop()
+            self._restoring = loop.call_later(pause, self.restore_connection)
+        self._abort()
+
+    def restore_connection(self) -> None:
+        self._reachable.set()
 
     # --- sending
 
@@ -314,6 +333,7 @@ class AmqpTransport(Transport):
         """
         told = ""
         while True:
+            await self._reachable.wait()
             urls = list(self._urls)
             random.shuffle(urls)
             refusal: ConfigurationError | None = None

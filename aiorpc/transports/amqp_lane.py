@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from struct import error as struct_error
-from typing import Any
+from typing import Any, cast
 
 import aiormq
 import aiormq.abc
@@ -149,8 +149,8 @@ class _Tap(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self._lane.opened(transport)
+        # No isinstance: uvloop's transports are not registered with asyncio's abstract class.
+        self._lane.opened(cast("asyncio.Transport", transport))
 
     def data_received(self, data: bytes) -> None:
         rest = self._lane.received(data)
