@@ -251,5 +251,17 @@ class Transport(ABC):
         """Return when it is no longer congested."""
 
     @abstractmethod
+    def drop_connection(self, pause: float | None = 0.05) -> None:
+        """
+        For tests: break the connection, as a network does. What is unacked goes back to its queue,
+        and confirms that have not come yet are lost. It comes back after *pause* seconds; with
+        ``None``, not before :meth:`restore_connection`.
+        """
+
+    @abstractmethod
+    def restore_connection(self) -> None:
+        """End what :meth:`drop_connection` began. Idempotent."""
+
+    @abstractmethod
     def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
         """Call *listener* at every change of state; returns the way to stop that."""
