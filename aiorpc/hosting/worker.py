@@ -37,6 +37,8 @@ class Workshop(Protocol):
     @property
     def host(self) -> Host: ...
 
+    #: Names of the methods that are coroutines; the others run in threads.
+    coroutines: frozenset[str]
     values: list[DependencyProvider[Any]]
     lifetimes: list[DependencyProvider[Any]]
     cleanup_timeout: float
@@ -224,8 +226,9 @@ class Worker:
                 raise TimeoutError(text) from None
 
     async def _invoke(self, service: Any, call: Call) -> Any:
-        method = getattr(service, self.entrypoint.method_name)
-        if inspect.iscoroutinefunction(method):
+        name = self.entrypoint.method_name
+        method = getattr(service, name)
+        if name in self._workshop.coroutines:
             return await method(*call.args, **call.kwargs)
         return await self._invoke_in_thread(method, call)
 
@@ -238,7 +241,7 @@ class Worker:
         loop_of_thread.set(loop)
         context = contextvars.copy_context()
         running = loop.run_in_executor(
-            self._workshop.threads(), lambda: context.run(method, *call.args, **call.kwargs)
+            self._workshop.threads(), context.run, _without_stop_iteration, method, call
         )
         cancelled: BaseException | None = None
         while not running.done():
@@ -307,3 +310,11 @@ class Worker:
                 call_id,
                 exc_info=error,
             )
+
+
+def _without_stop_iteration(method: Callable[..., Any], call: Call) -> Any:
+    """No future takes a StopIteration: it would wait for ever. Python treats coroutines alike."""
+    try:
+        return method(*call.args, **call.kwargs)
+    except StopIteration as exc:
+        raise RuntimeError(f"{call} raised StopIteration") from exc
