@@ -28,6 +28,8 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     context: Context = NO_CONTEXT
     #: What fired it: ``rpc``, ``event``, ``timer``, or an entrypoint's own word.
     kind: str = "rpc"
+    #: Whether it may have run before, in part or whole: its message was delivered or sent again.
+    redelivered: bool = False
 
     def __str__(self) -> str:
         return f"{self.service}.{self.method}"

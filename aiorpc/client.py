@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -184,9 +184,9 @@ class Client:
         timeout = self._timeout if options.timeout is UNSET else options.timeout
         return Call(service, method, args, kwargs, context.within(timeout))
 
-    async def call(self, call: Call, options: CallOptions = DEFAULTS) -> Any:
+    def call(self, call: Call, options: CallOptions = DEFAULTS) -> Awaitable[Any]:
         """
-        Make *call* and wait for its answer. Cancelling this cancels the call.
+        Make *call*, when awaited, and wait for its answer. Cancelling that cancels the call.
 
         Raises:
             RpcTimeout, UnknownService, ServiceUnavailable, ConnectionLost,
@@ -194,14 +194,22 @@ class Client:
             are registered with ``deserialize_to_instance``.
         """
         if self._middleware:
-            return await compose(self._middleware, lambda call: self._make(call, options))(call)
-        return await self._make(call, options)
+            return compose(self._middleware, lambda call: self._make(call, options))(call)
+        return self._make(call, options)
 
-    async def _make(self, call: Call, options: CallOptions) -> Any:
+    def _make(self, call: Call, options: CallOptions) -> Coroutine[Any, Any, Any]:
+        if options.fail_fast or self._transport.congested:
+            return self._make_when_possible(call, options)
+        return self._make_now(call, options)
+
+    async def _make_when_possible(self, call: Call, options: CallOptions) -> Any:
         if options.fail_fast:
             await self._require_consumers(call)
         if self._transport.congested:
             await self._wait_until_drained(call)
+        return await self._make_now(call, options)
+
+    async def _make_now(self, call: Call, options: CallOptions) -> Any:
         pending = self.start(call, options)
         try:
             return await pending.future
@@ -305,6 +313,10 @@ class Client:
         if isinstance(error, Unroutable):
             error = UnknownService(call.service, self._no_such_service(call))
         elif isinstance(error, ConnectionLost):
+            deadline = call.context.deadline
+            if deadline is not None and deadline.remaining() <= 0:
+                self._fail(pending, _timeout(pending, str(error)))
+                return
             waited = time.monotonic() - pending.sent_at
             error = ConnectionLost(f"{call} failed after {waited:.3g} s: {error}")
         self._fail(pending, error)
@@ -408,7 +420,8 @@ class Client:
 def _timeout(pending: Pending, why: str) -> RpcTimeout:
     deadline = pending.call.context.deadline
     seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
-    return RpcTimeout(f"{pending.call} gave no answer within {seconds:.3g} s: {why}")
+    # Rounded: the call was made some microseconds before it was sent.
+    return RpcTimeout(f"{pending.call} gave no answer within {round(seconds, 3):.3g} s: {why}")
 
 
 def _again(wire: Wire, deadline: Deadline | None) -> Callable[[Any], Any]:

@@ -123,7 +123,7 @@ class MethodProxy:
         if client.direct and not options.fail_fast:
             pending = client.start(call, options)
             return RpcReply(pending.future, lambda: client.abandon(pending), self._convert)
-        task = asyncio.get_running_loop().create_task(client.call(call, options))
+        task = asyncio.ensure_future(client.call(call, options))
         return RpcReply(task, task.cancel, self._convert)
 
     def with_options(

@@ -34,6 +34,7 @@ from aiorpc import (
     rpc,
     timer,
 )
+from aiorpc.extensions import Ending
 
 
 @pytest.fixture
@@ -206,6 +207,27 @@ async def test_a_cancelled_call_is_cancelled_at_the_service(config: dict[str, An
         await asyncio.wait_for(began.wait(), 5)
         call.cancel()
         await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_call_cancelled_before_its_worker_takes_a_step_ends(config: dict[str, Any]) -> None:
+    class Service:
+        name = "quick"
+
+        @rpc
+        async def method(self) -> None:
+            await asyncio.sleep(60)
+
+    container = ServiceContainer(Service, config)
+    await container.start()
+    outcomes: list[Ending] = []
+    worker = container.submit(
+        container.entrypoints[0],
+        Call("quick", "method"),
+        lambda outcome: outcomes.append(outcome.ending),
+    )
+    worker.withdraw()
+    await asyncio.wait_for(container.stop(), 5)
+    assert outcomes == [Ending.WITHDRAWN]
 
 
 async def test_a_dependency_that_does_not_close_is_bounded(config: dict[str, Any]) -> None:

@@ -127,7 +127,15 @@ class EventHandler(Entrypoint):
             else:
                 delivery.ack()
 
-        call = Call(host.service_name, self.method_name, (payload,), {}, context, "event")
+        call = Call(
+            host.service_name,
+            self.method_name,
+            (payload,),
+            {},
+            context,
+            "event",
+            delivery.redelivered,
+        )
         host.submit(self, call, settle)
 
 

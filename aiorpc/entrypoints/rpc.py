@@ -128,10 +128,17 @@ class _Server:
             raise MethodNotFound(request.method)
         entrypoint, arguments = known
         bound_args, bound_kwargs = arguments.bind(args, kwargs)
-        if entrypoint.delivery == "at_most_once" and (delivery.redelivered or request.resent):
+        again = delivery.redelivered or request.resent
+        if again and entrypoint.delivery == "at_most_once":
             raise _Refused(self._uncertain(delivery, request))
         call = Call(
-            self.host.service_name, request.method, bound_args, bound_kwargs, request.context
+            self.host.service_name,
+            request.method,
+            bound_args,
+            bound_kwargs,
+            request.context,
+            "rpc",
+            again,
         )
         return entrypoint, call
 

@@ -9,6 +9,7 @@ request consumers, workers, reply consumers, lifespans, connection.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 from collections import deque
@@ -189,6 +190,11 @@ class ServiceContainer:
             await self._stopping.wait()
 
     def _bind(self) -> None:
+        self.coroutines = frozenset(
+            entrypoint.method_name
+            for entrypoint in self.entrypoints
+            if inspect.iscoroutinefunction(getattr(self.service_cls, entrypoint.method_name))
+        )
         self.values = [provider for provider in self.providers if not provider.has_lifetime]
         self.lifetimes = [provider for provider in self.providers if provider.has_lifetime]
 
@@ -211,7 +217,15 @@ class ServiceContainer:
     ) -> Worker:
         call_id = f"{self.service_name}.{entrypoint.method_name}.{new_id()}"
         context = call.context.entered(call_id, self._keep_ids)
-        call = Call(call.service, call.method, call.args, call.kwargs, context, call.kind)
+        call = Call(
+            call.service,
+            call.method,
+            call.args,
+            call.kwargs,
+            context,
+            call.kind,
+            call.redelivered,
+        )
         worker = Worker(self, entrypoint, call, settle, encode)
         self._workers.add(worker)
         if not self._accepting:

@@ -50,9 +50,11 @@ class Workshop(Protocol):
 
 class _State(enum.IntEnum):
     WAITING = 0
-    RUNNING = 1
-    CLOSING = 2
-    DONE = 3
+    #: It has a task, which has not taken its first step. A task cancelled then never takes it.
+    STARTING = 1
+    RUNNING = 2
+    CLOSING = 3
+    DONE = 4
 
 
 class Worker:
@@ -108,7 +110,7 @@ class Worker:
                     self._timed_out("it waited for a free worker past its deadline")
                 )
             self._timer = loop.call_at(deadline.at, self.cancel, Ending.TIMED_OUT)
-        self._state = _State.RUNNING
+        self._state = _State.STARTING
         self.task = loop.create_task(self._run())
 
     def withdraw(self) -> None:
@@ -118,10 +120,11 @@ class Worker:
         """End it for *reason*, unless it is closing already: what is done then is done."""
         if self._state is _State.WAITING:
             self._finish(Outcome(reason))
-        elif self._state is _State.RUNNING and self._cancelled_for is None:
+        elif self._state in (_State.STARTING, _State.RUNNING) and self._cancelled_for is None:
             self._cancelled_for = reason
-            assert self.task is not None
-            self.task.cancel()
+            if self._state is _State.RUNNING:
+                assert self.task is not None
+                self.task.cancel()
 
     def kill(self) -> None:
         """End it whatever it does: the time for stopping is over."""
@@ -136,6 +139,8 @@ class Worker:
     # The run
 
     async def _run(self) -> None:
+        if not self._begin():
+            return
         call = self.call
         current.set(call.context)
         foreign = False
@@ -164,6 +169,14 @@ class Worker:
         self._finish(outcome)
         if foreign:
             raise asyncio.CancelledError
+
+    def _begin(self) -> bool:
+        """Whether it was not cancelled before its first step."""
+        if self._cancelled_for is not None:
+            self._finish(self._cancelled())
+            return False
+        self._state = _State.RUNNING
+        return True
 
     async def serve(self, call: Call) -> Any:
         """The innermost handler: the dependencies, and the method inside them."""
