@@ -182,7 +182,8 @@ def _encoder(writers: _Writers) -> json.JSONEncoder:
             write = next((writers[kind] for kind in writers if isinstance(value, kind)), fields_of)
         return write(value)
 
-    return json.JSONEncoder(default=default, separators=(",", ":"))
+    # Cycles run into the interpreter's recursion limit, and are looked for only then.
+    return json.JSONEncoder(default=default, separators=(",", ":"), check_circular=False)
 
 
 _TYPED = _encoder(_TYPED_WRITERS)
@@ -291,7 +292,7 @@ def _join(path: str, place: str | int) -> str:
     if isinstance(place, int):
         return f"{path}[{place}]"
     if not place.isidentifier():
-        return f"{path}[{place!r}]"
+        return f"{path}[{place[:40]!r}]"
     return f"{path}.{place}" if path else place
 
 
