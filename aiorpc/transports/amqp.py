@@ -227,6 +227,8 @@ class AmqpTransport(Transport):
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> Subscription:
+        if self._closing is not None:
+            raise ConnectionLost(f"the transport to {self.url} was closed")
         with quietly():
             subscription = AmqpSubscription(
                 self,

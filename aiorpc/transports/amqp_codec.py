@@ -10,7 +10,7 @@ negotiated ``frame_max``; in between, nothing else may go out on the same channe
 from __future__ import annotations
 
 from struct import Struct, error as struct_error
-from typing import Final
+from typing import Any, Final
 
 from ..exceptions import UnserializableValueError
 from ..wire.message import Message
@@ -22,7 +22,7 @@ from .amqp_table import (
     from_epoch,
 )
 
-__all__ = ["Encoder", "MalformedContent", "decode_content_header"]
+__all__ = ["Encoder", "MalformedContent", "decode_content_header", "decode_properties"]
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -267,11 +267,17 @@ def _rare_properties(message: Message, message_id: str | None, parts: list[bytes
 #: What nearly every message begins with, and what that means.
 _JSON = b"\x10application/json\x05utf-8"
 _JSON_FLAGS = _CONTENT_TYPE | _CONTENT_ENCODING
+_NO_HEADERS = b"\0\0\0\0"
 
 
 def decode_content_header(payload: bytes, body: bytes) -> Message:
+    """The message whose content header frame has *payload*; see :func:`decode_properties`."""
+    return decode_properties(payload, 12, len(payload), body)
+
+
+def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
     """
-    The message whose content header frame has *payload*, with *body*.
+    The message with *body* whose property flags and properties are ``data[at:end]``.
 
     A property that AMQP 0-9-1 does not know is skipped (all known ones stand before it), as is an
     ``expiration`` that is no number. Without ``delivery_mode`` a message is not persistent.
@@ -280,20 +286,25 @@ def decode_content_header(payload: bytes, body: bytes) -> Message:
         MalformedContent: the properties break off, or the table of headers is garbled.
     """
     try:
-        return _decode(payload, body)
+        return _decode(data, at, end, body)
     except MalformedTable as error:
         raise MalformedContent(str(error)) from None
     except (IndexError, struct_error) as error:
         raise MalformedContent(f"the properties break off: {error}") from None
 
 
-def _decode(data: bytes, body: bytes) -> Message:
-    (flags,) = _U16(data, 12)
-    at = 14
+def _decode(data: bytes, at: int, end: int, body: bytes) -> Message:
+    (flags,) = _U16(data, at)
+    at += 2
     if flags & _MORE_FLAGS:
         at = _skip_flags(data, at)
-    content_type = encoding = correlation_id = reply_to = None
-    headers = priority = expiration = None
+    content_type: str | None = None
+    encoding: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    headers: dict[str, Any] | None = None
+    priority: int | None = None
+    expiration: int | None = None
     persistent = False
     if flags & _JSON_FLAGS == _JSON_FLAGS and data.startswith(_JSON, at):
         content_type, encoding = "application/json", "utf-8"
@@ -304,7 +315,11 @@ def _decode(data: bytes, body: bytes) -> Message:
         if flags & _CONTENT_ENCODING:
             encoding, at = _text(data, at)
     if flags & _HEADERS:
-        headers, at = decode_table(data, at)
+        if data.startswith(_NO_HEADERS, at):
+            headers = {}
+            at += 4
+        else:
+            headers, at = decode_table(data, at)
     if flags & _DELIVERY_MODE:
         persistent = data[at] == 2
         at += 1
@@ -318,7 +333,7 @@ def _decode(data: bytes, body: bytes) -> Message:
     if flags & _EXPIRATION:
         text, at = _text(data, at)
         expiration = int(text) if text.isdecimal() else None
-    if at > len(data):
+    if at > end:
         raise MalformedContent("the properties break off")
     message = Message(
         body=body,
@@ -332,7 +347,7 @@ def _decode(data: bytes, body: bytes) -> Message:
         expiration=expiration,
     )
     if flags & _RARE:
-        _read_rare(data, at, flags, message)
+        _read_rare(data, at, end, flags, message)
     return message
 
 
@@ -350,7 +365,7 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
     return data[start:end].decode("utf-8", "surrogateescape"), end
 
 
-def _read_rare(data: bytes, at: int, flags: int, message: Message) -> None:
+def _read_rare(data: bytes, at: int, end: int, flags: int, message: Message) -> None:
     if flags & _MESSAGE_ID:
         message.message_id, at = _text(data, at)
     if flags & _TIMESTAMP:
@@ -363,5 +378,5 @@ def _read_rare(data: bytes, at: int, flags: int, message: Message) -> None:
         message.user_id, at = _text(data, at)
     if flags & _APP_ID:
         message.app_id, at = _text(data, at)
-    if at > len(data):
+    if at > end:
         raise MalformedContent("the properties break off")

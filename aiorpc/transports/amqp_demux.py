@@ -29,6 +29,7 @@ from .amqp_codec import (
     UNBLOCKED,
     MalformedContent,
     decode_content_header,
+    decode_properties,
 )
 
 __all__ = ["BadFrame", "ConnectionFrames", "Demultiplexer", "HotFrames"]
@@ -40,6 +41,10 @@ _METHOD = Struct(">I").unpack_from
 _TAG_BITS = Struct(">QB").unpack_from
 _U64 = Struct(">Q").unpack_from
 _U16 = Struct(">H").unpack_from
+
+_DELIVER = DELIVER.to_bytes(4, "big")
+#: A content header frame without properties.
+_LEAST_CONTENT = FRAME_OVERHEAD + 14
 
 #: Names of exchange and key are remembered up to so many, and then forgotten all at once.
 _MAX_NAMES = 1024
@@ -152,6 +157,7 @@ class Demultiplexer:
         # Frames for others that follow one another are passed on in one piece, from here.
         others_from = at = 0
         end = len(data)
+        passed = 0
         while end - at >= FRAME_OVERHEAD:
             kind, number, size = _FRAME(data, at)
             after = at + size + FRAME_OVERHEAD
@@ -162,8 +168,13 @@ class Demultiplexer:
             if data[after - 1] != FRAME_END:
                 raise BadFrame("a frame that does not end with its end octet")
             hot = channels.get(number)
-            if hot is not None and self._take(hot, kind, number, data, at + 7, after - 1):
+            if hot is not None and (
+                (kind == METHOD and (passed := self._take_whole(hot, number, data, at, after, end)))
+                or self._take(hot, kind, number, data, at + 7, after - 1)
+            ):
                 self.taken += 1
+                if passed:
+                    after, passed = passed, 0
                 if others_from < at:
                     others.append(data[others_from:at])
                 others_from = after
@@ -180,6 +191,51 @@ class Demultiplexer:
         """Take nothing more out for channel *number*."""
         self.channels.pop(number, None)
         self._contents.pop(number, None)
+
+    def _take_whole(
+        self, hot: HotFrames, number: int, data: bytes, at: int, header: int, end: int
+    ) -> int:
+        """
+        Take a delivery whose three frames are all in *data*, method frame from *at*, header frame
+        from *header*: nearly all are. Returns where it ends, or 0: then it goes frame by frame.
+        """
+        if end - header < _LEAST_CONTENT or data[at + 7 : at + 11] != _DELIVER:
+            return 0
+        kind, channel, size = _FRAME(data, header)
+        properties_end = header + 7 + size
+        if kind != HEADER or channel != number or properties_end >= end:
+            return 0
+        missing: int = _U64(data, header + 11)[0]
+        after: int = properties_end + 1
+        body = b""
+        if missing:
+            if end - after < FRAME_OVERHEAD:
+                return 0
+            kind, channel, size = _FRAME(data, after)
+            start, after = after + 7, after + size + FRAME_OVERHEAD
+            if (
+                size != missing
+                or kind != BODY
+                or channel != number
+                or after > end
+                or missing > hot.max_message_size
+                or data[after - 1] != FRAME_END
+            ):
+                return 0
+            body = data[start : after - 1]
+        if data[properties_end] != FRAME_END:
+            return 0
+        bits = at + 20 + data[at + 11]
+        tag, redelivered = _TAG_BITS(data, bits - 8)
+        names = data[bits + 1 : header - 1]
+        exchange, routing_key = self._names.get(names) or self._place(names)
+        try:
+            message = decode_properties(data, header + 19, properties_end, body)
+        except MalformedContent as error:
+            hot.malformed(tag, exchange, routing_key, str(error))
+        else:
+            hot.delivered(tag, redelivered == 1, exchange, routing_key, message)
+        return after
 
     def _take(self, hot: HotFrames, kind: int, number: int, data: bytes, at: int, end: int) -> bool:
         """Take the frame with its payload in ``data[at:end]``, if it is a hot one."""

@@ -173,7 +173,12 @@ class AmqpSubscription(Subscription):
         backoff = Backoff()
         told = ""
         while True:
-            link = await self._host.available()
+            try:
+                link = await self._host.available()
+            except ConnectionLost as error:
+                if not self._ready.done():
+                    self._ready.set_exception(error)
+                return
             try:
                 await self._consume(link)
             except Refused as refused:

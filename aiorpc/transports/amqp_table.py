@@ -22,6 +22,7 @@ from ..exceptions import UnserializableValueError
 __all__ = ["MalformedTable", "decode_table", "encode_table", "epoch_seconds", "from_epoch"]
 
 _U32 = Struct(">I")
+_size = _U32.unpack_from
 _TAG_U32 = Struct(">cI").pack
 _TAG_I32 = Struct(">ci").pack
 _TAG_I64 = Struct(">cq").pack
@@ -253,10 +254,16 @@ def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
         name = _known_names.get(raw)
         if name is None:
             name = _read_name(raw)
-        at = value_at + 1
-        if data[value_at] == 0x53:  # S, the usual one
-            value, at = _read_text(data, at)
-            table[name] = value
+        if data[value_at] == 0x53:  # S, the usual one, without another call
+            at = value_at + 5
+            at += _size(data, value_at + 1)[0]
+            if at > end:
+                raise MalformedTable("a header reaches over the end of its table")
+            raw = data[value_at + 5 : at]
+            try:
+                table[name] = raw.decode()
+            except UnicodeDecodeError:
+                table[name] = raw
         else:
             table[name], at = _read(data, value_at, depth)
     if at != end:
@@ -310,7 +317,7 @@ def _read_array(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     at, end = _extent(data, at, depth)
     array: list[Any] = []
     while at < end:
-        value, at = _read(data, at, depth + 1)
+        value, at = _read_text(data, at + 1) if data[at] == 0x53 else _read(data, at, depth + 1)
         array.append(value)
     if at != end:
         raise MalformedTable("an array reaches over its end")
