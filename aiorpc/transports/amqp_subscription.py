@@ -175,9 +175,9 @@ class AmqpSubscription(Subscription):
         while True:
             try:
                 link = await self._host.available()
-            except ConnectionLost as error:
+            except ConnectionLost as lost:
                 if not self._ready.done():
-                    self._ready.set_exception(error)
+                    self._ready.set_exception(lost)
                 return
             try:
                 await self._consume(link)
