@@ -1,0 +1,264 @@
+"""
+The pytest plugin: fixtures for tests of services, on ``memory://`` or, with ``--aiorpc-amqp-uri``,
+on RabbitMQ. Only this file imports pytest.
+
+The fixtures work under pytest-asyncio, in auto and in strict mode, and under anyio's plugin. Each
+of these runs only the asynchronous fixtures that are declared its own way. So what needs an event
+loop is declared once for each of them (and for pytest-asyncio once for each loop that a test can
+ask for), under a hidden name; the fixture that tests see picks the one of the loop that runs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import types
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from typing import Any, Literal, Protocol, TypeAlias
+
+import pytest
+
+from ..config import Settings
+from ..hosting.container import ServiceContainer
+from ..hosting.runner import ServiceRunner
+from ..proxy import ClusterProxy
+from ..standalone import ClusterRpcProxy
+from ..transports import open_transport
+
+__all__ = ["ContainerFactory", "RunnerFactory"]
+
+LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
+Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
+
+_NAMEKO = ("pytest_nameko", "nameko", "nameko.testing.pytest")
+#: The loops that pytest-asyncio can run a test on.
+_LOOP_SCOPES: tuple[LoopScope, ...] = ("function", "class", "module", "package", "session")
+
+
+# Options, and Nameko's plugin
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("aiorpc").addoption(
+        "--aiorpc-amqp-uri",
+        dest="aiorpc_amqp_uri",
+        metavar="URI",
+        help="the broker of the fixtures, amqp://user:password@host/vhost; a broker for tests: "
+        "the queues of the services under test are deleted after each test. Default: memory://, "
+        "another one for each test",
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser
+) -> Generator[None]:
+    _refuse_nameko(early_config)
+    yield
+    # Other plugins and conftest files have had their turn by now: is the short name still free?
+    probe = "--amqp-uri=memory://"
+    if probe in parser.parse_known_and_unknown_args([probe])[1]:
+        parser.getgroup("aiorpc").addoption(
+            "--amqp-uri", dest="aiorpc_amqp_uri", metavar="URI", help="the same"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    _refuse_nameko(config)
+    config.pluginmanager.register(_fixtures_for_loops(config), "aiorpc-loop-fixtures")
+
+
+def _refuse_nameko(config: pytest.Config) -> None:
+    """Nameko's plugin has the same fixtures, and patches the standard library under asyncio."""
+    if any(config.pluginmanager.hasplugin(name) for name in _NAMEKO):
+        raise pytest.UsageError(
+            "Nameko's pytest plugin is loaded beside aiorpc's, with fixtures of the same names and "
+            "eventlet's monkey patches: switch it off with `-p no:nameko`"
+        )
+
+
+# What tests see
+
+
+@pytest.fixture
+def amqp_uri(request: pytest.FixtureRequest) -> str:
+    """
+    The URL of the broker: that of ``--aiorpc-amqp-uri``, else a ``memory://`` of this test's own.
+    Override it to choose otherwise, for example a vhost for each worker of pytest-xdist.
+    """
+    uri: str | None = request.config.getoption("aiorpc_amqp_uri")
+    return uri or f"memory://test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
+    """The configuration of the fixtures below. Override it to add ``DB_URIS`` and the like."""
+    return {"AMQP_URI": amqp_uri}
+
+
+class ContainerFactory(Protocol):
+    """What the fixture ``container_factory`` is."""
+
+    def __call__(
+        self, service_cls: type, config: Config = None, **options: Any
+    ) -> ServiceContainer: ...
+
+
+class RunnerFactory(Protocol):
+    """What the fixture ``runner_factory`` is."""
+
+    def __call__(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner: ...
+
+
+@pytest.fixture
+def container_factory(request: pytest.FixtureRequest) -> ContainerFactory:
+    """
+    Makes containers on the broker of the test::
+
+        async with container_factory(ServiceX) as container:
+            ...
+
+    ``await container_factory(ServiceX).start()`` does as well: what still runs when the test ends
+    is stopped. A mapping as *config* is laid over ``aiorpc_config``.
+    """
+    hosts: _Hosts = _on_the_loop_of(request, "hosts")
+    return hosts.container
+
+
+@pytest.fixture
+def runner_factory(request: pytest.FixtureRequest) -> RunnerFactory:
+    """Makes runners of several services; otherwise as ``container_factory``."""
+    hosts: _Hosts = _on_the_loop_of(request, "hosts")
+    return hosts.runner
+
+
+@pytest.fixture
+def cluster_rpc(request: pytest.FixtureRequest) -> ClusterProxy:
+    """Calls any service: ``await cluster_rpc.service_x.remote_method("hello")``."""
+    cluster: ClusterProxy = _on_the_loop_of(request, "cluster")
+    return cluster
+
+
+class _Hosts:
+    """Containers and runners of one test."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._made: list[ServiceContainer | ServiceRunner] = []
+
+    def container(
+        self, service_cls: type, config: Config = None, **options: Any
+    ) -> ServiceContainer:
+        container = ServiceContainer(service_cls, self._laid_over(config), **options)
+        self._made.append(container)
+        return container
+
+    def runner(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner:
+        runner = ServiceRunner(*services, config=self._laid_over(config), **options)
+        self._made.append(runner)
+        return runner
+
+    def _laid_over(self, config: Config) -> Config:
+        if config is None or isinstance(config, Mapping):
+            return {**self._config, **(config or {})}
+        return config
+
+    async def stop(self) -> None:
+        """Stop what still runs, and leave no messages to the next test."""
+        brokers: dict[str, tuple[Settings, set[str]]] = {}
+        for host in reversed(self._made):
+            await host.stop()
+            for container in host.containers if isinstance(host, ServiceRunner) else [host]:
+                settings = container.settings
+                if container.started and settings.broker_urls[0].scheme != "memory":
+                    _, queues = brokers.setdefault(settings.amqp_uri, (settings, set()))
+                    queues |= _queues_of(container)
+        for settings, queues in brokers.values():
+            async with open_transport(settings, name="aiorpc tests") as transport:
+                for queue in queues:
+                    await transport.delete(queue)
+
+
+def _queues_of(container: ServiceContainer) -> set[str]:
+    names = (entrypoint.queue_name(container) for entrypoint in container.entrypoints)
+    return {name for name in names if name}
+
+
+# What needs an event loop
+
+
+def _hosts() -> Callable[..., AsyncGenerator[_Hosts]]:
+    async def hosts(aiorpc_config: Mapping[str, Any]) -> AsyncGenerator[_Hosts]:
+        hosts = _Hosts(aiorpc_config)
+        try:
+            yield hosts
+        finally:
+            await hosts.stop()
+
+    return hosts
+
+
+def _cluster() -> Callable[..., AsyncGenerator[ClusterProxy]]:
+    async def cluster(aiorpc_config: Mapping[str, Any]) -> AsyncGenerator[ClusterProxy]:
+        async with ClusterRpcProxy(aiorpc_config) as proxy:
+            yield proxy
+
+    return cluster
+
+
+#: Each makes a new function: the plugins mark those they are given.
+_ON_A_LOOP: Mapping[str, Callable[[], Callable[..., AsyncGenerator[Any]]]] = {
+    "hosts": _hosts,
+    "cluster": _cluster,
+}
+
+
+def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
+    """The hidden fixtures, as a plugin."""
+    plugin = types.ModuleType("aiorpc_loop_fixtures", "What aiorpc's fixtures do on a loop.")
+    for what, make in _ON_A_LOOP.items():
+        name = f"_aiorpc_{what}_anyio"
+        setattr(plugin, name, pytest.fixture(name=name)(make()))
+        if config.pluginmanager.hasplugin("asyncio"):
+            import pytest_asyncio
+
+            for scope in _LOOP_SCOPES:
+                name = f"_aiorpc_{what}_{scope}"
+                fixture = pytest_asyncio.fixture(name=name, loop_scope=scope)
+                setattr(plugin, name, fixture(make()))
+    return plugin
+
+
+def _on_the_loop_of(request: pytest.FixtureRequest, what: str) -> Any:
+    """The hidden fixture *what* of the loop that runs the test."""
+    return request.getfixturevalue(f"_aiorpc_{what}_{_loop_of(request)}")
+
+
+def _loop_of(request: pytest.FixtureRequest) -> str:
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None and "anyio_backend" in request.fixturenames:
+        backend = request.getfixturevalue("anyio_backend")
+        name = backend if isinstance(backend, str) else backend[0]
+        if name != "asyncio":
+            pytest.fail(
+                f"aiorpc runs on asyncio, and anyio_backend is {name!r} here: let the fixture "
+                'anyio_backend return "asyncio"',
+                pytrace=False,
+            )
+        return "anyio"
+    if not request.config.pluginmanager.hasplugin("asyncio"):
+        pytest.fail(
+            f"{request.fixturename} needs an event loop: install pytest-asyncio, or mark the test "
+            "with pytest.mark.anyio where anyio is installed",
+            pytrace=False,
+        )
+    asked = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope") if marker else None
+    return asked or _default_loop_scope(request.config)
+
+
+def _default_loop_scope(config: pytest.Config) -> str:
+    with contextlib.suppress(ValueError):  # pytest-asyncio < 0.26 has no such setting
+        return config.getini("asyncio_default_test_loop_scope") or "function"
+    return "function"
