@@ -12,6 +12,7 @@ from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Host, Outcome, declare
 from ..transports.base import Delivery
+from ..wire.message import Queue
 from ..wire.protocol import event_exchange, event_queue
 
 __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]
@@ -73,17 +74,22 @@ class EventHandler(Entrypoint):
         self.handler_type = handler_type
         self.reliable_delivery = reliable_delivery
         self.requeue_on_error = requeue_on_error
+        self._instance: str | None = None
 
     @property
     def broadcast_identifier(self) -> str:
         """Tells the instances of a service apart; a new one for each, unless overridden."""
         return uuid.uuid4().hex
 
-    @asynccontextmanager
-    async def listen(self, host: Host) -> AsyncGenerator[None]:
-        settings = host.settings
-        queue = event_queue(
-            event_exchange(self.source_service, auto_delete=settings.auto_delete_event_exchanges),
+    def queue_name(self, host: Host) -> str:
+        return self._queue(host).name
+
+    def _queue(self, host: Host) -> Queue:
+        if self.handler_type == BROADCAST and self._instance is None:
+            self._instance = self.broadcast_identifier  # asked once: it may be another each time
+        auto_delete = host.settings.auto_delete_event_exchanges
+        return event_queue(
+            event_exchange(self.source_service, auto_delete=auto_delete),
             self.source_service,
             self.event_type,
             listener=(
@@ -91,14 +97,18 @@ class EventHandler(Entrypoint):
                 if self.handler_type == SINGLETON
                 else f"{host.service_name}.{self.method_name}"
             ),
-            instance=self.broadcast_identifier if self.handler_type == BROADCAST else None,
+            instance=self._instance,
             reliable=self.reliable_delivery,
         )
 
+    @asynccontextmanager
+    async def listen(self, host: Host) -> AsyncGenerator[None]:
         def received(delivery: Delivery) -> None:
             self._received(host, delivery)
 
-        subscription = await host.transport.subscribe(queue, received, prefetch=settings.prefetch)
+        subscription = await host.transport.subscribe(
+            self._queue(host), received, prefetch=host.settings.prefetch
+        )
         try:
             yield
         finally:
