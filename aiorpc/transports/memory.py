@@ -8,22 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
-from ..exceptions import (
-    AioRpcError,
-    ConfigurationError,
-    ConnectionLost,
-    UnserializableValueError,
-)
+from ..exceptions import ConfigurationError, ConnectionLost
 from ..wire.message import Exchange, Queue
-from .amqp_outbox import Outbox, settle, settle_soon
-from .base import Delivery, Outgoing, QueueState, Received, State, Subscription, Transport
-from .memory_broker import Consumer, Entry, MemoryBroker, MemoryQueue
-from .memory_message import carried
+from .base import Outgoing, QueueState, Received, State, Transport
+from .memory_broker import MemoryBroker
+from .memory_queue import Consumer, Entry, MemoryQueue
+from .memory_sending import Sender
+from .memory_subscription import MemorySubscription
 
 __all__ = ["MemoryTransport"]
 
@@ -51,135 +46,6 @@ def _broker(name: str, loop: asyncio.AbstractEventLoop) -> MemoryBroker:
         return _brokers.setdefault((id(loop), name), MemoryBroker(name, loop))
 
 
-class MemoryDelivery(Delivery):
-    """A message that a queue handed out."""
-
-    __slots__ = ("_consumer", "_entry", "_transport")
-
-    def __init__(
-        self, transport: MemoryTransport, consumer: Consumer, entry: Entry, now: float
-    ) -> None:
-        # Carried.copy, without the call
-        carried = entry.carried
-        self.message = message = carried.message.__copy__()  # type: ignore[attr-defined]
-        if message.headers is not None:
-            message.headers = carried.copy_headers(message.headers)
-        self.exchange = entry.exchange
-        self.routing_key = entry.routing_key
-        self.redelivered = entry.redelivered
-        self.received_at = now
-        self._transport = transport
-        self._consumer = consumer
-        self._entry: Entry | None = entry  # until it is settled
-
-    @property
-    def stale(self) -> bool:
-        return not self._consumer.open
-
-    def ack(self) -> None:
-        entry, self._entry = self._entry, None
-        if entry is not None:
-            self._consumer.ack(entry)
-
-    def reject(self, *, requeue: bool) -> None:
-        entry, self._entry = self._entry, None
-        if entry is not None:
-            self._consumer.reject(entry, requeue=requeue)
-
-    def answer(self, reply: Outgoing) -> None:
-        """
-        As in :class:`~.base.Delivery`.
-
-        Raises:
-            RuntimeError: it was settled before.
-            UnserializableValueError: the reply cannot be encoded, or is too large, and has no
-                ``settled`` to be told so. The delivery can still be settled.
-        """
-        entry = self._entry
-        if entry is None:
-            raise RuntimeError("the delivery was acked, rejected or answered before")
-        if self._transport.answer(self._consumer, entry, reply):
-            self._entry = None
-
-
-class MemorySubscription(Subscription):
-    """See :meth:`.base.Transport.subscribe` for what the arguments mean."""
-
-    def __init__(
-        self,
-        transport: MemoryTransport,
-        queue: Queue,
-        received: Received,
-        *,
-        prefetch: int,
-        keep: bool,
-        gone: Callable[[], None] | None,
-        arguments: Callable[[int], dict[str, Any]] | None,
-    ) -> None:
-        self.queue = queue
-        self._transport = transport
-        self._received = received
-        self._prefetch = prefetch
-        self._keep = keep
-        self._gone = gone
-        self._arguments = arguments
-        self._consumer: Consumer | None = None
-        self._consumed_before = False
-        self._cancelled = False
-
-    @property
-    def consuming(self) -> bool:
-        return self._consumer is not None
-
-    async def cancel(self) -> None:
-        self._cancelled = True
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.queue.remove_consumer(consumer)
-        self._transport.forget(self)
-
-    def consume(self, broker: MemoryBroker, reconnects: int) -> Consumer:
-        """
-        Declare the queue and consume from it.
-
-        Raises:
-            ConfigurationError: it is there with other flags, or is somebody else's.
-        """
-        if self._keep and self._consumed_before and self.queue.name not in broker.queues:
-            log.warning("queue %s is gone on %s; declaring it anew", self.queue.name, broker.url)
-            self._tell_gone()
-        queue = broker.declare_queue(self.queue, self._transport)
-        arguments = {} if self._arguments is None else self._arguments(reconnects)
-        self._consumed_before = True
-        self._consumer = broker.consume(
-            queue,
-            self._deliver,
-            self._on_cancelled,
-            prefetch=self._prefetch,
-            priority=arguments.get("x-priority", 0),
-        )
-        return self._consumer
-
-    def disconnected(self) -> None:
-        """The connection is lost, and the consumer with it."""
-        self._consumer = None
-
-    def _deliver(self, consumer: Consumer, entry: Entry, now: float) -> None:
-        self._received(MemoryDelivery(self._transport, consumer, entry, now))
-
-    def _on_cancelled(self) -> None:
-        self._consumer = None
-        if not self._cancelled:
-            self._transport.consume_again(self)
-
-    def _tell_gone(self) -> None:
-        if self._gone is not None:
-            try:
-                self._gone()
-            except Exception:
-                log.exception("the owner of queue %s failed when told it is gone", self.queue.name)
-
-
 class MemoryTransport(Transport):
     """
     A connection to the broker ``memory://name``. It lives while any transport is connected to it,
@@ -204,25 +70,17 @@ class MemoryTransport(Transport):
         self.url = f"memory://{name}"
         self.state = State.CLOSED
         self.reconnects = 0
-        self._max_message_size = max_message_size or 1 << 62
+        self._sender = Sender(self.url, max_message_size)
         self._broker: MemoryBroker | None = None
         self._listeners: list[Callable[[State], None]] = []
-        self._outbox = Outbox(f"not connected to {self.url}")
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         self._subscriptions: dict[MemorySubscription, None] = {}
         #: Of this connection; also cancelled ones, whose deliveries may not be settled yet.
         self._consumers: set[Consumer] = set()
-        #: Sent, and its sender not told yet: with the error, and the delivery that it answers.
-        self._sent: deque[tuple[Outgoing, AioRpcError | None, tuple[Consumer, Entry] | None]]
-        self._sent = deque()
-        self._sent_scheduled = False
-        #: Answers that wait for the broker to take messages again.
-        self._held: list[tuple[Consumer, Entry, Outgoing]] = []
         self._connected = asyncio.Event()
         self._reachable = True
         self._reconnect: asyncio.TimerHandle | None = None
-        self._mute = False
         self._closed = False
 
     # --- starting and ending
@@ -267,17 +125,8 @@ class MemoryTransport(Transport):
         self._closed = True
         if self._reconnect is not None:
             self._reconnect.cancel()
-        error = self._was_closed()
-        if not self._mute:
-            self._settle_sent(0.0)
-        unsent = [outgoing for _, _, outgoing in self._held]
-        unsent += [outgoing for outgoing, _, _ in self._sent]
-        self._held.clear()
-        self._sent.clear()
+        self._sender.close(self._was_closed())
         self._leave()
-        for outgoing in unsent:
-            settle(outgoing, error)
-        self._outbox.fail(error)
         self._subscriptions.clear()
         self._become(State.CLOSED)
         self._connected.set()  # whoever waits for it sees that it is closed
@@ -297,9 +146,8 @@ class MemoryTransport(Transport):
         else:
             self.reconnects += 1
         self._restore(broker)
-        self._become(State.BLOCKED if broker.blocked else State.CONNECTED)
         self._connected.set()
-        self._send_waiting()
+        self.blocked_changed()
 
     def _restore(self, broker: MemoryBroker) -> None:
         """Everything declared and subscribed, again."""
@@ -310,11 +158,13 @@ class MemoryTransport(Transport):
         for subscription in list(self._subscriptions):
             self._try(self._consume, broker, subscription)
 
-    def _try(self, declare: Callable[..., Any], *args: Any) -> None:
+    def _try(self, restore: Callable[..., Any], *args: Any) -> None:
         try:
-            declare(*args)
+            restore(*args)
         except ConfigurationError as error:
             log.error("it could not be declared again: %s", error)
+        except Exception:
+            log.exception("%s: what was declared or subscribed could not be restored", self.url)
 
     def _disconnect(self) -> None:
         """The broker takes back what this connection had; the broker itself lives on."""
@@ -353,8 +203,8 @@ class MemoryTransport(Transport):
         if self._broker is not None and self._connected.is_set():
             self._connected.clear()
             self._disconnect()
+            self._sender.lose()
             self._become(State.CONNECTING)
-            self._sort_out_unconfirmed()
         if pause is not None:
             loop = asyncio.get_running_loop()
             self._reconnect = loop.call_later(pause, self.restore_connection)
@@ -367,27 +217,7 @@ class MemoryTransport(Transport):
 
     def hold_confirms(self) -> None:
         """From here on, until the connection breaks, the broker's confirms do not arrive."""
-        self._mute = True
-
-    def _sort_out_unconfirmed(self) -> None:
-        """Send again what was not confirmed, if its sender agrees."""
-        self._mute = False
-        sent, self._sent = self._sent, deque()
-        returning = []
-        for outgoing, _, _ in sent:
-            if not outgoing.confirm:
-                settle_soon(outgoing, None)
-                continue
-            message = None if outgoing.again is None else outgoing.again(outgoing.message)
-            if message is None:
-                settle_soon(outgoing, _unconfirmed(outgoing))
-            else:
-                outgoing.message = message
-                returning.append(outgoing)
-        # Their deliveries went back to the queue: only the answers are sent.
-        returning += [outgoing for _, _, outgoing in self._held]
-        self._held.clear()
-        self._outbox.put_back(returning)
+        self._sender.mute = True
 
     # --- sending
 
@@ -399,113 +229,24 @@ class MemoryTransport(Transport):
             UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``
                 to be told so.
         """
-        self._send(outgoing, None)
+        self._sender.send(outgoing)
 
-    def _send(self, outgoing: Outgoing, answers: tuple[Consumer, Entry] | None) -> bool:
-        """Send, or keep for later; ``False`` if it can never be sent."""
-        message = outgoing.message
-        try:
-            if len(message.body) > self._max_message_size:
-                raise _too_large(outgoing, self._max_message_size)
-            if self.state is not State.CONNECTED or self._broker is None:
-                carried(message)
-                self._keep(outgoing)
-                return True
-            error = self._broker.publish(
-                outgoing.exchange, outgoing.routing_key, message, outgoing.mandatory
-            )
-        except UnserializableValueError as error:
-            if outgoing.settled is None:
-                raise
-            settle_soon(outgoing, error)
-            return False
-        if outgoing.confirm or outgoing.settled is not None or error is not None:
-            self._sent.append((outgoing, error, answers))
-            if not self._sent_scheduled:
-                self._sent_scheduled = True
-                self._broker.soon(self._settle_sent)
-        return True
-
-    def _keep(self, outgoing: Outgoing) -> None:
-        if self._closed:
-            settle_soon(outgoing, self._was_closed())
-        else:
-            self._outbox.add(outgoing)
-
-    def _settle_sent(self, now: float) -> None:
-        """The broker's confirms and returns arrive."""
-        self._sent_scheduled = False
-        if self._mute:
-            return
-        for _ in range(len(self._sent)):
-            outgoing, error, answers = self._sent.popleft()
-            if answers is not None:
-                answers[0].ack(answers[1])
-            if not outgoing.confirm:
-                settle(outgoing, None)  # it was written
-                if error is None:
-                    continue
-            settle(outgoing, error)
-
-    def _send_waiting(self) -> None:
-        while self.state is State.CONNECTED and (outgoing := self._outbox.take()) is not None:
-            try:
-                self._send(outgoing, None)
-            except UnserializableValueError as error:  # what `again` made of it
-                settle(outgoing, error)
-
-    def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
-        """See :meth:`.base.Delivery.answer`; ``False`` if *reply* can never be sent."""
-        if not consumer.open:
-            return self._send(reply, None)
-        if self.state is State.BLOCKED:
-            self._held.append((consumer, entry, reply))
-            return True
-        if reply.confirm:
-            return self._send(reply, (consumer, entry))
-        sent = self._send(reply, None)
-        if sent:
-            consumer.ack(entry)
-        return sent
+    def retract(self, outgoing: Outgoing) -> bool:
+        return self._sender.retract(outgoing)
 
     async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
-        tell = outgoing.settled
+        await self._sender.publish(outgoing, timeout)
 
-        def on_settled(error: AioRpcError | None) -> None:
-            if not settled.done():
-                settled.set_result(error)
-            if tell is not None:
-                tell(error)
-
-        outgoing.settled = on_settled
-        if timeout is not None:
-            at = loop.time() + timeout
-            outgoing.expires_at = min(at, outgoing.expires_at or at)
-        self.send(outgoing)
-        try:
-            async with asyncio.timeout(timeout):
-                error = await settled
-        except TimeoutError:
-            error = ConnectionLost(
-                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
-                f"not confirmed within {timeout:g} s: {self.url} is {self.state.value}"
-            )
-        finally:
-            if not settled.done() or settled.cancelled():
-                # Nobody waits any more: it shall not leave later, nor again.
-                outgoing.again = None
-                self._outbox.discard(outgoing)
-        if error is not None:
-            raise error
+    def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
+        """See :class:`.memory_subscription.Host`."""
+        return self._sender.answer(consumer, entry, reply)
 
     @property
     def congested(self) -> bool:
-        return self._outbox.crowded
+        return self._sender.outbox.crowded
 
     async def drained(self) -> None:
-        await self._outbox.roomy()
+        await self._sender.outbox.roomy()
 
     # --- topology and queues
 
@@ -603,20 +344,15 @@ class MemoryTransport(Transport):
 
     def blocked_changed(self) -> None:
         """See :class:`.memory_broker.Peer`."""
-        if self._broker is None or not self._connected.is_set():
+        broker = self._broker
+        if broker is None or not self._connected.is_set():
             return
-        if self._broker.blocked:
+        if broker.blocked:
+            self._sender.pause()
             self._become(State.BLOCKED)
-            return
-        self._become(State.CONNECTED)
-        held, self._held = self._held, []
-        for consumer, entry, reply in held:
-            try:
-                self.answer(consumer, entry, reply)
-            except UnserializableValueError as error:
-                log.error("a reply could not be sent, its request is dropped: %s", error)
-                consumer.reject(entry, requeue=False)
-        self._send_waiting()
+        else:
+            self._become(State.CONNECTED)
+            self._sender.resume(broker)
 
     def _become(self, state: State) -> None:
         if state is self.state:
@@ -627,18 +363,3 @@ class MemoryTransport(Transport):
                 listener(state)
             except Exception:
                 log.exception("a listener failed when the transport became %s", state.value)
-
-
-def _unconfirmed(outgoing: Outgoing) -> ConnectionLost:
-    return ConnectionLost(
-        f"the connection broke before a message to exchange {outgoing.exchange!r}, key "
-        f"{outgoing.routing_key!r}, was confirmed; it may have been delivered"
-    )
-
-
-def _too_large(outgoing: Outgoing, limit: int) -> UnserializableValueError:
-    return UnserializableValueError(
-        f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, has "
-        f"{len(outgoing.message.body)} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, send it "
-        "in parts, or raise the limit"
-    )

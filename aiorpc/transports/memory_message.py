@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
+from ..exceptions import UnserializableValueError
 from ..wire.message import Message
 from .amqp_codec import Encoder, decode_content_header
 
-__all__ = ["Carried", "carried", "deep_copy"]
+__all__ = ["Carried", "carried", "check_short", "deep_copy"]
 
 _ENCODER: Final = Encoder(channel=1, frame_max=0)
 #: In front of a frame's payload: type, channel, size.
@@ -98,6 +99,14 @@ def _is_plain_name(name: Any) -> bool:
         _plain_names.clear()
     _plain_names.add(name)
     return True
+
+
+def check_short(text: str, what: str) -> None:
+    """UnserializableValueError if *text* is no short string of AMQP: at most 255 bytes."""
+    if len(text.encode("utf-8", "surrogatepass")) > 255:
+        raise UnserializableValueError(
+            f"an AMQP {what} has at most 255 bytes; {text[:60]!r}... has more"
+        )
 
 
 def _by_codec(message: Message) -> Carried:

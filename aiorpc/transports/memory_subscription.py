@@ -1,0 +1,162 @@
+"""
+What a transport of ``memory://`` hands to its users: subscriptions, and the deliveries they bring.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..wire.message import Queue
+from .base import Delivery, Outgoing, Received, Subscription
+from .memory_broker import MemoryBroker
+from .memory_queue import Consumer, Entry
+
+__all__ = ["MemoryDelivery", "MemorySubscription"]
+
+log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What deliveries and subscriptions need of their transport."""
+
+    def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
+        """See :meth:`.base.Delivery.answer`; ``False`` if *reply* can never be sent."""
+        ...
+
+    def forget(self, subscription: MemorySubscription) -> None:
+        """*subscription* was cancelled."""
+
+    def consume_again(self, subscription: MemorySubscription) -> None:
+        """The broker cancelled the consumer of *subscription*."""
+
+    def blocked_changed(self) -> None:
+        """See :class:`.memory_broker.Peer`."""
+
+
+class MemoryDelivery(Delivery):
+    """A message that a queue handed out."""
+
+    __slots__ = ("_consumer", "_entry", "_transport")
+
+    def __init__(self, transport: Host, consumer: Consumer, entry: Entry, now: float) -> None:
+        # Carried.copy, without the call
+        carried = entry.carried
+        self.message = message = carried.message.__copy__()  # type: ignore[attr-defined]
+        if message.headers is not None:
+            message.headers = carried.copy_headers(message.headers)
+        self.exchange = entry.exchange
+        self.routing_key = entry.routing_key
+        self.redelivered = entry.redelivered
+        self.received_at = now
+        self._transport = transport
+        self._consumer = consumer
+        self._entry: Entry | None = entry  # until it is settled
+
+    @property
+    def stale(self) -> bool:
+        return not self._consumer.open
+
+    def ack(self) -> None:
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._consumer.ack(entry)
+
+    def reject(self, *, requeue: bool) -> None:
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._consumer.reject(entry, requeue=requeue)
+
+    def answer(self, reply: Outgoing) -> None:
+        """
+        As in :class:`~.base.Delivery`.
+
+        Raises:
+            RuntimeError: it was settled before.
+            UnserializableValueError: the reply cannot be encoded, or is too large, and has no
+                ``settled`` to be told so. The delivery can still be settled.
+        """
+        entry = self._entry
+        if entry is None:
+            raise RuntimeError("the delivery was acked, rejected or answered before")
+        if self._transport.answer(self._consumer, entry, reply):
+            self._entry = None
+
+
+class MemorySubscription(Subscription):
+    """See :meth:`.base.Transport.subscribe` for what the arguments mean."""
+
+    def __init__(
+        self,
+        transport: Host,
+        queue: Queue,
+        received: Received,
+        *,
+        prefetch: int,
+        keep: bool,
+        gone: Callable[[], None] | None,
+        arguments: Callable[[int], dict[str, Any]] | None,
+    ) -> None:
+        self.queue = queue
+        self._transport = transport
+        self._received = received
+        self._prefetch = prefetch
+        self._keep = keep
+        self._gone = gone
+        self._arguments = arguments
+        self._consumer: Consumer | None = None
+        self._consumed_before = False
+        self._cancelled = False
+
+    @property
+    def consuming(self) -> bool:
+        return self._consumer is not None
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.queue.remove_consumer(consumer)
+        self._transport.forget(self)
+
+    def consume(self, broker: MemoryBroker, reconnects: int) -> Consumer:
+        """
+        Declare the queue and consume from it.
+
+        Raises:
+            ConfigurationError: it is there with other flags, or is somebody else's.
+        """
+        if self._keep and self._consumed_before and self.queue.name not in broker.queues:
+            log.warning("queue %s is gone on %s; declaring it anew", self.queue.name, broker.url)
+            self._tell_gone()
+        queue = broker.declare_queue(self.queue, self._transport)
+        arguments = {} if self._arguments is None else self._arguments(reconnects)
+        self._consumed_before = True
+        self._consumer = broker.consume(
+            queue,
+            self._deliver,
+            self._on_cancelled,
+            prefetch=self._prefetch,
+            priority=arguments.get("x-priority", 0),
+        )
+        return self._consumer
+
+    def disconnected(self) -> None:
+        """The connection is lost, and the consumer with it."""
+        self._consumer = None
+
+    def _deliver(self, consumer: Consumer, entry: Entry, now: float) -> None:
+        self._received(MemoryDelivery(self._transport, consumer, entry, now))
+
+    def _on_cancelled(self) -> None:
+        self._consumer = None
+        if not self._cancelled:
+            self._transport.consume_again(self)
+
+    def _tell_gone(self) -> None:
+        if self._gone is not None:
+            try:
+                self._gone()
+            except Exception:
+                log.exception("the owner of queue %s failed when told it is gone", self.queue.name)
