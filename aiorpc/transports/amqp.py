@@ -175,6 +175,10 @@ class AmqpTransport(Transport):
         """
         self._sender.send(outgoing)
 
+    def retract(self, outgoing: Outgoing) -> bool:
+        outgoing.again = None
+        return self._sender.outbox.discard(outgoing)
+
     async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
         await self._sender.publish(outgoing, timeout, self._condition)
 

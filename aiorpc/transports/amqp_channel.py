@@ -21,7 +21,7 @@ from ..exceptions import (
 )
 from ..wire.message import Message
 from .amqp_codec import Encoder
-from .amqp_errors import Refused, quietly
+from .amqp_errors import Refused, errors, quietly
 from .amqp_link import CLOSE_TIMEOUT, Link
 from .amqp_outbox import settle, settle_soon
 from .base import Outgoing
@@ -119,8 +119,9 @@ class Channel:
             return
         self.path.flush()
         self._end(None)
-        with quietly(), suppress(Exception):
-            await self.amqp.close(timeout=CLOSE_TIMEOUT)
+        with quietly(), suppress(Exception), errors():
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.amqp.close()
 
     # --- in: HotFrames
 

@@ -166,8 +166,9 @@ class Link:
                     yield channel
         finally:
             if not channel.is_closed and not self.lost.done():
-                with quietly(), suppress(Exception):
-                    await channel.close(timeout=CLOSE_TIMEOUT)
+                with quietly(), suppress(Exception), errors():
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                        await channel.close()
 
     # --- what the path reports
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
+from copy import copy
 
 import msgspec
 
@@ -59,7 +60,8 @@ class Outbox:
 
     def __init__(self, why: str) -> None:
         self.why = why
-        self._waiting: deque[Outgoing] = deque()
+        # By identity, so that retracting one of very many is cheap.
+        self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
         self._bytes = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
@@ -90,21 +92,23 @@ class Outbox:
                 ),
             )
             return
-        self._waiting.append(outgoing)
+        if id(outgoing) in self._waiting:
+            outgoing = copy(outgoing)  # sent twice: then it waits twice
+        self._waiting[id(outgoing)] = outgoing
         self._added(outgoing)
 
     def put_back(self, returning: Iterable[Outgoing]) -> None:
         """Put *returning* in front of everything, in their order, whatever room there is."""
-        batch = list(returning)
-        self._waiting.extendleft(reversed(batch))
-        for outgoing in batch:
+        for outgoing in reversed(list(returning)):
+            self._waiting[id(outgoing)] = outgoing
+            self._waiting.move_to_end(id(outgoing), last=False)
             self._added(outgoing)
 
     def take(self) -> Outgoing | None:
         """The next one that is still worth sending; its ``expiration`` says what time is left."""
         now = asyncio.get_running_loop().time()
         while self._waiting:
-            outgoing = self._waiting.popleft()
+            _, outgoing = self._waiting.popitem(last=False)
             self._removed(outgoing)
             if outgoing.expires_at is None:
                 return outgoing
@@ -116,23 +120,21 @@ class Outbox:
 
     def discard(self, outgoing: Outgoing) -> bool:
         """Take *outgoing* out without settling it; whether it was there."""
-        try:
-            self._waiting.remove(outgoing)
-        except ValueError:
+        if self._waiting.pop(id(outgoing), None) is None:
             return False
         self._removed(outgoing)
         return True
 
     def fail(self, error: AioRpcError) -> None:
         """Settle everything with *error*."""
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting = self._waiting, OrderedDict()
         self._bytes = 0
         self._roomy.set()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
         self._sweep_at = math.inf
-        for outgoing in waiting:
+        for outgoing in waiting.values():
             settle(outgoing, error)
 
     def _added(self, outgoing: Outgoing) -> None:
@@ -157,16 +159,11 @@ class Outbox:
     def _settle_expired(self) -> None:
         self._sweep, self._sweep_at = None, math.inf
         now = asyncio.get_running_loop().time()
-        kept: deque[Outgoing] = deque()
-        expired: list[Outgoing] = []
-        for outgoing in self._waiting:
-            late = outgoing.expires_at is not None and outgoing.expires_at <= now
-            (expired if late else kept).append(outgoing)
-        self._waiting = kept
-        for outgoing in expired:
-            self._removed(outgoing)
-            settle(outgoing, self._expired(outgoing))
-        times = [outgoing.expires_at for outgoing in kept if outgoing.expires_at is not None]
+        expiring = [each for each in self._waiting.values() if each.expires_at is not None]
+        for outgoing in expiring:
+            if (outgoing.expires_at or 0) <= now and self.discard(outgoing):
+                settle(outgoing, self._expired(outgoing))
+        times = [each.expires_at for each in expiring if each.expires_at and each.expires_at > now]
         if times:
             self._sweep_by(min(times))
 

@@ -152,8 +152,9 @@ class AmqpSubscription(Subscription):
         await asyncio.gather(self._task, return_exceptions=True)
         if channel is not None and channel.open:
             if was_consuming:
-                with quietly(), suppress(Exception):
-                    await channel.amqp.basic_cancel(self._tag, timeout=CLOSE_TIMEOUT)
+                with quietly(), suppress(Exception), errors():
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                        await channel.amqp.basic_cancel(self._tag)
             channel.when_idle(lambda: self._close_soon(channel))
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost("the subscription was cancelled"))
