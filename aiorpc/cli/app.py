@@ -12,7 +12,7 @@ from .. import __version__
 from ..exceptions import AioRpcError
 from .call import call
 from .exit_codes import ExitCode, exit_code_of
-from .loading import ImportFailed
+from .loading import UserCodeFailed
 from .ls import ls
 from .new import new
 from .options import DEBUG, Debug
@@ -44,10 +44,10 @@ class CommandLine(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (AioRpcError, ImportFailed) as error:
+        except (AioRpcError, UserCodeFailed) as error:
             if DEBUG in ctx.meta:
-                print_traceback(error)
-            elif isinstance(error, ImportFailed) and error.__cause__ is not None:
+                print_traceback(error, whole=True)
+            elif isinstance(error, UserCodeFailed) and error.__cause__ is not None:
                 print_traceback(error.__cause__)
             print_error(str(error))
             code = exit_code_of(error) if isinstance(error, AioRpcError) else ExitCode.FAILED

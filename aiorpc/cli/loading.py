@@ -13,11 +13,11 @@ from typing import Any
 from ..exceptions import ConfigurationError
 from ..extensions import entrypoints_of, service_name_of
 
-__all__ = ["ImportFailed", "load_services", "look_in_current_directory"]
+__all__ = ["UserCodeFailed", "load_services", "look_in_current_directory"]
 
 
-class ImportFailed(Exception):
-    """The user's module raised while it was imported; ``__cause__`` is what."""
+class UserCodeFailed(Exception):
+    """The user's own code raised; ``__cause__`` is what."""
 
 
 def look_in_current_directory() -> None:
@@ -36,7 +36,7 @@ def load_services(targets: Iterable[str]) -> list[type]:
 
     Raises:
         ConfigurationError: there is no such module or class, or it is no service.
-        ImportFailed: importing the module raised.
+        UserCodeFailed: importing the module raised.
     """
     services: dict[type, None] = {}
     for target in targets:
@@ -60,16 +60,16 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise ImportFailed(_import_failed(name, error)) from error
+            raise UserCodeFailed(_import_failed(name, error)) from error
         raise ConfigurationError(_no_module(name, error.name)) from None
     except (ValueError, TypeError) as error:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigurationError(
                 f"{name!r} is no name of a module: write it as in Python, package.module"
             ) from None
-        raise ImportFailed(_import_failed(name, error)) from error
+        raise UserCodeFailed(_import_failed(name, error)) from error
     except Exception as error:
-        raise ImportFailed(_import_failed(name, error)) from error
+        raise UserCodeFailed(_import_failed(name, error)) from error
 
 
 def _import_failed(name: str, error: Exception) -> str:

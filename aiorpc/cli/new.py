@@ -63,6 +63,7 @@ def test_hello_is_answered() -> None:
     assert asyncio.run(call()) == "Hello, Ada!"
 ''')
 
+
 def new(
     name: Annotated[
         str,

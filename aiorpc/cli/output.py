@@ -56,10 +56,10 @@ def _encode(value: Any) -> bytes:
         return json.dumps(value, default=str).encode()
 
 
-def print_traceback(error: BaseException) -> None:
-    """The traceback of *error* from where the user's own code begins, on stderr."""
+def print_traceback(error: BaseException, *, whole: bool = False) -> None:
+    """The traceback of *error* on stderr: from where the user's own code begins, or all of it."""
     tb = error.__traceback__
-    while tb is not None and _is_machinery(tb.tb_frame):
+    while not whole and tb is not None and _is_machinery(tb.tb_frame):
         tb = tb.tb_next
     if tb is None and not isinstance(error, SyntaxError):  # which says where by itself
         tb = error.__traceback__

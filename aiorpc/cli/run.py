@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.config
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from ..config import Settings
-from ..exceptions import ConfigurationError
+from ..exceptions import AioRpcError, ConfigurationError
 from ..hosting.runner import serve
-from .loading import load_services, look_in_current_directory
+from .loading import UserCodeFailed, load_services, look_in_current_directory
 from .options import Broker, ConfigFile, Debug, Define, settings_of
 
 __all__ = ["run"]
@@ -56,8 +56,24 @@ def run(
     set_up_logging(settings)
     look_in_current_directory()
     services = load_services(modules)
+    raise typer.Exit(serve_until_stopped(services, settings))
+
+
+def serve_until_stopped(services: Sequence[type], settings: Settings) -> int:
+    """
+    Serve in an event loop of their own, and return the exit status.
+
+    Raises:
+        AioRpcError: as :func:`aiorpc.serve`.
+        UserCodeFailed: something that a service declares raised.
+    """
     with asyncio.Runner(loop_factory=fastest_loop()) as runner:
-        raise typer.Exit(runner.run(serve(*services, config=settings)))
+        try:
+            return runner.run(serve(*services, config=settings))
+        except AioRpcError:
+            raise
+        except Exception as error:
+            raise UserCodeFailed(f"a service failed: {type(error).__name__}: {error}") from error
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import code
 import concurrent.futures
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -32,6 +33,8 @@ from .options import Broker, ConfigFile, Debug, Define, settings_of
 from .output import print_note, print_traceback
 
 __all__ = ["shell"]
+
+log = logging.getLogger("aiorpc")
 
 T = TypeVar("T")
 
@@ -68,7 +71,9 @@ def shell(
     settings = settings_of(config, define, broker)
     with _loop_in_thread() as loop:
         opened = AsyncExitStack()
+        log.setLevel(logging.CRITICAL)  # whether the broker is there, the outcome tells
         n = loop.wait(opened.enter_async_context(_cluster(settings, timeout)))
+        log.setLevel(logging.NOTSET)
         console = Console(loop, {"__name__": "__console__", "__doc__": None, "n": n})
         try:
             if sys.stdin.isatty():
@@ -99,7 +104,7 @@ class Cluster:
 @asynccontextmanager
 async def _cluster(settings: Settings, timeout: float | None) -> AsyncGenerator[Cluster]:
     limit = settings.rpc_timeout if timeout is None else timeout
-    brief = settings.with_defines({"RPC_TIMEOUT": CONNECT_TIMEOUT})
+    brief = settings.with_defines({"RPC_TIMEOUT": min(limit or CONNECT_TIMEOUT, CONNECT_TIMEOUT)})
     cluster = ClusterRpcProxy(settings, timeout=limit)
     async with event_dispatcher(brief) as dispatch, cluster as rpc:
         yield Cluster(rpc, dispatch, settings.raw)

@@ -1,0 +1,93 @@
+"""What all commands have in common: help, version, completion, exit codes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import aiorpc
+from aiorpc import (
+    BadArguments,
+    ConfigurationError,
+    ConnectionLost,
+    MethodNotFound,
+    RemoteError,
+    RpcTimeout,
+    ServiceUnavailable,
+    UnknownService,
+    UnserializableValueError,
+)
+from aiorpc.cli.app import EXIT_CODES
+from aiorpc.cli.exit_codes import ExitCode, exit_code_of
+
+from .commands import invoke, run
+
+COMMANDS = ["run", "call", "shell", "ls", "show-config", "new"]
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str) -> None:
+    done = invoke(option)
+    assert (done.code, done.stdout) == (0, f"aiorpc {aiorpc.__version__}\n")
+
+
+def test_help_lists_the_commands_and_the_exit_codes() -> None:
+    done = invoke("--help")
+    assert done.code == 0
+    for command in COMMANDS:
+        assert re.search(rf"│ {command} +\w", done.stdout), command
+    for code in ExitCode:
+        assert re.search(rf"^ +{code.value}  \w", done.stdout, re.MULTILINE), code
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_examples_as_they_are_typed(command: str) -> None:
+    done = invoke(command, "--help")
+    assert done.code == 0
+    assert re.search(rf"^ \$ (aiorpc|echo .* \| aiorpc) {command}\b", done.stdout, re.MULTILINE)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_examples_keep_their_brackets() -> None:
+    assert """aiorpc call service_x.remote_method '["hello"]'""" in invoke("call", "--help").stdout
+
+
+def test_no_command_is_help_and_exit_2() -> None:
+    done = invoke()
+    assert done.code == 2
+    assert "Usage: aiorpc" in done.stdout
+
+
+def test_an_unknown_command_is_one_line_with_the_likely_one() -> None:
+    done = invoke("cal")
+    assert done.code == 2
+    assert "'call'" in done.error
+
+
+def test_completion() -> None:
+    asked = {"_AIORPC_COMPLETE": "complete_bash", "COMP_WORDS": "aiorpc s", "COMP_CWORD": "1"}
+    assert set(run(env=asked).stdout.split()) == {"shell", "show-config"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RemoteError("ValueError", "no"), 1),
+        (ConfigurationError("no"), 2),
+        (MethodNotFound("no"), 2),
+        (BadArguments("no"), 2),
+        (UnserializableValueError("no"), 2),
+        (UnknownService("no"), 3),
+        (ServiceUnavailable("no"), 3),
+        (RpcTimeout("no"), 4),
+        (ConnectionLost("no"), 5),
+    ],
+)
+def test_exit_codes_of_errors(error: aiorpc.AioRpcError, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+def test_every_exit_code_is_told() -> None:
+    told = {int(code) for code in re.findall(r"^ +(\d+)  ", EXIT_CODES, re.MULTILINE)}
+    assert told == {code.value for code in ExitCode}

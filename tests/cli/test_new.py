@@ -1,0 +1,82 @@
+"""``aiorpc new``: what it makes runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aiorpc.cli.loading import load_services, look_in_current_directory
+from aiorpc.config import load
+
+from .commands import invoke
+from .conftest import Project
+
+
+def test_what_it_makes_is_tested_and_runs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = invoke("new", "greeting-cards")
+    assert (done.code, done.stderr) == (0, "")
+    made = here.directory / "greeting-cards"
+    assert sorted(path.name for path in made.iterdir()) == [
+        "config.yaml",
+        "greeting_cards.py",
+        "test_greeting_cards.py",
+    ]
+    for line in ("pytest", "aiorpc run greeting_cards --config config.yaml"):
+        assert f"\n  {line}" in done.stdout
+    assert """aiorpc call greeting-cards.hello '["Ada"]'""" in done.stdout
+
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"],
+        cwd=made,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "2 passed" in tests.stdout, tests.stdout + tests.stderr
+
+    monkeypatch.chdir(made)
+    monkeypatch.delenv("AMQP_URI", raising=False)
+    assert load("config.yaml").amqp_uri == "amqp://guest:guest@localhost/"
+    look_in_current_directory()
+    (service,) = load_services(["greeting_cards"])
+    assert service.__name__ == "GreetingCards"
+    assert vars(service)["name"] == "greeting-cards"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("1st", "'1st' cannot name a service"),
+        ("a.b", "'a.b' cannot name a service"),
+        ("../up", "cannot name a service"),
+        ("class", "'class' cannot name a service"),
+        ("json", "a module named json exists already"),
+        ("aiorpc", "a module named aiorpc exists already"),
+    ],
+)
+def test_a_name_that_will_not_do_is_one_line_and_exits_2(
+    name: str, told: str, here: Project
+) -> None:
+    done = invoke("new", name)
+    assert done.code == 2
+    assert told in done.error
+    assert os.listdir(here.directory) == []
+
+
+def test_nothing_is_overwritten(here: Project) -> None:
+    here.directory.joinpath("cards").mkdir()
+    done = invoke("new", "cards")
+    assert done.code == 2
+    assert done.error == f"{Path.cwd() / 'cards'} exists already"
+
+
+def test_the_configuration_is_nothing_but_keys_there_are(here: Project) -> None:
+    invoke("new", "cards")
+    text = (here.directory / "cards" / "config.yaml").read_text(encoding="utf-8")
+    assert set(yaml.safe_load(text)) == {"AMQP_URI", "max_workers"}

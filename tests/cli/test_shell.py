@@ -1,0 +1,169 @@
+"""``aiorpc shell``: a script in a pipe, a prompt on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .commands import PATIENCE, SCRIPT, Started, invoke, run
+from .conftest import Project
+
+MEMORY = ("--broker", "memory://")
+
+
+# In a pipe
+
+
+def test_what_is_piped_in_runs_with_await_and_the_cluster() -> None:
+    done = invoke(
+        "shell",
+        *MEMORY,
+        stdin=textwrap.dedent(
+            """
+            import asyncio
+            print(n.config["AMQP_URI"], await asyncio.sleep(0, "awaited"))
+            reply = n.rpc.nobody.method.call_async()
+            try:
+                await reply
+            except Exception as error:
+                print(type(error).__name__)
+            await n.dispatch_event("somebody", "something", {"id": 1})
+            await n.dispatch_event("somebody", "something")
+            "not echoed"
+            """
+        ),
+    )
+    assert (done.code, done.stderr) == (0, "")
+    assert done.stdout == "memory:// awaited\nUnknownService\n"
+
+
+def test_an_exception_exits_1_and_shows_the_scripts_own_frames() -> None:
+    done = invoke("shell", *MEMORY, stdin="def f():\n    return 1 / 0\n\nprint('before')\nf()\n")
+    assert (done.code, done.stdout) == (1, "before\n")
+    lines = done.stderr.splitlines()
+    assert lines[1] == '  File "<stdin>", line 5, in <module>'
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_what_does_not_compile_exits_1() -> None:
+    done = invoke("shell", *MEMORY, stdin="x = (\n")
+    assert done.code == 1
+    assert done.stderr.splitlines()[0] == '  File "<stdin>", line 1'
+    assert "SyntaxError" in done.stderr
+
+
+def test_the_exit_code_of_the_script_is_kept() -> None:
+    assert run("shell", *MEMORY, stdin="raise SystemExit(7)\n").code == 7
+
+
+@pytest.mark.rabbitmq
+def test_it_calls_services(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
+    project = service_on_rabbitmq
+    broker = ("--broker", rabbitmq_uri)
+    with Started("run", "greetings", *broker, cwd=project.directory) as process:
+        process.waits_for("ready")
+        done = run(
+            "shell",
+            *broker,
+            "--timeout",
+            "5",
+            stdin=f"print(await n.rpc.{project.name}.add(1, b=2))\n",
+        )
+    assert (done.code, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+def test_a_broker_that_is_not_there_exits_5(closed_port: int) -> None:
+    url = f"amqp://guest:guest@127.0.0.1:{closed_port}/"
+    done = invoke("shell", "--broker", url, "--timeout", "0.3")
+    assert done.code == 5
+    assert "no connection to" in done.error
+
+
+# On a terminal
+
+
+class Terminal:
+    """``aiorpc shell`` with a person before it."""
+
+    def __init__(self, cwd: Path, startup: Path) -> None:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [SCRIPT, "shell", *MEMORY],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env={**os.environ, "TERM": "dumb", "PYTHONSTARTUP": str(startup)},
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def reads_until(self, text: str) -> str:
+        """What it prints, up to *text*."""
+        read, ends = "", time.monotonic() + PATIENCE
+        while text not in read:
+            ready, _, _ = select.select([self._ours], [], [], max(0, ends - time.monotonic()))
+            assert ready, f"no {text!r} in {read!r}"
+            read += os.read(self._ours, 4096).decode().replace("\r", "")
+        return read
+
+    def types(self, line: str) -> str:
+        """Type *line*, and return what is printed up to the next prompt."""
+        os.write(self._ours, f"{line}\n".encode())
+        return self.reads_until(">>> ").partition("\n")[2].removesuffix(">>> ")
+
+    def presses_ctrl_c(self, expected: str) -> str:
+        self._process.send_signal(signal.SIGINT)
+        return self.reads_until(expected)
+
+    def leaves(self, key: bytes) -> int:
+        os.write(self._ours, key)
+        return self._process.wait(PATIENCE)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def terminal(project: Project) -> Iterator[Terminal]:
+    startup = project.write("startup.py", "greeting = 'from PYTHONSTARTUP'\n")
+    terminal = Terminal(project.directory, startup)
+    yield terminal
+    terminal.close()
+
+
+def test_a_prompt_with_await(terminal: Terminal) -> None:
+    banner = terminal.reads_until(">>> ")
+    assert "memory://" in banner
+    assert "await n.rpc.service.method" in banner
+    assert terminal.types("greeting") == "'from PYTHONSTARTUP'\n"
+    assert terminal.types("import asyncio") == ""
+    assert terminal.types("await asyncio.sleep(0, 'slept')") == "'slept'\n"
+    assert terminal.types("n.rpc.nobody.method.call_async()") == "<RpcReply pending>\n"
+    failed = terminal.types("await n.rpc.nobody.method()")
+    assert failed.splitlines()[1] == '  File "<console>", line 1, in <module>'
+    assert "aiorpc.exceptions.UnknownService" in failed
+    assert "SyntaxError" in terminal.types("1 +")
+    # Ctrl-C takes back what is awaited, and the prompt goes on.
+    os.write(terminal._ours, b"await asyncio.sleep(60)\n")
+    terminal.reads_until("60)\n")
+    assert "KeyboardInterrupt" in terminal.presses_ctrl_c("KeyboardInterrupt\n>>> ")
+    assert terminal.types("len(asyncio.all_tasks()) < 20") == "True\n"
+    assert terminal.leaves(b"exit(3)\n") == 3
+
+
+def test_ctrl_d_leaves(terminal: Terminal) -> None:
+    terminal.reads_until(">>> ")
+    assert terminal.leaves(b"\x04") == 0

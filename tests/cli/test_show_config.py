@@ -1,0 +1,71 @@
+"""``aiorpc show-config``: what services will see, and no secrets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from aiorpc.cli.show_config import as_yaml
+
+from .commands import invoke
+from .conftest import Project
+
+CONFIG = """
+AMQP_URI: amqp://app:${PASSWORD}@${HOST:localhost}/
+max_workers: ${WORKERS:7}
+SMTP: {host: mail, password: "hunter2", api_token: t0ken}
+DB_URIS: {"service_x:Base": "postgresql://app:hunter2@db/x"}
+"""
+
+
+@pytest.fixture
+def shown(here: Project, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    here.write("config.yaml", CONFIG)
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    monkeypatch.delenv("HOST", raising=False)
+    monkeypatch.delenv("WORKERS", raising=False)
+    done = invoke("show-config", "--config", "config.yaml", "--define", "RPC_TIMEOUT=3")
+    assert (done.code, done.stderr) == (0, "")
+    assert "hunter2" not in done.stdout
+    assert "t0ken" not in done.stdout
+    content: dict[str, Any] = yaml.safe_load(done.stdout)
+    return content
+
+
+def test_variables_are_substituted_and_secrets_masked(shown: dict[str, Any]) -> None:
+    assert shown["AMQP_URI"] == "amqp://app:***@localhost/"
+    assert shown["max_workers"] == 7
+    assert shown["SMTP"] == {"host": "mail", "password": "***", "api_token": "***"}
+    assert shown["DB_URIS"] == {"service_x:Base": "postgresql://app:***@db/x"}
+
+
+def test_the_command_line_is_in_it(shown: dict[str, Any]) -> None:
+    assert shown["RPC_TIMEOUT"] == 3
+
+
+def test_keys_stay_in_the_order_of_the_file(shown: dict[str, Any]) -> None:
+    assert list(shown) == ["AMQP_URI", "max_workers", "SMTP", "DB_URIS", "RPC_TIMEOUT"]
+
+
+def test_defaults_are_shown_on_request() -> None:
+    done = invoke("show-config", "--defaults", "--define", "COLOUR=mine")
+    content = yaml.safe_load(done.stdout)
+    assert content["RPC_TIMEOUT"] == 30
+    assert content["SHUTDOWN_TIMEOUT"] == 25
+    assert content["COLOUR"] == "mine"
+
+
+def test_a_wrong_configuration_is_one_line_and_exits_2(here: Project) -> None:
+    here.write("config.yaml", "max_workers: 0\n")
+    done = invoke("show-config", "--config", "config.yaml")
+    assert done.code == 2
+    assert done.error.startswith("config.yaml: max_workers must be ")
+
+
+def test_what_yaml_has_no_words_for_is_shown_all_the_same() -> None:
+    assert yaml.safe_load(as_yaml({"a": 1 + 2j, "b": {"c": [None, True, "ä"]}})) == {
+        "a": "(1+2j)",
+        "b": {"c": [None, True, "ä"]},
+    }
