@@ -102,11 +102,12 @@ class _Server:
             self.answer_error(delivery, request, refused.error, refusal=True)
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             log.warning(
-                "%s.%s: a request was refused: %s: %s",
+                "%s.%s: a request was refused: %s: %s%s",
                 self.host.service_name,
                 request.method,
                 type(exc).__name__,
                 exc,
+                "" if delivery.message.reply_to else " (it has no reply_to, so nobody was told)",
             )
             self.answer_error(delivery, request, exc)
         else:
@@ -163,16 +164,12 @@ class _Server:
             body = self.wire.encode_error(request, substitute)
         self.answer(delivery, request, body)
 
-    def answer(self, delivery: Delivery, request: Request, body: bytes) -> None:
+    def answer(self, delivery: Delivery, request: Request, body: bytes) -> bool:
+        """Reply, then ack; without a ``reply_to`` ack alone, and return False."""
         reply_to = request.message.reply_to
         if not reply_to:
-            log.warning(
-                "%s.%s: the request has no reply_to, so nobody was answered",
-                self.host.service_name,
-                request.method,
-            )
             delivery.ack()
-            return
+            return False
         delivery.answer(
             Outgoing(
                 exchange=self.exchange,
@@ -181,6 +178,7 @@ class _Server:
                 confirm=self.confirm,
             )
         )
+        return True
 
 
 class _Refused(Exception):
@@ -213,7 +211,12 @@ class _Job:
         ending = outcome.ending
         if ending is Ending.RETURNED:
             try:
-                server.answer(delivery, request, outcome.value)
+                if not server.answer(delivery, request, outcome.value):
+                    log.warning(
+                        "%s.%s: the request has no reply_to, so nobody got its result",
+                        server.host.service_name,
+                        request.method,
+                    )
             except AioRpcError as exc:  # too large for the wire, say
                 log.error("%s.%s: %s", server.host.service_name, request.method, exc)
                 server.answer_error(delivery, request, exc)
