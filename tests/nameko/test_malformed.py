@@ -361,7 +361,7 @@ FURTHER = [
             ("bytes", "ValueError", "xff"),
             ("group", "ExceptionGroup", "several"),
             ("stop", "RuntimeError", "StopIteration"),
-            ("stop async", "RuntimeError", "StopAsyncIteration"),
+            ("stop async", "StopAsyncIteration", ""),
             ("timeout", "TimeoutError", ""),
         ]
     ),
@@ -371,7 +371,7 @@ FURTHER = [
             ("value", "ValueError", "x"),
             ("cancelled", "CancelledError", ""),
             ("exit", "SystemExit", "3"),
-            ("stop", "", ""),
+            ("stop", "RuntimeError", "StopIteration"),
             ("recursive", "Recursive", ""),
         ]
     ),
@@ -644,49 +644,38 @@ async def test_a_deadline_of_another_type_or_of_long_ago_binds_nobody(
             assert reply.result == {}, deadline
 
 
-GARBLED = [
-    # Flags, properties, and whether there is somebody to answer.
-    ("no properties", 0, b"", False),
-    (
-        "correlation id of no encoding",
-        CONTENT_TYPE | CORRELATION_ID | REPLY_TO,
-        JSON + short(b"\xff\xfe"),
-        True,
-    ),
-    ("content type of no encoding", CONTENT_TYPE | REPLY_TO, short(b"\xff/json"), True),
-    (
-        "header name of no encoding",
-        CONTENT_TYPE | HEADERS | REPLY_TO,
-        JSON + table(short(b"\xffkey") + b"t\x01"),
-        True,
-    ),
-    (
-        "header value of no encoding",
+GARBLED = {
+    "no properties": (0, b""),
+    "content type": (CONTENT_TYPE | REPLY_TO, short(b"\xff/json")),
+    "header value": (
         CONTENT_TYPE | HEADERS | REPLY_TO,
         JSON + table(short(b"key") + b"S" + table(b"\xff\xfe")),
-        True,
     ),
-    ("reply_to of no encoding", CONTENT_TYPE | REPLY_TO, JSON + short(b"\xff"), False),
-]
+    # Answered, but aio-pika could not read the answer, which has the same id.
+    "correlation id": (CONTENT_TYPE | CORRELATION_ID, JSON + short(b"\xff\xfe")),
+    # These two cannot be answered.
+    "header name": (CONTENT_TYPE | HEADERS, JSON + table(short(b"\xffkey") + b"t\x01")),
+    "reply_to": (CONTENT_TYPE | REPLY_TO, JSON + short(b"\xff")),
+}
+ANSWERED = {"content type", "header value"}
 
 
-@pytest.mark.parametrize(
-    ("flags", "properties", "answered"),
-    [pytest.param(*case[1:], id=case[0]) for case in GARBLED],
-)
-async def test_properties_that_no_library_would_write(
-    flags: int,
-    properties: bytes,
-    answered: bool,
+@pytest.mark.parametrize("config", [True], ids=["fast lane"], indirect=True)
+@pytest.mark.parametrize("what", GARBLED)
+async def test_properties_that_are_no_text_of_any_encoding(
+    what: str,
     channel: AbstractChannel,
     config: dict[str, Any],
     new_name: Callable[[str], str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """On the other lane aiormq hangs up when it meets one of these, again and again."""
+    flags, properties = GARBLED[what]
     async with probed(channel, config, new_name("probed")) as caller:
-        if answered:
+        if what in ANSWERED:
             properties += short(caller.reply_to.encode())
-        await send_garbled(
-            config["AMQP_URI"], "nameko-rpc", f"{caller.service}.echo", flags, properties, GOOD
-        )
-        if answered:
+        key = f"{caller.service}.echo"
+        await send_garbled(config["AMQP_URI"], "nameko-rpc", key, flags, properties, GOOD)
+        if what in ANSWERED:
             await caller.reply()
+    assert not [line for line in caplog.messages if "lost the connection" in line]

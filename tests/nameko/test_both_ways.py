@@ -1,0 +1,543 @@
+"""
+Nameko and aiorpc call one another on one RabbitMQ: results, every kind of error, context data, the
+call id stack, and the deadline through a Nameko hop. Against each stack in `virtualenvs.STACKS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import math
+import re
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aio_pika.abc import AbstractChannel
+
+import aiorpc
+from aiorpc import ClusterProxy, ClusterRpcProxy, ServiceContainer, exceptions
+from tests.nameko.processes import Nameko, NamekoError
+from tests.nameko.services import SPECIAL, Booking, KnownError, service
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
+
+
+@pytest.fixture
+async def ours(
+    nameko: Nameko, new_name: Callable[[str], str], rabbitmq_url: str
+) -> AsyncIterator[str]:
+    """The name of a service of ours that runs."""
+    name = new_name("ours")
+    async with ServiceContainer(service(name), config=rabbitmq_url):
+        yield name
+
+
+@pytest.fixture
+async def cluster(nameko: Nameko, rabbitmq_url: str) -> AsyncIterator[ClusterProxy]:
+    """A client of ours. It leaves nothing pending behind."""
+    proxy = ClusterRpcProxy(rabbitmq_url, timeout=5)
+    async with proxy as entered:
+        yield entered
+
+
+CONTEXT = {
+    "language": "en-GB",
+    "user_id": 200,  # these three die in Nameko's parser if their tags are wrong (trap 1)
+    "minus": -5,
+    "less": -1000,
+    "big": 2**40,
+    "ratio": 0.1,
+    "yes": True,
+    "text": "h\xe9\u2603",
+    "nested": {"a": [1, None, True, 1.5]},
+}
+
+
+# A Nameko client calls us
+
+
+async def test_nameko_gets_our_results(nameko: Nameko, ours: str) -> None:
+    assert await nameko.call(ours, "append_identifier", "hello") == "hello-y"
+    args = (1, "h\xe9\u2603", None, 1.5, True, [1], {"k": {"n": 1}})
+    assert await nameko.call(ours, "echo", *args, kw=2) == [list(args), {"kw": 2}]
+    assert await nameko.call(ours, "echo") == [[], {}]
+    assert await nameko.call(ours, "signature", 1, c=3) == [1, 1, 3]
+
+
+async def test_nameko_has_many_calls_of_ours_in_flight(nameko: Nameko, ours: str) -> None:
+    calls = [((number,), {}) for number in range(200)]
+    assert await nameko.call_async(ours, "double", calls) == [2 * n for n in range(200)]
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_typed_results_of_ours_reach_nameko(nameko: Nameko, ours: str, kind: str) -> None:
+    result = await nameko.call(ours, "special", kind)
+    expected = {**SPECIAL, "tuple": [1, 2], "intkey": {"1": 2}}[kind]
+    if kind == "nan":
+        assert math.isnan(result)
+    elif nameko.is_old and isinstance(
+        expected, datetime.date | datetime.time | Decimal | UUID | bytes
+    ):
+        # Its kombu opens no envelope: what it is given is an object. JSON_TYPES: plain is for it.
+        assert set(result) == {"__type__", "__value__"}
+    else:
+        assert result == expected
+        assert type(result) is type(expected)
+
+
+async def test_plain_json_is_what_an_old_nameko_sends_itself(
+    nameko: Nameko, new_name: Callable[[str], str], rabbitmq_url: str
+) -> None:
+    name = new_name("plain")
+    config = {"AMQP_URI": rabbitmq_url, "JSON_TYPES": "plain"}
+    async with ServiceContainer(service(name), config=config):
+        for kind, expected in {
+            "datetime": "2020-01-02T03:04:05",
+            "aware": "2020-01-02T03:04:05Z",
+            "date": "2020-01-02T00:00:00",
+            "time": "01:02:03",
+            "decimal": "1.10",
+            "uuid": "00000000-0000-0000-0000-000000000005",
+        }.items():
+            assert await nameko.call(name, "special", kind) == expected
+            if nameko.is_old:
+                assert await nameko.call(nameko.x, "special", kind) == expected
+
+
+async def test_typed_arguments_of_nameko_reach_annotated_methods_whole(
+    nameko: Nameko, ours: str
+) -> None:
+    """Also those of an old kombu, whose dates are datetimes at midnight, as strings."""
+    kinds = ["datetime", "date", "time", "decimal", "uuid"]
+    args = [SPECIAL[kind] for kind in kinds]
+    assert await nameko.call(ours, "annotated", *args) == [repr(arg) for arg in args]
+    aware = SPECIAL["aware"]
+    assert (await nameko.call(ours, "annotated", aware, *args[1:]))[0] == repr(aware)
+
+
+async def test_an_object_of_nameko_becomes_a_dataclass(nameko: Nameko, ours: str) -> None:
+    fields = {
+        "day": SPECIAL["date"],
+        "price": SPECIAL["decimal"],
+        "guest": SPECIAL["uuid"],
+        "notes": ["a"],
+    }
+    assert await nameko.call(ours, "book", fields) == repr(Booking(**fields))
+
+
+async def test_typed_arguments_of_nameko_are_themselves_without_annotations(
+    nameko: Nameko, ours: str
+) -> None:
+    kinds = ["datetime", "aware", "date", "time", "decimal", "uuid", "bytes", "badbytes"]
+    args = [SPECIAL[kind] for kind in kinds]
+    if not nameko.is_old:
+        assert await nameko.call(ours, "describe", *args) == [repr(arg) for arg in args]
+    else:
+        strings = await nameko.call(ours, "describe", *args[:-2])
+        assert strings == [
+            "'2020-01-02T03:04:05'",
+            "'2020-01-02T03:04:05Z'",
+            "'2020-01-02T00:00:00'",
+            "'01:02:03'",
+            "'1.10'",
+            "'00000000-0000-0000-0000-000000000005'",
+        ]
+
+
+# Errors: kind, the type that Nameko raises, and its text.
+OUR_ERRORS = [
+    ("value", "RemoteError", "ValueError bad value"),
+    ("key", "RemoteError", "KeyError 'missing'"),
+    ("custom", "RemoteError", r"CustomError ('boom', 1, None, b'\x01')"),
+    ("known", "KnownError", "('known', '2')"),
+    ("no_text", "RemoteError", "NoText [__unicode__ failed]"),
+    ("no_args", "RemoteError", "ValueError "),
+]
+
+
+@pytest.mark.parametrize(("kind", "raised", "text"), OUR_ERRORS)
+async def test_nameko_meets_our_errors_as_it_would_its_own(
+    nameko: Nameko, ours: str, kind: str, raised: str, text: str
+) -> None:
+    with pytest.raises(NamekoError) as caught:
+        await nameko.call(ours, "fail", kind)
+    with pytest.raises(NamekoError) as own:
+        await nameko.call(nameko.x, "fail", kind)
+    assert (caught.value.type, caught.value.text) == (raised, text)
+    assert vars(caught.value) == vars(own.value)
+    assert caught.value.args == own.value.args
+
+
+async def test_nameko_meets_our_refusals_as_it_would_its_own(nameko: Nameko, ours: str) -> None:
+    async def refused(method: str, *args: Any, **kwargs: Any) -> NamekoError:
+        with pytest.raises(NamekoError) as caught:
+            await nameko.call(ours, method, *args, **kwargs)
+        assert caught.value.module == "nameko.exceptions"
+        return caught.value
+
+    missing = await refused("nope")
+    assert (missing.type, missing.args) == ("MethodNotFound", ("nope",))
+    assert (await refused("undecorated")).type == "MethodNotFound"
+    signature = await refused("signature")
+    assert (signature.type, "'a'" in signature.text) == ("IncorrectSignature", True)
+    assert (await refused("signature", 1, 2, 3, 4)).type == "IncorrectSignature"
+    assert (await refused("signature", 1, x=1)).type == "IncorrectSignature"
+    # Nameko has no such class: it is ours, and a subclass of IncorrectSignature here.
+    wrong = await refused("double", "two")
+    assert (wrong.type, wrong.exc_type) == ("RemoteError", "BadArguments")
+    assert re.search("number.*int.*str", wrong.value or "")
+    unserializable = await refused("unserializable")
+    assert unserializable.exc_type == "UnserializableValueError"
+    dotted = await refused("a.b")
+    assert dotted.type == "UnknownService"
+
+
+async def test_nameko_context_data_and_stack_reach_us(nameko: Nameko, ours: str) -> None:
+    seen = await nameko.call(ours, "context", context=CONTEXT)
+    *parents, own = seen.pop("call_id_stack")
+    assert seen == CONTEXT
+    assert own.startswith(f"{ours}.context.")
+    (parent,) = parents
+    origin = "standalone_rpc_client." if nameko.is_3 else "standalone_rpc_proxy.call."
+    assert parent.startswith(origin)
+    call_id, immediate, first = await nameko.call(ours, "parents", context=CONTEXT)
+    assert call_id.startswith(f"{ours}.parents.")
+    assert immediate == first
+    assert first.startswith(origin)
+    assert await nameko.call(ours, "remaining") is None
+
+
+async def test_nameko_times_out_and_goes_on(nameko: Nameko, ours: str) -> None:
+    with pytest.raises(NamekoError) as caught:
+        await nameko.call(ours, "sleep", 1.3, timeout=1)
+    assert caught.value.type == "RpcTimeout"
+    assert await nameko.call(ours, "double", 2, timeout=1) == 4
+
+
+# Our client calls Nameko
+
+
+async def test_we_get_nameko_results(nameko: Nameko, cluster: ClusterProxy) -> None:
+    x = cluster[nameko.x]
+    assert await x.remote_method("hello") == "hello-x-y"
+    args = (1, "h\xe9\u2603", None, 1.5, True, [1], {"k": {"n": 1}}, 2**60, "\ud800")
+    assert await x.echo(*args, kw=2) == [list(args), {"kw": 2}]
+    assert await x.signature(1, c=3) == [1, 1, 3]
+
+
+async def test_we_have_many_calls_of_nameko_in_flight(
+    nameko: Nameko, cluster: ClusterProxy
+) -> None:
+    replies = [cluster[nameko.x].echo.call_async(number) for number in range(200)]
+    results = await asyncio.gather(*replies)
+    assert results == [[[number], {}] for number in range(200)]
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_typed_results_of_nameko_reach_us(
+    nameko: Nameko, cluster: ClusterProxy, kind: str
+) -> None:
+    if nameko.is_old and kind in {"bytes", "badbytes"}:
+        with pytest.raises(aiorpc.RemoteError, match="UnserializableValueError"):
+            await cluster[nameko.x].special(kind)
+        return
+    result = await cluster[nameko.x].special(kind)
+    expected = {**SPECIAL, "tuple": [1, 2], "intkey": {"1": 2}}[kind]
+    if nameko.is_old:
+        expected = {
+            "datetime": "2020-01-02T03:04:05",
+            "aware": "2020-01-02T03:04:05Z",
+            "date": "2020-01-02T00:00:00",
+            "time": "01:02:03",
+            "decimal": "1.10",
+            "uuid": "00000000-0000-0000-0000-000000000005",
+        }.get(kind, expected)
+    if kind == "nan":
+        assert math.isnan(result)
+    else:
+        assert result == expected
+        assert type(result) is type(expected)
+
+
+async def test_typed_arguments_of_ours_reach_nameko(nameko: Nameko, rabbitmq_url: str) -> None:
+    kinds = ["datetime", "aware", "date", "time", "decimal", "uuid", "bytes", "badbytes"]
+    args = [SPECIAL[kind] for kind in kinds]
+    config = {"AMQP_URI": rabbitmq_url}
+    if nameko.is_old:
+        config["JSON_TYPES"] = "plain"
+        args, expected = args[:-2], ["'2020-01-02T03:04:05'", "'2020-01-02T03:04:05Z'"]
+        expected += ["'2020-01-02T00:00:00'", "'01:02:03'", "'1.10'"]
+        expected += ["'00000000-0000-0000-0000-000000000005'"]
+    else:
+        expected = [repr(arg) for arg in args]
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        assert await cluster[nameko.x].describe(*args) == expected
+
+
+NAMEKO_ERRORS = [
+    ("value", "builtins.ValueError", "bad value", ("bad value",)),
+    ("key", "builtins.KeyError", "'missing'", ("missing",)),
+    ("custom", "peer_errors.CustomError", None, ("boom", "1", "None", ["1"])),
+    ("no_text", "peer_errors.NoText", "[__unicode__ failed]", ("x",)),
+    ("no_args", "builtins.ValueError", "", ()),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "value", "args"), NAMEKO_ERRORS)
+async def test_we_meet_the_errors_of_nameko(
+    nameko: Nameko, cluster: ClusterProxy, kind: str, path: str, value: str | None, args: Any
+) -> None:
+    with pytest.raises(aiorpc.RemoteError) as caught:
+        await cluster[nameko.x].fail(kind)
+    error = caught.value
+    assert error.exc_path == path
+    assert error.exc_type == path.rpartition(".")[2]
+    assert error.exc_args == args
+    if value is not None:
+        assert error.value == value
+    assert str(error) == f"{error.exc_type} {error.value}"
+
+
+async def test_we_meet_a_registered_error_as_itself(nameko: Nameko, cluster: ClusterProxy) -> None:
+    with pytest.raises(KnownError) as caught:
+        await cluster[nameko.x].fail("known")
+    assert caught.value.args == ("known", "2")
+
+
+async def test_we_meet_the_refusals_of_nameko(nameko: Nameko, cluster: ClusterProxy) -> None:
+    x = cluster[nameko.x]
+    with pytest.raises(aiorpc.MethodNotFound, match=r"^nope$"):
+        await x.nope()
+    with pytest.raises(aiorpc.MethodNotFound, match=r"^undecorated$"):
+        await x.undecorated()
+    for call in (x.signature(), x.signature(1, 2, 3, 4), x.signature(1, x=1)):
+        with pytest.raises(aiorpc.IncorrectSignature) as caught:
+            await call
+        assert not isinstance(caught.value, aiorpc.BadArguments)
+    with pytest.raises(aiorpc.RemoteError, match="UnserializableValueError"):
+        await x.unserializable()
+    with pytest.raises(aiorpc.UnserializableValueError):
+        await x.echo(object())
+    with pytest.raises(aiorpc.UnknownService):
+        await cluster.nobody_ever_ran_this.echo()
+    with pytest.raises(aiorpc.UnknownService):
+        await x["a.b"]()
+    assert await x.echo() == [[], {}]
+
+
+async def test_our_context_data_and_stack_reach_nameko(nameko: Nameko, rabbitmq_url: str) -> None:
+    async with ClusterRpcProxy(rabbitmq_url, timeout=5, context_data=CONTEXT) as cluster:
+        seen = await cluster[nameko.x].context()
+        moment = seen.pop("aiorpc_deadline")  # Nameko keeps it, and so sends it on
+        *parents, own = seen.pop("call_id_stack")
+        assert seen == CONTEXT
+        assert own.startswith(f"{nameko.x}.context.")
+        (parent,) = parents
+        assert parent.startswith("standalone_rpc_proxy.call.")
+        assert isinstance(moment, int)
+        _, immediate, first = await cluster[nameko.x].parents()
+        assert (immediate, first) == (parent, parent)
+        more = cluster[nameko.x].context.with_options(context_data={"user_id": 7, "more": [1]})
+        seen = await more()
+        assert (seen["user_id"], seen["more"], seen["language"]) == (7, [1], "en-GB")
+
+
+@pytest.mark.parametrize(
+    "number", [0, 127, 128, 200, 255, 256, 32767, 32768, 65535, -1, -128, -129]
+)
+@pytest.mark.parametrize("place", ["top", "nested"])
+async def test_no_integer_in_our_context_data_kills_nameko(
+    nameko: Nameko, cluster: ClusterProxy, number: int, place: str
+) -> None:
+    value = number if place == "top" else {"list": [number]}
+    call = cluster[nameko.x].context.with_options(context_data={"v": value})
+    assert (await call())["v"] == value
+
+
+async def test_our_timeout_says_that_nameko_is_there_but_slow(
+    nameko: Nameko, cluster: ClusterProxy
+) -> None:
+    slow = cluster[nameko.x].sleep.with_options(timeout=0.3)
+    with pytest.raises(aiorpc.RpcTimeout, match=rf"{nameko.x}\.sleep .* 0\.3 s.* 1 consumer"):
+        await slow(1)
+    assert await cluster[nameko.x].echo(1) == [[1], {}]
+
+
+# Three in a row
+
+
+async def test_nameko_calls_us_and_we_call_nameko(nameko: Nameko, ours: str) -> None:
+    hop = (nameko.y, "append_identifier", ["a"], {})
+    assert await nameko.call(ours, "hop", *hop) == "a-y"
+    through = (ours, "hop", [nameko.y, "append_identifier", ["a"], {}], {})
+    assert await nameko.call(nameko.x, "hop", *through) == "a-y"
+
+
+async def test_we_call_nameko_and_nameko_calls_us(
+    nameko: Nameko, ours: str, cluster: ClusterProxy
+) -> None:
+    assert await cluster[nameko.x].hop(ours, "append_identifier", ["a"], {}) == "a-y"
+    results = await cluster[nameko.x].hop_async(ours, "double", [[n] for n in range(20)])
+    assert results == [2 * n for n in range(20)]
+    assert await cluster[nameko.x].hop(ours, "hop", [ours, "double", [4], {}], {}) == 8
+
+
+async def test_the_stack_and_context_data_grow_over_all_hops(
+    nameko: Nameko, ours: str, cluster: ClusterProxy
+) -> None:
+    path = [ours, "hop", [nameko.y, "context", [], {}], {}]
+    call = cluster[nameko.x].hop.with_options(context_data=CONTEXT)
+    seen = await call(*path)
+    stack = seen.pop("call_id_stack")
+    seen.pop("aiorpc_deadline")
+    assert seen == CONTEXT
+    assert [re.sub(r"\.[0-9a-f-]{36}$", "", entry) for entry in stack] == [
+        "standalone_rpc_proxy.call",
+        f"{nameko.x}.hop",
+        f"{ours}.hop",
+        f"{nameko.y}.context",
+    ]
+    through_nameko = [nameko.x, "hop", [ours, "context", [], {}], {}]
+    seen = await nameko.call(ours, "hop", *through_nameko, context=CONTEXT)
+    stack = seen.pop("call_id_stack")
+    assert len(stack) == 4
+    assert seen.pop("aiorpc_deadline", None) is None, "it shows in no context data of ours"
+    assert seen == CONTEXT
+
+
+async def test_the_stack_keeps_the_last_ten_parents(
+    nameko: Nameko, ours: str, cluster: ClusterProxy
+) -> None:
+    path: list[Any] = [ours, "context", [], {}]
+    for turn in range(12):
+        path = [nameko.x if turn % 2 else ours, "hop", path, {}]
+    seen = await cluster[ours].hop(*path)
+    stack = seen["call_id_stack"]
+    assert len(stack) == 11
+    assert stack[-1].startswith(f"{ours}.context.")
+    assert not stack[0].startswith("standalone")
+
+
+async def test_errors_keep_what_they_can_through_a_nameko_hop(
+    nameko: Nameko, ours: str, cluster: ClusterProxy
+) -> None:
+    """Nameko sends on what its client raised: a registered class stays, all others are nested."""
+    with pytest.raises(KnownError):
+        await cluster[nameko.x].hop(ours, "fail", ["known"], {})
+    with pytest.raises(aiorpc.RemoteError) as caught:
+        await cluster[nameko.x].hop(ours, "fail", ["value"], {})
+    assert caught.value.exc_type == "RemoteError"
+    assert caught.value.value == "ValueError bad value"
+    with pytest.raises(aiorpc.MethodNotFound):
+        await cluster[nameko.x].hop(ours, "nope", [], {})
+    with pytest.raises(aiorpc.IncorrectSignature):
+        await cluster[nameko.x].hop(ours, "signature", [], {})
+
+
+async def test_errors_of_nameko_keep_their_first_name_through_us(nameko: Nameko, ours: str) -> None:
+    async def through_us(*hop: Any) -> NamekoError:
+        with pytest.raises(NamekoError) as caught:
+            await nameko.call(ours, "hop", *hop)
+        return caught.value
+
+    value = await through_us(nameko.x, "fail", ["value"], {})
+    assert (value.type, value.exc_type, value.value) == ("RemoteError", "ValueError", "bad value")
+    known = await through_us(nameko.x, "fail", ["known"], {})
+    assert (known.type, known.args) == ("KnownError", ("known", "2"))
+    assert (await through_us(nameko.x, "nope", [], {})).type == "MethodNotFound"
+    assert (await through_us(nameko.x, "signature", [], {})).type == "IncorrectSignature"
+    unknown = await through_us("nobody_ever_ran_this", "nope", [], {})
+    assert (unknown.type, unknown.exc_type) == ("RemoteError", "UnknownService")
+    met = await nameko.call(ours, "hop_meets", nameko.x, "fail", ["custom"])
+    assert met == ["RemoteError", r"CustomError ('boom', 1, None, b'\x01')"]
+    met = await nameko.call(nameko.x, "hop_meets", ours, "fail", ["custom"])
+    assert met == ["RemoteError", r"CustomError ('boom', 1, None, b'\x01')"]
+
+
+async def test_an_error_without_registration_between_is_itself_again_where_it_is_known(
+    nameko: Nameko, ours: str, cluster: ClusterProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our service in between does not know the class, its caller does: the path came through."""
+    registry = dict(exceptions._registry)
+    registry.pop("peer_errors.KnownError")
+    monkeypatch.setattr(exceptions, "_registry", registry)
+    with pytest.raises(NamekoError) as caught:
+        await nameko.call(ours, "hop", nameko.x, "fail", ["known"], {})
+    assert (caught.value.type, caught.value.args) == ("KnownError", ("known", "2"))
+
+
+# Time
+
+
+async def test_the_deadline_goes_through_a_nameko_hop(
+    nameko: Nameko, ours: str, cluster: ClusterProxy
+) -> None:
+    direct = cluster[ours].remaining.with_options(timeout=3)
+    assert 2 < await direct() <= 3
+    hop = cluster[nameko.x].hop.with_options(timeout=3)
+    assert 2 < await hop(ours, "remaining", [], {}) <= 3
+    twice = (nameko.y, "context", [], {})
+    seen = await cluster[nameko.x].hop.with_options(timeout=3)(ours, "hop", list(twice), {})
+    assert "aiorpc_deadline" in seen, "our service in between sent it on"
+    unlimited = cluster[nameko.x].hop.with_options(timeout=None)
+    assert await unlimited(ours, "remaining", [], {}) is None
+
+
+async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
+    nameko: Nameko,
+    new_name: Callable[[str], str],
+    rabbitmq_url: str,
+    cluster: ClusterProxy,
+) -> None:
+    name, ended = new_name("ended"), asyncio.Event()
+
+    class Slow:
+        @aiorpc.rpc
+        async def sleep(self) -> None:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                ended.set()
+
+    Slow.name = name  # type: ignore[attr-defined]
+    async with ServiceContainer(Slow, config=rabbitmq_url):
+        # The error of our worker, as Nameko sends it on, may come while we look into ours.
+        with pytest.raises(aiorpc.RpcError, match=r"RpcTimeout|gave no answer within 0\.5 s"):
+            await cluster[nameko.x].hop.with_options(timeout=0.5)(name, "sleep", [], {})
+        async with asyncio.timeout(1):
+            await ended.wait()
+    assert await cluster[nameko.x].echo(1) == [[1], {}]
+
+
+async def test_nameko_never_works_on_a_request_that_expired_in_its_queue(
+    nameko: Nameko, channel: AbstractChannel, new_name: Callable[[str], str], rabbitmq_url: str
+) -> None:
+    """The AMQP expiration is the broker's to keep: it works for servers that know no deadline."""
+    name = new_name("later")
+    async with ServiceContainer(service(name), config=rabbitmq_url):
+        pass  # declares its queue, durable
+    async with ClusterRpcProxy(rabbitmq_url, timeout=0.2) as cluster:
+        with pytest.raises(aiorpc.RpcTimeout, match=f"rpc-{name} has 0 consumers"):
+            await cluster[name].echo()
+        queue = await channel.declare_queue(f"rpc-{name}", passive=True)
+        assert queue.declaration_result.message_count == 0
+
+
+# Living together
+
+
+async def test_a_service_moves_from_nameko_to_us_on_the_same_queue(
+    nameko: Nameko, rabbitmq_url: str, cluster: ClusterProxy
+) -> None:
+    """Ours declares Nameko's queue as Nameko did, and both consume it: each gets its turn."""
+    async with ServiceContainer(service(nameko.y), config=rabbitmq_url):
+        results = await asyncio.gather(
+            *(cluster[nameko.y].context() for _ in range(40)), return_exceptions=True
+        )
+        assert all(isinstance(result, dict) for result in results)
+        of_nameko = [result for result in results if "aiorpc_deadline" in result]
+        assert 0 < len(of_nameko) < 40
+    assert await cluster[nameko.y].append_identifier("a") == "a-y"
