@@ -15,7 +15,7 @@ import os
 import types
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pytest
 
@@ -25,6 +25,11 @@ from ..hosting.runner import ServiceRunner
 from ..proxy import ClusterProxy
 from ..standalone import ClusterRpcProxy
 from ..transports import open_transport
+
+if TYPE_CHECKING:  # what they need is optional
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from .databases import SessionDatabase
 
 __all__ = ["ContainerFactory", "RunnerFactory"]
 
@@ -47,6 +52,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the broker of the fixtures, amqp://user:password@host/vhost; a broker for tests: "
         "the queues of the services under test are deleted after each test. Default: memory://, "
         "another one for each test",
+    )
+    parser.getgroup("aiorpc").addoption(
+        "--aiorpc-db-url",
+        default="sqlite://",
+        metavar="URL",
+        help="the database of the fixture db_session. Default: SQLite in memory",
     )
 
 
@@ -141,6 +152,40 @@ def cluster_rpc(request: pytest.FixtureRequest) -> ClusterProxy:
     return cluster
 
 
+@pytest.fixture
+def db_url(request: pytest.FixtureRequest) -> str:
+    """The database of ``db_session``: that of ``--aiorpc-db-url``, else SQLite in memory."""
+    return str(request.config.getoption("aiorpc_db_url"))
+
+
+@pytest.fixture
+def model_base() -> Any:
+    """The declarative base of the models under test. There is no default: override it."""
+    pytest.fail(
+        "db_session has to know your models: define a fixture `model_base` that returns their "
+        "declarative base",
+        pytrace=False,
+    )
+
+
+@pytest.fixture
+def db_session(request: pytest.FixtureRequest) -> AsyncSession:
+    """
+    A database session in which nothing lasts: what it commits is rolled back after the test. For
+    ``worker_factory(Library, db=db_session)``. It needs ``model_base``.
+    """
+    session: AsyncSession = _on_the_loop_of(request, "db_session")
+    return session
+
+
+@pytest.fixture
+def database(db_session: AsyncSession) -> SessionDatabase:
+    """The same for services that declare ``Database(Base)``."""
+    from .databases import SessionDatabase
+
+    return SessionDatabase(db_session)
+
+
 class _Hosts:
     """Containers and runners of one test."""
 
@@ -208,10 +253,27 @@ def _cluster() -> Callable[..., AsyncGenerator[ClusterProxy]]:
     return cluster
 
 
+def _db_session() -> Callable[..., AsyncGenerator[AsyncSession]]:
+    async def db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSession]:
+        try:
+            from .databases import opened_session
+        except ModuleNotFoundError as exc:
+            pytest.fail(
+                f"db_session needs {exc.name}, which is not installed: "
+                'pip install "aiorpc-amqp[sqlite]"',
+                pytrace=False,
+            )
+        async with opened_session(model_base, db_url) as session:
+            yield session
+
+    return db_session
+
+
 #: Each makes a new function: the plugins mark those they are given.
 _ON_A_LOOP: Mapping[str, Callable[[], Callable[..., AsyncGenerator[Any]]]] = {
     "hosts": _hosts,
     "cluster": _cluster,
+    "db_session": _db_session,
 }
 
 
