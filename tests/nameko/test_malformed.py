@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import pickle
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -476,6 +477,8 @@ def names(probe: Any) -> str:
     return str(probe)
 
 
+# The other lane has its turn with all of them together.
+@pytest.mark.parametrize("config", [True], ids=["fast lane"], indirect=True)
 @pytest.mark.parametrize("probe", [*PROBES, *FURTHER], ids=names)
 async def test_probe(
     probe: Probe,
@@ -568,6 +571,48 @@ async def test_exceptions_that_are_no_errors_end_their_call_only(
     async with probed(channel, config, new_name("probed")) as caller:
         reply = await caller.ask("fail", arguments(kind))
         assert reply.error["exc_type"] in {"GeneratorExit", "Base"}
+
+
+INTERRUPTED = """
+import asyncio, sys
+from aiorpc import rpc, serve
+
+class Interrupted:
+    name = sys.argv[1]
+
+    @rpc
+    async def fail(self):
+        raise KeyboardInterrupt
+
+    @rpc
+    def fail_sync(self):
+        raise KeyboardInterrupt
+
+asyncio.run(serve(Interrupted, config=sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("method", ["fail", "fail_sync"])
+async def test_a_keyboard_interrupt_ends_the_process_and_is_no_poison(
+    method: str, channel: AbstractChannel, new_name: Callable[[str], str], rabbitmq_url: str
+) -> None:
+    """asyncio lets nobody catch it. The call is answered, so it does not end the next process."""
+    name = new_name("interrupted")
+    # Declared by us, so that the request may wait there for the process to start.
+    async with Caller(channel, name).listening() as caller:
+        queue = await channel.declare_queue(f"rpc-{name}", durable=True)
+        await queue.bind("nameko-rpc", f"{name}.*")
+        await caller.send(method, arguments())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", INTERRUPTED, name, rabbitmq_url, stderr=asyncio.subprocess.PIPE
+        )
+        reply = await caller.reply()
+        assert reply.error["exc_type"] == "KeyboardInterrupt"
+        _, errors = await process.communicate()
+        assert process.returncode != 0
+        assert b"KeyboardInterrupt" in errors
+        queue = await channel.declare_queue(f"rpc-{name}", passive=True)
+        assert queue.declaration_result.message_count == 0
 
 
 # Headers
