@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..exceptions import AioRpcError
@@ -27,7 +27,26 @@ __all__ = ["app"]
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
-class CommandLine(TyperGroup):
+class _PlainEpilog:
+    """Prints the epilog as it was written: typer would join, or mark up, its lines."""
+
+    epilog: str | None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        epilog, self.epilog = self.epilog, None
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]  # a mixin, for two classes
+        finally:
+            self.epilog = epilog
+        if epilog:
+            typer.echo(epilog)
+
+
+class Command(_PlainEpilog, TyperCommand):
+    """One command."""
+
+
+class CommandLine(_PlainEpilog, TyperGroup):
     """All commands: one line on stderr and an exit code in place of a traceback or a box."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
@@ -75,7 +94,7 @@ def _print_version(wanted: bool) -> None:
 
 
 EXIT_CODES = """\
-[bold]Exit codes[/bold]
+Exit codes:
     0  it went well
     1  the method raised; a service failed, or its calls took too long to stop
     2  the command, the configuration, the credentials or the call are wrong
@@ -88,10 +107,10 @@ EXIT_CODES = """\
 @app.callback(
     invoke_without_command=True,
     epilog=f"""\
-[bold]Examples[/bold]
-$ aiorpc new greetings
-$ aiorpc run greetings --config config.yaml
-$ aiorpc call greetings.hello '["Ada"]'
+Examples:
+  $ aiorpc new greetings
+  $ aiorpc run greetings --config config.yaml
+  $ aiorpc call greetings.hello '["Ada"]'
 
 {EXIT_CODES}""",
 )
@@ -113,30 +132,31 @@ def main(
 
 _EXAMPLES: dict[Callable[..., None], str] = {
     run: """
-$ aiorpc run services.service_x services.service_y
-$ aiorpc run shop.orders:Orders --config config.yaml --define max_workers=10
-$ aiorpc run greetings --reload""",
+  $ aiorpc run services.service_x services.service_y
+  $ aiorpc run shop.orders:Orders --config config.yaml --define max_workers=10
+  $ aiorpc run greetings --reload""",
     call: """
-$ aiorpc call service_x.remote_method '["hello"]'
-$ aiorpc call orders.place '{"product": "tea", "pieces": 2}' --timeout 3
-$ aiorpc call users.get '[42]' --context language=fi --broker amqp://host/""",
+  $ aiorpc call service_x.remote_method '["hello"]'
+  $ aiorpc call orders.place '{"product": "tea", "pieces": 2}' --timeout 3
+  $ aiorpc call users.get '[42]' --context language=fi --broker amqp://host/""",
     shell: """
-$ aiorpc shell --broker amqp://guest:guest@localhost/
-$ echo 'print(await n.rpc.service_x.remote_method("hello"))' | aiorpc shell""",
+  $ aiorpc shell --broker amqp://guest:guest@localhost/
+  $ echo 'print(await n.rpc.service_x.remote_method("hello"))' | aiorpc shell""",
     ls: """
-$ aiorpc ls
-$ aiorpc ls service_x service_y && echo both are there
-$ aiorpc ls --json | jq '.[] | select(.waiting > 100)'""",
+  $ aiorpc ls
+  $ aiorpc ls service_x service_y && echo both are there
+  $ aiorpc ls --json | jq '.[] | select(.waiting > 100)'""",
     show_config: """
-$ aiorpc show-config --config config.yaml
-$ aiorpc show-config --defaults""",
+  $ aiorpc show-config --config config.yaml
+  $ aiorpc show-config --defaults""",
     new: """
-$ aiorpc new greetings && cd greetings && pytest""",
+  $ aiorpc new greetings && cd greetings && pytest""",
 }
 
 for _command, _examples in _EXAMPLES.items():
     _with_codes = f"\n\n{EXIT_CODES}" if _command is call else ""
     app.command(
         _command.__name__.replace("_", "-"),
-        epilog="[bold]Examples[/bold]" + _examples.replace("[", r"\[") + _with_codes,
+        cls=Command,
+        epilog="Examples:" + _examples + _with_codes,
     )(_command)

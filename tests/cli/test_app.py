@@ -45,7 +45,7 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
 def test_help_of_a_command_shows_examples_as_they_are_typed(command: str) -> None:
     done = invoke(command, "--help")
     assert done.code == 0
-    assert re.search(rf"^ \$ (aiorpc|echo .* \| aiorpc) {command}\b", done.stdout, re.MULTILINE)
+    assert re.search(rf"^  \$ (aiorpc|echo .* \| aiorpc) {command}\b", done.stdout, re.MULTILINE)
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
