@@ -25,9 +25,9 @@ _INT64: Final = 1 << 63
 _CONSTANTS: Final = frozenset({bool, float, bytes, type(None)})
 
 
-#: Names that a field table can hold for sure, up to so many, and then forgotten all at once.
-_plain_names: set[str] = set()
-_MAX_NAMES: Final = 1024
+#: Names and properties that AMQP can carry for sure, up to so many, and then forgotten all at once.
+_plain: set[str | None] = {None}
+_MAX_PLAIN: Final = 1024
 
 
 class Carried(msgspec.Struct, eq=False, gc=False):
@@ -54,13 +54,12 @@ def carried(message: Message) -> Carried:
     """
     # What nearly all messages are can be copied as it is. The rest goes the long way, by the codec
     # that AMQP itself is spoken with, so that it comes out the same.
-    strings = (
-        f"{message.content_type}{message.content_encoding}"
-        f"{message.correlation_id}{message.reply_to}"
-    )
+    correlation_id = message.correlation_id
     if (
-        len(strings) > 255
-        or not strings.isascii()
+        (correlation_id is not None and (len(correlation_id) > 255 or not correlation_id.isascii()))
+        or (message.reply_to not in _plain and not _is_plain(message.reply_to))
+        or (message.content_type not in _plain and not _is_plain(message.content_type))
+        or (message.content_encoding not in _plain and not _is_plain(message.content_encoding))
         or message.priority
         or message.timestamp
         or message.message_id
@@ -73,31 +72,39 @@ def carried(message: Message) -> Carried:
     copy: Message = message.__copy__()  # type: ignore[attr-defined]
     if headers is None:
         return Carried(copy)
+    copied: dict[str, Any] = {}
     copy_headers: Callable[[Any], dict[str, Any]] = dict
     for name, value in headers.items():
         kind = type(value)
         if kind is str:
-            plain = value.isascii()
-        elif kind is int:
-            plain = -_INT64 <= value < _INT64
+            if not value.isascii():
+                return _by_codec(message)
         elif kind is list:
-            # A list, for a generator takes twice as long.
-            plain = all([type(item) is str and item.isascii() for item in value])  # noqa: C419
+            for item in value:
+                if type(item) is not str or not item.isascii():
+                    return _by_codec(message)
+            value = value[:]
             copy_headers = _copy_with_lists
-        else:
-            plain = kind in _CONSTANTS
-        if not plain or (name not in _plain_names and not _is_plain_name(name)):
+        elif kind is int:
+            if not -_INT64 <= value < _INT64:
+                return _by_codec(message)
+        elif kind not in _CONSTANTS:
             return _by_codec(message)
-    copy.headers = copy_headers(headers)
+        if name not in _plain and not _is_plain(name):
+            return _by_codec(message)
+        copied[name] = value
+    copy.headers = copied
     return Carried(copy, copy_headers)
 
 
-def _is_plain_name(name: Any) -> bool:
-    if type(name) is not str or len(name) > 255 or not name.isascii():
+def _is_plain(text: str | None) -> bool:
+    """Whether *text* is surely a short string of AMQP; remembered, for it will come again."""
+    if type(text) is not str or len(text) > 255 or not text.isascii():
         return False
-    if len(_plain_names) >= _MAX_NAMES:
-        _plain_names.clear()
-    _plain_names.add(name)
+    if len(_plain) >= _MAX_PLAIN:
+        _plain.clear()
+        _plain.add(None)
+    _plain.add(text)
     return True
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -146,8 +145,10 @@ class MemoryQueue:
         #: Highest priority first; within one priority, whose turn it is.
         self.consumers: list[Consumer] = []
         self.bound_to: set[str] = set()
-        self.expires = _seconds(self.arguments.get("x-expires"))
-        self.message_ttl = _seconds(self.arguments.get("x-message-ttl"))
+        #: Milliseconds.
+        self.expires: int | None = self.arguments.get("x-expires")
+        #: Milliseconds.
+        self.message_ttl: int | None = self.arguments.get("x-message-ttl")
         #: Exchange and routing key (``None``: as it was) of what is dropped.
         self.dead_letters: tuple[str, str | None] | None = None
         if (exchange := self.arguments.get("x-dead-letter-exchange")) is not None:
@@ -161,18 +162,19 @@ class MemoryQueue:
 
     def put(self, carried: Carried, exchange: str, routing_key: str, position: int) -> None:
         """Append a message."""
-        expires_at = None
         expiration = carried.message.expiration
-        if expiration is not None or self.message_ttl is not None:
-            ttl = math.inf if expiration is None else expiration / 1000
-            if self.message_ttl is not None:
-                ttl = min(ttl, self.message_ttl)
-            if ttl > 0:
-                expires_at = self._broker.time() + ttl
-            elif self.ready or not any(consumer.roomy for consumer in self.consumers):
-                # It goes to a consumer that is free this instant, or to nobody.
-                self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
-                return
+        ttl = self.message_ttl
+        if expiration is not None and (ttl is None or expiration < ttl):
+            ttl = expiration
+        if ttl is None:
+            expires_at = None
+        elif ttl > 0:
+            expires_at = self._broker.time() + ttl / 1000
+        elif not self.ready and any(consumer.roomy for consumer in self.consumers):
+            expires_at = None  # at once, or never: there is one who takes it at once
+        else:
+            self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
+            return
         self.ready.append(Entry(carried, exchange, routing_key, position, expires_at))
         if not self._scheduled:
             self.schedule()
@@ -219,15 +221,17 @@ class MemoryQueue:
         self._scheduled = False
         ready = self.ready
         for _ in range(min(len(ready), MAX_BATCH)):
-            if ready and ready[0].expires_at is not None:
-                self.drop_expired(now)
             if not ready:
                 return
+            entry = ready[0]
+            if entry.expires_at is not None and entry.expires_at <= now:
+                self.drop_expired(now)
+                continue
             consumer = self._next_consumer()
             if consumer is None:
                 self._watch_head()
                 return
-            entry = ready.popleft()
+            ready.popleft()
             consumer.unacked.add(entry)
             try:
                 consumer.deliver(consumer, entry, now)
@@ -239,6 +243,9 @@ class MemoryQueue:
                     entry.exchange,
                     entry.routing_key,
                 )
+            except BaseException:  # KeyboardInterrupt: the loop's, but the others are waiting still
+                self.schedule()
+                raise
         if ready:
             self.schedule()
 
@@ -295,11 +302,11 @@ class MemoryQueue:
                 self.start_expiry()
 
     def start_expiry(self) -> None:
-        """From now on it has ``expires`` seconds, if nobody consumes it or declares it again."""
+        """From now on it has ``expires`` left, if nobody consumes it or declares it again."""
         self.stop_expiry()
         if self.expires is not None and not self.consumers and not self.deleted:
             self._expiry = self._broker.loop.call_later(
-                self.expires, self._broker.delete_queue, self, context=self._broker.context
+                self.expires / 1000, self._broker.delete_queue, self, context=self._broker.context
             )
 
     def stop_expiry(self) -> None:
@@ -320,10 +327,6 @@ class MemoryQueue:
 
 def _position(entry: Entry) -> int:
     return entry.position
-
-
-def _seconds(milliseconds: Any) -> float | None:
-    return None if milliseconds is None else float(milliseconds) / 1000
 
 
 def _arguments(queue: Queue) -> dict[str, Any]:
