@@ -13,7 +13,7 @@ from .markdown import ROOT
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 _MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 #: What the pages may use of the rest of the world, unchecked.
-_OTHERS = frozenset({"docker", "cd", "curl", "git", "python", "python3", "pytest", "uvicorn"})
+_OTHERS = frozenset({".", "docker", "cd", "curl", "git", "python", "python3", "pytest", "uvicorn"})
 
 
 def check_command(words: list[str], place: str) -> None:

@@ -19,6 +19,7 @@ import tokenize
 import types
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ from .markdown import ROOT, Block, page_id
 RABBITMQ = "amqp://guest:guest@localhost/"
 #: The pages' plain ``memory://``, not one with a name.
 _MEMORY = re.compile(r"memory://(?=[\"'\s]|$)")
-#: What a project of the reader's has in its pyproject.toml.
+#: What a project of the reader's has in its pyproject.toml; hypothesis takes a second to import.
 _PYTEST_OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
 _PYTEST_OPTIONS += ("-o", "asyncio_default_fixture_loop_scope=function")
+_PYTEST_OPTIONS += ("-p", "no:hypothesispytest")
+if not any(entry.name == "aiorpc" for entry in entry_points(group="pytest11")):
+    _PYTEST_OPTIONS += ("-p", "aiorpc.testing.plugin")  # this tree is not installed
 #: How long a program of a page may take, in seconds.
 PROGRAM_TIMEOUT = 20
 
@@ -97,11 +101,11 @@ class Reader:
             self._write(name, block)
             return
         code = _compile(self.on_own_broker(block.code), block)
-        with printed(block):
+        with self.printed(block):
             waiting = eval(code, self.module.__dict__)
             if asyncio.iscoroutine(waiting):
                 await waiting
-        self.used |= {f"{name}.py" for name in sys.modules if self._is_of_page(name)}
+        self._imports(block)
 
     def _write(self, name: str, block: Block) -> None:
         compile(block.code, block.place, "exec")
@@ -112,6 +116,14 @@ class Reader:
         importlib.invalidate_caches()
         self.written[name] = block
         self.used.discard(name)
+
+    def _imports(self, block: Block) -> None:
+        """What a block that runs imports is used, and what that imports in its turn."""
+        for name in re.findall(r"^(?:from|import) (\w+)", block.code, re.MULTILINE):
+            file = f"{name}.py"
+            if file in self.written and file not in self.used:
+                self.used.add(file)
+                self._imports(self.written[file])
 
     # The shell
 
@@ -134,7 +146,9 @@ class Reader:
             if word.startswith("-"):
                 break
             targets.append(word)
-            self.used.add(f"{word.partition(':')[0]}.py")
+            if (file := f"{word.partition(':')[0]}.py") in self.written:
+                self.used.add(file)
+                self._imports(self.written[file])
         services = set(load_services(targets))
         names = {service.name for service in services}  # type: ignore[attr-defined]
         for hosted, stack in self._hosted:  # started again: Ctrl-C came before
@@ -147,6 +161,7 @@ class Reader:
     def _program(self, words: list[str], block: Block) -> None:
         """Run ``python FILE`` or ``pytest FILE`` in a process of its own."""
         self.used.add(words[1])
+        self._imports(self.written[words[1]])
         command = [sys.executable, *words[1:]]
         if words[0] == "pytest":
             command = [sys.executable, "-m", "pytest", *_PYTEST_OPTIONS, *words[1:]]
@@ -161,7 +176,25 @@ class Reader:
         )
         assert done.returncode == 0, f"{block.place}: {done.stdout}{done.stderr}"
         if block.output is not None:
-            assert_output(done.stdout, block)
+            self.compare(done.stdout, block)
+
+    # Output
+
+    @contextmanager
+    def printed(self, block: Block) -> Iterator[None]:
+        """What is printed inside is what the page shows, where it shows something."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            yield
+        if block.output is not None:
+            self.compare(out.getvalue(), block)
+
+    def compare(self, printed: str, block: Block) -> None:
+        printed, told = _stripped(printed.replace(self.broker, "memory://")), block.output or ""
+        pattern = re.escape(_stripped(told)).replace(re.escape("..."), ".*")
+        assert re.fullmatch(pattern, printed, re.DOTALL), (
+            f"{block.place} prints\n{printed}\nand the page says\n{told}"
+        )
 
     # The rest
 
@@ -176,21 +209,32 @@ class Reader:
 
 def _compile(code: str, block: Block) -> Any:
     """The code, checking values that comments tell; its tracebacks show the page's own lines."""
-    tree = ast.parse(code, block.place)
-    values = dict(_values_in_comments(code))
-    for parent in ast.walk(tree):
-        for statement in getattr(parent, "body", []) if not isinstance(parent, ast.Lambda) else []:
-            line = getattr(statement, "end_lineno", None)
-            if isinstance(statement, ast.Expr) and line in values:
-                statement.value = _checked(statement.value, values[line])
-    ast.fix_missing_locations(tree)
-    ast.increment_lineno(tree, block.line - 1)
+    tree = _ValuesInComments(code).visit(ast.parse(code, block.place))
+    ast.increment_lineno(ast.fix_missing_locations(tree), block.line - 1)
     return compile(tree, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-def _values_in_comments(code: str) -> Iterator[tuple[int, str]]:
+class _ValuesInComments(ast.NodeTransformer):
+    """``f(x)  # 3`` -> ``equal(f(x), 3)``"""
+
+    def __init__(self, code: str) -> None:
+        self._literals = dict(_literals_in_comments(code))
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        literal = self._literals.get(node.end_lineno or 0)
+        if literal is None:
+            return node
+        here = f"__import__({__name__!r}, fromlist=['_'])"
+        check = ast.parse(f"{here}.equal(0, {literal})", mode="eval").body
+        assert isinstance(check, ast.Call)
+        check.args[0] = node.value
+        node.value = check
+        return node
+
+
+def _literals_in_comments(code: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
-        if token.type == tokenize.COMMENT and token.line.split("#")[0].strip():
+        if token.type == tokenize.COMMENT:
             text = token.string.removeprefix("#").strip()
             try:
                 ast.literal_eval(text)
@@ -199,34 +243,8 @@ def _values_in_comments(code: str) -> Iterator[tuple[int, str]]:
             yield token.start[0], text
 
 
-def _checked(value: ast.expr, literal: str) -> ast.expr:
-    """``value`` -> a call that compares it."""
-    check = ast.parse(f"__import__({__name__!r}, fromlist=['_']).equal(0, {literal})", mode="eval")
-    assert isinstance(check.body, ast.Call)
-    check.body.args[0] = value
-    return ast.copy_location(check.body, value)
-
-
 def equal(value: Any, told: Any) -> None:
     assert value == told, f"the page says {told!r}, it is {value!r}"
-
-
-@contextmanager
-def printed(block: Block) -> Iterator[None]:
-    """What is printed inside is what the page shows, where it shows something."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        yield
-    if block.output is not None:
-        assert_output(out.getvalue(), block)
-
-
-def assert_output(printed: str, block: Block) -> None:
-    assert block.output is not None
-    pattern = re.escape(_stripped(block.output)).replace(re.escape("..."), ".*")
-    assert re.fullmatch(pattern, _stripped(printed), re.DOTALL), (
-        f"{block.place} prints\n{printed}\nand the page says\n{block.output}"
-    )
 
 
 def _stripped(text: str) -> str:

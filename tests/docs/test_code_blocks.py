@@ -32,6 +32,7 @@ async def test_code_blocks_of_a_page_run(
 #: Language, code, and what the error has to say.
 WRONG = {
     "a value in a comment": ("python", "1 + 1  # 3\n", "the page says 3, it is 2"),
+    "a value deeper down": ("python", "if True:\n    f = str\n    f(1)  # '2'\n", "it is '1'"),
     "an exception": ("python", "raise ValueError('boom')\n", "boom"),
     "an awaited exception": ("python", "async def f(): 1 / 0\nawait f()\n", "division by zero"),
     "a file nobody uses": ("python", "# unused.py\n", "neither imports nor runs"),

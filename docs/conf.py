@@ -1,0 +1,39 @@
+"""
+How Sphinx builds these pages: `make docs`, offline, and a warning is an error.
+
+The pages are plain Markdown that reads well on a Git host too; `tests/docs` runs their code.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import aiorpc  # the line above makes it this tree's, installed or not
+
+project = "aiorpc"
+project_copyright = "the aiorpc developers"
+version = release = aiorpc.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"aiorpc {version}"
+html_show_sphinx = False
+html_copy_source = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+# Every reference to a name of ours must resolve, but for type variables and private types in signatures; offline, the
+# names of others cannot.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!aiorpc\b).*"),
+    (r"py:class", r"aiorpc\..*\.(_\w+|F|P|R|S|T|E|T_co|R_co)"),
+]

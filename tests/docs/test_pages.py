@@ -1,0 +1,97 @@
+"""What the pages list is what there is: keys, errors, the migration's imports, the public API."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+import aiorpc
+from aiorpc import exceptions
+from aiorpc.config import settings
+from aiorpc.config.decoding import _describe
+
+from .markdown import ROOT, table_rows
+
+DOCS = ROOT / "docs"
+KEYS = dict(settings._fields())
+#: Settings that are used under another name.
+USED_AS = {
+    "accept": "accepted",
+    "amqp_uri": "broker_urls",
+    "prefetch_count": "prefetch",
+    "sync_workers": "sync_threads",
+}
+
+
+def code(cell: str) -> str:
+    """`` `KEY` `` -> ``KEY``"""
+    return cell.removeprefix("`").removesuffix("`")
+
+
+KEY_ROWS = {
+    code(row[0]): row
+    for row in table_rows(DOCS / "configuration.md")
+    if len(row) == 4 and row[0] != "Key"
+}
+
+
+def test_the_configuration_page_has_exactly_the_keys_there_are() -> None:
+    assert set(KEY_ROWS) == set(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_is_documented_with_its_default_and_its_values(key: str) -> None:
+    field = KEYS[key]
+    default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    _, told_default, told_values, _ = KEY_ROWS[key]
+    assert yaml.safe_load(code(told_default)) == default
+    values = re.sub(r"mapping with ca_certs[\w, ]*?(?= or)", "mapping", _describe(field.type))
+    assert told_values == values
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_without_effect_says_so(key: str) -> None:
+    name = KEYS[key].name
+    sources = (path for path in Path(aiorpc.__file__).parent.rglob("*.py"))
+    words = re.compile(rf"\b({name}|{USED_AS.get(name, name)}|{key})\b")
+    used = any(
+        words.search(path.read_text(encoding="utf-8"))
+        for path in sources
+        if path.name != "settings.py"
+    )
+    own = key == "EXTRA_KEYS"  # used where it is decoded
+    assert used or own or "no effect" in KEY_ROWS[key][3].lower()
+    assert not (used and "no effect" in KEY_ROWS[key][3].lower())
+
+
+def test_every_error_is_on_the_page_of_errors() -> None:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    errors = {name for name in exceptions.__all__ if isinstance(getattr(exceptions, name), type)}
+    families = {"AioRpcError", "RpcError"}
+    missing = {name for name in errors - families if f"`{name}`" not in page}
+    assert not missing
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\.\. [\w:]+:: aiorpc\.(\w+)(?:\(\))?$", page, re.MULTILINE))
+    assert documented >= set(aiorpc.__all__) - {"__version__"}
+
+
+#: ``from aiorpc.x import a, b`` and ``aiorpc.x.a``, in the tables of the page.
+_IMPORT = re.compile(r"from (?P<module>aiorpc[\w.]*) import (?P<names>[\w, ]+)")
+
+
+def test_the_imports_that_nameko_users_are_told_exist() -> None:
+    text = "\n".join(" ".join(row) for row in table_rows(DOCS / "from-nameko.md"))
+    found = [*_IMPORT.finditer(text)]
+    assert len(found) > 10
+    for match in found:
+        module = importlib.import_module(match["module"])
+        for name in match["names"].split(", "):
+            assert hasattr(module, name), f"{match[0]}: there is no {name}"
