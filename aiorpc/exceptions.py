@@ -170,6 +170,14 @@ class IncorrectSignature(BadRequest):
 class BadArguments(IncorrectSignature, ValueError):
     """An argument has the wrong type or value. The text says which, what is due and what came."""
 
+    @property
+    def messages(self) -> Any:
+        """What a schema has to say, by argument and field (``aiorpc.sqlalchemy``); else empty."""
+        return self.args[1] if len(self.args) > 1 else {}
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
 
 # Which errors come back as themselves. Keyed by import path, as Nameko's registry is.
 
