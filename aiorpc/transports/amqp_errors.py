@@ -78,11 +78,18 @@ def reason(error: BaseException | None) -> str:
         return "the connection was closed"
     if error.__cause__ is not None and isinstance(error, aiormq.exceptions.AMQPConnectionError):
         error = error.__cause__
+    if isinstance(error, asyncio.IncompleteReadError):
+        return "the broker closed the connection"
     return str(error) or type(error).__name__
 
 
-def connection_refusal(error: BaseException, url: BrokerUrl) -> ConfigurationError | None:
-    """What no waiting would heal, in words; ``None`` for the rest."""
+def connection_refusal(
+    error: BaseException, url: BrokerUrl, said: str
+) -> ConfigurationError | None:
+    """
+    What no waiting would heal, in words; ``None`` for the rest. *said* is what the broker said when
+    it closed the connection, if we heard it.
+    """
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
         return ConfigurationError(
             f"{url} refuses user {url.user!r}: {reason(error)}. Set the right user and password "
@@ -93,20 +100,27 @@ def connection_refusal(error: BaseException, url: BrokerUrl) -> ConfigurationErr
             f"{url} takes none of our login methods: it offers {error.args[0]!r}; "
             "set LOGIN_METHOD to PLAIN or EXTERNAL"
         )
-    if isinstance(error, aiormq.exceptions.ConnectionClosed):
-        code = error.args[0] if isinstance(error.args[0], int) else 0
-        if code == 530 and "is down" not in str(error):
-            return ConfigurationError(
-                f"{url} refuses vhost {url.vhost!r} to user {url.user!r}: {reason(error)}"
-            )
-        if isinstance(error, aiormq.exceptions.ConnectionNotAllowed):
-            return ConfigurationError(f"{url} refuses user {url.user!r}: {reason(error)}")
+    if _is_vhost_refusal(error, said):
+        return ConfigurationError(
+            f"{url} refuses vhost {url.vhost!r} to user {url.user!r}: "
+            f"{said or 'it does not exist, or the user has no permissions there'}"
+        )
     if type(error).__name__ == "SSLCertVerificationError":  # ssl is imported only where it is used
         return ConfigurationError(
             f"{url} shows a certificate that does not verify: {error}. Name its authority in "
             "AMQP_SSL: {ca_certs: ...}, or the name it is made out to in server_hostname"
         )
     return None
+
+
+def _is_vhost_refusal(error: BaseException, said: str) -> bool:
+    # RabbitMQ closes the connection with 530 in answer to connection.open; aiormq only complains
+    # that this is not the answer it expected.
+    if said:
+        return said.startswith("NOT_ALLOWED") and "is down" not in said
+    return isinstance(error, aiormq.exceptions.InvalidFrameError) and (
+        "Connection.OpenOk" in str(error) and "Connection.Close" in str(error)
+    )
 
 
 # --- aiormq's own log

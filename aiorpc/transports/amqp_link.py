@@ -65,6 +65,7 @@ class Link:
         self.blocked_reason: str | None = None
         self.attached: set[Attached] = set()
         self._on_blocked = on_blocked
+        self._said = ""  # the broker's words when it closed the connection, if we heard them
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
         opener = Opener(
             url.host, url.port, ssl_context(settings, url), tls_server_hostname(settings, url)
@@ -100,9 +101,10 @@ class Link:
             self.path.abort()
             await self.path.stop()
             await self._connection.close()
+            said = self._said
             self._lose(reason(error))
             # errors() has aiormq's as the cause.
-            refused = connection_refusal(error.__cause__ or error, self.url)
+            refused = connection_refusal(error.__cause__ or error, self.url, said)
             if refused is not None:
                 raise refused from error
             raise
@@ -181,6 +183,7 @@ class Link:
         self._on_blocked(self)
 
     def hung_up(self, why: str) -> None:
+        self._said = why
         self._lose(why)
 
     def socket_lost(self, error: BaseException | None) -> None:

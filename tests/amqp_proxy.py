@@ -1,0 +1,97 @@
+"""
+A TCP proxy between a transport and RabbitMQ that knows where frames begin: it can cut what the
+broker sends into small pieces, slip frames in, hold everything back, and hang up. Optionally it
+speaks TLS to the transport. It imports nothing of aiorpc's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """
+    Attributes:
+        url: where a transport connects to.
+        sent: all that transports have sent so far.
+        piece: the broker's bytes go on in pieces of so many; 0 for as they come.
+        muted: let nothing of the broker's through.
+        deaf: let nothing of the transport's through.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.host, self.port = parts.hostname or "localhost", parts.port or 5672
+        self.url = url
+        self.sent = b""
+        self.piece = 0
+        self.muted = False
+        self.deaf = False
+        self.connections = 0
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def inject(self, frames: bytes) -> None:
+        """Let *frames* come from the broker."""
+        for client in self._clients:
+            client.write(frames)
+
+    def hang_up(self) -> None:
+        """Break every connection."""
+        for client in self._clients:
+            client.transport.abort()
+
+    async def accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        broker_reader, broker = await asyncio.open_connection(self.host, self.port)
+        self._clients.add(client)
+        try:
+            await asyncio.gather(self._up(reader, broker), self._down(broker_reader, client))
+        finally:
+            self._clients.discard(client)
+
+    async def _up(self, reader: asyncio.StreamReader, broker: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                self.sent += data
+                if not self.deaf:
+                    broker.write(data)
+        broker.close()
+
+    async def _down(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readexactly(7)
+                frame = head + await reader.readexactly(int.from_bytes(head[3:], "big") + 1)
+                if not self.muted:
+                    await self._pass_on(frame, client)
+        client.close()
+
+    async def _pass_on(self, frame: bytes, client: asyncio.StreamWriter) -> None:
+        for start in range(0, len(frame), self.piece or len(frame)):
+            client.write(frame[start : start + (self.piece or len(frame))])
+            if self.piece:
+                await asyncio.sleep(0)  # so that the pieces arrive one by one
+
+
+@asynccontextmanager
+async def proxied(url: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+    """A proxy to the broker at *url*; its ``url`` has the same user, password and vhost."""
+    proxy = Proxy(url)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    proxy.url = parts._replace(
+        scheme="amqps" if tls else "amqp", netloc=f"{user}@localhost:{port}"
+    ).geturl()
+    try:
+        yield proxy
+    finally:
+        proxy.hang_up()
+        server.close()
+        await server.wait_closed()
