@@ -19,12 +19,12 @@ import eventlet.hubs  # noqa: E402
 import services  # noqa: E402
 
 
-def stop_at_end_of_input(runner):
+def exit_at_end_of_input():
+    """At once: stopping in good order takes Nameko a second, and nobody waits for its calls."""
     while True:
         eventlet.hubs.trampoline(sys.stdin.fileno(), read=True)
         if not os.read(sys.stdin.fileno(), 1024):
-            break
-    runner.stop()
+            os._exit(0)
 
 
 def main():
@@ -34,7 +34,7 @@ def main():
     runner.add_service(services.ServiceY)
     runner.start()
     print("ready", flush=True)
-    eventlet.spawn(stop_at_end_of_input, runner)
+    eventlet.spawn(exit_at_end_of_input)
     runner.wait()
 
 
