@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from .call import Call, Middleware, compose
 from .config import Settings
-from .context import EMPTY, NO_CONTEXT, Context, Deadline, current, new_id
+from .context import EMPTY, NO_CONTEXT, Context, current, new_id
 from .exceptions import (
     AioRpcError,
     ConnectionLost,
@@ -29,6 +30,7 @@ from .exceptions import (
     Unroutable,
 )
 from .transports.base import Delivery, Outgoing, State, Subscription, Transport
+from .wire.message import Message
 from .wire.protocol import CANCEL_EXCHANGE, Wire, rpc_queue_name
 
 __all__ = ["UNSET", "CallOptions", "Client", "Pending"]
@@ -73,7 +75,10 @@ DEFAULTS = CallOptions()
 class Pending:
     """A call in flight."""
 
-    __slots__ = ("call", "correlation_id", "future", "sent_at", "timer")
+    __slots__ = ("call", "correlation_id", "future", "outgoing", "sent_at", "timer")
+
+    #: The request, as it was handed to the transport.
+    outgoing: Outgoing
 
     def __init__(self, call: Call, correlation_id: str, future: asyncio.Future[Any]) -> None:
         self.call = call
@@ -241,18 +246,18 @@ class Client:
         deadline = call.context.deadline
         if deadline is not None:
             pending.timer = self._loop.call_at(deadline.at, self._on_deadline, pending)
-        self._transport.send(
-            Outgoing(
-                exchange=self._exchange,
-                routing_key=f"{call.service}.{call.method}",
-                message=message,
-                mandatory=True,
-                confirm=confirm,
-                expires_at=None if deadline is None else deadline.at,
-                again=_again(self._wire, deadline) if options.resend else None,
-                settled=_settled(self, pending),
-            )
+        pending.outgoing = outgoing = Outgoing(
+            exchange=self._exchange,
+            routing_key=f"{call.service}.{call.method}",
+            message=message,
+            mandatory=True,
+            confirm=confirm,
+            expires_at=None if deadline is None else deadline.at,
+            # By id: a callback that held the call itself would make a cycle of every call.
+            again=partial(self._again, correlation_id) if options.resend else None,
+            settled=partial(self._on_settled, correlation_id),
         )
+        self._transport.send(outgoing)
         return pending
 
     def abandon(self, pending: Pending) -> None:
@@ -264,7 +269,7 @@ class Client:
         pending.future.cancel()
         deadline = pending.call.context.deadline
         left = None if deadline is None else deadline.remaining()
-        if self._transport.state is State.CONNECTED and left != 0:
+        if not self._transport.retract(pending.outgoing) and left != 0:
             self._transport.send(
                 Outgoing(
                     exchange=CANCEL_EXCHANGE.name,
@@ -306,8 +311,16 @@ class Client:
         if not pending.future.done():
             pending.future.set_exception(error)
 
-    def _on_settled(self, pending: Pending, error: AioRpcError | None) -> None:
-        if error is None or pending.correlation_id not in self._pending:
+    def _again(self, correlation_id: str, message: Message) -> Message | None:
+        """The request to send again; a call that nobody waits for any more is not."""
+        pending = self._pending.get(correlation_id)
+        if pending is None:
+            return None
+        return self._wire.resend_request(message, pending.call.context.deadline)
+
+    def _on_settled(self, correlation_id: str, error: AioRpcError | None) -> None:
+        pending = self._pending.get(correlation_id)
+        if error is None or pending is None:
             return
         call = pending.call
         if isinstance(error, Unroutable):
@@ -422,11 +435,3 @@ def _timeout(pending: Pending, why: str) -> RpcTimeout:
     seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
     # Rounded: the call was made some microseconds before it was sent.
     return RpcTimeout(f"{pending.call} gave no answer within {round(seconds, 3):.3g} s: {why}")
-
-
-def _again(wire: Wire, deadline: Deadline | None) -> Callable[[Any], Any]:
-    return lambda message: wire.resend_request(message, deadline)
-
-
-def _settled(client: Client, pending: Pending) -> Callable[[AioRpcError | None], None]:
-    return lambda error: client._on_settled(pending, error)

@@ -55,7 +55,8 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         again: called when the connection broke before the confirm came: the message to send on the
             new connection, or ``None`` to settle with ``ConnectionLost``. Without it, the same.
         settled: called at most once with ``None`` (confirmed, or written) or with the error. Never
-            called inside ``send`` itself.
+            called inside ``send`` itself. ``Unroutable`` is also the error for an exchange that is
+            not there, mandatory or not; ``UnserializableValueError`` for what AMQP cannot carry.
     """
 
     exchange: str
@@ -73,7 +74,8 @@ class Delivery(ABC):
     A message that reached us. The broker keeps it until it is acked or rejected, once.
 
     All of these return at once. If the connection that brought the message is gone, the broker has
-    already taken it back: ack and reject then do nothing, knowingly.
+    already taken it back: ack and reject then do nothing, knowingly. So do those that come after
+    the first; an ``answer`` after them is a ``RuntimeError``.
     """
 
     __slots__ = ("exchange", "message", "received_at", "redelivered", "routing_key")
@@ -104,6 +106,10 @@ class Delivery(ABC):
         Send *reply*, then ack, on one channel, so that the ack never overtakes the reply. With
         ``reply.confirm`` the ack waits for the reply's confirm. If the connection is gone, the
         reply alone is sent, on the next one.
+
+        Raises:
+            UnserializableValueError: AMQP cannot carry the reply, and it has no ``settled`` to be
+                told so. The delivery is not settled: answer something else.
         """
 
 
@@ -177,12 +183,24 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, outgoing: Outgoing) -> None:
-        """Put *outgoing* on its way, now if connected, else when it is connected again."""
+        """
+        Put *outgoing* on its way, now if connected, else when it is connected again.
+
+        Raises:
+            UnserializableValueError: AMQP cannot carry it, and it has no ``settled`` to be told so.
+        """
+
+    @abstractmethod
+    def retract(self, outgoing: Outgoing) -> bool:
+        """
+        Its sender wants it no more: it does not leave any more if it still waits, nor is it sent
+        again. Whether it was still waiting; then it is not settled either.
+        """
 
     @abstractmethod
     async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
         """
-        ``send`` and wait until it is settled.
+        ``send`` and wait until it is settled. Given up or cancelled, it is retracted.
 
         Raises:
             Unroutable: it was mandatory, and no queue takes it.
@@ -234,7 +252,8 @@ class Transport(ABC):
         """
         What the broker says of *queue*, on a channel that is for nothing else (a look at a missing
         queue closes it). ``None`` when it cannot say within *timeout* seconds, or is not connected.
-        Looks at the same queue at the same time are one look.
+        Looks at the same queue at the same time are one look. For a queue that ``expires`` a look
+        is a use: it has its full time again.
         """
 
     @abstractmethod

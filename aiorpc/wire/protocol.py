@@ -192,7 +192,7 @@ class Wire:
         if headers:
             fields.update(headers)
         return Message(
-            body=codec.encode({"args": call.args, "kwargs": call.kwargs}),
+            body=codec.encode({"args": call.args, "kwargs": _dict(call.kwargs)}),
             content_type=codec.content_type,
             content_encoding=codec.content_encoding,
             headers=fields,
@@ -457,3 +457,7 @@ def _context_of(headers: Mapping[str, Any]) -> Context:
                 data = {}
             data[key.removeprefix(PREFIX)] = value
     return Context(stack, EMPTY if data is None else data)
+
+
+def _dict(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return mapping if type(mapping) is dict else dict(mapping)
