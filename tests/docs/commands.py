@@ -25,7 +25,7 @@ def check_command(words: list[str], place: str) -> None:
     """
     checks = {"aiorpc": _check_aiorpc, "make": _check_make, "pip": _check_pip}
     check = checks.get(words[0])
-    assert check or words[0] in _OTHERS, f"{place}: what is {words[0]!r}?"
+    assert check or words[0].rpartition("/")[2] in _OTHERS, f"{place}: what is {words[0]!r}?"
     if check:
         check(words[1:], place)
 

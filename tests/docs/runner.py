@@ -130,6 +130,8 @@ class Reader:
     async def _sh(self, block: Block) -> None:
         for line in block.code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
+            while words and "=" in words[0]:  # a variable of the environment
+                del words[0]
             if not words:
                 continue
             if words[:2] == ["aiorpc", "run"]:
