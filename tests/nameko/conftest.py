@@ -41,7 +41,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         and hasattr(item, "callspec")
         and "nameko_processes" in item.callspec.params
     }
-    if session.config.option.collectonly:
+    if session.config.option.collectonly or urls().rabbitmq is None:
         return
     with ThreadPoolExecutor() as pool:
         made = {stack: pool.submit(virtualenvs.python_of, stack) for stack in sorted(stacks)}
@@ -68,7 +68,7 @@ def nameko_processes(
     request: pytest.FixtureRequest, rabbitmq_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Nameko]:
     stack: str = request.param
-    if why := request.config.stash[_missing].get(stack):
+    if why := request.config.stash.get(_missing, {}).get(stack):
         unavailable(f"Nameko {stack} is missing: {why}")
     python = virtualenvs.python_of(stack)
     token = f"{stack.replace('.', '').replace('-', '')}_{TOKEN}"
