@@ -55,7 +55,8 @@ class Reader:
       ...`` hosts the services on the page's broker from there on; of other ``aiorpc``, ``make`` and
       ``pip`` commands the names and options are checked;
     - ``yaml`` is loaded as a configuration;
-    - ``text`` right after one of these is what it prints (``...`` stands for anything);
+    - ``text`` right after one of these is what it prints (``...`` stands for anything); in other
+      ``text``, the commands after ``$ aiorpc`` are checked;
     - an expression with a literal in a comment behind it (``1 + 1  # 2``) has that value.
     """
 
@@ -206,7 +207,10 @@ class Reader:
         load(path, environ={})
 
     async def _text(self, block: Block) -> None:
-        """A picture, or a message: nothing to run."""
+        """A picture, or a transcript: of what was typed there (``$ aiorpc``), names are checked."""
+        for line in block.code.splitlines():
+            if line.startswith("$ aiorpc "):
+                check_command(shlex.split(line.removeprefix("$ "), comments=True), block.place)
 
 
 def _compile(code: str, block: Block) -> Any:

@@ -44,6 +44,7 @@ WRONG = {
     ),
     "output": ("python", "print(1)\n```\n```text\n2\n", "and the page says"),
     "a command": ("sh", "aiorpc walk\n", "there is no command `aiorpc walk`"),
+    "a command in a transcript": ("text", "$ aiorpc walk\n", "no command `aiorpc walk`"),
     "an option": ("sh", "aiorpc run services.web --sideways\n", "--sideways"),
     "a make target": ("sh", "make tea\n", "no target tea"),
     "a program": ("sh", "rm -r x\n", "what is 'rm'"),
