@@ -46,6 +46,7 @@ BLOCKED: Final = 0x0A003C
 UNBLOCKED: Final = 0x0A003D
 
 _END = b"\xce"
+_LENGTHS = [bytes((length,)) for length in range(256)]
 _FRAME = Struct(">BHI").pack
 _CONTENT = Struct(">BHIHHQH").pack
 _END_FRAME = Struct(">BBHI").pack
@@ -177,25 +178,38 @@ class Encoder:
         flags, encoded = kind
         flags |= _DELIVERY_MODE
         parts = [encoded]
-        if message.headers is not None:
+        headers = message.headers
+        if headers is not None:
             flags |= _HEADERS
-            parts.append(encode_table(message.headers))
-        mode = 2 if message.persistent else 1
-        if message.priority is None:
-            parts.append(bytes((mode,)))
+            parts.append(encode_table(headers))
+        priority = message.priority
+        if priority is None:
+            parts.append(b"\2" if message.persistent else b"\1")
         else:
             flags |= _PRIORITY
-            parts.append(_mode_and_priority(mode, message.priority))
-        if message.correlation_id is not None:
+            if priority == 0:
+                parts.append(b"\2\0" if message.persistent else b"\1\0")
+            else:
+                parts.append(_mode_and_priority(2 if message.persistent else 1, priority))
+        correlation_id = message.correlation_id
+        if correlation_id is not None:
             flags |= _CORRELATION_ID
-            parts.append(_short(message.correlation_id, "correlation id"))
-        if message.reply_to is not None:
+            try:
+                raw = correlation_id.encode()
+                parts.append(_LENGTHS[len(raw)])
+                parts.append(raw)
+            except (UnicodeEncodeError, IndexError):
+                parts.append(_short(correlation_id, "correlation id"))
+        reply_to = message.reply_to
+        if reply_to is not None:
             flags |= _REPLY_TO
-            parts.append(self._reply_tos.get(message.reply_to) or self._reply_to(message.reply_to))
-        if message.expiration is not None:
+            parts.append(self._reply_tos.get(reply_to) or self._reply_to(reply_to))
+        expiration = message.expiration
+        if expiration is not None:
             flags |= _EXPIRATION
-            digits = b"%d" % message.expiration
-            parts.append(bytes((len(digits),)) + digits)
+            digits = b"%d" % expiration
+            parts.append(_LENGTHS[len(digits)])
+            parts.append(digits)
         if (
             message_id
             or message.message_id is not None
@@ -264,9 +278,9 @@ def _rare_properties(message: Message, message_id: str | None, parts: list[bytes
 # --- reading
 
 
-#: What nearly every message begins with, and what that means.
+#: The properties that nearly every message has, and what they begin with.
+_OFTEN = _CONTENT_TYPE | _CONTENT_ENCODING | _HEADERS | _DELIVERY_MODE | _PRIORITY
 _JSON = b"\x10application/json\x05utf-8"
-_JSON_FLAGS = _CONTENT_TYPE | _CONTENT_ENCODING
 _NO_HEADERS = b"\0\0\0\0"
 
 
@@ -286,16 +300,57 @@ def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
         MalformedContent: the properties break off, or the table of headers is garbled.
     """
     try:
-        return _decode(data, at, end, body)
+        (flags,) = _U16(data, at)
+        if flags & _OFTEN == _OFTEN and not flags & _RARE and data.startswith(_JSON, at + 2):
+            return _decode_often(data, at + 25, end, flags, body)
+        return _decode(data, at + 2, end, flags, body)
     except MalformedTable as error:
         raise MalformedContent(str(error)) from None
-    except (IndexError, struct_error) as error:
+    except (IndexError, struct_error, UnicodeDecodeError) as error:
         raise MalformedContent(f"the properties break off: {error}") from None
 
 
-def _decode(data: bytes, at: int, end: int, body: bytes) -> Message:
-    (flags,) = _U16(data, at)
+def _decode_often(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
+    """
+    :func:`_decode` for what requests, replies and events of Nameko and aiorpc have: JSON, headers,
+    delivery mode and priority, and maybe correlation id, reply-to and expiration.
+    """
+    headers: dict[str, Any]
+    if data.startswith(_NO_HEADERS, at):
+        headers = {}
+        at += 4
+    else:
+        headers, at = decode_table(data, at)
+    persistent, priority = data[at] == 2, data[at + 1]
     at += 2
+    correlation_id = reply_to = expiration = None
+    if flags & _CORRELATION_ID:
+        start = at + 1
+        at = start + data[at]
+        correlation_id = data[start:at].decode("utf-8", "surrogateescape")
+    if flags & _REPLY_TO:
+        start = at + 1
+        at = start + data[at]
+        reply_to = data[start:at].decode("utf-8", "surrogateescape")
+    if flags & _EXPIRATION:
+        start = at + 1
+        at = start + data[at]
+        digits = data[start:at]
+        expiration = int(digits) if digits.isdigit() else None
+    if at > end:
+        raise MalformedContent("the properties break off")
+    return Message(
+        body=body,
+        headers=headers,
+        persistent=persistent,
+        priority=priority,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        expiration=expiration,
+    )
+
+
+def _decode(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
     if flags & _MORE_FLAGS:
         at = _skip_flags(data, at)
     content_type: str | None = None
@@ -306,20 +361,12 @@ def _decode(data: bytes, at: int, end: int, body: bytes) -> Message:
     priority: int | None = None
     expiration: int | None = None
     persistent = False
-    if flags & _JSON_FLAGS == _JSON_FLAGS and data.startswith(_JSON, at):
-        content_type, encoding = "application/json", "utf-8"
-        at += 23
-    else:
-        if flags & _CONTENT_TYPE:
-            content_type, at = _text(data, at)
-        if flags & _CONTENT_ENCODING:
-            encoding, at = _text(data, at)
+    if flags & _CONTENT_TYPE:
+        content_type, at = _text(data, at)
+    if flags & _CONTENT_ENCODING:
+        encoding, at = _text(data, at)
     if flags & _HEADERS:
-        if data.startswith(_NO_HEADERS, at):
-            headers = {}
-            at += 4
-        else:
-            headers, at = decode_table(data, at)
+        headers, at = decode_table(data, at)
     if flags & _DELIVERY_MODE:
         persistent = data[at] == 2
         at += 1
@@ -332,7 +379,7 @@ def _decode(data: bytes, at: int, end: int, body: bytes) -> Message:
         reply_to, at = _text(data, at)
     if flags & _EXPIRATION:
         text, at = _text(data, at)
-        expiration = int(text) if text.isdecimal() else None
+        expiration = int(text) if text.isascii() and text.isdigit() else None
     if at > end:
         raise MalformedContent("the properties break off")
     message = Message(

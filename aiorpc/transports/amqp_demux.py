@@ -37,6 +37,7 @@ __all__ = ["BadFrame", "ConnectionFrames", "Demultiplexer", "HotFrames"]
 log = logging.getLogger(__name__)
 
 _FRAME = Struct(">BHI").unpack_from
+_HEADER = Struct(">BHIIQ").unpack_from
 _METHOD = Struct(">I").unpack_from
 _TAG_BITS = Struct(">QB").unpack_from
 _U64 = Struct(">Q").unpack_from
@@ -199,13 +200,13 @@ class Demultiplexer:
         Take a delivery whose three frames are all in *data*, method frame from *at*, header frame
         from *header*: nearly all are. Returns where it ends, or 0: then it goes frame by frame.
         """
-        if end - header < _LEAST_CONTENT or data[at + 7 : at + 11] != _DELIVER:
+        if end - header < _LEAST_CONTENT or not data.startswith(_DELIVER, at + 7):
             return 0
-        kind, channel, size = _FRAME(data, header)
+        missing: int
+        kind, channel, size, _, missing = _HEADER(data, header)
         properties_end = header + 7 + size
         if kind != HEADER or channel != number or properties_end >= end:
             return 0
-        missing: int = _U64(data, header + 11)[0]
         after: int = properties_end + 1
         body = b""
         if missing:

@@ -64,12 +64,14 @@ def _table(table: Mapping[str, Any], where: str, depth: int) -> bytes:
     for name, value in table.items():
         encoded = _names.get(name)
         parts.append(_name(name, where) if encoded is None else encoded)
-        # The two types that nearly every header has, without another call.
+        # The types that nearly every header has, without a detour.
         kind = type(value)
         if kind is str:
             parts.append(_text(value, where, name))
-        elif kind is int and -0x7FFFFFFF <= value <= 0x7FFFFFFF:
-            parts.append(_TAG_I32(b"I", value))
+        elif kind is int:
+            parts.append(_write_int(value, f"{where}.{name}" if where else name, depth))
+        elif kind is list:
+            parts.append(_write_array(value, f"{where}.{name}" if where else name, depth))
         else:
             parts.append(_value(value, f"{where}.{name}" if where else name, depth))
     payload = b"".join(parts)
@@ -183,12 +185,13 @@ def _write_table(value: Mapping[str, Any], where: str, depth: int) -> bytes:
 
 def _write_array(value: list[Any] | tuple[Any, ...], where: str, depth: int) -> bytes:
     depth = _deeper(where, depth)
-    payload = b"".join(
-        [
-            _text(item, where) if type(item) is str else _value(item, f"{where}[{index}]", depth)
-            for index, item in enumerate(value)
-        ]
-    )
+    parts = []
+    for item in value:
+        if type(item) is str:
+            parts.append(_text(item, where))
+        else:
+            parts.append(_value(item, f"{where}[{len(parts)}]", depth))
+    payload = b"".join(parts)
     return _TAG_U32(b"A", len(payload)) + payload
 
 
@@ -264,6 +267,8 @@ def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
                 table[name] = raw.decode()
             except UnicodeDecodeError:
                 table[name] = raw
+        elif data[value_at] == 0x41:  # A, as of the call id stack
+            table[name], at = _read_array(data, value_at + 1, depth)
         else:
             table[name], at = _read(data, value_at, depth)
     if at != end:
@@ -317,8 +322,18 @@ def _read_array(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     at, end = _extent(data, at, depth)
     array: list[Any] = []
     while at < end:
-        value, at = _read_text(data, at + 1) if data[at] == 0x53 else _read(data, at, depth + 1)
-        array.append(value)
+        if data[at] == 0x53:
+            start = at + 5
+            at = start + _size(data, at + 1)[0]
+            if at > end:
+                raise MalformedTable("a text reaches over the end of its array")
+            try:
+                array.append(data[start:at].decode())
+            except UnicodeDecodeError:
+                array.append(data[start:at])
+        else:
+            value, at = _read(data, at, depth + 1)
+            array.append(value)
     if at != end:
         raise MalformedTable("an array reaches over its end")
     return array, end
