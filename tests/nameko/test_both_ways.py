@@ -335,7 +335,9 @@ async def test_our_timeout_says_that_nameko_is_there_but_slow(
     nameko: Nameko, cluster: ClusterProxy
 ) -> None:
     slow = cluster[nameko.x].sleep.with_options(timeout=0.3)
-    with pytest.raises(aiorpc.RpcTimeout, match=rf"{nameko.x}\.sleep .* 0\.3 s.* 1 consumer"):
+    with pytest.raises(
+        aiorpc.RpcTimeout, match=rf"{nameko.x}\.sleep .* 0\.(3|29\d) s.* 1 consumer"
+    ):
         await slow(1)
     assert await cluster[nameko.x].echo(1) == [[1], {}]
 
@@ -479,7 +481,9 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
     Slow.name = name  # type: ignore[attr-defined]
     async with ServiceContainer(Slow, config=rabbitmq_url):
         # The error of our worker, as Nameko sends it on, may come while we look into ours.
-        with pytest.raises(aiorpc.RpcError, match=r"RpcTimeout|gave no answer within 0\.5 s"):
+        with pytest.raises(
+            aiorpc.RpcError, match=r"RpcTimeout|gave no answer within 0\.(5|49\d) s"
+        ):
             await cluster[nameko.x].hop.with_options(timeout=0.5)(name, "sleep", [], {})
         async with asyncio.timeout(1):
             await ended.wait()
