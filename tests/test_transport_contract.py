@@ -1526,7 +1526,7 @@ async def test_an_auto_delete_queue_goes_with_its_last_consumer(bench: Bench) ->
 async def test_an_expiring_queue_goes_when_nobody_used_it_for_long_enough(bench: Bench) -> None:
     transport = await bench.connect()
     exchange = bench.exchange("direct")
-    consumed, left, never = (bench.queue(exchange, key, expires=0.1) for key in ("c", "l", "n"))
+    consumed, left, never = (bench.queue(exchange, key, expires=0.4) for key in ("c", "l", "n"))
     await transport.declare(queues=[never])
     await transport.subscribe(consumed, Inbox())
     subscription = await transport.subscribe(left, Inbox())
@@ -1550,9 +1550,9 @@ async def test_an_expiring_queue_goes_when_nobody_used_it_for_long_enough(bench:
 
 async def test_a_look_at_an_expiring_queue_keeps_it(bench: Bench) -> None:
     transport = await bench.connect()
-    queue, clock = bench.queue(expires=0.1), bench.queue()
+    queue, clock = bench.queue(expires=0.4), bench.queue()
     await transport.declare(queues=[queue, clock])
-    await transport.publish(to(clock, expiration=200))
+    await transport.publish(to(clock, expiration=600))
 
     async def time_is_up() -> bool:
         assert (await look(transport, queue)).exists
