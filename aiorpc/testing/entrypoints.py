@@ -115,17 +115,26 @@ class entrypoint_hook:  # noqa: N801 - used like a function
             Context(data=dict(self._context_data) if self._context_data else EMPTY),
             _kind_of(entrypoint),
         )
-        bound = asyncio.timeout(self._timeout)
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        worker = container.submit(entrypoint, call, done.set_result)
         try:
-            async with bound:
-                return await container.work(entrypoint, call)
-        except TimeoutError:
-            if not bound.expired():
-                raise  # the method's own
+            await asyncio.wait((done,), timeout=self._timeout)
+        finally:
+            if not done.done():
+                worker.withdraw()
+        if not done.done():
+            # until its dependencies have closed
+            await asyncio.wait((done,), timeout=container.cleanup_timeout)
             raise TimeoutError(
                 f"{call} did not end within {self._timeout:g} s, the timeout of entrypoint_hook, "
                 "and was cancelled"
-            ) from None
+            )
+        outcome = done.result()
+        if outcome.error is not None:
+            raise outcome.error
+        if outcome.ending is not Ending.RETURNED:
+            raise AioRpcError(f"{call} did not run to its end: {outcome.ending.value}")
+        return outcome.value
 
     async def __aenter__(self) -> Self:
         return self

@@ -164,7 +164,7 @@ def _mock_of_type(provided: Any, name: str) -> Any:
     if cls is Callable:
         returned = get_origin(get_args(provided)[-1])
         return (AsyncMock if returned in (Awaitable, Coroutine) else MagicMock)(name=name)
-    if not isinstance(cls, type) or cls is object:
+    if not isinstance(cls, type) or cls in (Any, object):
         return MagicMock(name=name)
     if inspect.iscoroutinefunction(getattr(cls, "__call__", None)):  # noqa: B004 - is it async?
         return AsyncMock(name=name)

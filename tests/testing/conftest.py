@@ -1,0 +1,6 @@
+"""Services for the tests of ``aiorpc.testing``."""
+
+from __future__ import annotations
+
+# A project of its own, run as such by test_plugin.py and by tests/wheel.py.
+collect_ignore = ["project"]

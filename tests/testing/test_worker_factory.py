@@ -1,0 +1,201 @@
+"""Services without a container: their dependencies are mocks that suit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+from unittest.mock import AsyncMock, MagicMock, NonCallableMagicMock
+
+import pytest
+
+from aiorpc import (
+    ClusterRpc,
+    Config,
+    ConfigurationError,
+    ContextData,
+    DependencyProvider,
+    EventDispatcher,
+    RpcProxy,
+    rpc,
+)
+from aiorpc.testing import worker_factory
+
+
+class Storage:
+    async def get(self, key: str) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Send(Protocol):
+    async def __call__(self, text: str) -> None: ...
+
+
+class StorageProvider(DependencyProvider[Storage]): ...
+
+
+class SendProvider(DependencyProvider[Send]): ...
+
+
+class Translations(DependencyProvider[Mapping[str, str]]): ...
+
+
+class Untyped(DependencyProvider): ...  # type: ignore[type-arg]
+
+
+class YProtocol(Protocol):
+    async def append_identifier(self, value: str) -> str: ...
+
+
+class ServiceY:
+    name = "service_y"
+
+    @rpc
+    async def append_identifier(self, value: str) -> str:
+        return f"{value}-y"
+
+    @rpc
+    def in_a_thread(self, value: str, *, times: int = 1) -> str:
+        return value * times
+
+    async def not_remote(self) -> None: ...
+
+
+class ServiceX:
+    name = "service_x"
+    y = RpcProxy(ServiceY)
+    by_protocol = RpcProxy[YProtocol]("service_y")
+    by_name = RpcProxy("service_y")
+    cluster = ClusterRpc()
+    dispatch = EventDispatcher()
+    config = Config()
+    language = ContextData("language")
+    context_data = ContextData()
+    storage = StorageProvider()
+    send = SendProvider()
+    translations = Translations()
+    untyped = Untyped()
+
+    @rpc
+    async def remote_method(self, value: str) -> str:
+        return await self.y.append_identifier(f"{value}-x")
+
+
+@pytest.fixture
+def service() -> Any:
+    return worker_factory(ServiceX)
+
+
+async def test_a_proxy_is_configured_and_awaited(service: Any) -> None:
+    service.y.append_identifier.return_value = "from y"
+    assert await service.remote_method("hello") == "from y"
+    service.y.append_identifier.assert_awaited_once_with("hello-x")
+
+
+async def test_a_proxy_raises_what_it_is_told_to(service: Any) -> None:
+    service.y.append_identifier.side_effect = ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        await service.remote_method("hello")
+
+
+async def test_every_way_to_call_is_the_same_method(service: Any) -> None:
+    method = service.y.append_identifier
+    method.return_value = "from y"
+    assert await method.with_options(timeout=1)("a") == "from y"
+    reply = method.call_async("b")
+    assert await reply.result() == await reply == "from y"
+    assert await service.y["append_identifier"]("c") == "from y"
+    assert [call.args[0] for call in method.await_args_list] == ["a", "b", "c"]
+    method.with_options.assert_called_once_with(timeout=1)
+
+
+async def test_an_async_call_that_fails_raises_where_it_is_awaited(service: Any) -> None:
+    service.by_name.method.side_effect = ValueError("no")
+    reply = service.by_name.method.call_async()
+    await asyncio.sleep(0)  # nobody awaits it yet, and nobody has to
+    with pytest.raises(ValueError, match="no"):
+        await reply
+
+
+@pytest.mark.parametrize("proxy", ["y", "by_protocol"])
+async def test_a_typed_proxy_has_what_it_calls_has(service: Any, proxy: str) -> None:
+    mock = getattr(service, proxy)
+    with pytest.raises(TypeError, match="missing a required argument: 'value'"):
+        await mock.append_identifier()
+    with pytest.raises(TypeError, match="'nope'"):
+        await mock.append_identifier("a", nope=1)
+    with pytest.raises(AttributeError, match=r"no remote method 'appendidentifier'.*append_id"):
+        _ = mock.appendidentifier
+
+
+async def test_what_is_not_remote_is_not_on_a_proxy(service: Any) -> None:
+    with pytest.raises(AttributeError, match="it has: append_identifier, in_a_thread"):
+        _ = service.y.not_remote
+
+
+async def test_a_sync_method_is_awaited_by_its_callers(service: Any) -> None:
+    service.y.in_a_thread.return_value = "yy"
+    assert await service.y.in_a_thread("y", times=2) == "yy"
+
+
+async def test_a_proxy_by_name_takes_any_method(service: Any) -> None:
+    service.by_name.anything.return_value = 1
+    assert await service.by_name.anything(1, a=2) == 1
+    assert service.by_name.anything is service.by_name["anything"]
+    with pytest.raises(AttributeError):
+        _ = service.by_name._private
+
+
+async def test_a_cluster_has_any_service(service: Any) -> None:
+    service.cluster.service_z.method.return_value = 1
+    assert await service.cluster["service_z"].method() == 1
+    service.cluster.typed(ServiceY).append_identifier.return_value = "from y"
+    assert await service.cluster.service_y.append_identifier("a") == "from y"
+    assert service.cluster.typed(YProtocol, "service_y") is service.cluster.service_y
+    with pytest.raises(AttributeError, match="no remote method 'nope'"):
+        _ = service.cluster.typed(ServiceY).nope
+
+
+async def test_what_is_awaited_can_be_awaited(service: Any) -> None:
+    await service.dispatch("something_happened", {"id": 1})
+    service.dispatch.assert_awaited_once_with("something_happened", {"id": 1})
+    await service.send("hello")
+    service.send.assert_awaited_once_with("hello")
+
+
+async def test_a_class_is_mocked_with_its_methods(service: Any) -> None:
+    service.storage.get.return_value = b"x"
+    assert await service.storage.get("key") == b"x"
+    assert isinstance(service.storage, NonCallableMagicMock)
+    assert isinstance(service.storage.get, AsyncMock)
+    assert not isinstance(service.storage.close, AsyncMock)
+    with pytest.raises(AttributeError):
+        _ = service.storage.nope
+
+
+def test_mappings_are_empty_and_the_unknown_is_a_magic_mock(service: Any) -> None:
+    assert (service.config, service.translations, service.context_data) == ({}, {}, {})
+    assert service.language is None
+    assert isinstance(service.untyped, MagicMock)
+
+
+def test_what_is_given_is_taken_as_it_is() -> None:
+    storage = Storage()
+    service = worker_factory(ServiceX, storage=storage, language="en")
+    assert service.storage is storage
+    assert service.language == "en"
+
+
+def test_an_unknown_dependency_is_named_with_those_there_are() -> None:
+    with pytest.raises(ConfigurationError) as info:
+        worker_factory(ServiceY, yy=1)
+    assert str(info.value) == "ServiceY has no dependency 'yy'; it has: none"
+    with pytest.raises(
+        ConfigurationError, match=r"no dependency 'a', 'b'; it has: by_name, by_pro"
+    ):
+        worker_factory(ServiceX, b=1, a=2)
+
+
+def test_two_workers_share_no_mock() -> None:
+    assert worker_factory(ServiceX).y is not worker_factory(ServiceX).y
