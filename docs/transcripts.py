@@ -6,8 +6,8 @@ Makes the terminal transcripts of ``cli.md`` by running what they show, on a rea
 
 A transcript is a ``text`` block that begins with ``$ ``. What stands behind ``$ `` is run by the
 shell, in one directory for the whole page; ``cd`` holds for what follows, and ``$ echo $?`` is the
-exit code of the command before. ``aiorpc run`` goes on until the page ends; then it gets a Ctrl-C,
-and its transcript shows all that it printed.
+exit code of the command before. The first ``aiorpc run`` goes on until the page ends; then it gets
+a Ctrl-C, and its transcript shows all that it printed. A later one is expected to fail.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Reader:
             "COLUMNS": "100",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has none yet
         }
 
     def read(self, block: str) -> str:
@@ -54,7 +55,7 @@ class Reader:
         for line in block.splitlines():
             if line.startswith("$ "):
                 lines += [line, *self.types(line.removeprefix("$ "))]
-        return "".join(f"{line}\n".replace(" \n", "\n") for line in lines)
+        return "".join(f"{line.rstrip()}\n" for line in lines)
 
     def types(self, command: str) -> list[str]:
         if command == "echo $?":
@@ -62,7 +63,7 @@ class Reader:
         if command.startswith("cd "):
             self.directory /= command.removeprefix("cd ")
             return []
-        if command.startswith("aiorpc run "):
+        if command.startswith("aiorpc run ") and self._running is None:
             self._start(command)
             return []
         done = subprocess.run(
@@ -92,7 +93,8 @@ class Reader:
             )
         ends = time.monotonic() + PATIENCE
         while " ready: " not in self._log.read_text(encoding="utf-8"):
-            assert self._running.poll() is None and time.monotonic() < ends, self._log.read_text()
+            if self._running.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError(f"{command}: {self._log.read_text(encoding='utf-8')}")
             time.sleep(0.05)
 
     def presses_ctrl_c(self) -> str:
@@ -125,7 +127,9 @@ def renewed(page: str, url: str) -> str:
     with tempfile.TemporaryDirectory() as home, contextlib.closing(Reader(url, Path(home))) as you:
         made = [you.read(block) for block in BLOCK.findall(page)]
         run = you.presses_ctrl_c()
-    blocks = iter(block + run if block.startswith("$ aiorpc run ") else block for block in made)
+    first = next(at for at, block in enumerate(made) if block.startswith("$ aiorpc run "))
+    made[first] += run
+    blocks = iter(made)
     return BLOCK.sub(lambda _: next(blocks), page)
 
 

@@ -90,13 +90,19 @@ def new(
     }
     _write(directory, files)
     typer.echo(f"made {directory}/ with {', '.join(files)}\n")
-    for command, comment in (
-        (f"cd {directory}", ""),
-        ("pytest", "without a server"),
-        (f"aiorpc run {module} --config config.yaml", "on RabbitMQ: $AMQP_URI, or localhost"),
-        (f"""aiorpc call {name}.hello '["Ada"]'""", "from another terminal"),
-    ):
-        typer.echo(f"  {command:<48}{comment and '# '}{comment}".rstrip())
+    for step in _next_steps(name, module):
+        typer.echo(f"  {step}")
+
+
+def _next_steps(name: str, module: str) -> list[str]:
+    steps = {
+        f"cd {name}": "",
+        "pytest": "without a server",
+        f"aiorpc run {module} --config config.yaml": "on $AMQP_URI, or localhost",
+        f"""aiorpc call {name}.hello '["Ada"]' --config config.yaml""": "in another terminal",
+    }
+    width = max(map(len, steps))
+    return [f"{step:{width}}   # {why}" if why else step for step, why in steps.items()]
 
 
 def _module_name(name: str) -> str:

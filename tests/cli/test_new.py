@@ -28,7 +28,7 @@ def test_what_it_makes_is_tested_and_runs(here: Project, monkeypatch: pytest.Mon
     ]
     for line in ("pytest", "aiorpc run greeting_cards --config config.yaml"):
         assert f"\n  {line}" in done.stdout
-    assert """aiorpc call greeting-cards.hello '["Ada"]'""" in done.stdout
+    assert """\n  aiorpc call greeting-cards.hello '["Ada"]' --config config.yaml""" in done.stdout
 
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"],
