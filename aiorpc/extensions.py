@@ -43,7 +43,7 @@ _ENTRYPOINTS = "__aiorpc_entrypoints__"
 
 
 class Ending(enum.Enum):
-    """How a worker ended."""
+    """How a worker ended, and so what is to be done with the message that asked for it."""
 
     #: The method returned, and its dependencies closed well.
     RETURNED = "returned"
@@ -51,9 +51,9 @@ class Ending(enum.Enum):
     RAISED = "raised"
     #: The deadline passed first; the error is an ``RpcTimeout``.
     TIMED_OUT = "timed out"
-    #: Its caller took the call back: nobody waits for an answer.
+    #: Its caller took the call back, so nobody waits for an answer.
     WITHDRAWN = "withdrawn"
-    #: The container stopped before it ended, or before it began: somebody else should do it.
+    #: The container stopped before it ended, or before it began, so somebody else should do it.
     ABANDONED = "abandoned"
 
 
@@ -81,17 +81,28 @@ class Host(Protocol):
     """The little that an extension may ask of the container it lives in."""
 
     @property
-    def service_name(self) -> str: ...
+    def service_name(self) -> str:
+        """The ``name`` of the service class."""
+
     @property
-    def service_cls(self) -> type: ...
+    def service_cls(self) -> type:
+        """The class whose methods are fired; an instance is made for each worker."""
+
     @property
-    def settings(self) -> Settings: ...
+    def settings(self) -> Settings:
+        """The configuration, decoded; ``settings.raw`` is as it was written."""
+
     @property
-    def transport(self) -> Transport: ...
+    def transport(self) -> Transport:
+        """The connection to the broker. It is connected, and heals itself."""
+
     @property
-    def wire(self) -> Wire: ...
+    def wire(self) -> Wire:
+        """Encodes and decodes messages as the configuration has them."""
+
     @property
-    def max_workers(self) -> int: ...
+    def max_workers(self) -> int:
+        """How many workers run at a time."""
 
     def submit(
         self,
@@ -248,14 +259,17 @@ class WorkerContext:
 
     @property
     def context(self) -> Context:
+        """Ids, context data and deadline."""
         return self.call.context
 
     @property
     def context_data(self) -> Mapping[str, Any]:
+        """What came with the call and goes on with every call made in it."""
         return self.call.context.data
 
     @property
     def call_id(self) -> str:
+        """``service.method.unique``; logs name it."""
         return self.call.context.call_id_stack[-1]
 
     @property
@@ -284,8 +298,8 @@ class DependencyProvider(Generic[T_co]):
     Gives a service an attribute, anew for every worker.
 
     Two lifetimes, two context managers: ``lifespan`` is as long as the container, ``provide`` as
-    long as one worker. What a method raises is raised inside both of them, at their ``yield``.
-    A dependency that has nothing to open or close per call overrides ``value`` instead of
+    long as one worker. What the method raises is raised at the ``yield`` of ``provide``. A
+    dependency that has nothing to open or close per call overrides ``value`` instead of
     ``provide``: it costs a plain function call.
     """
 

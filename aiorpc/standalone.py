@@ -122,7 +122,10 @@ class ClusterRpcProxy(_Standalone[ClusterProxy]):
 
 
 class ServiceRpcProxy(_Standalone[ServiceProxy]):
-    """Calls one service: ``async with ServiceRpcProxy("service_x", url) as x: await x.f()``."""
+    """
+    Calls one service: ``async with ServiceRpcProxy("service_x", url) as x: await x.f()``. Its other
+    arguments are those of :class:`ClusterRpcProxy`.
+    """
 
     def __init__(self, service: str, config: Config = None, **options: Any) -> None:
         super().__init__(config, **options)

@@ -6,6 +6,10 @@ The pages are plain Markdown that reads well on a Git host too; `tests/docs` run
 
 import sys
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -15,7 +19,7 @@ project = "aiorpc"
 project_copyright = "the aiorpc developers"
 version = release = aiorpc.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
@@ -27,13 +31,26 @@ html_copy_source = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
 
-# Every reference to a name of ours must resolve, but for type variables and private types in signatures; offline, the
-# names of others cannot.
+# Every reference to a name of ours must resolve, but for type variables and private types in
+# signatures; offline, the names of others cannot.
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!aiorpc\b).*"),
     (r"py:class", r"aiorpc\..*\.(_\w+|F|P|R|S|T|E|T_co|R_co)"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", google_style)
+
+
+def google_style(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """
+    What ``sphinx.ext.napoleon`` does, but for attributes and properties: it takes what stands there
+    before a colon for a type.
+    """
+    if what not in {"attribute", "property", "data"}:
+        lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()

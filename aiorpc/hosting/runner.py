@@ -116,7 +116,7 @@ async def serve(
     signal ends the process at once; the broker gives its calls to others.
 
     Returns:
-        The exit status: 0, or 1 if the drain ran out of time and work was given back.
+        0 for the exit status, or 1 if the drain ran out of time and work was given back.
 
     Raises:
         ConfigurationError: a service or the configuration is wrong, or the broker refuses us.
