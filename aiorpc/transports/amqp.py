@@ -325,6 +325,9 @@ class AmqpTransport(Transport):
                         if not started.done():
                             started.set_result(None)
                         await self._tend(link)
+                except Exception:
+                    # A bug of ours shall cost a connection, and not the process its broker.
+                    log.exception("%s: lost its way with %s; connecting anew", self.name, self.url)
                 finally:
                     self._disconnected(link)
                     await link.close()
@@ -337,7 +340,7 @@ class AmqpTransport(Transport):
         Raises:
             ConfigurationError: *first*, and those that answer will not have us.
         """
-        told = ""
+        told: set[str] = set()
         while True:
             await self._reachable.wait()
             urls = list(self._urls)
@@ -359,8 +362,8 @@ class AmqpTransport(Transport):
                 raise refusal
             self._sender.pause(f"not connected ({self._trouble})")
             # When a connection was lost, a line has said so; here is only what is news after that.
-            if told != self._trouble and (first or refusal is not None):
-                told = self._trouble
+            if self._trouble not in told and (first or refusal is not None):
+                told.add(self._trouble)
                 log.warning("%s: no connection yet, trying on: %s", self.name, self._trouble)
             await asyncio.sleep(backoff.next())
 

@@ -110,7 +110,7 @@ class ConsumerChannel(Channel):
         self._oldest_unsettled = 1
         self._answers: dict[int, int] = {}
         self._held: list[tuple[int, Outgoing]] = []
-        self._refusing = False
+        self._refused: list[int] | None = None
         self._idle: Callable[[], None] | None = None
         channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
 
@@ -122,8 +122,8 @@ class ConsumerChannel(Channel):
         if not self.open:
             return
         self.unsettled.add(tag)
-        if self._refusing:
-            self.reject(tag, requeue=True)
+        if self._refused is not None:
+            self._refused.append(tag)
             return
         delivery = AmqpDelivery(self, tag, redelivered, exchange, routing_key, message)
         try:
@@ -223,8 +223,18 @@ class ConsumerChannel(Channel):
                 self.reject(tag, requeue=False)
 
     def refuse(self) -> None:
-        """Give back whatever is delivered from here on."""
-        self._refusing = True
+        """Hand nothing on any more; ``give_back`` returns it to the queue."""
+        self._refused = []
+
+    def give_back(self) -> None:
+        """
+        Return what came since ``refuse``. Not before the consumer is cancelled: until then the
+        broker would send it here again.
+        """
+        refused, self._refused = self._refused or [], []
+        if self.open:
+            for tag in refused:
+                self.reject(tag, requeue=True)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
         """Call *idle* once nothing is unsettled; now, if nothing is."""

@@ -54,6 +54,7 @@ class Lane(HotPath):
             self._watch()
 
     def attach(self, channel: aiormq.abc.AbstractChannel, frames: HotFrames) -> None:
+        super().attach(channel, frames)
         self._demux.channels[channel.number] = frames
 
     def detach(self, number: int) -> None:

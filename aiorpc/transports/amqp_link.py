@@ -33,6 +33,7 @@ __all__ = [
 CONNECT_TIMEOUT = 10.0
 #: Seconds that a clean end of a connection may take, and then that an unclean one may.
 CLOSE_TIMEOUT = 2.0
+_LOST_TIMEOUT = 0.2
 #: Seconds that the broker may take to answer a method: longer than any queue needs that works.
 REPLY_TIMEOUT = 10.0
 
@@ -119,8 +120,10 @@ class Link:
         with quietly():
             await self.path.stop()
             closing = asyncio.ensure_future(self._connection.close())
-            # In a task of its own, since a cancelled close would leave aiormq half closed.
-            done, _ = await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+            # In a task of its own, since a cancelled close would leave aiormq half closed. There
+            # is little to wait for where nobody answers any more.
+            patience = _LOST_TIMEOUT if self.lost.done() else CLOSE_TIMEOUT
+            done, _ = await asyncio.wait([closing], timeout=patience)
             if not done:
                 self.path.abort()
                 await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)

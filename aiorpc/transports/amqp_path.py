@@ -10,12 +10,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiormq
 import aiormq.abc
 
 from .amqp_demux import ConnectionFrames, HotFrames
+from .amqp_errors import refusal
 
 if TYPE_CHECKING:
     import ssl  # imported only where TLS is used: it takes its time
@@ -127,9 +129,9 @@ class HotPath(ABC):
 
     # --- in
 
-    @abstractmethod
     def attach(self, channel: aiormq.abc.AbstractChannel, frames: HotFrames) -> None:
-        """Let *frames* have the hot frames of *channel*."""
+        """Let *frames* have the hot frames of *channel*, and hear of its end."""
+        channel.closing.add_done_callback(partial(_tell_closing, frames))
 
     @abstractmethod
     def detach(self, number: int) -> None:
@@ -139,7 +141,15 @@ class HotPath(ABC):
     def consumer(self, frames: HotFrames) -> ConsumerCallback:
         """The callback for aiormq's ``basic_consume``."""
 
+    # --- books
+
     def published(
         self, channel: aiormq.Channel, frames: HotFrames, tag: int, message_id: str | None
     ) -> None:
         """A message that the broker will confirm with *tag* is about to be written."""
+
+
+def _tell_closing(frames: HotFrames, closing: asyncio.Future[Any]) -> None:
+    """aiormq has closed a channel: the broker did, or it gave up waiting for an answer itself."""
+    refused = refusal(None if closing.cancelled() else closing.exception())
+    frames.closing(refused.code, refused.text)

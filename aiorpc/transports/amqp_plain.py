@@ -23,7 +23,6 @@ from yarl import URL
 
 from ..wire.message import Message
 from .amqp_demux import HotFrames
-from .amqp_errors import refusal
 from .amqp_path import HIGH_WATER, LOW_WATER, HotPath, Opener, Owner
 
 __all__ = ["PlainPath"]
@@ -68,9 +67,6 @@ class PlainPath(HotPath):
         self.owner.socket_lost(error)
 
     # --- in
-
-    def attach(self, channel: aiormq.abc.AbstractChannel, frames: HotFrames) -> None:
-        channel.closing.add_done_callback(partial(_closing, frames))
 
     def detach(self, number: int) -> None:
         pass
@@ -169,12 +165,6 @@ class _RememberingFactory(aiormq.TransportFactory):
 
 
 # --- aiormq's callbacks, as hot frames
-
-
-def _closing(frames: HotFrames, closing: asyncio.Future[Any]) -> None:
-    error = None if closing.cancelled() else closing.exception()
-    refused = refusal(error)
-    frames.closing(refused.code, refused.text)
 
 
 def _delivered(frames: HotFrames, incoming: DeliveredMessage) -> None:

@@ -155,6 +155,7 @@ class AmqpSubscription(Subscription):
                 with quietly(), suppress(Exception), errors():
                     async with asyncio.timeout(CLOSE_TIMEOUT):
                         await channel.amqp.basic_cancel(self._tag)
+            channel.give_back()
             channel.when_idle(lambda: self._close_soon(channel))
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost("the subscription was cancelled"))
@@ -190,8 +191,13 @@ class AmqpSubscription(Subscription):
                 if told != str(error):
                     told = str(error)
                     log.error("%s; trying again", error)
-            except (OSError, TimeoutError) as error:
-                log.debug("cannot consume from %s yet: %s", self.queue.name, error)
+            except OSError as failure:
+                log.debug("cannot consume from %s yet: %s", self.queue.name, failure)
+            except Exception as failure:
+                if not self._ready.done():
+                    self._ready.set_exception(failure)
+                    return
+                log.exception("consuming from %s failed; trying again", self.queue.name)
             else:
                 told = ""
                 backoff.reset()
@@ -207,8 +213,7 @@ class AmqpSubscription(Subscription):
     async def _consume(self, link: Link) -> None:
         if self._keep and self._consumed_before and not await queue_exists(link, self.queue.name):
             log.warning("queue %s is gone on %s; declaring it anew", self.queue.name, link.url)
-            if self._gone is not None:
-                self._gone()
+            self._tell_gone()
         await declare_queue(link, self.queue)
         channel = self._channel
         if channel is None or not channel.open or channel.link is not link:
@@ -223,6 +228,14 @@ class AmqpSubscription(Subscription):
                 )
         self._tag = consuming.consumer_tag or ""
         self._consuming = self._consumed_before = True
+
+    def _tell_gone(self) -> None:
+        if self._gone is None:
+            return
+        try:
+            self._gone()
+        except Exception:
+            log.exception("who was told that queue %s is gone failed", self.queue.name)
 
     async def _open(self, link: Link) -> ConsumerChannel:
         amqp = await link.channel()
