@@ -300,7 +300,7 @@ class Client:
         except RpcTimeout as exc:  # the host's word; one of the method's own is a RemoteError
             future.set_exception(_timeout(pending, str(exc)))
         except Exception as exc:  # noqa: BLE001 - the remote error, whichever it is
-            future.set_exception(exc)
+            future.set_exception(_too_late(pending, exc) or exc)
         else:
             future.set_result(result)
 
@@ -433,5 +433,18 @@ class Client:
 def _timeout(pending: Pending, why: str) -> RpcTimeout:
     deadline = pending.call.context.deadline
     seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
-    # Rounded: the call was made some microseconds before it was sent.
-    return RpcTimeout(f"{pending.call} gave no answer within {round(seconds, 3):.3g} s: {why}")
+    # The call was sent a moment after its deadline was set: 0.4996 s are the 0.5 s asked for.
+    return RpcTimeout(f"{pending.call} gave no answer within {round(seconds, 2):g} s: {why}")
+
+
+def _too_late(pending: Pending, error: Exception) -> RpcTimeout | None:
+    """
+    An error that came past the deadline, while we looked why nothing came, is most likely a timeout
+    further away: whether it or the look is quicker must not decide what the caller sees.
+    """
+    deadline = pending.call.context.deadline
+    if deadline is None or deadline.remaining() > 0:
+        return None
+    timeout = _timeout(pending, f"an error came too late: {error}")
+    timeout.__cause__ = error
+    return timeout

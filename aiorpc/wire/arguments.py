@@ -13,20 +13,14 @@ passes as it came.
 from __future__ import annotations
 
 import collections.abc
-import datetime
-import decimal
 import inspect
 import logging
-import re
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
-
-import msgspec
-from msgspec import inspect as shapes
+from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from ..exceptions import BadArguments, IncorrectSignature, MalformedReply
+from .conversion import Converter, Unfit, Unsupported, converter_of
 
 __all__ = ["Arguments", "Result"]
 
@@ -68,7 +62,7 @@ class Arguments:
         self,
         function: Callable[..., Any],
         parameters: Sequence[inspect.Parameter],
-        converters: Mapping[str, _Converter],
+        converters: Mapping[str, Converter],
         name: str,
         self_parameter: inspect.Parameter | None = None,
     ) -> None:
@@ -218,10 +212,10 @@ class Arguments:
                 converted[name] = self._converted(converter, name, value)
         return converted
 
-    def _converted(self, converter: _Converter, name: str, value: Any) -> Any:
+    def _converted(self, converter: Converter, name: str, value: Any) -> Any:
         try:
             return converter.convert(value)
-        except _Unfit as exc:
+        except Unfit as exc:
             raise BadArguments(f"{self._name}: argument {name!r} {exc}") from None
 
 
@@ -230,7 +224,7 @@ class Result:
 
     __slots__ = ("_converter", "_name")
 
-    def __init__(self, converter: _Converter | None, name: str) -> None:
+    def __init__(self, converter: Converter | None, name: str) -> None:
         self._converter = converter
         self._name = name
 
@@ -245,8 +239,8 @@ class Result:
         annotation = _signature(function).return_annotation
         try:
             expected = _awaited(_resolved(function, annotation))
-            converter = None if expected is type(None) else _converter("", expected, strict=True)
-        except _Unsupported as exc:
+            converter = None if expected is type(None) else converter_of("", expected, strict=True)
+        except Unsupported as exc:
             log.debug("%s: its result is passed on unchecked: %s", name, exc)
             converter = None
         return cls(converter, name)
@@ -263,15 +257,11 @@ class Result:
             return value
         try:
             return converter.convert(value)
-        except _Unfit as exc:
+        except Unfit as exc:
             raise MalformedReply(f"{self._name}: the result {exc}") from None
 
 
 # Annotations
-
-
-class _Unsupported(Exception):
-    """An annotation that cannot be checked; the text says why."""
 
 
 def _signature(function: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
@@ -290,14 +280,14 @@ def _converters(
     parameters: Iterable[inspect.Parameter],
     strict: bool,
     method: str,
-) -> Iterator[tuple[str, _Converter]]:
+) -> Iterator[tuple[str, Converter]]:
     for parameter in parameters:
         try:
             expected = _resolved(function, parameter.annotation)
             if parameter.default is None:
                 expected = Optional[expected]  # noqa: UP045 - `x: str = None` is old, and common
-            converter = _converter(parameter.name, expected, strict=strict)
-        except _Unsupported as exc:
+            converter = converter_of(parameter.name, expected, strict=strict)
+        except Unsupported as exc:
             log.warning("%s: argument %r is passed on unchecked: %s", method, parameter.name, exc)
         else:
             if converter is not None:
@@ -317,7 +307,7 @@ def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
             holder, globalns=getattr(function, "__globals__", {}), include_extras=True
         )["it"]
     except Exception as exc:
-        raise _Unsupported(
+        raise Unsupported(
             f"its annotation {annotation!r} cannot be resolved at run time ({exc}); import what it "
             "names outside of TYPE_CHECKING"
         ) from exc
@@ -329,246 +319,3 @@ def _awaited(annotation: Any) -> Any:
     if origin in (collections.abc.Awaitable, collections.abc.Coroutine) and arguments:
         return arguments[-1]
     return annotation
-
-
-def _converter(name: str, expected: Any, *, strict: bool) -> _Converter | None:
-    """What checks and converts one value; ``None`` if any will do."""
-    if expected is Any or expected is object:
-        return None
-    try:
-        shape = shapes.type_info(expected)
-    except Exception as exc:
-        raise _Unsupported(f"its annotation {_type_name(expected)} is unsupported: {exc}") from exc
-    if isinstance(shape, shapes.AnyType):
-        return None
-    for part in _parts(shape):
-        if isinstance(part, shapes.CustomType) and not _is_convertible(part.cls):
-            raise _Unsupported(
-                f"its annotation {_type_name(expected)} is unsupported: {_type_name(part.cls)} is "
-                "neither a dataclass, a Struct, a pydantic model nor a type that msgspec knows"
-            )
-    return _Converter(name, expected, shape, strict)
-
-
-def _parts(shape: shapes.Type, seen: set[int] | None = None) -> Iterator[shapes.Type]:
-    """*shape* and all shapes within; types may refer to themselves."""
-    seen = set() if seen is None else seen
-    if id(shape) in seen:
-        return
-    seen.add(id(shape))
-    yield shape
-    for inner in _inner_shapes(shape):
-        yield from _parts(inner, seen)
-
-
-def _inner_shapes(shape: shapes.Type) -> Iterator[shapes.Type]:
-    for attribute in ("type", "item_type", "key_type", "value_type"):
-        if (inner := getattr(shape, attribute, None)) is not None:
-            yield inner
-    yield from getattr(shape, "types", ())
-    yield from getattr(shape, "item_types", ())
-    for field in getattr(shape, "fields", ()):
-        yield field.type
-
-
-def _is_convertible(kind: Any) -> bool:
-    return kind is object or hasattr(kind, "model_validate")
-
-
-# Values
-
-
-class _Unfit(Exception):
-    """A value is not what its annotation says; the text reads on from what it was for."""
-
-
-class _Converter:
-    """Makes values of one annotation."""
-
-    __slots__ = ("_expected", "_has_dates", "_shape", "_strict", "exact", "name")
-
-    def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
-        self.name = name
-        #: Values of exactly these types are right as they are: most values are.
-        self.exact = frozenset(_exact_types(shape))
-        self._expected = expected
-        self._shape = shape
-        self._strict = strict
-        self._has_dates = any(isinstance(part, shapes.DateType) for part in _parts(shape))
-
-    def convert(self, value: Any) -> Any:
-        """*value* as the annotation has it. Raises :class:`_Unfit`."""
-        try:
-            try:
-                return self._convert(value)
-            except msgspec.ValidationError:
-                if not self._has_dates:
-                    raise
-                return self._convert(_without_midnight(value, self._shape))
-        except msgspec.ValidationError as exc:
-            raise _Unfit(_misfit(str(exc), value, self._expected, self._shape)) from None
-        except RecursionError:
-            raise _Unfit("is nested too deep") from None
-
-    def _convert(self, value: Any) -> Any:
-        return msgspec.convert(
-            value,
-            self._expected,
-            strict=self._strict,
-            str_keys=True,
-            # Bytes come as bytes: a str is not taken for base64.
-            builtin_types=(bytes, bytearray, memoryview),
-            dec_hook=_convert_model,
-        )
-
-
-def _exact_types(shape: shapes.Type) -> Iterator[type]:
-    """Types whose values need no look inside."""
-    match shape:
-        case shapes.Metadata():
-            yield from _exact_types(shape.type)
-        case shapes.UnionType():
-            for member in shape.types:
-                yield from _exact_types(member)
-        case shapes.DataclassType() | shapes.StructType() | shapes.EnumType() | shapes.CustomType():
-            if isinstance(shape.cls, type) and shape.cls is not object:
-                yield shape.cls
-        case _:
-            # Only without constraints (`Meta(ge=1)`, `list[int]`): then it equals its like.
-            yield from (kind for kind, plain in _PLAIN_SHAPES if shape == plain)
-
-
-_PLAIN_SHAPES = tuple(
-    (kind, shapes.type_info(kind))
-    for kind in (
-        *(str, int, float, bool, type(None), bytes, list, dict),
-        *(datetime.datetime, datetime.date, datetime.time, decimal.Decimal, uuid.UUID),
-    )
-)
-
-
-def _convert_model(expected: Any, value: Any) -> Any:
-    """msgspec asks for what it does not know: pydantic models, and ``object``."""
-    if isinstance(value, expected):
-        return value
-    try:
-        return expected.model_validate(value)
-    except ValueError as exc:
-        # pydantic's own text shows the value.
-        raise ValueError(_model_faults(exc)) from None
-
-
-def _model_faults(exc: ValueError) -> str:
-    faults: Any = getattr(exc, "errors", None)
-    if faults is None:
-        return str(exc)
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
-        for fault in faults(include_url=False, include_input=False, include_context=False)
-    )
-
-
-def _without_midnight(value: Any, shape: shapes.Type) -> Any:
-    """
-    Dates of kombu < 5.3, ``"2020-01-02T00:00:00"``, as dates; everything else as it is. Follows the
-    annotation, since a ``str`` of that look is nobody's business.
-    """
-    match shape:
-        case shapes.DateType():
-            is_midnight = isinstance(value, str) and value[10:] == "T00:00:00"
-            return value[:10] if is_midnight else value
-        case shapes.Metadata():
-            return _without_midnight(value, shape.type)
-        case shapes.UnionType():
-            for member in shape.types:
-                value = _without_midnight(value, member)
-            return value
-        case shapes.DictType() if isinstance(value, dict):
-            key, item = shape.key_type, shape.value_type
-            return {_without_midnight(k, key): _without_midnight(v, item) for k, v in value.items()}
-    if isinstance(value, dict):
-        fields = {field.encode_name: field.type for field in getattr(shape, "fields", ())}
-        return {k: _without_midnight(v, fields[k]) if k in fields else v for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [
-            item if inner is None else _without_midnight(item, inner)
-            for item, inner in zip(value, _item_shapes(shape, len(value)), strict=False)
-        ]
-    return value
-
-
-def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]:
-    """The shapes of an array's items, one each."""
-    if (item := getattr(shape, "item_type", None)) is not None:
-        return [item] * count
-    known = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
-    return [*known, *[None] * (count - len(known))]
-
-
-# Words
-
-
-_PATH = re.compile(r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$")
-_MISMATCH = re.compile(r"Expected `[^`]*`, got `[^`]*`$")
-# msgspec speaks of JSON's types; people who read Python code think in Python's.
-_JSON_NAMES = re.compile(r"`(object|array|null)`")
-_PYTHON_NAMES = {"object": "`dict`", "array": "`list`", "null": "`None`"}
-_SHOWN_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
-_MODULES = re.compile(r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)")
-
-
-def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
-    """
-    ``must be Order: items[2].price must be float, got str``: msgspec's message in Python's words,
-    with the types of values and not the values, which may be large or secret.
-    """
-    path = _PATH.search(message)
-    if path:
-        reason = _reason(message[: path.start()])
-        return f"must be {_type_name(expected)}: {_place(path)}{reason}"
-    kind = type(value).__name__
-    if _MISMATCH.match(message):
-        return f"must be {_type_name(expected)}, got {kind}"
-    if choices := _choices(shape):
-        return f"must be one of {choices}, got another {kind}"
-    reason = _reason(message)
-    if reason.startswith(" must be "):
-        return reason.lstrip() if ", got " in reason else f"{reason.lstrip()}, got {kind}"
-    return f"must be {_type_name(expected)}, got {kind}{reason}"
-
-
-def _reason(message: str) -> str:
-    """What is wrong with a value, to be put after its place or its type."""
-    message = _JSON_NAMES.sub(lambda name: _PYTHON_NAMES[name[1]], message)
-    message = _SHOWN_VALUE.sub(r"\1", message)
-    if message.startswith("Expected "):
-        return " must be " + message.removeprefix("Expected ").replace("`", "")
-    if message.startswith(("Object ", "Invalid ")):
-        return ": " + message[0].lower() + message[1:].replace("`", "'")
-    return ": " + message  # of a constructor or a model
-
-
-def _place(path: re.Match[str]) -> str:
-    place = path["place"].removeprefix("$").removeprefix(".")
-    if path["container"] is None:
-        return place
-    container = path["container"].removeprefix("$").removeprefix(".")
-    return f"a {place} of {container or 'it'}"
-
-
-def _choices(shape: shapes.Type) -> str:
-    if isinstance(shape, shapes.EnumType):
-        members: Any = shape.cls
-        return ", ".join(repr(member.value) for member in members)
-    if isinstance(shape, shapes.LiteralType):
-        return ", ".join(map(repr, shape.values))
-    return ""
-
-
-def _type_name(annotation: Any) -> str:
-    """An annotation as it stands in the code, without modules."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    return _MODULES.sub("", inspect.formatannotation(annotation)).replace("NoneType", "None")

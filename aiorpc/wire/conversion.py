@@ -1,0 +1,268 @@
+"""
+One value made what its annotation says: the converters of :mod:`aiorpc.wire.arguments`. Pure.
+
+msgspec does the converting; here is what it leaves out: kombu's date forms, pydantic models, and
+errors that name the place without showing the value.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import inspect
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+from msgspec import inspect as shapes
+
+__all__ = ["Converter", "Unfit", "Unsupported", "converter_of"]
+
+
+class Unsupported(Exception):
+    """An annotation that cannot be checked; the text says why."""
+
+
+def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
+    """What checks and converts one value; ``None`` if any will do."""
+    if expected is Any or expected is object:
+        return None
+    try:
+        shape = shapes.type_info(expected)
+    except Exception as exc:
+        raise Unsupported(f"its annotation {_type_name(expected)} is unsupported: {exc}") from exc
+    if isinstance(shape, shapes.AnyType):
+        return None
+    for part in _parts(shape):
+        if isinstance(part, shapes.CustomType) and not _is_convertible(part.cls):
+            raise Unsupported(
+                f"its annotation {_type_name(expected)} is unsupported: {_type_name(part.cls)} is "
+                "neither a dataclass, a Struct, a pydantic model nor a type that msgspec knows"
+            )
+    return Converter(name, expected, shape, strict)
+
+
+def _parts(shape: shapes.Type, seen: set[int] | None = None) -> Iterator[shapes.Type]:
+    """*shape* and all shapes within; types may refer to themselves."""
+    seen = set() if seen is None else seen
+    if id(shape) in seen:
+        return
+    seen.add(id(shape))
+    yield shape
+    for inner in _inner_shapes(shape):
+        yield from _parts(inner, seen)
+
+
+def _inner_shapes(shape: shapes.Type) -> Iterator[shapes.Type]:
+    for attribute in ("type", "item_type", "key_type", "value_type"):
+        if (inner := getattr(shape, attribute, None)) is not None:
+            yield inner
+    yield from getattr(shape, "types", ())
+    yield from getattr(shape, "item_types", ())
+    for field in getattr(shape, "fields", ()):
+        yield field.type
+
+
+def _is_convertible(kind: Any) -> bool:
+    return kind is object or hasattr(kind, "model_validate")
+
+
+# Values
+
+
+class Unfit(Exception):
+    """A value is not what its annotation says; the text reads on from what it was for."""
+
+
+class Converter:
+    """Makes values of one annotation."""
+
+    __slots__ = ("_expected", "_has_dates", "_shape", "_strict", "exact", "name")
+
+    def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
+        self.name = name
+        #: Values of exactly these types are right as they are: most values are.
+        self.exact = frozenset(_exact_types(shape))
+        self._expected = expected
+        self._shape = shape
+        self._strict = strict
+        self._has_dates = any(isinstance(part, shapes.DateType) for part in _parts(shape))
+
+    def convert(self, value: Any) -> Any:
+        """*value* as the annotation has it. Raises :class:`Unfit`."""
+        try:
+            try:
+                return self._convert(value)
+            except msgspec.ValidationError:
+                if not self._has_dates:
+                    raise
+                return self._convert(_without_midnight(value, self._shape))
+        except msgspec.ValidationError as exc:
+            raise Unfit(_misfit(str(exc), value, self._expected, self._shape)) from None
+        except RecursionError:
+            raise Unfit("is nested too deep") from None
+
+    def _convert(self, value: Any) -> Any:
+        return msgspec.convert(
+            value,
+            self._expected,
+            strict=self._strict,
+            str_keys=True,
+            # Bytes come as bytes: a str is not taken for base64.
+            builtin_types=(bytes, bytearray, memoryview),
+            dec_hook=_convert_model,
+        )
+
+
+def _exact_types(shape: shapes.Type) -> Iterator[type]:
+    """Types whose values need no look inside."""
+    match shape:
+        case shapes.Metadata():
+            yield from _exact_types(shape.type)
+        case shapes.UnionType():
+            for member in shape.types:
+                yield from _exact_types(member)
+        case shapes.DataclassType() | shapes.StructType() | shapes.EnumType() | shapes.CustomType():
+            if isinstance(shape.cls, type) and shape.cls is not object:
+                yield shape.cls
+        case _:
+            # Only without constraints (`Meta(ge=1)`, `list[int]`): then it equals its like.
+            yield from (kind for kind, plain in _PLAIN_SHAPES if shape == plain)
+
+
+_PLAIN_SHAPES = tuple(
+    (kind, shapes.type_info(kind))
+    for kind in (
+        *(str, int, float, bool, type(None), bytes, list, dict),
+        *(datetime.datetime, datetime.date, datetime.time, decimal.Decimal, uuid.UUID),
+    )
+)
+
+
+def _convert_model(expected: Any, value: Any) -> Any:
+    """msgspec asks for what it does not know: pydantic models, and ``object``."""
+    if isinstance(value, expected):
+        return value
+    try:
+        return expected.model_validate(value)
+    except ValueError as exc:
+        # pydantic's own text shows the value.
+        raise ValueError(_model_faults(exc)) from None
+
+
+def _model_faults(exc: ValueError) -> str:
+    faults: Any = getattr(exc, "errors", None)
+    if faults is None:
+        return str(exc)
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+        for fault in faults(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def _without_midnight(value: Any, shape: shapes.Type) -> Any:
+    """
+    Dates of kombu < 5.3, ``"2020-01-02T00:00:00"``, as dates; everything else as it is. Follows the
+    annotation, since a ``str`` of that look is nobody's business.
+    """
+    match shape:
+        case shapes.DateType():
+            is_midnight = isinstance(value, str) and value[10:] == "T00:00:00"
+            return value[:10] if is_midnight else value
+        case shapes.Metadata():
+            return _without_midnight(value, shape.type)
+        case shapes.UnionType():
+            for member in shape.types:
+                value = _without_midnight(value, member)
+            return value
+        case shapes.DictType() if isinstance(value, dict):
+            key, item = shape.key_type, shape.value_type
+            return {_without_midnight(k, key): _without_midnight(v, item) for k, v in value.items()}
+    if isinstance(value, dict):
+        fields = {field.encode_name: field.type for field in getattr(shape, "fields", ())}
+        return {k: _without_midnight(v, fields[k]) if k in fields else v for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [
+            item if inner is None else _without_midnight(item, inner)
+            for item, inner in zip(value, _item_shapes(shape, len(value)), strict=False)
+        ]
+    return value
+
+
+def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]:
+    """The shapes of an array's items, one each."""
+    if (item := getattr(shape, "item_type", None)) is not None:
+        return [item] * count
+    known = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
+    return [*known, *[None] * (count - len(known))]
+
+
+# Words
+
+
+_PATH = re.compile(r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$")
+_MISMATCH = re.compile(r"Expected `[^`]*`, got `[^`]*`$")
+# msgspec speaks of JSON's types; people who read Python code think in Python's.
+_JSON_NAMES = re.compile(r"`(object|array|null)`")
+_PYTHON_NAMES = {"object": "`dict`", "array": "`list`", "null": "`None`"}
+_SHOWN_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
+_MODULES = re.compile(r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)")
+
+
+def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
+    """
+    ``must be Order: items[2].price must be float, got str``: msgspec's message in Python's words,
+    with the types of values and not the values, which may be large or secret.
+    """
+    path = _PATH.search(message)
+    if path:
+        reason = _reason(message[: path.start()])
+        return f"must be {_type_name(expected)}: {_place(path)}{reason}"
+    kind = type(value).__name__
+    if _MISMATCH.match(message):
+        return f"must be {_type_name(expected)}, got {kind}"
+    if choices := _choices(shape):
+        return f"must be one of {choices}, got another {kind}"
+    reason = _reason(message)
+    if reason.startswith(" must be "):
+        return reason.lstrip() if ", got " in reason else f"{reason.lstrip()}, got {kind}"
+    return f"must be {_type_name(expected)}, got {kind}{reason}"
+
+
+def _reason(message: str) -> str:
+    """What is wrong with a value, to be put after its place or its type."""
+    message = _JSON_NAMES.sub(lambda name: _PYTHON_NAMES[name[1]], message)
+    message = _SHOWN_VALUE.sub(r"\1", message)
+    if message.startswith("Expected "):
+        return " must be " + message.removeprefix("Expected ").replace("`", "")
+    if message.startswith(("Object ", "Invalid ")):
+        return ": " + message[0].lower() + message[1:].replace("`", "'")
+    return ": " + message  # of a constructor or a model
+
+
+def _place(path: re.Match[str]) -> str:
+    place = path["place"].removeprefix("$").removeprefix(".")
+    if path["container"] is None:
+        return place
+    container = path["container"].removeprefix("$").removeprefix(".")
+    return f"a {place} of {container or 'it'}"
+
+
+def _choices(shape: shapes.Type) -> str:
+    if isinstance(shape, shapes.EnumType):
+        members: Any = shape.cls
+        return ", ".join(repr(member.value) for member in members)
+    if isinstance(shape, shapes.LiteralType):
+        return ", ".join(map(repr, shape.values))
+    return ""
+
+
+def _type_name(annotation: Any) -> str:
+    """An annotation as it stands in the code, without modules."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return _MODULES.sub("", inspect.formatannotation(annotation)).replace("NoneType", "None")
