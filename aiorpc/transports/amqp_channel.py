@@ -23,8 +23,8 @@ from ..wire.message import Message
 from .amqp_codec import Encoder
 from .amqp_errors import Refused, errors, quietly
 from .amqp_link import CLOSE_TIMEOUT, Link
-from .amqp_outbox import settle, settle_soon
 from .base import Outgoing
+from .outbox import settle, settle_soon
 
 __all__ = ["Channel", "Unconfirmed", "lost_unconfirmed", "too_large"]
 

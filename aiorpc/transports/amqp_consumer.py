@@ -18,8 +18,8 @@ from ..wire.message import Message
 from .amqp_channel import Channel, Unconfirmed
 from .amqp_errors import Refused
 from .amqp_link import Link
-from .amqp_outbox import settle_soon
 from .base import Delivery, Outgoing, Received
+from .outbox import settle_soon
 
 __all__ = ["OVERSIZED", "AmqpDelivery", "ConsumerChannel"]
 

@@ -18,8 +18,8 @@ from ..exceptions import (
 )
 from ..wire.message import Message
 from .amqp_errors import Refused
-from .amqp_outbox import settle
 from .base import Outgoing
+from .outbox import settle
 
 __all__ = ["sort_out"]
 

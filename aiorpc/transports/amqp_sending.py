@@ -13,9 +13,9 @@ from .amqp_channel import Channel, too_large
 from .amqp_codec import Encoder
 from .amqp_errors import Refused
 from .amqp_link import Link
-from .amqp_outbox import Outbox, settle_soon
 from .amqp_resend import sort_out
 from .base import Outgoing
+from .outbox import Outbox, settle_soon
 
 __all__ = ["Sender"]
 

@@ -9,11 +9,11 @@ import asyncio
 from collections import deque
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
-from .amqp_outbox import Outbox, settle, settle_soon
 from .base import Outgoing
 from .memory_broker import MemoryBroker
 from .memory_message import carried
 from .memory_queue import Consumer, Entry
+from .outbox import Outbox, settle, settle_soon
 
 __all__ = ["Sender"]
 
