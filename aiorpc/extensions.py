@@ -83,26 +83,32 @@ class Host(Protocol):
     @property
     def service_name(self) -> str:
         """The ``name`` of the service class."""
+        ...
 
     @property
     def service_cls(self) -> type:
         """The class whose methods are fired; an instance is made for each worker."""
+        ...
 
     @property
     def settings(self) -> Settings:
         """The configuration, decoded; ``settings.raw`` is as it was written."""
+        ...
 
     @property
     def transport(self) -> Transport:
         """The connection to the broker. It is connected, and heals itself."""
+        ...
 
     @property
     def wire(self) -> Wire:
         """Encodes and decodes messages as the configuration has them."""
+        ...
 
     @property
     def max_workers(self) -> int:
         """How many workers run at a time."""
+        ...
 
     def submit(
         self,
@@ -118,18 +124,22 @@ class Host(Protocol):
         that cannot be sent rolls them back. *settle* is called once, whatever happens, when they
         have closed; it must not block.
         """
+        ...
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
         """``submit`` and wait: the result, or the error raised."""
+        ...
 
     def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
         """
         Run *background* for as long as the container; it is cancelled when the container stops
         taking work. If it raises, the container fails and says so.
         """
+        ...
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """Open once per container, whoever asks first; close with the dependencies."""
+        ...
 
 
 class Entrypoint(ABC):
