@@ -1,0 +1,56 @@
+"""
+The ledger: a table of PostgreSQL with a line for every run of every call.
+
+A line is committed at once, apart from the method's own transaction if it has one: what is here has
+run, whatever became of the reply.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+#: How asyncpg names its connections to the server, so that they can be told from others.
+APPLICATION = "aiorpc-chaos"
+
+
+class Ledger:
+    """
+    Attributes:
+        table: the name of the table; every scenario has one of its own.
+    """
+
+    def __init__(self, url: str, table: str, pool: asyncpg.Pool) -> None:
+        self.url = url
+        self.table = table
+        self._pool = pool
+
+    async def runs(self) -> Counter[str]:
+        """How often each call has run, by call id."""
+        rows = await self._pool.fetch(f"SELECT call, count(*) AS runs FROM {self.table} GROUP BY 1")
+        return Counter({row["call"]: row["runs"] for row in rows})
+
+    async def open_transactions(self) -> int:
+        """Connections of services that are in the middle of a transaction and do nothing."""
+        count: int = await self._pool.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 "
+            "AND state LIKE 'idle in transaction%'",
+            f"{APPLICATION}-{self.table}",
+        )
+        return count
+
+
+@asynccontextmanager
+async def new_ledger(url: str) -> AsyncIterator[Ledger]:
+    """An empty ledger, dropped at the end."""
+    table = f"chaos_{secrets.token_hex(4)}"
+    async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
+        await pool.execute(f"CREATE TABLE {table} (call text NOT NULL, process int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())")
+        try:
+            yield Ledger(url, table, pool)
+        finally:
+            await pool.execute(f"DROP TABLE {table}")

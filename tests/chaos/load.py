@@ -1,0 +1,144 @@
+"""
+Callers at a stated rate, who write down what became of every call. They do not wait for one another
+(open loop), unless a number of callers is stated instead of a rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiorpc import RemoteError
+from tests.chaos.report import Report
+
+#: Makes the call with this id, within so many seconds.
+Caller = Callable[[str, float], Awaitable[object]]
+
+#: Seconds past its deadline after which a call hangs.
+HANGS = 5.0
+
+
+@dataclass
+class _Outcome:
+    sent_at: float
+    ended_at: float
+    #: ``right``, ``wrong``, ``hung`` or the name of an error.
+    kind: str
+
+
+@dataclass
+class Load:
+    """
+    Args:
+        call: makes one call.
+        timeout: seconds for each.
+        rate: calls a second; 0 where *callers* call one after the other instead.
+        pause: seconds between two calls of one caller.
+    """
+
+    call: Caller
+    timeout: float
+    rate: float = 0.0
+    callers: int = 0
+    pause: float = 1.0
+    outcomes: dict[str, _Outcome] = field(default_factory=dict)
+    lag: float = 0.0
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _calls: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Call until :meth:`stop`, and return when every call has ended or hangs."""
+        watching = asyncio.create_task(self._watch_loop())
+        try:
+            if self.rate:
+                await self._offer()
+            else:
+                callers = [self._one_after_another(f"{each:04}") for each in range(self.callers)]
+                await asyncio.gather(*callers)
+            if self._calls:
+                await asyncio.wait(self._calls)
+        finally:
+            watching.cancel()
+            for task in self._calls:
+                task.cancel()
+
+    def stop(self) -> None:
+        """Make no more calls."""
+        self._stop.set()
+
+    async def _offer(self) -> None:
+        loop = asyncio.get_running_loop()
+        begun, made = loop.time(), 0
+        while not self._stop.is_set():
+            while made < (loop.time() - begun) * self.rate:
+                task = asyncio.create_task(self._one(f"{made:06}"))
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+                made += 1
+            await asyncio.sleep(1 / self.rate)
+
+    async def _one_after_another(self, caller: str) -> None:
+        made = 0
+        await asyncio.sleep(int(caller) / self.callers * self.pause)  # not all at once
+        while not self._stop.is_set():
+            await self._one(f"{caller}.{made:04}")
+            made += 1
+            await asyncio.sleep(self.pause)
+
+    async def _one(self, call_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        try:
+            async with asyncio.timeout(self.timeout + HANGS) as patience:
+                answer = await self.call(call_id, self.timeout)
+        except Exception as error:  # noqa: BLE001 - that is what is counted
+            kind = "hung" if patience.expired() else _name(error)
+        else:
+            kind = "right" if answer == f"done {call_id}" else "wrong"
+        self.outcomes[call_id] = _Outcome(sent_at, loop.time(), kind)
+
+    async def _watch_loop(self) -> None:
+        """How late our own loop is: what it adds to every time that is measured in it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.005
+            await asyncio.sleep(0.005)
+            self.lag = max(self.lag, loop.time() - due)
+
+    def report(
+        self, name: str, runs: Counter[str], *, lifted_at: float, outlasts: bool
+    ) -> Report:
+        """
+        What became of all calls, by the ledger's *runs*.
+
+        Args:
+            lifted_at: loop time at which the fault ended.
+            outlasts: whether every call had more time than the fault took.
+        """
+        kinds = Counter(outcome.kind for outcome in self.outcomes.values())
+        report = Report(name, offered=len(self.outcomes), lag=self.lag)
+        report.answered, report.hung, report.wrong = kinds["right"], kinds["hung"], kinds["wrong"]
+        report.errors = Counter(
+            {kind: n for kind, n in kinds.items() if kind not in ("right", "hung", "wrong")}
+        )
+        report.twice = sum(1 for count in runs.values() if count > 1)
+        for call_id, outcome in self.outcomes.items():
+            untold = outcome.kind == "right" or (outcome.kind == "RpcTimeout" and outlasts)
+            if untold and not runs[call_id]:
+                report.lost += 1
+            report.overrun = max(report.overrun, outcome.ended_at - outcome.sent_at - self.timeout)
+        afterwards = [
+            outcome.ended_at - lifted_at
+            for outcome in self.outcomes.values()
+            if outcome.kind == "right" and outcome.ended_at >= lifted_at
+        ]
+        report.again = min(afterwards, default=None)
+        return report
+
+
+def _name(error: Exception) -> str:
+    if isinstance(error, RemoteError):
+        return f"RemoteError({error.exc_type})"
+    return type(error).__name__

@@ -1,0 +1,114 @@
+"""
+The stage of a scenario: a broker of the tests' own, server processes, a client, and the network
+between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aio_pika
+
+from tests.chaos.ledger import Ledger, new_ledger
+from tests.chaos.processes import Server
+from tests.chaos.proxy import CuttingProxy, cutting_proxy
+from tests.servers import Rabbit
+
+
+@dataclass
+class Stage:
+    """
+    Attributes:
+        node: the broker, to be maltreated; its methods block.
+        service: the name of the service under test, of this stage alone.
+        network: what lies between servers and broker, and between client and broker.
+        urls: the broker's URLs for servers and client; those of *network*.
+        servers: the processes that were started, also those that have ended.
+    """
+
+    node: Rabbit
+    ledger: Ledger
+    service: str
+    network: list[CuttingProxy]
+    servers: list[Server] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    booking: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"AMQP_URI": ";".join(proxy.url for proxy in self.network), **self.settings}
+
+    @property
+    def alive(self) -> list[Server]:
+        return [server for server in self.servers if server.alive]
+
+    async def start_server(self, *, ready: bool = True) -> Server:
+        server = await Server.start(
+            {
+                "CHAOS_SERVICE": self.service,
+                "CHAOS_CONFIG": json.dumps(self.config),
+                "CHAOS_LEDGER": self.ledger.url,
+                "CHAOS_TABLE": self.ledger.table,
+                "CHAOS_BOOKING": "1" if self.booking else "",
+            }
+        )
+        self.servers.append(server)
+        if ready:
+            await server.ready()
+        return server
+
+    async def ctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl` says."""
+        return await asyncio.to_thread(self.node.ctl, *arguments)
+
+    async def stop_broker(self) -> None:
+        await asyncio.to_thread(self.node.stop)
+
+    async def kill_broker(self) -> None:
+        await asyncio.to_thread(self.node.kill)
+
+    async def start_broker(self) -> None:
+        await asyncio.to_thread(self.node.start)
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+        """A channel past the network, for what an operator does to a broker."""
+        async with await aio_pika.connect(self.node.url) as connection:
+            yield await connection.channel()
+
+
+@asynccontextmanager
+async def set_stage(
+    node: Rabbit,
+    ledger_url: str,
+    *,
+    servers: int,
+    ways: int = 1,
+    query: str = "",
+    settings: dict[str, Any] | None = None,
+    booking: bool = False,
+) -> AsyncIterator[Stage]:
+    """
+    Start *servers* processes and wait until all of them serve.
+
+    Args:
+        ways: URLs that servers and client are given, each with a proxy of its own.
+        query: of those URLs, as in ``heartbeat=1``.
+    """
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(new_ledger(ledger_url))
+        url = f"{node.url}?{query}" if query else node.url
+        network = [await stack.enter_async_context(cutting_proxy(url)) for _ in range(ways)]
+        service = f"chaos_{secrets.token_hex(3)}"
+        stage = Stage(node, ledger, service, network, settings=settings or {}, booking=booking)
+        try:
+            await asyncio.gather(*(stage.start_server() for _ in range(servers)))
+            yield stage
+        finally:
+            await asyncio.gather(*(server.kill() for server in stage.servers))
