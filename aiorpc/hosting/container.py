@@ -32,6 +32,7 @@ from ..extensions import (
     providers_of,
     service_name_of,
 )
+from ..timers import Timers
 from ..transports import open_transport
 from ..transports.base import Transport
 from ..wire.protocol import Wire
@@ -113,6 +114,7 @@ class ServiceContainer:
         if self._life is not None:
             raise RuntimeError(f"{self!r} was started already; make another one")
         self._loop = loop = asyncio.get_running_loop()
+        self.timers = Timers(loop)
         self._stopping = asyncio.Event()
         ready: asyncio.Future[None] = loop.create_future()
         self._life = loop.create_task(
@@ -158,6 +160,7 @@ class ServiceContainer:
 
     async def _live(self, ready: asyncio.Future[None]) -> None:
         async with AsyncExitStack() as connection:
+            connection.callback(self._say_stopped, ready)
             if self._given_transport is not None:
                 self.transport = self._given_transport
             else:
@@ -165,6 +168,7 @@ class ServiceContainer:
                 connection.push_async_callback(self.transport.aclose)
                 await self.transport.start()
             connection.callback(self._close_threads)
+            connection.callback(self.timers.close)
             async with AsyncExitStack() as self._lifespans:
                 self._bind()
                 for provider in self.providers:
@@ -197,6 +201,10 @@ class ServiceContainer:
         )
         self.values = [provider for provider in self.providers if not provider.has_lifetime]
         self.lifetimes = [provider for provider in self.providers if provider.has_lifetime]
+
+    def _say_stopped(self, ready: asyncio.Future[None]) -> None:
+        if ready.done() and not ready.cancelled():
+            log.info("%s stopped", self.service_name)
 
     def _describe(self, state: str) -> str:
         methods = {entry.method_name for entry in self.entrypoints}

@@ -131,7 +131,7 @@ async def serve(
             starting.cancel()
             with suppress(asyncio.CancelledError):
                 await starting
-            return 0
+            return 1 if runner.overran else 0
         await starting
         failing = asyncio.ensure_future(runner.wait())
         await asyncio.wait((failing, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -142,8 +142,6 @@ async def serve(
     finally:
         await runner.stop()
         _forget_signals()
-    for container in runner.containers:
-        log.info("%s stopped", container.service_name)
     return 1 if runner.overran else 0
 
 
