@@ -133,7 +133,7 @@ class AmqpTransport(Transport):
     async def _finish_sending(self) -> None:
         """Let out what was sent and acked, and wait for the confirms."""
         link = self._link
-        if link is None or link.lost.done() or link.blocked_reason is not None:
+        if link is None or not link.answers:
             return
         await self._sender.flushed()
         channels: list[Channel] = [
@@ -257,9 +257,7 @@ class AmqpTransport(Transport):
         link = self._link
         if link is None:
             return
-        with suppress(Refused, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await delete_queue(link, queue)
+        await link.farewell(lambda: delete_queue(link, queue))
 
     # --- what subscriptions need: see amqp_subscription.Host
 

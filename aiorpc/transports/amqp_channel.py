@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 import aiormq
 
@@ -21,8 +20,8 @@ from ..exceptions import (
 )
 from ..wire.message import Message
 from .amqp_codec import Encoder
-from .amqp_errors import Refused, errors, quietly
-from .amqp_link import CLOSE_TIMEOUT, Link
+from .amqp_errors import Refused
+from .amqp_link import Link
 from .base import Outgoing
 from .outbox import settle, settle_soon
 
@@ -119,9 +118,7 @@ class Channel:
             return
         self.path.flush()
         self._end(None)
-        with quietly(), suppress(Exception), errors():
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self.amqp.close()
+        await self.link.farewell(self.amqp.close)
 
     # --- in: HotFrames
 

@@ -6,7 +6,7 @@ opens another. May import aio-pika and aiormq.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class Link:
         self.blocked_reason: str | None = None
         self.attached: set[Attached] = set()
         self._on_blocked = on_blocked
+        self._silent = False  # it left a farewell unanswered
         self._said = ""  # the broker's words when it closed the connection, if we heard them
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
         opener = Opener(
@@ -119,10 +120,12 @@ class Link:
         """Hang up, or clear away what a lost connection left. Bounded; idempotent."""
         with quietly():
             await self.path.stop()
+            if not self.answers:
+                self.path.abort()
             closing = asyncio.ensure_future(self._connection.close())
             # In a task of its own, since a cancelled close would leave aiormq half closed. There
             # is little to wait for where nobody answers any more.
-            patience = _LOST_TIMEOUT if self.lost.done() else CLOSE_TIMEOUT
+            patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
             done, _ = await asyncio.wait([closing], timeout=patience)
             if not done:
                 self.path.abort()
@@ -170,10 +173,30 @@ class Link:
                 async with asyncio.timeout(REPLY_TIMEOUT):
                     yield channel
         finally:
-            if not channel.is_closed and not self.lost.done():
-                with quietly(), suppress(Exception), errors():
-                    async with asyncio.timeout(CLOSE_TIMEOUT):
-                        await channel.close()
+            if not channel.is_closed:
+                await self.farewell(channel.close)
+
+    @property
+    def answers(self) -> bool:
+        """
+        Whether the broker can be expected to answer. It reads nothing more from a connection that
+        it blocks, not even its close.
+        """
+        return not (self.lost.done() or self.blocked_reason is not None or self._silent)
+
+    async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
+        """
+        Say *words*, whose answer we can do without: never an error, and at most
+        :data:`CLOSE_TIMEOUT` seconds, once. Without a broker that answers they are left unsaid.
+        """
+        if not self.answers:
+            return
+        with quietly(), suppress(Exception), errors():
+            async with asyncio.timeout(CLOSE_TIMEOUT) as patience:
+                try:
+                    await words()
+                finally:
+                    self._silent = patience.expired()
 
     # --- what the path reports
 

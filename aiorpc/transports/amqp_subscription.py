@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from ..exceptions import ConnectionLost
@@ -17,7 +17,7 @@ from ..wire.message import Queue
 from .amqp_channel import Unconfirmed
 from .amqp_consumer import ConsumerChannel
 from .amqp_errors import Refused, errors, quietly
-from .amqp_link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
+from .amqp_link import REPLY_TIMEOUT, Link
 from .amqp_topology import declare_queue, misdeclared, queue_exists
 from .base import Outgoing, Received, Subscription
 
@@ -152,9 +152,7 @@ class AmqpSubscription(Subscription):
         await asyncio.gather(self._task, return_exceptions=True)
         if channel is not None and channel.open:
             if was_consuming:
-                with quietly(), suppress(Exception), errors():
-                    async with asyncio.timeout(CLOSE_TIMEOUT):
-                        await channel.amqp.basic_cancel(self._tag)
+                await channel.link.farewell(partial(channel.amqp.basic_cancel, self._tag))
             channel.give_back()
             channel.when_idle(lambda: self._close_soon(channel))
         if not self._ready.done():
