@@ -40,6 +40,11 @@ _PYTEST_OPTIONS += ("-o", "asyncio_default_fixture_loop_scope=function")
 _PYTEST_OPTIONS += ("-p", "no:hypothesispytest")
 if not any(entry.name == "aiorpc" for entry in entry_points(group="pytest11")):
     _PYTEST_OPTIONS += ("-p", "aiorpc.testing.plugin")  # this tree is not installed
+_PROGRAMS = {
+    "python": (),
+    "pytest": ("-m", "pytest", *_PYTEST_OPTIONS),
+    "aiorpc": ("-m", "aiorpc"),
+}
 #: How long a program of a page may take, in seconds.
 PROGRAM_TIMEOUT = 20
 
@@ -51,9 +56,9 @@ class Reader:
     - ``python`` is executed, with top-level ``await``, in one namespace for the whole page;
     - ``python`` whose first line names a file (``# greetings.py``) is written to that file instead,
       for later blocks to import or run;
-    - ``sh`` is read line by line: ``python FILE`` and ``pytest FILE`` are run; ``aiorpc run MODULE
-      ...`` hosts the services on the page's broker from there on; of other ``aiorpc``, ``make`` and
-      ``pip`` commands the names and options are checked;
+    - ``sh`` is read line by line: ``python FILE``, ``pytest``, ``pytest FILE``, ``cd`` and ``aiorpc
+      new`` are run; ``aiorpc run MODULE ...`` hosts the services on the page's broker from there
+      on; of other ``aiorpc``, ``make`` and ``pip`` commands the names and options are checked;
     - ``yaml`` is loaded as a configuration;
     - ``text`` right after one of these is what it prints (``...`` stands for anything); in other
       ``text``, the commands after ``$ aiorpc`` are checked;
@@ -61,7 +66,7 @@ class Reader:
     """
 
     def __init__(self, page: Path, directory: Path) -> None:
-        self.directory = directory
+        self.home = self.directory = directory
         name = re.sub(r"\W", "_", page_id(page)).lower()
         self.broker = f"memory://{name}"
         self.module = types.ModuleType(f"page_{name}")
@@ -85,7 +90,7 @@ class Reader:
 
     def _is_of_page(self, name: str) -> bool:
         file = getattr(sys.modules[name], "__file__", None) or ""
-        return file.startswith(str(self.directory)) or sys.modules[name] is self.module
+        return file.startswith(str(self.home)) or sys.modules[name] is self.module
 
     def on_own_broker(self, code: str) -> str:
         return _MEMORY.sub(self.broker, code.replace(RABBITMQ, self.broker))
@@ -135,10 +140,14 @@ class Reader:
                 del words[0]
             if not words:
                 continue
-            if words[:2] == ["aiorpc", "run"]:
+            if words[0] == "cd":
+                self.directory /= words[1]
+                os.chdir(self.directory)
+                sys.path.insert(0, str(self.directory))
+            elif words[:2] == ["aiorpc", "run"]:
                 check_command(words, block.place)
                 await self._host(words[2:])
-            elif words[0] in {"python", "pytest"} and words[1] in self.written:
+            elif words[:2] == ["aiorpc", "new"] or self._runs_written(words):
                 await asyncio.to_thread(self._program, words, block)
             else:
                 check_command(words, block.place)
@@ -161,15 +170,16 @@ class Reader:
         await stack.enter_async_context(ServiceRunner(*services, config=self.broker))
         self._hosted.append((services, stack))
 
+    def _runs_written(self, words: list[str]) -> bool:
+        return words == ["pytest"] or (words[0] in _PROGRAMS and words[1] in self.written)
+
     def _program(self, words: list[str], block: Block) -> None:
-        """Run ``python FILE`` or ``pytest FILE`` in a process of its own."""
-        self.used.add(words[1])
-        self._imports(self.written[words[1]])
-        command = [sys.executable, *words[1:]]
-        if words[0] == "pytest":
-            command = [sys.executable, "-m", "pytest", *_PYTEST_OPTIONS, *words[1:]]
+        """Run ``python FILE``, ``pytest FILE`` or ``aiorpc new`` in a process of its own."""
+        for file in self.written.keys() & set(words):
+            self.used.add(file)
+            self._imports(self.written[file])
         done = subprocess.run(
-            command,
+            [sys.executable, *_PROGRAMS[words[0]], *words[1:]],
             cwd=self.directory,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
