@@ -26,6 +26,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -198,7 +199,18 @@ def _create(database: DatabaseConfig, url: Any, defaults: Mapping[str, Any]) -> 
         ) from None
     if isinstance(engine.pool, CallPool):
         engine.pool.database = database.key
+    if database.url.driver == "aiosqlite":
+        event.listen(engine.sync_engine, "savepoint", _begin_before_savepoint)
     return engine
+
+
+def _begin_before_savepoint(connection: Connection, _: str) -> None:
+    """
+    sqlite3 begins a transaction with the first change only, and a SAVEPOINT outside of one commits
+    when it is released.
+    """
+    if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+        connection.exec_driver_sql("BEGIN")
 
 
 async def _dispose(engine: AsyncEngine, database: DatabaseConfig) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from .engines import configured, open_engine
-from .session import CallSession, WatchedSession, watch_flushes
+from .session import CallSession, WatchedSession, watch
 
 __all__ = ["CallDatabase", "Database", "DatabaseSession"]
 
@@ -58,7 +58,7 @@ class _DatabaseProvider(DependencyProvider[T_co]):
             **database.session_options,
             "cleanup_timeout": database.cleanup_timeout,
         }
-        watch_flushes(self._options["sync_session_class"])
+        watch(self._options["sync_session_class"])
         try:
             self._new_session("")
         except TypeError as exc:

@@ -256,6 +256,8 @@ def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[Mapper[Any], str]]:
         return
     unloaded = state.unloaded
     for field_name, field in schema.dump_fields.items():
+        if isinstance(field, fields.Function | fields.Method | fields.Constant):
+            continue  # what these read, nobody can tell
         name = (field.attribute or field_name).partition(".")[0]
         if name in unloaded:
             yield state.mapper, name

@@ -10,18 +10,20 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
-__all__ = ["CallSession", "WatchedSession", "finish", "watch_flushes"]
+__all__ = ["CallSession", "WatchedSession", "finish", "watch"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
 T = TypeVar("T")
 
 _UNCOMMITTED = "aiorpc_uncommitted"
+_CONNECTIONS = "aiorpc_connections"
 
 
 async def finish(work: Coroutine[Any, Any, T], within: float) -> T:
@@ -103,9 +105,11 @@ class CallSession(AsyncSession):
             return
         try:
             await self._close_when_unused()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the connection must go
+        except BaseException as exc:
+            await greenlet_spawn(_drop_connections, self.sync_session)
+            if not isinstance(exc, Exception):
+                raise
             log.warning("%s: its session did not close, and was dropped: %r", self._call, exc)
-            await self.invalidate()
 
     async def end_unbroken(self) -> None:
         """The same where a cancel may come: inside the method."""
@@ -199,12 +203,31 @@ class WatchedSession(Session):
             self.info[_UNCOMMITTED] = True
 
 
-def watch_flushes(session_cls: type[Session]) -> None:
-    """Let sessions of *session_cls* remember flushes that are not committed."""
+def watch(session_cls: type[Session]) -> None:
+    """Let sessions of *session_cls* remember their connections, and flushes not committed."""
     if not event.contains(session_cls, "after_flush", _flushed):
+        event.listen(session_cls, "after_begin", _began)
         event.listen(session_cls, "after_flush", _flushed)
         event.listen(session_cls, "after_commit", _settled)
         event.listen(session_cls, "after_rollback", _settled)
+
+
+def _began(session: Session, _: Any, connection: Connection) -> None:
+    session.info.setdefault(_CONNECTIONS, set()).add(connection)
+
+
+def _drop_connections(session: Session) -> None:
+    """
+    Throw away what *session* holds. A session whose roll back failed does not know its connections
+    any more, and would leave them to the garbage collector.
+    """
+    for connection in session.info.pop(_CONNECTIONS, ()):
+        if not connection.closed:
+            try:
+                connection.invalidate()
+                connection.close()
+            except Exception as exc:  # noqa: BLE001 - one must not keep the others
+                log.debug("dropping a connection failed: %r", exc)
 
 
 def _flushed(session: Session, _: Any) -> None:

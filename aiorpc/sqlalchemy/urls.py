@@ -40,12 +40,12 @@ _SYNC_DRIVERS = frozenset(
 _EXTRAS = {"asyncpg": "postgresql", "aiomysql": "mysql", "aiosqlite": "sqlite"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatabaseUrl:
     """What ``create_async_engine`` takes: its URL, and what its driver takes beside it."""
 
     url: URL
-    connect_args: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    connect_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def driver(self) -> str:
@@ -64,6 +64,9 @@ class DatabaseUrl:
 
     def __str__(self) -> str:
         return redact_url(self.url.render_as_string(hide_password=True))
+
+    def __repr__(self) -> str:
+        return f"DatabaseUrl({str(self)!r})"
 
 
 def parse_database_url(text: str, where: str = "the database URL") -> DatabaseUrl:

@@ -1,0 +1,86 @@
+"""The article's services, awaited: one service with two databases; and fixtures' models."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column, relationship
+
+from aiorpc import ClusterRpcProxy, ServiceContainer
+from aiorpc.config import Settings, from_mapping
+from aiorpc.proxy import ClusterProxy
+from aiorpc.sqlalchemy import create_tables
+
+#: As in the article: the base has its name from here.
+FirstBase: Any = declarative_base(name="firstbase")
+
+
+class Loan(FirstBase):
+    __tablename__ = "aiorpc_test_loan"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(String(100))
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Author(Base):
+    __tablename__ = "aiorpc_test_author"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), unique=True)
+    born: Mapped[int | None]
+    books: Mapped[list[Book]] = relationship(back_populates="author", order_by="Book.id")
+
+
+class Book(Base):
+    __tablename__ = "aiorpc_test_book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(String(100))
+    author_id: Mapped[int] = mapped_column(ForeignKey(Author.id))
+    author: Mapped[Author] = relationship(back_populates="books")
+
+
+def settings_for(service: type, urls: Mapping[str, str] | str, **more: Any) -> Settings:
+    """On a broker of its own; *urls* by the names of the bases, or one for all."""
+    name: str = service.name  # type: ignore[attr-defined]
+    databases: dict[str, Any]
+    if isinstance(urls, str):
+        databases = {"DB_URI": urls}
+    else:
+        databases = {"DB_URIS": {f"{name}:{base}": url for base, url in urls.items()}}
+    return from_mapping({"AMQP_URI": f"memory://{uuid.uuid4().hex}", **databases, **more})
+
+
+@asynccontextmanager
+async def running(
+    service: type, urls: Mapping[str, str] | str, **more: Any
+) -> AsyncIterator[tuple[Any, ServiceContainer]]:
+    """*service* with empty tables: its proxy, and its container."""
+    settings = settings_for(service, urls, **more)
+    await create_tables(settings, service, drop=True)
+    cluster: ClusterProxy
+    async with ServiceContainer(service, settings) as it, ClusterRpcProxy(settings) as cluster:
+        yield cluster[it.service_name], it
+
+
+def engine_of(container: ServiceContainer, index: int = 0) -> AsyncEngine:
+    engine: AsyncEngine = container.providers[index].engine  # type: ignore[attr-defined]
+    return engine
+
+
+async def all_returned(container: ServiceContainer, within: float = 10) -> None:
+    """Wait until all connections are back: a call that timed out may still be giving up its own."""
+    pools = [engine_of(container, index).pool for index in range(len(container.providers))]
+    async with asyncio.timeout(within):
+        while any(pool.checkedout() for pool in pools):  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)

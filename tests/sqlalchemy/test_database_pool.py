@@ -1,0 +1,338 @@
+"""Connections: who gets them when, what happens when they die, when none is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event, make_url, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from aiorpc import RemoteError, RpcTimeout, rpc
+from aiorpc.context import Context, Deadline, current
+from aiorpc.sqlalchemy import (
+    CallPool,
+    DatabaseSession,
+    DatabaseUnreachable,
+    PoolTimeout,
+    configured,
+    open_engine,
+)
+from tests.sqlalchemy.library import Base, all_returned, engine_of, running
+
+
+@asynccontextmanager
+async def engine_with(url: str, **options: Any) -> AsyncIterator[tuple[AsyncEngine, CallPool]]:
+    async with open_engine(configured({"DB_URI": url}, "tests", Base, options)) as engine:
+        assert isinstance(engine.pool, CallPool)
+        yield engine, engine.pool
+        assert engine.pool.checkedout() == 0
+
+
+async def test_who_waits_longest_is_served_first(sqlite_url: str) -> None:
+    served: list[int] = []
+
+    async def work(number: int) -> None:
+        async with engine.connect():
+            served.append(number)
+            await asyncio.sleep(0)
+
+    async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, pool):
+        async with engine.connect():
+            waiting = [asyncio.create_task(work(number)) for number in range(5)]
+            while len(pool._waiting) < 5:
+                await asyncio.sleep(0)
+        # A newcomer finds the connection on its way to somebody else.
+        await asyncio.gather(*waiting, work(5))
+    assert served == [0, 1, 2, 3, 4, 5]
+
+
+async def test_overflow_is_closed_and_the_rest_kept(sqlite_url: str) -> None:
+    async with engine_with(sqlite_url, pool_size=2, max_overflow=2) as (engine, pool):
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):
+                await stack.enter_async_context(engine.connect())
+            assert (pool.checkedout(), pool.overflow(), pool.checkedin()) == (4, 2, 0)
+        assert (pool.checkedout(), pool.overflow(), pool.checkedin()) == (0, 0, 2)
+        assert "Connections in pool: 2" in pool.status()
+        await engine.dispose()
+        assert engine.pool is not pool
+        async with engine.connect():
+            pass
+        assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+
+
+async def test_a_pool_without_bounds(sqlite_url: str) -> None:
+    async with engine_with(sqlite_url, pool_size=0) as (engine, pool):
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(20):
+                await stack.enter_async_context(engine.connect())
+            assert pool.checkedout() == 20
+        assert pool.checkedin() == 20
+
+
+async def test_waiting_ends_with_the_time_of_the_pool(sqlite_url: str) -> None:
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05}
+    async with engine_with(sqlite_url, **options) as (engine, _), engine.connect():
+        with pytest.raises(PoolTimeout, match=r"tests:Base came free within 0.05 s \(pool_timeout"):
+            await engine.connect()
+
+
+async def test_waiting_ends_before_the_deadline_of_the_call(sqlite_url: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, _):
+        async with engine.connect():
+            began = loop.time()
+            token = current.set(Context(deadline=Deadline.after(0.4)))
+            with pytest.raises(PoolTimeout, match=r"what the deadline of the call left") as caught:
+                await engine.connect()
+            current.reset(token)
+        assert 0.3 < loop.time() - began < 0.4
+        assert "all 1 are taken (pool_size 1, max_overflow 0)" in str(caught.value)
+
+
+async def test_a_waiter_that_gives_up_passes_its_turn_on(sqlite_url: str) -> None:
+    async def work() -> None:
+        async with engine.connect():
+            pass
+
+    async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, pool):
+        async with engine.connect():
+            tasks = [asyncio.create_task(work()) for _ in range(3)]
+            while len(pool._waiting) < 3:
+                await asyncio.sleep(0)
+        # The connection was just handed to the first, which is cancelled before it wakes.
+        tasks[0].cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert tasks[0].cancelled()
+
+
+class SlowConnect:
+    """In place of the driver's ``connect``: slow, and failing when told to."""
+
+    def __init__(self, url: str) -> None:
+        self.path = make_url(url).database or ""
+        self.connecting = asyncio.Event()
+        self.may_connect = asyncio.Event()
+        self.failing = False
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import aiosqlite
+
+        self.connecting.set()
+        await self.may_connect.wait()
+        if self.failing:
+            raise ConnectionRefusedError("nobody there")
+        connection = aiosqlite.connect(*args, **kwargs)
+        connection._thread.daemon = True
+        return await connection
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"connect_args": {"async_creator_fn": self}}
+
+
+async def test_a_connection_whose_call_was_cancelled_serves_the_next(sqlite_url: str) -> None:
+    connect = SlowConnect(sqlite_url)
+    connects: list[Any] = []
+    options = {**connect.options, "pool_size": 1, "max_overflow": 0}
+    async with engine_with(sqlite_url, **options) as (engine, pool):
+        event.listen(engine.sync_engine, "connect", lambda *_: connects.append(1))
+        task = asyncio.create_task(engine.connect().start())
+        await connect.connecting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pool.checkedout() == 1  # its place is taken until it is open
+        waiting = asyncio.create_task(_select_one(engine))
+        connect.may_connect.set()
+        assert await waiting == 1
+        assert len(connects) == 1
+
+
+async def test_a_failed_attempt_to_connect_lets_the_next_one_try(sqlite_url: str) -> None:
+    connect = SlowConnect(sqlite_url)
+    connect.failing = True
+    options = {**connect.options, "pool_size": 1, "max_overflow": 0}
+    async with engine_with(sqlite_url, **options) as (engine, pool):
+        tasks = [asyncio.create_task(_select_one(engine)) for _ in range(3)]
+        await connect.connecting.wait()
+        while len(pool._waiting) < 2:
+            await asyncio.sleep(0)
+        connect.may_connect.set()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert {type(result) for result in results} == {DatabaseUnreachable}
+        assert str(results[0]).startswith("cannot connect to tests:Base: nobody there")
+        connect.failing = False
+        assert await _select_one(engine) == 1
+
+
+async def test_an_attempt_that_nobody_waits_for_ends_with_the_engine(sqlite_url: str) -> None:
+    connect = SlowConnect(sqlite_url)
+    database = configured({"DB_URI": sqlite_url, "CLEANUP_TIMEOUT": 0.1}, "tests", Base)
+    async with open_engine(
+        configured({"DB_URI": sqlite_url, "CLEANUP_TIMEOUT": 0.1}, "tests", Base, connect.options)
+    ) as engine:
+        task = asyncio.create_task(_select_one(engine))
+        await connect.connecting.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    pool = engine.pool
+    assert database.cleanup_timeout == 0.1
+    assert not pool._background  # type: ignore[attr-defined]
+
+
+async def test_a_connection_that_the_server_ended_is_replaced(server_url: str) -> None:
+    async with engine_with(server_url, pool_size=2) as (engine, pool):
+        for pause in (0.0, 1.2):  # looked at only, and pinged
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(2):
+                    await stack.enter_async_context(engine.connect())
+            assert pool.checkedin() == 2
+            await _end_connections(server_url, engine)
+            await asyncio.sleep(pause)
+            assert await _select_one(engine) == 1
+            assert await _select_one(engine) == 1
+
+
+async def test_a_connection_just_used_is_not_pinged(database_url: str) -> None:
+    async with engine_with(database_url) as (engine, _):
+        await _select_one(engine)
+        pings = []
+        ping = engine.dialect.do_ping
+        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)  # type: ignore
+        await _select_one(engine)
+        assert not pings
+        engine.pool._idle[0] = (engine.pool._idle[0][0], 0.0)  # type: ignore[attr-defined]
+        await _select_one(engine)
+        assert pings
+
+
+async def _select_one(engine: AsyncEngine) -> Any:
+    async with engine.connect() as connection:
+        return await connection.scalar(select(1))
+
+
+async def _end_connections(url: str, engine: AsyncEngine) -> None:
+    """End them from outside, as an administrator or a restart would."""
+    other = create_async_engine(configured({"DB_URI": url}, "tests", Base).url.url)
+    ids = [_server_id(record) for record, _ in engine.pool._idle]  # type: ignore[attr-defined]
+    async with other.connect() as connection:
+        for connection_id in ids:
+            if engine.dialect.name == "postgresql":
+                await connection.execute(text(f"SELECT pg_terminate_backend({connection_id})"))
+            else:
+                await connection.execute(text(f"KILL {connection_id}"))
+    await other.dispose()
+    await asyncio.sleep(0.05)  # the end of a connection has to come through the socket
+
+
+def _server_id(record: Any) -> int:
+    connection = record.driver_connection
+    if hasattr(connection, "get_server_pid"):
+        return int(connection.get_server_pid())
+    return int(connection.thread_id())
+
+
+# In a service
+
+
+class Busy:
+    name = "busy"
+    db = DatabaseSession(Base, engine_options={"pool_size": 2, "max_overflow": 0})
+    may_end: asyncio.Event
+
+    @rpc
+    async def hold(self) -> None:
+        await self.db.execute(select(1))
+        await self.may_end.wait()
+
+    @rpc
+    async def quick(self) -> int:
+        return await self.db.scalar(select(1)) or 0
+
+
+async def test_more_calls_than_connections_wait_for_one_another(database_url: str) -> None:
+    async with running(Busy, database_url) as (proxy, container):
+        answers = await asyncio.gather(*(proxy.quick() for _ in range(50)))
+        assert answers == [1] * 50
+        await all_returned(container)
+
+
+async def test_the_caller_learns_that_no_connection_was_left(database_url: str) -> None:
+    Busy.may_end = asyncio.Event()
+    async with running(Busy, database_url) as (proxy, container):
+        holding = [proxy.hold.call_async() for _ in range(2)]
+        pool: Any = engine_of(container).pool
+        while pool.checkedout() < 2:
+            await asyncio.sleep(0.01)
+        with pytest.raises(RemoteError) as caught:
+            await proxy.quick.with_options(timeout=0.5)()
+        assert caught.value.exc_type == "PoolTimeout"
+        assert re.search(
+            r"no connection to busy:Base came free within 0.4\d s .*all 2 are taken",
+            caught.value.value,
+        )
+        Busy.may_end.set()
+        for reply in holding:
+            await reply
+        assert await proxy.quick() == 1
+
+
+class BlackHole:
+    """Forwards to a server until it is told to swallow everything, as a broken network does."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self.open = asyncio.Event()
+        self.open.set()
+        self.writers: list[asyncio.StreamWriter] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for writer in self.writers:
+                writer.transport.abort()
+            await asyncio.sleep(0)
+
+    async def _serve(self, reader: Any, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection(*self.target)
+        self.writers += [writer, forth]
+        await asyncio.gather(self._pump(reader, forth), self._pump(back, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self.open.wait()
+                writer.write(data)
+            writer.close()
+
+
+async def test_a_network_that_swallows_everything_costs_the_deadline_and_no_more(
+    server_url: str,
+) -> None:
+    loop = asyncio.get_running_loop()
+    url = make_url(server_url)
+    hole = BlackHole(url.host or "127.0.0.1", url.port or 0)
+    async with hole.running() as port:
+        through = url.set(port=port).render_as_string(hide_password=False)
+        async with running(Busy, through, CLEANUP_TIMEOUT=1) as (proxy, container):
+            assert await proxy.quick() == 1
+            hole.open.clear()
+            began = loop.time()
+            with pytest.raises(RpcTimeout):
+                await proxy.quick.with_options(timeout=0.3)()
+            assert loop.time() - began < 1
+            await all_returned(container)
+            assert loop.time() - began < 6
+            hole.open.set()
+            assert await proxy.quick() == 1

@@ -1,0 +1,235 @@
+"""Transactions that are tried again, and those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import sqlite3
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
+from aiorpc.context import Context, Deadline, current
+from aiorpc.sqlalchemy import Database, DatabaseSession, transaction_retry
+from tests.sqlalchemy.library import Author, Base, all_returned, running, settings_for
+
+
+def locked() -> OperationalError:
+    return OperationalError("UPDATE ...", {}, sqlite3.OperationalError("database is locked"))
+
+
+class FailsAtFirst:
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.attempts = 0
+
+    async def __call__(self) -> str:
+        self.attempts += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+async def test_one_new_attempt_unless_told_otherwise() -> None:
+    work = FailsAtFirst(locked())
+    work.__qualname__ = "work"  # type: ignore[attr-defined]
+
+    @transaction_retry
+    async def once_more() -> str:
+        return await work()
+
+    assert await once_more() == "done"
+    assert work.attempts == 2
+    work.errors = [locked(), locked()]
+    with pytest.raises(OperationalError):
+        await once_more()
+    assert work.attempts == 4
+
+
+async def test_attempts_are_spaced_by_nameko_sqlalchemys_formula(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    work = FailsAtFirst(*(locked() for _ in range(5)))
+
+    @transaction_retry(total=5, backoff_factor=0.1, backoff_max=1)
+    async def retried() -> str:
+        return await work()
+
+    assert await retried() == "done"
+    assert slept == pytest.approx([0.2, 0.4, 0.8, 1])  # and none before the first
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IntegrityError("INSERT", {}, sqlite3.IntegrityError("UNIQUE constraint failed: a.b")),
+        OperationalError("SELECT", {}, sqlite3.OperationalError("no such table: a")),
+        LookupError("something else"),
+    ],
+)
+async def test_what_will_not_pass_is_not_tried_again(error: Exception) -> None:
+    work = FailsAtFirst(error)
+
+    @transaction_retry(total=3)
+    async def retried() -> str:
+        return await work()
+
+    with pytest.raises(type(error)):
+        await retried()
+    assert work.attempts == 1
+
+
+async def test_the_deadline_ends_it() -> None:
+    work = FailsAtFirst(*(locked() for _ in range(10)))
+
+    @transaction_retry(total=10, backoff_factor=10)
+    async def retried() -> str:
+        return await work()
+
+    token = current.set(Context(deadline=Deadline.after(5)))
+    with pytest.raises(DBAPIError):
+        await retried()
+    current.reset(token)
+    assert work.attempts == 2
+
+
+class Accounts:
+    name = "accounts"
+    db = DatabaseSession(Base)
+    database = Database(Base)
+    attempts = 0
+
+    @rpc
+    @transaction_retry(total=2)
+    async def add_through_a_break(self, name: str) -> int:
+        """Its connection ends after it has written, in the first attempt."""
+        type(self).attempts += 1
+        self.db.add(Author(name=name))
+        await self.db.flush()
+        if self.attempts == 1:
+            await self._end_own_connection()
+        await self.db.commit()
+        return self.attempts
+
+    @rpc
+    @transaction_retry(session=operator.attrgetter("database.session"))
+    async def add_by_attribute(self, name: str) -> int:
+        type(self).attempts += 1
+        self.database.session.add(Author(name=name))
+        if self.attempts == 1:
+            raise locked()
+        await self.database.session.commit()
+        return self.attempts
+
+    @rpc
+    async def set_up(self) -> None:
+        self.db.add_all([Author(id=1, name="Austen", born=0), Author(id=2, name="Bronte", born=0)])
+        await self.db.commit()
+
+    @rpc
+    @transaction_retry(total=5, backoff_factor=0.01)
+    async def lock_both(self, first: int, second: int) -> None:
+        """Two of these in opposite order block one another."""
+        type(self).attempts += 1
+        await self._add_one(first)
+        await asyncio.sleep(0.1)
+        await self._add_one(second)
+        await self.db.commit()
+
+    @rpc
+    @transaction_retry(total=10, backoff_factor=0.01)
+    async def count_up_serializable(self) -> None:
+        type(self).attempts += 1
+        await self.db.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        author = await self.db.get_one(Author, 1)
+        await asyncio.sleep(0.02)
+        author.born = (author.born or 0) + 1
+        await self.db.commit()
+
+    @rpc
+    async def sum(self) -> int:
+        return int(await self.db.scalar(select(func.sum(Author.born))) or 0)
+
+    @rpc
+    async def count(self) -> int:
+        return await self.db.scalar(select(func.count()).select_from(Author)) or 0
+
+    async def _add_one(self, author_id: int) -> None:
+        await self.db.execute(
+            text("UPDATE aiorpc_test_author SET born = born + 1 WHERE id = :id"), {"id": author_id}
+        )
+
+    async def _end_own_connection(self) -> None:
+        postgresql = self.db.get_bind().dialect.name == "postgresql"
+        own = "SELECT pg_backend_pid()" if postgresql else "SELECT connection_id()"
+        number = await self.db.scalar(text(own))
+        end = f"SELECT pg_terminate_backend({number})" if postgresql else f"KILL {number}"
+        async with self.database.engine.connect() as other:
+            await other.execute(text(end))
+
+
+@pytest.fixture(autouse=True)
+def no_attempts_yet() -> None:
+    Accounts.attempts = 0
+
+
+async def test_a_lost_connection(server_url: str) -> None:
+    async with running(Accounts, server_url) as (proxy, container):
+        assert await proxy.add_through_a_break("Austen") == 2
+        assert await proxy.count() == 1
+        await all_returned(container)
+
+
+async def test_a_deadlock(server_url: str) -> None:
+    async with running(Accounts, server_url) as (proxy, container):
+        await proxy.set_up()
+        replies = [proxy.lock_both.call_async(1, 2), proxy.lock_both.call_async(2, 1)]
+        for reply in replies:
+            await reply
+        assert Accounts.attempts > 2
+        assert await proxy.sum() == 4
+        await all_returned(container)
+
+
+async def test_serialisation_failures(server_url: str) -> None:
+    async with running(Accounts, server_url) as (proxy, _):
+        await proxy.set_up()
+        await asyncio.gather(*(proxy.count_up_serializable() for _ in range(3)))
+        assert await proxy.sum() == 3
+        assert Accounts.attempts > 3
+
+
+async def test_the_session_is_rolled_back_first(sqlite_url: str) -> None:
+    async with running(Accounts, sqlite_url) as (proxy, _):
+        assert await proxy.add_by_attribute("Austen") == 2
+        # The object of the first attempt is gone with its transaction.
+        assert await proxy.count() == 1
+
+
+async def test_a_server_that_is_not_there() -> None:
+    class Nowhere:
+        name = "nowhere"
+        db = DatabaseSession(Base)
+        attempts = 0
+
+        @rpc
+        @transaction_retry(total=2)
+        async def select(self) -> None:
+            type(self).attempts += 1
+            await self.db.execute(select(1))
+
+    for url in ("postgresql://u:p@127.0.0.1:1/db", "mysql://u:p@127.0.0.1:1/db"):
+        Nowhere.attempts = 0
+        settings = settings_for(Nowhere, url)
+        async with ServiceContainer(Nowhere, settings), ClusterRpcProxy(settings) as cluster:
+            with pytest.raises(RemoteError, match="connect"):
+                await cluster.nowhere.select()
+        assert Nowhere.attempts == 3

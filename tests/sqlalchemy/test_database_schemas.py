@@ -1,0 +1,428 @@
+"""ORM objects as results and arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import decimal
+import logging
+from typing import Any
+
+import pytest
+from marshmallow import Schema, fields, validate
+from marshmallow_sqlalchemy import SQLAlchemyAutoSchema, SQLAlchemySchema, auto_field
+from marshmallow_sqlalchemy.fields import Nested, Related
+from sqlalchemy import Numeric, String, event, select, types
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, selectinload
+
+from aiorpc import BadArguments, ConfigurationError, RemoteError, rpc
+from aiorpc.sqlalchemy import (
+    Database,
+    DatabaseSession,
+    NotLoaded,
+    accepts,
+    configured,
+    dump,
+    load,
+    open_engine,
+    returns,
+    schema_for,
+)
+from tests.sqlalchemy.library import Author, Base, Book, engine_of, running
+
+
+class BookSchema(SQLAlchemyAutoSchema[Any]):
+    class Meta:
+        model = Book
+        include_fk = True
+        load_instance = True
+
+
+class AuthorSchema(SQLAlchemyAutoSchema[Any]):
+    class Meta:
+        model = Author
+        load_instance = True
+
+    name = auto_field(validate=validate.Length(min=2))
+
+
+class ShelfSchema(SQLAlchemyAutoSchema[Any]):
+    """An author with the books nested in it."""
+
+    class Meta:
+        model = Author
+        load_instance = True
+
+    books = Nested(BookSchema, many=True, exclude=("author_id",))
+
+
+class Library:
+    name = "library"
+    db = DatabaseSession(Base)
+    database = Database(Base)
+
+    @rpc
+    @accepts(author=ShelfSchema())
+    async def add_author(self, author: Author) -> int:
+        assert isinstance(author, Author)
+        self.db.add(author)
+        await self.db.commit()
+        return author.id
+
+    @rpc
+    @accepts(AuthorSchema(many=True))
+    async def add_authors(self, authors: list[Author]) -> list[int]:
+        self.db.add_all(authors)
+        await self.db.commit()
+        return [author.id for author in authors]
+
+    @rpc
+    @accepts(author=AuthorSchema(), update=True)
+    async def change_author(self, author: Author) -> bool:
+        known = author in self.db
+        await self.db.commit()
+        return known
+
+    @rpc
+    @accepts(book=Book, update=True, session="database")
+    async def change_book(self, book: Book) -> None:
+        await self.database.session.commit()
+
+    @rpc
+    @accepts(author=Author)
+    async def optional(self, author: Author | None = None, times: int = 1) -> str:
+        return f"{author.name if author else 'nobody'} {times}"
+
+    @rpc
+    @returns(AuthorSchema())
+    async def get_author(self, author_id: int) -> Author | None:
+        return await self.db.get(Author, author_id)
+
+    @rpc
+    @returns(Author, many=True)
+    async def all_authors(self) -> Any:
+        return await self.db.scalars(select(Author).order_by(Author.id))
+
+    @rpc
+    @returns(AuthorSchema, many=True)
+    async def streamed_authors(self) -> Any:
+        return await self.db.stream_scalars(select(Author).order_by(Author.id))
+
+    @rpc
+    @returns(Author, many=True)
+    async def author_rows(self) -> Any:
+        return (await self.db.execute(select(Author))).all()
+
+    @rpc
+    @returns(ShelfSchema(), many=True)
+    async def shelves(self) -> Any:
+        return await self.db.scalars(select(Author).order_by(Author.id))
+
+    @rpc
+    @returns(ShelfSchema(), many=True, lazy="raise")
+    async def shelves_loaded(self, *, eagerly: bool) -> Any:
+        query = select(Author).order_by(Author.id)
+        if eagerly:
+            query = query.options(selectinload(Author.books))
+        return await self.db.scalars(query)
+
+    @rpc
+    @returns(ShelfSchema())
+    async def shelf_of_a_closed_session(self) -> Author:
+        async with self.database.get_session() as session:
+            return (await session.scalars(select(Author))).one()
+
+    @rpc
+    @returns(Author)
+    async def too_many(self) -> Any:
+        return list(await self.db.scalars(select(Author)))
+
+
+AUSTEN = {"name": "Austen", "born": 1775, "books": [{"title": "Emma"}, {"title": "Persuasion"}]}
+
+
+async def test_objects_go_in_and_come_out(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        austen = await proxy.add_author(AUSTEN)
+        assert await proxy.get_author(austen) == {"id": austen, "name": "Austen", "born": 1775}
+        assert await proxy.get_author(austen + 1) is None
+        assert len(await proxy.add_authors([{"name": "Bronte"}, {"name": "Carroll"}])) == 2
+        names = ["Austen", "Bronte", "Carroll"]
+        for method in (proxy.all_authors, proxy.streamed_authors, proxy.author_rows):
+            assert [author["name"] for author in await method()] == names
+
+
+async def test_relationships_are_loaded_inside_the_session(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        await proxy.add_author(AUSTEN)
+        await proxy.add_author({"name": "Bronte", "books": []})
+        first, second = await proxy.shelves()
+        assert [book["title"] for book in first["books"]] == ["Emma", "Persuasion"]
+        assert second["books"] == []
+
+
+async def test_or_are_an_error_that_names_what_to_load(sqlite_url: str) -> None:
+    async with running(Library, sqlite_url) as (proxy, container):
+        await proxy.add_author(AUSTEN)
+        with pytest.raises(RemoteError) as caught:
+            await proxy.shelves_loaded(eagerly=False)
+        assert caught.value.exc_type == "NotLoaded"
+        assert "ShelfSchema needs Author.books, which is not loaded" in caught.value.value
+        assert "selectinload(Author.books)" in caught.value.value
+        queries: list[str] = []
+        event.listen(
+            engine_of(container).sync_engine,
+            "before_cursor_execute",
+            lambda *args: queries.append(args[2]),
+        )
+        (shelf,) = await proxy.shelves_loaded(eagerly=True)
+        assert len(shelf["books"]) == 2
+        assert len(queries) == 2
+        with pytest.raises(
+            RemoteError, match=r"its session is closed.*selectinload\(Author.books\)"
+        ):
+            await proxy.shelf_of_a_closed_session()
+
+
+async def test_many_and_one_are_not_mixed_up(sqlite_url: str) -> None:
+    async with running(Library, sqlite_url) as (proxy, _):
+        with pytest.raises(RemoteError, match=r"a list was to be dumped.*many=True"):
+            await proxy.too_many()
+    with pytest.raises(
+        ConfigurationError, match="one Author was to be dumped.*leave out many=True"
+    ):
+        await dump(Author, Author(name="Austen"), many=True)
+
+
+async def test_what_is_not_valid_is_told_by_field(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        with pytest.raises(BadArguments) as caught:
+            await proxy.add_author({"born": "long ago", "books": [{}], "died": 1817})
+        text = str(caught.value)
+        assert text.startswith("Library.add_author: ")
+        assert "author.name: Missing data for required field." in text
+        assert "author.born: Not a valid integer." in text
+        assert "author.books[0].title: Missing data for required field." in text
+        assert "author.died: Unknown field." in text
+        assert caught.value.messages["author"]["name"] == ["Missing data for required field."]
+        with pytest.raises(BadArguments, match=r"authors\[1\].name: Shorter than minimum length 2"):
+            await proxy.add_authors([{"name": "Bronte"}, {"name": "B"}])
+        with pytest.raises(BadArguments, match="author"):
+            await proxy.add_author("Austen")
+        assert await proxy.all_authors() == []
+
+
+async def test_arguments_do_not_change_rows_that_exist(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        austen = await proxy.add_author(AUSTEN)
+        (shelf,) = await proxy.shelves()
+        with pytest.raises(RemoteError, match="IntegrityError"):
+            await proxy.add_author({"id": austen, "name": "Mallory", "books": []})
+        stolen = {"name": "Mallory", "books": [{"id": shelf["books"][0]["id"], "title": "Mine"}]}
+        with pytest.raises(RemoteError, match="IntegrityError"):
+            await proxy.add_author(stolen)
+        assert await proxy.shelves() == [shelf]
+
+
+async def test_unless_they_are_accepted_as_updates(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        austen = await proxy.add_author(AUSTEN)
+        assert await proxy.change_author({"id": austen, "name": "Jane Austen"}) is True
+        assert (await proxy.get_author(austen))["name"] == "Jane Austen"
+        (shelf,) = await proxy.shelves()
+        emma = {**shelf["books"][0], "title": "Emma II", "author_id": austen}
+        await proxy.change_book(emma)
+        assert (await proxy.shelves())[0]["books"][0]["title"] == "Emma II"
+
+
+async def test_updates_that_overlap_keep_their_sessions_apart(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        ids = await proxy.add_authors([{"name": f"Author {n}"} for n in range(10)])
+        changes = [proxy.change_author({"id": one, "name": f"Author {one}!"}) for one in ids]
+        assert await asyncio.gather(*changes) == [True] * 10
+        assert [author["name"] for author in await proxy.all_authors()] == [
+            f"Author {one}!" for one in ids
+        ]
+
+
+async def test_other_arguments_and_defaults_are_left_alone(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(Library, sqlite_url) as (proxy, _):
+        assert await proxy.optional() == "nobody 1"
+        assert await proxy.optional(None, 2) == "nobody 2"
+        assert await proxy.optional(times=3, author={"name": "Austen"}) == "Austen 3"
+        with pytest.raises(BadArguments, match="times"):
+            await proxy.optional(None, "often")
+    # A mapped class is no annotation that a request could be checked against.
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING and "unchecked" in r.msg]
+
+
+async def test_objects_are_passed_as_they_are_within_a_process() -> None:
+    service = Library()
+    author = Author(name="Austen")
+    assert await service.optional(author) == "Austen 1"
+    assert await service.optional(author=author, times=2) == "Austen 2"
+
+
+def test_mistakes_are_found_when_the_class_is_made() -> None:
+    async def method(self: Any, author: Author) -> Author:
+        return author
+
+    def sync_method(self: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="takes a marshmallow schema or a mapped class"):
+        returns("AuthorSchema")  # type: ignore[call-overload]
+    with pytest.raises(ConfigurationError, match="has no argument writer; it has author"):
+        accepts(writer=AuthorSchema())(method)
+    with pytest.raises(ConfigurationError, match=r"2 schemas, and .*method has 1 arguments"):
+        accepts(AuthorSchema(), BookSchema())(method)
+    with pytest.raises(ConfigurationError, match=r"make .*sync_method `async def`"):
+        returns(AuthorSchema())(sync_method)  # type: ignore[arg-type]
+
+
+# dump and load by hand
+
+
+@pytest.fixture
+async def session(database_url: str) -> Any:
+    async with open_engine(configured({"DB_URI": database_url}, "tests", Base)) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.drop_all)
+            await connection.run_sync(Base.metadata.create_all)
+        async with AsyncSession(engine, expire_on_commit=False) as session:
+            yield session
+
+
+async def test_load_with_a_session_finds_and_changes_what_exists(session: AsyncSession) -> None:
+    author = await load(AuthorSchema(), {"name": "Austen"}, session)
+    session.add(author)
+    await session.commit()
+    same = await load(AuthorSchema(), {"id": author.id, "name": "Jane Austen"}, session)
+    assert same is author
+    assert await dump(AuthorSchema(), author) == {
+        "id": author.id,
+        "name": "Jane Austen",
+        "born": None,
+    }
+
+
+async def test_load_without_a_session_makes_something_new(session: AsyncSession) -> None:
+    author = Author(name="Austen")
+    session.add(author)
+    await session.commit()
+    other = await load(AuthorSchema(), {"id": author.id, "name": "Mallory"})
+    assert (other is author, author.name) == (False, "Austen")
+    many = await load(Author, [{"name": "Bronte"}], many=True)
+    assert [type(one) for one in many] == [Author]
+    with pytest.raises(BadArguments, match=r"^writer.name: Missing data"):
+        await load(Author, {}, name="writer")
+
+
+async def test_a_related_object_is_looked_up_in_the_session(session: AsyncSession) -> None:
+    class WithAuthor(SQLAlchemySchema[Any]):
+        class Meta:
+            model = Book
+
+        title = auto_field()
+        author = Related()
+
+    author = Author(name="Austen")
+    session.add(author)
+    await session.commit()
+    book = await load(WithAuthor(), {"title": "Emma", "author": author.id}, session)
+    assert book.author is author
+
+
+async def test_what_expired_is_refreshed_or_named(session: AsyncSession) -> None:
+    author = Author(name="Austen")
+    session.add(author)
+    await session.commit()
+    session.expire(author)
+    with pytest.raises(NotLoaded, match=r"needs Author\.\w+.*undefer\(Author\.\w+\).*refresh"):
+        await dump(AuthorSchema(), author, lazy="raise")
+    assert (await dump(AuthorSchema(), author))["name"] == "Austen"
+
+
+async def test_a_load_that_a_field_hides_is_named_after_its_schema(session: AsyncSession) -> None:
+    class Counting(Schema):
+        count = fields.Function(lambda author: len(author.books))
+
+    author = Author(name="Austen")
+    session.add(author)
+    await session.commit()
+    session.expire(author)
+    with pytest.raises(NotLoaded, match="Counting reads an attribute that is not loaded"):
+        await dump(Counting(), author, lazy="raise")
+    assert await dump(Counting(), author) == {"count": 0}
+
+
+async def test_plain_schemas_and_plain_values_will_do() -> None:
+    plain = Schema.from_dict({"name": fields.String()})
+    assert await dump(plain(), {"name": "Austen"}) == {"name": "Austen"}
+    assert await load(plain(), {"name": "Austen"}) == {"name": "Austen"}
+    assert await dump(plain, None) is None
+
+
+async def test_a_schema_may_insist_on_plain_data() -> None:
+    class Plain(SQLAlchemyAutoSchema[Any]):
+        class Meta:
+            model = Author
+            load_instance = False
+
+    class Silent(SQLAlchemyAutoSchema[Any]):
+        class Meta:
+            model = Author
+
+    assert await load(Plain(), {"name": "Austen"}) == {"name": "Austen"}
+    # The article's ModelSchema made instances; its successor has to be told.
+    assert isinstance(await load(Silent(), {"name": "Austen"}), Author)
+
+
+# Made schemas
+
+
+class OtherBase(DeclarativeBase):
+    pass
+
+
+class Everything(OtherBase):
+    __tablename__ = "everything"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(String(5))
+    price: Mapped[decimal.Decimal] = mapped_column(Numeric(10, 2))
+    when: Mapped[datetime.datetime]
+    day: Mapped[datetime.date]
+    flag: Mapped[bool] = mapped_column(default=True)
+
+
+async def test_a_schema_made_for_a_class_has_its_columns() -> None:
+    made = schema_for(Book)
+    assert made is schema_for(Book)
+    assert set(made().fields) == {"id", "title", "author_id"}
+    data = {"text": "abc", "price": "1.50", "when": "2024-02-29T12:00:00", "day": "2024-02-29"}
+    thing = await load(Everything, data)
+    assert (thing.price, thing.day) == (decimal.Decimal("1.50"), datetime.date(2024, 2, 29))
+    assert (await dump(Everything, thing))["when"] == "2024-02-29T12:00:00"
+    with pytest.raises(BadArguments, match="text: Longer than maximum length 5"):
+        await load(Everything, {**data, "text": "too long"})
+
+
+def test_no_schema_can_be_made_for_what_marshmallow_does_not_know() -> None:
+    class Odd(types.UserDefinedType[Any]):
+        cache_ok = True
+
+    class OddThing(OtherBase):
+        __tablename__ = "odd"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        odd: Mapped[Any] = mapped_column(Odd)
+
+    with pytest.raises(
+        ConfigurationError, match=r"no schema can be made for .*OddThing.*write one"
+    ):
+        schema_for(OddThing)
+    with pytest.raises(ConfigurationError, match="neither a marshmallow schema nor a class"):
+        schema_for(dict)
