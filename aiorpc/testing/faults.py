@@ -82,24 +82,19 @@ def lose_reply(
         def lost(
             entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
         ) -> Submission:
-            if call.kind == "rpc" and fault._strikes(entrypoint):
-                return submit(entrypoint, call, _unanswered(settle), encode)
-            return submit(entrypoint, call, settle, encode)
+            def unanswered(outcome: Outcome) -> None:
+                # A call that its caller has taken back is the one that is acked without an answer.
+                # One that goes back to its queue had no answer to lose.
+                if outcome.ending is not Ending.ABANDONED and fault._strikes(entrypoint):
+                    outcome = Outcome(Ending.WITHDRAWN)
+                settle(outcome)
+
+            return submit(entrypoint, call, unanswered if call.kind == "rpc" else settle, encode)
 
         return lost
 
     with _intercepted(container, losing):
         yield fault
-
-
-def _unanswered(settle: Settle) -> Settle:
-    """A call that its caller has taken back is the one that is acked without an answer."""
-
-    def unanswered(outcome: Outcome) -> None:
-        abandoned = outcome.ending is Ending.ABANDONED
-        settle(outcome if abandoned else Outcome(Ending.WITHDRAWN))
-
-    return unanswered
 
 
 @contextmanager

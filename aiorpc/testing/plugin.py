@@ -90,7 +90,8 @@ def _refuse_nameko(config: pytest.Config) -> None:
         )
 
 
-# What tests see
+# What tests see. Arguments that seem unused are those of the hidden fixtures: pytest has to know of
+# them before the test runs, since one that is overridden may be parametrized.
 
 
 @pytest.fixture
@@ -124,7 +125,9 @@ class RunnerFactory(Protocol):
 
 
 @pytest.fixture
-def container_factory(request: pytest.FixtureRequest) -> ContainerFactory:
+def container_factory(
+    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any]
+) -> ContainerFactory:
     """
     Makes containers on the broker of the test::
 
@@ -139,14 +142,16 @@ def container_factory(request: pytest.FixtureRequest) -> ContainerFactory:
 
 
 @pytest.fixture
-def runner_factory(request: pytest.FixtureRequest) -> RunnerFactory:
+def runner_factory(
+    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any]
+) -> RunnerFactory:
     """Makes runners of several services; otherwise as ``container_factory``."""
     hosts: _Hosts = _on_the_loop_of(request, "hosts")
     return hosts.runner
 
 
 @pytest.fixture
-def cluster_rpc(request: pytest.FixtureRequest) -> ClusterProxy:
+def cluster_rpc(request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any]) -> ClusterProxy:
     """Calls any service: ``await cluster_rpc.service_x.remote_method("hello")``."""
     cluster: ClusterProxy = _on_the_loop_of(request, "cluster")
     return cluster
@@ -169,7 +174,7 @@ def model_base() -> Any:
 
 
 @pytest.fixture
-def db_session(request: pytest.FixtureRequest) -> AsyncSession:
+def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> AsyncSession:
     """
     A database session in which nothing lasts: what it commits is rolled back after the test. For
     ``worker_factory(Library, db=db_session)``. It needs ``model_base``.

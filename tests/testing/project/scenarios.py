@@ -1,12 +1,11 @@
 """
-The tests of that project, run under pytest-asyncio in either mode and under anyio's plugin: the
-environment's ``ASYNC_MODE`` says which.
+The tests of that project. The test modules beside this one have them run by pytest-asyncio, in
+either mode, and by anyio's plugin.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 from greetings import ServiceX, ServiceY
@@ -19,14 +18,6 @@ from aiorpc.testing import (
     replace_dependencies,
     worker_factory,
 )
-
-match os.environ["ASYNC_MODE"]:
-    case "strict":
-        pytestmark = pytest.mark.asyncio
-    case "strict-module":
-        pytestmark = pytest.mark.asyncio(loop_scope="module")
-    case "anyio":
-        pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

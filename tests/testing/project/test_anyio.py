@@ -1,0 +1,6 @@
+"""anyio's plugin."""
+
+import pytest
+from scenarios import *  # noqa: F403 - each module runs the same tests
+
+pytestmark = pytest.mark.anyio

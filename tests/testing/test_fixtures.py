@@ -1,0 +1,111 @@
+"""
+What the fixtures promise, in this very process: its pytest has the plugin. How they do under other
+plugins than pytest-asyncio in auto mode is in test_plugin.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from aiorpc import ClusterProxy, Config, ServiceContainer, ServiceRunner, rpc
+from aiorpc.testing.databases import SessionDatabase
+from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
+
+
+class Service:
+    name = "service"
+    config = Config()
+
+    @rpc
+    async def read(self, key: str) -> Any:
+        return self.config[key]
+
+
+@pytest.fixture
+async def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
+    """Overridden, and by an asynchronous fixture."""
+    return {"AMQP_URI": amqp_uri, "ONE": 1, "TWO": 1}
+
+
+async def test_a_configuration_is_laid_over_the_overridden_one(
+    container_factory: ContainerFactory, cluster_rpc: ClusterProxy
+) -> None:
+    async with container_factory(Service, {"TWO": 2}):
+        assert await cluster_rpc.service.read("ONE") == 1
+        assert await cluster_rpc.service.read("TWO") == 2
+
+
+_left: list[ServiceContainer | ServiceRunner] = []
+
+
+async def test_something_is_left_running(
+    container_factory: ContainerFactory, runner_factory: RunnerFactory
+) -> None:
+    container_factory(Service)  # never started
+    _left[:] = [container_factory(Service), runner_factory(Service)]
+    for host in _left:
+        await host.start()
+
+
+def test_what_was_left_running_was_stopped() -> None:
+    container, runner = _left
+    assert isinstance(container, ServiceContainer)
+    assert isinstance(runner, ServiceRunner)
+    for each in (container, *runner.containers):
+        assert each._life is not None
+        assert each._life.done()
+
+
+class Base(DeclarativeBase): ...
+
+
+class Book(Base):
+    __tablename__ = "aiorpc_testing_books"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class TestDatabases:
+    @pytest.fixture
+    def model_base(self) -> Any:
+        return Base
+
+    @pytest.fixture(
+        params=[
+            "sqlite",
+            pytest.param("postgresql", marks=pytest.mark.postgresql),
+            pytest.param("mysql", marks=pytest.mark.mysql),
+        ]
+    )
+    def db_url(self, request: pytest.FixtureRequest) -> str:
+        if request.param == "sqlite":
+            return "sqlite://"
+        url: str = request.getfixturevalue(f"{request.param}_uri")
+        return url
+
+    @pytest.mark.parametrize("turn", [1, 2])
+    async def test_nothing_lasts(
+        self, db_session: AsyncSession, database: SessionDatabase, turn: int
+    ) -> None:
+        assert (await db_session.scalars(select(Book.id))).all() == []
+        db_session.add(Book(id=1))
+        await db_session.commit()
+        db_session.add(Book(id=2))
+        await db_session.flush()
+        await db_session.rollback()
+        async with database.get_session() as session:
+            session.add(Book(id=3))
+        with pytest.raises(IntegrityError):
+            async with database.get_session() as session:
+                session.add_all([Book(id=4), Book(id=1)])
+        assert (await db_session.scalars(select(Book.id).order_by(Book.id))).all() == [1, 3]
+
+
+def test_a_session_without_models_names_the_remedy(request: pytest.FixtureRequest) -> None:
+    with pytest.raises(pytest.fail.Exception, match="define a fixture `model_base`"):
+        request.getfixturevalue("db_session")
