@@ -21,6 +21,7 @@ class Proxy:
         piece: the broker's bytes go on in pieces of so many; 0 for as they come.
         muted: let nothing of the broker's through.
         deaf: let nothing of the transport's through.
+        reading: clear it, and nothing more is read from transports.
     """
 
     def __init__(self, url: str) -> None:
@@ -31,6 +32,8 @@ class Proxy:
         self.piece = 0
         self.muted = False
         self.deaf = False
+        self.reading = asyncio.Event()
+        self.reading.set()
         self.connections = 0
         self._clients: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +60,7 @@ class Proxy:
     async def _up(self, reader: asyncio.StreamReader, broker: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
+                await self.reading.wait()
                 self.sent += data
                 if not self.deaf:
                     broker.write(data)

@@ -173,6 +173,26 @@ async def test_a_stream_that_is_no_amqp_is_given_up(
 # --- sizes
 
 
+async def test_a_socket_that_takes_no_more_is_congestion(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, outcome = bench.queue(), Outcome()
+        await transport.declare(queues=[queue])
+        proxy.reading.clear()
+        sent = 0
+        while not transport.congested:  # no turn of the loop goes by here
+            transport.send(to(queue, bytes(100_000), settled=outcome))
+            sent += 1
+            assert sent < 1000
+        drained = asyncio.create_task(transport.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+        proxy.reading.set()
+        async with asyncio.timeout(PATIENCE):
+            await drained
+        assert await outcome.all(sent) == [None] * sent
+        assert not transport.congested
+
+
 async def test_a_body_over_the_limit_is_not_sent(bench: Bench) -> None:
     async with connected(bench.config, MAX_MESSAGE_SIZE=1000) as transport:
         queue, inbox, outcome = bench.queue(), Inbox(), Outcome()

@@ -58,6 +58,7 @@ class HotPath(ABC):
         self.owner = owner
         self.loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
+        self._size = 0
         self._sources: list[Callable[[], bytes]] = []
         self._scheduled = False
         self._free = asyncio.Event()
@@ -68,7 +69,10 @@ class HotPath(ABC):
     def write(self, frames: bytes) -> None:
         """Whole frames, written in this order at the end of the turn of the loop."""
         self._out.append(frames)
-        if not self._scheduled:
+        self._size += len(frames)
+        if self._size > HIGH_WATER:
+            self.flush()  # so that senders of this very turn see the congestion
+        elif not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self.flush)
 
@@ -89,6 +93,7 @@ class HotPath(ABC):
         if out:
             frames = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
+            self._size = 0
             self._send(frames)
 
     @property
