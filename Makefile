@@ -43,6 +43,9 @@ servers: $(VENV)/.base ## bring up RabbitMQ, PostgreSQL and MariaDB, or use thos
 servers-stop: $(VENV)/.base ## stop what `make servers` started, and nothing else
 	@$(BIN)/python -m tests.servers down
 
+chaos: $(VENV)/.dev servers ## the chaos suite at length, some minutes; prints a table
+	@$(BIN)/python -m tests.chaos
+
 docs: $(VENV)/.docs ## the documentation as HTML in docs/_build; a warning is an error
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build
 	@echo "open docs/_build/index.html"

@@ -28,9 +28,7 @@ def main(arguments: list[str]) -> int:
             report = asyncio.run(play(scenario, node, ledger))
             reports.append(report)
             print(table([report]).splitlines()[-1], flush=True)
-            for failure in report.failures(
-                floor=scenario.floor, allowed=scenario.errors, twice=scenario.twice
-            ):
+            for failure in scenario.failures(report):
                 broken += 1
                 print(f"  BROKEN: {failure}", flush=True)
     print("\n" + table(reports))

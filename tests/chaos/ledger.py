@@ -49,7 +49,10 @@ async def new_ledger(url: str) -> AsyncIterator[Ledger]:
     """An empty ledger, dropped at the end."""
     table = f"chaos_{secrets.token_hex(4)}"
     async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
-        await pool.execute(f"CREATE TABLE {table} (call text NOT NULL, process int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())")
+        await pool.execute(
+            f"CREATE TABLE {table} (call text NOT NULL, process int NOT NULL, "
+            "at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        )
         try:
             yield Ledger(url, table, pool)
         finally:

@@ -100,7 +100,9 @@ def table(reports: Sequence[Report]) -> str:
     """A table in Markdown, legible as it is."""
     rows = [HEAD, *(report.row() for report in reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = [_line([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]) for row in rows]
+    lines = [
+        _line([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]) for row in rows
+    ]
     return "\n".join([lines[0], _line(["-" * width for width in widths]), *lines[1:]])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import aio_pika
 
+from aiorpc import ClusterRpcProxy
 from tests.chaos.ledger import Ledger, new_ledger
 from tests.chaos.processes import Server
 from tests.chaos.proxy import CuttingProxy, cutting_proxy
@@ -39,6 +40,16 @@ class Stage:
     servers: list[Server] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     booking: bool = False
+    client: ClusterRpcProxy | None = None
+
+    @property
+    def reply_queue(self) -> str:
+        """The name of our client's reply queue."""
+        assert self.client is not None
+        client = self.client._client
+        assert client is not None
+        assert client._subscription is not None
+        return client._subscription.queue.name
 
     @property
     def config(self) -> dict[str, Any]:

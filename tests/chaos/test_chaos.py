@@ -1,0 +1,107 @@
+"""
+The short form of the chaos suite: each scenario once, on one private broker, in some seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from aiorpc import ClusterRpcProxy
+from tests.chaos.load import Load
+from tests.chaos.report import table
+from tests.chaos.scenarios import SCENARIOS, Scenario, play
+from tests.chaos.stage import set_stage
+from tests.servers import Rabbit
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+
+SHORT = [scenario for scenario in SCENARIOS if scenario.short]
+#: Those that break the whole broker, each by itself; the others harm their own service alone.
+ALONE = ("broker restarted", "memory alarm")
+GROUPS = {
+    **{each.name: [each] for each in SHORT if each.name in ALONE},
+    "processes, network and queues": [each for each in SHORT if each.name not in ALONE],
+}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Rabbit]:
+    if Rabbit.program() is None:
+        pytest.skip("the chaos suite needs an installed RabbitMQ, of which it starts its own node")
+    with Rabbit.fresh() as node:
+        yield node
+
+
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+async def test_nothing_hangs_and_nothing_is_lost(
+    group: list[Scenario], node: Rabbit, postgresql_uri: str
+) -> None:
+    # Together, since they mostly wait; each has its own service, network and ledger.
+    plays = [play(scenario, node, postgresql_uri) for scenario in group]
+    reports = await asyncio.gather(*plays)
+    print(table(reports))
+    broken = {
+        scenario.name: failures
+        for scenario, report in zip(group, reports, strict=True)
+        if (failures := scenario.failures(report))
+    }
+    assert not broken
+
+
+async def test_cancelled_calls_are_rolled_back_over_two_hops(
+    node: Rabbit, postgresql_uri: str
+) -> None:
+    """Their callers stop waiting in the middle; not one transaction stays, open or committed."""
+    async with (
+        set_stage(node, postgresql_uri, servers=2, booking=True) as stage,
+        ClusterRpcProxy(stage.config, timeout=20) as cluster,
+    ):
+        service = cluster[stage.service]
+        tag = secrets.token_hex(2)
+        calls = [service.relay_booking.call_async(f"{tag}{each}", 5.0) for each in range(40)]
+        async with asyncio.timeout(15):
+            while await stage.ledger.open_transactions() < 16:  # two pools of 8: all are in it
+                await asyncio.sleep(0.02)
+        for call in calls:
+            call.cancel()
+        async with asyncio.timeout(4):  # less than the method would have taken
+            while await stage.ledger.open_transactions():
+                await asyncio.sleep(0.02)
+        assert await service.relay_booking("kept", 0.0) == "done kept"
+        assert await stage.ledger.runs() == {"kept": 1}
+
+
+async def test_a_load_counts_what_it_sees() -> None:
+    """The suite's own scales: a hang, a wrong answer, an error and a lateness are seen."""
+
+    async def call(call_id: str, timeout: float) -> object:
+        match int(call_id) % 4:
+            case 0:
+                return f"done {call_id}"
+            case 1:
+                return "done something else"
+            case 2:
+                raise ConnectionError
+            case _:
+                await asyncio.Event().wait()
+                raise AssertionError
+
+    load = Load(call, timeout=0.1, rate=200, hangs=0.2)
+    running = asyncio.create_task(load.run())
+    while len(load.outcomes) < 16:
+        await asyncio.sleep(0.01)
+    load.stop()
+    await running
+    report = load.report("scales", load.as_if_all_ran(), lifted_at=0.0, outlasts=True)
+    assert min(report.answered, report.wrong, report.hung, report.errors["ConnectionError"]) > 0
+    assert report.offered == report.answered + report.wrong + report.hung + report.errors.total()
+    assert report.overrun >= 0.2
+    assert (report.lost, report.twice) == (0, 0)
+    failures = " ".join(report.failures(floor=0.9, allowed=frozenset(), twice=0))
+    for word in ("hung", "wrong answer", "ConnectionError", "past its deadline", "succeeded"):
+        assert word in failures
+    assert load.report("", report.errors, lifted_at=0.0, outlasts=True).lost == report.answered
