@@ -30,7 +30,7 @@ from aiorpc.exceptions import (
 from aiorpc.transports.amqp import AmqpTransport
 from aiorpc.transports.amqp_consumer import OVERSIZED
 from aiorpc.transports.amqp_link import Link
-from aiorpc.transports.base import Outgoing, State
+from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.wire.message import Message
 from tests.amqp_proxy import Proxy, proxied
 from tests.breakable import reaches
@@ -435,15 +435,21 @@ async def test_a_connection_closed_by_the_broker_says_why(
 
 async def test_many_reconnects_leave_nothing_behind(bench: Bench) -> None:
     async with through_proxy(bench.config) as (proxy, transport):
-        queue, inbox = bench.queue(), Inbox()
-        await transport.subscribe(queue, inbox)
+        queue, came = bench.queue(), asyncio.Event()
+
+        def received(delivery: Delivery) -> None:
+            delivery.ack()  # and kept nowhere: a delivery holds on to its connection
+            came.set()
+
+        await transport.subscribe(queue, received)
 
         async def reconnect() -> None:
             proxy.hang_up()
             await reaches(transport, State.CONNECTING)
             await reaches(transport, State.CONNECTED)
+            came.clear()
             await transport.publish(to(queue), PATIENCE)
-            await inbox.next()
+            await came.wait()
 
         await reconnect()
         before = len(asyncio.all_tasks())
