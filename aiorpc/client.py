@@ -29,6 +29,7 @@ from .exceptions import (
     UnknownService,
     Unroutable,
 )
+from .timers import Timers
 from .transports.base import Delivery, Outgoing, State, Subscription, Transport
 from .wire.message import Message
 from .wire.protocol import CANCEL_EXCHANGE, Wire, rpc_queue_name
@@ -75,17 +76,39 @@ DEFAULTS = CallOptions()
 class Pending:
     """A call in flight."""
 
-    __slots__ = ("call", "correlation_id", "future", "outgoing", "sent_at", "timer")
+    __slots__ = (
+        "call",
+        "client",
+        "correlation_id",
+        "error",
+        "future",
+        "late",
+        "outgoing",
+        "sent_at",
+        "timer",
+    )
 
     #: The request, as it was handed to the transport.
     outgoing: Outgoing
 
-    def __init__(self, call: Call, correlation_id: str, future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, client: Client, call: Call, correlation_id: str, future: asyncio.Future[Any]
+    ) -> None:
+        self.client = client
         self.call = call
         self.correlation_id = correlation_id
         self.future = future
         self.sent_at = time.monotonic()
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: int | None = None
+        #: Whether its deadline has passed, and the explanation is being looked for.
+        self.late = False
+        #: What came instead of an answer meanwhile.
+        self.error: Exception | None = None
+
+    def expired(self) -> None:
+        """Its deadline has passed."""
+        self.timer = None
+        self.client.expired(self)
 
 
 class Client:
@@ -135,6 +158,7 @@ class Client:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._timers = Timers(self._loop)
         await self._transport.declare([CANCEL_EXCHANGE])
         self._subscription = await self._transport.subscribe(
             self._wire.reply_queue(self._owner, self._reply_to),
@@ -151,6 +175,8 @@ class Client:
         """Fail what is pending and delete the reply queue. Bounded; idempotent."""
         self._closed = True
         self._fail_pending("the client was closed before the answer came")
+        if self._subscription is not None:
+            self._timers.close()
         for task in self._explaining:
             task.cancel()
         if self._subscription is not None:
@@ -241,11 +267,11 @@ class Client:
             persistent=persistent,
             headers=options.headers,
         )
-        pending = Pending(call, correlation_id, self._loop.create_future())
+        pending = Pending(self, call, correlation_id, self._loop.create_future())
         self._pending[correlation_id] = pending
         deadline = call.context.deadline
         if deadline is not None:
-            pending.timer = self._loop.call_at(deadline.at, self._on_deadline, pending)
+            pending.timer = self._timers.add(deadline.at, pending)
         pending.outgoing = outgoing = Outgoing(
             exchange=self._exchange,
             routing_key=f"{call.service}.{call.method}",
@@ -265,7 +291,7 @@ class Client:
         if self._pending.pop(pending.correlation_id, None) is None:
             return
         if pending.timer is not None:
-            pending.timer.cancel()
+            self._timers.remove(pending.timer, pending)
         pending.future.cancel()
         deadline = pending.call.context.deadline
         left = None if deadline is None else deadline.remaining()
@@ -285,29 +311,37 @@ class Client:
     def _on_reply(self, delivery: Delivery) -> None:
         delivery.ack()
         message = delivery.message
-        pending = self._pending.pop(message.correlation_id or "", None)
+        correlation_id = message.correlation_id or ""
+        pending = self._pending.get(correlation_id)
         if pending is None:
             # Its caller timed out, was cancelled, or has its answer already.
-            log.debug("a reply nobody waits for was dropped: %s", message.correlation_id)
-            return
-        if pending.timer is not None:
-            pending.timer.cancel()
-        future = pending.future
-        if future.done():
+            log.debug("a reply nobody waits for was dropped: %s", correlation_id)
             return
         try:
             result = self._wire.decode_reply(message)
-        except RpcTimeout as exc:  # the host's word; one of the method's own is a RemoteError
-            future.set_exception(_timeout(pending, str(exc)))
         except Exception as exc:  # noqa: BLE001 - the remote error, whichever it is
-            future.set_exception(_too_late(pending, exc) or exc)
+            self._on_error(pending, exc)
+            return
+        del self._pending[correlation_id]
+        if pending.timer is not None:
+            self._timers.remove(pending.timer, pending)
+        if not pending.future.done():
+            pending.future.set_result(result)
+
+    def _on_error(self, pending: Pending, error: Exception) -> None:
+        if pending.late:
+            # Most likely a timeout further away. Whether it or our look at the queue is quicker
+            # must not decide what the caller sees: the look goes on, and this is its cause.
+            pending.error = error
+        elif isinstance(error, RpcTimeout):  # the host's; one of the method's is a RemoteError
+            self._fail(pending, _timeout(pending, str(error)))
         else:
-            future.set_result(result)
+            self._fail(pending, error)
 
     def _fail(self, pending: Pending, error: Exception) -> None:
         self._pending.pop(pending.correlation_id, None)
         if pending.timer is not None:
-            pending.timer.cancel()
+            self._timers.remove(pending.timer, pending)
         if not pending.future.done():
             pending.future.set_exception(error)
 
@@ -360,11 +394,13 @@ class Client:
 
     # Time
 
-    def _on_deadline(self, pending: Pending) -> None:
+    def expired(self, pending: Pending) -> None:
+        """The deadline of *pending* has passed: its caller is told, and why."""
         if pending.future.done():
             self._pending.pop(pending.correlation_id, None)
             return
-        # The look takes a moment; a reply that comes meanwhile is still an answer.
+        # The look takes a moment; a result that comes meanwhile is still an answer.
+        pending.late = True
         task = self._loop.create_task(self._explain(pending))
         self._explaining.add(task)
         task.add_done_callback(self._explaining.discard)
@@ -375,7 +411,9 @@ class Client:
         try:
             why = await self._why_no_answer(rpc_queue_name(call.service))
         finally:
-            self._fail(pending, _timeout(pending, why))
+            timeout = _timeout(pending, why)
+            timeout.__cause__ = pending.error
+            self._fail(pending, timeout)
 
     async def _why_no_answer(self, queue: str) -> str:
         transport = self._transport
@@ -435,16 +473,3 @@ def _timeout(pending: Pending, why: str) -> RpcTimeout:
     seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
     # The call was sent a moment after its deadline was set: 0.4996 s are the 0.5 s asked for.
     return RpcTimeout(f"{pending.call} gave no answer within {round(seconds, 2):g} s: {why}")
-
-
-def _too_late(pending: Pending, error: Exception) -> RpcTimeout | None:
-    """
-    An error that came past the deadline, while we looked why nothing came, is most likely a timeout
-    further away: whether it or the look is quicker must not decide what the caller sees.
-    """
-    deadline = pending.call.context.deadline
-    if deadline is None or deadline.remaining() > 0:
-        return None
-    timeout = _timeout(pending, f"an error came too late: {error}")
-    timeout.__cause__ = error
-    return timeout

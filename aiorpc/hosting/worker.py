@@ -25,6 +25,7 @@ from ..context import current
 from ..exceptions import ConfigurationError, RpcTimeout
 from ..extensions import DependencyProvider, Ending, Entrypoint, Host, Outcome, WorkerContext
 from ..from_thread import loop_of_thread
+from ..timers import Timers
 
 __all__ = ["Worker", "Workshop"]
 
@@ -42,6 +43,7 @@ class Workshop(Protocol):
     values: list[DependencyProvider[Any]]
     lifetimes: list[DependencyProvider[Any]]
     cleanup_timeout: float
+    timers: Timers
 
     def threads(self) -> Executor: ...
     def handler(self, worker: Worker) -> Handler: ...
@@ -95,7 +97,7 @@ class Worker:
         self._state = _State.WAITING
         self._cancelled_for: Ending | None = None
         self._killed = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: int | None = None
         self._result: Any = None
         self._encoded: Any = None
 
@@ -109,7 +111,7 @@ class Worker:
                 return self._finish(
                     self._timed_out("it waited for a free worker past its deadline")
                 )
-            self._timer = loop.call_at(deadline.at, self.cancel, Ending.TIMED_OUT)
+            self._timer = self._workshop.timers.add(deadline.at, self)
         self._state = _State.STARTING
         self.task = loop.create_task(self._run())
 
@@ -135,6 +137,11 @@ class Worker:
             self.cancel(Ending.ABANDONED)
             if self.task is not None and self._state is _State.RUNNING:
                 self.task.cancel()
+
+    def expired(self) -> None:
+        """Its deadline has passed."""
+        self._timer = None
+        self.cancel(Ending.TIMED_OUT)
 
     # The run
 
@@ -219,9 +226,7 @@ class Worker:
         """Commit or roll back: not to be cancelled, but bounded."""
         bound = self._workshop.cleanup_timeout
         self._state = _State.CLOSING
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._forget_deadline()
         try:
             async with asyncio.timeout(bound) as scope:
                 if error is None:
@@ -299,14 +304,17 @@ class Worker:
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _State.DONE
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._forget_deadline()
         if outcome.error is not None:
             self._log(outcome)
         self._settle_now(outcome)
         self._result = self._encoded = None
         self._workshop.finished(self)
+
+    def _forget_deadline(self) -> None:
+        if self._timer is not None:
+            self._workshop.timers.remove(self._timer, self)
+            self._timer = None
 
     def _log(self, outcome: Outcome) -> None:
         error = outcome.error

@@ -187,7 +187,7 @@ class Wire:
             left = deadline.at - time.monotonic()
             if left <= 0:
                 raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
-            fields[DEADLINE] = int((time.time() + left) * 1000)
+            fields[DEADLINE] = math.ceil((time.time() + left) * 1000)
             expiration = max(1, math.ceil(left * 1000))
         if headers:
             fields.update(headers)
@@ -448,6 +448,11 @@ def _context_of(headers: Mapping[str, Any]) -> Context:
     """
     stack: tuple[str, ...] = ()
     data = None
+    if len(headers) == (CALL_ID_STACK in headers) + (DEADLINE in headers):  # as most are
+        ids = headers.get(CALL_ID_STACK)
+        if type(ids) is list:
+            stack = tuple([item for item in ids if type(item) is str])
+        return Context(stack)
     for key, value in headers.items():
         if key == CALL_ID_STACK:
             if type(value) is list:

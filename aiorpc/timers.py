@@ -1,0 +1,94 @@
+"""
+The deadlines of many calls on one timer of the event loop.
+
+Nearly every deadline is taken back: the answer comes first. So adding and removing have to be
+cheap, and firing need not be exact: a deadline fires within ``TICK`` after its time, never before.
+A timer of the loop for each call costs some ten times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["TICK", "Expiring", "Timers"]
+
+log = logging.getLogger("aiorpc.timers")
+
+#: Seconds; how late a deadline may fire.
+TICK = 0.01
+
+
+class Expiring(Protocol):
+    """What has a deadline. Hashed by identity."""
+
+    def expired(self) -> None:
+        """The deadline has passed. Called once, unless it was removed before."""
+
+
+class Timers:
+    """
+    Deadlines on *loop*, by loop time, in buckets of ``TICK`` seconds. Ends with ``close``.
+    """
+
+    __slots__ = ("_buckets", "_due", "_loop", "_timer", "_timer_at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._buckets: dict[int, dict[Expiring, None]] = {}
+        #: The ticks of all buckets, a heap; empty buckets stay until they are due.
+        self._due: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0
+
+    def add(self, at: float, expiring: Expiring) -> int:
+        """Fire *expiring* at loop time *at*; returns what ``remove`` wants."""
+        tick = int(at / TICK) + 1
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            bucket = self._buckets[tick] = {}
+            heapq.heappush(self._due, tick)
+            if self._timer is None or tick < self._timer_at:
+                self._wake_at(tick)
+        bucket[expiring] = None
+        return tick
+
+    def remove(self, tick: int, expiring: Expiring) -> None:
+        """Take it back; nothing happens if it has fired."""
+        bucket = self._buckets.get(tick)
+        if bucket is not None:
+            bucket.pop(expiring, None)
+
+    def close(self) -> None:
+        """Nothing fires any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._buckets.clear()
+        self._due.clear()
+
+    def _wake_at(self, tick: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = tick
+        self._timer = self._loop.call_at(tick * TICK, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        buckets, due = self._buckets, self._due
+        now = int(self._loop.time() / TICK)
+        while due and (due[0] <= now or not buckets[due[0]]):
+            for expiring in buckets.pop(heapq.heappop(due)):
+                _guarded(expiring.expired)
+        if due:  # a callback may have set the timer already, for a later tick
+            self._wake_at(due[0])
+
+
+def _guarded(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        log.exception("what had to happen at a deadline failed")
