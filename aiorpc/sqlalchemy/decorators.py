@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..exceptions import ConfigurationError
 from ..extensions import providers_of
+from .dumping import Lazy, dump
+from .loading import invalid, validated
 from .providers import CallDatabase, Database, DatabaseSession
-from .schemas import AnySchema, Lazy, as_schema, dump, invalid, validated
+from .schemas import AnySchema, as_schema
 
 __all__ = ["accepts", "returns"]
 

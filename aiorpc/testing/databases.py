@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, inspect
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from ..exceptions import ConfigurationError
-from ..sqlalchemy.urls import parse_database_url
+from ..sqlalchemy.engines import configured, open_engine
 
 __all__ = ["SessionDatabase", "opened_session"]
 
@@ -27,27 +26,20 @@ async def opened_session(base: Any, url: str) -> AsyncGenerator[AsyncSession]:
     Raises:
         ConfigurationError: *url* is none, or its driver is not installed.
     """
-    database = parse_database_url(url, "the fixture db_url")
-    try:
-        engine = create_async_engine(database.url, connect_args=dict(database.connect_args))
-    except ModuleNotFoundError as exc:
-        package = f'"aiorpc-amqp[{database.extra}]"' if database.extra else exc.name
-        raise ConfigurationError(
-            f"db_session: the driver {exc.name} of {database} is not installed: "
-            f"pip install {package}"
-        ) from None
-    try:
-        async with engine.connect() as connection, _tables(connection, base.metadata):
-            transaction = await connection.begin()
-            try:
-                async with AsyncSession(
-                    connection, join_transaction_mode="create_savepoint", expire_on_commit=False
-                ) as session:
-                    yield session
-            finally:
-                await transaction.rollback()
-    finally:
-        await engine.dispose()
+    database = configured({"DB_URI": url}, "db_session", base)
+    async with (
+        open_engine(database) as engine,
+        engine.connect() as connection,
+        _tables(connection, base.metadata),
+    ):
+        transaction = await connection.begin()
+        try:
+            async with AsyncSession(
+                connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+            ) as session:
+                yield session
+        finally:
+            await transaction.rollback()
 
 
 @asynccontextmanager

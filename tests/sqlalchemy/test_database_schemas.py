@@ -189,9 +189,7 @@ async def test_many_and_one_are_not_mixed_up(sqlite_url: str) -> None:
     async with running(Library, sqlite_url) as (proxy, _):
         with pytest.raises(RemoteError, match=r"a list was to be dumped.*many=True"):
             await proxy.too_many()
-    with pytest.raises(
-        ConfigurationError, match="one Author was to be dumped.*leave out many=True"
-    ):
+    with pytest.raises(ConfigurationError, match=r"one Author was to be dumped.*leave out many"):
         await dump(Author, Author(name="Austen"), many=True)
 
 
@@ -345,7 +343,7 @@ async def test_what_expired_is_refreshed_or_named(session: AsyncSession) -> None
     assert (await dump(AuthorSchema(), author))["name"] == "Austen"
 
 
-async def test_a_load_that_a_field_hides_is_named_after_its_schema(session: AsyncSession) -> None:
+async def test_a_load_that_a_field_hides_is_found_as_well(session: AsyncSession) -> None:
     class Counting(Schema):
         count = fields.Function(lambda author: len(author.books))
 
@@ -353,7 +351,10 @@ async def test_a_load_that_a_field_hides_is_named_after_its_schema(session: Asyn
     session.add(author)
     await session.commit()
     session.expire(author)
-    with pytest.raises(NotLoaded, match="Counting reads an attribute that is not loaded"):
+    with pytest.raises(NotLoaded, match="Counting reads what is not loaded of Author"):
+        await dump(Counting(), author, lazy="raise")
+    await session.refresh(author)
+    with pytest.raises(NotLoaded, match=r"Counting needs Author.books.*selectinload"):
         await dump(Counting(), author, lazy="raise")
     assert await dump(Counting(), author) == {"count": 0}
 
@@ -420,9 +421,7 @@ def test_no_schema_can_be_made_for_what_marshmallow_does_not_know() -> None:
         id: Mapped[int] = mapped_column(primary_key=True)
         odd: Mapped[Any] = mapped_column(Odd)
 
-    with pytest.raises(
-        ConfigurationError, match=r"no schema can be made for .*OddThing.*write one"
-    ):
+    with pytest.raises(ConfigurationError, match=r"no schema can be made for .*OddThing"):
         schema_for(OddThing)
     with pytest.raises(ConfigurationError, match="neither a marshmallow schema nor a class"):
         schema_for(dict)

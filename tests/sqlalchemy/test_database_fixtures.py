@@ -1,0 +1,127 @@
+"""``db_session`` and ``database``: nothing lasts, whatever the code under test does."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, inspect, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
+from aiorpc.sqlalchemy import Database, DatabaseSession, configured, create_tables, open_engine
+from aiorpc.testing import replace_dependencies, worker_factory
+from aiorpc.testing.databases import opened_session
+from tests.sqlalchemy.library import Author, Base, settings_for
+
+
+class Library:
+    name = "library"
+    db = DatabaseSession(Base)
+    database = Database(Base)
+
+    @rpc
+    async def add(self, name: str) -> int:
+        self.db.add(Author(name=name))
+        await self.db.commit()
+        return await self.count()
+
+    @rpc
+    async def add_in_block(self, name: str) -> int:
+        async with self.database.get_session() as session:
+            session.add(Author(name=name))
+        return await self.count()
+
+    @rpc
+    async def count(self) -> int:
+        return await self.db.scalar(select(func.count()).select_from(Author)) or 0
+
+
+@pytest.fixture
+def model_base() -> Any:
+    return Base
+
+
+@pytest.fixture
+async def db_url(database_url: str) -> str:
+    """Each kind of database; what earlier tests left in it is gone."""
+    service = type("Tables", (), {"name": "tables", "db": DatabaseSession(Base)})
+    await create_tables({"DB_URI": database_url}, service, drop=True)
+    return database_url
+
+
+async def test_what_was_committed_is_gone(database_url: str, db_url: str) -> None:
+    async with opened_session(Base, db_url) as session:
+        session.add(Author(name="Austen"))
+        await session.commit()
+    async with (
+        open_engine(configured({"DB_URI": db_url}, "tests", Base)) as engine,
+        AsyncSession(engine) as session,
+    ):
+        assert await session.scalar(select(func.count()).select_from(Author)) == 0
+
+
+async def test_commits_are_seen_in_the_test(db_session: AsyncSession, database: Any) -> None:
+    db_session.add(Author(name="Austen"))
+    await db_session.commit()
+    library = worker_factory(Library, db=db_session, database=database)
+    assert await library.count() == 1
+    assert await library.add("Bronte") == 2
+    assert await library.add_in_block("Carroll") == 3
+    db_session.add(Author(name="Dickens"))
+    await db_session.rollback()
+    assert await library.count() == 3
+
+
+async def test_a_container_uses_them_too(db_session: AsyncSession, database: Any) -> None:
+    settings = settings_for(Library, "postgresql://nobody@127.0.0.1:1/nowhere")
+    container = ServiceContainer(Library, settings)
+    replace_dependencies(container, db=db_session, database=database)
+    async with container, ClusterRpcProxy(settings) as cluster:
+        assert await cluster.library.add("Austen") == 1
+        assert await cluster.library.add_in_block("Bronte") == 2
+
+
+class TestTables:
+    """In a file, since one can look at it afterwards."""
+
+    @pytest.fixture
+    def db_url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/file.sqlite"
+
+    @pytest.fixture(autouse=True)
+    def left(self, tmp_path: Path) -> Any:
+        yield
+        with sqlite3.connect(tmp_path / "file.sqlite") as connection:
+            assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+        connection.close()
+
+    async def test_are_made_and_dropped(self, db_session: AsyncSession) -> None:
+        db_session.add(Author(name="Austen"))
+        await db_session.commit()
+        assert await db_session.scalar(select(func.count()).select_from(Author)) == 1
+
+
+async def test_savepoints_of_sqlite_are_rolled_back_with_their_transaction(
+    sqlite_url: str,
+) -> None:
+    async with open_engine(configured({"DB_URI": sqlite_url}, "tests", Base)) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with AsyncSession(engine) as session:
+            async with session.begin_nested():
+                session.add(Author(name="Austen"))
+            await session.rollback()
+            assert await session.scalar(select(func.count()).select_from(Author)) == 0
+
+
+async def test_tables_of_services_are_created_and_dropped(sqlite_url: str) -> None:
+    settings = settings_for(Library, sqlite_url)
+    for drop in (False, False, True):
+        await create_tables(settings, Library, drop=drop)
+    async with open_engine(configured(settings, "library", Base)) as engine:
+        async with engine.connect() as connection:
+            names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        assert "aiorpc_test_author" in names
