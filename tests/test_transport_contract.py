@@ -1392,7 +1392,7 @@ async def test_with_keep_messages_wait_for_us_while_we_are_away(bench: Bench) ->
     assert gone == []
 
 
-async def test_with_keep_a_queue_that_did_not_wait_is_told_before_it_is_made_anew(
+async def test_with_keep_a_queue_that_did_not_wait_is_told_once_it_is_made_anew(
     bench: Bench,
 ) -> None:
     link, other = await bench.link(), await bench.connect()

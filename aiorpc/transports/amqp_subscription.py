@@ -209,10 +209,14 @@ class AmqpSubscription(Subscription):
             await asyncio.sleep(backoff.next())
 
     async def _consume(self, link: Link) -> None:
-        if self._keep and self._consumed_before and not await queue_exists(link, self.queue.name):
-            log.warning("queue %s is gone on %s; declaring it anew", self.queue.name, link.url)
-            self._tell_gone()
+        gone = (
+            self._keep and self._consumed_before and not await queue_exists(link, self.queue.name)
+        )
         await declare_queue(link, self.queue)
+        if gone:
+            # Not before: what somebody awaits here from now on finds the queue.
+            log.warning("queue %s was gone on %s; it is declared anew", self.queue.name, link.url)
+            self._tell_gone()
         channel = self._channel
         if channel is None or not channel.open or channel.link is not link:
             channel = await self._open(link)

@@ -240,7 +240,7 @@ class Transport(ABC):
             prefetch: the most deliveries that may be unsettled at a time; 0 for no limit.
             acks: ``joined`` acks may be collected and sent as one ``multiple`` ack a loop turn.
             keep: messages wait in the queue for us while we are away. On reconnecting it is looked
-                for first; if it is gone, *gone* is called, before it is declared anew.
+                for first; if it is gone, *gone* is called, once it has been declared anew.
             arguments: of ``basic.consume``, made from the number of reconnects so far.
 
         Raises:

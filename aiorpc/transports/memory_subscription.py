@@ -127,10 +127,11 @@ class MemorySubscription(Subscription):
         Raises:
             ConfigurationError: it is there with other flags, or is somebody else's.
         """
-        if self._keep and self._consumed_before and self.queue.name not in broker.queues:
-            log.warning("queue %s is gone on %s; declaring it anew", self.queue.name, broker.url)
-            self._tell_gone()
+        gone = self._keep and self._consumed_before and self.queue.name not in broker.queues
         queue = broker.declare_queue(self.queue, self._transport)
+        if gone:
+            log.warning("queue %s was gone on %s; it is declared anew", self.queue.name, broker.url)
+            self._tell_gone()
         arguments = {} if self._arguments is None else self._arguments(reconnects)
         self._consumed_before = True
         self._consumer = broker.consume(

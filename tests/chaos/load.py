@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aiorpc import RemoteError
@@ -18,6 +19,8 @@ Caller = Callable[[str, float], Awaitable[object]]
 
 #: Seconds past its deadline after which a call hangs.
 HANGS = 5.0
+#: Seconds after a fault for which we wait for the first answer.
+RECOVERS = 20.0
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Load:
     hangs: float = HANGS
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
     lag: float = 0.0
+    _answered_at: float = 0.0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -65,6 +69,13 @@ class Load:
             watching.cancel()
             for task in self._calls:
                 task.cancel()
+
+    async def answered_since(self, at: float, within: float = RECOVERS) -> None:
+        """Return when there was a right answer after loop time *at*, or *within* seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self._answered_at < at:
+                    await asyncio.sleep(0.01)
 
     def stop(self) -> None:
         """Make no more calls."""
@@ -99,6 +110,7 @@ class Load:
             kind = "hung" if patience.expired() else _name(error)
         else:
             kind = "right" if answer == f"done {call_id}" else "wrong"
+            self._answered_at = loop.time()
         self.outcomes[call_id] = _Outcome(sent_at, loop.time(), kind)
 
     def as_if_all_ran(self) -> Counter[str]:
