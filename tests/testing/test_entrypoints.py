@@ -1,4 +1,7 @@
-"""Hooks, waiters, restrictions and replacements, over every transport."""
+"""
+Hooks, waiters, restrictions and replacements: on ``memory://`` alone, since they stand between the
+container and its workers, where no transport reaches.
+"""
 
 from __future__ import annotations
 
@@ -99,6 +102,11 @@ def service_class() -> Any:
             return "by hand"
 
     return Tested
+
+
+@pytest.fixture
+def broker_config(amqp_uri: str) -> dict[str, str]:
+    return {"AMQP_URI": amqp_uri}
 
 
 @pytest.fixture(autouse=True)
