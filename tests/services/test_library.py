@@ -1,0 +1,111 @@
+"""The library of services/: on SQLite, and with books on PostgreSQL and loans on MariaDB."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiorpc import BadArguments, ClusterRpcProxy, ServiceRunner
+from aiorpc.config import load
+from aiorpc.sqlalchemy import create_tables
+from services.library import demo
+from services.library.library import Library, NotAvailable
+from services.library.members import Members
+
+AUSTEN = {"name": "Austen", "books": [{"title": "Emma"}, {"title": "Persuasion"}]}
+
+
+@pytest.fixture
+def sqlite_environ(tmp_path: Path) -> dict[str, str]:
+    return {
+        f"{name}_URL": f"sqlite:///{tmp_path}/{name}.sqlite"
+        for name in ("CATALOGUE", "LENDING", "MEMBERS")
+    }
+
+
+@pytest.fixture
+def servers_environ(request: pytest.FixtureRequest) -> dict[str, str]:
+    postgresql = request.getfixturevalue("postgresql_uri")
+    mysql = request.getfixturevalue("mysql_uri")
+    rabbitmq = request.getfixturevalue("rabbitmq_uri")
+    return {
+        "AMQP_URI": rabbitmq,
+        "CATALOGUE_URL": postgresql.replace("postgresql://", "postgres://"),
+        "LENDING_URL": f"{mysql}?charset=utf8",
+        "MEMBERS_URL": postgresql,
+    }
+
+
+@pytest.fixture(
+    params=[
+        "sqlite_environ",
+        pytest.param(
+            "servers_environ",
+            marks=[pytest.mark.postgresql, pytest.mark.mysql, pytest.mark.rabbitmq],
+        ),
+    ]
+)
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    environ = request.getfixturevalue(request.param)
+    settings = load(demo.CONFIG, {"AMQP_URI": f"memory://{uuid.uuid4().hex}", **environ})
+    await create_tables(settings, Library, Members, drop=True)
+    async with (
+        ServiceRunner(Library, Members, config=settings),
+        ClusterRpcProxy(settings) as cluster,
+    ):
+        yield cluster
+
+
+async def test_books_are_found_with_their_authors(cluster: Any) -> None:
+    austen = await cluster.library.add_author(AUSTEN)
+    assert [book["title"] for book in austen["books"]] == ["Emma", "Persuasion"]
+    assert await cluster.library.find_books("Em") == [
+        {"id": austen["books"][0]["id"], "title": "Emma", "author": {"name": "Austen"}}
+    ]
+    with pytest.raises(BadArguments, match=r"author\.name: Missing data"):
+        await cluster.library.add_author({"books": []})
+
+
+async def test_a_book_is_lent_once_however_many_ask_for_it(cluster: Any) -> None:
+    austen = await cluster.library.add_author(AUSTEN)
+    emma = austen["books"][0]["id"]
+    names = ("Ada", "Bob", "Cleo", "Dan")
+    members = [await cluster.members.join(name) for name in names]
+    assert await cluster.members.join("Ada") == members[0]
+    lent = await asyncio.gather(
+        *(cluster.library.lend(emma, member["id"]) for member in members), return_exceptions=True
+    )
+    assert sum(isinstance(one, dict) for one in lent) == 1
+    assert sum(isinstance(one, NotAvailable) for one in lent) == len(names) - 1
+    assert await cluster.library.give_back(emma) is True
+    assert await cluster.library.give_back(emma) is False
+    assert (await cluster.library.lend(emma, members[1]["id"]))["member_id"] == members[1]["id"]
+    await cluster.library.give_back(emma)
+
+
+async def test_there_are_no_loans_without_book_or_member(cluster: Any) -> None:
+    austen = await cluster.library.add_author(AUSTEN)
+    with pytest.raises(NotAvailable, match="there is no book 999"):
+        await cluster.library.lend(999, 1)
+    with pytest.raises(NotAvailable, match="there is no member 999"):
+        await cluster.library.lend(austen["books"][0]["id"], 999)
+
+
+async def test_the_demo_prints_what_it_calls(
+    sqlite_environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    await demo.main({"AMQP_URI": f"memory://{uuid.uuid4().hex}", **sqlite_environ})
+    printed = capsys.readouterr().out
+    assert "await library.find_books(\"Em\")\n    -> [{'author': {'name': 'Austen'}" in printed
+    assert "NotAvailable: book 1 is lent already" in printed
+    assert "BadArguments: Library.add_author: author.name: Missing data" in printed
+
+
+def test_every_file_can_be_read_at_one_sitting() -> None:
+    for path in demo.CONFIG.parent.glob("*.*"):
+        assert len(path.read_text().splitlines()) < 80, path
