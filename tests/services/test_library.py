@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from aiorpc import BadArguments, ClusterRpcProxy, ServiceRunner
 from aiorpc.config import load
-from aiorpc.sqlalchemy import create_tables
+from aiorpc.sqlalchemy import configured, create_tables
 from services.library import demo
 from services.library.library import Library, NotAvailable
 from services.library.members import Members
+from services.library.models import Catalogue, Lending, Membership
 
 AUSTEN = {"name": "Austen", "books": [{"title": "Emma"}, {"title": "Persuasion"}]}
 
@@ -104,6 +106,20 @@ async def test_the_demo_prints_what_it_calls(
     assert "await library.find_books(\"Em\")\n    -> [{'author': {'name': 'Austen'}" in printed
     assert "NotAvailable: book 1 is lent already" in printed
     assert "BadArguments: Library.add_author: author.name: Missing data" in printed
+
+
+def test_compose_names_what_the_configuration_asks_for() -> None:
+    compose = yaml.safe_load((demo.CONFIG.parents[2] / "compose.yaml").read_text())
+    environment = compose["services"]["library"]["environment"]
+    settings = load(demo.CONFIG, environment)
+    catalogue = configured(settings, "library", Catalogue).url.url
+    lending = configured(settings, "library", Lending).url.url
+    members = configured(settings, "members", Membership).url.url
+    for url, service in ((catalogue, "postgresql"), (lending, "mariadb"), (members, "postgresql")):
+        assert url.host == service
+        assert service in compose["services"]["library"]["depends_on"]
+        variables = compose["services"][service]["environment"].values()
+        assert {url.username, url.password, url.database} <= set(variables)
 
 
 def test_every_file_can_be_read_at_one_sitting() -> None:
