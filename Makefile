@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo check test test-all servers servers-stop format chaos docs clean
+.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-all servers servers-stop format chaos docs clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,12 +19,20 @@ help: ## what there is to make
 demo: $(VENV)/.demo ## run the example services and a client, without any server
 	@$(BIN)/python -m services.demo
 
-check: $(VENV)/.dev ## format, lint, types, and the tests that need no server
+check: $(VENV)/.dev ## format, lint, types, and the quick tests that need no server
+	@$(MAKE) --no-print-directory -j2 --output-sync=target check-tests check-pyright check-style
+
+check-style: $(VENV)/.dev
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
+
+check-pyright: $(VENV)/.dev
 	@$(BIN)/pyright --warnings > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
-	@$(BIN)/python -m pytest -q -m "not rabbitmq and not postgresql and not mysql and not nameko"
+
+check-tests: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q \
+		-m "not slow and not rabbitmq and not postgresql and not mysql and not nameko"
 
 test: $(VENV)/.dev servers ## everything, on RabbitMQ, PostgreSQL and MariaDB
 	@$(BIN)/python -m pytest -q
@@ -42,6 +50,9 @@ servers: $(VENV)/.base ## bring up RabbitMQ, PostgreSQL and MariaDB, or use thos
 
 servers-stop: $(VENV)/.base ## stop what `make servers` started, and nothing else
 	@$(BIN)/python -m tests.servers down
+
+wheel-test: $(VENV)/.base ## build the wheel and try it in empty environments, on each interpreter
+	@$(BIN)/python -m tests.wheel
 
 chaos: $(VENV)/.dev servers ## the chaos suite at length, some minutes; prints a table
 	@$(BIN)/python -m tests.chaos

@@ -7,11 +7,30 @@ from __future__ import annotations
 
 import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.servers import urls
+
+#: Tests that start processes, build things or work for seconds: not in `make check`.
+SLOW = (
+    "chaos",
+    "cli",
+    "docs",
+    "services",
+    "testing",
+    "test_database_cancelling.py",
+    "test_servers.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {*item.path.relative_to(Path(__file__).parent).parts}.intersection(SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 REMEDY = "bring it up with `make servers`, or name yours in the environment"
 
