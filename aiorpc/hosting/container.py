@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any, Self, TypeAlias, TypeVar
@@ -37,6 +37,7 @@ from ..transports import open_transport
 from ..transports.base import Transport
 from ..wire.protocol import Wire
 from .discovery import discoverable
+from .health import Health, problems_of
 from .worker import Worker
 
 __all__ = ["ServiceContainer", "Submit"]
@@ -94,6 +95,8 @@ class ServiceContainer:
         self._seating = False
         self._idle: asyncio.Future[None] | None = None
         self._accepting = False
+        #: Ready, and not told to stop yet.
+        self._serving = False
         self._shared: dict[object, Any] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._executor: ThreadPoolExecutor | None = None
@@ -149,6 +152,16 @@ class ServiceContainer:
         if not self._life.cancelled() and (error := self._life.exception()) is not None:
             raise error
 
+    def health(self) -> Health:
+        """Whether it serves calls right now: red while it starts, stops, or cannot consume."""
+        return Health.of(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not self._serving:
+            yield f"{self.service_name} is not ready yet, or stops"
+        else:
+            yield from problems_of(self.transport)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -191,7 +204,11 @@ class ServiceContainer:
             log.info("%s", self._describe("ready"))
             if not ready.done():
                 ready.set_result(None)
-            await self._stopping.wait()
+            self._serving = True
+            try:
+                await self._stopping.wait()
+            finally:
+                self._serving = False
 
     def _bind(self) -> None:
         self.coroutines = frozenset(
@@ -343,6 +360,7 @@ class ServiceContainer:
         self._accepting = False
         for worker in list(self._waiting):
             worker.cancel(Ending.ABANDONED)
+        ends_at = self._loop.time() + self.settings.shutdown_timeout
         if not await self._wait_until_idle(self.settings.shutdown_timeout):
             left = [worker for worker in self._workers if worker.task is not None]
             self.overran = True
@@ -358,6 +376,18 @@ class ServiceContainer:
                 worker.kill()
             if not await self._wait_until_idle(self.cleanup_timeout):
                 log.error("%s: %d call(s) resisted", self.service_name, self._running)
+        await self._send_what_is_owed(max(0.0, ends_at - self._loop.time()))
+
+    async def _send_what_is_owed(self, timeout: float) -> None:
+        """While disconnected: the replies that wait are reason enough to connect once more."""
+        if not await self.transport.caught_up(timeout):
+            log.warning(
+                "%s: %d message(s), such as replies, could not be sent to %s any more; the broker "
+                "has the requests of such replies still, and gives them to others",
+                self.service_name,
+                self.transport.waiting,
+                self.transport.url,
+            )
 
     async def _wait_until_idle(self, timeout: float) -> bool:
         if not self._running:

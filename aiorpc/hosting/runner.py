@@ -15,6 +15,7 @@ from ..config import Settings, resolve
 from ..exceptions import ConfigurationError
 from ..transports import open_transport
 from .container import ServiceContainer
+from .health import Health
 
 __all__ = ["ServiceRunner", "serve"]
 
@@ -53,6 +54,8 @@ class ServiceRunner:
                 "take one another's calls"
             )
         self._stack = AsyncExitStack()
+        self._closing: asyncio.Task[None] | None = None
+        self._started = False
 
     @property
     def overran(self) -> bool:
@@ -61,6 +64,9 @@ class ServiceRunner:
 
     async def start(self) -> None:
         """Connect, waiting for the broker if need be, and return when every service is ready."""
+        if self._started:
+            raise RuntimeError("this ServiceRunner was started already; make another one")
+        self._started = True
         self._stack.push_async_callback(self._transport.aclose)
         try:
             await self._transport.start()
@@ -69,15 +75,20 @@ class ServiceRunner:
                 for container in self.containers:
                     starting.create_task(container.start())
         except BaseExceptionGroup as group:
-            await self._stack.aclose()
+            await self.stop()
             raise group.exceptions[0] from None
         except BaseException:
-            await self._stack.aclose()
+            await self.stop()
             raise
 
     async def stop(self) -> None:
-        """Stop all services, each as its container does, then hang up. Idempotent."""
-        await self._stack.aclose()
+        """
+        Stop all services, each as its container does, then hang up. Idempotent: whoever calls it
+        waits for the end, and who stops waiting does not stop it.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._stack.aclose(), name="aiorpc: stop services")
+        await asyncio.shield(self._closing)
 
     async def wait(self) -> None:
         """Return when a service has stopped; raise what made it fail."""
@@ -91,6 +102,12 @@ class ServiceRunner:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+    def health(self) -> Health:
+        """Whether all of its services serve calls right now."""
+        return Health.of(
+            problem for container in self.containers for problem in container.health().problems
+        )
 
     async def _stop_containers(self) -> None:
         await asyncio.gather(*(container.stop() for container in self.containers))
@@ -124,8 +141,8 @@ async def serve(
     """
     runner = ServiceRunner(*services, config=config, middleware=middleware)
     stop = _stop_on_signals()
+    starting = asyncio.ensure_future(runner.start())
     try:
-        starting = asyncio.ensure_future(runner.start())
         await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
@@ -140,6 +157,9 @@ async def serve(
             await asyncio.wait((failing,))
         failing.result()
     finally:
+        if not starting.done():  # we were cancelled, by wait_for() say
+            starting.cancel()
+            await asyncio.wait((starting,))
         await runner.stop()
         _forget_signals()
     return 1 if runner.overran else 0

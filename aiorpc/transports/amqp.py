@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -188,6 +188,14 @@ class AmqpTransport(Transport):
         if self.state is State.BLOCKED:
             return f"{self.url} takes no messages for now (a memory or disk alarm)"
         return f"not connected to {self.url} ({self._trouble})"
+
+    @property
+    def subscriptions(self) -> Collection[Subscription]:
+        return list(self._subscriptions)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._sender.outbox)
 
     @property
     def congested(self) -> bool:

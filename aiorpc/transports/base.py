@@ -11,9 +11,10 @@ what was sent and not confirmed when the connection broke is sent again, if its 
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -259,6 +260,39 @@ class Transport(ABC):
     @abstractmethod
     async def delete(self, queue: str) -> None:
         """Delete *queue*, if it is there and we are connected; bounded, and never an error."""
+
+    @property
+    @abstractmethod
+    def subscriptions(self) -> Collection[Subscription]:
+        """Those that have not been cancelled."""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many messages wait for a connection, or for a broker that blocks."""
+
+    async def caught_up(self, timeout: float) -> bool:
+        """
+        Return True when no message waits any more; False after *timeout* seconds, and at once where
+        waiting is of no use: the broker blocks, or the transport is closed.
+        """
+        changed = asyncio.Event()
+        stop_listening = self.on_state(lambda _: changed.set())
+        try:
+            async with asyncio.timeout(timeout):
+                while self.waiting:
+                    if self.state in (State.BLOCKED, State.CLOSED):
+                        return False
+                    if self.state is State.CONNECTED:
+                        await asyncio.sleep(0.005)  # they leave in batches
+                    else:
+                        changed.clear()
+                        await changed.wait()
+        except TimeoutError:
+            return False
+        finally:
+            stop_listening()
+        return True
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
@@ -240,6 +240,14 @@ class MemoryTransport(Transport):
     def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
         """See :class:`.memory_subscription.Host`."""
         return self._sender.answer(consumer, entry, reply)
+
+    @property
+    def subscriptions(self) -> Collection[MemorySubscription]:
+        return list(self._subscriptions)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._sender.outbox)
 
     @property
     def congested(self) -> bool:
