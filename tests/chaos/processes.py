@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +27,12 @@ class Server:
 
     Attributes:
         log: the last lines that it wrote.
+        heard: is told every line that it writes.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, ready: str) -> None:
         self.log: deque[str] = deque(maxlen=400)
+        self.heard: Callable[[str], None] | None = None
         self._process = process
         self._ready_line = ready
         self._ready = asyncio.Event()
@@ -72,6 +74,11 @@ class Server:
     def alive(self) -> bool:
         return self._process.returncode is None
 
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+
     def terminate(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 
@@ -92,5 +99,7 @@ class Server:
         while line := await self._process.stdout.readline():
             text = line.decode(errors="replace").rstrip()
             self.log.append(text)
+            if self.heard is not None:
+                self.heard(text)
             if self._ready_line in text:
                 self._ready.set()

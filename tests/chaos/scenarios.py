@@ -278,4 +278,18 @@ SCENARIOS = [
         errors=frozenset({"RpcTimeout"}),
         short=False,
     ),
+    Scenario(
+        name="broker killed (-9), confirmed replies",
+        fault=broker_is_killed,
+        settings={"CONFIRM_REPLIES": True},
+        short=False,
+    ),
+    # Stopping and starting takes a broker some eight seconds.
+    Scenario(
+        name="broker restarted, 200 callers",
+        fault=broker_restarts,
+        broken=0.4,
+        callers=200,
+        short=False,
+    ),
 ]

@@ -1,0 +1,62 @@
+"""
+aio-pika's `patterns.RPC` on its robust connection, under the same faults: commands and lines are
+those of `nameko_peer.py`. Callers wait with `asyncio.timeout`, since it has no timeout itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import aio_pika
+from aio_pika.patterns import RPC
+
+MODE, URI, SERVICE = sys.argv[1:4]
+
+
+async def connect() -> RPC:
+    connection = await aio_pika.connect_robust(URI, heartbeat=2)
+    channel = await connection.channel()
+    await channel.set_qos(prefetch_count=100)
+    return await RPC.create(channel)
+
+
+async def serve() -> None:
+    ledger = os.open(sys.argv[4], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    async def work(*, call_id: str, hold: float) -> str:
+        os.write(ledger, f"{call_id}\n".encode())
+        await asyncio.sleep(hold)
+        return f"done {call_id}"
+
+    rpc = await connect()
+    await rpc.register(SERVICE, work, durable=True)
+    print("peer ready: it consumes", flush=True)
+    await asyncio.Event().wait()
+
+
+async def make(rpc: RPC, call_id: str, timeout: float, hold: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            answer = await rpc.call(
+                SERVICE, {"call_id": call_id, "hold": hold}, expiration=int(timeout)
+            )
+        kind = "right" if answer == f"done {call_id}" else "wrong"
+    except (Exception, asyncio.CancelledError) as error:
+        kind = type(error).__name__
+    print(call_id, kind, flush=True)
+
+
+async def call() -> None:
+    rpc = await connect()
+    print("peer ready: it calls", flush=True)
+    calls = set()
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        call_id, timeout, hold = line.split()
+        task = asyncio.create_task(make(rpc, call_id, float(timeout), float(hold)))
+        calls.add(task)
+        task.add_done_callback(calls.discard)
+
+
+asyncio.run(serve() if MODE == "serve" else call())
