@@ -12,6 +12,8 @@ from .context import Context, Deadline
 from .dependencies.config import Config, ContextData
 from .dependencies.dispatcher import EventDispatcher
 from .dependencies.proxies import ClusterRpc, RpcProxy
+from .dependencies.publisher import Publisher
+from .entrypoints.consumer import consume
 from .entrypoints.events import BROADCAST, SERVICE_POOL, SINGLETON, event_handler
 from .entrypoints.rpc import rpc
 from .entrypoints.timer import once, timer
@@ -76,6 +78,7 @@ __all__ = [
     "MethodNotFound",
     "Middleware",
     "Overloaded",
+    "Publisher",
     "Queue",
     "RemoteError",
     "RpcError",
@@ -91,6 +94,7 @@ __all__ = [
     "UnserializableValueError",
     "WorkerContext",
     "__version__",
+    "consume",
     "deserialize_to_instance",
     "event_dispatcher",
     "event_handler",

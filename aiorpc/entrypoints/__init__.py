@@ -1,1 +1,4 @@
-"""What fires methods. Each file is one kind; it stands on ``aiorpc.extensions``, on no sibling."""
+"""
+What fires methods. Each file is one kind and stands on ``aiorpc.extensions``; what consumes a queue
+stands on ``consumer`` too.
+"""

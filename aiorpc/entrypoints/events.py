@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
-from ..call import Call
 from ..exceptions import ConfigurationError
-from ..extensions import Ending, Entrypoint, Host, Outcome, declare
-from ..transports.base import Delivery
+from ..extensions import Host, declare
 from ..wire.message import Queue
 from ..wire.protocol import event_exchange, event_queue
+from .consumer import QueueConsumer
 
 __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]
-
-log = logging.getLogger("aiorpc.events")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,9 +25,10 @@ SINGLETON: Literal["singleton"] = "singleton"
 BROADCAST: Literal["broadcast"] = "broadcast"
 
 
-class EventHandler(Entrypoint):
+class EventHandler(QueueConsumer):
     """
-    Fires a method with the payload of each event that *source_service* dispatches.
+    Fires a method with the payload of each event that *source_service* dispatches; see
+    :class:`~aiorpc.entrypoints.consumer.QueueConsumer` for when it is acked.
 
     Args:
         event_type: the binding key, so ``orders.*`` and ``#`` hear more than one type.
@@ -41,6 +37,8 @@ class EventHandler(Entrypoint):
         requeue_on_error: give an event back when the method raises. At once and without end, as in
             Nameko.
     """
+
+    kind = "event"
 
     def __init__(
         self,
@@ -54,7 +52,9 @@ class EventHandler(Entrypoint):
         sensitive_arguments: str | Sequence[str] = (),
     ) -> None:
         super().__init__(
-            expected_exceptions=expected_exceptions, sensitive_arguments=sensitive_arguments
+            requeue_on_error=requeue_on_error,
+            expected_exceptions=expected_exceptions,
+            sensitive_arguments=sensitive_arguments,
         )
         if handler_type not in (SERVICE_POOL, SINGLETON, BROADCAST):
             raise ConfigurationError(
@@ -73,7 +73,6 @@ class EventHandler(Entrypoint):
         self.event_type = event_type
         self.handler_type = handler_type
         self.reliable_delivery = reliable_delivery
-        self.requeue_on_error = requeue_on_error
         self._instance: str | None = None
 
     @property
@@ -81,10 +80,7 @@ class EventHandler(Entrypoint):
         """Tells the instances of a service apart; a new one for each, unless overridden."""
         return uuid.uuid4().hex
 
-    def queue_name(self, host: Host) -> str:
-        return self._queue(host).name
-
-    def _queue(self, host: Host) -> Queue:
+    def queue_of(self, host: Host) -> Queue:
         if self.handler_type == BROADCAST and self._instance is None:
             self._instance = self.broadcast_identifier  # asked once: it may be another each time
         auto_delete = host.settings.auto_delete_event_exchanges
@@ -100,53 +96,6 @@ class EventHandler(Entrypoint):
             instance=self._instance,
             reliable=self.reliable_delivery,
         )
-
-    @asynccontextmanager
-    async def listen(self, host: Host) -> AsyncGenerator[None]:
-        def received(delivery: Delivery) -> None:
-            self._received(host, delivery)
-
-        subscription = await host.transport.subscribe(
-            self._queue(host), received, prefetch=host.settings.prefetch
-        )
-        try:
-            yield
-        finally:
-            await subscription.cancel()
-
-    def _received(self, host: Host, delivery: Delivery) -> None:
-        try:
-            payload, context = host.wire.decode_payload(delivery.message)
-        except Exception as exc:  # noqa: BLE001 - nobody can be told but the log
-            log.error(
-                "%s.%s: event %s of %s cannot be read and is dropped: %s",
-                host.service_name,
-                self.method_name,
-                delivery.routing_key,
-                self.source_service,
-                exc,
-            )
-            delivery.ack()
-            return
-
-        def settle(outcome: Outcome) -> None:
-            if outcome.ending is Ending.ABANDONED or (
-                self.requeue_on_error and outcome.ending is not Ending.RETURNED
-            ):
-                delivery.reject(requeue=True)
-            else:
-                delivery.ack()
-
-        call = Call(
-            host.service_name,
-            self.method_name,
-            (payload,),
-            {},
-            context,
-            "event",
-            delivery.redelivered,
-        )
-        host.submit(self, call, settle)
 
 
 def event_handler(

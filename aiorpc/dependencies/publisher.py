@@ -1,0 +1,105 @@
+"""Publishes messages of any kind: ``publish = Publisher(exchange=Exchange("name"))``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import msgspec
+
+from ..context import EMPTY, current
+from ..extensions import DependencyProvider, Host, WorkerContext
+from ..transports.base import Outgoing
+from ..wire.message import Exchange, Queue
+
+__all__ = ["Publish", "Publisher"]
+
+
+class Publish(Protocol):
+    """What a :class:`Publisher` gives to a service."""
+
+    async def __call__(
+        self,
+        payload: Any,
+        *,
+        routing_key: str = "",
+        headers: Mapping[str, Any] = EMPTY,
+        mandatory: bool | None = None,
+        expiration: float | None = None,
+        **properties: Any,
+    ) -> None:
+        """
+        Publish *payload* with the context data of the call that runs; return when the broker has
+        it.
+
+        Args:
+            expiration: seconds after which the broker drops it, if nobody has taken it.
+            properties: further AMQP properties: ``priority``, ``persistent``, ``correlation_id``,
+                ``reply_to``, ``message_id``, ``timestamp``, ``type``, ``app_id``, ``user_id``.
+
+        Raises:
+            Unroutable: it was mandatory, and no queue takes it.
+            ConnectionLost: the broker did not confirm it within the call's deadline.
+            UnserializableValueError: the payload cannot be put on the wire.
+        """
+        ...
+
+
+class Publisher(DependencyProvider[Publish]):
+    """
+    ``await self.publish(payload, routing_key="key")`` publishes to *exchange*, which is declared
+    when the service starts, as are the queues of *declare*. Without an exchange the routing key is
+    the name of a queue.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange | None = None,
+        *,
+        declare: Sequence[Queue] = (),
+        mandatory: bool = False,
+    ) -> None:
+        self._exchange = exchange or Exchange()
+        self._queues = tuple(declare)
+        self._mandatory = mandatory
+
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        exchange, default = self._exchange, self._mandatory
+        exchanges = [exchange] if exchange.name else []
+        if exchanges or self._queues:
+            await host.transport.declare(exchanges, self._queues)
+
+        async def publish(
+            payload: Any,
+            *,
+            routing_key: str = "",
+            headers: Mapping[str, Any] = EMPTY,
+            mandatory: bool | None = None,
+            expiration: float | None = None,
+            **properties: Any,
+        ) -> None:
+            context = current.get()
+            deadline = context.deadline
+            message = host.wire.encode_payload(payload, context, headers=headers)
+            if expiration is not None:
+                properties["expiration"] = max(1, round(expiration * 1000))
+            if properties:
+                message = msgspec.structs.replace(message, **properties)
+            await host.transport.publish(
+                Outgoing(
+                    exchange=exchange.name,
+                    routing_key=routing_key,
+                    message=message,
+                    mandatory=default if mandatory is None else mandatory,
+                    again=lambda message: message,
+                ),
+                host.settings.rpc_timeout if deadline is None else deadline.remaining(),
+            )
+
+        self._publish: Publish = publish
+        yield
+
+    def value(self, worker_ctx: WorkerContext) -> Publish:
+        return self._publish
