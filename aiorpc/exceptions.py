@@ -195,7 +195,15 @@ def deserialize_to_instance(exc_type: E) -> E:
 
     Both sides must have it under the same import path. It is rebuilt from its arguments as they
     were sent, and Nameko sends them as strings.
+
+    Raises:
+        ConfigurationError: it is no exception that a call can end with.
     """
+    if not issubclass(exc_type, Exception) or issubclass(exc_type, StopIteration):
+        raise ConfigurationError(
+            f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register an "
+            "Exception, and none that is a StopIteration (no coroutine can raise one)"
+        )
     _registry[exception_path(exc_type)] = exc_type
     return exc_type
 

@@ -9,8 +9,7 @@ the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...); Nameko ignores th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..exceptions import (
@@ -39,6 +38,7 @@ _REFUSALS: Mapping[str, type[AioRpcError]] = {
     for exc_type in (RpcTimeout, DeliveryUncertain, InProgress, Overloaded)
 }
 _DEPTH = 20
+#: The most items of one error's arguments, at all depths together.
 _ITEMS = 1000
 
 
@@ -48,15 +48,15 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
         return {
             "exc_type": exc.exc_type,
             "exc_path": exc.exc_path,
-            "exc_args": _safe(exc.exc_args),
+            "exc_args": _Safe().value(exc.exc_args),
             "value": exc.value,
         }
     exc_type = type(exc)
     payload: dict[str, Any] = {
         "exc_type": exc_type.__name__,
         "exc_path": _NAMEKO_PATHS.get(exc_type) or exception_path(exc_type),
-        "exc_args": _safe(exc.args),
-        "value": _safe(exc),
+        "exc_args": _Safe().value(exc.args),
+        "value": _Safe().value(exc),
     }
     if refusal:
         payload["refusal"] = True
@@ -90,20 +90,39 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _safe(value: Any, depth: int = _DEPTH) -> Any:
+class _Safe:
     """
     Nameko's ``safe_for_serialization``: strings, mappings and iterables keep their shape, the rest
-    becomes ``str``. Bounded, since Nameko's dies of arguments that contain themselves.
+    becomes ``str``. Bounded in depth and in items, since Nameko's dies of arguments that contain
+    themselves: a tree whose nodes know their parents has more paths than anybody can walk.
     """
-    if isinstance(value, str):
-        return str(value)
-    if depth and isinstance(value, Mapping):
-        return {str(_safe(k, 0)): _safe(v, depth - 1) for k, v in islice(value.items(), _ITEMS)}
-    if depth and isinstance(value, Iterable):
-        try:
-            return [_safe(item, depth - 1) for item in islice(value, _ITEMS)]
-        except Exception:  # noqa: BLE001, S110 - somebody's __iter__
-            pass
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = _ITEMS
+
+    def value(self, value: Any, depth: int = _DEPTH) -> Any:
+        if isinstance(value, str):
+            return str(value)
+        if depth and self._left > 0 and isinstance(value, Mapping):
+            return {_text_of(k): self.value(v, depth - 1) for k, v in self._some(value.items())}
+        if depth and self._left > 0 and isinstance(value, Iterable):
+            try:
+                return [self.value(item, depth - 1) for item in self._some(value)]
+            except Exception:  # noqa: BLE001, S110 - somebody's __iter__
+                pass
+        return _text_of(value)
+
+    def _some(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            if self._left <= 0:
+                return
+            self._left -= 1
+            yield item
+
+
+def _text_of(value: Any) -> str:
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - somebody's __str__; the text is Nameko's

@@ -1,0 +1,157 @@
+"""Errors to the wire and back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from aiorpc import (
+    BadArguments,
+    ConfigurationError,
+    IncorrectSignature,
+    MalformedRequest,
+    MethodNotFound,
+    RemoteError,
+    RpcTimeout,
+    UnknownService,
+    deserialize_to_instance,
+)
+from aiorpc.exceptions import DeliveryUncertain, InProgress, MalformedReply, Overloaded
+from aiorpc.wire.errors import error_from_payload, error_payload
+
+
+@deserialize_to_instance
+class Registered(Exception):
+    pass
+
+
+@deserialize_to_instance
+class Demanding(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one, two)
+
+
+def there_and_back(error: BaseException, *, refusal: bool = False) -> Exception:
+    return error_from_payload(error_payload(error, refusal=refusal))
+
+
+def test_an_error_has_namekos_four_fields() -> None:
+    assert error_payload(ValueError("boom", 1)) == {
+        "exc_type": "ValueError",
+        "exc_path": "builtins.ValueError",
+        "exc_args": ["boom", "1"],
+        "value": "('boom', 1)",
+    }
+
+
+@pytest.mark.parametrize("exc_type", [MalformedRequest, MethodNotFound, IncorrectSignature])
+def test_namekos_own_errors_go_out_under_its_paths(exc_type: type[Exception]) -> None:
+    payload = error_payload(exc_type("why"))
+    assert payload["exc_path"] == f"nameko.exceptions.{exc_type.__name__}"
+    back = error_from_payload(payload)
+    assert type(back) is exc_type
+    assert str(back) == "why"
+
+
+def test_bad_arguments_are_themselves_again() -> None:
+    back = there_and_back(BadArguments("`n` must be int", {"n": ["wrong"]}))
+    assert type(back) is BadArguments
+    assert str(back) == "`n` must be int"
+
+
+def test_a_registered_error_comes_back_as_itself() -> None:
+    back = there_and_back(Registered("a", "b"))
+    assert type(back) is Registered
+    assert back.args == ("a", "b")
+
+
+def test_a_registered_error_that_cannot_be_made_is_a_remote_error() -> None:
+    payload = {**error_payload(Demanding("one", "two")), "exc_args": ["only one"]}
+    back = error_from_payload(payload)
+    assert isinstance(back, RemoteError)
+    assert (back.exc_type, back.exc_args) == ("Demanding", ("only one",))
+
+
+def test_an_error_keeps_its_first_name_over_hops() -> None:
+    first = there_and_back(ValueError("boom"))
+    second = there_and_back(first)
+    assert isinstance(second, RemoteError)
+    assert (second.exc_type, second.value, second.exc_path, second.exc_args) == (
+        "ValueError",
+        "boom",
+        "builtins.ValueError",
+        ("boom",),
+    )
+
+
+@pytest.mark.parametrize("error", [RpcTimeout("late"), UnknownService("x"), Overloaded("full")])
+def test_a_failure_of_the_callees_own_calls_is_not_the_callers(error: Exception) -> None:
+    back = there_and_back(error)
+    assert type(back) is RemoteError
+    assert back.exc_type == type(error).__name__
+
+
+@pytest.mark.parametrize("exc_type", [RpcTimeout, DeliveryUncertain, InProgress, Overloaded])
+def test_what_the_host_refuses_is_the_class_itself(exc_type: type[Exception]) -> None:
+    back = there_and_back(exc_type("why"), refusal=True)
+    assert type(back) is exc_type
+    assert str(back) == "why"
+
+
+def test_not_every_error_can_be_a_refusal() -> None:
+    payload = {"exc_type": "SystemExit", "value": "0", "refusal": True}
+    assert type(error_from_payload(payload)) is RemoteError
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"exc_type": None, "exc_path": 3, "exc_args": "text", "value": None},
+        {"exc_type": ["a"], "exc_path": ["b"], "exc_args": {"c": 1}, "value": {"d": 2}},
+    ],
+)
+def test_an_odd_error_is_still_an_error(payload: dict[str, Any]) -> None:
+    assert isinstance(error_from_payload(payload), RemoteError)
+
+
+@pytest.mark.parametrize("payload", ["boom", 1, ["x"]])
+def test_an_error_that_is_no_object_is_a_malformed_reply(payload: object) -> None:
+    assert isinstance(error_from_payload(payload), MalformedReply)
+
+
+def test_a_tree_whose_nodes_know_their_parents_does_not_take_for_ever() -> None:
+    root: dict[str, Any] = {"name": "root"}
+    root["children"] = [{"parent": root, "again": root, "name": str(n)} for n in range(50)]
+    begun = time.perf_counter()
+    payload = error_payload(ValueError(root))
+    assert time.perf_counter() - begun < 1
+    assert payload["exc_type"] == "ValueError"
+
+
+def test_arguments_of_any_length_are_cut() -> None:
+    (numbers,) = error_payload(ValueError(range(10**9)))["exc_args"]
+    assert len(numbers) < 1001
+    assert numbers[:3] == ["0", "1", "2"]
+
+
+def test_what_has_no_text_says_so() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    assert error_payload(Mute())["value"] == "[__unicode__ failed]"
+
+
+def test_a_mapping_keeps_its_shape() -> None:
+    assert error_payload(ValueError({1: {"a": None}}))["exc_args"] == [{"1": {"a": "None"}}]
+
+
+def test_what_no_coroutine_can_raise_cannot_be_registered() -> None:
+    class Stop(StopIteration):
+        pass
+
+    with pytest.raises(ConfigurationError, match="Stop cannot be raised by a call"):
+        deserialize_to_instance(Stop)
