@@ -69,6 +69,25 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     resend: bool = True
     fail_fast: bool = False
 
+    def __post_init__(self) -> None:
+        if self.timeout is not UNSET:
+            checked_timeout(self.timeout)
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """
+    *timeout* itself.
+
+    Raises:
+        ValueError: it is no number of seconds, and not ``None``.
+    """
+    if timeout is None or (type(timeout) in (int, float) and timeout == timeout):
+        return timeout
+    raise ValueError(
+        f"timeout must be a number of seconds, or None for no limit, not {timeout!r} "
+        f"({type(timeout).__name__})"
+    )
+
 
 DEFAULTS = CallOptions()
 
@@ -135,7 +154,7 @@ class Client:
         self._transport = transport
         self._wire = wire
         self._owner = owner
-        self._timeout = settings.rpc_timeout if timeout is UNSET else timeout
+        self._timeout = settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
         self._durable = settings.call_profile == "durable"
         self._context = context
         self._exchange = wire.rpc_exchange.name
@@ -456,8 +475,9 @@ class Client:
 
     async def _wait_until_drained(self, call: Call) -> None:
         deadline = call.context.deadline
+        scope = asyncio.timeout_at(None if deadline is None else deadline.at)
         try:
-            async with asyncio.timeout_at(None if deadline is None else deadline.at) as scope:
+            async with scope:
                 await self._transport.drained()
         except TimeoutError:
             if not scope.expired():

@@ -19,6 +19,8 @@ import msgspec
 __all__ = ["NO_CONTEXT", "Context", "Deadline", "current", "new_id"]
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+#: Seconds; a timeout as long as this, ``math.inf`` too, is none: no process lives that long.
+FAR = 1e9
 
 
 class Deadline(msgspec.Struct, frozen=True, order=True):
@@ -54,7 +56,7 @@ class Context(msgspec.Struct, frozen=True, dict=False):
 
     def within(self, timeout: float | None) -> Context:
         """The same under a deadline no later than *timeout* seconds from now."""
-        if timeout is None:
+        if timeout is None or timeout >= FAR:
             return self
         asked = Deadline.after(timeout)
         if self.deadline is not None and self.deadline.at <= asked.at:
@@ -81,7 +83,7 @@ current: ContextVar[Context] = ContextVar("aiorpc.context", default=NO_CONTEXT)
 
 def _id_maker() -> Callable[[], str]:
     """
-    Ids shaped like UUIDs: 80 random bits of this process, then a counter. A fresh uuid4 per call
+    Ids shaped like UUIDs: 74 random bits of this process, then a counter. A fresh uuid4 per call
     costs more than the rest of making a call.
     """
     prefix = str(uuid.uuid4())[:24]

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..call import Call
 from ..config import Settings
-from ..context import EMPTY, Context, Deadline, new_id
+from ..context import EMPTY, FAR, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
 from .errors import error_from_payload, error_payload
 from .message import Exchange, Message, Queue
@@ -43,6 +43,9 @@ _BROKER_HEADERS = frozenset(
 )
 _OWN_PREFIX = "aiorpc-"
 
+#: Milliseconds. RabbitMQ closes the channel for an ``expiration`` that is too large for it; this
+#: one, of 49 days, no version refuses. Whoever waits longer is bounded by the deadline alone.
+MAX_EXPIRATION = (1 << 32) - 1
 #: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
 REPLY_QUEUE_EXPIRES = 300.0
 #: Where callers announce that they take a call back.
@@ -188,7 +191,7 @@ class Wire:
             if left <= 0:
                 raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
             fields[DEADLINE] = math.ceil((time.time() + left) * 1000)
-            expiration = max(1, math.ceil(left * 1000))
+            expiration = _expiration(left)
         if headers:
             fields.update(headers)
         return Message(
@@ -209,7 +212,7 @@ class Wire:
             left = deadline.remaining()
             if left <= 0:
                 return None
-            expiration = max(1, math.ceil(left * 1000))
+            expiration = _expiration(left)
         return Message(
             body=message.body,
             content_type=message.content_type,
@@ -275,7 +278,7 @@ class Wire:
                         f"clocks of the two hosts differ by about {-by_clock:.0f} s or more; "
                         "synchronise them (NTP), or raise CLOCK_TOLERANCE"
                     )
-        deadline = None if left is None else Deadline(time.monotonic() + left)
+        deadline = None if left is None or left >= FAR else Deadline(time.monotonic() + left)
         request.context = Context(context.call_id_stack, context.data, deadline)
 
     def decode_arguments(self, request: Request) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -374,7 +377,7 @@ class Wire:
         return Message(
             body=JSON.encode([reply_to, correlation_id, lifetime]),
             persistent=False,
-            expiration=max(1, math.ceil(lifetime * 1000)),
+            expiration=_expiration(lifetime),
         )
 
     def decode_cancel(self, message: Message) -> tuple[tuple[str, str], float]:
@@ -428,6 +431,11 @@ class Wire:
 
 
 _EMPTY_CONTEXT = Context()
+
+
+def _expiration(seconds: float) -> int:
+    """The property that bounds a message to *seconds*: milliseconds, rounded up, at least 1."""
+    return min(max(1, math.ceil(seconds * 1000)), MAX_EXPIRATION)
 
 
 def _context_headers(context: Context) -> dict[str, Any]:
