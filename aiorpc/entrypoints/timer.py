@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from ..call import Call
 from ..exceptions import ConfigurationError
-from ..extensions import Entrypoint, Host, declare
+from ..extensions import Entrypoint, Host, Outcome, declare
 
 __all__ = ["Once", "Timer", "once", "timer"]
 
@@ -47,13 +48,17 @@ class Timer(Entrypoint):
         due = clock() + (0 if self.eager else self.interval)
         while True:
             await asyncio.sleep(due - clock())
-            # What the method raises has been logged, and is no reason to stop ticking. Shielded:
-            # a container that stops lets the run in hand finish.
-            with suppress(Exception):
-                await asyncio.shield(
-                    host.work(self, Call(host.service_name, self.method_name, kind="timer"))
-                )
+            # What the method raises has been logged, and is no reason to stop ticking, whatever it
+            # is. When we are cancelled, since the container stops, the run in hand goes on.
+            ended = asyncio.Event()
+            call = Call(host.service_name, self.method_name, kind="timer")
+            host.submit(self, call, partial(_set, ended))
+            await ended.wait()
             due = max(due + self.interval, clock())
+
+
+def _set(ended: asyncio.Event, outcome: Outcome) -> None:
+    ended.set()
 
 
 class Once(Entrypoint):

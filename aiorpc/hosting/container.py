@@ -9,6 +9,7 @@ request consumers, workers, reply consumers, lifespans, connection.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import os
@@ -103,6 +104,7 @@ class ServiceContainer:
         self._life: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._warned_at = -WARN_EVERY
+        self._sharing: dict[object, asyncio.Lock] = {}
         self._interceptors: list[Callable[[Submit], Submit]] = []
 
     # Life
@@ -119,6 +121,9 @@ class ServiceContainer:
         self._loop = loop = asyncio.get_running_loop()
         self.timers = Timers(loop)
         self._stopping = asyncio.Event()
+        # Workers start in the context of who submits them, or frees a place for them: a call that
+        # ends, say. What that has set in its context variables is not theirs to see.
+        self._context = contextvars.copy_context()
         ready: asyncio.Future[None] = loop.create_future()
         self._life = loop.create_task(
             self._live(ready), name=f"aiorpc container {self.service_name}"
@@ -269,9 +274,15 @@ class ServiceContainer:
             outcome = await asyncio.shield(done)
         except asyncio.CancelledError:
             worker.withdraw()
+            # Its dependencies close first: who cancels may rely on them.
+            await asyncio.wait((done,), timeout=self.cleanup_timeout)
             raise
-        if outcome.error is not None:
+        if isinstance(outcome.error, Exception):
             raise outcome.error
+        if outcome.error is not None:
+            # A CancelledError or a SystemExit of the method's is not to cancel, or end, whom waits.
+            error = outcome.error
+            raise AioRpcError(f"{call} raised {type(error).__name__}({error})") from error
         if outcome.ending is not Ending.RETURNED:
             raise AioRpcError(f"{call} did not run to its end: {outcome.ending.value}")
         return outcome.value
@@ -305,8 +316,9 @@ class ServiceContainer:
         task.add_done_callback(self._background_done)
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
-        if key not in self._shared:
-            self._shared[key] = await self._lifespans.enter_async_context(opener())
+        async with self._sharing.setdefault(key, asyncio.Lock()):
+            if key not in self._shared:
+                self._shared[key] = await self._lifespans.enter_async_context(opener())
         value: T = self._shared[key]
         return value
 
@@ -342,7 +354,7 @@ class ServiceContainer:
     def _seat(self, worker: Worker) -> None:
         self._running += 1
         worker.seated = True
-        worker.start(self._loop)
+        worker.start(self._loop, self._context.copy())
 
     def _seat_waiting(self) -> None:
         # One that came too late finishes inside ``start``: no recursion for a row of those.
@@ -435,7 +447,12 @@ class ServiceContainer:
 
 
 def _by_kind(entrypoints: Sequence[Entrypoint]) -> dict[type[Entrypoint], list[Entrypoint]]:
+    """
+    Those that listen together, by the class that says how: a subclass of ``Rpc`` beside plain ones
+    must not be a second consumer of the one queue, to which half of the methods are unknown.
+    """
     kinds: dict[type[Entrypoint], list[Entrypoint]] = {}
     for entrypoint in entrypoints:
-        kinds.setdefault(type(entrypoint), []).append(entrypoint)
+        kind = next(cls for cls in type(entrypoint).__mro__ if "listen_all" in vars(cls))
+        kinds.setdefault(kind, []).append(entrypoint)
     return kinds

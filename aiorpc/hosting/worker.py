@@ -50,6 +50,10 @@ class Workshop(Protocol):
     def finished(self, worker: Worker) -> None: ...
 
 
+#: Nobody takes the result of a worker that was cancelled for one of these.
+_NOBODY_WAITS = (Ending.TIMED_OUT, Ending.WITHDRAWN)
+
+
 class _State(enum.IntEnum):
     WAITING = 0
     #: It has a task, which has not taken its first step. A task cancelled then never takes it.
@@ -103,8 +107,8 @@ class Worker:
 
     # Handles for the container and for who submitted the call
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin. One whose deadline passed while it waited for its turn does not run at all."""
+    def start(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        """Begin, in *context*. One whose deadline passed while it waited its turn does not run."""
         deadline = self.call.context.deadline
         if deadline is not None:
             if deadline.remaining() <= 0:
@@ -113,7 +117,7 @@ class Worker:
                 )
             self._timer = self._workshop.timers.add(deadline.at, self)
         self._state = _State.STARTING
-        self.task = loop.create_task(self._run())
+        self.task = loop.create_task(self._run(), context=context)
 
     def withdraw(self) -> None:
         self.cancel(Ending.WITHDRAWN)
@@ -218,6 +222,9 @@ class Worker:
         return result
 
     def _keep(self, result: Any) -> Any:
+        if self._cancelled_for in _NOBODY_WAITS:
+            # It was cancelled and returned all the same. Nobody takes its result: roll back.
+            raise asyncio.CancelledError
         self._result = result
         self._encoded = self._encode(result) if self._encode else result
         return result
@@ -227,8 +234,9 @@ class Worker:
         bound = self._workshop.cleanup_timeout
         self._state = _State.CLOSING
         self._forget_deadline()
+        scope = asyncio.timeout(bound)
         try:
-            async with asyncio.timeout(bound) as scope:
+            async with scope:
                 if error is None:
                     await dependencies.__aexit__(None, None, None)
                 else:
@@ -255,19 +263,18 @@ class Worker:
         A thread cannot be cancelled. The caller is answered at once, but the dependencies stay open
         until the thread returns: closed before, they would be closed under its feet.
         """
-        loop = asyncio.get_running_loop()
-        loop_of_thread.set(loop)
+        loop_of_thread.set(asyncio.get_running_loop())
         context = contextvars.copy_context()
-        running = loop.run_in_executor(
-            self._workshop.threads(), context.run, _without_stop_iteration, method, call
-        )
+        job = self._workshop.threads().submit(context.run, _without_stop_iteration, method, call)
+        running = asyncio.wrap_future(job)
         cancelled: BaseException | None = None
         while not running.done():
             try:
                 await asyncio.wait((running,))
             except asyncio.CancelledError as exc:
                 cancelled = exc
-                if self._killed:
+                # Where no thread has begun it none will: nobody waits for it any more.
+                if self._killed or job.cancel():
                     raise
                 if self._cancelled_for is not None:
                     self._settle_now(self._cancelled())

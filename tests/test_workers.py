@@ -1,0 +1,269 @@
+"""Workers among one another: what they share, what they must not, and what ends them for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from aiorpc import (
+    AioRpcError,
+    Call,
+    ClusterRpcProxy,
+    DependencyProvider,
+    Entrypoint,
+    RpcTimeout,
+    ServiceContainer,
+    ServiceRunner,
+    WorkerContext,
+    rpc,
+    timer,
+)
+from aiorpc.entrypoints.rpc import Rpc
+from aiorpc.hosting.runner import serve
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
+
+
+class Tenants:
+    name = "tenants"
+
+    @rpc
+    async def swap(self, who: str) -> str:
+        before = tenant.get()
+        tenant.set(who)
+        await asyncio.sleep(0)
+        return before
+
+
+async def test_a_worker_does_not_see_the_context_variables_of_the_one_before(
+    broker_config: dict[str, Any],
+) -> None:
+    config = {**broker_config, "max_workers": 1, "PREFETCH_COUNT": 10}
+    async with (
+        ServiceContainer(Tenants, config),
+        ClusterRpcProxy(config, timeout=10) as cluster,
+    ):
+        replies = [cluster.tenants.swap.call_async(f"tenant {n}") for n in range(4)]
+        assert [await reply for reply in replies] == ["nobody"] * 4
+
+
+async def test_a_worker_does_not_see_the_context_variables_of_its_caller(
+    config: dict[str, Any],
+) -> None:
+    async with ServiceContainer(Tenants, config), ClusterRpcProxy(config) as cluster:
+        tenant.set("the caller")
+        assert await cluster.tenants.swap("x") == "nobody"
+
+
+class Session(DependencyProvider[list[str]]):
+    """Writes down how it was closed."""
+
+    def __init__(self, ended: list[str]) -> None:
+        self.ended = ended
+
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[list[str]]:
+        try:
+            yield self.ended
+        except BaseException as exc:
+            self.ended.append(f"rolled back: {type(exc).__name__}")
+            raise
+        self.ended.append("committed")
+
+
+async def test_a_method_that_swallows_its_cancelling_is_rolled_back(config: dict[str, Any]) -> None:
+    ended: list[str] = []
+
+    class Stubborn:
+        name = "stubborn"
+        session = Session(ended)
+
+        @rpc
+        async def method(self) -> str:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return "all the same"
+
+    async with ServiceContainer(Stubborn, config), ClusterRpcProxy(config) as cluster:
+        with pytest.raises(RpcTimeout):
+            await cluster.stubborn.method.with_options(timeout=0.05)()
+    assert ended == ["rolled back: CancelledError"]
+
+
+async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_not_run(
+    config: dict[str, Any],
+) -> None:
+    ran: list[int] = []
+    go_on = threading.Event()
+
+    class Threaded:
+        name = "threaded"
+
+        @rpc
+        def method(self, number: int) -> None:
+            ran.append(number)
+            assert go_on.wait(10)
+
+    async with (
+        ServiceContainer(Threaded, {**config, "SYNC_WORKERS": 1}),
+        ClusterRpcProxy(config, timeout=10) as cluster,
+    ):
+        first = cluster.threaded.method.call_async(1)
+        with pytest.raises(RpcTimeout):
+            await cluster.threaded.method.with_options(timeout=0.05)(2)
+        go_on.set()
+        await first
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
+async def test_a_timer_goes_on_whatever_its_method_raises(
+    config: dict[str, Any], error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    thrice = asyncio.Event()
+    runs: list[int] = []
+
+    class Ticking:
+        name = "ticking"
+
+        @timer(0.001)
+        async def tick(self) -> None:
+            runs.append(1)
+            if len(runs) == 3:
+                thrice.set()
+            raise error("from inside")
+
+    caplog.set_level(logging.CRITICAL, "aiorpc.worker")
+    async with ServiceContainer(Ticking, config):
+        await asyncio.wait_for(thrice.wait(), 5)
+
+
+class Fired(Entrypoint):
+    """Does nothing by itself: the test calls ``work``."""
+
+    @asynccontextmanager
+    async def listen(self, host: Any) -> AsyncGenerator[None]:
+        yield
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
+async def test_what_a_method_raises_does_not_cancel_or_end_whoever_waits_for_it(
+    config: dict[str, Any], error: type[BaseException]
+) -> None:
+    class Raising:
+        name = "raising"
+
+        @Fired.decorator
+        async def method(self) -> None:
+            raise error("inside")
+
+    async with ServiceContainer(Raising, config) as container:
+        (entrypoint,) = container.entrypoints
+        with pytest.raises(AioRpcError, match=rf"raising.method raised {error.__name__}\(inside\)"):
+            await container.work(entrypoint, Call("raising", "method"))
+
+
+async def test_a_subclass_of_rpc_beside_plain_ones_shares_their_consumer(
+    config: dict[str, Any],
+) -> None:
+    class Guarded(Rpc):
+        """As a user would derive one."""
+
+    class Mixed:
+        name = "mixed"
+
+        @rpc
+        async def plain(self) -> str:
+            return "plain"
+
+        @Guarded.decorator
+        async def guarded(self) -> str:
+            return "guarded"
+
+    async with ServiceContainer(Mixed, config), ClusterRpcProxy(config, timeout=5) as cluster:
+        for _ in range(2):  # two consumers would take turns
+            assert await cluster.mixed.plain() == "plain"
+            assert await cluster.mixed.plain() == "plain"
+            assert await cluster.mixed.guarded() == "guarded"
+
+
+async def test_what_is_shared_is_opened_once_whoever_asks_at_the_same_time(
+    config: dict[str, Any],
+) -> None:
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def pool() -> AsyncGenerator[object]:
+        opened.append("open")
+        await asyncio.sleep(0)
+        yield object()
+        opened.append("closed")
+
+    async with ServiceContainer(Tenants, config) as container:
+        first, second = await asyncio.gather(
+            container.share("pool", pool), container.share("pool", pool)
+        )
+        assert first is second
+    assert opened == ["open", "closed"]
+
+
+class Slow:
+    """Its one method goes on when it is told to."""
+
+    name = "slow"
+    running: asyncio.Event
+    go_on: asyncio.Event
+
+    @rpc
+    async def method(self) -> str:
+        self.running.set()
+        await self.go_on.wait()
+        return "done"
+
+
+async def test_who_stops_a_runner_a_second_time_does_not_cut_the_drain_short(
+    config: dict[str, Any],
+) -> None:
+    Slow.running, Slow.go_on = asyncio.Event(), asyncio.Event()
+    runner = ServiceRunner(Slow, config=config)
+    await runner.start()
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        reply = cluster.slow.method.call_async()
+        await Slow.running.wait()
+        stopping = asyncio.gather(runner.stop(), runner.stop())
+        impatient = asyncio.create_task(runner.stop())
+        await asyncio.sleep(0)
+        impatient.cancel()
+        Slow.go_on.set()
+        assert await reply == "done"
+        await stopping
+
+
+async def test_a_runner_is_started_once(config: dict[str, Any]) -> None:
+    async with ServiceRunner(Tenants, config=config) as runner:
+        with pytest.raises(RuntimeError, match="started already"):
+            await runner.start()
+
+
+async def test_serve_that_is_cancelled_while_it_waits_for_the_broker_leaves_nothing_running() -> (
+    None
+):
+    before = asyncio.all_tasks()
+    nobody = {"AMQP_URI": "amqp://guest:guest@127.0.0.1:1/"}
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(serve(Tenants, config=nobody), 0.05)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
