@@ -19,6 +19,9 @@ from .wire.arguments import Result
 
 __all__ = ["ClusterProxy", "MethodProxy", "RpcReply", "ServiceProxy"]
 
+#: The most names that a proxy remembers. They may come from outside, in a gateway.
+MOST_REMEMBERED = 1000
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -191,7 +194,8 @@ class ServiceProxy:
             declared = getattr(self._interface, name, None)
             convert = Result.of(declared).convert if callable(declared) else None
             method = MethodProxy(self._client, self._service, name, self._options, convert)
-            if not name.startswith("_"):  # those are reached as items only
+            # A name with a leading underscore is reached as an item only.
+            if not name.startswith("_") and len(methods) < MOST_REMEMBERED:
                 methods[name] = method
         return method
 
@@ -239,7 +243,9 @@ class ClusterProxy:
         service = services.get(name)
         if service is None:
             service = ServiceProxy(self._client, name, self._options)
-            if not name.startswith("_"):
+            # As an attribute it would hide what has that name already: ``typed``.
+            hides = name.startswith("_") or hasattr(ClusterProxy, name)
+            if not hides and len(services) < MOST_REMEMBERED:
                 services[name] = service
         return service
 

@@ -14,12 +14,14 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import msgspec
 
 from .call import Middleware
-from .client import UNSET, Client
+from .client import UNSET, Client, checked_timeout
 from .config import Settings, resolve
 from .context import Context, new_id
+from .exceptions import ConnectionLost
 from .proxy import ClusterProxy, ServiceProxy
 from .transports import open_transport
 from .transports.base import Outgoing, Transport
+from .wire.message import Exchange
 from .wire.protocol import Wire, event_exchange
 
 __all__ = ["ClusterRpcProxy", "ServiceRpcProxy", "event_dispatcher"]
@@ -27,7 +29,7 @@ __all__ = ["ClusterRpcProxy", "ServiceRpcProxy", "event_dispatcher"]
 P = TypeVar("P")
 
 Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
-#: Seconds to wait for the broker at the start where calls have no timeout.
+#: Seconds to wait for the broker, at the start or to declare, where calls have no timeout.
 CONNECT_TIMEOUT = 30.0
 
 
@@ -43,7 +45,7 @@ class _Standalone(Generic[P]):
         middleware: Sequence[Middleware] = (),
     ) -> None:
         self._settings = resolve(config)
-        self._timeout = self._settings.rpc_timeout if timeout is UNSET else timeout
+        self._timeout = self._settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
         self._context_data = dict(context_data or {})
         self._middleware = middleware
         self._transport: Transport | None = None
@@ -150,28 +152,49 @@ async def event_dispatcher(
 
     An event that nobody handles is dropped, as in Nameko. The exchange is declared, so a service
     that never ran is no error (it is one in Nameko).
+
+    Raises:
+        ConnectionLost: the broker was not there, or did not confirm an event, within RPC_TIMEOUT.
+        ConfigurationError: it refuses the user, the password or the vhost.
+        UnserializableValueError: a payload cannot be put on the wire.
     """
     settings = resolve(config)
     wire = Wire.of(settings)
     transport = open_transport(settings, name="standalone_event_dispatcher")
     context = Context((), dict(context_data or {}))
+    bound = CONNECT_TIMEOUT if settings.rpc_timeout is None else settings.rpc_timeout
     declared: set[str] = set()
     lock = asyncio.Lock()
 
+    async def declare(exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(bound), lock:
+                if exchange.name not in declared:
+                    await transport.declare([exchange])
+                    declared.add(exchange.name)
+        except TimeoutError:
+            raise ConnectionLost(
+                f"exchange {exchange.name} could not be declared on {transport.url} within "
+                f"{bound:g} s: {transport.state.value}; the event was not sent"
+            ) from None
+
     async def dispatch(service: str, event_type: str, payload: Any = None) -> None:
-        exchange = event_exchange(service, auto_delete=settings.auto_delete_event_exchanges)
-        async with lock:
-            if exchange.name not in declared and settings.declare_event_exchanges:
-                await transport.declare([exchange])
-                declared.add(exchange.name)
         message = wire.encode_payload(payload, context)
+        exchange = event_exchange(service, auto_delete=settings.auto_delete_event_exchanges)
+        if exchange.name not in declared and settings.declare_event_exchanges:
+            await declare(exchange)
         await transport.publish(
-            Outgoing(exchange=exchange.name, routing_key=event_type, message=message),
+            Outgoing(
+                exchange=exchange.name,
+                routing_key=event_type,
+                message=message,
+                again=lambda message: message,
+            ),
             settings.rpc_timeout,
         )
 
     try:
-        await transport.start(settings.rpc_timeout)
+        await transport.start(bound)
         yield dispatch
     finally:
         await transport.aclose()

@@ -17,6 +17,7 @@ import msgspec
 from .call import Middleware
 from .client import UNSET
 from .config import Settings
+from .exceptions import ConnectionLost
 from .proxy import (
     ClusterProxy as AsyncClusterProxy,
     MethodProxy as AsyncMethodProxy,
@@ -37,13 +38,24 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="aiorpc.sync", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            # What other threads began meanwhile and wait for: they must not wait for ever.
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        finally:
+            loop.close()
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run *coroutine* there; KeyboardInterrupt here cancels it."""
@@ -53,28 +65,35 @@ class _LoopThread:
                 "this ClusterRpcProxy was made before a fork, and its thread stayed in the parent: "
                 "make it in the worker process (gunicorn's post_fork, Celery's worker_process_init)"
             )
-        if self._loop.is_closed():
-            coroutine.close()
-            raise RuntimeError("this ClusterRpcProxy was closed and cannot be used any more")
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError(
                 "a sync proxy cannot be used in its own loop: use aiorpc's async one"
             )
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:  # what is begun before the loop is told to stop is also ended there
+            if self._closed:
+                coroutine.close()
+                raise RuntimeError("this ClusterRpcProxy was closed and cannot be used any more")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
-        except (KeyboardInterrupt, concurrent.futures.CancelledError):
+        except KeyboardInterrupt:
             future.cancel()
+            raise
+        except concurrent.futures.CancelledError:
+            if self._closed:
+                raise ConnectionLost("this ClusterRpcProxy was closed by another thread") from None
             raise
 
     def close(self) -> None:
-        if os.getpid() != self._pid or self._loop.is_closed():
+        if os.getpid() != self._pid:
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(JOIN_TIMEOUT)
-        if not self._thread.is_alive():
-            self._loop.close()
 
 
 class RpcReply(Generic[T]):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aiorpc import RemoteError, RpcTimeout, ServiceContainer, UnknownService, rpc
+from aiorpc import ConnectionLost, RemoteError, RpcTimeout, ServiceContainer, UnknownService, rpc
 from aiorpc.sync import ClusterRpcProxy
 
 pytestmark = pytest.mark.rabbitmq
@@ -107,3 +107,24 @@ def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
             os._exit(2)
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_call_that_another_thread_makes_while_it_closes_ends() -> None:
+    proxy = ClusterRpcProxy("memory://")
+    proxy.start()
+    thread = proxy._thread
+    assert thread is not None
+    begun = threading.Event()
+
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(lambda: thread.wait(endless()))
+        assert begun.wait(10)
+        proxy.close()
+        with pytest.raises(ConnectionLost, match="closed by another thread"):
+            waiting.result(10)
+    with pytest.raises(RuntimeError, match="was closed"):
+        thread.wait(endless())
