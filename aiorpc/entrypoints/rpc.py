@@ -9,6 +9,7 @@ acked with one line in the log. Nothing a peer sends stops the consumer.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
@@ -18,18 +19,23 @@ import msgspec
 from ..call import Call
 from ..client import UNSET
 from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound
-from ..extensions import Ending, Entrypoint, Host, Outcome
+from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
 from ..proxy import RpcReply
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
 from ..wire.protocol import Request
-from .withdrawals import Withdrawals
+from .withdrawals import Key, Withdrawals
 
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
 
 log = logging.getLogger("aiorpc.rpc")
 
+#: Answers that are kept for requests that come again, and how large one may be.
+REMEMBERED = 256
+REMEMBERED_BYTES = 64 * 1024
+
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -80,7 +86,9 @@ class _Server:
         self.exchange = host.wire.rpc_exchange.name
         self.persistent = host.settings.call_profile == "durable"
         self.confirm = host.settings.confirm_replies
-        self.withdrawals = Withdrawals(host.wire)
+        self.withdrawals: Withdrawals[_Job] = Withdrawals(host.wire)
+        #: Answers to requests that the broker gives to somebody again, the oldest first.
+        self._answered: OrderedDict[Key, Outgoing] = OrderedDict()
         mode = host.settings.validate_arguments
         self._methods = {
             entrypoint.method_name: (
@@ -96,6 +104,8 @@ class _Server:
 
     def received(self, delivery: Delivery) -> None:
         request = self.wire.request(delivery.message, delivery.routing_key)
+        if (delivery.redelivered or request.resent) and self._is_known(delivery):
+            return
         try:
             entrypoint, call = self._read(delivery, request)
         except _Refused as refused:
@@ -115,9 +125,33 @@ class _Server:
             if self.withdrawals.withdrawn(job.key):
                 delivery.ack()
                 return
-            submission = self.host.submit(entrypoint, call, job.settle, job.encode)
+            job.submission = self.host.submit(entrypoint, call, job.settle, job.encode)
             if not job.settled:
-                self.withdrawals.began(job.key, submission)
+                self.withdrawals.began(job.key, job)
+
+    def _is_known(self, delivery: Delivery) -> bool:
+        """
+        Whether a request that comes again is one that runs here, or has: a connection broke
+        meanwhile, ours or its caller's. It is not run twice then.
+        """
+        key = key_of(delivery)
+        if None in key:
+            return False
+        job = self.withdrawals.running(key)
+        if job is not None:
+            job.came_again(delivery)
+            return True
+        reply = self._answered.pop(key, None)
+        if reply is not None:
+            delivery.answer(reply)
+        return reply is not None
+
+    def _remember(self, key: Key, reply: Outgoing) -> None:
+        """*reply* is sent on the next connection, on which its request comes again too."""
+        if len(reply.message.body) <= REMEMBERED_BYTES:
+            self._answered[key] = reply
+            if len(self._answered) > REMEMBERED:
+                self._answered.popitem(last=False)
 
     def _read(self, delivery: Delivery, request: Request) -> tuple[Rpc, Call]:
         args, kwargs = self.wire.decode_arguments(request)
@@ -170,15 +204,20 @@ class _Server:
         if not reply_to:
             delivery.ack()
             return False
-        delivery.answer(
-            Outgoing(
-                exchange=self.exchange,
-                routing_key=reply_to,
-                message=self.wire.reply(request, body, persistent=self.persistent),
-                confirm=self.confirm,
-            )
+        reply = Outgoing(
+            exchange=self.exchange,
+            routing_key=reply_to,
+            message=self.wire.reply(request, body, persistent=self.persistent),
+            confirm=self.confirm,
         )
+        if delivery.stale:
+            self._remember(key_of(delivery), reply)
+        delivery.answer(reply)
         return True
+
+
+def key_of(delivery: Delivery) -> Key:
+    return (delivery.message.reply_to, delivery.message.correlation_id)
 
 
 class _Refused(Exception):
@@ -192,14 +231,24 @@ class _Refused(Exception):
 class _Job:
     """One request on its way through a worker."""
 
-    __slots__ = ("_delivery", "_request", "_server", "key", "settled")
+    __slots__ = ("_delivery", "_request", "_server", "key", "settled", "submission")
+
+    submission: Submission
 
     def __init__(self, server: _Server, delivery: Delivery, request: Request) -> None:
         self._server = server
         self._delivery = delivery
         self._request = request
-        self.key = (request.message.reply_to, request.message.correlation_id)
+        self.key = key_of(delivery)
         self.settled = False
+
+    def withdraw(self) -> None:
+        self.submission.withdraw()
+
+    def came_again(self, delivery: Delivery) -> None:
+        """The newest delivery is answered; those before are done with, or were taken back."""
+        self._delivery.ack()
+        self._delivery = delivery
 
     def encode(self, result: Any) -> bytes:
         return self._server.wire.encode_result(self._request, result)
@@ -252,15 +301,15 @@ class BoundRpcMethod(Protocol[P, R_co]):
     ) -> BoundRpcMethod[P, R_co]: ...
 
 
-class RpcMethod(Protocol[S, P, R_co]):
+class RpcMethod(Protocol[S_contra, P, R_co]):
     """An ``@rpc`` method on its class, as type checkers see it."""
 
     @overload
-    def __get__(self, instance: None, owner: type) -> RpcMethod[S, P, R_co]: ...
+    def __get__(self, instance: None, owner: type) -> RpcMethod[S_contra, P, R_co]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundRpcMethod[P, R_co]: ...
 
-    def __call__(self, service: S, /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    def __call__(self, service: S_contra, /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 
 
 class _Decorate(Protocol):

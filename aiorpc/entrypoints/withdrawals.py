@@ -13,9 +13,9 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from ..extensions import Host, Submission
+from ..extensions import Host
 from ..transports.base import Delivery
 from ..wire.protocol import Wire
 
@@ -26,18 +26,27 @@ log = logging.getLogger("aiorpc.rpc")
 #: A call as the wire knows it: its ``reply_to`` and its ``correlation_id``.
 Key: TypeAlias = tuple[str | None, str | None]
 
+
+class Withdrawable(Protocol):
+    """A call that runs."""
+
+    def withdraw(self) -> None: ...
+
+
+T = TypeVar("T", bound=Withdrawable)
+
 #: The most tombstones that are kept: the oldest go first. A fanout reaches every instance, so most
 #: of them are for calls that run elsewhere.
 MOST = 10_000
 
 
-class Withdrawals:
-    """The calls of one service in this process, by key."""
+class Withdrawals(Generic[T]):
+    """The calls of one service in this process, by key; *T* is what stands for one that runs."""
 
     def __init__(self, wire: Wire, clock: Callable[[], float] = time.monotonic) -> None:
         self._wire = wire
         self._clock = clock
-        self._running: dict[Key, Submission] = {}
+        self._running: dict[Key, T] = {}
         self._tombstones: OrderedDict[Key, float] = OrderedDict()
 
     @asynccontextmanager
@@ -51,8 +60,11 @@ class Withdrawals:
         finally:
             await subscription.cancel()
 
-    def began(self, key: Key, submission: Submission) -> None:
-        self._running[key] = submission
+    def began(self, key: Key, running: T) -> None:
+        self._running[key] = running
+
+    def running(self, key: Key) -> T | None:
+        return self._running.get(key)
 
     def ended(self, key: Key) -> None:
         self._running.pop(key, None)
@@ -69,9 +81,9 @@ class Withdrawals:
         except Exception as exc:  # noqa: BLE001 - whatever a peer put on that exchange
             log.warning("an announcement of a cancelled call cannot be read: %s", exc)
             return
-        submission = self._running.get(key)
-        if submission is not None:
-            submission.withdraw()
+        running = self._running.get(key)
+        if running is not None:
+            running.withdraw()
             return
         now = self._clock()
         while self._tombstones:
