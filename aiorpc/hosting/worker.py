@@ -316,6 +316,7 @@ class Worker:
             self._log(outcome)
         self._settle_now(outcome)
         self._result = self._encoded = None
+        self._encode = None  # whoever submitted it may hold it: no cycle of each call
         self._workshop.finished(self)
 
     def _forget_deadline(self) -> None:
