@@ -1,5 +1,6 @@
 """
-The command line: ``aiorpc run``, ``call``, ``shell``, ``show-config``, ``ls``, ``new``.
+The command line: ``aiorpc run``, ``call``, ``shell``, ``show-config``, ``ls``, ``bench``,
+``new``.
 
 One command per file. Imports typer, and rich where something is drawn; ``import aiorpc`` imports
 nothing of this.

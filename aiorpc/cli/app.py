@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..exceptions import AioRpcError
+from .bench import bench
 from .call import call
 from .exit_codes import ExitCode, exit_code_of
 from .loading import UserCodeFailed
@@ -146,6 +147,10 @@ _EXAMPLES: dict[Callable[..., None], str] = {
   $ aiorpc ls
   $ aiorpc ls service_x service_y && echo both are there
   $ aiorpc ls --json | jq '.[] | select(.waiting > 100)'""",
+    bench: """
+  $ aiorpc bench service_x.remote_method '["hello"]'
+  $ aiorpc bench orders.price '[42]' --in-flight 100 --duration 30
+  $ aiorpc bench orders.price '[42]' --rate 200 --json | jq .latency_ms.p99""",
     show_config: """
   $ aiorpc show-config --config config.yaml
   $ aiorpc show-config --defaults""",

@@ -23,7 +23,7 @@ from aiorpc.cli.exit_codes import ExitCode, exit_code_of
 
 from .commands import invoke, run
 
-COMMANDS = ["run", "call", "shell", "ls", "show-config", "new"]
+COMMANDS = ["run", "call", "shell", "ls", "bench", "show-config", "new"]
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
