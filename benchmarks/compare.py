@@ -35,7 +35,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "10 KB": ("--in-flight", "100", "--payload", "10240"),
 }
 
-QUEUES = ("rpc-{x}", "rpc-{y}")
+QUEUES = ("rpc-bench_{token}_x", "rpc-bench_{token}_y")
 
 
 def _ours(name: str, *arguments: str) -> Peer:

@@ -103,7 +103,7 @@ class Peer:
         environment: one of ``environments.PINS``.
         module: one of ``peers``.
         arguments: of both its server and its client.
-        left_behind: formats of the names of queues that outlive it, of ``{x}`` and ``{y}``.
+        left_behind: formats of the names of queues that outlive it, with ``{token}``.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Peer:
 
     @contextmanager
     def serving(self, broker: Broker, *arguments: str, processes: int = 1) -> Iterator[Serving]:
-        """Its server, ready; the end of the block ends it and deletes its queues."""
+        """Its servers, ready; the end of the block ends them and deletes their queues."""
         token = secrets.token_hex(4)
         common = [
             *("--broker", broker.url, "--token", token, "--port", str(free_port())),
@@ -125,14 +125,13 @@ class Peer:
         try:
             for _ in range(processes):
                 running.append(Process(self.command("server", common)))
-                running[-1].wait_for(load.READY)
-            yield Serving(self, broker, common, [each.pid for each in running])
+                ready = running[-1].wait_for(load.READY)
+            yield Serving(self, broker, token, common, [each.pid for each in running], ready)
         finally:
             for process in running:
                 process.end()
             if self.left_behind:
-                x, y = load.service_names(load.parser().parse_args(["server", "--token", token]))
-                broker.delete([each.format(x=x, y=y) for each in self.left_behind])
+                broker.delete([each.format(token=token) for each in self.left_behind])
 
     def alone(self, broker_url: str, *arguments: str) -> Measured:
         """Its client without a server: it has one of its own."""
@@ -146,12 +145,14 @@ class Peer:
 
 @dataclass(frozen=True)
 class Serving:
-    """A peer whose server runs."""
+    """A peer whose servers run; the last of them took ``ready`` seconds for that."""
 
     peer: Peer
     broker: Broker
+    token: str
     arguments: Sequence[str]
     pids: Sequence[int]
+    ready: float
 
     def measure(self, *arguments: str) -> Measured:
         """Run its client with these, and return what :class:`peers.load.Window` gives."""

@@ -66,7 +66,7 @@ def imports(repeats: int) -> Iterator[str]:
             f"import time; began = time.process_time(); {statement}; "
             "print((time.process_time() - began) * 1000)"
         )
-        command = [python_of("aiorpc"), "-c", code]
+        command = [str(python_of("aiorpc")), "-c", code]
         return lambda: float(json.dumps(output_of(command)[0]))
 
     found = medians(
@@ -91,7 +91,7 @@ def imports(repeats: int) -> Iterator[str]:
 
 def connects(broker: Broker, repeats: int) -> Iterator[str]:
     def connecting(library: str) -> Callable[[], float]:
-        command = [python_of("aiorpc"), "-m", "peers.first_connect", library, broker.url]
+        command = [str(python_of("aiorpc")), "-m", "peers.first_connect", library, broker.url]
         return lambda: float(output_of(command)[0]["connect_ms"])
 
     found = medians({each: connecting(each) for each in ("aio-pika", "aiorpc")}, repeats)

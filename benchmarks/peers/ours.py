@@ -28,6 +28,7 @@ def config_of(options: load.Options) -> dict[str, Any]:
         "CALL_PROFILE": options.profile,
         "AMQP_FAST_LANE": not options.no_lane,
         "max_workers": options.max_workers,
+        "MAX_MESSAGE_SIZE": options.max_message_size,
     }
 
 
@@ -119,6 +120,7 @@ def parser() -> Any:
     arguments = load.parser()
     arguments.add_argument("--profile", choices=["durable", "fast"], default="durable")
     arguments.add_argument("--max-workers", type=int, default=100)
+    arguments.add_argument("--max-message-size", type=int, help="bytes; default: that of aiorpc")
     arguments.add_argument("--no-lane", action="store_true", help="AMQP_FAST_LANE: false")
     arguments.add_argument("--services", type=int, default=0)
     arguments.add_argument("--busy", action="store_true", help="1 ms of computing per call")

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import aio_pika
-from aio_pika.patterns import JsonRPC
+from aio_pika.patterns import RPC, JsonRPC
 
 from . import load
 
 
 @asynccontextmanager
-async def opened(options: load.Options) -> AsyncGenerator[JsonRPC]:
+async def opened(options: load.Options) -> AsyncGenerator[RPC]:
     async with await aio_pika.connect_robust(options.broker) as connection:
         yield await JsonRPC.create(await connection.channel())
 
