@@ -17,8 +17,10 @@ from time import monotonic
 from typing import Any
 
 from sqlalchemy import exc
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from ..context import current
 
@@ -29,6 +31,9 @@ log = logging.getLogger("aiorpc.sqlalchemy")
 #: Seconds for which an unused connection is taken to be alive if it looks alive: a ping costs more
 #: than a small query (asyncpg's is three round trips).
 PING_AFTER = 1.0
+
+#: Seconds for the server to take leave of a connection that is thrown away.
+TERMINATE = 2.5
 
 #: Seconds that a connection may still take to open when the call that wanted it is gone.
 LINGER = 5.0
@@ -270,6 +275,25 @@ class CallPool(Pool):
             _, late = await asyncio.wait(self._background, timeout=within)
             for task in late:
                 task.cancel()
+
+    # Closing
+
+    def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
+        if terminate and in_greenlet():
+            await_only(self._terminate(connection))
+        else:
+            super()._close_connection(connection, terminate=terminate)
+
+    async def _terminate(self, connection: DBAPIConnection) -> None:
+        """
+        Close a connection that a cancelled call leaves in the middle of something. First politely,
+        so that the server ends what it does; but some drivers wait for it without a bound.
+        """
+        try:
+            async with asyncio.timeout(TERMINATE):
+                await greenlet_spawn(super()._close_connection, connection, terminate=True)
+        except TimeoutError:
+            log.debug("%s: a connection did not close in %g s", self.database, TERMINATE)
 
     # Liveness
 
