@@ -25,6 +25,10 @@ __all__ = ["AmqpSubscription", "Backoff", "Host"]
 
 log = logging.getLogger(__name__)
 
+#: Seconds after which a queue is bound again. Nobody tells a consumer that its exchange or its
+#: binding was deleted: it would wait for ever, in good health, and its callers find no service.
+BIND_EVERY = 15.0
+
 
 class Backoff:
     """Seconds to wait before the next attempt: doubled each time, jittered, bounded."""
@@ -262,7 +266,8 @@ class AmqpSubscription(Subscription):
         channel = self._channel
         assert channel is not None
         either: list[asyncio.Future[Any]] = [channel.ended, channel.cancelled]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        while not (await _first_of(either, BIND_EVERY)):
+            await self._bind_again(channel.link)
         if not channel.ended.done():
             log.warning(
                 "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
@@ -278,3 +283,17 @@ class AmqpSubscription(Subscription):
                 channel.link.url,
                 refused,
             )
+
+    async def _bind_again(self, link: Link) -> None:
+        if not link.answers:
+            return
+        try:
+            await declare_queue(link, self.queue)
+        except (Refused, OSError, TimeoutError) as error:
+            log.debug("cannot bind %s again: %s", self.queue.name, error)
+
+
+async def _first_of(futures: list[asyncio.Future[Any]], timeout: float) -> bool:
+    """Whether one of *futures* is done, now or within *timeout* seconds."""
+    done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)

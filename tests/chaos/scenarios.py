@@ -259,7 +259,7 @@ SCENARIOS = [
         fault=exchange_is_deleted,
         timeout=3.0,
         outlasts=False,
-        floor=0.7,
+        floor=0.05,
         errors=frozenset({"UnknownService", "RpcTimeout", "ConnectionLost"}),
         short=False,
     ),

@@ -1,0 +1,41 @@
+"""A binding that somebody removes comes back without a reconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import aio_pika
+import pytest
+
+from aiorpc import ClusterRpcProxy, ServiceContainer, UnknownService, rpc
+from aiorpc.transports import amqp_subscription
+
+
+@pytest.mark.rabbitmq
+async def test_a_lost_binding_comes_back(
+    rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp_subscription, "BIND_EVERY", 0.3)
+
+    class Service:
+        name = f"bound_{uuid.uuid4().hex[:8]}"
+
+        @rpc
+        async def method(self) -> str:
+            return "done"
+
+    async with (
+        ServiceContainer(Service, rabbitmq_uri),
+        ClusterRpcProxy(rabbitmq_uri, timeout=5) as cluster,
+        await aio_pika.connect(rabbitmq_uri) as connection,
+    ):
+        queue = await (await connection.channel()).get_queue(f"rpc-{Service.name}")
+        await queue.unbind("nameko-rpc", f"{Service.name}.*")
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    assert await cluster[Service.name].method() == "done"
+                    break
+                except UnknownService:
+                    await asyncio.sleep(0.05)
