@@ -78,7 +78,7 @@ def accepts(
     update: bool = False,
     session: str | None = None,
     **named: AnySchema,
-) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Callable[..., Coroutine[Any, Any, R]]]:
+) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Callable[..., Coroutine[object, None, R]]]:
     """
     Make ORM objects of a method's arguments before it runs::
 
@@ -103,7 +103,7 @@ def accepts(
 
     def decorate(
         method: Callable[..., Coroutine[Any, Any, R]],
-    ) -> Callable[..., Coroutine[Any, Any, R]]:
+    ) -> Callable[..., Coroutine[object, None, R]]:
         _require_coroutine_function(method, "accepts")
         arguments = _arguments(method, schemas, named)
 

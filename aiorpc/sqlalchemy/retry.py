@@ -50,15 +50,17 @@ _SQLITE_ERRORS = ("database is locked", "database table is locked", "database sc
 
 
 class _Retry(Protocol):
+    # What comes out says object and None, as it may: `@rpc` is overloaded, and where mypy sees an
+    # Any among the arguments of an overload it gives up.
     def __call__(
         self, function: Callable[P, Coroutine[Any, Any, T]], /
-    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    ) -> Callable[P, Coroutine[object, None, T]]: ...
 
 
 @overload
 def transaction_retry(
     function: Callable[P, Coroutine[Any, Any, T]], /
-) -> Callable[P, Coroutine[Any, Any, T]]: ...
+) -> Callable[P, Coroutine[object, None, T]]: ...
 @overload
 def transaction_retry(
     *,

@@ -376,3 +376,62 @@ async def test_a_call_that_waits_for_a_lock_ends_at_its_deadline(server_url: str
             await other.rollback()
         await proxy.rename("Carroll")
         await all_returned(container)
+
+
+# Cancelled while committing
+
+SLOW_COMMIT = (
+    "CREATE OR REPLACE FUNCTION aiorpc_test_slow_commit() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$",
+    "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON aiorpc_test_author "
+    "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION aiorpc_test_slow_commit()",
+)
+
+
+class Committing:
+    """Its COMMIT takes half a second."""
+
+    name = "committing"
+    db = DatabaseSession(Base, engine_options={"pool_size": 1, "max_overflow": 0})
+    database = Database(Base, engine_options={"pool_size": 1, "max_overflow": 0})
+
+    @rpc
+    async def by_commit(self) -> None:
+        self.db.add(Author(name="Austen"))
+        await self.db.commit()
+
+    @rpc
+    async def by_begin(self) -> None:
+        async with self.db.begin():
+            self.db.add(Author(name="Austen"))
+
+    @rpc
+    async def by_transaction(self) -> None:
+        transaction = await self.db.begin()
+        self.db.add(Author(name="Austen"))
+        await transaction.commit()
+
+    @rpc
+    async def by_block(self) -> None:
+        async with self.database.get_session() as session:
+            session.add(Author(name="Austen"))
+
+    @rpc
+    async def look(self) -> list[int]:
+        count = await self.db.scalar(select(func.count()).select_from(Author))
+        return [count or 0, await self.db.scalar(text("SELECT pg_backend_pid()"))]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("method", ["by_commit", "by_begin", "by_transaction", "by_block"])
+async def test_a_commit_that_has_begun_is_finished(postgresql_uri: str, method: str) -> None:
+    async with running(Committing, postgresql_uri) as (proxy, container):
+        _, connection = await proxy.look()
+        async with engine_of(container).begin() as connected:
+            for statement in SLOW_COMMIT:
+                await connected.execute(text(statement))
+        with pytest.raises(TimeoutError):
+            await getattr(proxy, method).with_options(timeout=0.2)()
+        await all_returned(container)
+        # It is committed, and its connection was not thrown away.
+        assert await proxy.look() == [1, connection]

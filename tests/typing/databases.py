@@ -1,0 +1,85 @@
+"""Database dependencies and decorators, as a type checker sees them: never run, only checked."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, assert_type
+
+from marshmallow_sqlalchemy import SQLAlchemyAutoSchema
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from aiorpc import ClusterRpcProxy, rpc
+from aiorpc.sqlalchemy import (
+    CallDatabase,
+    Database,
+    DatabaseSession,
+    accepts,
+    dump,
+    load,
+    returns,
+    transaction_retry,
+)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Author(Base):
+    __tablename__ = "author"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class AuthorSchema(SQLAlchemyAutoSchema[Any]):
+    class Meta:
+        model = Author
+
+
+class Library:
+    name = "library"
+    session = DatabaseSession(Base, engine_options={"pool_size": 3}, commit=True)
+    db = Database(Base)
+
+    @rpc
+    @returns(AuthorSchema)
+    async def get(self, author_id: int) -> Author | None:
+        assert_type(self.session, AsyncSession)
+        assert_type(self.db, CallDatabase)
+        assert_type(self.db.session, AsyncSession)
+        async with self.db.get_session() as session:
+            assert_type(session, AsyncSession)
+        self.session.no_such_method()  # type: ignore[attr-defined]  # pyright: ignore
+        return await self.session.get(Author, author_id)
+
+    @rpc
+    @returns(Author, many=True)
+    async def all(self, *, born: int = 0) -> list[Author]:
+        return []
+
+    @rpc
+    @transaction_retry(total=3, backoff_factor=0.1, session=operator.attrgetter("session"))
+    async def count(self, least: int) -> int:
+        return least
+
+    @rpc
+    @transaction_retry
+    @accepts(author=AuthorSchema)
+    async def add(self, author: Author) -> int:
+        await dump(Author, author)
+        await load(Author, {}, self.session)
+        return author.id
+
+    @transaction_retry(tries=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore
+    async def wrong(self) -> None: ...
+
+
+async def calls() -> None:
+    async with ClusterRpcProxy("memory://") as cluster:
+        library = cluster.typed(Library)
+        assert_type(await library.count(1), int)
+        await library.all(born=1775)
+        await library.add({"id": 1})
+        await library.get(author_id=1)
+        await library.count("one")  # type: ignore[arg-type]  # pyright: ignore
