@@ -136,13 +136,10 @@ class AmqpTransport(Transport):
         if link is None or not link.answers:
             return
         await self._sender.flushed()
-        channels: list[Channel] = [
-            channel for each in self._subscriptions for channel in each.open_channels()
-        ]
-        if self._sender.channel is not None:
-            channels.append(self._sender.channel)
-        for channel in channels:
-            await channel.all_confirmed()
+        # Also those of subscriptions that were cancelled: answers may be under way on them.
+        for channel in list(link.attached):
+            if isinstance(channel, Channel):
+                await channel.all_confirmed()
         await link.path.written()
 
     def _abort(self) -> None:
