@@ -12,7 +12,9 @@ from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Host, Outcome, declare
 from ..transports.base import Delivery
+from ..wire.attempts import was_resent
 from ..wire.message import Queue
+from .attempts import Attempts
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
@@ -27,7 +29,8 @@ class QueueConsumer(Entrypoint):
 
     A message is acked when the method has ended, whether it returned or raised; what cannot be
     read is acked with one line in the log. With *requeue_on_error* a message goes back when the
-    method raises: at once and without end, as in Nameko.
+    method raises: at once and without end, as in Nameko. Without it, a message whose worker's
+    process goes away MAX_ATTEMPTS times is parked in the queue ``<queue>.parked``.
     """
 
     #: What the log and :attr:`Call.kind` call what is consumed.
@@ -54,43 +57,63 @@ class QueueConsumer(Entrypoint):
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
+        queue = self.queue_of(host)
+        intake = _Intake(self, host, queue.name)
         subscription = await host.transport.subscribe(
-            self.queue_of(host), partial(self._received, host), prefetch=host.settings.prefetch
+            queue, intake.received, prefetch=host.settings.prefetch
         )
         try:
             yield
         finally:
             await subscription.cancel()
 
-    def _received(self, host: Host, delivery: Delivery) -> None:
+
+class _Intake:
+    """Takes the messages of one entrypoint."""
+
+    def __init__(self, entrypoint: QueueConsumer, host: Host, queue: str) -> None:
+        self.entrypoint = entrypoint
+        self.host = host
+        self.queue = queue
+        self.attempts = Attempts(host, queue, self._work)
+
+    def received(self, delivery: Delivery) -> None:
+        came_before = delivery.redelivered or was_resent(delivery.message)
+        if came_before and not self.entrypoint.requeue_on_error and self.attempts.takes(delivery):
+            return
+        self._work(delivery)
+
+    def _work(self, delivery: Delivery) -> None:
+        host, entrypoint = self.host, self.entrypoint
         try:
             payload, context = host.wire.decode_payload(delivery.message)
         except Exception as exc:  # noqa: BLE001 - nobody can be told but the log
             log.error(
                 "%s.%s: %s %s of queue %s cannot be read and is dropped: %s",
                 host.service_name,
-                self.method_name,
-                self.kind,
+                entrypoint.method_name,
+                entrypoint.kind,
                 delivery.routing_key,
-                self.queue_name(host),
+                self.queue,
                 exc,
             )
             delivery.ack()
             return
         call = Call(
             host.service_name,
-            self.method_name,
+            entrypoint.method_name,
             (payload,),
             {},
             context,
-            self.kind,
-            delivery.redelivered,
+            entrypoint.kind,
+            delivery.redelivered or was_resent(delivery.message),
         )
-        host.submit(self, call, partial(self._settle, delivery))
+        host.submit(entrypoint, call, partial(self._settle, delivery))
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        failed = outcome.ending is not Ending.RETURNED
-        if outcome.ending is Ending.ABANDONED or (self.requeue_on_error and failed):
+        if outcome.ending is Ending.ABANDONED:
+            self.attempts.give_back(delivery)
+        elif self.entrypoint.requeue_on_error and outcome.ending is not Ending.RETURNED:
             delivery.reject(requeue=True)
         else:
             delivery.ack()

@@ -11,19 +11,21 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
 from ..call import Call
 from ..client import UNSET
-from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound
+from ..exceptions import AioRpcError, DeliveryUncertain, MalformedRequest, MethodNotFound
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
 from ..proxy import RpcReply
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
+from ..wire.attempts import attempts_of
 from ..wire.protocol import Request
+from .attempts import Attempts
 from .withdrawals import Key, Withdrawals
 
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
@@ -87,6 +89,13 @@ class _Server:
         self.persistent = host.settings.call_profile == "durable"
         self.confirm = host.settings.confirm_replies
         self.withdrawals: Withdrawals[_Job] = Withdrawals(host.wire)
+        self.attempts = Attempts(
+            host,
+            host.wire.rpc_queue(host.service_name).name,
+            self._work,
+            as_it_came=True,
+            give_up=self._given_up,
+        )
         #: Answers to requests that the broker gives to somebody again, the oldest first.
         self._answered: OrderedDict[Key, Outgoing] = OrderedDict()
         mode = host.settings.validate_arguments
@@ -104,8 +113,16 @@ class _Server:
 
     def received(self, delivery: Delivery) -> None:
         request = self.wire.request(delivery.message, delivery.routing_key)
-        if (delivery.redelivered or request.resent) and self._is_known(delivery):
-            return
+        if delivery.redelivered or request.resent:
+            if self._is_known(delivery):
+                return
+            if request.late is None and self.attempts.takes(delivery, request.context.deadline):
+                return
+        self._work(delivery, request)
+
+    def _work(self, delivery: Delivery, request: Request | None = None) -> None:
+        if request is None:
+            request = self.wire.request(delivery.message, delivery.routing_key)
         try:
             entrypoint, call = self._read(delivery, request)
         except _Refused as refused:
@@ -177,10 +194,17 @@ class _Server:
         )
         return entrypoint, call
 
+    def _given_up(self, delivery: Delivery, error: AioRpcError) -> None:
+        request = self.wire.request(delivery.message, delivery.routing_key)
+        with suppress(MalformedRequest):
+            # Not by decoding it: its body may be what is poisonous.
+            codec = self.wire.serializers.for_content_type(delivery.message.content_type)
+            request.serializer = codec
+        self.answer_error(delivery, request, error, refusal=True)
+
     def _uncertain(self, delivery: Delivery, request: Request) -> DeliveryUncertain:
-        how = (
-            "delivered again by the broker" if delivery.redelivered else "sent again by its caller"
-        )
+        by_broker = delivery.redelivered or attempts_of(delivery.message) is not None
+        how = "delivered again by the broker" if by_broker else "sent again by its caller"
         error = DeliveryUncertain(
             f"{self.host.service_name}.{request.method} is at-most-once and the request was {how}: "
             "it may have run already, so it was not run. Look whether it did, then call anew"
@@ -272,7 +296,7 @@ class _Job:
         elif ending is Ending.WITHDRAWN:
             delivery.ack()
         elif ending is Ending.ABANDONED:
-            delivery.reject(requeue=True)
+            server.attempts.give_back(delivery, request.context.deadline)
         else:
             assert outcome.error is not None
             server.answer_error(

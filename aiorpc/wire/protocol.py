@@ -36,10 +36,19 @@ CALL_ID_STACK = "nameko.call_id_stack"
 DEADLINE = "nameko.aiorpc_deadline"
 RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
+#: Tells one copy of a message that is counted from another.
+COPY = "aiorpc-copy"
+#: How a message that was sent on came to its queue at first.
+ORIGINAL_EXCHANGE = "aiorpc-exchange"
+ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
+#: What a quorum queue counts.
+DELIVERY_COUNT = "x-delivery-count"
+#: The broker would send a copy to these queues too.
+ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
 #: What the broker or a mail-like convention adds, and what is ours: never context data.
 _BROKER_HEADERS = frozenset(
-    {"x-death", "x-delivery-count", "x-acquired-count", "x-received-from", "BCC", "CC", COMPRESSION}
+    {"x-death", DELIVERY_COUNT, "x-acquired-count", "x-received-from", "BCC", "CC", COMPRESSION}
 )
 _OWN_PREFIX = "aiorpc-"
 
@@ -70,6 +79,11 @@ def discovery_answers_queue() -> Queue:
     """Where whoever asked gets the answers; gone with its connection."""
     name = f"aiorpc-discovery-answers-{new_id()}"
     return Queue(name, durable=False, exclusive=True, auto_delete=True)
+
+
+def parked_queue(queue: str) -> Queue:
+    """Where the messages of *queue* go that nobody could work on."""
+    return Queue(f"{queue}.parked")
 
 
 def event_exchange(source: str, *, auto_delete: bool = False) -> Exchange:
@@ -191,7 +205,7 @@ class Wire:
             if left <= 0:
                 raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
             fields[DEADLINE] = math.ceil((time.time() + left) * 1000)
-            expiration = _expiration(left)
+            expiration = expiration_of(left)
         if headers:
             fields.update(headers)
         return Message(
@@ -212,7 +226,7 @@ class Wire:
             left = deadline.remaining()
             if left <= 0:
                 return None
-            expiration = _expiration(left)
+            expiration = expiration_of(left)
         return Message(
             body=message.body,
             content_type=message.content_type,
@@ -377,7 +391,7 @@ class Wire:
         return Message(
             body=JSON.encode([reply_to, correlation_id, lifetime]),
             persistent=False,
-            expiration=_expiration(lifetime),
+            expiration=expiration_of(lifetime),
         )
 
     def decode_cancel(self, message: Message) -> tuple[tuple[str, str], float]:
@@ -433,7 +447,7 @@ class Wire:
 _EMPTY_CONTEXT = Context()
 
 
-def _expiration(seconds: float) -> int:
+def expiration_of(seconds: float) -> int:
     """The property that bounds a message to *seconds*: milliseconds, rounded up, at least 1."""
     return min(max(1, math.ceil(seconds * 1000)), MAX_EXPIRATION)
 

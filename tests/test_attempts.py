@@ -1,0 +1,303 @@
+"""Messages that end whoever works on them: counted, parked, answered; drains do not count."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from aiorpc import (
+    Call,
+    ClusterRpcProxy,
+    DeliveryUncertain,
+    Exchange,
+    Handler,
+    Queue,
+    ServiceContainer,
+    consume,
+    event_dispatcher,
+    event_handler,
+    rpc,
+)
+from aiorpc.config import resolve
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Delivery, Outgoing, Transport
+from aiorpc.wire.attempts import attempts_of, counted, parked
+from aiorpc.wire.message import Message
+from aiorpc.wire.protocol import Wire
+
+MOST = 2
+
+
+@pytest.fixture
+def config(broker_config: dict[str, Any]) -> dict[str, Any]:
+    return {**broker_config, "MAX_ATTEMPTS": MOST, "SHUTDOWN_TIMEOUT": 0, "DISCOVERY": False}
+
+
+@asynccontextmanager
+async def connected(config: dict[str, Any]) -> AsyncIterator[Transport]:
+    async with open_transport(resolve(config), name="a test") as transport:
+        yield transport
+
+
+async def take(transport: Transport, queue: Queue) -> Delivery:
+    """The next message of *queue*; it is nobody's until it is settled."""
+    taken: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+
+    def received(delivery: Delivery) -> None:
+        if not taken.done():
+            taken.set_result(delivery)
+
+    await transport.subscribe(queue, received, prefetch=1)
+    return await asyncio.wait_for(taken, 10)
+
+
+async def take_and_vanish(config: dict[str, Any], queue: Queue) -> Message:
+    """As a process that is killed while it works on the message."""
+    async with connected(config) as transport:
+        return (await take(transport, queue)).message
+
+
+def service_for(name_: str, runs: list[Call], **options: Any) -> type:
+    """A service that answers, and one that is asked to ``die`` never does."""
+
+    class Service:
+        name = name_
+        dying: asyncio.Event
+
+        @rpc(**options)
+        async def method(self, value: str) -> str:
+            return f"ran {value}"
+
+        @rpc
+        async def die(self) -> None:
+            self.dying.set()
+            await asyncio.Event().wait()
+
+    Service.dying = asyncio.Event()
+    return Service
+
+
+def recorder(runs: list[Call]) -> Any:
+    async def record(call: Call, handler: Handler) -> Any:
+        runs.append(call)
+        return await handler(call)
+
+    return record
+
+
+@pytest.fixture
+def name() -> str:
+    return f"poisoned_{uuid.uuid4().hex[:8]}"
+
+
+async def test_a_request_that_kills_is_parked_and_its_caller_is_told(
+    config: dict[str, Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs: list[Call] = []
+    service = service_for(name, runs)
+    async with connected(config) as onlooker:
+        await onlooker.declare(queues=[Wire.of(resolve(config)).rpc_queue(name)])
+        async with ClusterRpcProxy(config, timeout=20) as cluster:
+            reply = cluster[name].die.call_async()
+            for _ in range(1 + MOST):
+                service.dying.clear()  # type: ignore[attr-defined]
+                async with ServiceContainer(
+                    service, config, middleware=[recorder(runs)]
+                ) as container:
+                    await asyncio.wait_for(service.dying.wait(), 10)  # type: ignore[attr-defined]
+                    container.transport.drop_connection(None)
+            assert len(runs) == 1 + MOST
+            assert [call.redelivered for call in runs] == [False, True, True]
+            with caplog.at_level(logging.ERROR, "aiorpc.attempts"):
+                async with ServiceContainer(service, config, middleware=[recorder(runs)]):
+                    with pytest.raises(DeliveryUncertain, match=r"parked in queue rpc-.*\.parked"):
+                        await reply
+                    assert await cluster[name].method("on") == "ran on"
+            assert len(runs) == 2 + MOST
+        (line,) = [record for record in caplog.records if record.name == "aiorpc.attempts"]
+        assert f"{name}.die: delivered 3 times" in line.getMessage()
+        delivery = await take(onlooker, Queue(f"rpc-{name}.parked"))
+        message = delivery.message
+        assert message.body == b'{"args":[],"kwargs":{}}'
+        assert message.headers is not None
+        assert message.headers["aiorpc-exchange"] == "nameko-rpc"
+        assert message.headers["aiorpc-routing-key"] == f"{name}.die"
+        assert message.expiration is None
+        delivery.ack()
+        await onlooker.delete(f"rpc-{name}.parked")
+
+
+async def test_a_request_that_is_delivered_again_runs_once_more_and_is_answered(
+    config: dict[str, Any], name: str
+) -> None:
+    runs: list[Call] = []
+    queue = Wire.of(resolve(config)).rpc_queue(name)
+    async with connected(config) as onlooker, ClusterRpcProxy(config, timeout=10) as cluster:
+        await onlooker.declare(queues=[queue])
+        reply = cluster[name].method.with_options(context_data={"who": "me"}).call_async("it")
+        await take_and_vanish(config, queue)
+        async with ServiceContainer(service_for(name, runs), config, middleware=[recorder(runs)]):
+            assert await reply == "ran it"
+        (call,) = runs
+        assert call.redelivered
+        assert dict(call.context.data) == {"who": "me"}
+        state = await onlooker.inspect(queue.name, 5)
+        assert state is not None
+        assert state.messages == 0
+
+
+async def test_what_is_at_most_once_stays_so(config: dict[str, Any], name: str) -> None:
+    runs: list[Call] = []
+    queue = Wire.of(resolve(config)).rpc_queue(name)
+    service = service_for(name, runs, delivery="at_most_once")
+    async with connected(config) as onlooker, ClusterRpcProxy(config, timeout=10) as cluster:
+        await onlooker.declare(queues=[queue])
+        reply = cluster[name].method.call_async("it")
+        await take_and_vanish(config, queue)
+        async with ServiceContainer(service, config, middleware=[recorder(runs)]):
+            with pytest.raises(DeliveryUncertain, match="delivered again by the broker"):
+                await reply
+        assert runs == []
+
+
+async def test_drains_do_not_count(config: dict[str, Any], name: str) -> None:
+    """Twice as many of them as there may be attempts, and the call is answered after all."""
+    runs: list[Call] = []
+    service = service_for(name, runs)
+    queue = Wire.of(resolve(config)).rpc_queue(name)
+    async with connected(config) as onlooker, ClusterRpcProxy(config, timeout=20) as cluster:
+        await onlooker.declare(queues=[queue])
+        reply = cluster[name].die.call_async()
+        for _ in range(2 * MOST + 2):
+            service.dying.clear()  # type: ignore[attr-defined]
+            async with ServiceContainer(service, config, middleware=[recorder(runs)]):
+                await asyncio.wait_for(service.dying.wait(), 10)  # type: ignore[attr-defined]
+        assert len(runs) == 2 * MOST + 2
+        delivery = await take(onlooker, queue)
+        assert attempts_of(delivery.message) in (0, None)
+        assert not reply.done()
+        delivery.ack()
+        reply.cancel()
+
+
+async def test_an_event_is_parked_for_the_handler_it_kills_alone(
+    config: dict[str, Any], name: str
+) -> None:
+    dying, heard = asyncio.Event(), asyncio.Event()
+
+    class Killed:
+        @event_handler(name, "happened")
+        async def handle(self, payload: Any) -> None:
+            dying.set()
+            await asyncio.Event().wait()
+
+    class Beside:
+        count = 0
+
+        @event_handler(name, "happened")
+        async def handle(self, payload: Any) -> None:
+            type(self).count += 1
+            heard.set()
+
+    killed = type("Killed", (Killed,), {"name": f"{name}_killed"})
+    beside = type("Beside", (Beside,), {"name": f"{name}_beside"})
+    queue = f"evt-{name}-happened--{name}_killed.handle"
+    async with (
+        connected(config) as onlooker,
+        ServiceContainer(beside, config),
+        event_dispatcher(config) as dispatch,
+    ):
+        async with ServiceContainer(killed, config):
+            pass  # the queue is there
+        await dispatch(name, "happened", {"id": 7})
+        for _ in range(1 + MOST):
+            dying.clear()
+            async with ServiceContainer(killed, config) as container:
+                await asyncio.wait_for(dying.wait(), 10)
+                container.transport.drop_connection(None)
+        dying.clear()
+        async with ServiceContainer(killed, config):
+            delivery = await take(onlooker, Queue(f"{queue}.parked"))
+        assert not dying.is_set()
+        assert delivery.message.body == b'{"id":7}'
+        assert delivery.message.headers is not None
+        assert delivery.message.headers["aiorpc-exchange"] == f"{name}.events"
+        delivery.ack()
+        await asyncio.wait_for(heard.wait(), 5)
+        assert beside.count == 1  # type: ignore[attr-defined]
+        await onlooker.delete(f"{queue}.parked")
+
+
+async def test_a_plain_message_is_counted_too(config: dict[str, Any], name: str) -> None:
+    queue = Queue(name, Exchange(name), "key")
+    got: asyncio.Queue[Call] = asyncio.Queue()
+
+    class Consuming:
+        @consume(queue)
+        async def handle(self, payload: Any) -> None: ...
+
+    async def record(call: Call, handler: Handler) -> Any:
+        got.put_nowait(call)
+
+    service = type("Consuming", (Consuming,), {"name": name})
+    async with connected(config) as onlooker:
+        await onlooker.declare(queues=[queue])
+        message = Message(body=b'"x"', user_id="guest", headers={"CC": [name], "mine": 1})
+        await onlooker.publish(Outgoing(exchange=name, routing_key="key", message=message), 5)
+        await take_and_vanish(config, queue)
+        async with ServiceContainer(service, config, middleware=[record]):
+            call = await asyncio.wait_for(got.get(), 5)
+        assert call.redelivered
+        assert call.context.data == {"mine": 1}
+        await onlooker.delete(name)
+
+
+# What is sent on
+
+
+def test_a_copy_keeps_all_but_what_would_send_it_astray() -> None:
+    message = Message(
+        body=b"x",
+        headers={"CC": ["a"], "BCC": ["b"], "mine": 1},
+        user_id="somebody",
+        reply_to="r",
+        correlation_id="c",
+        expiration=5,
+    )
+    copy = counted(message, "e", "k", "id", 3, None)
+    assert copy.headers == {
+        "mine": 1,
+        "aiorpc-exchange": "e",
+        "aiorpc-routing-key": "k",
+        "aiorpc-resent": True,
+        "aiorpc-attempts": 3,
+        "aiorpc-copy": "id",
+    }
+    again = counted(copy, "", "queue", "other", 4, None).headers
+    assert again == {**copy.headers, "aiorpc-attempts": 4, "aiorpc-copy": "other"}
+    assert (copy.user_id, copy.reply_to, copy.correlation_id, copy.expiration) == (
+        None,
+        "r",
+        "c",
+        5,
+    )
+    assert message.headers == {"CC": ["a"], "BCC": ["b"], "mine": 1}
+    assert attempts_of(copy) == 3
+    assert attempts_of(message) is None
+
+
+def test_a_parked_message_stays() -> None:
+    message = parked(Message(body=b"x", persistent=False, expiration=5), "e", "k")
+    assert (message.persistent, message.expiration) == (True, None)
+    assert message.headers == {"aiorpc-exchange": "e", "aiorpc-routing-key": "k"}
+
+
+@pytest.mark.parametrize("odd", ["3", -1, True, None, 2.0])
+def test_a_count_that_is_none_is_ignored(odd: object) -> None:
+    assert attempts_of(Message(body=b"", headers={"aiorpc-attempts": odd})) is None
