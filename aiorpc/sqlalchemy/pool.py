@@ -23,6 +23,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from ..context import current
+from .drivers import driver_of, interrupt, looks_alive
 
 __all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout"]
 
@@ -289,8 +290,14 @@ class CallPool(Pool):
         Close a connection that a cancelled call leaves in the middle of something. First politely,
         so that the server ends what it does; but some drivers wait for it without a bound.
         """
+        driver_connection = self._dialect.get_driver_connection(connection)
+        bound: float | None = TERMINATE
+        if driver_of(driver_connection) == "aiosqlite":
+            # Its thread runs to the end of the statement, and never ends if it is stopped twice.
+            await interrupt(driver_connection)
+            bound = None
         try:
-            async with asyncio.timeout(TERMINATE):
+            async with asyncio.timeout(bound):
                 await greenlet_spawn(super()._close_connection, connection, terminate=True)
         except TimeoutError:
             log.debug("%s: a connection did not close in %g s", self.database, TERMINATE)
@@ -302,21 +309,8 @@ class CallPool(Pool):
         if (
             self._pre_ping
             and monotonic() - returned_at < PING_AFTER
-            and _looks_alive(record.driver_connection)
+            and looks_alive(record.driver_connection)
         ):
             # SQLAlchemy does not ping a connection that was just opened.
             record.fresh = True  # type: ignore[attr-defined]
         return record
-
-
-def _looks_alive(connection: Any) -> bool:
-    """Whether the driver, without asking the server, knows of no end of the connection."""
-    match type(connection).__module__.partition(".")[0]:
-        case "asyncpg":
-            return not connection.is_closed()
-        case "aiomysql":
-            reader = connection._reader
-            return reader is not None and not reader.at_eof() and reader.exception() is None
-        case "aiosqlite":
-            return True
-    return False

@@ -14,7 +14,7 @@ class AuthorSchema(SQLAlchemyAutoSchema[Any]):
     class Meta:
         model = Author
 
-    books = Nested("BookSchema", many=True, only=("id", "title"))
+    books = Nested(lambda: BookSchema, many=True, only=("id", "title"))
 
 
 class BookSchema(SQLAlchemyAutoSchema[Any]):
