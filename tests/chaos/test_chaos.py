@@ -5,6 +5,7 @@ The short form of the chaos suite: each scenario once, on one private broker, in
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ import pytest
 
 from aiorpc import ClusterRpcProxy
 from tests.chaos.load import Load
+from tests.chaos.processes import ROOT
 from tests.chaos.report import table
 from tests.chaos.scenarios import SCENARIOS, Scenario, play
 from tests.chaos.stage import set_stage
@@ -105,3 +107,22 @@ async def test_a_load_counts_what_it_sees() -> None:
     for word in ("hung", "wrong answer", "ConnectionError", "past its deadline", "succeeded"):
         assert word in failures
     assert load.report("", report.errors, lifted_at=0.0, outlasts=True).lost == report.answered
+
+
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/\S+::\w+)`", GUARANTEES))))
+def test_each_test_that_the_guarantees_name_is_there(named: str) -> None:
+    file, _, test = named.partition("::")
+    assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_each_scenario_that_the_guarantees_name_is_there() -> None:
+    named = {
+        name
+        for line in re.findall(r"scenarios? (\"[^|]*)", GUARANTEES)
+        for name in re.findall(r'"([^"]+)"', line)
+    }
+    assert named
+    assert named <= {scenario.name for scenario in SCENARIOS}

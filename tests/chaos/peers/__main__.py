@@ -129,7 +129,7 @@ async def _play(scenario: Scenario, stage: PeerStage, name: str) -> Report:
         outlasts=scenario.outlasts,
     )
     if failed:
-        report.errors[f"({failed})"] = 1
+        report.complaints.append(failed)
     return report
 
 
@@ -148,7 +148,7 @@ def main(words: list[str]) -> None:
         for name, command in peers.items():
             for scenario in chosen:
                 reports.append(asyncio.run(play(scenario, node, command, name)))
-                print(table(reports[-1:]).splitlines()[-1], flush=True)
+                print(table(reports[-1:]).splitlines()[-1], *reports[-1].complaints, flush=True)
     print("\n" + table(reports))
 
 
