@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -12,8 +14,8 @@ from sqlalchemy import event, func, insert, select, text, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from aiorpc import RemoteError, ServiceContainer, rpc
-from aiorpc.sqlalchemy import Database, DatabaseSession
+from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
+from aiorpc.sqlalchemy import Database, DatabaseSession, create_tables
 from tests.sqlalchemy.library import (
     Author,
     Base,
@@ -242,26 +244,48 @@ async def test_options_of_the_session_come_from_the_configuration(sqlite_url: st
         assert await proxy.options() == options
 
 
-async def test_several_databases_in_one_service_as_in_the_article(
-    sqlite_url: str, database_url: str
+class Both:
+    """As in the article: one service, two databases."""
+
+    name = "both"
+    first = DatabaseSession(FirstBase)
+    second = DatabaseSession(Base)
+
+    @rpc
+    async def lend(self, title: str) -> list[int]:
+        author = Author(name="Austen", books=[Book(title=title)])
+        self.second.add(author)
+        self.first.add(Loan(title=title))
+        await self.second.commit()
+        await self.first.commit()
+        return [
+            await session.scalar(select(func.count()).select_from(table)) or 0
+            for session, table in ((self.first, Loan), (self.second, Book))
+        ]
+
+
+@pytest.mark.postgresql
+@pytest.mark.mysql
+async def test_the_configuration_of_the_article(
+    postgresql_uri: str, mysql_uri: str, tmp_path: Path
 ) -> None:
-    class Both:
-        name = "both"
-        first = DatabaseSession(FirstBase)
-        second = DatabaseSession(Base)
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"""
+AMQP_URI: memory://{uuid.uuid4().hex}
+DB_URIS:
+  "both:firstbase": "{mysql_uri}?charset=utf8"
+  "both:Base": "{postgresql_uri.replace("postgresql://", "postgres://")}"
+"""
+    )
+    await create_tables(config, Both, drop=True)
+    async with ServiceContainer(Both, config) as container, ClusterRpcProxy(config) as cluster:
+        assert await cluster.both.lend("Emma \N{GRINNING FACE}") == [1, 1]
+        drivers = [engine_of(container, index).driver for index in (0, 1)]
+        assert drivers == ["aiomysql", "asyncpg"]
 
-        @rpc
-        async def lend(self, title: str) -> list[int]:
-            author = Author(name="Austen", books=[Book(title=title)])
-            self.second.add(author)
-            self.first.add(Loan(title=title))
-            await self.second.commit()
-            await self.first.commit()
-            return [
-                await session.scalar(select(func.count()).select_from(table)) or 0
-                for session, table in ((self.first, Loan), (self.second, Book))
-            ]
 
+async def test_several_databases_in_one_service(sqlite_url: str, database_url: str) -> None:
     urls = {"firstbase": sqlite_url, "Base": database_url}
     async with running(Both, urls) as (proxy, container):
         assert await proxy.lend("Emma") == [1, 1]
