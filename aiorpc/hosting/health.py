@@ -5,15 +5,15 @@ Whether a process does its work: what a liveness or readiness probe asks. No I/O
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from ..transports.base import State, Transport
 
 __all__ = ["Health"]
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """
     ``ok`` where calls are served right now.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiormq
 import aiormq.abc
+import msgspec
 
 from .amqp_demux import ConnectionFrames, HotFrames
 from .amqp_errors import refusal
@@ -31,8 +31,7 @@ HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class Opener:
+class Opener(msgspec.Struct, frozen=True):
     """Where the socket leads to; *tls* is ``None`` for plain TCP."""
 
     host: str

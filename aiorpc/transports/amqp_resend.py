@@ -28,9 +28,10 @@ __all__ = ["sort_out"]
 _MAX_CLOSES = 3
 
 # RabbitMQ's words, in 403, 404 and 406.
-_EXCHANGE = re.compile(r"exchange '([^']*)'")
-_SIZE = re.compile(r"message size (\d+)")
-_USER_ID = re.compile(r"user_id property set to '([^']*)'")
+# Not compiled here: hardly a process needs them, and each would pay when it imports this.
+_EXCHANGE = r"exchange '([^']*)'"
+_SIZE = r"message size (\d+)"
+_USER_ID = r"user_id property set to '([^']*)'"
 
 
 def sort_out(
@@ -60,11 +61,11 @@ def sort_out(
 
 
 def _is_culprit(outgoing: Outgoing, refused: Refused) -> bool:
-    if match := _EXCHANGE.search(refused.text):
+    if match := re.search(_EXCHANGE, refused.text):
         return outgoing.exchange == match[1]
-    if match := _SIZE.search(refused.text):
+    if match := re.search(_SIZE, refused.text):
         return len(outgoing.message.body) == int(match[1])
-    if match := _USER_ID.search(refused.text):
+    if match := re.search(_USER_ID, refused.text):
         return outgoing.message.user_id == match[1]
     return False
 
@@ -122,6 +123,6 @@ def _refusal(outgoing: Outgoing, refused: Refused, url: str) -> AioRpcError:
         return Unroutable(f"{where}: there is no such exchange ({refused})")
     if refused.code == 403:
         return ConfigurationError(f"{where}: the user may not publish there ({refused})")
-    if _SIZE.search(refused.text):
+    if re.search(_SIZE, refused.text):
         return UnserializableValueError(f"{where}: larger than the broker takes ({refused})")
     return ConnectionLost(f"{where}: the broker closed the channel for it ({refused})")

@@ -15,7 +15,6 @@ import asyncio
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import msgspec
@@ -118,8 +117,7 @@ class Delivery(ABC):
 Received = Callable[[Delivery], None]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
+class QueueState(msgspec.Struct, frozen=True):
     """What a passive declare tells: ``consumers`` is 0 for a queue nobody listens to."""
 
     name: str

@@ -202,13 +202,14 @@ def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]
 # Words
 
 
-_PATH = re.compile(r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$")
-_MISMATCH = re.compile(r"Expected `[^`]*`, got `[^`]*`$")
+# Not compiled here: only errors need them, and `import aiorpc` would pay.
+_PATH = r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$"
+_MISMATCH = r"Expected `[^`]*`, got `[^`]*`$"
 # msgspec speaks of JSON's types; people who read Python code think in Python's.
-_JSON_NAMES = re.compile(r"`(object|array|null)`")
+_JSON_NAMES = r"`(object|array|null)`"
 _PYTHON_NAMES = {"object": "`dict`", "array": "`list`", "null": "`None`"}
-_SHOWN_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
-_MODULES = re.compile(r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)")
+_SHOWN_VALUE = r"(?s:(Invalid (?:enum )?value) .*)"
+_MODULES = r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)"
 
 
 def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
@@ -216,12 +217,12 @@ def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
     ``must be Order: items[2].price must be float, got str``: msgspec's message in Python's words,
     with the types of values and not the values, which may be large or secret.
     """
-    path = _PATH.search(message)
+    path = re.search(_PATH, message)
     if path:
         reason = _reason(message[: path.start()])
         return f"must be {_type_name(expected)}: {_place(path)}{reason}"
     kind = type(value).__name__
-    if _MISMATCH.match(message):
+    if re.match(_MISMATCH, message):
         return f"must be {_type_name(expected)}, got {kind}"
     if choices := _choices(shape):
         return f"must be one of {choices}, got another {kind}"
@@ -233,8 +234,8 @@ def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
 
 def _reason(message: str) -> str:
     """What is wrong with a value, to be put after its place or its type."""
-    message = _JSON_NAMES.sub(lambda name: _PYTHON_NAMES[name[1]], message)
-    message = _SHOWN_VALUE.sub(r"\1", message)
+    message = re.sub(_JSON_NAMES, lambda name: _PYTHON_NAMES[name[1]], message)
+    message = re.sub(_SHOWN_VALUE, r"\1", message)
     if message.startswith("Expected "):
         return " must be " + message.removeprefix("Expected ").replace("`", "")
     if message.startswith(("Object ", "Invalid ")):
@@ -265,4 +266,4 @@ def _type_name(annotation: Any) -> str:
         annotation = get_args(annotation)[0]
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
-    return _MODULES.sub("", inspect.formatannotation(annotation)).replace("NoneType", "None")
+    return re.sub(_MODULES, "", inspect.formatannotation(annotation)).replace("NoneType", "None")

@@ -5,7 +5,6 @@ The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -14,19 +13,20 @@ import msgspec
 __all__ = ["Exchange", "Message", "Queue"]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """An exchange; the name ``""`` is the default exchange, which nobody declares."""
 
     name: str = ""
     type: Literal["topic", "direct", "fanout", "headers"] = "topic"
     durable: bool = True
     auto_delete: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    arguments: Mapping[str, Any] = {}
+
+    def __hash__(self) -> int:  # arguments have none
+        return hash((self.name, self.type))
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True):
     """
     A queue and the binding that feeds it.
 
@@ -41,7 +41,10 @@ class Queue:
     auto_delete: bool = False
     #: Seconds without a consumer after which the broker deletes the queue (``x-expires``).
     expires: float | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    arguments: Mapping[str, Any] = {}
+
+    def __hash__(self) -> int:  # arguments have none
+        return hash((self.name, self.exchange, self.routing_key))
 
 
 class Message(msgspec.Struct, kw_only=True):

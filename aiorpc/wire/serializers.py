@@ -11,7 +11,6 @@ import codecs
 import importlib
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import time
 from decimal import Decimal
 from enum import Enum
@@ -38,8 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Serializer:
+class Serializer(msgspec.Struct, frozen=True):
     """
     One way to put values on the wire.
 
