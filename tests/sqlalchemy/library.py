@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,15 +15,19 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_col
 
 from aiorpc import ClusterRpcProxy, ServiceContainer
 from aiorpc.config import Settings, from_mapping
+from aiorpc.extensions import providers_of
 from aiorpc.proxy import ClusterProxy
-from aiorpc.sqlalchemy import create_tables
+from aiorpc.sqlalchemy import configured, create_tables, open_engine
+
+#: Others may test on the same server.
+RUN = f"aiorpc_{os.getpid()}"
 
 #: As in the article: the base has its name from here.
 FirstBase: Any = declarative_base(name="firstbase")
 
 
 class Loan(FirstBase):
-    __tablename__ = "aiorpc_test_loan"
+    __tablename__ = f"loan_{RUN}"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(100))
@@ -33,7 +38,7 @@ class Base(DeclarativeBase):
 
 
 class Author(Base):
-    __tablename__ = "aiorpc_test_author"
+    __tablename__ = f"author_{RUN}"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(50), unique=True)
@@ -42,7 +47,7 @@ class Author(Base):
 
 
 class Book(Base):
-    __tablename__ = "aiorpc_test_book"
+    __tablename__ = f"book_{RUN}"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(100))
@@ -69,8 +74,22 @@ async def running(
     settings = settings_for(service, urls, **more)
     await create_tables(settings, service, drop=True)
     cluster: ClusterProxy
-    async with ServiceContainer(service, settings) as it, ClusterRpcProxy(settings) as cluster:
-        yield cluster[it.service_name], it
+    try:
+        async with ServiceContainer(service, settings) as it, ClusterRpcProxy(settings) as cluster:
+            yield cluster[it.service_name], it
+    finally:
+        await drop_tables(settings, service)
+
+
+async def drop_tables(settings: Settings, service: type) -> None:
+    name: str = service.name  # type: ignore[attr-defined]
+    for provider in providers_of(service):
+        base = provider.declarative_base  # type: ignore[attr-defined]
+        async with (
+            open_engine(configured(settings, name, base)) as engine,
+            engine.begin() as connection,
+        ):
+            await connection.run_sync(base.metadata.drop_all)
 
 
 def engine_of(container: ServiceContainer, index: int = 0) -> AsyncEngine:

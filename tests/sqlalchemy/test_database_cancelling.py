@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import bindparam, event, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -33,6 +33,9 @@ from aiorpc.sqlalchemy import DatabaseSession
 
 CALLS = int(os.environ.get("AIORPC_CANCELLED_CALLS", "300"))
 IN_FLIGHT = 40
+APPLICATION = f"aiorpc-{os.getpid()}"
+#: The ids that MariaDB gave to our connections.
+MYSQL_IDS: list[int] = []
 PHASES = ("connecting", "executing", "committing")
 #: Not every call has to connect.
 FATES = ("connecting", "connecting", "connecting", "executing", "committing")
@@ -43,7 +46,7 @@ class Base(DeclarativeBase):
 
 
 class Entry(Base):
-    __tablename__ = "aiorpc_cancelled_entry"
+    __tablename__ = f"aiorpc_cancelled_{os.getpid()}"  # others may test on the same server
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run: Mapped[int]
@@ -91,9 +94,10 @@ async def _postgresql_transactions(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
         return await connection.scalar(
             text(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'aiorpc cancelling'"
-                " AND pid <> pg_backend_pid() AND state <> 'idle'"
-            )
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name "
+                "AND pid <> pg_backend_pid() AND state <> 'idle'"
+            ),
+            {"name": APPLICATION},
         )
 
 
@@ -101,10 +105,10 @@ async def _mysql_transactions(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
         return await connection.scalar(
             text(
-                "SELECT count(*) FROM information_schema.innodb_trx t JOIN "
-                "information_schema.processlist p ON p.id = t.trx_mysql_thread_id "
-                "WHERE p.user = substring_index(user(), '@', 1) AND p.id <> connection_id()"
-            )
+                "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id "
+                "<> connection_id() AND trx_mysql_thread_id IN :ids"
+            ).bindparams(bindparam("ids", expanding=True)),
+            {"ids": MYSQL_IDS},
         )
 
 
@@ -129,7 +133,7 @@ async def _sqlite_transactions(engine: AsyncEngine) -> int:
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     if request.param == "postgresql":
         url = request.getfixturevalue("postgresql_uri")
-        url += f"{'&' if '?' in url else '?'}application_name=aiorpc+cancelling"
+        url += f"{'&' if '?' in url else '?'}application_name={APPLICATION}"
         return Kind(url, "asyncpg", "SELECT pg_sleep(0.02)", _postgresql_transactions)
     if request.param == "mysql":
         url = request.getfixturevalue("mysql_uri")
@@ -152,6 +156,8 @@ def service(kind: Kind, victims: Victims) -> type:
         if kind.driver == "aiosqlite":
             getattr(connection, "_thread", connection).daemon = True
         connection = await connection
+        if kind.driver == "aiomysql":
+            MYSQL_IDS.append(connection.thread_id())
         victims.entered("executing")
         return connection
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from sqlalchemy import func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
+from aiorpc.config import from_mapping
 from aiorpc.sqlalchemy import Database, DatabaseSession, configured, create_tables, open_engine
 from aiorpc.testing import replace_dependencies, worker_factory
 from aiorpc.testing.databases import opened_session
-from tests.sqlalchemy.library import Author, Base, settings_for
+from tests.sqlalchemy.library import Author, Base, drop_tables, settings_for
 
 
 class Library:
@@ -45,11 +47,12 @@ def model_base() -> Any:
 
 
 @pytest.fixture
-async def db_url(database_url: str) -> str:
-    """Each kind of database; what earlier tests left in it is gone."""
+async def db_url(database_url: str) -> AsyncIterator[str]:
+    """Each kind of database, with the tables there already."""
     service = type("Tables", (), {"name": "tables", "db": DatabaseSession(Base)})
     await create_tables({"DB_URI": database_url}, service, drop=True)
-    return database_url
+    yield database_url
+    await drop_tables(from_mapping({"DB_URI": database_url}), service)
 
 
 async def test_what_was_committed_is_gone(database_url: str, db_url: str) -> None:
@@ -124,4 +127,4 @@ async def test_tables_of_services_are_created_and_dropped(sqlite_url: str) -> No
     async with open_engine(configured(settings, "library", Base)) as engine:
         async with engine.connect() as connection:
             names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-        assert "aiorpc_test_author" in names
+        assert Author.__tablename__ in names

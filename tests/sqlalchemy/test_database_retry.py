@@ -164,7 +164,8 @@ class Accounts:
 
     async def _add_one(self, author_id: int) -> None:
         await self.db.execute(
-            text("UPDATE aiorpc_test_author SET born = born + 1 WHERE id = :id"), {"id": author_id}
+            text(f"UPDATE {Author.__tablename__} SET born = born + 1 WHERE id = :id"),
+            {"id": author_id},
         )
 
     async def _end_own_connection(self) -> None:

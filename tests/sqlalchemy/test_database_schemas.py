@@ -291,6 +291,8 @@ async def session(database_url: str) -> Any:
             await connection.run_sync(Base.metadata.create_all)
         async with AsyncSession(engine, expire_on_commit=False) as session:
             yield session
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.drop_all)
 
 
 async def test_load_with_a_session_finds_and_changes_what_exists(session: AsyncSession) -> None:

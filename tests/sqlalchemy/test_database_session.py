@@ -15,6 +15,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
+from aiorpc.config import resolve
 from aiorpc.sqlalchemy import Database, DatabaseSession, create_tables
 from tests.sqlalchemy.library import (
     Author,
@@ -23,6 +24,7 @@ from tests.sqlalchemy.library import (
     FirstBase,
     Loan,
     all_returned,
+    drop_tables,
     engine_of,
     running,
 )
@@ -283,6 +285,7 @@ DB_URIS:
         assert await cluster.both.lend("Emma \N{GRINNING FACE}") == [1, 1]
         drivers = [engine_of(container, index).driver for index in (0, 1)]
         assert drivers == ["aiomysql", "asyncpg"]
+    await drop_tables(resolve(config), Both)
 
 
 async def test_several_databases_in_one_service(sqlite_url: str, database_url: str) -> None:
@@ -407,7 +410,7 @@ async def test_a_call_that_waits_for_a_lock_ends_at_its_deadline(server_url: str
 SLOW_COMMIT = (
     "CREATE OR REPLACE FUNCTION aiorpc_test_slow_commit() RETURNS trigger LANGUAGE plpgsql AS "
     "$$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$",
-    "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON aiorpc_test_author "
+    f"CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON {Author.__tablename__} "
     "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION aiorpc_test_slow_commit()",
 )
 
