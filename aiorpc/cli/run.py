@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.config
+import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -20,6 +23,8 @@ __all__ = ["run"]
 
 log = logging.getLogger("aiorpc.cli")
 
+#: Seconds for idle threads to end.
+GRACE = 0.2
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -56,7 +61,9 @@ def run(
     set_up_logging(settings)
     look_in_current_directory()
     services = load_services(modules)
-    raise typer.Exit(serve_until_stopped(services, settings))
+    status = serve_until_stopped(services, settings)
+    leave_threads_behind(status)
+    raise typer.Exit(status)
 
 
 def serve_until_stopped(services: Sequence[type], settings: Settings) -> int:
@@ -74,6 +81,26 @@ def serve_until_stopped(services: Sequence[type], settings: Settings) -> int:
             raise
         except Exception as error:
             raise UserCodeFailed(f"a service failed: {type(error).__name__}: {error}") from error
+
+
+def leave_threads_behind(status: int) -> None:
+    """
+    End the process now if a sync method still runs. Python would wait for its thread, for as long
+    as it likes, although the drain has given it up and its call went back.
+    """
+    if status == 0:
+        return
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("aiorpc-")]
+    for thread in ours:
+        thread.join(GRACE / len(ours))  # one with nothing to do is about to end
+    held = [thread for thread in ours if thread.is_alive()]
+    if not held:
+        return
+    log.warning("%d sync method(s) did not return: ending without them", len(held))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -51,6 +51,22 @@ def test_a_signal_lets_calls_in_hand_finish(project: Project) -> None:
     assert "outcome: returned" in process.output
 
 
+def test_a_sync_method_that_does_not_return_does_not_hold_the_process(project: Project) -> None:
+    project.write(
+        "stuck.py",
+        "import time\nfrom aiorpc import once\n\n"
+        "class Stuck:\n    name = 'stuck'\n\n    @once\n    def sleep(self):\n"
+        "        print('began', flush=True)\n        time.sleep(600)\n",
+    )
+    limits = ("--define", "SHUTDOWN_TIMEOUT=0.2", "--define", "CLEANUP_TIMEOUT=0.2")
+    with Started("run", "stuck", *MEMORY, *limits, cwd=project.directory) as process:
+        process.waits_for("began")
+        process.waits_for("ready")
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 1
+    assert "1 sync method(s) did not return" in process.output
+
+
 def test_what_does_not_finish_in_time_is_told_and_exits_1(project: Project) -> None:
     project.write_slow_service(600)
     limit = ("--define", "SHUTDOWN_TIMEOUT=0.2")
