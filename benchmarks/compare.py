@@ -163,7 +163,7 @@ def run_one(peer: Peer, broker: Broker, seconds: float) -> Iterator[dict[str, An
 def chosen(words: Sequence[str], more: Sequence[str]) -> list[Peer]:
     """The usual peers, or those whose names contain one of *words*; and optional ones by *more*."""
     usual = [peer for peer in PEERS if not words or _matches(peer, words)]
-    return usual + [peer for peer in OPTIONAL if _matches(peer, [*words, *more])]
+    return usual + [peer for peer in OPTIONAL if _matches(peer, more)]
 
 
 def _matches(peer: Peer, words: Iterable[str]) -> bool:
