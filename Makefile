@@ -31,7 +31,7 @@ check-pyright: $(VENV)/.dev
 	@$(BIN)/pyright --warnings > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
 
 check-tests: $(VENV)/.dev
-	@$(BIN)/python -m pytest -q \
+	@$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=quick \
 		-m "not slow and not rabbitmq and not postgresql and not mysql and not nameko"
 
 test: $(VENV)/.dev servers ## everything, on RabbitMQ, PostgreSQL and MariaDB

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import urls
 
@@ -20,10 +21,19 @@ SLOW = (
     "cli",
     "docs",
     "services",
+    "sqlalchemy",
     "testing",
-    "test_database_cancelling.py",
     "test_servers.py",
 )
+
+
+settings.register_profile("quick", max_examples=20)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What is deselected as slow need not be imported either."""
+    skipped = "not slow" in config.option.markexpr and collection_path.name in SLOW
+    return True if skipped else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -463,6 +463,7 @@ async def test_ten_parallel_calls_run_in_parallel(running: Running) -> None:
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.slow
 async def test_two_thousand_concurrent_calls_leave_nothing_behind(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:

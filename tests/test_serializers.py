@@ -345,7 +345,7 @@ def test_a_body_that_is_not_in_its_charset():
     ("header", "packed"),
     [
         ("application/x-gzip", zlib.compress(b"x" * 1000)),
-        ("gzip", gzip.compress(b"x" * 1000)),
+        ("gzip", gzip.compress(b"x" * 1000, mtime=0)),
         ("application/x-bz2", bz2.compress(b"x" * 1000)),
     ],
 )
