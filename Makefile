@@ -18,6 +18,7 @@ help: ## what there is to make
 
 demo: $(VENV)/.demo ## run the example services and a client, without any server
 	@$(BIN)/python -m services.demo
+	@$(BIN)/python -m services.library.demo
 
 check: $(VENV)/.dev ## format, lint, types, and the quick tests that need no server
 	@$(MAKE) --no-print-directory -j2 --output-sync=target check-tests check-pyright check-style

@@ -8,6 +8,7 @@ The library in one process: its services, and a client that adds books and borro
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Mapping
@@ -71,4 +72,5 @@ async def show(code: str, call: Awaitable[Any]) -> Any:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)  # the refusals are part of the show
     asyncio.run(main())
