@@ -20,6 +20,7 @@ SLOW = (
     "chaos",
     "cli",
     "docs",
+    "nameko",
     "services",
     "sqlalchemy",
     "testing",
@@ -27,7 +28,7 @@ SLOW = (
 )
 
 
-settings.register_profile("quick", max_examples=20)
+settings.register_profile("quick", max_examples=10)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
