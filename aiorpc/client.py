@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
 
 from .call import Call, Middleware, compose
 from .config import Settings
-from .context import EMPTY, NO_CONTEXT, Context, current, new_id
+from .context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, current, id_source, new_id
 from .exceptions import (
     AioRpcError,
     ConnectionLost,
@@ -29,12 +28,12 @@ from .exceptions import (
     UnknownService,
     Unroutable,
 )
-from .timers import Timers
-from .transports.base import Delivery, Outgoing, State, Subscription, Transport
+from .timers import Bucket, Timers
+from .transports.base import Outgoing, State, Subscription, Transport
 from .wire.message import Message
-from .wire.protocol import CANCEL_EXCHANGE, Wire, rpc_queue_name
+from .wire.protocol import CANCEL_EXCHANGE, Wire, context_headers, rpc_queue_name
 
-__all__ = ["UNSET", "CallOptions", "Client", "Pending"]
+__all__ = ["UNSET", "CallOptions", "Client", "Pending", "Route"]
 
 log = logging.getLogger("aiorpc.client")
 
@@ -92,42 +91,54 @@ def checked_timeout(timeout: float | None) -> float | None:
 DEFAULTS = CallOptions()
 
 
-class Pending:
-    """A call in flight."""
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """What all calls of one method with the same options have in common, worked out once."""
 
-    __slots__ = (
-        "call",
-        "client",
-        "correlation_id",
-        "error",
-        "future",
-        "late",
-        "outgoing",
-        "sent_at",
-        "timer",
-    )
+    service: str
+    method: str
+    routing_key: str
+    options: CallOptions
+    #: Seconds, or ``None`` for no limit.
+    timeout: float | None
+    persistent: bool
+    confirm: bool
+    #: Whether nothing has to be looked at, or waited for, before the request may leave.
+    direct: bool
 
-    #: The request, as it was handed to the transport.
-    outgoing: Outgoing
 
-    def __init__(
-        self, client: Client, call: Call, correlation_id: str, future: asyncio.Future[Any]
-    ) -> None:
-        self.client = client
-        self.call = call
-        self.correlation_id = correlation_id
-        self.future = future
-        self.sent_at = time.monotonic()
-        self.timer: int | None = None
-        #: Whether its deadline has passed, and the explanation is being looked for.
-        self.late = False
-        #: What came instead of an answer meanwhile.
-        self.error: Exception | None = None
+class Pending(Outgoing, eq=False, kw_only=True):
+    """A call in flight: the request on its way out, and who waits for the answer."""
+
+    client: Client
+    call: Call
+    correlation_id: str
+    future: asyncio.Future[Any]
+    #: By ``time.monotonic()``.
+    sent_at: float
+    resend: bool
+    #: Where its deadline stands, until it has passed.
+    deadlines: Bucket | None = None
+    #: Whether its deadline has passed, and the explanation is being looked for.
+    late: bool = False
+    #: What came instead of an answer meanwhile.
+    error: Exception | None = None
 
     def expired(self) -> None:
         """Its deadline has passed."""
-        self.timer = None
+        self.deadlines = None
         self.client.expired(self)
+
+    # What the transport has to say
+
+    def conclude(self, error: AioRpcError | None) -> None:
+        if error is not None:
+            self.client.undelivered(self.correlation_id, error)
+
+    def once_more(self) -> Message | None:
+        return self.client.once_more(self)
+
+    def retracted(self) -> None:
+        self.resend = False
 
 
 class Client:
@@ -161,10 +172,15 @@ class Client:
         self._reply_to = new_id()
         self._pending: dict[str, Pending] = {}
         self._looks: dict[str, tuple[float, bool]] = {}
+        self._new_id = id_source()
+        #: What calls made outside any worker carry, as it stands on the wire.
+        self._headers = context_headers(context)
         self._explaining: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
         self._closed = False
         self._middleware = tuple(middleware)
+        #: Whether ``start`` is all there is to a call: no middleware wraps it.
+        self.direct = not self._middleware
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[Client]:
@@ -179,10 +195,10 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._loop)
         await self._transport.declare([CANCEL_EXCHANGE])
-        self._subscription = await self._transport.subscribe(
+        self._transport.expect_returns(self._reply_to, self._on_returned)
+        self._subscription = await self._transport.listen(
             self._wire.reply_queue(self._owner, self._reply_to),
             self._on_reply,
-            acks="joined",
             keep=True,
             gone=self._on_replies_gone,
             # After a cut without a FIN the broker still holds the dead consumer, and would give it
@@ -198,15 +214,11 @@ class Client:
             self._timers.close()
         for task in self._explaining:
             task.cancel()
+        self._transport.forget_returns(self._reply_to)
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             await subscription.cancel()
             await self._transport.delete(subscription.queue.name)
-
-    @property
-    def direct(self) -> bool:
-        """Whether ``start`` is all there is to a call: no middleware wraps it."""
-        return not self._middleware
 
     @property
     def in_flight(self) -> int:
@@ -215,26 +227,43 @@ class Client:
 
     # Making calls
 
-    def new_call(
-        self,
-        service: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: CallOptions = DEFAULTS,
-    ) -> Call:
+    def route(self, service: str, method: str, options: CallOptions = DEFAULTS) -> Route:
+        """What all calls of that method with these *options* have in common."""
+        timeout = self._timeout if options.timeout is UNSET else options.timeout
+        return Route(
+            service=service,
+            method=method,
+            routing_key=f"{service}.{method}",
+            options=options,
+            timeout=None if timeout is None or timeout >= FAR else timeout,
+            persistent=self._durable if options.persistent is UNSET else options.persistent,
+            confirm=self._durable if options.confirm is UNSET else options.confirm,
+            direct=self.direct and not options.fail_fast,
+        )
+
+    def new_call(self, route: Route, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         """The call as a child of the worker that runs now, if one does, under its deadline."""
         context = current.get()
         if context is NO_CONTEXT:
             context = self._context
         elif self._context.data:
             context = context.with_data({**self._context.data, **context.data})
-        if options.context_data:
-            context = context.with_data(options.context_data)
-        timeout = self._timeout if options.timeout is UNSET else options.timeout
-        return Call(service, method, args, kwargs, context.within(timeout))
+        if route.options.context_data:
+            context = context.with_data(route.options.context_data)
+        timeout = route.timeout
+        if timeout is not None:  # Context.within, in place: every call goes through here
+            at = monotonic() + timeout
+            deadline = context.deadline
+            if deadline is None or at < deadline.at:
+                context = Context(context.call_id_stack, context.data, Deadline(at))
+        return Call(route.service, route.method, args, kwargs, context)
 
-    def call(self, call: Call, options: CallOptions = DEFAULTS) -> Awaitable[Any]:
+    @property
+    def congested(self) -> bool:
+        """Whether a call should wait a moment before it is sent; ``call`` does."""
+        return self._transport.congested
+
+    def call(self, call: Call, route: Route) -> Awaitable[Any]:
         """
         Make *call*, when awaited, and wait for its answer. Cancelling that cancels the call.
 
@@ -244,30 +273,22 @@ class Client:
             are registered with ``deserialize_to_instance``.
         """
         if self._middleware:
-            return compose(self._middleware, lambda call: self._make(call, options))(call)
-        return self._make(call, options)
+            return compose(self._middleware, lambda call: self._make(call, route))(call)
+        return self._make(call, route)
 
-    def _make(self, call: Call, options: CallOptions) -> Coroutine[Any, Any, Any]:
-        if options.fail_fast or self._transport.congested:
-            return self._make_when_possible(call, options)
-        return self._make_now(call, options)
-
-    async def _make_when_possible(self, call: Call, options: CallOptions) -> Any:
-        if options.fail_fast:
+    async def _make(self, call: Call, route: Route) -> Any:
+        if route.options.fail_fast:
             await self._require_consumers(call)
         if self._transport.congested:
             await self._wait_until_drained(call)
-        return await self._make_now(call, options)
-
-    async def _make_now(self, call: Call, options: CallOptions) -> Any:
-        pending = self.start(call, options)
+        pending = self.start(call, route)
         try:
             return await pending.future
         except asyncio.CancelledError:
             self.abandon(pending)
             raise
 
-    def start(self, call: Call, options: CallOptions = DEFAULTS) -> Pending:
+    def start(self, call: Call, route: Route) -> Pending:
         """
         Send *call* now, and return what will have its answer.
 
@@ -276,45 +297,51 @@ class Client:
         """
         if self._closed:
             raise ConnectionLost(f"{call} was not sent: the client is closed")
-        correlation_id = new_id()
-        persistent = self._durable if options.persistent is UNSET else options.persistent
-        confirm = self._durable if options.confirm is UNSET else options.confirm
+        context, own = call.context, self._context
+        usual = context.data is own.data and context.call_id_stack is own.call_id_stack
+        correlation_id = self._new_id()
         message = self._wire.encode_request(
             call,
             reply_to=self._reply_to,
             correlation_id=correlation_id,
-            persistent=persistent,
-            headers=options.headers,
+            persistent=route.persistent,
+            headers=route.options.headers,
+            of_context=self._headers if usual else None,
         )
-        pending = Pending(self, call, correlation_id, self._loop.create_future())
-        self._pending[correlation_id] = pending
-        deadline = call.context.deadline
-        if deadline is not None:
-            pending.timer = self._timers.add(deadline.at, pending)
-        pending.outgoing = outgoing = Outgoing(
+        deadline = context.deadline
+        pending = Pending(
             exchange=self._exchange,
-            routing_key=f"{call.service}.{call.method}",
+            routing_key=route.routing_key,
             message=message,
             mandatory=True,
-            confirm=confirm,
+            confirm=route.confirm,
             expires_at=None if deadline is None else deadline.at,
-            # By id: a callback that held the call itself would make a cycle of every call.
-            again=partial(self._again, correlation_id) if options.resend else None,
-            settled=partial(self._on_settled, correlation_id),
+            client=self,
+            call=call,
+            correlation_id=correlation_id,
+            future=self._loop.create_future(),
+            sent_at=monotonic(),
+            resend=route.options.resend,
         )
-        self._transport.send(outgoing)
+        self._pending[correlation_id] = pending
+        if deadline is not None:
+            pending.deadlines = self._timers.add(deadline.at, pending)
+        try:
+            self._transport.send(pending)
+        except AioRpcError:
+            self._forget(pending)
+            raise
         return pending
 
     def abandon(self, pending: Pending) -> None:
         """Nobody waits for *pending* any more: tell whoever runs it."""
-        if self._pending.pop(pending.correlation_id, None) is None:
+        if pending.correlation_id not in self._pending:
             return
-        if pending.timer is not None:
-            self._timers.remove(pending.timer, pending)
+        self._forget(pending)
         pending.future.cancel()
         deadline = pending.call.context.deadline
         left = None if deadline is None else deadline.remaining()
-        if not self._transport.retract(pending.outgoing) and left != 0:
+        if not self._transport.retract(pending) and left != 0:
             self._transport.send(
                 Outgoing(
                     exchange=CANCEL_EXCHANGE.name,
@@ -327,23 +354,25 @@ class Client:
 
     # The ways out of the pending table
 
-    def _on_reply(self, delivery: Delivery) -> None:
-        delivery.ack()
-        message = delivery.message
-        correlation_id = message.correlation_id or ""
-        pending = self._pending.get(correlation_id)
+    def _forget(self, pending: Pending) -> None:
+        self._pending.pop(pending.correlation_id, None)
+        if pending.deadlines is not None:
+            pending.deadlines.pop(pending, None)
+
+    def _on_reply(self, message: Message) -> None:
+        pending = self._pending.get(message.correlation_id or "")
         if pending is None:
             # Its caller timed out, was cancelled, or has its answer already.
-            log.debug("a reply nobody waits for was dropped: %s", correlation_id)
+            log.debug("a reply nobody waits for was dropped: %s", message.correlation_id)
             return
         try:
             result = self._wire.decode_reply(message)
         except Exception as exc:  # noqa: BLE001 - the remote error, whichever it is
             self._on_error(pending, exc)
             return
-        del self._pending[correlation_id]
-        if pending.timer is not None:
-            self._timers.remove(pending.timer, pending)
+        del self._pending[pending.correlation_id]
+        if pending.deadlines is not None:
+            pending.deadlines.pop(pending, None)
         if not pending.future.done():
             pending.future.set_result(result)
 
@@ -358,22 +387,23 @@ class Client:
             self._fail(pending, error)
 
     def _fail(self, pending: Pending, error: Exception) -> None:
-        self._pending.pop(pending.correlation_id, None)
-        if pending.timer is not None:
-            self._timers.remove(pending.timer, pending)
+        self._forget(pending)
         if not pending.future.done():
             pending.future.set_exception(error)
 
-    def _again(self, correlation_id: str, message: Message) -> Message | None:
+    def once_more(self, pending: Pending) -> Message | None:
         """The request to send again; a call that nobody waits for any more is not."""
+        if not pending.resend or pending.correlation_id not in self._pending:
+            return None
+        return self._wire.resend_request(pending.message, pending.call.context.deadline)
+
+    def _on_returned(self, message: Message, error: AioRpcError) -> None:
+        self.undelivered(message.correlation_id or "", error)
+
+    def undelivered(self, correlation_id: str, error: AioRpcError) -> None:
+        """The request did not reach a queue, or it is not known whether it did."""
         pending = self._pending.get(correlation_id)
         if pending is None:
-            return None
-        return self._wire.resend_request(message, pending.call.context.deadline)
-
-    def _on_settled(self, correlation_id: str, error: AioRpcError | None) -> None:
-        pending = self._pending.get(correlation_id)
-        if error is None or pending is None:
             return
         call = pending.call
         if isinstance(error, Unroutable):
@@ -383,7 +413,7 @@ class Client:
             if deadline is not None and deadline.remaining() <= 0:
                 self._fail(pending, _timeout(pending, str(error)))
                 return
-            waited = time.monotonic() - pending.sent_at
+            waited = monotonic() - pending.sent_at
             error = ConnectionLost(f"{call} failed after {waited:.3g} s: {error}")
         self._fail(pending, error)
 
@@ -406,7 +436,7 @@ class Client:
 
     def _fail_pending(self, why: str) -> None:
         for pending in list(self._pending.values()):
-            waited = time.monotonic() - pending.sent_at
+            waited = monotonic() - pending.sent_at
             self._fail(
                 pending, ConnectionLost(f"{pending.call} failed after {waited:.3g} s: {why}")
             )
@@ -457,7 +487,7 @@ class Client:
     async def _require_consumers(self, call: Call) -> None:
         queue = rpc_queue_name(call.service)
         looked_at, consumed = self._looks.get(queue, (0.0, False))
-        now = time.monotonic()
+        now = monotonic()
         if not consumed or now - looked_at > LOOK_HOLDS:
             state = await self._transport.inspect(queue)
             if state is None:
@@ -490,6 +520,6 @@ class Client:
 
 def _timeout(pending: Pending, why: str) -> RpcTimeout:
     deadline = pending.call.context.deadline
-    seconds = (deadline.at if deadline else time.monotonic()) - pending.sent_at
+    seconds = (deadline.at if deadline else monotonic()) - pending.sent_at
     # The call was sent a moment after its deadline was set: 0.4996 s are the 0.5 s asked for.
     return RpcTimeout(f"{pending.call} gave no answer within {round(seconds, 2):g} s: {why}")

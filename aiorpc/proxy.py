@@ -85,7 +85,7 @@ class MethodProxy:
         await cluster.service_x.remote_method.with_options(timeout=0.5)("hello")
     """
 
-    __slots__ = ("_client", "_convert", "_method", "_options", "_service")
+    __slots__ = ("_client", "_convert", "_route")
 
     def __init__(
         self,
@@ -96,9 +96,7 @@ class MethodProxy:
         convert: Callable[[Any], Any] | None = None,
     ) -> None:
         self._client = client
-        self._service = service
-        self._method = method
-        self._options = options
+        self._route = client.route(service, method, options)
         self._convert = convert
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -114,19 +112,27 @@ class MethodProxy:
             RemoteError: the method raised; or the error itself, if its class is registered with
                 ``deserialize_to_instance``.
         """
-        client = self._client
-        call = client.new_call(self._service, self._method, args, kwargs, self._options)
-        result = await client.call(call, self._options)
+        client, route = self._client, self._route
+        call = client.new_call(route, args, kwargs)
+        if not route.direct or client.congested:
+            result = await client.call(call, route)
+        else:  # what client.call does, without its coroutine
+            pending = client.start(call, route)
+            try:
+                result = await pending.future
+            except asyncio.CancelledError:
+                client.abandon(pending)
+                raise
         return result if self._convert is None else self._convert(result)
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
         """Send the call now, and return the reply that will come."""
-        client, options = self._client, self._options
-        call = client.new_call(self._service, self._method, args, kwargs, options)
-        if client.direct and not options.fail_fast:
-            pending = client.start(call, options)
+        client, route = self._client, self._route
+        call = client.new_call(route, args, kwargs)
+        if route.direct:
+            pending = client.start(call, route)
             return RpcReply(pending.future, lambda: client.abandon(pending), self._convert)
-        task = asyncio.ensure_future(client.call(call, options))
+        task = asyncio.ensure_future(client.call(call, route))
         return RpcReply(task, task.cancel, self._convert)
 
     def with_options(
@@ -154,11 +160,12 @@ class MethodProxy:
             )
             if value is not UNSET
         }
-        options = msgspec.structs.replace(self._options, **given)
-        return MethodProxy(self._client, self._service, self._method, options, self._convert)
+        route = self._route
+        options = msgspec.structs.replace(route.options, **given)
+        return MethodProxy(self._client, route.service, route.method, options, self._convert)
 
     def __repr__(self) -> str:
-        return f"<MethodProxy {self._service}.{self._method}>"
+        return f"<MethodProxy {self._route.routing_key}>"
 
 
 class ServiceProxy:

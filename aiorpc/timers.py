@@ -12,9 +12,9 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-__all__ = ["TICK", "Expiring", "Timers"]
+__all__ = ["TICK", "Bucket", "Expiring", "Timers"]
 
 log = logging.getLogger("aiorpc.timers")
 
@@ -29,46 +29,59 @@ class Expiring(Protocol):
         """The deadline has passed. Called once, unless it was removed before."""
 
 
+#: Deadlines that fire together.
+Bucket: TypeAlias = dict[Expiring, None]
+
+
 class Timers:
     """
     Deadlines on *loop*, by loop time, in buckets of ``TICK`` seconds. Ends with ``close``.
     """
 
-    __slots__ = ("_buckets", "_due", "_loop", "_timer", "_timer_at")
+    __slots__ = ("_bucket", "_buckets", "_due", "_loop", "_tick", "_timer", "_timer_at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._buckets: dict[int, dict[Expiring, None]] = {}
+        self._buckets: dict[int, Bucket] = {}
+        #: That of the deadline that was added last: the next one is most often of the same tick.
+        self._bucket: Bucket = {}
+        self._tick = -1
         #: The ticks of all buckets, a heap; empty buckets stay until they are due.
         self._due: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
 
-    def add(self, at: float, expiring: Expiring) -> int:
-        """Fire *expiring* at loop time *at*; returns what ``remove`` wants."""
+    def add(self, at: float, expiring: Expiring) -> Bucket:
+        """
+        Fire *expiring* at loop time *at*. It is taken back by ``pop(expiring, None)`` from what is
+        returned; nothing happens then if it has fired.
+        """
         tick = int(at / TICK) + 1
+        if tick != self._tick:
+            self._turn_to(tick)
+        bucket = self._bucket
+        bucket[expiring] = None
+        return bucket
+
+    def _turn_to(self, tick: int) -> None:
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
             heapq.heappush(self._due, tick)
             if self._timer is None or tick < self._timer_at:
                 self._wake_at(tick)
-        bucket[expiring] = None
-        return tick
-
-    def remove(self, tick: int, expiring: Expiring) -> None:
-        """Take it back; nothing happens if it has fired."""
-        bucket = self._buckets.get(tick)
-        if bucket is not None:
-            bucket.pop(expiring, None)
+        self._tick, self._bucket = tick, bucket
 
     def close(self) -> None:
         """Nothing fires any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for bucket in self._buckets.values():
+            bucket.clear()
         self._buckets.clear()
         self._due.clear()
+        self._tick = -1
 
     def _wake_at(self, tick: int) -> None:
         if self._timer is not None:
@@ -81,8 +94,13 @@ class Timers:
         buckets, due = self._buckets, self._due
         now = int(self._loop.time() / TICK)
         while due and (due[0] <= now or not buckets[due[0]]):
-            for expiring in buckets.pop(heapq.heappop(due)):
-                _guarded(expiring.expired)
+            bucket = buckets.pop(heapq.heappop(due))
+            if bucket is self._bucket:
+                self._tick = -1
+            for expiring in list(bucket):
+                if expiring in bucket:  # one that fires may take another back
+                    del bucket[expiring]
+                    _guarded(expiring.expired)
         if due:  # a callback may have set the timer already, for a later tick
             self._wake_at(due[0])
 

@@ -139,7 +139,7 @@ async def test_the_connection_bears_its_name(bench: Bench) -> None:
 async def test_acks_of_one_turn_leave_as_one(bench: Bench) -> None:
     async with through_proxy(bench.config) as (proxy, transport):
         queue, inbox = bench.queue(), Inbox(ack=False)
-        await transport.subscribe(queue, inbox, acks="joined")
+        await transport.subscribe(queue, inbox)
         for _ in range(6):
             await transport.publish(to(queue))
         deliveries = [await inbox.next() for _ in range(6)]

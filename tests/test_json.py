@@ -17,8 +17,8 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from aiorpc.exceptions import UnserializableValueError
-from aiorpc.wire.json import MAX_DEPTH, DecodeError, decode, encode, encode_plain
+from aiorpc.exceptions import MalformedRequest, UnserializableValueError
+from aiorpc.wire.json import MAX_DEPTH, decode, encode, encode_plain
 
 GOLDEN = stdlib.loads((Path(__file__).parent / "data" / "golden_json.json").read_text())["values"]
 VALUES: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_decodes_just_what_the_standard_library_decodes(data):
     try:
         expected = stdlib.loads(data.decode("utf-8"))
     except ValueError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(MalformedRequest):
             decode(data)
     else:
         assert repr(decode(data)) == repr(expected)  # tells 1 from 1.0 and knows NaN
@@ -370,7 +370,7 @@ def test_a_forgotten_await_is_called_that():
 def test_an_int_beyond_pythons_own_limit_is_refused():
     with pytest.raises(UnserializableValueError, match="4300"):
         encode({"result": 10**5000})
-    with pytest.raises(DecodeError, match="4300"):
+    with pytest.raises(MalformedRequest, match="4300"):
         decode(b"1" * 5000)
 
 
@@ -402,9 +402,9 @@ def test_too_deep_to_write(depth, leaf):
 @pytest.mark.parametrize("leaf", [b"1", b"NaN", b'{"__type__": "bytes", "__value__": ""}'])
 @pytest.mark.parametrize("depth", [MAX_DEPTH * 2, 100_000])
 def test_too_deep_to_read(depth, leaf):
-    with pytest.raises(DecodeError, match="nested deeper than 200"):
+    with pytest.raises(MalformedRequest, match="nested deeper than 200"):
         decode(b"[" * depth + leaf + b"]" * depth)
-    with pytest.raises(DecodeError, match="nested deeper than 200"):
+    with pytest.raises(MalformedRequest, match="nested deeper than 200"):
         decode(b'{"a":' * depth + leaf + b"}" * depth)
 
 
@@ -446,12 +446,12 @@ def test_brackets_in_strings_are_no_depth(noise):
     ],
 )
 def test_bad_input_is_explained(data, text):
-    with pytest.raises(DecodeError, match=text):
+    with pytest.raises(MalformedRequest, match=text):
         decode(data)
 
 
 def test_errors_show_no_values():
-    with pytest.raises(DecodeError) as caught:
+    with pytest.raises(MalformedRequest) as caught:
         decode(b'{"__type__": "decimal", "__value__": "hunter2"}')
     assert "hunter2" not in str(caught.value)
     with pytest.raises(UnserializableValueError) as refused:

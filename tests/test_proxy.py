@@ -98,7 +98,7 @@ async def test_proxies_can_be_copied_and_looked_at(cluster: ClusterProxy) -> Non
 
 async def test_options_add_up(cluster: ClusterProxy) -> None:
     method = cluster.echo.hang.with_options(fail_fast=True).with_options(timeout=0.05)
-    assert method._options == CallOptions(fail_fast=True, timeout=0.05)
+    assert method._route.options == CallOptions(fail_fast=True, timeout=0.05)
     with pytest.raises(RpcTimeout):
         await method()
 

@@ -44,9 +44,9 @@ async def test_what_was_removed_does_not_fire() -> None:
     timers = Timers(loop)
     last = asyncio.Event()
     item = Item(lambda: pytest.fail("it was removed"))
-    tick = timers.add(loop.time(), item)
-    timers.remove(tick, item)
-    timers.remove(tick, item)
+    bucket = timers.add(loop.time(), item)
+    bucket.pop(item, None)
+    bucket.pop(item, None)
     timers.add(loop.time() + TICK, Item(last.set))
     await asyncio.wait_for(last.wait(), 5)
 
@@ -63,6 +63,17 @@ async def test_a_callback_may_add_and_remove_and_fail(caplog: pytest.LogCaptureF
     timers.add(loop.time(), Item(again))
     await asyncio.wait_for(last.wait(), 5)
     assert "boom" in caplog.text
+
+
+async def test_one_that_fires_may_take_back_another_of_the_same_time() -> None:
+    loop = asyncio.get_running_loop()
+    timers = Timers(loop)
+    last, at = asyncio.Event(), loop.time()
+    other = Item(lambda: pytest.fail("it was removed"))
+    timers.add(at, Item(lambda: bucket.pop(other, None)))
+    bucket = timers.add(at, other)
+    timers.add(at, Item(last.set))
+    await asyncio.wait_for(last.wait(), 5)
 
 
 async def test_after_closing_nothing_fires_and_no_timer_is_left() -> None:

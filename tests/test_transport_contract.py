@@ -899,11 +899,10 @@ async def test_what_was_acked_is_forgotten(bench: Bench) -> None:
     assert await look(other, queue) == QueueState(queue.name, True, 0, 0)
 
 
-@pytest.mark.parametrize("acks", ["each", "joined"])
-async def test_acks_ack_what_they_ack_in_any_order(bench: Bench, acks: Any) -> None:
+async def test_acks_ack_what_they_ack_in_any_order(bench: Bench) -> None:
     transport, other = await bench.connect(), await bench.connect()
     queue, inbox = bench.queue(), Inbox(ack=False)
-    await transport.subscribe(queue, inbox, acks=acks)
+    await transport.subscribe(queue, inbox)
     for number in range(10):
         transport.send(to(queue, b"%d" % number))
     deliveries = [await inbox.next() for _ in range(10)]
@@ -915,6 +914,71 @@ async def test_acks_ack_what_they_ack_in_any_order(bench: Bench, acks: Any) -> N
     left = Inbox()
     await other.subscribe(queue, left)
     assert await left.bodies(3) == [b"3", b"6", b"7"]
+
+
+async def test_what_is_heard_is_acked_whatever_its_handler_does(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport, other = await bench.connect(), await bench.connect()
+    queue, heard = bench.queue(), asyncio.Queue[bytes]()
+
+    def hear(message: Message) -> None:
+        heard.put_nowait(message.body)
+        if message.body == b"1":
+            raise RuntimeError("a handler of mine")
+
+    subscription = await transport.listen(queue, hear)
+    for number in range(3):
+        await transport.publish(to(queue, b"%d" % number))
+    assert [await heard.get() for _ in range(3)] == [b"0", b"1", b"2"]
+    assert "a handler of mine" in caplog.text
+    await subscription.cancel()
+    await transport.aclose()
+    assert await look(other, queue) == QueueState(queue.name, True, 0, 0)
+
+
+async def test_who_listens_hears_nothing_after_it_cancelled(bench: Bench) -> None:
+    transport, other = await bench.connect(), await bench.connect()
+    queue, heard = bench.queue(), asyncio.Queue[Message]()
+    subscription = await transport.listen(queue, heard.put_nowait)
+    await subscription.cancel()
+    await transport.publish(to(queue, b"late"))
+    inbox = Inbox()
+    await other.subscribe(queue, inbox)
+    assert await inbox.bodies(1) == [b"late"]
+    assert heard.empty()
+
+
+async def test_what_comes_back_unasked_goes_to_whom_expects_it(bench: Bench) -> None:
+    transport = await bench.connect()
+    returned: asyncio.Queue[tuple[Message, AioRpcError]] = asyncio.Queue()
+    transport.expect_returns("mine", lambda *back: returned.put_nowait(back))
+    for reply_to in ("mine", "nobody's", "mine"):
+        transport.send(unheard(bench.queue(), reply_to, returned))
+    for _ in range(2):
+        message, error = await asyncio.wait_for(returned.get(), PATIENCE)
+        assert message.reply_to == "mine"
+        assert isinstance(error, Unroutable)
+    assert returned.empty()
+    transport.forget_returns("mine")
+
+
+def unheard(queue: Queue, reply_to: str, returned: asyncio.Queue[Any]) -> Outgoing:
+    """Mandatory, not confirmed, and without ``settled``, for a queue that is not there."""
+
+    class Unheard(Outgoing, eq=False):
+        # memory:// knows who sent it, and tells it.
+        def conclude(self, error: AioRpcError | None) -> None:
+            if error is not None and self.message.reply_to == "mine":
+                returned.put_nowait((self.message, error))
+
+    return Unheard(
+        exchange="",
+        routing_key=queue.name,
+        message=Message(body=b"", reply_to=reply_to),
+        mandatory=True,
+        confirm=False,
+    )
 
 
 async def test_what_is_given_back_comes_again_from_its_old_place(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import pytest
 from aiorpc import Call, RpcTimeout
 from aiorpc.config import resolve
 from aiorpc.context import Context, Deadline
+from aiorpc.wire import protocol
 from aiorpc.wire.message import Message
 from aiorpc.wire.protocol import DEADLINE, MAX_EXPIRATION, RESENT, Wire
 
@@ -20,8 +21,9 @@ MONOTONIC = 5_000.0
 
 @pytest.fixture(autouse=True)
 def stopped_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "time", lambda: NOW)
     monkeypatch.setattr(time, "monotonic", lambda: MONOTONIC)
+    monkeypatch.setattr(protocol, "epoch", lambda: NOW)
+    monkeypatch.setattr(protocol, "monotonic", lambda: MONOTONIC)
 
 
 @pytest.fixture

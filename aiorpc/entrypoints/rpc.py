@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
@@ -31,6 +32,8 @@ from .withdrawals import Key, Withdrawals
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
 
 log = logging.getLogger("aiorpc.rpc")
+
+_RETURNED = Ending.RETURNED  # looking up a member of an enumeration costs, on Python 3.11
 
 #: Answers that are kept for requests that come again, and how large one may be.
 REMEMBERED = 256
@@ -139,12 +142,13 @@ class _Server:
             self.answer_error(delivery, request, exc)
         else:
             job = _Job(self, delivery, request)
-            if self.withdrawals.withdrawn(job.key):
+            if self.withdrawals.tombstones and self.withdrawals.withdrawn(job.key):
                 delivery.ack()
                 return
-            job.submission = self.host.submit(entrypoint, call, job.settle, job.encode)
+            encode = partial(self.wire.encode_result, request)
+            job.submission = self.host.submit(entrypoint, call, job.settle, encode)
             if not job.settled:
-                self.withdrawals.began(job.key, job)
+                self.withdrawals.running[job.key] = job
 
     def _is_known(self, delivery: Delivery) -> bool:
         """
@@ -154,7 +158,7 @@ class _Server:
         key = key_of(delivery)
         if None in key:
             return False
-        job = self.withdrawals.running(key)
+        job = self.withdrawals.running.get(key)
         if job is not None:
             job.came_again(delivery)
             return True
@@ -274,15 +278,12 @@ class _Job:
         self._delivery.ack()
         self._delivery = delivery
 
-    def encode(self, result: Any) -> bytes:
-        return self._server.wire.encode_result(self._request, result)
-
     def settle(self, outcome: Outcome) -> None:
         server, delivery, request = self._server, self._delivery, self._request
         self.settled = True
-        server.withdrawals.ended(self.key)
+        server.withdrawals.running.pop(self.key, None)
         ending = outcome.ending
-        if ending is Ending.RETURNED:
+        if ending is _RETURNED:
             try:
                 if not server.answer(delivery, request, outcome.value):
                     log.warning(

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from ..extensions import Host
-from ..transports.base import Delivery
+from ..wire.message import Message
 from ..wire.protocol import Wire
 
 __all__ = ["Withdrawals"]
@@ -41,18 +41,25 @@ MOST = 10_000
 
 
 class Withdrawals(Generic[T]):
-    """The calls of one service in this process, by key; *T* is what stands for one that runs."""
+    """
+    The calls of one service in this process; *T* is what stands for one that runs.
+
+    Attributes:
+        running: those that run, by key.
+        tombstones: those that were taken back and have not come yet, by key, with the time until
+            which that matters.
+    """
 
     def __init__(self, wire: Wire, clock: Callable[[], float] = time.monotonic) -> None:
         self._wire = wire
         self._clock = clock
-        self._running: dict[Key, T] = {}
-        self._tombstones: OrderedDict[Key, float] = OrderedDict()
+        self.running: dict[Key, T] = {}
+        self.tombstones: OrderedDict[Key, float] = OrderedDict()
 
     @asynccontextmanager
     async def heard(self, host: Host) -> AsyncGenerator[None]:
         """Hear announcements inside the block."""
-        subscription = await host.transport.subscribe(
+        subscription = await host.transport.listen(
             self._wire.cancel_queue(host.service_name), self.received
         )
         try:
@@ -60,35 +67,25 @@ class Withdrawals(Generic[T]):
         finally:
             await subscription.cancel()
 
-    def began(self, key: Key, running: T) -> None:
-        self._running[key] = running
-
-    def running(self, key: Key) -> T | None:
-        return self._running.get(key)
-
-    def ended(self, key: Key) -> None:
-        self._running.pop(key, None)
-
     def withdrawn(self, key: Key) -> bool:
         """Whether the call was taken back before it came. True once."""
-        return bool(self._tombstones) and self._tombstones.pop(key, 0.0) > self._clock()
+        return self.tombstones.pop(key, 0.0) > self._clock()
 
-    def received(self, delivery: Delivery) -> None:
+    def received(self, message: Message) -> None:
         """Handle one announcement."""
-        delivery.ack()
         try:
-            key, lifetime = self._wire.decode_cancel(delivery.message)
+            key, lifetime = self._wire.decode_cancel(message)
         except Exception as exc:  # noqa: BLE001 - whatever a peer put on that exchange
             log.warning("an announcement of a cancelled call cannot be read: %s", exc)
             return
-        running = self._running.get(key)
+        running = self.running.get(key)
         if running is not None:
             running.withdraw()
             return
         now = self._clock()
-        while self._tombstones:
-            oldest = next(iter(self._tombstones))
-            if self._tombstones[oldest] > now and len(self._tombstones) < MOST:
+        while self.tombstones:
+            oldest = next(iter(self.tombstones))
+            if self.tombstones[oldest] > now and len(self.tombstones) < MOST:
                 break
-            del self._tombstones[oldest]
-        self._tombstones[key] = now + lifetime
+            del self.tombstones[oldest]
+        self.tombstones[key] = now + lifetime

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from ..call import Call, Handler, Middleware, compose
 from ..config import Settings, resolve
-from ..context import new_id
+from ..context import id_source
 from ..exceptions import AioRpcError
 from ..extensions import (
     Ending,
@@ -89,6 +89,8 @@ class ServiceContainer:
         self.overran = False
         self._given_transport = transport
         self._middleware = tuple(middleware)
+        self.wrapped = bool(self._middleware)
+        self._new_id = id_source()
         self._keep_ids = self.settings.parent_calls_tracked
         self._workers: set[Worker] = set()
         self._waiting: deque[Worker] = deque()
@@ -245,7 +247,7 @@ class ServiceContainer:
         settle: Callable[[Outcome], None],
         encode: Callable[[Any], Any] | None = None,
     ) -> Worker:
-        call_id = f"{self.service_name}.{entrypoint.method_name}.{new_id()}"
+        call_id = f"{self.service_name}.{entrypoint.method_name}.{self._new_id()}"
         context = call.context.entered(call_id, self._keep_ids)
         call = Call(
             call.service,

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
+from time import monotonic
 from typing import Any, Protocol
 
 from ..call import Call, Handler
@@ -25,7 +26,7 @@ from ..context import current
 from ..exceptions import ConfigurationError, RpcTimeout
 from ..extensions import DependencyProvider, Ending, Entrypoint, Host, Outcome, WorkerContext
 from ..from_thread import loop_of_thread
-from ..timers import Timers
+from ..timers import Bucket, Timers
 
 __all__ = ["Worker", "Workshop"]
 
@@ -38,6 +39,9 @@ class Workshop(Protocol):
     @property
     def host(self) -> Host: ...
 
+    service_cls: type
+    #: Whether there is middleware.
+    wrapped: bool
     #: Names of the methods that are coroutines; the others run in threads.
     coroutines: frozenset[str]
     values: list[DependencyProvider[Any]]
@@ -63,18 +67,23 @@ class _State(enum.IntEnum):
     DONE = 4
 
 
+# Looking up a member of an enumeration is no simple matter to Python 3.11.
+_WAITING, _STARTING, _RUNNING, _CLOSING, _DONE = _State
+_RETURNED = Ending.RETURNED
+
+
 class Worker:
     """Runs ``entrypoint`` of a fresh service instance for ``call``; calls ``settle`` once."""
 
     __slots__ = (
         "_cancelled_for",
+        "_deadlines",
         "_encode",
         "_encoded",
         "_killed",
         "_result",
         "_settle",
         "_state",
-        "_timer",
         "_workshop",
         "call",
         "entrypoint",
@@ -98,10 +107,11 @@ class Worker:
         self._workshop = workshop
         self._settle: Callable[[Outcome], None] | None = settle
         self._encode = encode
-        self._state = _State.WAITING
+        self._state: _State = _WAITING
         self._cancelled_for: Ending | None = None
         self._killed = False
-        self._timer: int | None = None
+        #: Where its deadline stands, until it has passed.
+        self._deadlines: Bucket | None = None
         self._result: Any = None
         self._encoded: Any = None
 
@@ -111,12 +121,12 @@ class Worker:
         """Begin, in *context*. One whose deadline passed while it waited its turn does not run."""
         deadline = self.call.context.deadline
         if deadline is not None:
-            if deadline.remaining() <= 0:
+            if deadline.at <= monotonic():
                 return self._finish(
                     self._timed_out("it waited for a free worker past its deadline")
                 )
-            self._timer = self._workshop.timers.add(deadline.at, self)
-        self._state = _State.STARTING
+            self._deadlines = self._workshop.timers.add(deadline.at, self)
+        self._state = _STARTING
         self.task = loop.create_task(self._run(), context=context)
 
     def withdraw(self) -> None:
@@ -124,42 +134,48 @@ class Worker:
 
     def cancel(self, reason: Ending) -> None:
         """End it for *reason*, unless it is closing already: what is done then is done."""
-        if self._state is _State.WAITING:
+        if self._state is _WAITING:
             self._finish(Outcome(reason))
-        elif self._state in (_State.STARTING, _State.RUNNING) and self._cancelled_for is None:
+        elif self._state in (_STARTING, _RUNNING) and self._cancelled_for is None:
             self._cancelled_for = reason
-            if self._state is _State.RUNNING:
+            if self._state is _RUNNING:
                 assert self.task is not None
                 self.task.cancel()
 
     def kill(self) -> None:
         """End it whatever it does: the time for stopping is over."""
         self._killed = True
-        if self._state is _State.CLOSING and self.task is not None:
+        if self._state is _CLOSING and self.task is not None:
             self.task.cancel()
         else:
             self.cancel(Ending.ABANDONED)
-            if self.task is not None and self._state is _State.RUNNING:
+            if self.task is not None and self._state is _RUNNING:
                 self.task.cancel()
 
     def expired(self) -> None:
         """Its deadline has passed."""
-        self._timer = None
+        self._deadlines = None
         self.cancel(Ending.TIMED_OUT)
 
     # The run
 
     async def _run(self) -> None:
-        if not self._begin():
+        cancelled_before_its_first_step = self._cancelled_for is not None
+        if cancelled_before_its_first_step:
+            self._finish(self._cancelled())
             return
+        self._state = _RUNNING
         call = self.call
         current.set(call.context)
         foreign = False
         try:
-            result = await self._workshop.handler(self)(call)
-            if result is not self._result:  # a middleware answered, or changed the answer
-                self._encoded = self._encode(result) if self._encode else result
-            outcome = Outcome(Ending.RETURNED, self._encoded)
+            if self._workshop.wrapped:
+                result = await self._workshop.handler(self)(call)
+                if result is not self._result:  # a middleware answered, or changed the answer
+                    self._encoded = self._encode(result) if self._encode else result
+            else:
+                await self.serve(call)
+            outcome = Outcome(_RETURNED, self._encoded)
         except asyncio.CancelledError as exc:
             task = self.task
             assert task is not None
@@ -181,26 +197,21 @@ class Worker:
         if foreign:
             raise asyncio.CancelledError
 
-    def _begin(self) -> bool:
-        """Whether it was not cancelled before its first step."""
-        if self._cancelled_for is not None:
-            self._finish(self._cancelled())
-            return False
-        self._state = _State.RUNNING
-        return True
-
     async def serve(self, call: Call) -> Any:
         """The innermost handler: the dependencies, and the method inside them."""
-        workshop, entrypoint = self._workshop, self.entrypoint
-        host = workshop.host
-        service = host.service_cls()
-        worker_ctx = WorkerContext(host, entrypoint, service, call)
-        attributes = service.__dict__
-        for provider in workshop.values:
-            attributes[provider.attr_name] = provider.value(worker_ctx)
+        workshop = self._workshop
+        service = workshop.service_cls()
+        name = self.entrypoint.method_name
         if not workshop.lifetimes:
-            result = await self._invoke(service, call)
+            if workshop.values:
+                self._provide(service, call)
+            if name in workshop.coroutines:
+                result = await getattr(service, name)(*call.args, **call.kwargs)
+            else:
+                result = await self._invoke_in_thread(getattr(service, name), call)
             return self._keep(result)
+        worker_ctx = self._provide(service, call)
+        attributes = service.__dict__
         dependencies = AsyncExitStack()
         error: BaseException | None = None
         result = None
@@ -209,7 +220,11 @@ class Worker:
                 attributes[provider.attr_name] = await dependencies.enter_async_context(
                     provider.provide(worker_ctx)
                 )
-            result = self._keep(await self._invoke(service, call))
+            if name in workshop.coroutines:
+                result = await getattr(service, name)(*call.args, **call.kwargs)
+            else:
+                result = await self._invoke_in_thread(getattr(service, name), call)
+            result = self._keep(result)
         except BaseException as exc:  # noqa: BLE001 - raised again below, whatever the dependencies do
             error = exc
         try:
@@ -220,6 +235,14 @@ class Worker:
         finally:
             error = None  # no cycle of frame and traceback
         return result
+
+    def _provide(self, service: Any, call: Call) -> WorkerContext:
+        """Give *service* what needs no closing."""
+        worker_ctx = WorkerContext(self._workshop.host, self.entrypoint, service, call)
+        attributes = service.__dict__
+        for provider in self._workshop.values:
+            attributes[provider.attr_name] = provider.value(worker_ctx)
+        return worker_ctx
 
     def _keep(self, result: Any) -> Any:
         if self._cancelled_for in _NOBODY_WAITS:
@@ -232,7 +255,7 @@ class Worker:
     async def _close(self, dependencies: AsyncExitStack, error: BaseException | None) -> None:
         """Commit or roll back: not to be cancelled, but bounded."""
         bound = self._workshop.cleanup_timeout
-        self._state = _State.CLOSING
+        self._state = _CLOSING
         self._forget_deadline()
         scope = asyncio.timeout(bound)
         try:
@@ -250,13 +273,6 @@ class Worker:
             log.error("%s", text)
             if error is None:
                 raise TimeoutError(text) from None
-
-    async def _invoke(self, service: Any, call: Call) -> Any:
-        name = self.entrypoint.method_name
-        method = getattr(service, name)
-        if name in self._workshop.coroutines:
-            return await method(*call.args, **call.kwargs)
-        return await self._invoke_in_thread(method, call)
 
     async def _invoke_in_thread(self, method: Callable[..., Any], call: Call) -> Any:
         """
@@ -310,8 +326,9 @@ class Worker:
             log.exception("%s: its outcome could not be settled", self.call)
 
     def _finish(self, outcome: Outcome) -> None:
-        self._state = _State.DONE
-        self._forget_deadline()
+        self._state = _DONE
+        if self._deadlines is not None:
+            self._forget_deadline()
         if outcome.error is not None:
             self._log(outcome)
         self._settle_now(outcome)
@@ -320,9 +337,9 @@ class Worker:
         self._workshop.finished(self)
 
     def _forget_deadline(self) -> None:
-        if self._timer is not None:
-            self._workshop.timers.remove(self._timer, self)
-            self._timer = None
+        deadlines, self._deadlines = self._deadlines, None
+        if deadlines is not None:
+            deadlines.pop(self, None)
 
     def _log(self, outcome: Outcome) -> None:
         error = outcome.error

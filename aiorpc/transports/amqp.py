@@ -14,18 +14,20 @@ import logging
 import random
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from ..config import Settings
 from ..exceptions import ConfigurationError, ConnectionLost
 from ..wire.message import Exchange, Queue
 from .amqp_channel import Channel
+from .amqp_consumer import ConsumerChannel, ListenerChannel
 from .amqp_errors import Refused, quietly, reason
 from .amqp_link import CLOSE_TIMEOUT, Link
 from .amqp_sending import Sender
 from .amqp_subscription import AmqpSubscription, Backoff
 from .amqp_topology import Inspector, Topology, delete_queue, misdeclared
-from .base import Outgoing, QueueState, Received, State, Subscription, Transport
+from .base import Heard, Outgoing, QueueState, Received, State, Subscription, Transport
 
 __all__ = ["AmqpTransport"]
 
@@ -46,15 +48,14 @@ class AmqpTransport(Transport):
     """
 
     def __init__(self, settings: Settings, *, name: str = "aiorpc") -> None:
+        super().__init__()
         self.name = name
-        self.state = State.CLOSED
         self.reconnects = 0
         self.max_message_size = settings.max_message_size
         self._settings = settings
         self._urls = settings.broker_urls
         self.url = self._urls[0].redacted()
-        self._listeners: list[Callable[[State], None]] = []
-        self._sender = Sender(self.url, settings.max_message_size)
+        self._sender = Sender(self.url, settings.max_message_size, self._returned)
         self._topology = Topology()
         self._subscriptions: set[AmqpSubscription] = set()
         self._inspector = Inspector(lambda: self._link)
@@ -173,18 +174,14 @@ class AmqpTransport(Transport):
         self._sender.send(outgoing)
 
     def retract(self, outgoing: Outgoing) -> bool:
-        outgoing.again = None
+        outgoing.retracted()
         return self._sender.outbox.discard(outgoing)
 
-    async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
-        await self._sender.publish(outgoing, timeout, self._condition)
-
-    def _condition(self) -> str:
-        if self.state is State.CONNECTED:
-            return f"{self.url} is connected and did not answer"
-        if self.state is State.BLOCKED:
-            return f"{self.url} takes no messages for now (a memory or disk alarm)"
-        return f"not connected to {self.url} ({self._trouble})"
+    def condition(self) -> str:
+        told = super().condition()
+        return (
+            told if self.state in (State.CONNECTED, State.BLOCKED) else f"{told} ({self._trouble})"
+        )
 
     @property
     def subscriptions(self) -> Collection[Subscription]:
@@ -197,7 +194,7 @@ class AmqpTransport(Transport):
     @property
     def congested(self) -> bool:
         link = self._link
-        return self._sender.outbox.crowded or (link is not None and link.path.congested)
+        return (link is not None and link.path.congested) or self._sender.outbox.crowded
 
     async def drained(self) -> None:
         while self.congested:
@@ -231,10 +228,33 @@ class AmqpTransport(Transport):
         received: Received,
         *,
         prefetch: int = 0,
-        acks: Literal["each", "joined"] = "each",
         keep: bool = False,
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
+    ) -> Subscription:
+        consumer = partial(ConsumerChannel, received=received)
+        return await self._consume(queue, consumer, prefetch, keep, gone, arguments)
+
+    async def listen(
+        self,
+        queue: Queue,
+        heard: Heard,
+        *,
+        keep: bool = False,
+        gone: Callable[[], None] | None = None,
+        arguments: Callable[[int], dict[str, Any]] | None = None,
+    ) -> Subscription:
+        listener = partial(ListenerChannel, heard=heard)
+        return await self._consume(queue, listener, 0, keep, gone, arguments)
+
+    async def _consume(
+        self,
+        queue: Queue,
+        consumer: Callable[..., ConsumerChannel],
+        prefetch: int,
+        keep: bool,
+        gone: Callable[[], None] | None,
+        arguments: Callable[[int], dict[str, Any]] | None,
     ) -> Subscription:
         if self._closing is not None:
             raise ConnectionLost(f"the transport to {self.url} was closed")
@@ -243,9 +263,8 @@ class AmqpTransport(Transport):
                 self,
                 self._sender.take_back,
                 queue,
-                received,
+                consumer,
                 prefetch=prefetch,
-                acks=acks,
                 keep=keep,
                 gone=gone,
                 arguments=arguments,
@@ -288,27 +307,6 @@ class AmqpTransport(Transport):
     def ended(self, subscription: AmqpSubscription) -> None:
         """*subscription* was cancelled."""
         self._subscriptions.discard(subscription)
-
-    # --- state
-
-    def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
-
-    def _become(self, state: State) -> None:
-        if state is self.state:
-            return
-        self.state = state
-        for listener in list(self._listeners):
-            try:
-                listener(state)
-            except Exception:
-                log.exception("a listener failed when the transport became %s", state.value)
 
     # --- the supervisor
 

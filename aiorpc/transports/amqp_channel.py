@@ -13,7 +13,6 @@ import aiormq
 
 from ..exceptions import (
     AioRpcError,
-    ConnectionLost,
     Overloaded,
     Unroutable,
     UnserializableValueError,
@@ -22,20 +21,27 @@ from ..wire.message import Message
 from .amqp_codec import Encoder
 from .amqp_errors import Refused
 from .amqp_link import Link
-from .base import Outgoing
+from .base import Outgoing, Returned
 from .outbox import settle, settle_soon
 
-__all__ = ["Channel", "Unconfirmed", "lost_unconfirmed", "too_large"]
+__all__ = ["NO_LIMIT", "Channel", "Unconfirmed", "too_large"]
 
 log = logging.getLogger(__name__)
 
 #: Takes what was not confirmed when a channel ended, by delivery tag, and why it ended.
 Unconfirmed = Callable[[list[tuple[int, Outgoing]], Refused | None], None]
+#: Bytes, for those who set no limit.
+NO_LIMIT = 1 << 62
 
 
 class Channel:
     """
-    A channel of *link*, ready to publish on; it keeps account of the confirms.
+    A channel of *link*, ready to publish on; it keeps account of the confirms. It has none until the
+    first message that asks for one: until then the broker is spared the work, and we are.
+
+    Args:
+        unconfirmed: takes what is not confirmed when the channel ends.
+        returned: takes mandatory messages that came back, and were sent without confirms.
 
     Attributes:
         open: whether it can be written to.
@@ -45,6 +51,9 @@ class Channel:
         max_message_size: bytes of body that may be sent or taken.
     """
 
+    #: Whether more is to be done for a confirmed message than to tell a sender that asks for it.
+    _tells_all = False
+
     def __init__(
         self,
         link: Link,
@@ -52,6 +61,7 @@ class Channel:
         *,
         max_message_size: int | None,
         unconfirmed: Unconfirmed,
+        returned: Returned | None = None,
     ) -> None:
         self.link = link
         self.amqp = channel
@@ -61,12 +71,13 @@ class Channel:
         self.open = True
         self.ended: asyncio.Future[Refused | None] = channel.loop.create_future()
         self.unconfirmed: dict[int, Outgoing] = {}
-        self.max_message_size = max_message_size or 1 << 62
+        self.max_message_size = max_message_size or NO_LIMIT
         self.encoder = Encoder(channel.number, link.frame_max)
         self._confirms = channel.publisher_confirms
         self._published = 0
         self._oldest = 1  # no lower tag is unconfirmed
         self._hand_back = unconfirmed
+        self._returned = returned
         self._settled: asyncio.Event | None = None
         self.path.attach(channel, self)
         link.attached.add(self)
@@ -83,19 +94,30 @@ class Channel:
         message = outgoing.message
         if len(message.body) > self.max_message_size:
             raise too_large(outgoing, self.max_message_size)
-        tag = self._published + 1 if self._confirms else 0
+        if not self._confirms:
+            if not outgoing.confirm and (not outgoing.mandatory or outgoing.settled is None):
+                self.path.write(
+                    self.encoder.publish(
+                        outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message
+                    )
+                )
+                if outgoing.settled is not None:
+                    settle_soon(outgoing, None)
+                return 0
+            self.start_confirms()
+        tag = self._published + 1
         message_id = None
-        if outgoing.mandatory and tag and self.path.keeps_books:
+        path = self.path
+        if path.keeps_books and outgoing.mandatory:
             message_id = message.message_id or f"{self.number}.{tag}"
         frames = self.encoder.publish(
             outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message, message_id
         )
-        if tag:
-            self._published = tag
-            self.unconfirmed[tag] = outgoing
-            if self.path.keeps_books:
-                self.path.published(self.amqp, self, tag, message_id)
-        self.path.write(frames)
+        self._published = tag
+        self.unconfirmed[tag] = outgoing
+        if path.keeps_books:
+            path.published(self.amqp, self, tag, message_id)
+        path.write(frames)
         if not outgoing.confirm and outgoing.settled is not None:
             settle_soon(outgoing, None)
         return tag
@@ -124,16 +146,13 @@ class Channel:
 
     def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
         unconfirmed = self.unconfirmed
-        if multiple:
-            for each in range(self._oldest, tag + 1):
-                outgoing = unconfirmed.pop(each, None)
-                if outgoing is not None:
-                    self._confirm(each, outgoing, accepted)
-            self._oldest = max(self._oldest, tag + 1)
-        else:
-            outgoing = unconfirmed.pop(tag, None)
-            if outgoing is not None:
-                self._confirm(tag, outgoing, accepted)
+        quiet = accepted and not self._tells_all
+        for each in range(self._oldest, tag + 1) if multiple else (tag,):
+            outgoing = unconfirmed.pop(each, None)
+            if outgoing is not None and not (quiet and outgoing.settled is None):
+                self._confirm(each, outgoing, accepted)
+        if multiple and tag >= self._oldest:
+            self._oldest = tag + 1
         if not unconfirmed and self._settled is not None:
             self._settled.set()
 
@@ -154,7 +173,8 @@ class Channel:
                 del self.unconfirmed[tag]
                 self._confirm(tag, outgoing, unroutable(exchange, routing_key, f"{code} {text}"))
                 return
-        log.debug("a message to %s, %s came back that nobody waits for", exchange, routing_key)
+        if self._returned is not None:
+            self._returned(message, unroutable(exchange, routing_key, f"{code} {text}"))
 
     def closing(self, code: int, text: str) -> None:
         self._end(Refused(code, text) if code else None)
@@ -180,7 +200,7 @@ class Channel:
     def _confirm(self, tag: int, outgoing: Outgoing, outcome: object) -> None:
         """*outgoing* is confirmed (``True``), refused (``False``) or came back (the error)."""
         if outcome is True:
-            if outgoing.confirm and outgoing.settled is not None:
+            if outgoing.settled is not None and outgoing.confirm:
                 settle(outgoing, None)
         elif outcome is False:
             if outgoing.confirm:
@@ -215,14 +235,6 @@ def too_large(outgoing: Outgoing, limit: int) -> UnserializableValueError:
         f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, has "
         f"{len(outgoing.message.body)} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, send it "
         "in parts, or raise the limit here, there and in the broker"
-    )
-
-
-def lost_unconfirmed(outgoing: Outgoing) -> ConnectionLost:
-    """The error for what may have been delivered, and may not."""
-    return ConnectionLost(
-        f"the connection broke before a message to exchange {outgoing.exchange!r}, key "
-        f"{outgoing.routing_key!r}, was confirmed; it may have been delivered"
     )
 
 

@@ -132,10 +132,59 @@ class Encoder:
         Raises:
             UnserializableValueError: a header, or a name or property of more than 255 bytes.
         """
+        # Every message goes through here, so all of the usual case is in this one function.
         prefix = self._prefixes.get((exchange, routing_key, mandatory))
         if prefix is None:
             prefix = self._prefix(exchange, routing_key, mandatory)
-        flags, properties = self._properties(message, message_id)
+        kind = self._kinds.get((message.content_type, message.content_encoding))
+        if kind is None:
+            kind = self._kind(message.content_type, message.content_encoding)
+        flags, encoded = kind
+        flags |= _DELIVERY_MODE
+        parts = [encoded]
+        append = parts.append
+        headers = message.headers
+        if headers is not None:
+            flags |= _HEADERS
+            append(encode_table(headers) if headers else _NO_HEADERS)
+        priority = message.priority
+        if priority == 0:
+            flags |= _PRIORITY
+            append(b"\2\0" if message.persistent else b"\1\0")
+        else:
+            append(b"\2" if message.persistent else b"\1")
+            if priority is not None:
+                flags |= _PRIORITY
+                append(_priority(priority))
+        correlation_id = message.correlation_id
+        if correlation_id is not None:
+            flags |= _CORRELATION_ID
+            try:
+                raw = correlation_id.encode()
+                append(_LENGTHS[len(raw)])
+                append(raw)
+            except (UnicodeEncodeError, IndexError):
+                append(_short(correlation_id, "correlation id"))
+        reply_to = message.reply_to
+        if reply_to is not None:
+            flags |= _REPLY_TO
+            append(self._reply_tos.get(reply_to) or self._reply_to(reply_to))
+        expiration = message.expiration
+        if expiration is not None:
+            flags |= _EXPIRATION
+            raw = b"%d" % expiration
+            append(_LENGTHS[len(raw)])
+            append(raw)
+        if (
+            message_id is not None
+            or message.message_id is not None
+            or message.timestamp is not None
+            or message.type is not None
+            or message.user_id is not None
+            or message.app_id is not None
+        ):
+            flags |= _rare_properties(message, message_id, parts)
+        properties = b"".join(parts)
         body = message.body
         size = len(body)
         channel = self.channel
@@ -171,56 +220,6 @@ class Encoder:
         self._prefixes[exchange, routing_key, mandatory] = prefix
         return prefix
 
-    def _properties(self, message: Message, message_id: str | None) -> tuple[int, bytes]:
-        kind = self._kinds.get((message.content_type, message.content_encoding))
-        if kind is None:
-            kind = self._kind(message.content_type, message.content_encoding)
-        flags, encoded = kind
-        flags |= _DELIVERY_MODE
-        parts = [encoded]
-        headers = message.headers
-        if headers is not None:
-            flags |= _HEADERS
-            parts.append(encode_table(headers))
-        priority = message.priority
-        if priority is None:
-            parts.append(b"\2" if message.persistent else b"\1")
-        else:
-            flags |= _PRIORITY
-            if priority == 0:
-                parts.append(b"\2\0" if message.persistent else b"\1\0")
-            else:
-                parts.append(_mode_and_priority(2 if message.persistent else 1, priority))
-        correlation_id = message.correlation_id
-        if correlation_id is not None:
-            flags |= _CORRELATION_ID
-            try:
-                raw = correlation_id.encode()
-                parts.append(_LENGTHS[len(raw)])
-                parts.append(raw)
-            except (UnicodeEncodeError, IndexError):
-                parts.append(_short(correlation_id, "correlation id"))
-        reply_to = message.reply_to
-        if reply_to is not None:
-            flags |= _REPLY_TO
-            parts.append(self._reply_tos.get(reply_to) or self._reply_to(reply_to))
-        expiration = message.expiration
-        if expiration is not None:
-            flags |= _EXPIRATION
-            digits = b"%d" % expiration
-            parts.append(_LENGTHS[len(digits)])
-            parts.append(digits)
-        if (
-            message_id
-            or message.message_id is not None
-            or message.timestamp
-            or message.type is not None
-            or message.user_id is not None
-            or message.app_id is not None
-        ):
-            flags |= _rare_properties(message, message_id, parts)
-        return flags, b"".join(parts)
-
     def _kind(self, content_type: str | None, encoding: str | None) -> tuple[int, bytes]:
         flags, encoded = 0, b""
         if content_type is not None:
@@ -248,9 +247,9 @@ class Encoder:
         return frames
 
 
-def _mode_and_priority(mode: int, priority: int) -> bytes:
+def _priority(priority: int) -> bytes:
     if 0 <= priority <= 255:
-        return bytes((mode, priority))
+        return _LENGTHS[priority]
     raise UnserializableValueError(f"a priority is between 0 and 255, not {priority}")
 
 
@@ -301,53 +300,48 @@ def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
     """
     try:
         (flags,) = _U16(data, at)
-        if flags & _OFTEN == _OFTEN and not flags & _RARE and data.startswith(_JSON, at + 2):
-            return _decode_often(data, at + 25, end, flags, body)
-        return _decode(data, at + 2, end, flags, body)
+        if flags & _OFTEN != _OFTEN or flags & _RARE or not data.startswith(_JSON, at + 2):
+            return _decode(data, at + 2, end, flags, body)
+        # The rest is _decode in place, for what requests, replies and events of Nameko and aiorpc
+        # have: JSON, headers, delivery mode, priority, and maybe some of the next three.
+        at += 25
+        headers: dict[str, Any]
+        if data.startswith(_NO_HEADERS, at):
+            headers = {}
+            at += 4
+        else:
+            headers, at = decode_table(data, at)
+        persistent, priority = data[at] == 2, data[at + 1]
+        at += 2
+        correlation_id = reply_to = expiration = None
+        if flags & _CORRELATION_ID:
+            start = at + 1
+            at = start + data[at]
+            correlation_id = data[start:at].decode("utf-8", "surrogateescape")
+        if flags & _REPLY_TO:
+            start = at + 1
+            at = start + data[at]
+            reply_to = data[start:at].decode("utf-8", "surrogateescape")
+        if flags & _EXPIRATION:
+            start = at + 1
+            at = start + data[at]
+            digits = data[start:at]
+            expiration = int(digits) if digits.isdigit() else None
+        if at > end:
+            raise MalformedContent("the properties break off")
+        return Message(
+            body=body,
+            headers=headers,
+            persistent=persistent,
+            priority=priority,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            expiration=expiration,
+        )
     except MalformedTable as error:
         raise MalformedContent(str(error)) from None
     except (IndexError, struct_error, UnicodeDecodeError) as error:
         raise MalformedContent(f"the properties break off: {error}") from None
-
-
-def _decode_often(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
-    """
-    :func:`_decode` for what requests, replies and events of Nameko and aiorpc have: JSON, headers,
-    delivery mode and priority, and maybe correlation id, reply-to and expiration.
-    """
-    headers: dict[str, Any]
-    if data.startswith(_NO_HEADERS, at):
-        headers = {}
-        at += 4
-    else:
-        headers, at = decode_table(data, at)
-    persistent, priority = data[at] == 2, data[at + 1]
-    at += 2
-    correlation_id = reply_to = expiration = None
-    if flags & _CORRELATION_ID:
-        start = at + 1
-        at = start + data[at]
-        correlation_id = data[start:at].decode("utf-8", "surrogateescape")
-    if flags & _REPLY_TO:
-        start = at + 1
-        at = start + data[at]
-        reply_to = data[start:at].decode("utf-8", "surrogateescape")
-    if flags & _EXPIRATION:
-        start = at + 1
-        at = start + data[at]
-        digits = data[start:at]
-        expiration = int(digits) if digits.isdigit() else None
-    if at > end:
-        raise MalformedContent("the properties break off")
-    return Message(
-        body=body,
-        headers=headers,
-        persistent=persistent,
-        priority=priority,
-        correlation_id=correlation_id,
-        reply_to=reply_to,
-        expiration=expiration,
-    )
 
 
 def _decode(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:

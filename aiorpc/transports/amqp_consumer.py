@@ -1,5 +1,8 @@
 """
 A channel with one consumer: deliveries in, acks and answers out.
+
+Acks are collected, and leave at the end of the loop's turn behind what was written in it, joined to
+one ``multiple`` ack as far as that goes: a reply is on its way before its ack is, always.
 """
 
 from __future__ import annotations
@@ -7,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import aiormq
 import msgspec
@@ -18,10 +21,10 @@ from ..wire.message import Message
 from .amqp_channel import Channel, Unconfirmed
 from .amqp_errors import Refused
 from .amqp_link import Link
-from .base import Delivery, Outgoing, Received
+from .base import Delivery, Heard, Outgoing, Received
 from .outbox import settle_soon
 
-__all__ = ["OVERSIZED", "AmqpDelivery", "ConsumerChannel"]
+__all__ = ["OVERSIZED", "AmqpDelivery", "ConsumerChannel", "ListenerChannel"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class AmqpDelivery(Delivery):
         self.exchange = exchange
         self.routing_key = routing_key
         self.message = message
-        self.received_at = channel.loop.time()
+        self.received_at = channel.path.heard_at
 
     @property
     def stale(self) -> bool:
@@ -97,7 +100,6 @@ class ConsumerChannel(Channel):
         max_message_size: int | None,
         unconfirmed: Unconfirmed,
         received: Received,
-        acks: Literal["each", "joined"],
         elsewhere: Callable[[Outgoing], None],
     ) -> None:
         super().__init__(link, channel, max_message_size=max_message_size, unconfirmed=unconfirmed)
@@ -105,7 +107,6 @@ class ConsumerChannel(Channel):
         self.cancelled: asyncio.Future[None] = self.loop.create_future()
         self._received = received
         self._elsewhere = elsewhere
-        self._joins = acks == "joined"
         self._acked: list[int] = []
         self._oldest_unsettled = 1
         self._answers: dict[int, int] = {}
@@ -171,14 +172,11 @@ class ConsumerChannel(Channel):
     # --- out
 
     def ack(self, tag: int) -> None:
-        """Ack one delivery, now or at the end of the turn."""
+        """Ack one delivery, at the end of the turn."""
         self.unsettled.discard(tag)
-        if not self._joins:
-            self.path.write(self.encoder.ack(tag))
-        else:
-            if not self._acked:
-                self.path.collect(self._joined_acks)
-            self._acked.append(tag)
+        if not self._acked:
+            self.path.collect(self._joined_acks)
+        self._acked.append(tag)
         if self._idle is not None and not self.unsettled:
             self._idle()
 
@@ -198,7 +196,7 @@ class ConsumerChannel(Channel):
             self._held.append((tag, reply))
             return True
         if reply.confirm:
-            self.start_confirms()
+            self._tells_all = True
         try:
             published = self.publish(reply)
         except UnserializableValueError as error:
@@ -247,6 +245,8 @@ class ConsumerChannel(Channel):
         acked, self._acked = self._acked, []
         if not self.open:
             return b""
+        if len(acked) == 1:
+            return self.encoder.ack(acked[0])
         if not self.unsettled:
             return self.encoder.ack(max(acked), multiple=True)
         # A multiple ack takes all tags below along: it must stop short of the first unsettled one.
@@ -283,3 +283,36 @@ class ConsumerChannel(Channel):
         self._answers.clear()
         if self._idle is not None:
             self._idle()
+
+
+class ListenerChannel(ConsumerChannel):
+    """
+    A channel whose messages are acked as soon as they were heard. No account is kept of them: they
+    come in order, so one ack of the last of a turn is for all before it.
+    """
+
+    _heard_up_to = 0
+
+    def __init__(self, *args: Any, heard: Heard, **kwargs: Any) -> None:
+        super().__init__(*args, received=lambda delivery: heard(delivery.message), **kwargs)
+        self._heard = heard
+
+    def delivered(
+        self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message
+    ) -> None:
+        if self._refused is not None or not self.open:
+            super().delivered(tag, redelivered, exchange, routing_key, message)
+            return
+        if not self._heard_up_to:
+            self.path.collect(self._joined_acks)
+        self._heard_up_to = tag
+        try:
+            self._heard(message)
+        except Exception:
+            log.exception(
+                "the handler of a message (exchange %r, key %r) failed", exchange, routing_key
+            )
+
+    def _joined_acks(self) -> bytes:
+        tag, self._heard_up_to = self._heard_up_to, 0
+        return self.encoder.ack(tag, multiple=True) if self.open else b""

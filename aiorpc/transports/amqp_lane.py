@@ -39,7 +39,6 @@ class Lane(HotPath):
         self._factory = _TapFactory(self, opener)
         self._transport: asyncio.Transport | None = None
         self._heartbeat = heartbeat
-        self._heard_at = self.loop.time()
         self._feed_at = 0.0
         self._fed_frames = 0
         self._watchdog: asyncio.TimerHandle | None = None
@@ -71,7 +70,7 @@ class Lane(HotPath):
 
     def received(self, data: bytes) -> bytes:
         """Take the hot frames out of *data*; the rest is aiormq's."""
-        self._heard_at = now = self.loop.time()
+        self.heard_at = now = self.loop.time()
         demux = self._demux
         # What the handlers write leaves as one, at the end of this read.
         self._scheduled = True
@@ -92,13 +91,13 @@ class Lane(HotPath):
         return rest
 
     def paused(self) -> None:
-        self._free.clear()
+        self._congest()
 
     def resumed(self) -> None:
-        self._free.set()
+        self._ease()
 
     def closed(self, error: BaseException | None) -> None:
-        self._free.set()
+        self._ease()
         self.owner.socket_lost(error)
 
     # --- out
@@ -126,14 +125,14 @@ class Lane(HotPath):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        self._free.set()
+        self._ease()
 
     def _watch(self) -> None:
         """
         Give the connection up after two silent heartbeats, as AMQP 0-9-1 (4.2.7) has it. aiormq
         would take three, and does when the lane is off.
         """
-        silent = self.loop.time() - self._heard_at
+        silent = self.loop.time() - self.heard_at
         if silent > 2 * self._heartbeat:
             self.owner.hung_up(f"nothing was heard of the broker for {silent:.0f} s")
             self.abort()

@@ -48,7 +48,13 @@ class Owner(ConnectionFrames, Protocol):
 
 
 class HotPath(ABC):
-    """One connection's way in and out for hot frames. Belongs to the loop that made it."""
+    """
+    One connection's way in and out for hot frames. Belongs to the loop that made it.
+
+    Attributes:
+        congested: whether more than :data:`HIGH_WATER` bytes wait to be written.
+        heard_at: loop time at which the frames came that are being handed on.
+    """
 
     #: Whether aiormq has to be told what is published, with a message id for what may come back.
     keeps_books = False
@@ -60,8 +66,10 @@ class HotPath(ABC):
         self._size = 0
         self._sources: list[Callable[[], bytes]] = []
         self._scheduled = False
+        self.congested = False
         self._free = asyncio.Event()
         self._free.set()
+        self.heard_at = self.loop.time()
 
     # --- out
 
@@ -95,10 +103,13 @@ class HotPath(ABC):
             self._size = 0
             self._send(frames)
 
-    @property
-    def congested(self) -> bool:
-        """Whether more than :data:`HIGH_WATER` bytes wait to be written."""
-        return not self._free.is_set()
+    def _congest(self) -> None:
+        self.congested = True
+        self._free.clear()
+
+    def _ease(self) -> None:
+        self.congested = False
+        self._free.set()
 
     async def drained(self) -> None:
         """Return when it is not congested, or the connection is gone."""

@@ -61,7 +61,7 @@ class PlainPath(HotPath):
         connection.closing.add_done_callback(self._closed)
 
     def _closed(self, closing: asyncio.Future[Any]) -> None:
-        self._free.set()
+        self._ease()
         self._idle.set()
         error = None if closing.cancelled() else closing.exception()
         self.owner.socket_lost(error)
@@ -73,6 +73,7 @@ class PlainPath(HotPath):
 
     def consumer(self, frames: HotFrames) -> aiormq.abc.ConsumerCallback:
         async def received(incoming: DeliveredMessage) -> None:
+            self.heard_at = self.loop.time()
             _delivered(frames, incoming)
 
         return received
@@ -95,7 +96,7 @@ class PlainPath(HotPath):
         self._idle.clear()
         self._work.set()
         if self._waiting_size > HIGH_WATER:
-            self._free.clear()
+            self._congest()
 
     async def _pump(self, queue: asyncio.Queue[ChannelFrame]) -> None:
         """Hand on what waits, piece by piece, each when the socket has taken the one before."""
@@ -109,7 +110,7 @@ class PlainPath(HotPath):
             await drained
             self._waiting_size -= len(frames)
             if self._waiting_size < LOW_WATER:
-                self._free.set()
+                self._ease()
             if not self._waiting:
                 self._idle.set()
 
@@ -138,7 +139,7 @@ class PlainPath(HotPath):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._free.set()
+        self._ease()
         self._idle.set()
 
 

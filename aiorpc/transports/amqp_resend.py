@@ -5,8 +5,6 @@ What becomes of messages whose channel ended before they were confirmed. No I/O.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-
 import msgspec
 
 from ..exceptions import (
@@ -16,7 +14,6 @@ from ..exceptions import (
     Unroutable,
     UnserializableValueError,
 )
-from ..wire.message import Message
 from .amqp_errors import Refused
 from .base import Outgoing
 from .outbox import settle
@@ -73,14 +70,16 @@ def _is_culprit(outgoing: Outgoing, refused: Refused) -> bool:
 def _unseen(outgoing: Outgoing) -> Outgoing:
     """The broker cannot have it: it goes again as it is."""
     # One that asked for no confirm was settled when it was written, and is not settled twice.
-    return outgoing if outgoing.confirm else msgspec.structs.replace(outgoing, settled=None)
+    if outgoing.confirm or outgoing.settled is None:
+        return outgoing
+    return msgspec.structs.replace(outgoing, settled=None)
 
 
 def _uncertain(outgoing: Outgoing) -> Outgoing | None:
     """The broker may have it: it goes again if its sender agrees, and as its sender says."""
     if not outgoing.confirm:
         return None
-    message = None if outgoing.again is None else outgoing.again(outgoing.message)
+    message = outgoing.once_more()
     if message is None:
         settle(
             outgoing,
@@ -96,25 +95,11 @@ def _uncertain(outgoing: Outgoing) -> Outgoing | None:
 
 def _suspect(outgoing: Outgoing, refused: Refused, url: str) -> Outgoing | None:
     """It may be the one that the broker closed the channel for: it goes again, but not for ever."""
-    closes = outgoing.again.closes if isinstance(outgoing.again, _Suspect) else 0
-    if closes + 1 >= _MAX_CLOSES:
+    outgoing.closes += 1
+    if outgoing.closes >= _MAX_CLOSES:
         settle(outgoing, _refusal(outgoing, refused, url))
         return None
-    again = _uncertain(outgoing)
-    if again is not None and again.again is not None:
-        again.again = _Suspect(again.again, closes + 1)
-    return again
-
-
-class _Suspect:
-    """A message's ``again`` that remembers how many channels were closed around it."""
-
-    def __init__(self, again: Callable[[Message], Message | None], closes: int) -> None:
-        self._again = again
-        self.closes = closes
-
-    def __call__(self, message: Message) -> Message | None:
-        return self._again(message)
+    return _uncertain(outgoing)
 
 
 def _refusal(outgoing: Outgoing, refused: Refused, url: str) -> AioRpcError:

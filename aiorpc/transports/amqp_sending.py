@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
-from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
-from .amqp_channel import Channel, too_large
+from ..exceptions import ConnectionLost, UnserializableValueError
+from .amqp_channel import NO_LIMIT, Channel, too_large
 from .amqp_codec import Encoder
 from .amqp_errors import Refused
 from .amqp_link import Link
 from .amqp_resend import sort_out
-from .base import Outgoing
+from .base import Outgoing, Returned
 from .outbox import Outbox, settle_soon
 
 __all__ = ["Sender"]
@@ -23,22 +22,22 @@ log = logging.getLogger(__name__)
 
 #: Messages of the outbox that leave in one turn of the loop.
 _BATCH = 200
-_NO_LIMIT = 1 << 62
 
 
 class Sender:
     """
     Attributes:
-        channel: the confirm-mode channel that messages leave on; ``None`` while there is none.
+        channel: what messages leave on; ``None`` while there is none.
         outbox: what waits for it.
         closed: completes "it was not sent: ..." once nothing is taken any more.
     """
 
-    def __init__(self, url: str, max_message_size: int | None) -> None:
+    def __init__(self, url: str, max_message_size: int | None, returned: Returned) -> None:
         self.channel: Channel | None = None
         self.outbox = Outbox(f"not connected to {url} yet")
         self.closed: str | None = None
         self._max_message_size = max_message_size
+        self._returned = returned
         self._checker = Encoder(0, 0)
         #: The channel, while nothing waits in the outbox and the broker takes messages.
         self._direct: Channel | None = None
@@ -62,45 +61,9 @@ class Sender:
         else:
             self.outbox.add(outgoing)
 
-    async def publish(
-        self, outgoing: Outgoing, timeout: float | None, condition: Callable[[], str]
-    ) -> None:
-        """Send, and wait; *condition* says how the transport is, for the text of a timeout."""
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
-        tell = outgoing.settled
-
-        def on_settled(error: AioRpcError | None) -> None:
-            if not settled.done():
-                settled.set_result(error)
-            if tell is not None:
-                tell(error)
-
-        outgoing.settled = on_settled
-        if timeout is not None:
-            at = loop.time() + timeout
-            outgoing.expires_at = min(at, outgoing.expires_at or at)
-        self.send(outgoing)
-        error: AioRpcError | None
-        try:
-            async with asyncio.timeout(timeout):
-                error = await settled
-        except TimeoutError:
-            error = ConnectionLost(
-                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
-                f"not confirmed within {timeout:g} s: {condition()}"
-            )
-        finally:
-            if not settled.done() or settled.cancelled():
-                # Nobody waits any more: it shall not leave later, nor again.
-                outgoing.again = None
-                self.outbox.discard(outgoing)
-        if error is not None:
-            raise error
-
     def _check(self, outgoing: Outgoing) -> None:
         """Find out now whether it can be encoded, while its sender is there to be told."""
-        limit = self._max_message_size or _NO_LIMIT
+        limit = self._max_message_size or NO_LIMIT
         if len(outgoing.message.body) > limit:
             raise too_large(outgoing, limit)
         self._checker.publish(
@@ -118,9 +81,11 @@ class Sender:
         """
         self.channel = Channel(
             link,
-            await link.channel(confirms=True),
+            # aiormq's way to see what comes back needs confirms.
+            await link.channel(confirms=link.path.keeps_books),
             max_message_size=self._max_message_size,
             unconfirmed=self._channel_ended,
+            returned=self._returned,
         )
 
     def pause(self, why: str) -> None:

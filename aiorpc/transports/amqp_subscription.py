@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ..exceptions import ConnectionLost
 from ..wire.message import Queue
@@ -19,7 +19,7 @@ from .amqp_consumer import ConsumerChannel
 from .amqp_errors import Refused, errors, quietly
 from .amqp_link import REPLY_TIMEOUT, Link
 from .amqp_topology import declare_queue, misdeclared, queue_exists
-from .base import Outgoing, Received, Subscription
+from .base import Outgoing, Subscription
 
 __all__ = ["AmqpSubscription", "Backoff", "Host"]
 
@@ -68,17 +68,19 @@ class Host(Protocol):
 
 
 class AmqpSubscription(Subscription):
-    """See :meth:`.base.Transport.subscribe` for what the arguments mean."""
+    """
+    See :meth:`.base.Transport.subscribe` for what the arguments mean; *consumer* makes the channel,
+    anew on each connection.
+    """
 
     def __init__(
         self,
         host: Host,
         unconfirmed: Unconfirmed,
         queue: Queue,
-        received: Received,
+        consumer: Callable[..., ConsumerChannel],
         *,
         prefetch: int,
-        acks: Literal["each", "joined"],
         keep: bool,
         gone: Callable[[], None] | None,
         arguments: Callable[[int], dict[str, Any]] | None,
@@ -86,9 +88,8 @@ class AmqpSubscription(Subscription):
         self.queue = queue
         self._host = host
         self._unconfirmed = unconfirmed
-        self._received = received
+        self._consumer = consumer
         self._prefetch = prefetch
-        self._acks: Literal["each", "joined"] = acks
         self._keep = keep
         self._gone = gone
         self._arguments = arguments
@@ -245,13 +246,11 @@ class AmqpSubscription(Subscription):
 
     async def _open(self, link: Link) -> ConsumerChannel:
         amqp = await link.channel()
-        channel = ConsumerChannel(
+        channel = self._consumer(
             link,
             amqp,
             max_message_size=self._host.max_message_size,
             unconfirmed=self._unconfirmed,
-            received=self._received,
-            acks=self._acks,
             elsewhere=self._host.send,
         )
         self._channels = {each for each in self._channels if each.open} | {channel}

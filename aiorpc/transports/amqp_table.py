@@ -23,6 +23,7 @@ __all__ = ["MalformedTable", "decode_table", "encode_table", "epoch_seconds", "f
 
 _U32 = Struct(">I")
 _size = _U32.unpack_from
+_long = Struct(">q").unpack_from
 _TAG_U32 = Struct(">cI").pack
 _TAG_I32 = Struct(">ci").pack
 _TAG_I64 = Struct(">cq").pack
@@ -30,12 +31,19 @@ _TAG_F64 = Struct(">cd").pack
 _TAG_DECIMAL = Struct(">cBi").pack
 _TAG_U64 = Struct(">cQ").pack
 
+# Type tags of what nearly all headers are.
+_STRING = 0x53
+_ARRAY = 0x41
+_LONG = 0x4C
+
 #: What a table may nest; deeper is taken for a value that contains itself.
 _MAX_DEPTH = 32
 #: Encoded names are remembered up to so many, and then forgotten all at once.
 _MAX_NAMES = 1024
 
 _EMPTY = b"\0\0\0\0"
+_INT32 = 1 << 31
+_INT64 = 1 << 63
 _names: dict[str, bytes] = {}
 _known_names: dict[bytes, str] = {}
 
@@ -54,22 +62,26 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
     Raises:
         UnserializableValueError: a name or a value that a field table cannot hold; it is named.
     """
-    if not table:
-        return _EMPTY
-    return _table(table, "", 0)
+    return _table(table, "", 0) if table else _EMPTY
 
 
 def _table(table: Mapping[str, Any], where: str, depth: int) -> bytes:
+    # Every request goes through here, so the types that nearly every header has are written in
+    # place: a call for each costs more than the writing.
     parts = []
     for name, value in table.items():
-        encoded = _names.get(name)
-        parts.append(_name(name, where) if encoded is None else encoded)
-        # The types that nearly every header has, without a detour.
+        parts.append(_names.get(name) or _name(name, where))
         kind = type(value)
         if kind is str:
-            parts.append(_text(value, where, name))
-        elif kind is int:
-            parts.append(_write_int(value, f"{where}.{name}" if where else name, depth))
+            try:
+                raw = value.encode()
+            except UnicodeEncodeError:
+                raise _no_text(where, name) from None
+            parts.append(_TAG_U32(b"S", len(raw)))
+            parts.append(raw)
+        elif kind is int and -_INT64 <= value < _INT64:
+            small = -_INT32 < value < _INT32
+            parts.append(_TAG_I32(b"I", value) if small else _TAG_I64(b"L", value))
         elif kind is list:
             parts.append(_write_array(value, f"{where}.{name}" if where else name, depth))
         else:
@@ -95,16 +107,12 @@ def _name(name: str, where: str) -> bytes:
     return encoded
 
 
-def _text(value: str, where: str, name: str = "") -> bytes:
-    try:
-        raw = value.encode()
-    except UnicodeEncodeError:
-        place = f"{where}.{name}" if where and name else where or name
-        raise UnserializableValueError(
-            f"{_place(place)} is a str with a lone surrogate, which is no Unicode text; "
-            "send bytes instead"
-        ) from None
-    return _TAG_U32(b"S", len(raw)) + raw
+def _no_text(where: str, name: str = "") -> UnserializableValueError:
+    place = f"{where}.{name}" if where and name else where or name
+    return UnserializableValueError(
+        f"{_place(place)} is a str with a lone surrogate, which is no Unicode text; "
+        "send bytes instead"
+    )
 
 
 def _value(value: Any, where: str, depth: int) -> bytes:
@@ -125,9 +133,9 @@ def _write_bool(value: bool, where: str, depth: int) -> bytes:
 
 
 def _write_int(value: int, where: str, depth: int) -> bytes:
-    if -0x7FFFFFFF <= value <= 0x7FFFFFFF:
+    if -_INT32 < value < _INT32:
         return _TAG_I32(b"I", value)
-    if -(1 << 63) <= value < 1 << 63:
+    if -_INT64 <= value < _INT64:
         return _TAG_I64(b"L", value)
     raise UnserializableValueError(
         f"{_place(where)} is the int {_short(value)}, and AMQP's have 64 bits; send it as a str"
@@ -139,7 +147,11 @@ def _write_float(value: float, where: str, depth: int) -> bytes:
 
 
 def _write_str(value: str, where: str, depth: int) -> bytes:
-    return _text(value, where)
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError:
+        raise _no_text(where) from None
+    return _TAG_U32(b"S", len(raw)) + raw
 
 
 def _write_bytes(value: bytes | bytearray, where: str, depth: int) -> bytes:
@@ -180,17 +192,25 @@ def epoch_seconds(moment: datetime, what: str) -> int:
 
 
 def _write_table(value: Mapping[str, Any], where: str, depth: int) -> bytes:
-    return b"F" + _table(value, where, _deeper(where, depth))
+    if depth >= _MAX_DEPTH:
+        raise _too_deep(where)
+    return b"F" + _table(value, where, depth + 1)
 
 
 def _write_array(value: list[Any] | tuple[Any, ...], where: str, depth: int) -> bytes:
-    depth = _deeper(where, depth)
+    if depth >= _MAX_DEPTH:
+        raise _too_deep(where)
     parts = []
-    for item in value:
+    for number, item in enumerate(value):
         if type(item) is str:
-            parts.append(_text(item, where))
+            try:
+                raw = item.encode()
+            except UnicodeEncodeError:
+                raise _no_text(where) from None
+            parts.append(_TAG_U32(b"S", len(raw)))
+            parts.append(raw)
         else:
-            parts.append(_value(item, f"{where}[{len(parts)}]", depth))
+            parts.append(_value(item, f"{where}[{number}]", depth + 1))
     payload = b"".join(parts)
     return _TAG_U32(b"A", len(payload)) + payload
 
@@ -213,12 +233,10 @@ _WRITERS: dict[type, Callable[[Any, str, int], bytes]] = {
 }
 
 
-def _deeper(where: str, depth: int) -> int:
-    if depth >= _MAX_DEPTH:
-        raise UnserializableValueError(
-            f"{_place(where[:80])} is nested more than {_MAX_DEPTH} deep, or contains itself"
-        )
-    return depth + 1
+def _too_deep(where: str) -> UnserializableValueError:
+    return UnserializableValueError(
+        f"{_place(where[:80])} is nested more than {_MAX_DEPTH} deep, or contains itself"
+    )
 
 
 def _place(where: str) -> str:
@@ -249,26 +267,32 @@ def decode_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
 
 
 def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
-    at, end = _extent(data, at, depth)
+    # As with writing: what nearly every header is, is read in place.
+    end = at + 4 + _size(data, at)[0]
+    if depth > 2 * _MAX_DEPTH or end > len(data):
+        raise _out_of_bounds(depth)
+    at += 4
     table: dict[str, Any] = {}
     while at < end:
         value_at = at + 1 + data[at]
         raw = data[at:value_at]
-        name = _known_names.get(raw)
-        if name is None:
-            name = _read_name(raw)
-        if data[value_at] == 0x53:  # S, the usual one, without another call
+        name = _known_names.get(raw) or _read_name(raw)
+        kind = data[value_at]
+        if kind == _STRING:
             at = value_at + 5
-            at += _size(data, value_at + 1)[0]
+            start, at = at, at + _size(data, value_at + 1)[0]
             if at > end:
                 raise MalformedTable("a header reaches over the end of its table")
-            raw = data[value_at + 5 : at]
+            raw = data[start:at]
             try:
                 table[name] = raw.decode()
             except UnicodeDecodeError:
                 table[name] = raw
-        elif data[value_at] == 0x41:  # A, as of the call id stack
+        elif kind == _ARRAY:
             table[name], at = _read_array(data, value_at + 1, depth)
+        elif kind == _LONG:
+            at = value_at + 9
+            (table[name],) = _long(data, value_at + 1)
         else:
             table[name], at = _read(data, value_at, depth)
     if at != end:
@@ -284,14 +308,10 @@ def _read_name(raw: bytes) -> str:
     return name
 
 
-def _extent(data: bytes, at: int, depth: int) -> tuple[int, int]:
+def _out_of_bounds(depth: int) -> MalformedTable:
     if depth > 2 * _MAX_DEPTH:
-        raise MalformedTable("the table of headers is nested too deep")
-    (size,) = _U32.unpack_from(data, at)
-    end = at + 4 + size
-    if end > len(data):
-        raise MalformedTable("the table of headers reaches over the end of its frame")
-    return at + 4, end
+        return MalformedTable("the table of headers is nested too deep")
+    return MalformedTable("the table of headers reaches over the end of its frame")
 
 
 def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
@@ -319,10 +339,13 @@ def _read_bytes(data: bytes, at: int, depth: int) -> tuple[bytes, int]:
 
 
 def _read_array(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
-    at, end = _extent(data, at, depth)
+    end = at + 4 + _size(data, at)[0]
+    if depth > 2 * _MAX_DEPTH or end > len(data):
+        raise _out_of_bounds(depth)
+    at += 4
     array: list[Any] = []
     while at < end:
-        if data[at] == 0x53:
+        if data[at] == _STRING:
             start = at + 5
             at = start + _size(data, at + 1)[0]
             if at > end:

@@ -13,24 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 
-from ..exceptions import AioRpcError
+from ..exceptions import AioRpcError, ConnectionLost
 from ..wire.message import Exchange, Message, Queue
 
 __all__ = [
     "Delivery",
+    "Heard",
     "Outgoing",
     "QueueState",
     "Received",
+    "Returned",
     "State",
     "Subscription",
     "Transport",
 ]
+
+log = logging.getLogger(__name__)
 
 
 class State(enum.Enum):
@@ -57,6 +62,10 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         settled: called at most once with ``None`` (confirmed, or written) or with the error. Never
             called inside ``send`` itself. ``Unroutable`` is also the error for an exchange that is
             not there, mandatory or not; ``UnserializableValueError`` for what AMQP cannot carry.
+        closes: how often the broker closed the channel that it was on; the transport's own.
+
+    Who sends very many may derive from it, and override ``conclude`` and ``once_more`` in place of
+    passing two callbacks with each.
     """
 
     exchange: str
@@ -67,6 +76,24 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
     expires_at: float | None = None
     again: Callable[[Message], Message | None] | None = None
     settled: Callable[[AioRpcError | None], None] | None = None
+    closes: int = 0
+
+    def conclude(self, error: AioRpcError | None) -> None:
+        """Tell the sender; an error that has no sender to be told to is logged."""
+        if self.settled is not None:
+            self.settled(error)
+        elif error is not None:
+            # Thousands may end so when a connection breaks, and that has its own line.
+            level = logging.DEBUG if isinstance(error, ConnectionLost) else logging.WARNING
+            log.log(level, "a message whose sender does not wait was not delivered: %s", error)
+
+    def once_more(self) -> Message | None:
+        """What to send in its place on the next connection; ``None`` if nothing."""
+        return None if self.again is None else self.again(self.message)
+
+    def retracted(self) -> None:
+        """Its sender wants it no more: it is not sent again."""
+        self.again = None
 
 
 class Delivery(ABC):
@@ -115,6 +142,10 @@ class Delivery(ABC):
 
 #: Handles one delivery. It must not block, and whatever it raises is logged, not lost.
 Received = Callable[[Delivery], None]
+#: Handles one message that is acked without its doing; as above.
+Heard = Callable[[Message], None]
+#: Takes a mandatory message that came back, and the error that says why.
+Returned = Callable[[Message, AioRpcError], None]
 
 
 class QueueState(msgspec.Struct, frozen=True):
@@ -154,6 +185,11 @@ class Transport(ABC):
     #: The broker's URL without its password, for logs and errors.
     url: str
     state: State
+
+    def __init__(self) -> None:
+        self.state = State.CLOSED
+        self._listeners: list[Callable[[State], None]] = []
+        self._returns: dict[str, Returned] = {}
 
     @abstractmethod
     async def start(self, timeout: float | None = None) -> None:
@@ -196,7 +232,6 @@ class Transport(ABC):
         again. Whether it was still waiting; then it is not settled either.
         """
 
-    @abstractmethod
     async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
         """
         ``send`` and wait until it is settled. Given up or cancelled, it is retracted.
@@ -205,6 +240,45 @@ class Transport(ABC):
             Unroutable: it was mandatory, and no queue takes it.
             ConnectionLost: it could not be sent, or not confirmed, within *timeout* seconds.
         """
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
+        tell = outgoing.settled
+
+        def on_settled(error: AioRpcError | None) -> None:
+            if not settled.done():
+                settled.set_result(error)
+            if tell is not None:
+                tell(error)
+
+        outgoing.settled = on_settled
+        if timeout is not None:
+            at = loop.time() + timeout
+            outgoing.expires_at = min(at, outgoing.expires_at or at)
+        self.send(outgoing)
+        error: AioRpcError | None
+        try:
+            async with asyncio.timeout(timeout):
+                error = await settled
+        except TimeoutError:
+            error = ConnectionLost(
+                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
+                f"not confirmed within {timeout:g} s: {self.condition()}"
+            )
+        finally:
+            if not settled.done() or settled.cancelled():
+                self.retract(outgoing)  # nobody waits any more: not later, and not again
+        if error is not None:
+            raise error
+
+    def condition(self) -> str:
+        """How it is, for people: completes "not confirmed in time: ..."."""
+        match self.state:
+            case State.CONNECTED:
+                return f"{self.url} is connected and did not answer"
+            case State.BLOCKED:
+                return f"{self.url} takes no messages for now (a memory or disk alarm)"
+            case _:
+                return f"not connected to {self.url}"
 
     @abstractmethod
     async def declare(
@@ -225,7 +299,6 @@ class Transport(ABC):
         received: Received,
         *,
         prefetch: int = 0,
-        acks: Literal["each", "joined"] = "each",
         keep: bool = False,
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
@@ -237,7 +310,6 @@ class Transport(ABC):
 
         Args:
             prefetch: the most deliveries that may be unsettled at a time; 0 for no limit.
-            acks: ``joined`` acks may be collected and sent as one ``multiple`` ack a loop turn.
             keep: messages wait in the queue for us while we are away. On reconnecting it is looked
                 for first; if it is gone, *gone* is called, once it has been declared anew.
             arguments: of ``basic.consume``, made from the number of reconnects so far.
@@ -245,6 +317,44 @@ class Transport(ABC):
         Raises:
             ConfigurationError: the broker has the queue with other flags (406).
         """
+
+    async def listen(
+        self,
+        queue: Queue,
+        heard: Heard,
+        *,
+        keep: bool = False,
+        gone: Callable[[], None] | None = None,
+        arguments: Callable[[int], dict[str, Any]] | None = None,
+    ) -> Subscription:
+        """
+        As :meth:`subscribe`, for those who keep no message waiting: each is acked as soon as
+        *heard* has returned, also when it raised.
+        """
+
+        def received(delivery: Delivery) -> None:
+            delivery.ack()
+            heard(delivery.message)
+
+        return await self.subscribe(queue, received, keep=keep, gone=gone, arguments=arguments)
+
+    def expect_returns(self, reply_to: str, returned: Returned) -> None:
+        """
+        Give *returned* the mandatory messages with that ``reply_to`` that come back and that were
+        sent without ``confirm`` and ``settled``: no account is kept of those.
+        """
+        self._returns[reply_to] = returned
+
+    def forget_returns(self, reply_to: str) -> None:
+        """End what :meth:`expect_returns` began. Idempotent."""
+        self._returns.pop(reply_to, None)
+
+    def _returned(self, message: Message, error: AioRpcError) -> None:
+        returned = self._returns.get(message.reply_to or "")
+        if returned is None:
+            log.debug("a message came back that nobody waits for: %s", error)
+        else:
+            returned(message, error)
 
     @abstractmethod
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
@@ -313,6 +423,22 @@ class Transport(ABC):
     def restore_connection(self) -> None:
         """End what :meth:`drop_connection` began. Idempotent."""
 
-    @abstractmethod
     def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
         """Call *listener* at every change of state; returns the way to stop that."""
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _become(self, state: State) -> None:
+        if state is self.state:
+            return
+        self.state = state
+        for listener in list(self._listeners):
+            try:
+                listener(state)
+            except Exception:
+                log.exception("a listener failed when the transport became %s", state.value)

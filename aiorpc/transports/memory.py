@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from ..exceptions import ConfigurationError, ConnectionLost
@@ -68,11 +68,10 @@ class MemoryTransport(Transport):
     def __init__(self, name: str = "", *, max_message_size: int | None = None) -> None:
         self.name = name
         self.url = f"memory://{name}"
-        self.state = State.CLOSED
+        super().__init__()
         self.reconnects = 0
         self._sender = Sender(self.url, max_message_size)
         self._broker: MemoryBroker | None = None
-        self._listeners: list[Callable[[State], None]] = []
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         self._subscriptions: dict[MemorySubscription, None] = {}
@@ -234,9 +233,6 @@ class MemoryTransport(Transport):
     def retract(self, outgoing: Outgoing) -> bool:
         return self._sender.retract(outgoing)
 
-    async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
-        await self._sender.publish(outgoing, timeout)
-
     def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
         """See :class:`.memory_subscription.Host`."""
         return self._sender.answer(consumer, entry, reply)
@@ -282,7 +278,6 @@ class MemoryTransport(Transport):
         received: Received,
         *,
         prefetch: int = 0,
-        acks: Literal["each", "joined"] = "each",
         keep: bool = False,
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
@@ -341,15 +336,6 @@ class MemoryTransport(Transport):
 
     # --- state
 
-    def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
-
     def blocked_changed(self) -> None:
         """See :class:`.memory_broker.Peer`."""
         broker = self._broker
@@ -361,13 +347,3 @@ class MemoryTransport(Transport):
         else:
             self._become(State.CONNECTED)
             self._sender.resume(broker)
-
-    def _become(self, state: State) -> None:
-        if state is self.state:
-            return
-        self.state = state
-        for listener in list(self._listeners):
-            try:
-                listener(state)
-            except Exception:
-                log.exception("a listener failed when the transport became %s", state.value)

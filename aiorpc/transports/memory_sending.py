@@ -5,7 +5,6 @@ what the senders are told. No I/O.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
@@ -93,39 +92,8 @@ class Sender:
 
     def retract(self, outgoing: Outgoing) -> bool:
         """See :meth:`.base.Transport.retract`."""
-        outgoing.again = None
+        outgoing.retracted()
         return self.outbox.discard(outgoing)
-
-    async def publish(self, outgoing: Outgoing, timeout: float | None) -> None:
-        """See :meth:`.base.Transport.publish`."""
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
-        tell = outgoing.settled
-
-        def on_settled(error: AioRpcError | None) -> None:
-            if not settled.done():
-                settled.set_result(error)
-            if tell is not None:
-                tell(error)
-
-        outgoing.settled = on_settled
-        if timeout is not None:
-            at = loop.time() + timeout
-            outgoing.expires_at = min(at, outgoing.expires_at or at)
-        self.send(outgoing)
-        try:
-            async with asyncio.timeout(timeout):
-                error = await settled
-        except TimeoutError:
-            error = ConnectionLost(
-                f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, was "
-                f"not confirmed within {timeout:g} s"
-            )
-        finally:
-            if not settled.done() or settled.cancelled():
-                self.retract(outgoing)  # nobody waits any more
-        if error is not None:
-            raise error
 
     # --- the connection's life
 
@@ -196,7 +164,7 @@ def _again(outgoing: Outgoing) -> Outgoing | None:
     if not outgoing.confirm:
         settle_soon(outgoing, None)  # it was written
         return None
-    message = None if outgoing.again is None else outgoing.again(outgoing.message)
+    message = outgoing.once_more()
     if message is None:
         settle_soon(
             outgoing,

@@ -31,15 +31,9 @@ _SWEEP = 0.02
 
 
 def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:
-    """Tell the sender. Whatever its callback raises is logged."""
-    if outgoing.settled is None:
-        if error is not None:
-            # Thousands may end so when a connection breaks, and that has its own line.
-            level = logging.DEBUG if isinstance(error, ConnectionLost) else logging.WARNING
-            log.log(level, "a message whose sender does not wait was not delivered: %s", error)
-        return
+    """Tell the sender. Whatever it raises is logged."""
     try:
-        outgoing.settled(error)
+        outgoing.conclude(error)
     except Exception:
         log.exception("the sender of a message failed when it was told its outcome")
 
@@ -65,16 +59,13 @@ class Outbox:
         self._bytes = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
+        #: Whether senders that can wait should.
+        self.crowded = False
         self._roomy = asyncio.Event()
         self._roomy.set()
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether senders that can wait should."""
-        return not self._roomy.is_set()
 
     async def roomy(self) -> None:
         """Return when it is crowded no more."""
@@ -129,7 +120,7 @@ class Outbox:
         """Settle everything with *error*."""
         waiting, self._waiting = self._waiting, OrderedDict()
         self._bytes = 0
-        self._roomy.set()
+        self._ease()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -137,17 +128,23 @@ class Outbox:
         for outgoing in waiting.values():
             settle(outgoing, error)
 
+    def _ease(self) -> None:
+        self.crowded = False
+        self._roomy.set()
+
     def _added(self, outgoing: Outgoing) -> None:
         self._bytes += len(outgoing.message.body)
         if len(self._waiting) > MANY_MESSAGES or self._bytes > MANY_BYTES:
+            self.crowded = True
             self._roomy.clear()
         if outgoing.expires_at is not None and outgoing.expires_at < self._sweep_at:
             self._sweep_by(outgoing.expires_at)
 
     def _removed(self, outgoing: Outgoing) -> None:
         self._bytes -= len(outgoing.message.body)
-        if len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2:
-            self._roomy.set()
+        few = len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2
+        if few and self.crowded:
+            self._ease()
 
     def _sweep_by(self, at: float) -> None:
         if self._sweep is not None:

@@ -13,21 +13,29 @@ exchange under the request's ``reply_to``, in the request's own serialisation.
 
 from __future__ import annotations
 
-import math
 import socket
-import time
 from collections.abc import Mapping, Sequence
+from math import ceil
+from time import monotonic, time as epoch
 from typing import Any
 
 from ..call import Call
 from ..config import Settings
-from ..context import EMPTY, FAR, Context, Deadline, new_id
+from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
 from .errors import error_from_payload, error_payload
 from .message import Exchange, Message, Queue
 from .serializers import JSON, Serializer, SerializerSet, as_utf8, decompress
 
-__all__ = ["CANCEL_EXCHANGE", "Request", "Wire", "event_exchange", "event_queue", "rpc_queue_name"]
+__all__ = [
+    "CANCEL_EXCHANGE",
+    "Request",
+    "Wire",
+    "context_headers",
+    "event_exchange",
+    "event_queue",
+    "rpc_queue_name",
+]
 
 PREFIX = "nameko."
 CALL_ID_STACK = "nameko.call_id_stack"
@@ -123,14 +131,16 @@ class Request:
     whatever is wrong with the rest.
     """
 
-    __slots__ = ("context", "late", "message", "method", "resent", "serializer")
+    __slots__ = ("context", "deadline", "late", "message", "method", "resent", "serializer")
 
     def __init__(self, message: Message, method: str, serializer: Serializer) -> None:
         self.message = message
         self.method = method
         #: How the reply is to be encoded: as the request was, or by default if that is unknown.
         self.serializer = serializer
-        self.context = Context()
+        self.context = NO_CONTEXT
+        #: That of ``context``.
+        self.deadline: Deadline | None = None
         #: Why the request is too late to be run, or ``None``.
         self.late: RpcTimeout | None = None
         self.resent = False
@@ -153,6 +163,7 @@ class Wire:
         self._clock_tolerance = clock_tolerance
         self._max_message_size = max_message_size or (1 << 30)
         self._default = serializers.default
+        self._usual = serializers.usual
 
     @classmethod
     def of(cls, settings: Settings) -> Wire:
@@ -187,9 +198,14 @@ class Wire:
         correlation_id: str,
         persistent: bool = True,
         headers: Mapping[str, Any] | None = None,
+        of_context: dict[str, Any] | None = None,
     ) -> Message:
         """
         The message that makes *call*.
+
+        Args:
+            headers: further ones, as they are to stand on the wire.
+            of_context: what :func:`context_headers` gives for its context, where that is known.
 
         Raises:
             UnserializableValueError: an argument cannot be put on the wire.
@@ -197,19 +213,24 @@ class Wire:
         """
         codec = self._default
         context = call.context
-        fields = _context_headers(context)
+        fields = context_headers(context) if of_context is None else of_context.copy()
         deadline = context.deadline
         expiration = None
         if deadline is not None:
-            left = deadline.at - time.monotonic()
+            left = deadline.at - monotonic()
             if left <= 0:
                 raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
-            fields[DEADLINE] = math.ceil((time.time() + left) * 1000)
-            expiration = expiration_of(left)
+            fields[DEADLINE] = ceil((epoch() + left) * 1000)
+            expiration = ceil(left * 1000)  # at least 1, since something is left
+            if expiration > MAX_EXPIRATION:
+                expiration = MAX_EXPIRATION
         if headers:
             fields.update(headers)
+        kwargs = call.kwargs
+        if type(kwargs) is not dict:
+            kwargs = dict(kwargs)
         return Message(
-            body=codec.encode({"args": call.args, "kwargs": _dict(call.kwargs)}),
+            body=codec.encode({"args": call.args, "kwargs": kwargs}),
             content_type=codec.content_type,
             content_encoding=codec.content_encoding,
             headers=fields,
@@ -240,31 +261,25 @@ class Wire:
 
     def request(self, message: Message, routing_key: str, waited: float = 0.0) -> Request:
         """Read the properties of a request. *waited*: seconds since it reached this process."""
+        request = Request(message, routing_key.rpartition(".")[2], self._default)
         headers = message.headers
-        method = routing_key.rpartition(".")[2]
-        request = Request(message, method, self._default)
-        if not headers:
-            context = _EMPTY_CONTEXT
-        else:
-            context = _context_of(headers)
-            request.resent = RESENT in headers
-        sent_deadline = headers.get(DEADLINE) if headers else None
         expiration = message.expiration
-        if type(sent_deadline) is not int:
-            sent_deadline = None
+        sent_deadline = None
+        if headers:
+            request.resent = RESENT in headers
+            sent_deadline = headers.get(DEADLINE)
+            if type(sent_deadline) is not int:
+                sent_deadline = None
         if sent_deadline is not None or expiration is not None:
-            self._apply_deadline(request, context, sent_deadline, expiration, waited)
-        else:
-            request.context = context
+            self._apply_deadline(request, sent_deadline, expiration, waited)
+        if headers:
+            request.context = _context_of(headers, request.deadline)
+        elif request.deadline is not None:
+            request.context = Context(deadline=request.deadline)
         return request
 
     def _apply_deadline(
-        self,
-        request: Request,
-        context: Context,
-        sent_deadline: int | None,
-        expiration: int | None,
-        waited: float,
+        self, request: Request, sent_deadline: int | None, expiration: int | None, waited: float
     ) -> None:
         """
         Time left = min(header - now, expiration). The clocks of two hosts differ, so a header that
@@ -272,28 +287,26 @@ class Wire:
         request without ``expiration`` came through a Nameko hop, where a past deadline may be the
         leftover of an event of long ago: it is ignored.
         """
-        by_clock = None if sent_deadline is None else sent_deadline / 1000 - time.time()
-        if expiration is None:
-            left = by_clock if by_clock is not None and by_clock > 0 else None
-        else:
-            left = expiration / 1000 - waited
-            if left <= 0:
+        left = FAR if expiration is None else expiration / 1000 - waited
+        if left <= 0:
+            request.late = RpcTimeout(
+                f"the request waited {waited:.3g} s in the process that received it "
+                f"({socket.gethostname()}), past its deadline: the service is saturated"
+            )
+        elif sent_deadline is not None:
+            by_clock = sent_deadline / 1000 - epoch()
+            if by_clock > 0:
+                if by_clock < left:
+                    left = by_clock
+            elif expiration is not None and by_clock < -self._clock_tolerance:
                 request.late = RpcTimeout(
-                    f"the request waited {waited:.3g} s in the process that received it "
-                    f"({socket.gethostname()}), past its deadline: the service is saturated"
+                    f"the request arrived {-by_clock:.1f} s past its deadline by the clock of "
+                    f"{socket.gethostname()}, although the broker held it to be in time: the "
+                    f"clocks of the two hosts differ by about {-by_clock:.0f} s or more; "
+                    "synchronise them (NTP), or raise CLOCK_TOLERANCE"
                 )
-            elif by_clock is not None:
-                if by_clock > 0:
-                    left = min(left, by_clock)
-                elif by_clock < -self._clock_tolerance:
-                    request.late = RpcTimeout(
-                        f"the request arrived {-by_clock:.1f} s past its deadline by the clock of "
-                        f"{socket.gethostname()}, although the broker held it to be in time: the "
-                        f"clocks of the two hosts differ by about {-by_clock:.0f} s or more; "
-                        "synchronise them (NTP), or raise CLOCK_TOLERANCE"
-                    )
-        deadline = None if left is None or left >= FAR else Deadline(time.monotonic() + left)
-        request.context = Context(context.call_id_stack, context.data, deadline)
+        if left < FAR:
+            request.deadline = Deadline(monotonic() + left)
 
     def decode_arguments(self, request: Request) -> tuple[Sequence[Any], dict[str, Any]]:
         """
@@ -304,8 +317,15 @@ class Wire:
             IncorrectSignature: `args` or `kwargs` is there, but not of its type (Nameko's answer).
         """
         message = request.message
-        request.serializer = codec = self.serializers.for_content_type(message.content_type)
-        body = codec.decode(self._body(message, codec))
+        codec = self._usual
+        if codec is None or message.content_type != codec.content_type:
+            request.serializer = codec = self.serializers.for_content_type(message.content_type)
+        raw = message.body
+        if message.content_encoding != codec.content_encoding or (
+            message.headers and COMPRESSION in message.headers
+        ):
+            raw = self._body(message, codec)
+        body = codec.decode(raw)
         try:
             args, kwargs = body["args"], body["kwargs"]
         except (TypeError, KeyError, IndexError):
@@ -361,8 +381,13 @@ class Wire:
             Exception: the error it brings; see :func:`aiorpc.wire.errors.error_from_payload`.
         """
         try:
-            codec = self.serializers.for_content_type(message.content_type)
-            body = codec.decode(self._body(message, codec))
+            codec = self._usual
+            if codec is None or message.content_type != codec.content_type:
+                codec = self.serializers.for_content_type(message.content_type)
+            raw = message.body
+            if message.headers or message.content_encoding != codec.content_encoding:
+                raw = self._body(message, codec)
+            body = codec.decode(raw)
         except MalformedRequest as exc:
             raise MalformedReply(f"the reply cannot be read: {exc}") from None
         if type(body) is not dict:
@@ -413,7 +438,7 @@ class Wire:
     ) -> Message:
         """An event or a plain message: context data travels with it, the deadline does not."""
         codec = self._default
-        fields = _context_headers(context)
+        fields = context_headers(context)
         if headers:
             fields.update(headers)
         return Message(
@@ -430,7 +455,7 @@ class Wire:
         Raises:
             MalformedRequest: the body cannot be read.
         """
-        context = _context_of(message.headers) if message.headers else _EMPTY_CONTEXT
+        context = _context_of(message.headers) if message.headers else NO_CONTEXT
         codec = self.serializers.for_payload(message.content_type)
         return codec.decode(self._body(message, codec)), context
 
@@ -444,15 +469,13 @@ class Wire:
         return body
 
 
-_EMPTY_CONTEXT = Context()
-
-
 def expiration_of(seconds: float) -> int:
     """The property that bounds a message to *seconds*: milliseconds, rounded up, at least 1."""
-    return min(max(1, math.ceil(seconds * 1000)), MAX_EXPIRATION)
+    return min(max(1, ceil(seconds * 1000)), MAX_EXPIRATION)
 
 
-def _context_headers(context: Context) -> dict[str, Any]:
+def context_headers(context: Context) -> dict[str, Any]:
+    """The headers that carry the context data and the stack of *context*."""
     headers = {
         (key if key.startswith(PREFIX) else PREFIX + key): value
         for key, value in context.data.items()
@@ -463,28 +486,21 @@ def _context_headers(context: Context) -> dict[str, Any]:
     return headers
 
 
-def _context_of(headers: Mapping[str, Any]) -> Context:
+def _context_of(headers: Mapping[str, Any], deadline: Deadline | None = None) -> Context:
     """
     The stack and the context data. Nameko takes foreign headers for context data too (trap 22), and
     so do we, but for the broker's and ours. A stack that is none is dropped: Nameko dies of it.
     """
     stack: tuple[str, ...] = ()
-    data = None
-    if len(headers) == (CALL_ID_STACK in headers) + (DEADLINE in headers):  # as most are
-        ids = headers.get(CALL_ID_STACK)
-        if type(ids) is list:
-            stack = tuple([item for item in ids if type(item) is str])
-        return Context(stack)
+    data: dict[str, Any] | None = None
     for key, value in headers.items():
         if key == CALL_ID_STACK:
             if type(value) is list:
                 stack = tuple([item for item in value if type(item) is str])
-        elif key != DEADLINE and key not in _BROKER_HEADERS and not key.startswith(_OWN_PREFIX):
+        elif key == DEADLINE:
+            pass
+        elif key not in _BROKER_HEADERS and not key.startswith(_OWN_PREFIX):
             if data is None:
                 data = {}
-            data[key.removeprefix(PREFIX)] = value
-    return Context(stack, EMPTY if data is None else data)
-
-
-def _dict(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return mapping if type(mapping) is dict else dict(mapping)
+            data[key[len(PREFIX) :] if key.startswith(PREFIX) else key] = value
+    return Context(stack, EMPTY if data is None else data, deadline)

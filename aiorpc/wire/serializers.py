@@ -55,15 +55,8 @@ class Serializer(msgspec.Struct, frozen=True):
 # JSON
 
 
-def _decode_json(data: bytes) -> Any:
-    try:
-        return json.decode(data)
-    except json.DecodeError as exc:
-        raise MalformedRequest(f"the body is not the JSON that it claims to be: {exc}") from None
-
-
-JSON = Serializer("json", "application/json", "utf-8", json.encode, _decode_json)
-PLAIN_JSON = Serializer("json", "application/json", "utf-8", json.encode_plain, _decode_json)
+JSON = Serializer("json", "application/json", "utf-8", json.encode, json.decode)
+PLAIN_JSON = Serializer("json", "application/json", "utf-8", json.encode_plain, json.decode)
 
 
 # MessagePack
@@ -196,6 +189,8 @@ class SerializerSet:
     def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
         self.default = default
         self._accepted = {serializer.content_type: serializer for serializer in accepted}
+        #: What reads messages that are encoded as ours are, if that is accepted.
+        self.usual = self._accepted.get(default.content_type)
 
     @classmethod
     def of(cls, settings: Settings) -> SerializerSet:
