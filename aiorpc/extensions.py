@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
+import msgspec
+
 from .call import Call
 from .config import Settings
 from .context import Context
@@ -57,17 +59,12 @@ class Ending(enum.Enum):
     ABANDONED = "abandoned"
 
 
-class Outcome:
+class Outcome(msgspec.Struct, eq=False):
     """What became of one call. ``value`` is what the *encode* of ``submit`` made of the result."""
 
-    __slots__ = ("ending", "error", "value")
-
-    def __init__(
-        self, ending: Ending, value: Any = None, error: BaseException | None = None
-    ) -> None:
-        self.ending = ending
-        self.value = value
-        self.error = error
+    ending: Ending
+    value: Any = None
+    error: BaseException | None = None
 
 
 class Submission(Protocol):

@@ -121,15 +121,18 @@ class _Server:
                 return
             if request.late is None and self.attempts.takes(delivery, request.context.deadline):
                 return
-        self._work(delivery, request)
+        self._serve(delivery, request)
 
-    def _work(self, delivery: Delivery, request: Request | None = None) -> None:
-        if request is None:
-            request = self.wire.request(delivery.message, delivery.routing_key)
+    def _work(self, delivery: Delivery) -> None:
+        """A delivery that was counted."""
+        self._serve(delivery, self.wire.request(delivery.message, delivery.routing_key))
+
+    def _serve(self, delivery: Delivery, request: Request) -> None:
         try:
             entrypoint, call = self._read(delivery, request)
         except _Refused as refused:
             self.answer_error(delivery, request, refused.error, refusal=True)
+            return
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             log.warning(
                 "%s.%s: a request was refused: %s: %s%s",
@@ -140,15 +143,18 @@ class _Server:
                 "" if delivery.message.reply_to else " (it has no reply_to, so nobody was told)",
             )
             self.answer_error(delivery, request, exc)
-        else:
-            job = _Job(self, delivery, request)
-            if self.withdrawals.tombstones and self.withdrawals.withdrawn(job.key):
-                delivery.ack()
-                return
-            encode = partial(self.wire.encode_result, request)
-            job.submission = self.host.submit(entrypoint, call, job.settle, encode)
-            if not job.settled:
-                self.withdrawals.running[job.key] = job
+            return
+        message = delivery.message
+        key = (message.reply_to, message.correlation_id)
+        withdrawals = self.withdrawals
+        if withdrawals.tombstones and withdrawals.withdrawn(key):
+            delivery.ack()
+            return
+        job = _Job(self, delivery, request, key)
+        encode = partial(self.wire.encode_result, request)
+        job.submission = self.host.submit(entrypoint, call, job.settle, encode)
+        if not job.settled:
+            withdrawals.running[key] = job
 
     def _is_known(self, delivery: Delivery) -> bool:
         """
@@ -238,9 +244,8 @@ class _Server:
             message=self.wire.reply(request, body, persistent=self.persistent),
             confirm=self.confirm,
         )
-        if delivery.stale:
+        if not delivery.answer(reply):
             self._remember(key_of(delivery), reply)
-        delivery.answer(reply)
         return True
 
 
@@ -256,30 +261,27 @@ class _Refused(Exception):
         self.error = error
 
 
-class _Job:
+class _Job(msgspec.Struct, eq=False):
     """One request on its way through a worker."""
 
-    __slots__ = ("_delivery", "_request", "_server", "key", "settled", "submission")
-
-    submission: Submission
-
-    def __init__(self, server: _Server, delivery: Delivery, request: Request) -> None:
-        self._server = server
-        self._delivery = delivery
-        self._request = request
-        self.key = key_of(delivery)
-        self.settled = False
+    server: _Server
+    delivery: Delivery
+    request: Request
+    key: Key
+    settled: bool = False
+    submission: Submission | None = None
 
     def withdraw(self) -> None:
-        self.submission.withdraw()
+        if self.submission is not None:
+            self.submission.withdraw()
 
     def came_again(self, delivery: Delivery) -> None:
         """The newest delivery is answered; those before are done with, or were taken back."""
-        self._delivery.ack()
-        self._delivery = delivery
+        self.delivery.ack()
+        self.delivery = delivery
 
     def settle(self, outcome: Outcome) -> None:
-        server, delivery, request = self._server, self._delivery, self._request
+        server, delivery, request = self.server, self.delivery, self.request
         self.settled = True
         server.withdrawals.running.pop(self.key, None)
         ending = outcome.ending

@@ -263,7 +263,9 @@ class ServiceContainer:
         if not self._accepting:
             worker.cancel(Ending.ABANDONED)
         elif self._running < self.max_workers:
-            self._seat(worker)
+            self._running += 1
+            worker.seated = True
+            worker.start(self._loop, self._context.copy())
         else:
             self._waiting.append(worker)
             self._warn_of_deadlock(call)
@@ -353,17 +355,15 @@ class ServiceContainer:
         if not self._running and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def _seat(self, worker: Worker) -> None:
-        self._running += 1
-        worker.seated = True
-        worker.start(self._loop, self._context.copy())
-
     def _seat_waiting(self) -> None:
         # One that came too late finishes inside ``start``: no recursion for a row of those.
         self._seating = True
         try:
             while self._waiting and self._running < self.max_workers:
-                self._seat(self._waiting.popleft())
+                worker = self._waiting.popleft()
+                self._running += 1
+                worker.seated = True
+                worker.start(self._loop, self._context.copy())
         finally:
             self._seating = False
 

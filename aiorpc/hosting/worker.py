@@ -21,6 +21,8 @@ from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Any, Protocol
 
+import msgspec
+
 from ..call import Call, Handler
 from ..context import current
 from ..exceptions import ConfigurationError, RpcTimeout
@@ -72,48 +74,28 @@ _WAITING, _STARTING, _RUNNING, _CLOSING, _DONE = _State
 _RETURNED = Ending.RETURNED
 
 
-class Worker:
-    """Runs ``entrypoint`` of a fresh service instance for ``call``; calls ``settle`` once."""
+class Worker(msgspec.Struct, eq=False):
+    """
+    Runs ``entrypoint`` of a fresh service instance for ``call``; calls ``settle`` once.
 
-    __slots__ = (
-        "_cancelled_for",
-        "_deadlines",
-        "_encode",
-        "_encoded",
-        "_killed",
-        "_result",
-        "_settle",
-        "_state",
-        "_workshop",
-        "call",
-        "entrypoint",
-        "seated",
-        "task",
-    )
+    Attributes:
+        seated: whether it has one of the container's ``max_workers`` places.
+    """
 
-    def __init__(
-        self,
-        workshop: Workshop,
-        entrypoint: Entrypoint,
-        call: Call,
-        settle: Callable[[Outcome], None],
-        encode: Callable[[Any], Any] | None,
-    ) -> None:
-        self.entrypoint = entrypoint
-        self.call = call
-        self.task: asyncio.Task[None] | None = None
-        #: Whether it has one of the container's ``max_workers`` places.
-        self.seated = False
-        self._workshop = workshop
-        self._settle: Callable[[Outcome], None] | None = settle
-        self._encode = encode
-        self._state: _State = _WAITING
-        self._cancelled_for: Ending | None = None
-        self._killed = False
-        #: Where its deadline stands, until it has passed.
-        self._deadlines: Bucket | None = None
-        self._result: Any = None
-        self._encoded: Any = None
+    _workshop: Workshop
+    entrypoint: Entrypoint
+    call: Call
+    _settle: Callable[[Outcome], None] | None
+    _encode: Callable[[Any], Any] | None
+    task: asyncio.Task[None] | None = None
+    seated: bool = False
+    _state: _State = _WAITING
+    _cancelled_for: Ending | None = None
+    _killed: bool = False
+    #: Where its deadline stands, until it has passed.
+    _deadlines: Bucket | None = None
+    _result: Any = None
+    _encoded: Any = None
 
     # Handles for the container and for who submitted the call
 
@@ -327,8 +309,10 @@ class Worker:
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
-        if self._deadlines is not None:
-            self._forget_deadline()
+        deadlines = self._deadlines
+        if deadlines is not None:
+            self._deadlines = None
+            deadlines.pop(self, None)
         if outcome.error is not None:
             self._log(outcome)
         self._settle_now(outcome)

@@ -36,8 +36,8 @@ NO_LIMIT = 1 << 62
 
 class Channel:
     """
-    A channel of *link*, ready to publish on; it keeps account of the confirms. It has none until the
-    first message that asks for one: until then the broker is spared the work, and we are.
+    A channel of *link*, ready to publish on; it keeps account of the confirms. It has none until
+    the first message that asks for one: until then the broker is spared the work, and we are.
 
     Args:
         unconfirmed: takes what is not confirmed when the channel ends.

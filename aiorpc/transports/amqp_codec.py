@@ -9,12 +9,13 @@ negotiated ``frame_max``; in between, nothing else may go out on the same channe
 
 from __future__ import annotations
 
-from struct import Struct, error as struct_error
+from struct import Struct
 from typing import Any, Final
 
 from ..exceptions import UnserializableValueError
 from ..wire.message import Message
 from .amqp_table import (
+    GARBLED,
     MalformedTable,
     decode_table,
     encode_table,
@@ -340,7 +341,7 @@ def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
         )
     except MalformedTable as error:
         raise MalformedContent(str(error)) from None
-    except (IndexError, struct_error, UnicodeDecodeError) as error:
+    except GARBLED as error:
         raise MalformedContent(f"the properties break off: {error}") from None
 
 

@@ -32,43 +32,27 @@ log = logging.getLogger(__name__)
 OVERSIZED = "aiorpc-oversized"
 
 
-class AmqpDelivery(Delivery):
-    """A message of a channel, until it is settled."""
+class AmqpDelivery(Delivery, eq=False):
+    """A message of a channel, until it is settled; then its tag is 0."""
 
-    __slots__ = ("_channel", "_tag")
-
-    def __init__(
-        self,
-        channel: ConsumerChannel,
-        tag: int,
-        redelivered: bool,
-        exchange: str,
-        routing_key: str,
-        message: Message,
-    ) -> None:
-        self._channel = channel
-        self._tag = tag
-        self.redelivered = redelivered
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.message = message
-        self.received_at = channel.path.heard_at
+    channel: ConsumerChannel
+    tag: int
 
     @property
     def stale(self) -> bool:
-        return not self._channel.open
+        return not self.channel.open
 
     def ack(self) -> None:
-        tag, self._tag = self._tag, 0
-        if tag and self._channel.open:
-            self._channel.ack(tag)
+        tag, self.tag = self.tag, 0
+        if tag and self.channel.open:
+            self.channel.ack(tag)
 
     def reject(self, *, requeue: bool) -> None:
-        tag, self._tag = self._tag, 0
-        if tag and self._channel.open:
-            self._channel.reject(tag, requeue=requeue)
+        tag, self.tag = self.tag, 0
+        if tag and self.channel.open:
+            self.channel.reject(tag, requeue=requeue)
 
-    def answer(self, reply: Outgoing) -> None:
+    def answer(self, reply: Outgoing) -> bool:
         """
         As in :class:`~.base.Delivery`.
 
@@ -77,10 +61,12 @@ class AmqpDelivery(Delivery):
             UnserializableValueError: the reply cannot be encoded, or is too large, and has no
                 ``settled`` to be told so. The delivery can still be settled.
         """
-        if not self._tag:
+        if not self.tag:
             raise RuntimeError("the delivery was acked, rejected or answered before")
-        if self._channel.answer(self._tag, reply):
-            self._tag = 0
+        current = self.channel.open
+        if self.channel.answer(self.tag, reply):
+            self.tag = 0
+        return current
 
 
 class ConsumerChannel(Channel):
@@ -126,9 +112,11 @@ class ConsumerChannel(Channel):
         if self._refused is not None:
             self._refused.append(tag)
             return
-        delivery = AmqpDelivery(self, tag, redelivered, exchange, routing_key, message)
+        heard_at = self.path.heard_at
         try:
-            self._received(delivery)
+            self._received(
+                AmqpDelivery(message, exchange, routing_key, redelivered, heard_at, self, tag)
+            )
         except Exception:
             log.exception(
                 "the handler of a delivery (exchange %r, key %r) failed; unless it was settled, "

@@ -5,6 +5,7 @@ What becomes of messages whose channel ended before they were confirmed. No I/O.
 from __future__ import annotations
 
 import re
+
 import msgspec
 
 from ..exceptions import (

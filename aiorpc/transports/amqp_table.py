@@ -19,7 +19,14 @@ from typing import Any
 
 from ..exceptions import UnserializableValueError
 
-__all__ = ["MalformedTable", "decode_table", "encode_table", "epoch_seconds", "from_epoch"]
+__all__ = [
+    "GARBLED",
+    "MalformedTable",
+    "decode_table",
+    "encode_table",
+    "epoch_seconds",
+    "from_epoch",
+]
 
 _U32 = Struct(">I")
 _size = _U32.unpack_from
@@ -41,31 +48,39 @@ _MAX_DEPTH = 32
 #: Encoded names are remembered up to so many, and then forgotten all at once.
 _MAX_NAMES = 1024
 
-_EMPTY = b"\0\0\0\0"
 _INT32 = 1 << 31
 _INT64 = 1 << 63
 _names: dict[str, bytes] = {}
+#: The same of arrays of nothing but text.
+_MAX_ARRAYS = 256
+_arrays: dict[tuple[Any, ...], bytes] = {}
+_TEXT = frozenset({str})
 _known_names: dict[bytes, str] = {}
+#: Tables, up to a last long integer: what was read, and the name of that one. At most so many, and
+#: of so many bytes.
+_MAX_TABLES = 256
+_MAX_REMEMBERED = 512
+_tables: dict[bytes, tuple[dict[str, Any], str]] = {}
 
 
 class MalformedTable(ValueError):
     """The bytes are no field table."""
 
 
+#: What reading a table that is none raises: our own word, or whatever it ran into.
+GARBLED = (MalformedTable, IndexError, struct_error, UnicodeDecodeError, OverflowError)
+
+
 # --- writing
 
 
-def encode_table(table: Mapping[str, Any]) -> bytes:
+def encode_table(table: Mapping[str, Any], where: str = "", depth: int = 0) -> bytes:
     """
-    *table* with its four bytes of length in front.
+    *table* with its four bytes of length in front; *where* and *depth* say what it stands in.
 
     Raises:
         UnserializableValueError: a name or a value that a field table cannot hold; it is named.
     """
-    return _table(table, "", 0) if table else _EMPTY
-
-
-def _table(table: Mapping[str, Any], where: str, depth: int) -> bytes:
     # Every request goes through here, so the types that nearly every header has are written in
     # place: a call for each costs more than the writing.
     parts = []
@@ -82,6 +97,8 @@ def _table(table: Mapping[str, Any], where: str, depth: int) -> bytes:
         elif kind is int and -_INT64 <= value < _INT64:
             small = -_INT32 < value < _INT32
             parts.append(_TAG_I32(b"I", value) if small else _TAG_I64(b"L", value))
+        elif kind is tuple:
+            parts.append(_write_tuple(value, f"{where}.{name}" if where else name, depth))
         elif kind is list:
             parts.append(_write_array(value, f"{where}.{name}" if where else name, depth))
         else:
@@ -194,7 +211,7 @@ def epoch_seconds(moment: datetime, what: str) -> int:
 def _write_table(value: Mapping[str, Any], where: str, depth: int) -> bytes:
     if depth >= _MAX_DEPTH:
         raise _too_deep(where)
-    return b"F" + _table(value, where, depth + 1)
+    return b"F" + encode_table(value, where, depth + 1)
 
 
 def _write_array(value: list[Any] | tuple[Any, ...], where: str, depth: int) -> bytes:
@@ -215,6 +232,18 @@ def _write_array(value: list[Any] | tuple[Any, ...], where: str, depth: int) -> 
     return _TAG_U32(b"A", len(payload)) + payload
 
 
+def _write_tuple(value: tuple[Any, ...], where: str, depth: int) -> bytes:
+    """As an array. Those of nothing but text are remembered: they are stacks of ids, sent again."""
+    if not _TEXT.issuperset(map(type, value)):
+        return _write_array(value, where, depth)
+    encoded = _arrays.get(value)
+    if encoded is None:
+        if len(_arrays) >= _MAX_ARRAYS:
+            _arrays.clear()
+        encoded = _arrays[value] = _write_array(value, where, depth)
+    return encoded
+
+
 # In the order of isinstance for subclasses: a bool is an int.
 _WRITERS: dict[type, Callable[[Any, str, int], bytes]] = {
     bool: _write_bool,
@@ -228,7 +257,7 @@ _WRITERS: dict[type, Callable[[Any, str, int], bytes]] = {
     datetime: _write_datetime,
     dict: _write_table,
     list: _write_array,
-    tuple: _write_array,
+    tuple: _write_tuple,
     Mapping: _write_table,
 }
 
@@ -251,28 +280,51 @@ def _short(value: object) -> str:
 # --- reading
 
 
-def decode_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+def decode_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], int]:
     """
-    The table that begins at *at*, and the place after it.
+    The table that begins at *at*, and the place after it. It is to be read, and not changed: lists
+    in it may be in others as well.
 
     ``S`` gives a str, or bytes where it is not UTF-8; ``T`` a datetime in UTC.
 
     Raises:
-        MalformedTable: an unknown type, or lengths that do not fit.
+        GARBLED: it is no table; one of these.
     """
-    try:
-        return _read_table(data, at, 0)
-    except (IndexError, struct_error, UnicodeDecodeError, OverflowError) as error:
-        raise MalformedTable(f"the table of headers breaks off or is garbled: {error}") from None
-
-
-def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
-    # As with writing: what nearly every header is, is read in place.
     end = at + 4 + _size(data, at)[0]
     if depth > 2 * _MAX_DEPTH or end > len(data):
         raise _out_of_bounds(depth)
     at += 4
+    if end - at <= 9 or data[end - 9] != _LONG:
+        return _read_entries(data, at, end, depth)[0], end
+    # Its last header may be a long integer, as a request's deadline is, and before it all requests
+    # of one caller have the same bytes: these are read once.
+    before = data[at : end - 8]
+    known = _tables.get(before)
+    if known is None:
+        table, last, last_at = _read_entries(data, at, end, depth)
+        if last_at == end - 9 and len(before) <= _MAX_REMEMBERED and _is_simple(table):
+            if len(_tables) >= _MAX_TABLES:
+                _tables.clear()
+            _tables[before] = table.copy(), last
+    else:
+        table = known[0].copy()
+        (table[known[1]],) = _long(data, end - 8)
+    return table, end
+
+
+def _is_simple(table: dict[str, Any]) -> bool:
+    """Whether there is nothing in it that holds more than text."""
+    return all(
+        type(value) in (str, int) or (type(value) is list and _TEXT.issuperset(map(type, value)))
+        for value in table.values()
+    )
+
+
+def _read_entries(data: bytes, at: int, end: int, depth: int) -> tuple[dict[str, Any], str, int]:
+    """The entries in ``data[at:end]``; the name of the last, and where the tag of its type is."""
+    # As with writing: what nearly every header is, is read in place.
     table: dict[str, Any] = {}
+    name, value_at = "", at
     while at < end:
         value_at = at + 1 + data[at]
         raw = data[at:value_at]
@@ -297,7 +349,7 @@ def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
             table[name], at = _read(data, value_at, depth)
     if at != end:
         raise MalformedTable("a header reaches over the end of its table")
-    return table, end
+    return table, name, value_at
 
 
 def _read_name(raw: bytes) -> str:
@@ -412,7 +464,7 @@ _READERS: dict[int, Callable[[bytes, int, int], tuple[Any, int]]] = {
     ord("S"): lambda data, at, depth: _read_text(data, at),
     ord("x"): _read_bytes,
     ord("A"): _read_array,
-    ord("F"): lambda data, at, depth: _read_table(data, at, depth + 1),
+    ord("F"): lambda data, at, depth: decode_table(data, at, depth + 1),
     ord("T"): _read_time,
     ord("V"): lambda data, at, depth: (None, at),
     0: lambda data, at, depth: (None, at),

@@ -96,48 +96,50 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         self.again = None
 
 
-class Delivery(ABC):
+class Delivery(msgspec.Struct, eq=False):
     """
-    A message that reached us. The broker keeps it until it is acked or rejected, once.
+    A message that reached us. The broker keeps it until it is acked or rejected, once. Abstract: a
+    struct, since one is made for every message.
 
     All of these return at once. If the connection that brought the message is gone, the broker has
     already taken it back: ack and reject then do nothing, knowingly. So do those that come after
     the first; an ``answer`` after them is a ``RuntimeError``.
-    """
 
-    __slots__ = ("exchange", "message", "received_at", "redelivered", "routing_key")
+    Attributes:
+        received_at: loop time at which it reached this process.
+    """
 
     message: Message
     exchange: str
     routing_key: str
     redelivered: bool
-    #: Loop time at which it reached this process.
     received_at: float
 
     @property
-    @abstractmethod
     def stale(self) -> bool:
         """Whether the connection that brought it is gone, so that the broker delivers it again."""
+        raise NotImplementedError
 
-    @abstractmethod
     def ack(self) -> None:
         """Done: the broker may forget it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def reject(self, *, requeue: bool) -> None:
         """Give it back (*requeue*), or drop it (to the dead letters, where the queue has any)."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def answer(self, reply: Outgoing) -> None:
+    def answer(self, reply: Outgoing) -> bool:
         """
         Send *reply*, then ack, on one channel, so that the ack never overtakes the reply. With
         ``reply.confirm`` the ack waits for the reply's confirm. If the connection is gone, the
-        reply alone is sent, on the next one.
+        reply alone is sent, on the next one; then it returns False, since somebody is given the
+        message again.
 
         Raises:
             UnserializableValueError: AMQP cannot carry the reply, and it has no ``settled`` to be
                 told so. The delivery is not settled: answer something else.
         """
+        raise NotImplementedError
 
 
 #: Handles one delivery. It must not block, and whatever it raises is logged, not lost.

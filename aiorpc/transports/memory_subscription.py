@@ -35,40 +35,46 @@ class Host(Protocol):
         """See :class:`.memory_broker.Peer`."""
 
 
-class MemoryDelivery(Delivery):
-    """A message that a queue handed out."""
+class MemoryDelivery(Delivery, eq=False):
+    """A message that a queue handed out; ``entry`` is its place there, until it is settled."""
 
-    __slots__ = ("_consumer", "_entry", "_transport")
+    transport: Host
+    consumer: Consumer
+    entry: Entry | None
 
-    def __init__(self, transport: Host, consumer: Consumer, entry: Entry, now: float) -> None:
+    @classmethod
+    def of(cls, transport: Host, consumer: Consumer, entry: Entry, now: float) -> MemoryDelivery:
         # Carried.copy, without the call
         carried = entry.carried
-        self.message = message = carried.message.__copy__()  # type: ignore[attr-defined]
+        message = carried.message.__copy__()  # type: ignore[attr-defined]
         if message.headers is not None:
             message.headers = carried.copy_headers(message.headers)
-        self.exchange = entry.exchange
-        self.routing_key = entry.routing_key
-        self.redelivered = entry.redelivered
-        self.received_at = now
-        self._transport = transport
-        self._consumer = consumer
-        self._entry: Entry | None = entry  # until it is settled
+        return cls(
+            message,
+            entry.exchange,
+            entry.routing_key,
+            entry.redelivered,
+            now,
+            transport,
+            consumer,
+            entry,
+        )
 
     @property
     def stale(self) -> bool:
-        return not self._consumer.open
+        return not self.consumer.open
 
     def ack(self) -> None:
-        entry, self._entry = self._entry, None
+        entry, self.entry = self.entry, None
         if entry is not None:
-            self._consumer.ack(entry)
+            self.consumer.ack(entry)
 
     def reject(self, *, requeue: bool) -> None:
-        entry, self._entry = self._entry, None
+        entry, self.entry = self.entry, None
         if entry is not None:
-            self._consumer.reject(entry, requeue=requeue)
+            self.consumer.reject(entry, requeue=requeue)
 
-    def answer(self, reply: Outgoing) -> None:
+    def answer(self, reply: Outgoing) -> bool:
         """
         As in :class:`~.base.Delivery`.
 
@@ -77,11 +83,13 @@ class MemoryDelivery(Delivery):
             UnserializableValueError: the reply cannot be encoded, or is too large, and has no
                 ``settled`` to be told so. The delivery can still be settled.
         """
-        entry = self._entry
+        entry = self.entry
         if entry is None:
             raise RuntimeError("the delivery was acked, rejected or answered before")
-        if self._transport.answer(self._consumer, entry, reply):
-            self._entry = None
+        current = self.consumer.open
+        if self.transport.answer(self.consumer, entry, reply):
+            self.entry = None
+        return current
 
 
 class MemorySubscription(Subscription):
@@ -148,7 +156,7 @@ class MemorySubscription(Subscription):
         self._consumer = None
 
     def _deliver(self, consumer: Consumer, entry: Entry, now: float) -> None:
-        self._received(MemoryDelivery(self._transport, consumer, entry, now))
+        self._received(MemoryDelivery.of(self._transport, consumer, entry, now))
 
     def _on_cancelled(self) -> None:
         self._consumer = None

@@ -47,7 +47,7 @@ class Queue(msgspec.Struct, frozen=True):
         return hash((self.name, self.exchange, self.routing_key))
 
 
-class Message(msgspec.Struct, kw_only=True):
+class Message(msgspec.Struct, kw_only=True, gc=False):
     """
     A body and its AMQP properties; ``None`` leaves a property out of the frame.
 

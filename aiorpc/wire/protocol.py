@@ -19,6 +19,8 @@ from math import ceil
 from time import monotonic, time as epoch
 from typing import Any
 
+import msgspec
+
 from ..call import Call
 from ..config import Settings
 from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, new_id
@@ -125,25 +127,25 @@ def event_queue(
     )
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """
     A request as far as its properties tell, before its body is decoded: enough to answer it,
     whatever is wrong with the rest.
+
+    Attributes:
+        serializer: how the reply is to be encoded: as the request was, or by default if that is
+            unknown.
+        deadline: that of ``context``.
+        late: why the request is too late to be run, or ``None``.
     """
 
-    __slots__ = ("context", "deadline", "late", "message", "method", "resent", "serializer")
-
-    def __init__(self, message: Message, method: str, serializer: Serializer) -> None:
-        self.message = message
-        self.method = method
-        #: How the reply is to be encoded: as the request was, or by default if that is unknown.
-        self.serializer = serializer
-        self.context = NO_CONTEXT
-        #: That of ``context``.
-        self.deadline: Deadline | None = None
-        #: Why the request is too late to be run, or ``None``.
-        self.late: RpcTimeout | None = None
-        self.resent = False
+    message: Message
+    method: str
+    serializer: Serializer
+    context: Context = NO_CONTEXT
+    deadline: Deadline | None = None
+    late: RpcTimeout | None = None
+    resent: bool = False
 
 
 class Wire:
@@ -482,7 +484,7 @@ def context_headers(context: Context) -> dict[str, Any]:
         if value is not None
     }
     if context.call_id_stack:
-        headers[CALL_ID_STACK] = list(context.call_id_stack)
+        headers[CALL_ID_STACK] = context.call_id_stack
     return headers
 
 
@@ -495,12 +497,12 @@ def _context_of(headers: Mapping[str, Any], deadline: Deadline | None = None) ->
     data: dict[str, Any] | None = None
     for key, value in headers.items():
         if key == CALL_ID_STACK:
-            if type(value) is list:
+            if type(value) is list or type(value) is tuple:
                 stack = tuple([item for item in value if type(item) is str])
         elif key == DEADLINE:
             pass
         elif key not in _BROKER_HEADERS and not key.startswith(_OWN_PREFIX):
             if data is None:
                 data = {}
-            data[key[len(PREFIX) :] if key.startswith(PREFIX) else key] = value
+            data[key.removeprefix(PREFIX)] = value
     return Context(stack, EMPTY if data is None else data, deadline)
