@@ -708,7 +708,6 @@ GARBLED = {
 ANSWERED = {"content type", "header value"}
 
 
-@pytest.mark.parametrize("config", [True], ids=["fast lane"], indirect=True)
 @pytest.mark.parametrize("what", GARBLED)
 async def test_properties_that_are_no_text_of_any_encoding(
     what: str,
@@ -717,7 +716,7 @@ async def test_properties_that_are_no_text_of_any_encoding(
     new_name: Callable[[str], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On the other lane aiormq hangs up when it meets one of these, again and again."""
+    """aiormq alone would hang up when it meets one of these, again and again."""
     flags, properties = GARBLED[what]
     async with probed(channel, config, new_name("probed")) as caller:
         if what in ANSWERED:
