@@ -170,6 +170,35 @@ async def test_a_stream_that_is_no_amqp_is_given_up(
         await transport.publish(to(queue, mandatory=True), PATIENCE)
 
 
+async def test_text_that_is_no_utf8_harms_nobody(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pamqp, the decoder of aiormq, raises at each of these."""
+    async with connected(bench.config) as transport:
+        exchange, inbox = bench.exchange(), Inbox()
+        await transport.subscribe(bench.queue(exchange, "#"), inbox)
+
+        def garbled(key: str) -> Outgoing:
+            return Outgoing(
+                exchange=exchange.name,
+                routing_key=key,
+                message=Message(body=b"x", correlation_id="\udcff", reply_to="r\udcfe"),
+                mandatory=True,
+            )
+
+        for key in ("key", "key.\udcff"):
+            await transport.publish(garbled(key), PATIENCE)
+            delivery = await inbox.next()
+            assert delivery.routing_key in (key, key.replace("\udcff", "?"))
+            assert delivery.message.correlation_id == "\udcff"
+            assert delivery.message.reply_to == "r\udcfe"
+        lost = garbled("key")
+        lost.exchange, lost.routing_key = "", bench.name()
+        with pytest.raises(Unroutable):
+            await transport.publish(lost, PATIENCE)
+    assert "lost the connection" not in caplog.text
+
+
 # --- sizes
 
 

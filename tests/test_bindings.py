@@ -10,6 +10,7 @@ import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, UnknownService, rpc
 from aiorpc.transports import amqp_subscription
+from tests.lane import on_broker
 
 
 @pytest.mark.rabbitmq
@@ -26,8 +27,8 @@ async def test_a_lost_binding_comes_back(
             return "done"
 
     async with (
-        ServiceContainer(Service, rabbitmq_uri),
-        ClusterRpcProxy(rabbitmq_uri, timeout=5) as cluster,
+        ServiceContainer(Service, on_broker(rabbitmq_uri)),
+        ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster,
         await aio_pika.connect(rabbitmq_uri) as connection,
     ):
         queue = await (await connection.channel()).get_queue(f"rpc-{Service.name}")

@@ -15,6 +15,7 @@ import pytest
 
 from aiorpc import ConnectionLost, RemoteError, RpcTimeout, ServiceContainer, UnknownService, rpc
 from aiorpc.sync import ClusterRpcProxy
+from tests.lane import on_broker
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -42,7 +43,7 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
     started, stop = threading.Event(), threading.Event()
 
     async def host() -> None:
-        async with ServiceContainer(Service, rabbitmq_uri) as container:
+        async with ServiceContainer(Service, on_broker(rabbitmq_uri)) as container:
             started.set()
             while not stop.is_set():
                 await asyncio.sleep(0.02)
@@ -59,7 +60,7 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
 
 
 def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
-    with ClusterRpcProxy(rabbitmq_uri, timeout=5) as cluster:
+    with ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster:
         proxy: Any = cluster[service]
         assert proxy.hello("you") == "hello you"
         reply = proxy.hello.call_async("later")
@@ -76,7 +77,7 @@ def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
 
 def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
     with (
-        ClusterRpcProxy(rabbitmq_uri, timeout=10) as cluster,
+        ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=10) as cluster,
         ThreadPoolExecutor(16) as threads,
     ):
         results = threads.map(lambda n: cluster[service].hello(str(n)), range(200))
@@ -85,7 +86,7 @@ def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
 
 def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> None:
     before = threading.active_count()
-    proxy = ClusterRpcProxy(rabbitmq_uri, timeout=5)
+    proxy = ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5)
     cluster = proxy.start()
     proxy.close()
     proxy.close()
@@ -97,7 +98,7 @@ def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> Non
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
-    with ClusterRpcProxy(rabbitmq_uri, timeout=5) as cluster:
+    with ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster:
         pid = os.fork()
         if pid == 0:
             try:

@@ -22,7 +22,9 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from ..wire.message import Message
+from .amqp_codec import MalformedContent
 from .amqp_demux import HotFrames
+from .amqp_legible import Mender, unwrapped
 from .amqp_path import HIGH_WATER, LOW_WATER, HotPath, Opener, Owner
 
 __all__ = ["PlainPath"]
@@ -39,7 +41,7 @@ class PlainPath(HotPath):
 
     def __init__(self, owner: Owner, opener: Opener) -> None:
         super().__init__(owner)
-        self._factory = _RememberingFactory(opener)
+        self._factory = _MendingFactory(self.loop, opener)
         self._queue: asyncio.Queue[ChannelFrame] | None = None
         self._waiting: list[bytes] = []
         self._waiting_size = 0
@@ -91,6 +93,11 @@ class PlainPath(HotPath):
     # --- out
 
     def _send(self, frames: bytes) -> None:
+        if self._idle.is_set() and self._tasks and self._tasks[0].cancelling():
+            # asyncio.run() ends every task at once, aiormq's writer too. What is written now, like
+            # the answer to the call that ends the process, leaves past them; all before it has.
+            self._factory.write(frames)
+            return
         self._waiting.append(frames)
         self._waiting_size += len(frames)
         self._idle.clear()
@@ -143,26 +150,54 @@ class PlainPath(HotPath):
         self._idle.set()
 
 
-class _RememberingFactory(aiormq.TransportFactory):
-    """aiormq's own way to open the socket; it remembers it, so that it can be dropped."""
+class _Mending(asyncio.StreamReaderProtocol):
+    """What a stream of asyncio has below it, with a ``Mender`` in front."""
 
-    def __init__(self, opener: Opener) -> None:
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+        self._mender = Mender()
+
+    def data_received(self, data: bytes) -> None:
+        legible = self._mender.receive(data)
+        if legible:
+            super().data_received(legible)
+
+
+class _MendingFactory(aiormq.TransportFactory):
+    """
+    Opens the socket as aiormq does, and remembers it, so that it can be dropped; what aiormq would
+    not survive does not reach it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, opener: Opener) -> None:
+        self._loop = loop
         self._opener = opener
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.Transport | None = None
 
     async def create(
         self, url: URL, **kwargs: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        opener = self._opener
-        reader, self._writer = await asyncio.open_connection(
-            opener.host, opener.port, ssl=opener.tls, server_hostname=opener.server_hostname
+        loop, opener = self._loop, self._opener
+        reader = asyncio.StreamReader(loop=loop)
+        transport, protocol = await loop.create_connection(
+            lambda: _Mending(reader, loop),
+            opener.host,
+            opener.port,
+            ssl=opener.tls,
+            server_hostname=opener.server_hostname,
         )
-        return reader, self._writer
+        self._transport = transport
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    def write(self, frames: bytes) -> None:
+        """Past aiormq."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frames)
 
     def abort(self) -> None:
-        if self._writer is not None:
+        if self._transport is not None:
             with suppress(RuntimeError):
-                self._writer.transport.abort()
+                self._transport.abort()
 
 
 # --- aiormq's callbacks, as hot frames
@@ -173,10 +208,15 @@ def _delivered(frames: HotFrames, incoming: DeliveredMessage) -> None:
     assert isinstance(method, Basic.Deliver)
     tag, place = method.delivery_tag or 0, (method.exchange or "", method.routing_key or "")
     size = len(incoming.body)
-    if size > frames.max_message_size:
-        frames.oversized(tag, *place, size, _message(incoming, b""))
+    too_large = size > frames.max_message_size
+    try:
+        message = _message(incoming, b"" if too_large else incoming.body)
+    except MalformedContent as error:
+        frames.malformed(tag, *place, str(error))
+        return
+    if too_large:
+        frames.oversized(tag, *place, size, message)
     else:
-        message = _message(incoming, incoming.body)
         frames.delivered(tag, bool(method.redelivered), *place, message)
 
 
@@ -211,6 +251,9 @@ def _confirmed(
 
 def _message(incoming: DeliveredMessage, body: bytes) -> Message:
     properties = incoming.header.properties
+    wrapped = unwrapped(properties, body)
+    if wrapped is not None:
+        return wrapped
     expiration = properties.expiration
     return Message(
         body=body,

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-from aiorpc import DependencyProvider, RpcProxy, WorkerContext, rpc, serve
+from aiorpc import Config, DependencyProvider, RpcProxy, WorkerContext, rpc, serve
 from aiorpc.extensions import Host
 from tests.chaos.ledger import APPLICATION
 
@@ -66,6 +66,12 @@ class Chaos:
     name = os.environ.get("CHAOS_SERVICE", "chaos")
     record = Record()
     itself = RpcProxy(name)
+    config = Config()
+
+    @rpc
+    async def fast_lane(self) -> bool:
+        """Whether this process was told to take it."""
+        return bool(self.config["AMQP_FAST_LANE"])
 
     @rpc
     async def work(self, call_id: str, hold: float) -> str:

@@ -19,6 +19,7 @@ from aiorpc import ClusterRpcProxy
 from tests.chaos.ledger import Ledger, new_ledger
 from tests.chaos.processes import Server
 from tests.chaos.proxy import CuttingProxy, cutting_proxy
+from tests.lane import on_broker
 from tests.servers import Rabbit
 
 
@@ -53,7 +54,7 @@ class Stage:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"AMQP_URI": ";".join(proxy.url for proxy in self.network), **self.settings}
+        return on_broker(";".join(proxy.url for proxy in self.network), **self.settings)
 
     @property
     def alive(self) -> list[Server]:

@@ -12,10 +12,12 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import aio_pika
 import pytest
 
+from tests.lane import on_broker
 from tests.nameko import virtualenvs
 from tests.nameko.processes import Nameko
 from tests.servers import urls
@@ -61,6 +63,12 @@ def rabbitmq_url() -> str:
         unavailable("RabbitMQ is missing: `make servers`, or set AIORPC_TEST_AMQP_URI")
     assert url is not None
     return url
+
+
+@pytest.fixture
+def broker(rabbitmq_url: str) -> dict[str, Any]:
+    """The configuration of all that is ours, on the lane that was chosen for this run."""
+    return on_broker(rabbitmq_url)
 
 
 @pytest.fixture(scope="session", params=list(virtualenvs.STACKS))

@@ -24,18 +24,18 @@ pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
 
 @pytest.fixture
 async def ours(
-    nameko: Nameko, new_name: Callable[[str], str], rabbitmq_url: str
+    nameko: Nameko, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> AsyncIterator[str]:
     """The name of a service of ours that runs."""
     name = new_name("ours")
-    async with ServiceContainer(service(name), config=rabbitmq_url):
+    async with ServiceContainer(service(name), config=broker):
         yield name
 
 
 @pytest.fixture
-async def cluster(nameko: Nameko, rabbitmq_url: str) -> AsyncIterator[ClusterProxy]:
+async def cluster(nameko: Nameko, broker: dict[str, Any]) -> AsyncIterator[ClusterProxy]:
     """A client of ours. It leaves nothing pending behind."""
-    proxy = ClusterRpcProxy(rabbitmq_url, timeout=5)
+    proxy = ClusterRpcProxy(broker, timeout=5)
     async with proxy as entered:
         yield entered
 
@@ -101,11 +101,10 @@ async def test_typed_results_of_ours_reach_nameko(nameko: Nameko, ours: str) -> 
 
 
 async def test_plain_json_is_what_an_old_nameko_sends_itself(
-    nameko: Nameko, new_name: Callable[[str], str], rabbitmq_url: str
+    nameko: Nameko, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> None:
     name = new_name("plain")
-    config = {"AMQP_URI": rabbitmq_url, "JSON_TYPES": "plain"}
-    async with ServiceContainer(service(name), config=config):
+    async with ServiceContainer(service(name), config={**broker, "JSON_TYPES": "plain"}):
         for kind, expected in PLAIN.items():
             assert await nameko.call(name, "special", kind) == expected
             if nameko.is_old:
@@ -243,9 +242,9 @@ async def test_typed_results_of_nameko_reach_us(nameko: Nameko, cluster: Cluster
     assert types_of(results) == types_of(expected)
 
 
-async def test_typed_arguments_of_ours_reach_nameko(nameko: Nameko, rabbitmq_url: str) -> None:
+async def test_typed_arguments_of_ours_reach_nameko(nameko: Nameko, broker: dict[str, Any]) -> None:
     args = [SPECIAL[kind] for kind in TYPED]
-    config = {"AMQP_URI": rabbitmq_url}
+    config = dict(broker)
     if nameko.is_old:
         config["JSON_TYPES"] = "plain"
         args, expected = args[:-2], [repr(text) for text in PLAIN.values()]
@@ -304,8 +303,10 @@ async def test_we_meet_the_refusals_of_nameko(nameko: Nameko, cluster: ClusterPr
     assert await x.echo() == [[], {}]
 
 
-async def test_our_context_data_and_stack_reach_nameko(nameko: Nameko, rabbitmq_url: str) -> None:
-    async with ClusterRpcProxy(rabbitmq_url, timeout=5, context_data=CONTEXT) as cluster:
+async def test_our_context_data_and_stack_reach_nameko(
+    nameko: Nameko, broker: dict[str, Any]
+) -> None:
+    async with ClusterRpcProxy(broker, timeout=5, context_data=CONTEXT) as cluster:
         seen = await cluster[nameko.x].context()
         moment = seen.pop("aiorpc_deadline")  # Nameko keeps it, and so sends it on
         *parents, own = seen.pop("call_id_stack")
@@ -465,7 +466,7 @@ async def test_the_deadline_goes_through_a_nameko_hop(
 async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
     nameko: Nameko,
     new_name: Callable[[str], str],
-    rabbitmq_url: str,
+    broker: dict[str, Any],
     cluster: ClusterProxy,
 ) -> None:
     name, ended = new_name("ended"), asyncio.Event()
@@ -479,7 +480,7 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
                 ended.set()
 
     Slow.name = name  # type: ignore[attr-defined]
-    async with ServiceContainer(Slow, config=rabbitmq_url):
+    async with ServiceContainer(Slow, config=broker):
         # The error of our worker, as Nameko sends it on, may come while we look into ours.
         with pytest.raises(
             aiorpc.RpcError, match=r"RpcTimeout|gave no answer within 0\.(5|49\d) s"
@@ -491,12 +492,12 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
 
 
 async def test_the_broker_drops_what_expires_unread_for_servers_that_know_no_deadline(
-    channel: AbstractChannel, new_name: Callable[[str], str], rabbitmq_url: str
+    channel: AbstractChannel, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> None:
     name = new_name("later")
-    async with ServiceContainer(service(name), config=rabbitmq_url):
+    async with ServiceContainer(service(name), config=broker):
         pass  # declares its queue, durable
-    async with ClusterRpcProxy(rabbitmq_url, timeout=0.2) as cluster:
+    async with ClusterRpcProxy(broker, timeout=0.2) as cluster:
         with pytest.raises(aiorpc.RpcTimeout, match=f"rpc-{name} has 0 consumers"):
             await cluster[name].echo()
         async with asyncio.timeout(1):
@@ -513,10 +514,10 @@ async def messages_in(channel: AbstractChannel, name: str) -> int:
 
 
 async def test_a_service_moves_from_nameko_to_us_on_the_same_queue(
-    nameko: Nameko, rabbitmq_url: str, cluster: ClusterProxy
+    nameko: Nameko, broker: dict[str, Any], cluster: ClusterProxy
 ) -> None:
     """Ours declares Nameko's queue as Nameko did, and both consume it: each gets its turn."""
-    async with ServiceContainer(service(nameko.y), config=rabbitmq_url):
+    async with ServiceContainer(service(nameko.y), config=broker):
         results = await asyncio.gather(
             *(cluster[nameko.y].context() for _ in range(40)), return_exceptions=True
         )

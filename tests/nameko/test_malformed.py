@@ -24,6 +24,7 @@ import pytest
 from aio_pika.abc import AbstractChannel, HeadersType
 
 from aiorpc import ClusterRpc, DependencyProvider, ServiceContainer, WorkerContext, rpc
+from tests.lane import FAST_LANE
 from tests.nameko.golden import DATA
 from tests.nameko.raw_client import (
     CONTENT_TYPE,
@@ -478,7 +479,7 @@ def names(probe: Any) -> str:
 
 
 # The other lane has its turn with all of them together.
-@pytest.mark.parametrize("config", [True], ids=["fast lane"], indirect=True)
+@pytest.mark.parametrize("config", [FAST_LANE], ids=["chosen lane"], indirect=True)
 @pytest.mark.parametrize("probe", [*PROBES, *FURTHER], ids=names)
 async def test_probe(
     probe: Probe,
@@ -574,7 +575,7 @@ async def test_exceptions_that_are_no_errors_end_their_call_only(
 
 
 INTERRUPTED = """
-import asyncio, sys
+import asyncio, json, sys
 from aiorpc import rpc, serve
 
 class Interrupted:
@@ -588,13 +589,16 @@ class Interrupted:
     def fail_sync(self):
         raise KeyboardInterrupt
 
-asyncio.run(serve(Interrupted, config=sys.argv[2]))
+asyncio.run(serve(Interrupted, config=json.loads(sys.argv[2])))
 """
 
 
 @pytest.mark.parametrize("method", ["fail", "fail_sync"])
 async def test_a_keyboard_interrupt_ends_the_process_and_is_no_poison(
-    method: str, channel: AbstractChannel, new_name: Callable[[str], str], rabbitmq_url: str
+    method: str,
+    channel: AbstractChannel,
+    new_name: Callable[[str], str],
+    broker: dict[str, Any],
 ) -> None:
     """asyncio lets nobody catch it. The call is answered, so it does not end the next process."""
     name = new_name("interrupted")
@@ -603,9 +607,8 @@ async def test_a_keyboard_interrupt_ends_the_process_and_is_no_poison(
         queue = await channel.declare_queue(f"rpc-{name}", durable=True)
         await queue.bind("nameko-rpc", f"{name}.*")
         await caller.send(method, arguments())
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", INTERRUPTED, name, rabbitmq_url, stderr=asyncio.subprocess.PIPE
-        )
+        program = (sys.executable, "-c", INTERRUPTED, name, json.dumps(broker))
+        process = await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
         reply = await caller.reply()
         assert reply.error["exc_type"] == "KeyboardInterrupt"
         _, errors = await process.communicate()
@@ -705,7 +708,6 @@ GARBLED = {
 ANSWERED = {"content type", "header value"}
 
 
-@pytest.mark.parametrize("config", [True], ids=["fast lane"], indirect=True)
 @pytest.mark.parametrize("what", GARBLED)
 async def test_properties_that_are_no_text_of_any_encoding(
     what: str,
@@ -714,7 +716,7 @@ async def test_properties_that_are_no_text_of_any_encoding(
     new_name: Callable[[str], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On the other lane aiormq hangs up when it meets one of these, again and again."""
+    """aiormq alone would hang up when it meets one of these, again and again."""
     flags, properties = GARBLED[what]
     async with probed(channel, config, new_name("probed")) as caller:
         if what in ANSWERED:
