@@ -170,7 +170,7 @@ class Process:
     """A server process; its output goes to a file of its own."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._output = tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed by end()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
             command,
@@ -186,8 +186,10 @@ class Process:
         return self._process.pid
 
     def output(self) -> str:
-        self._output.seek(0)
-        return self._output.read()
+        # Not by seeking: the process writes where we leave the position that we have in common.
+        descriptor = self._output.fileno()
+        written = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return written.decode(errors="replace")
 
     def wait_for(self, text: str) -> float:
         """Return the seconds from its start until it printed *text*; exact to some 2 ms."""

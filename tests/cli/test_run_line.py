@@ -70,7 +70,8 @@ def test_a_service_is_run_without_the_command_lines_libraries(project: Project) 
         "import sys\nfrom aiorpc import once\n\n"
         "class Lean:\n    name = 'lean'\n\n    @once\n    def look(self):\n"
         "        heavy = {'typer', 'rich', 'pydantic', 'yaml', 'sqlalchemy', 'starlette'}\n"
-        "        print('loaded:', sorted(heavy & set(sys.modules)), flush=True)\n",
+        "        sys.stdout.write(f'loaded: {sorted(heavy & set(sys.modules))}\\n')\n"
+        "        sys.stdout.flush()\n",
     )
     command = ("run", "lean", "--broker", "memory://")
     with Started(*command, cwd=project.directory) as process:
