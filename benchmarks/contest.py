@@ -170,7 +170,7 @@ class Process:
     """A server process; its output goes to a file of its own."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._output = tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed by end()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
             command,

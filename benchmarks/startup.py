@@ -132,6 +132,10 @@ def servers(broker: Broker, repeats: int) -> Iterator[str]:
         )
     broker.delete([f"rpc-bench_started{each}" for each in ("_x", "_y", "_y0", "")])
     yield from (f"server ready: {each:<30} {ms:6.0f} ms" for each, ms in found.items())
+    yield from (
+        f"{each} / patterns.RPC, ready in the same run: {found[each] / found[PATTERNS.name]:.2f}"
+        for each in ("aiorpc", "aiorpc run")
+    )
     yield _verdict("server ready", found["aiorpc"], READY, "ms")
 
 

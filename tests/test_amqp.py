@@ -10,12 +10,13 @@ import gc
 import logging
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pamqp.base
 import pamqp.commands as spec
 import pamqp.frame
 import pytest
@@ -29,9 +30,11 @@ from aiorpc.exceptions import (
 )
 from aiorpc.transports.amqp import AmqpTransport
 from aiorpc.transports.amqp_consumer import OVERSIZED
+from aiorpc.transports.amqp_errors import Refused
 from aiorpc.transports.amqp_link import Link
+from aiorpc.transports.amqp_topology import answered, declare_ahead
 from aiorpc.transports.base import Delivery, Outgoing, State
-from aiorpc.wire.message import Message
+from aiorpc.wire.message import Exchange, Message, Queue
 from tests.amqp_proxy import Proxy, proxied
 from tests.breakable import reaches
 from tests.test_transport_contract import Bench, Inbox, Outcome, bench, eventually, to
@@ -307,6 +310,65 @@ async def test_a_consumer_comes_back_when_the_broker_closes_its_channel(
         again.ack()
         await eventually(lambda: subscription.consuming)
         assert "unknown delivery tag 999" in caplog.text
+
+
+async def test_subscribing_waits_for_three_answers(bench: Bench) -> None:
+    """Each is a round trip, and how soon a service is ready is counted in those."""
+    async with through_proxy(bench.config) as (proxy, transport):
+        before = len(proxy.sent)
+        await transport.subscribe(bench.queue(bench.exchange()), Inbox(), prefetch=5)
+        assert [frame.name for frame in questions(proxy.sent[before:])] == [
+            "Channel.Open",
+            "Basic.Qos",
+            "Basic.Consume",
+        ]
+
+
+def questions(sent: bytes) -> Iterator[pamqp.base.Frame]:
+    """The methods among *sent* that the broker answers."""
+    while sent:
+        size, _, frame = pamqp.frame.unmarshal(sent)
+        sent = sent[size:]
+        if getattr(frame, "synchronous", False) and not getattr(frame, "nowait", False):
+            assert isinstance(frame, pamqp.base.Frame)
+            yield frame
+
+
+@pytest.mark.parametrize("prefetch", [0, 5])
+async def test_what_is_wrong_with_what_was_declared_ahead_is_told(
+    bench: Bench, prefetch: int
+) -> None:
+    async with connected(bench.config) as transport:
+        assert transport._link is not None
+        exchange = bench.exchange("topic")
+        await transport.declare(queues=[bench.queue(exchange, "key")])
+        other = Exchange(exchange.name, "direct", auto_delete=exchange.auto_delete)
+        channels = set(transport._link._amqp.channels)
+        for _ in range(10):
+            queue = bench.queue(other, "key")
+            with pytest.raises(ConfigurationError) as error:
+                await transport.subscribe(queue, Inbox(), prefetch=prefetch)
+            assert all(word in str(error.value) for word in (queue.name, other.name, "'direct'"))
+            assert "406" in str(error.value)
+        # It harmed nothing, and left nothing behind.
+        await transport.subscribe(bench.queue(exchange, "key"), Inbox(), prefetch=prefetch)
+        assert transport._link is not None
+        amqp = transport._link._amqp
+        await eventually(lambda: len(amqp.channels) <= len(channels) + 1)
+
+
+async def test_a_refusal_that_came_before_the_next_question_is_told_in_full(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        assert transport._link is not None
+        queue = bench.queue(durable=True)
+        await transport.declare(queues=[queue])
+        channel = await transport._link.channel()
+        await declare_ahead(channel, Queue(queue.name, durable=True, arguments={"x-max-length": 1}))
+        await eventually(lambda: channel.is_closed)
+        with pytest.raises(Refused, match=queue.name) as refused:
+            async with answered(channel):
+                await channel.basic_qos(prefetch_count=1)
+        assert refused.value.code == 406
 
 
 async def test_a_message_for_which_channels_close_and_close_is_given_up(bench: Bench) -> None:

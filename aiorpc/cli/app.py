@@ -1,4 +1,4 @@
-"""The commands put together, and the one border where errors become a line and an exit code."""
+"""The commands put together, and what becomes of their errors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from .. import __version__
 from ..exceptions import AioRpcError
 from .bench import bench
 from .call import call
-from .exit_codes import ExitCode, exit_code_of
+from .exit_codes import ExitCode
+from .failures import report
 from .loading import UserCodeFailed
 from .ls import ls
 from .new import new
 from .options import DEBUG, Debug
-from .output import print_error, print_traceback
+from .output import print_error
 from .run import run
 from .shell import shell
 from .show_config import show_config
@@ -65,13 +66,7 @@ class CommandLine(_PlainEpilog, TyperGroup):
         try:
             return super().invoke(ctx)
         except (AioRpcError, UserCodeFailed) as error:
-            if DEBUG in ctx.meta:
-                print_traceback(error, whole=True)
-            elif isinstance(error, UserCodeFailed) and error.__cause__ is not None:
-                print_traceback(error.__cause__)
-            print_error(str(error))
-            code = exit_code_of(error) if isinstance(error, AioRpcError) else ExitCode.FAILED
-            raise typer.Exit(code) from None
+            raise typer.Exit(report(error, debug=DEBUG in ctx.meta)) from None
 
 
 def _of_usage(error: Any) -> str:

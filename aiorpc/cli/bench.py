@@ -40,9 +40,10 @@ from .calling import (
     target_of,
 )
 from .exit_codes import ExitCode, exit_code_of
-from .options import Broker, ConfigFile, Debug, Define, require_server, settings_of
+from .options import Broker, ConfigFile, Debug, Define
 from .output import print_error, print_json
-from .run import fastest_loop
+from .serving import fastest_loop
+from .settings import require_server, settings_of
 
 __all__ = ["bench"]
 

@@ -24,8 +24,9 @@ from .calling import (
     target_of,
 )
 from .exit_codes import exit_code_of
-from .options import Broker, ConfigFile, Debug, Define, require_server, settings_of
+from .options import Broker, ConfigFile, Debug, Define
 from .output import print_error, print_json
+from .settings import require_server, settings_of
 
 __all__ = ["CONNECT_TIMEOUT", "call"]
 

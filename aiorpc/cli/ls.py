@@ -19,8 +19,9 @@ from ..transports.base import QueueState, Transport
 from ..wire.protocol import rpc_queue_name
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
-from .options import Broker, ConfigFile, Debug, Define, require_server, settings_of
+from .options import Broker, ConfigFile, Debug, Define
 from .output import print_json, print_note
+from .settings import require_server, settings_of
 
 __all__ = ["ls"]
 

@@ -29,8 +29,9 @@ from ..proxy import ClusterProxy
 from ..standalone import ClusterRpcProxy, Dispatch, event_dispatcher
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
-from .options import Broker, ConfigFile, Debug, Define, settings_of
+from .options import Broker, ConfigFile, Debug, Define
 from .output import print_note, print_traceback
+from .settings import settings_of
 
 __all__ = ["shell"]
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..config import redacted
-from .options import Broker, ConfigFile, Debug, Define, settings_of
+from .options import Broker, ConfigFile, Debug, Define
+from .settings import settings_of
 
 __all__ = ["show_config"]
 

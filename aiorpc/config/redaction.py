@@ -16,15 +16,16 @@ _SECRET_WORDS = frozenset(
     | {"secret", "token"}
 )
 _SECRET_ENDINGS = ("apikey", "passphrase", "passwd", "password", "secret", "token")
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
+# Not compiled here: that takes its time at every import, and most processes show no configuration.
+_WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
 _SCHEME = r"[A-Za-z][\w+.-]*://"
-_NEXT_URL = re.compile(rf"(?<=[;,\s])(?={_SCHEME})")
+_NEXT_URL = rf"(?<=[;,\s])(?={_SCHEME})"
 # Up to the *last* @, since people forget to encode those in their passwords.
-_PASSWORD = re.compile(r"(://[^:@]*):.*@", re.DOTALL)
+_PASSWORD = r"(?s)(://[^:@]*):.*@"
 # user:password with the host forgotten, or cut off by a # or a ; in the password
-_LONE_PASSWORD = re.compile(r"(://[^:@/\[]*):(?!\d*(?:[/?#;,\s]|$)).*", re.DOTALL)
-_PARAMETER = re.compile(r"([?&])([^=&#]+)=([^&#]*)")
+_LONE_PASSWORD = r"(?s)(://[^:@/\[]*):(?!\d*(?:[/?#;,\s]|$)).*"
+_PARAMETER = r"([?&])([^=&#]+)=([^&#]*)"
 
 
 def redact_url(url: str) -> str:
@@ -34,7 +35,7 @@ def redact_url(url: str) -> str:
     Several URLs in one string (``url1;url2``) are redacted one by one. What is no valid URL loses
     rather too much than too little.
     """
-    return "".join(map(_redact_one_url, _NEXT_URL.split(url)))
+    return "".join(map(_redact_one_url, re.split(_NEXT_URL, url)))
 
 
 def redact_urls(value: Any) -> Any:
@@ -64,10 +65,10 @@ def _redact_one_url(url: str) -> str:
     end = len(url.rstrip("; ,\t\r\n"))
     text, separator = url[:end], url[end:]
     if "@" in text:
-        text = _PASSWORD.sub(rf"\1:{MASK}@", text)
+        text = re.sub(_PASSWORD, rf"\1:{MASK}@", text)
     else:
-        text = _LONE_PASSWORD.sub(rf"\1:{MASK}", text)
-    return _PARAMETER.sub(_redact_parameter, text) + separator
+        text = re.sub(_LONE_PASSWORD, rf"\1:{MASK}", text)
+    return re.sub(_PARAMETER, _redact_parameter, text) + separator
 
 
 def _redact_parameter(match: re.Match[str]) -> str:
@@ -75,7 +76,7 @@ def _redact_parameter(match: re.Match[str]) -> str:
 
 
 def _is_secret_name(name: str) -> bool:
-    return any(_is_secret_word(word.lower()) for word in _WORD.findall(name))
+    return any(_is_secret_word(word.lower()) for word in re.findall(_WORD, name))
 
 
 def _is_secret_word(word: str) -> bool:

@@ -15,7 +15,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -37,7 +37,7 @@ from ..timers import Timers
 from ..transports import open_transport
 from ..transports.base import Transport
 from ..wire.protocol import Wire
-from .discovery import discoverable
+from .discovery import Discoverable
 from .health import Health, problems_of
 from .worker import Worker
 
@@ -102,7 +102,7 @@ class ServiceContainer:
         self._serving = False
         self._shared: dict[object, Any] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: Executor | None = None
         self._life: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._warned_at = -WARN_EVERY
@@ -204,10 +204,15 @@ class ServiceContainer:
         self._accepting = True
         async with AsyncExitStack() as listeners:
             listeners.push_async_callback(self._stop_background)
+            discoverable = None
+            if self.settings.discovery:
+                # It begins first, so that the broker prepares for both at a time.
+                discoverable = Discoverable(self, self.entrypoints)
+                listeners.push_async_callback(discoverable.aclose)
             for kind, entrypoints in _by_kind(self.entrypoints).items():
                 await listeners.enter_async_context(kind.listen_all(self, entrypoints))
-            if self.settings.discovery:
-                await listeners.enter_async_context(discoverable(self, self.entrypoints))
+            if discoverable is not None:
+                await listeners.enter_async_context(discoverable.answering())
             log.info("%s", self._describe("ready"))
             if not ready.done():
                 ready.set_result(None)
@@ -337,6 +342,8 @@ class ServiceContainer:
 
     def threads(self) -> Executor:
         if self._executor is None:
+            from concurrent.futures import ThreadPoolExecutor  # for sync methods alone
+
             self._executor = ThreadPoolExecutor(
                 self.settings.sync_threads,
                 thread_name_prefix=f"aiorpc-{self.service_name}",

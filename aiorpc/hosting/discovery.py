@@ -19,11 +19,11 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
-from ..transports.base import Delivery, Outgoing, Transport
+from ..transports.base import Delivery, Outgoing, Subscription, Transport
 from ..wire.message import Message
 from ..wire.protocol import DISCOVERY_EXCHANGE, discovery_answers_queue, discovery_queue
 
-__all__ = ["Fired", "Instance", "discover", "discoverable"]
+__all__ = ["Discoverable", "Fired", "Instance", "discover"]
 
 log = logging.getLogger("aiorpc.hosting")
 
@@ -45,30 +45,57 @@ class Instance(msgspec.Struct, frozen=True):
     entrypoints: tuple[Fired, ...] = ()
 
 
-@asynccontextmanager
-async def discoverable(host: Host, entrypoints: Sequence[Entrypoint]) -> AsyncGenerator[None]:
-    """Answer, inside the block, whoever asks."""
-    answer = msgspec.json.encode(_describe(host, entrypoints))
+class Discoverable:
+    """
+    A service that answers who asks which are there. It subscribes beside what else a service needs
+    to be ready, and answers once it is: whoever has asked before waits for so long.
+    """
 
-    def asked(delivery: Delivery) -> None:
+    def __init__(self, host: Host, entrypoints: Sequence[Entrypoint]) -> None:
+        self._host = host
+        self._answer = msgspec.json.encode(_describe(host, entrypoints))
+        self._early: list[Message] | None = []
+        self._subscribing = asyncio.create_task(
+            host.transport.subscribe(discovery_queue(host.service_name), self._asked),
+            name=f"aiorpc: make {host.service_name} discoverable",
+        )
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncGenerator[None]:
+        """Answer inside the block."""
+        try:
+            await self._subscribing
+        except ConfigurationError as error:
+            log.warning("%s will not show in `aiorpc ls`: %s", self._host.service_name, error)
+        early, self._early = self._early or [], None
+        for question in early:
+            self._reply(question)
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Be found no more, however far it came. Idempotent."""
+        self._subscribing.cancel()
+        (outcome,) = await asyncio.gather(self._subscribing, return_exceptions=True)
+        if isinstance(outcome, Subscription):
+            await outcome.cancel()
+
+    def _asked(self, delivery: Delivery) -> None:
         delivery.ack()
-        question = delivery.message
-        if question.reply_to:
-            message = Message(body=answer, persistent=False, expiration=question.expiration)
-            host.transport.send(
-                Outgoing(exchange="", routing_key=question.reply_to, message=message, confirm=False)
-            )
+        if self._early is None:
+            self._reply(delivery.message)
+        else:
+            self._early.append(delivery.message)
 
-    try:
-        subscription = await host.transport.subscribe(discovery_queue(host.service_name), asked)
-    except ConfigurationError as error:
-        log.warning("%s will not show in `aiorpc ls`: %s", host.service_name, error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        await subscription.cancel()
+    def _reply(self, question: Message) -> None:
+        if not question.reply_to:
+            return
+        answer = Message(body=self._answer, persistent=False, expiration=question.expiration)
+        self._host.transport.send(
+            Outgoing(exchange="", routing_key=question.reply_to, message=answer, confirm=False)
+        )
 
 
 async def discover(transport: Transport, wait: float) -> list[Instance]:

@@ -19,7 +19,6 @@ from ..config import BrokerUrl, Settings, ssl_context, tls_server_hostname
 from .amqp_errors import connection_refusal, errors, quietly, reason
 from .amqp_lane import Lane
 from .amqp_path import HotPath, Opener
-from .amqp_plain import PlainPath
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -76,6 +75,8 @@ class Link:
         if settings.amqp_fast_lane:
             self.path = Lane(self, opener, heartbeat)
         else:
+            from .amqp_plain import PlainPath  # hardly anybody has the lane off
+
             self.path = PlainPath(self, opener)
         self._timeout = url.connect_timeout or CONNECT_TIMEOUT
         method = (url.login_method or settings.login_method or "PLAIN").lower()

@@ -16,9 +16,9 @@ from ..exceptions import ConnectionLost
 from ..wire.message import Queue
 from .amqp_channel import Unconfirmed
 from .amqp_consumer import ConsumerChannel
-from .amqp_errors import Refused, errors, quietly
-from .amqp_link import REPLY_TIMEOUT, Link
-from .amqp_topology import declare_queue, misdeclared, queue_exists
+from .amqp_errors import Refused
+from .amqp_link import Link
+from .amqp_topology import answered, declare_ahead, declare_queue, misdeclared, queue_exists
 from .base import Outgoing, Subscription
 
 __all__ = ["AmqpSubscription", "Backoff", "Host"]
@@ -217,22 +217,28 @@ class AmqpSubscription(Subscription):
         gone = (
             self._keep and self._consumed_before and not await queue_exists(link, self.queue.name)
         )
-        await declare_queue(link, self.queue)
+        channel = self._channel
+        fresh = channel is None or not channel.open or channel.link is not link
+        if gone or not fresh:
+            # On a channel of its own: what is under way on ours shall outlive a refusal.
+            await declare_queue(link, self.queue)
         if gone:
             # Not before: what somebody awaits here from now on finds the queue.
             log.warning("queue %s was gone on %s; it is declared anew", self.queue.name, link.url)
             self._tell_gone()
-        channel = self._channel
-        if channel is None or not channel.open or channel.link is not link:
+        if channel is None or fresh:
             channel = await self._open(link)
         if channel.cancelled.done():
             channel.cancelled = channel.loop.create_future()
         arguments = self._arguments(self._host.reconnects) if self._arguments else None
-        with quietly(), errors():
-            async with asyncio.timeout(REPLY_TIMEOUT):
-                consuming = await channel.amqp.basic_consume(
-                    self.queue.name, channel.path.consumer(channel), arguments=arguments
-                )
+        async with answered(channel.amqp):
+            if fresh and not gone:
+                await declare_ahead(channel.amqp, self.queue)
+            if fresh and self._prefetch:
+                await channel.amqp.basic_qos(prefetch_count=self._prefetch)
+            consuming = await channel.amqp.basic_consume(
+                self.queue.name, channel.path.consumer(channel), arguments=arguments
+            )
         self._tag = consuming.consumer_tag or ""
         self._consuming = self._consumed_before = True
 
@@ -255,9 +261,6 @@ class AmqpSubscription(Subscription):
         )
         self._channels = {each for each in self._channels if each.open} | {channel}
         self._channel = channel
-        if self._prefetch:
-            with quietly(), errors():
-                await amqp.basic_qos(prefetch_count=self._prefetch, timeout=REPLY_TIMEOUT)
         return channel
 
     async def _ended(self) -> None:

@@ -1,25 +1,42 @@
 """
 Declaring exchanges and queues, looking at queues, deleting them. Each on a channel of its own,
-since the broker answers an error by closing the channel. May import aiormq.
+since the broker answers an error by closing the channel; or ahead, on the channel that needs the
+queue anyway. May import aiormq.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 
 import aiormq
+from aiormq.abc import ChannelFrame
+from pamqp import commands
+from pamqp.base import Frame
 
 from ..exceptions import ConfigurationError
 from ..wire.message import Exchange, Queue
-from .amqp_errors import Refused, errors, quietly
+from .amqp_errors import Refused, errors, quietly, refusal
 from .amqp_link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
 from .base import QueueState
 
-__all__ = ["Inspector", "Topology", "declare_queue", "delete_queue", "misdeclared", "queue_exists"]
+__all__ = [
+    "Inspector",
+    "Topology",
+    "answered",
+    "declare_ahead",
+    "declare_queue",
+    "delete_queue",
+    "misdeclared",
+    "queue_exists",
+]
 
 log = logging.getLogger(__name__)
+
+#: Seconds in which a channel that is being closed says why: a few turns of the loop.
+_CLOSED_WITHIN = 1.0
 
 
 class Topology:
@@ -108,31 +125,84 @@ async def delete_queue(link: Link, queue: str) -> None:
         await channel.queue_delete(queue, timeout=CLOSE_TIMEOUT)
 
 
+async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
+    """
+    Write what declares *queue*, with its exchange and binding, and do not wait: the broker says
+    nothing where all is well, and else closes *channel*, which whatever is asked of it next finds.
+    See :func:`answered`.
+    """
+    frames = [*_exchange_frames(queue.exchange, ahead=True), *_queue_frames(queue, ahead=True)]
+    await channel.write_queue.put(
+        ChannelFrame.marshall(channel_number=channel.number, frames=frames)
+    )
+
+
+@asynccontextmanager
+async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
+    """
+    For the block, in which the broker may close *channel* at any moment: its reason is raised,
+    whether it came before, between or after what the block asks of the channel.
+
+    Raises:
+        Refused, ConnectionError, TimeoutError: as :meth:`Topology.declare`.
+    """
+    try:
+        with quietly(), errors():
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                yield
+    except ConnectionError:
+        # aiormq tells who comes too late only that the channel is closed, or about to be.
+        closing = channel.closing
+        await asyncio.wait([closing], timeout=_CLOSED_WITHIN)
+        if closing.done() and not closing.cancelled():
+            refused = refusal(closing.exception())
+            if refused.code:
+                raise refused from None
+        raise
+
+
 async def _declare_exchange(channel: aiormq.Channel, exchange: Exchange) -> None:
-    if exchange.name:  # the default exchange cannot be declared
-        await channel.exchange_declare(
-            exchange.name,
-            exchange_type=exchange.type,
-            durable=exchange.durable,
-            auto_delete=exchange.auto_delete,
-            arguments=dict(exchange.arguments),
-        )
+    for frame in _exchange_frames(exchange):
+        await channel.rpc(frame)
 
 
 async def _declare_queue(channel: aiormq.Channel, queue: Queue) -> None:
     await _declare_exchange(channel, queue.exchange)
+    for frame in _queue_frames(queue):
+        await channel.rpc(frame)
+
+
+def _exchange_frames(exchange: Exchange, *, ahead: bool = False) -> Iterator[Frame]:
+    if exchange.name:  # the default exchange cannot be declared
+        yield commands.Exchange.Declare(
+            exchange=exchange.name,
+            exchange_type=exchange.type,
+            durable=exchange.durable,
+            auto_delete=exchange.auto_delete,
+            arguments=dict(exchange.arguments),
+            nowait=ahead,
+        )
+
+
+def _queue_frames(queue: Queue, *, ahead: bool = False) -> Iterator[Frame]:
     arguments = dict(queue.arguments)
     if queue.expires is not None:
         arguments["x-expires"] = round(queue.expires * 1000)
-    await channel.queue_declare(
-        queue.name,
+    yield commands.Queue.Declare(
+        queue=queue.name,
         durable=queue.durable,
         exclusive=queue.exclusive,
         auto_delete=queue.auto_delete,
         arguments=arguments,
+        nowait=ahead,
     )
     if queue.exchange.name:  # every queue is bound to the default exchange by its name
-        await channel.queue_bind(queue.name, queue.exchange.name, queue.routing_key)
+        yield commands.Queue.Bind(
+            queue=queue.name,
+            exchange=queue.exchange.name,
+            routing_key=queue.routing_key,
+            nowait=ahead,
+        )
 
 
 def misdeclared(what: str, refused: Refused) -> ConfigurationError:

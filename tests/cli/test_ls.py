@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import socket
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from aiorpc import ConfigurationError, ServiceContainer, ServiceRunner, rpc
+from aiorpc import (
+    ConfigurationError,
+    Entrypoint,
+    Host,
+    ServiceContainer,
+    ServiceRunner,
+    rpc,
+)
 from aiorpc.cli.ls import Listed, list_services
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery import Fired, Instance, discover
@@ -102,6 +112,63 @@ async def test_a_question_that_is_none_is_no_harm(broker_config: dict[str, Any])
                 Outgoing(exchange=DISCOVERY_EXCHANGE.name, routing_key="", message=message)
             )
         assert [each.service for each in ours(await discover(transport, WAIT))] == [One.name]
+
+
+class Slow(Entrypoint):
+    """Takes its time until it is ready to fire."""
+
+    begun = asyncio.Event()
+    allowed = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def listen_all(
+        cls, host: Host, entrypoints: Sequence[Entrypoint]
+    ) -> AsyncGenerator[None]:
+        cls.begun.set()
+        await cls.allowed.wait()
+        yield
+
+
+async def test_who_is_not_ready_answers_when_it_is(broker_config: dict[str, Any]) -> None:
+    class NotYet:
+        name = Two.name
+        method = Slow.decorator(lambda self: None)
+
+    Slow.begun, Slow.allowed = asyncio.Event(), asyncio.Event()
+    settings = resolve(broker_config)
+    async with open_transport(settings) as transport:
+        container = ServiceContainer(NotYet, settings)
+        starting = asyncio.create_task(container.start())
+        await Slow.begun.wait()
+        # When this has waited in vain its queue is there, and the next question gets in.
+        assert ours(await discover(transport, WAIT)) == []
+        asking = asyncio.create_task(discover(transport, 2 * WAIT))
+        await asyncio.sleep(WAIT)
+        Slow.allowed.set()
+        await starting
+        assert [each.service for each in ours(await asking)] == [Two.name]
+        await container.stop()
+
+
+async def test_starting_may_be_cancelled_while_it_becomes_discoverable(
+    broker_config: dict[str, Any],
+) -> None:
+    class NotYet:
+        name = Two.name
+        method = Slow.decorator(lambda self: None)
+
+    Slow.begun, Slow.allowed = asyncio.Event(), asyncio.Event()
+    settings = resolve(broker_config)
+    async with open_transport(settings) as transport:
+        before = len(transport.subscriptions)
+        container = ServiceContainer(NotYet, settings, transport=transport)
+        starting = asyncio.create_task(container.start())
+        await Slow.begun.wait()
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert len(transport.subscriptions) == before
+        assert [task for task in asyncio.all_tasks() if Two.name in task.get_name()] == []
 
 
 class Forbidding(MemoryTransport):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiorpc import ConfigurationError
-from aiorpc.cli.run import set_up_logging
+from aiorpc.cli.serving import set_up_logging
 from aiorpc.config import Settings, resolve
 
 from .commands import Started, invoke, run
