@@ -1,31 +1,68 @@
 """
-What a database call costs: one SELECT by primary key on PostgreSQL, in CPU of this process.
+What a database call costs: one SELECT by primary key, in CPU of this process.
 
-    python benchmarks/db_call.py                    the server of `make servers`, memory://
-    python benchmarks/db_call.py --broker amqp://guest:guest@localhost/ --calls 5000
+    python benchmarks/db_call.py                        PostgreSQL of `make servers`, memory://
+    python benchmarks/db_call.py --url sqlite://        a SQLite file of its own: needs no server
+    python benchmarks/db_call.py --broker amqp://guest:guest@localhost/ --rounds 200
 
-Each way runs in every round, and the best rounds are compared, since what else runs on the machine
-adds to the others: bare asyncpg, a bare ``AsyncSession`` in a block of its own, an aiorpc method
-without and with a session. What the server and the broker spend is not counted.
+The same query by: the driver alone (asyncpg), a bare ``AsyncSession`` in a block of its own, an
+aiorpc method that has no database, one that opens such a block itself, one that is given its
+session by ``DatabaseSession``. The ways take turns, every other round backwards, and each has the
+minimum and the median of its rounds: what else runs on the machine only adds, so rounds are short
+and many. What the server and the broker spend is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import os
+import statistics
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import asyncpg
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
-from aiorpc.sqlalchemy import DatabaseSession
+from aiorpc.sqlalchemy import DatabaseSession, DatabaseUrl, parse_database_url
 
 Call = Callable[[], Awaitable[Any]]
+
+DRIVER = "driver alone"
+BARE = "bare AsyncSession"
+NO_DATABASE = "call, no database"
+BY_HAND = "call, AsyncSession by hand"
+DEPENDENCY = "call, DatabaseSession"
+
+
+@dataclass
+class Options:
+    url: str
+    broker: str
+    calls: int
+    in_flight: int
+    rounds: int
+
+
+@dataclass
+class Cost:
+    """Microseconds of a call."""
+
+    cpu: float
+    wall: float
 
 
 class Base(DeclarativeBase):
@@ -33,7 +70,7 @@ class Base(DeclarativeBase):
 
 
 class Book(Base):
-    __tablename__ = "aiorpc_bench_book"
+    __tablename__ = f"aiorpc_bench_book_{os.getpid()}"  # others may measure on the same server
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
@@ -43,102 +80,171 @@ async def title_of(session: AsyncSession, book_id: int) -> str | None:
     return await session.scalar(select(Book.title).where(Book.id == book_id))
 
 
-class Library:
-    name = "bench_library"
-    db = DatabaseSession(Base, engine_options={"pool_size": 20})
+def library(connections: int) -> type:
+    class Library:
+        name = "bench_library"
+        db = DatabaseSession(Base, engine_options={"pool_size": connections})
 
-    @rpc
-    async def nothing(self, book_id: int) -> str:
-        return "Emma"
+        @rpc
+        async def title(self, book_id: int) -> str | None:
+            return await title_of(self.db, book_id)
 
-    @rpc
-    async def title(self, book_id: int) -> str | None:
-        return await title_of(self.db, book_id)
+    return Library
 
 
-async def measure(call: Call, calls: int, in_flight: int) -> tuple[float, float]:
-    """(CPU, wall) per call, in microseconds."""
+def library_by_hand(sessions: async_sessionmaker[AsyncSession]) -> type:
+    """A service of its own: who declares no dependency does not pay for one."""
+
+    class LibraryByHand:
+        name = "bench_library_by_hand"
+
+        @rpc
+        async def nothing(self, book_id: int) -> str:
+            return "Emma"
+
+        @rpc
+        async def title(self, book_id: int) -> str | None:
+            async with sessions() as session:
+                return await title_of(session, book_id)
+
+    return LibraryByHand
+
+
+# Measuring
+
+
+async def measure(call: Call, calls: int, in_flight: int) -> Cost:
     left = iter(range(calls))
 
     async def caller() -> None:
         for _ in left:
             await call()
 
+    gc.collect()  # nobody pays for what another left behind
     cpu, wall = time.process_time(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(in_flight):
             group.create_task(caller())
-    return (
+    return Cost(
         (time.process_time() - cpu) / calls * 1e6,
         (time.perf_counter() - wall) / calls * 1e6,
     )
 
 
-async def main(url: str, broker: str, calls: int, in_flight: int, rounds: int) -> None:
-    config = {"AMQP_URI": broker, "DB_URIS": {"bench_library:Base": url}}
-    engine = create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://"), pool_size=in_flight
-    )
-    sessions = async_sessionmaker(engine, expire_on_commit=False)
-    async with (
-        asyncpg.create_pool(url, min_size=in_flight, max_size=in_flight) as pool,
-        ServiceContainer(Library, config),
-        ClusterRpcProxy(config) as cluster,
-    ):
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.drop_all)
-            await connection.run_sync(Base.metadata.create_all)
-        async with sessions() as session:
-            session.add(Book(id=1, title="Emma"))
-            await session.commit()
+async def run(options: Options) -> dict[str, list[Cost]]:
+    async with ways_to_call(options) as ways:
+        found: dict[str, list[Cost]] = {way: [] for way in ways}
+        for call in ways.values():
+            await measure(call, options.calls, options.in_flight)
+        for number in range(options.rounds):
+            for way in list(ways)[:: -1 if number % 2 else 1]:
+                found[way].append(await measure(ways[way], options.calls, options.in_flight))
+        return found
 
-        async def bare_session() -> Any:
+
+@asynccontextmanager
+async def ways_to_call(options: Options) -> AsyncIterator[dict[str, Call]]:
+    url = parse_database_url(options.url)
+    connections = options.in_flight
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        engine = await enter(engine_with_a_book(url, connections))
+        sessions = async_sessionmaker(engine, expire_on_commit=False)
+        config = {"AMQP_URI": options.broker, "DB_URI": options.url}
+        await enter(ServiceContainer(library(connections), config))
+        await enter(ServiceContainer(library_by_hand(sessions), config))
+        cluster = await enter(ClusterRpcProxy(config))
+
+        async def bare() -> Any:
             async with sessions() as session:
                 return await title_of(session, 1)
 
         ways: dict[str, Call] = {
-            "asyncpg": lambda: pool.fetchval(
-                "SELECT title FROM aiorpc_bench_book WHERE id = $1", 1
-            ),
-            "AsyncSession": bare_session,
-            "aiorpc, no database": lambda: cluster.bench_library.nothing(1),
-            "aiorpc, DatabaseSession": lambda: cluster.bench_library.title(1),
+            BARE: bare,
+            NO_DATABASE: lambda: cluster.bench_library_by_hand.nothing(1),
+            BY_HAND: lambda: cluster.bench_library_by_hand.title(1),
+            DEPENDENCY: lambda: cluster.bench_library.title(1),
         }
-        found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-        for call in ways.values():
-            await measure(call, calls // 5, in_flight)
-        for _ in range(rounds):
-            for way, call in ways.items():
-                found[way].append(await measure(call, calls, in_flight))
+        if url.driver == "asyncpg":
+            ways = {DRIVER: await enter(by_asyncpg(options.url, connections)), **ways}
+        yield ways
+
+
+@asynccontextmanager
+async def engine_with_a_book(url: DatabaseUrl, connections: int) -> AsyncIterator[AsyncEngine]:
+    """As one makes it by hand: SQLAlchemy's own pool, which does not look at its connections."""
+    engine = create_async_engine(
+        url.url, pool_size=connections, connect_args=dict(url.connect_args)
+    )
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with AsyncSession(engine) as session:
+            session.add(Book(id=1, title="Emma"))
+            await session.commit()
+        yield engine
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.drop_all)
-    await engine.dispose()
-    report(found)
+    finally:
+        await engine.dispose()
 
 
-def report(found: dict[str, list[tuple[float, float]]]) -> None:
-    cpu = {way: min(one[0] for one in times) for way, times in found.items()}
-    wall = {way: min(one[1] for one in times) for way, times in found.items()}
+@asynccontextmanager
+async def by_asyncpg(url: str, connections: int) -> AsyncIterator[Call]:
+    import asyncpg
+
+    query = f"SELECT title FROM {Book.__tablename__} WHERE id = $1"
+    async with asyncpg.create_pool(url, min_size=connections, max_size=connections) as pool:
+        yield lambda: pool.fetchval(query, 1)
+
+
+# Reporting
+
+
+def report(found: dict[str, list[Cost]], options: Options) -> None:
+    least = {way: min(cost.cpu for cost in costs) for way, costs in found.items()}
+    median = {way: statistics.median(cost.cpu for cost in costs) for way, costs in found.items()}
+    wall = {way: min(cost.wall for cost in costs) for way, costs in found.items()}
+    print(
+        f"us of CPU a call; {options.rounds} rounds of {options.calls} calls, "
+        f"{options.in_flight} in flight, {parse_database_url(options.url).driver}\n"
+    )
+    print(f"{'':<44}{'minimum':>9}{'median':>9}{'calls/s':>9}")
     for way in found:
-        print(f"{way:<26} {cpu[way]:7.0f} us CPU a call   {1e6 / wall[way]:7.0f} calls/s")
-    total = cpu["aiorpc, DatabaseSession"] - cpu["AsyncSession"]
-    session = total - cpu["aiorpc, no database"]
-    print(f"aiorpc adds to a bare AsyncSession: {total:.0f} us, the call and its answer included;")
-    print(f"of these the session, against a block of its own: {session:+.0f} us")
+        print(f"{way:<44}{least[way]:9.0f}{median[way]:9.0f}{1e6 / wall[way]:9.0f}")
+    print()
+    for what, way, against in (
+        ("a call adds to a bare AsyncSession, in all", DEPENDENCY, BARE),
+        ("  the call itself, with a block by hand", BY_HAND, BARE),
+        ("  the dependency, against that block", DEPENDENCY, BY_HAND),
+    ):
+        print(f"{what:<44}{least[way] - least[against]:+9.0f}{median[way] - median[against]:+9.0f}")
+
+
+def default_url() -> str:
+    from tests.servers import urls
+
+    url = urls().postgresql
+    if url is None:
+        raise SystemExit("there is no PostgreSQL server: `make servers`, or --url sqlite://")
+    return url
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--url", help="of a database; default: PostgreSQL of `make servers`")
+    parser.add_argument("--broker", default="memory://")
+    parser.add_argument("--calls", type=int, default=100, help="in a round")
+    parser.add_argument("--in-flight", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=100)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        url = given.url or default_url()
+        if url == "sqlite://":  # one in memory has one connection, which calls would queue for
+            url = f"sqlite:///{Path(folder) / 'bench.sqlite'}"
+        options = Options(url, given.broker, given.calls, given.in_flight, given.rounds)
+        report(asyncio.run(run(options)), options)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--url", help="a PostgreSQL URL; default: that of `make servers`")
-    parser.add_argument("--broker", default="memory://")
-    parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--in-flight", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    if options.url is None:
-        from tests.servers import urls
-
-        options.url = urls().postgresql
-        if options.url is None:
-            raise SystemExit("there is no PostgreSQL server: `make servers`, or --url")
-    asyncio.run(main(options.url, options.broker, options.calls, options.in_flight, options.rounds))
+    main()

@@ -267,3 +267,39 @@ async def test_serve_that_is_cancelled_while_it_waits_for_the_broker_leaves_noth
         await asyncio.wait_for(serve(Tenants, config=nobody), 0.05)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+class Name(DependencyProvider[str]):
+    def value(self, worker_ctx: WorkerContext) -> str:
+        return worker_ctx.call.method
+
+
+class LoudName(Name):
+    """Has a lifetime around a dependency that has none."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[str]:
+        async with super().provide(worker_ctx) as name:
+            try:
+                yield name.upper()
+            finally:
+                self.closed.append(name)
+
+
+async def test_a_dependency_may_give_a_lifetime_to_a_plain_value(config: dict[str, Any]) -> None:
+    loud = LoudName()
+
+    class Naming:
+        name = "naming"
+        title = loud
+
+        @rpc
+        async def shout(self) -> str:
+            return self.title
+
+    async with ServiceContainer(Naming, config), ClusterRpcProxy(config) as cluster:
+        assert await cluster.naming.shout() == "SHOUT"
+    assert loud.closed == ["shout"]

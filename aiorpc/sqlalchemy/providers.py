@@ -4,7 +4,7 @@ What a service declares to use a database: ``DatabaseSession`` and ``Database``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +28,8 @@ class _DatabaseProvider(DependencyProvider[T_co]):
 
     #: The engine, while the container runs; ``engine.pool`` has the counts.
     engine: AsyncEngine
+    #: ``CallSession`` with all its arguments but the call.
+    _new_session: Callable[..., CallSession]
 
     def __init__(
         self,
@@ -48,28 +50,26 @@ class _DatabaseProvider(DependencyProvider[T_co]):
             self._engine_options,
             self._session_options,
         )
-        options = sorted(database.engine_options.items(), key=lambda item: item[0])
+        engine_options = sorted(database.engine_options.items(), key=lambda item: item[0])
         self.engine = await host.share(
-            (_DatabaseProvider, database.key, repr(options)), partial(open_engine, database)
+            (_DatabaseProvider, database.key, repr(engine_options)), partial(open_engine, database)
         )
-        self._options = {
+        options: dict[str, Any] = {
             **_SESSION_DEFAULTS,
             "sync_session_class": WatchedSession,
             **database.session_options,
             "cleanup_timeout": database.cleanup_timeout,
         }
-        watch(self._options["sync_session_class"])
+        watch(options["sync_session_class"])
+        self._new_session = partial(CallSession, self.engine, **options)
         try:
-            self._new_session("")
+            self._new_session()
         except TypeError as exc:
             raise ConfigurationError(
                 f"{database.key}: a session cannot be made of DB_SESSION_OPTIONS "
                 f"({', '.join(sorted(database.session_options))}): {exc}"
             ) from None
         yield
-
-    def _new_session(self, call: str) -> CallSession:
-        return CallSession(self.engine, call=call, **self._options)
 
 
 class DatabaseSession(_DatabaseProvider[AsyncSession]):
@@ -109,11 +109,30 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
         super().__init__(declarative_base, engine_options, session_options)
         self._commit = commit
 
-    @asynccontextmanager
-    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[AsyncSession]:
-        session = self._new_session(str(worker_ctx.call))
+    def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[AsyncSession]:
+        return _SessionForCall(self._new_session(call=worker_ctx.call), self._commit)
+
+
+class _SessionForCall(AbstractAsyncContextManager[AsyncSession]):
+    """
+    A session from entry to the end of its call. No ``@asynccontextmanager``: a generator and its
+    two coroutines cost a good part of what the session does, in every call.
+    """
+
+    __slots__ = ("_commit", "_session")
+
+    def __init__(self, session: CallSession, commit: bool) -> None:
+        self._session = session
+        self._commit = commit
+
+    async def __aenter__(self) -> AsyncSession:
+        return self._session
+
+    async def __aexit__(self, error_type: object, error: object, traceback: object) -> None:
+        session = self._session
         try:
-            yield session
+            if error_type is not None:
+                return
             if self._commit:
                 await session.commit_at_end()
             else:
@@ -125,7 +144,7 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
 class CallDatabase:
     """What ``self.db`` is where a service declares ``db = Database(Base)``."""
 
-    def __init__(self, provider: _DatabaseProvider[Any], call: str) -> None:
+    def __init__(self, provider: _DatabaseProvider[Any], call: object) -> None:
         self._provider = provider
         self._call = call
         self._session: CallSession | None = None
@@ -139,7 +158,7 @@ class CallDatabase:
     def session(self) -> AsyncSession:
         """The session of this call, made when it is first asked for. Nothing commits it."""
         if self._session is None:
-            self._session = self._provider._new_session(self._call)
+            self._session = self._provider._new_session(call=self._call)
         return self._session
 
     @property
@@ -163,7 +182,7 @@ class CallDatabase:
 
     @asynccontextmanager
     async def _block(self, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
-        session = self._provider._new_session(self._call)
+        session = self._provider._new_session(call=self._call)
         try:
             yield session
             await session.commit()
@@ -195,11 +214,22 @@ class Database(_DatabaseProvider[CallDatabase]):
     Arguments are those of :class:`DatabaseSession`.
     """
 
-    @asynccontextmanager
-    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[CallDatabase]:
-        database = CallDatabase(self, str(worker_ctx.call))
+    def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[CallDatabase]:
+        return _DatabaseForCall(CallDatabase(self, worker_ctx.call))
+
+
+class _DatabaseForCall(AbstractAsyncContextManager[CallDatabase]):
+    __slots__ = ("_database",)
+
+    def __init__(self, database: CallDatabase) -> None:
+        self._database = database
+
+    async def __aenter__(self) -> CallDatabase:
+        return self._database
+
+    async def __aexit__(self, error_type: object, error: object, traceback: object) -> None:
         try:
-            yield database
-            database._warn_of_uncommitted()
+            if error_type is None:
+                self._database._warn_of_uncommitted()
         finally:
-            await database._end()
+            await self._database._end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
@@ -35,8 +36,11 @@ async def finish(work: Coroutine[Any, Any, T], within: float) -> T:
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
+    # As asyncio.wait() does, which makes ready for many tasks.
+    ended: asyncio.Future[None] = loop.create_future()
+    task.add_done_callback(partial(_wake, ended))
     try:
-        await asyncio.wait((task,))
+        await ended
     except asyncio.CancelledError:
         timer = loop.call_later(within, task.cancel)
         try:
@@ -52,6 +56,11 @@ async def finish(work: Coroutine[Any, Any, T], within: float) -> T:
     return task.result()
 
 
+def _wake(waiter: asyncio.Future[None], _: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class CallSession(AsyncSession):
     """
     An ``AsyncSession`` for one call of one method.
@@ -61,7 +70,7 @@ class CallSession(AsyncSession):
       closed for good, so that a task left behind cannot take a connection that nobody returns.
 
     Args:
-        call: who uses it, for messages: ``service.method``.
+        call: who uses it, for messages: what prints as ``service.method``.
         cleanup_timeout: seconds that a commit or roll back may go on after a cancel.
     """
 
@@ -69,7 +78,7 @@ class CallSession(AsyncSession):
         self,
         engine: AsyncEngine,
         *,
-        call: str = "",
+        call: object = "",
         cleanup_timeout: float = 5.0,
         **options: Any,
     ) -> None:
@@ -100,13 +109,17 @@ class CallSession(AsyncSession):
         It cannot fail: a connection that does not roll back is thrown away, and what it did not
         commit the server forgets.
         """
-        if not self.in_transaction():
-            self.sync_session.close()  # nothing to say to a server
+        session = self.sync_session
+        if not session.in_transaction():
+            session.close()  # nothing to say to a server
             return
         try:
-            await self._close_when_unused()
+            try:
+                await greenlet_spawn(session.close)
+            except IllegalStateChangeError:
+                await self._close_when_unused()
         except BaseException as exc:
-            await greenlet_spawn(_drop_connections, self.sync_session)
+            await greenlet_spawn(_drop_connections, session)
             if not isinstance(exc, Exception):
                 raise
             log.warning("%s: its session did not close, and was dropped: %r", self._call, exc)
@@ -121,6 +134,8 @@ class CallSession(AsyncSession):
     def warn_of_uncommitted(self) -> None:
         """Say which changes are about to be rolled back, if there are any."""
         session = self.sync_session
+        if session._is_clean() and not session.info.get(_UNCOMMITTED):
+            return
         changes = [
             f"{len(objects)} {word} ({', '.join(sorted({type(one).__name__ for one in objects}))})"
             for word, objects in (
@@ -141,20 +156,19 @@ class CallSession(AsyncSession):
             )
 
     async def _flush_pending(self) -> None:
-        session = self.sync_session
-        if session.new or session.deleted or session.dirty:
+        if not self.sync_session._is_clean():
             await self.flush()
 
     async def _close_when_unused(self) -> None:
         """A task that the method left behind may be in the middle of something: let it finish."""
         give_up_at = asyncio.get_running_loop().time() + self._cleanup_timeout
         while True:
+            await asyncio.sleep(0.01)
             try:
-                return await super().close()
+                return await greenlet_spawn(self.sync_session.close)
             except IllegalStateChangeError:
                 if asyncio.get_running_loop().time() > give_up_at:
                     raise
-                await asyncio.sleep(0.01)
 
 
 class _Transaction(AsyncSessionTransaction):
@@ -213,7 +227,12 @@ def watch(session_cls: type[Session]) -> None:
 
 
 def _began(session: Session, _: Any, connection: Connection) -> None:
-    session.info.setdefault(_CONNECTIONS, set()).add(connection)
+    held = session.info.get(_CONNECTIONS)
+    if held is None:
+        session.info[_CONNECTIONS] = [connection]
+    else:  # a session may live through very many transactions
+        held[:] = [one for one in held if not one.closed]
+        held.append(connection)
 
 
 def _drop_connections(session: Session) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import uuid
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import event, func, insert, select, text, update
@@ -15,7 +18,9 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
+from aiorpc.call import Call
 from aiorpc.config import resolve
+from aiorpc.extensions import WorkerContext
 from aiorpc.sqlalchemy import Database, DatabaseSession, create_tables
 from tests.sqlalchemy.library import (
     Author,
@@ -327,6 +332,48 @@ async def test_a_database_in_memory_outlives_a_cancelled_call(caplog: Any) -> No
             await proxy.slow.with_options(timeout=0.05)()
         counts = await asyncio.gather(*(proxy.count() for _ in range(10)))
         assert counts == [1] * 10
+
+
+# What a call costs
+
+
+async def test_a_session_that_read_ends_without_a_task_of_its_own(sqlite_url: str) -> None:
+    async with library(sqlite_url) as (_, container):
+        worker_ctx = WorkerContext(container, Mock(), None, Call("library", "count"))
+        loop = asyncio.get_running_loop()
+        provider = container.providers[0]
+        async with provider.provide(worker_ctx) as session:  # opens the connection, in a task
+            await session.execute(select(1))
+        tasks: list[str] = []
+
+        def noted(loop: asyncio.AbstractEventLoop, work: Any, **kwargs: Any) -> asyncio.Task[Any]:
+            tasks.append(work.__qualname__)
+            return asyncio.Task(work, loop=loop, **kwargs)
+
+        loop.set_task_factory(noted)
+        try:
+            async with provider.provide(worker_ctx) as session:
+                await session.execute(select(1))
+        finally:
+            loop.set_task_factory(None)
+        assert tasks == []
+
+
+async def test_a_session_does_not_keep_the_connections_of_past_transactions(
+    sqlite_url: str,
+) -> None:
+    async with library(sqlite_url) as (_, container):
+        provider = container.providers[0]
+        worker_ctx = WorkerContext(container, Mock(), None, Call("library", "count"))
+        seen: list[weakref.ref[Any]] = []
+        async with provider.provide(worker_ctx) as session:
+            for _ in range(20):
+                connection = await session.connection()
+                seen.append(weakref.ref(connection.sync_connection))
+                del connection
+                await session.commit()
+            gc.collect()
+            assert sum(one() is not None for one in seen) <= 1
 
 
 # After the call
