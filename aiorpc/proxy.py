@@ -146,7 +146,7 @@ class MethodProxy:
         resend: bool | msgspec.UnsetType = UNSET,
         fail_fast: bool | msgspec.UnsetType = UNSET,
     ) -> MethodProxy:
-        """The same method, called otherwise; see :class:`aiorpc.client.CallOptions`."""
+        """The same method, called otherwise; see :class:`aiorpc.options.CallOptions`."""
         given = {
             name: value
             for name, value in (

@@ -14,10 +14,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import msgspec
 
 from .call import Middleware
-from .client import UNSET, Client, checked_timeout
+from .client import UNSET, Client
 from .config import Settings, resolve
 from .context import Context, new_id
 from .exceptions import ConnectionLost
+from .options import checked_timeout
 from .proxy import ClusterProxy, ServiceProxy
 from .transports import open_transport
 from .transports.base import Outgoing, Transport

@@ -142,7 +142,7 @@ class MethodProxy:
         return RpcReply(self._thread, self._thread.wait(send()))
 
     def with_options(self, **options: Any) -> MethodProxy:
-        """The same method, called otherwise; see :class:`aiorpc.client.CallOptions`."""
+        """The same method, called otherwise; see :class:`aiorpc.options.CallOptions`."""
         return MethodProxy(self._thread, self._method.with_options(**options))
 
 

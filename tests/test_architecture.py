@@ -15,7 +15,7 @@ ROOT = Path(aiorpc.__file__).parent
 #: that stand in one line, from left to right: the right one may import the left.
 FLOORS: list[list[str]] = [
     ["context", "exceptions"],
-    ["config", "call", "timers"],
+    ["config", "call", "options", "timers"],
     ["wire", "middleware"],
     ["transports"],
     ["client", "extensions", "proxy", "from_thread"],

@@ -52,13 +52,13 @@ _INT32 = 1 << 31
 _INT64 = 1 << 63
 _names: dict[str, bytes] = {}
 #: The same of arrays of nothing but text.
-_MAX_ARRAYS = 256
+_MAX_ARRAYS = 64
 _arrays: dict[tuple[Any, ...], bytes] = {}
 _TEXT = frozenset({str})
 _known_names: dict[bytes, str] = {}
 #: Tables, up to a last long integer: what was read, and the name of that one. At most so many, and
 #: of so many bytes.
-_MAX_TABLES = 256
+_MAX_TABLES = 64
 _MAX_REMEMBERED = 512
 _tables: dict[bytes, tuple[dict[str, Any], str]] = {}
 

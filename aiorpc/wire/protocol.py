@@ -19,14 +19,13 @@ from math import ceil
 from time import monotonic, time as epoch
 from typing import Any
 
-import msgspec
-
 from ..call import Call
 from ..config import Settings
 from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
 from .errors import error_from_payload, error_payload
 from .message import Exchange, Message, Queue
+from .request import Request
 from .serializers import JSON, Serializer, SerializerSet, as_utf8, decompress
 
 __all__ = [
@@ -125,27 +124,6 @@ def event_queue(
         exclusive=instance is not None and not reliable,
         auto_delete=not reliable,
     )
-
-
-class Request(msgspec.Struct, eq=False):
-    """
-    A request as far as its properties tell, before its body is decoded: enough to answer it,
-    whatever is wrong with the rest.
-
-    Attributes:
-        serializer: how the reply is to be encoded: as the request was, or by default if that is
-            unknown.
-        deadline: that of ``context``.
-        late: why the request is too late to be run, or ``None``.
-    """
-
-    message: Message
-    method: str
-    serializer: Serializer
-    context: Context = NO_CONTEXT
-    deadline: Deadline | None = None
-    late: RpcTimeout | None = None
-    resent: bool = False
 
 
 class Wire:
