@@ -289,7 +289,8 @@ class AmqpTransport(Transport):
         """The link, once there is one whose topology is declared."""
         if self._closing is not None:
             raise ConnectionLost(f"the transport to {self.url} was closed")
-        if self._available is None:
+        if self._available is None or _is_lost(self._available):
+            # Lost, and the supervisor does not know it yet; it must not be had again and again.
             self._available = asyncio.get_running_loop().create_future()
         try:
             return await asyncio.shield(self._available)
@@ -453,6 +454,10 @@ class AmqpTransport(Transport):
         for subscription in list(self._subscriptions):
             subscription.unblocked()
         self._sender.resume()
+
+
+def _is_lost(available: asyncio.Future[Link]) -> bool:
+    return available.done() and not available.cancelled() and available.result().lost.done()
 
 
 async def _either(one: asyncio.Future[Any], other: asyncio.Future[Any]) -> None:
