@@ -136,7 +136,8 @@ class ServiceContainer:
             self._life.cancel()
             await asyncio.wait((self._life,))
             raise
-        if self._life.done():
+        if not ready.done():
+            # What fails right after it was ready is for ``wait`` to tell.
             ready.cancel()
             await self._life  # raises what went wrong
 
