@@ -19,7 +19,7 @@ import msgspec
 
 from .call import Call, Middleware, compose
 from .config import Settings
-from .context import FAR, NO_CONTEXT, Context, Deadline, current, id_source, new_id
+from .context import NO_CONTEXT, Context, current, id_source, new_id
 from .exceptions import (
     AioRpcError,
     ConnectionLost,
@@ -133,7 +133,6 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._loop)
         await self._transport.declare([CANCEL_EXCHANGE])
-        self._transport.expect_returns(self._reply_to, self._on_returned)
         self._subscription = await self._transport.listen(
             self._wire.reply_queue(self._owner, self._reply_to),
             self._on_reply,
@@ -143,6 +142,7 @@ class Client:
             # half of the replies: the newest consumer goes first.
             arguments=lambda reconnects: {"x-priority": reconnects},
         )
+        self._transport.expect_returns(self._reply_to, self._on_returned)
 
     async def close(self) -> None:
         """Fail what is pending and delete the reply queue. Bounded; idempotent."""
@@ -167,13 +167,12 @@ class Client:
 
     def route(self, service: str, method: str, options: CallOptions = DEFAULTS) -> Route:
         """What all calls of that method with these *options* have in common."""
-        timeout = self._timeout if options.timeout is UNSET else options.timeout
         return Route(
             service=service,
             method=method,
             routing_key=f"{service}.{method}",
             options=options,
-            timeout=None if timeout is None or timeout >= FAR else timeout,
+            timeout=self._timeout if options.timeout is UNSET else options.timeout,
             persistent=self._durable if options.persistent is UNSET else options.persistent,
             confirm=self._durable if options.confirm is UNSET else options.confirm,
             direct=self.direct and not options.fail_fast,
@@ -188,13 +187,7 @@ class Client:
             context = context.with_data({**self._context.data, **context.data})
         if route.options.context_data:
             context = context.with_data(route.options.context_data)
-        timeout = route.timeout
-        if timeout is not None:  # Context.within, in place: every call goes through here
-            at = monotonic() + timeout
-            deadline = context.deadline
-            if deadline is None or at < deadline.at:
-                context = Context(context.call_id_stack, context.data, Deadline(at))
-        return Call(route.service, route.method, args, kwargs, context)
+        return Call(route.service, route.method, args, kwargs, context.within(route.timeout))
 
     @property
     def congested(self) -> bool:

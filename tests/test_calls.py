@@ -287,6 +287,16 @@ async def test_an_unknown_service_is_known_at_once(running: Running) -> None:
     assert "rpc-service_that_never_was" in str(info.value)
 
 
+async def test_an_unknown_service_is_known_at_once_without_confirms(running: Running) -> None:
+    fast = {**running.config, "CALL_PROFILE": "fast"}
+    async with ClusterRpcProxy(fast, timeout=5) as cluster:
+        call = cluster.service_that_never_was.method.call_async()
+        with pytest.raises(UnknownService, match="rpc-service_that_never_was"):
+            await call
+        client = cluster._client
+        assert client.in_flight == 0
+
+
 async def test_an_argument_that_cannot_be_sent_leaves_the_client_usable(running: Running) -> None:
     with pytest.raises(UnserializableValueError, match="object"):
         await running.x.echo(object())

@@ -15,7 +15,7 @@ import contextvars
 import enum
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from time import monotonic
@@ -183,15 +183,10 @@ class Worker(msgspec.Struct, eq=False):
         """The innermost handler: the dependencies, and the method inside them."""
         workshop = self._workshop
         service = workshop.service_cls()
-        name = self.entrypoint.method_name
         if not workshop.lifetimes:
             if workshop.values:
                 self._provide(service, call)
-            if name in workshop.coroutines:
-                result = await getattr(service, name)(*call.args, **call.kwargs)
-            else:
-                result = await self._invoke_in_thread(getattr(service, name), call)
-            return self._keep(result)
+            return self._keep(await self._invoke(service, call))
         worker_ctx = self._provide(service, call)
         attributes = service.__dict__
         dependencies = AsyncExitStack()
@@ -202,11 +197,7 @@ class Worker(msgspec.Struct, eq=False):
                 attributes[provider.attr_name] = await dependencies.enter_async_context(
                     provider.provide(worker_ctx)
                 )
-            if name in workshop.coroutines:
-                result = await getattr(service, name)(*call.args, **call.kwargs)
-            else:
-                result = await self._invoke_in_thread(getattr(service, name), call)
-            result = self._keep(result)
+            result = self._keep(await self._invoke(service, call))
         except BaseException as exc:  # noqa: BLE001 - raised again below, whatever the dependencies do
             error = exc
         try:
@@ -255,6 +246,14 @@ class Worker(msgspec.Struct, eq=False):
             log.error("%s", text)
             if error is None:
                 raise TimeoutError(text) from None
+
+    def _invoke(self, service: Any, call: Call) -> Awaitable[Any]:
+        name = self.entrypoint.method_name
+        method = getattr(service, name)
+        if name in self._workshop.coroutines:
+            result: Awaitable[Any] = method(*call.args, **call.kwargs)
+            return result
+        return self._invoke_in_thread(method, call)
 
     async def _invoke_in_thread(self, method: Callable[..., Any], call: Call) -> Any:
         """
@@ -309,10 +308,7 @@ class Worker(msgspec.Struct, eq=False):
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
-        deadlines = self._deadlines
-        if deadlines is not None:
-            self._deadlines = None
-            deadlines.pop(self, None)
+        self._forget_deadline()
         if outcome.error is not None:
             self._log(outcome)
         self._settle_now(outcome)
