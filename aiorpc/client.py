@@ -31,8 +31,10 @@ from .exceptions import (
 from .options import DEFAULTS, UNSET, CallOptions, Route, checked_timeout
 from .timers import Bucket, Timers
 from .transports.base import Outgoing, State, Subscription, Transport
+from .wire.headers import header_template
 from .wire.message import Message
-from .wire.protocol import CANCEL_EXCHANGE, Wire, context_headers, rpc_queue_name
+from .wire.names import CANCEL_EXCHANGE, rpc_queue_name
+from .wire.protocol import Wire
 
 __all__ = ["DEFAULTS", "UNSET", "CallOptions", "Client", "Pending", "Route"]
 
@@ -112,7 +114,7 @@ class Client:
         self._looks: dict[str, tuple[float, bool]] = {}
         self._new_id = id_source()
         #: What calls made outside any worker carry, as it stands on the wire.
-        self._headers = context_headers(context)
+        self._template = header_template(context)
         self._explaining: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
         self._closed = False
@@ -237,7 +239,7 @@ class Client:
             correlation_id=correlation_id,
             persistent=route.persistent,
             headers=route.options.headers,
-            of_context=self._headers if usual else None,
+            template=self._template if usual else None,
         )
         deadline = context.deadline
         pending = Pending(

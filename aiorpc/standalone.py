@@ -23,7 +23,8 @@ from .proxy import ClusterProxy, ServiceProxy
 from .transports import open_transport
 from .transports.base import Outgoing, Transport
 from .wire.message import Exchange
-from .wire.protocol import Wire, event_exchange
+from .wire.names import event_exchange
+from .wire.protocol import Wire
 
 __all__ = ["ClusterRpcProxy", "ServiceRpcProxy", "event_dispatcher"]
 

@@ -24,8 +24,9 @@ from pamqp.heartbeat import Heartbeat
 from aiorpc.exceptions import UnserializableValueError
 from aiorpc.transports.amqp_codec import Encoder, MalformedContent, decode_content_header
 from aiorpc.transports.amqp_demux import BadFrame, Demultiplexer
+from aiorpc.transports.amqp_headers import decode_headers, encode_headers
 from aiorpc.transports.amqp_table import GARBLED, decode_table, encode_table
-from aiorpc.wire.message import Message
+from aiorpc.wire.message import FilledHeaders, HeaderTemplate, Message
 
 CHANNEL = 7
 FRAME_MAX = 4096
@@ -121,10 +122,27 @@ def test_tables_that_differ_in_their_end_are_told_apart(
 ) -> None:
     # What was read of one is remembered for the next; any byte may look like the tag of a long.
     for table in ({**dict(entries), "d": first}, {**dict(entries), "d": second}, dict(entries)):
+        encoded = encode_headers(table)
         for _ in range(2):
-            read, _ = decode_table(encode_table(table), 0)
-            assert read == {k: list(v) if type(v) is tuple else v for k, v in table.items()}
-            read["own"] = 1  # is not in the next one
+            assert decode_headers(b"before" + encoded + b"after", 6) == (
+                {k: list(v) if type(v) is tuple else v for k, v in table.items()},
+                6 + len(encoded),
+            )
+
+
+@given(TABLES, st.text("dx", max_size=3), INT64)
+def test_a_filled_template_means_what_its_table_does(
+    fields: dict[str, Any], blank: str, value: int
+) -> None:
+    fields.pop(blank, None)
+    template = HeaderTemplate(fields, blank)
+    for each in (value, 7, value):
+        headers = FilledHeaders(template, each)
+        table = {**fields, blank: each}
+        assert (headers, len(headers), list(headers)) == (table, len(table), list(table))
+        encoded = encode_headers(headers)
+        assert pamqp.decode.field_table(encoded) == (len(encoded), table)
+        assert decode_headers(encoded, 0) == (table, len(encoded))
 
 
 @given(st.binary(max_size=40), st.binary(max_size=12))
@@ -134,7 +152,7 @@ def test_garbage_that_was_read_once_is_read_the_same_again(head: bytes, tail: by
     found: list[Any] = []
     for _ in range(2):
         try:
-            found.append(repr(decode_table(data, 0)))
+            found.append(repr(decode_headers(data, 0)))
         except GARBLED as error:
             found.append(repr(error))
     assert found[0] == found[1]

@@ -13,7 +13,8 @@ from aiorpc.config import resolve
 from aiorpc.context import Context, Deadline
 from aiorpc.wire import protocol
 from aiorpc.wire.message import Message
-from aiorpc.wire.protocol import DEADLINE, MAX_EXPIRATION, RESENT, Wire
+from aiorpc.wire.names import DEADLINE, MAX_EXPIRATION, RESENT
+from aiorpc.wire.protocol import Wire
 
 NOW = 1_700_000_000.0
 MONOTONIC = 5_000.0

@@ -16,7 +16,7 @@ from ..exceptions import ConnectionLost
 from ..hosting.discovery import Instance, discover
 from ..transports import open_transport
 from ..transports.base import QueueState, Transport
-from ..wire.protocol import rpc_queue_name
+from ..wire.names import rpc_queue_name
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
 from .options import Broker, ConfigFile, Debug, Define

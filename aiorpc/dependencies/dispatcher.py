@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from ..context import current
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..transports.base import Outgoing
-from ..wire.protocol import event_exchange
+from ..wire.names import event_exchange
 
 __all__ = ["Dispatch", "EventDispatcher"]
 

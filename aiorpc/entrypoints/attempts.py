@@ -30,7 +30,7 @@ from ..wire.attempts import (
     original_key_of,
     parked,
 )
-from ..wire.protocol import parked_queue
+from ..wire.names import parked_queue
 
 __all__ = ["Attempts"]
 

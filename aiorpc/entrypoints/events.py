@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from ..exceptions import ConfigurationError
 from ..extensions import Host, declare
 from ..wire.message import Queue
-from ..wire.protocol import event_exchange, event_queue
+from ..wire.names import event_exchange, event_queue
 from .consumer import QueueConsumer
 
 __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]

@@ -21,7 +21,7 @@ from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
 from ..transports.base import Delivery, Outgoing, Subscription, Transport
 from ..wire.message import Message
-from ..wire.protocol import DISCOVERY_EXCHANGE, discovery_answers_queue, discovery_queue
+from ..wire.names import DISCOVERY_EXCHANGE, discovery_answers_queue, discovery_queue
 
 __all__ = ["Discoverable", "Fired", "Instance", "discover"]
 

@@ -9,19 +9,14 @@ negotiated ``frame_max``; in between, nothing else may go out on the same channe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
 from typing import Any, Final
 
 from ..exceptions import UnserializableValueError
 from ..wire.message import Message
-from .amqp_table import (
-    GARBLED,
-    MalformedTable,
-    decode_table,
-    encode_table,
-    epoch_seconds,
-    from_epoch,
-)
+from .amqp_headers import decode_headers, encode_headers
+from .amqp_table import GARBLED, MalformedTable, epoch_seconds, from_epoch
 
 __all__ = ["Encoder", "MalformedContent", "decode_content_header", "decode_properties"]
 
@@ -147,7 +142,7 @@ class Encoder:
         headers = message.headers
         if headers is not None:
             flags |= _HEADERS
-            append(encode_table(headers) if headers else _NO_HEADERS)
+            append(encode_headers(headers) if headers else _NO_HEADERS)
         priority = message.priority
         if priority == 0:
             flags |= _PRIORITY
@@ -306,12 +301,12 @@ def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
         # The rest is _decode in place, for what requests, replies and events of Nameko and aiorpc
         # have: JSON, headers, delivery mode, priority, and maybe some of the next three.
         at += 25
-        headers: dict[str, Any]
+        headers: Mapping[str, Any]
         if data.startswith(_NO_HEADERS, at):
             headers = {}
             at += 4
         else:
-            headers, at = decode_table(data, at)
+            headers, at = decode_headers(data, at)
         persistent, priority = data[at] == 2, data[at + 1]
         at += 2
         correlation_id = reply_to = expiration = None
@@ -352,7 +347,7 @@ def _decode(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
     encoding: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
-    headers: dict[str, Any] | None = None
+    headers: Mapping[str, Any] | None = None
     priority: int | None = None
     expiration: int | None = None
     persistent = False
@@ -361,7 +356,7 @@ def _decode(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
     if flags & _CONTENT_ENCODING:
         encoding, at = _text(data, at)
     if flags & _HEADERS:
-        headers, at = decode_table(data, at)
+        headers, at = decode_headers(data, at)
     if flags & _DELIVERY_MODE:
         persistent = data[at] == 2
         at += 1

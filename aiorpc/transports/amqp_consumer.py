@@ -275,8 +275,9 @@ class ConsumerChannel(Channel):
 
 class ListenerChannel(ConsumerChannel):
     """
-    A channel whose messages are acked as soon as they were heard. No account is kept of them: they
-    come in order, so one ack of the last of a turn is for all before it.
+    A channel whose messages are acked when they were heard, with whatever is written next: nobody
+    waits for these acks. No account is kept of them: they come in order, so one ack of the last is
+    for all before it.
     """
 
     _heard_up_to = 0
@@ -292,7 +293,7 @@ class ListenerChannel(ConsumerChannel):
             super().delivered(tag, redelivered, exchange, routing_key, message)
             return
         if not self._heard_up_to:
-            self.path.collect(self._joined_acks)
+            self.path.follow(self._joined_acks)
         self._heard_up_to = tag
         try:
             self._heard(message)

@@ -81,7 +81,7 @@ class Lane(HotPath):
             self.abort()
             return b""
         finally:
-            self.flush()
+            self._leave()
         if now >= self._feed_at and demux.taken != self._fed_frames:
             # aiormq gives a connection up that it hears nothing of, and the lane eats all there is
             # to hear. A heartbeat is whole frames, so it may only stand between whole frames.
@@ -125,7 +125,7 @@ class Lane(HotPath):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        self._ease()
+        await super().stop()
 
     def _watch(self) -> None:
         """

@@ -29,6 +29,8 @@ __all__ = ["HIGH_WATER", "LOW_WATER", "HotPath", "Opener", "Owner"]
 #: Bytes waiting to be written at which senders should wait, and at which they may go on.
 HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 18
+#: Seconds that frames in no hurry wait for others to leave with.
+FOLLOW = 0.01
 
 
 class Opener(msgspec.Struct, frozen=True):
@@ -65,6 +67,8 @@ class HotPath(ABC):
         self._out: list[bytes] = []
         self._size = 0
         self._sources: list[Callable[[], bytes]] = []
+        self._followers: list[Callable[[], bytes]] = []
+        self._last_call: asyncio.TimerHandle | None = None
         self._scheduled = False
         self.congested = False
         self._free = asyncio.Event()
@@ -78,26 +82,48 @@ class HotPath(ABC):
         self._out.append(frames)
         self._size += len(frames)
         if self._size > HIGH_WATER:
-            self.flush()  # so that senders of this very turn see the congestion
+            self._leave()  # so that senders of this very turn see the congestion
         elif not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self.flush)
+            self.loop.call_soon(self._leave)
 
     def collect(self, source: Callable[[], bytes]) -> None:
         """Ask *source* for frames when the turn's writes leave; they go behind the others."""
         self._sources.append(source)
         if not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self.flush)
+            self.loop.call_soon(self._leave)
+
+    def follow(self, source: Callable[[], bytes]) -> None:
+        """
+        Ask *source* for frames when the next writes leave, or in :data:`FOLLOW` seconds: a write of
+        their own would cost us and the broker more than they do.
+        """
+        self._followers.append(source)
+        if self._last_call is None:
+            self._last_call = self.loop.call_later(FOLLOW, self._call_followers)
+
+    def _call_followers(self) -> None:
+        self._last_call = None
+        self.flush()
 
     def flush(self) -> None:
-        """Let everything collected so far leave now."""
+        """Let everything leave now, those that follow others too."""
+        self._sources += self._followers
+        self._followers.clear()
+        self._leave()
+
+    def _leave(self) -> None:
+        """The end of a turn, or of a read: what was written leaves as one."""
         self._scheduled = False
         out = self._out
         if self._sources:
             out.extend([source() for source in self._sources])
             self._sources.clear()
         if out:
+            if self._followers:
+                out.extend([source() for source in self._followers])
+                self._followers.clear()
             frames = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._size = 0
@@ -138,9 +164,12 @@ class HotPath(ABC):
     def abort(self) -> None:
         """Drop the socket, whatever waits to be written."""
 
-    @abstractmethod
     async def stop(self) -> None:
         """The connection is over: end what runs here. Idempotent."""
+        if self._last_call is not None:
+            self._last_call.cancel()
+            self._last_call = None
+        self._ease()
 
     # --- in
 

@@ -146,7 +146,7 @@ class PlainPath(HotPath):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._ease()
+        await super().stop()
         self._idle.set()
 
 

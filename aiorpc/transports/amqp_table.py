@@ -21,16 +21,20 @@ from ..exceptions import UnserializableValueError
 
 __all__ = [
     "GARBLED",
+    "LONG",
     "MalformedTable",
     "decode_table",
     "encode_table",
     "epoch_seconds",
     "from_epoch",
+    "long_at",
+    "read_entries",
+    "size_at",
 ]
 
 _U32 = Struct(">I")
-_size = _U32.unpack_from
-_long = Struct(">q").unpack_from
+size_at = _U32.unpack_from
+long_at = Struct(">q").unpack_from
 _TAG_U32 = Struct(">cI").pack
 _TAG_I32 = Struct(">ci").pack
 _TAG_I64 = Struct(">cq").pack
@@ -41,7 +45,7 @@ _TAG_U64 = Struct(">cQ").pack
 # Type tags of what nearly all headers are.
 _STRING = 0x53
 _ARRAY = 0x41
-_LONG = 0x4C
+LONG = 0x4C
 
 #: What a table may nest; deeper is taken for a value that contains itself.
 _MAX_DEPTH = 32
@@ -51,16 +55,7 @@ _MAX_NAMES = 1024
 _INT32 = 1 << 31
 _INT64 = 1 << 63
 _names: dict[str, bytes] = {}
-#: The same of arrays of nothing but text.
-_MAX_ARRAYS = 64
-_arrays: dict[tuple[Any, ...], bytes] = {}
-_TEXT = frozenset({str})
 _known_names: dict[bytes, str] = {}
-#: Tables, up to a last long integer: what was read, and the name of that one. At most so many, and
-#: of so many bytes.
-_MAX_TABLES = 64
-_MAX_REMEMBERED = 512
-_tables: dict[bytes, tuple[dict[str, Any], str]] = {}
 
 
 class MalformedTable(ValueError):
@@ -97,9 +92,7 @@ def encode_table(table: Mapping[str, Any], where: str = "", depth: int = 0) -> b
         elif kind is int and -_INT64 <= value < _INT64:
             small = -_INT32 < value < _INT32
             parts.append(_TAG_I32(b"I", value) if small else _TAG_I64(b"L", value))
-        elif kind is tuple:
-            parts.append(_write_tuple(value, f"{where}.{name}" if where else name, depth))
-        elif kind is list:
+        elif kind is tuple or kind is list:
             parts.append(_write_array(value, f"{where}.{name}" if where else name, depth))
         else:
             parts.append(_value(value, f"{where}.{name}" if where else name, depth))
@@ -232,18 +225,6 @@ def _write_array(value: list[Any] | tuple[Any, ...], where: str, depth: int) -> 
     return _TAG_U32(b"A", len(payload)) + payload
 
 
-def _write_tuple(value: tuple[Any, ...], where: str, depth: int) -> bytes:
-    """As an array. Those of nothing but text are remembered: they are stacks of ids, sent again."""
-    if not _TEXT.issuperset(map(type, value)):
-        return _write_array(value, where, depth)
-    encoded = _arrays.get(value)
-    if encoded is None:
-        if len(_arrays) >= _MAX_ARRAYS:
-            _arrays.clear()
-        encoded = _arrays[value] = _write_array(value, where, depth)
-    return encoded
-
-
 # In the order of isinstance for subclasses: a bool is an int.
 _WRITERS: dict[type, Callable[[Any, str, int], bytes]] = {
     bool: _write_bool,
@@ -257,7 +238,7 @@ _WRITERS: dict[type, Callable[[Any, str, int], bytes]] = {
     datetime: _write_datetime,
     dict: _write_table,
     list: _write_array,
-    tuple: _write_tuple,
+    tuple: _write_array,
     Mapping: _write_table,
 }
 
@@ -282,46 +263,26 @@ def _short(value: object) -> str:
 
 def decode_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], int]:
     """
-    The table that begins at *at*, and the place after it. It is to be read, and not changed: lists
-    in it may be in others as well.
+    The table that begins at *at*, and the place after it.
 
     ``S`` gives a str, or bytes where it is not UTF-8; ``T`` a datetime in UTC.
 
     Raises:
         GARBLED: it is no table; one of these.
     """
-    end = at + 4 + _size(data, at)[0]
+    end = at + 4 + size_at(data, at)[0]
     if depth > 2 * _MAX_DEPTH or end > len(data):
         raise _out_of_bounds(depth)
-    at += 4
-    if end - at <= 9 or data[end - 9] != _LONG:
-        return _read_entries(data, at, end, depth)[0], end
-    # Its last header may be a long integer, as a request's deadline is, and before it all requests
-    # of one caller have the same bytes: these are read once.
-    before = data[at : end - 8]
-    known = _tables.get(before)
-    if known is None:
-        table, last, last_at = _read_entries(data, at, end, depth)
-        if last_at == end - 9 and len(before) <= _MAX_REMEMBERED and _is_simple(table):
-            if len(_tables) >= _MAX_TABLES:
-                _tables.clear()
-            _tables[before] = table.copy(), last
-    else:
-        table = known[0].copy()
-        (table[known[1]],) = _long(data, end - 8)
-    return table, end
+    return read_entries(data, at + 4, end, depth)[0], end
 
 
-def _is_simple(table: dict[str, Any]) -> bool:
-    """Whether there is nothing in it that holds more than text."""
-    return all(
-        type(value) in (str, int) or (type(value) is list and _TEXT.issuperset(map(type, value)))
-        for value in table.values()
-    )
+def read_entries(data: bytes, at: int, end: int, depth: int = 0) -> tuple[dict[str, Any], str, int]:
+    """
+    The entries in ``data[at:end]``; the name of the last, and where the tag of its type is.
 
-
-def _read_entries(data: bytes, at: int, end: int, depth: int) -> tuple[dict[str, Any], str, int]:
-    """The entries in ``data[at:end]``; the name of the last, and where the tag of its type is."""
+    Raises:
+        GARBLED: they are none; one of these.
+    """
     # As with writing: what nearly every header is, is read in place.
     table: dict[str, Any] = {}
     name, value_at = "", at
@@ -332,7 +293,7 @@ def _read_entries(data: bytes, at: int, end: int, depth: int) -> tuple[dict[str,
         kind = data[value_at]
         if kind == _STRING:
             at = value_at + 5
-            start, at = at, at + _size(data, value_at + 1)[0]
+            start, at = at, at + size_at(data, value_at + 1)[0]
             if at > end:
                 raise MalformedTable("a header reaches over the end of its table")
             raw = data[start:at]
@@ -342,9 +303,9 @@ def _read_entries(data: bytes, at: int, end: int, depth: int) -> tuple[dict[str,
                 table[name] = raw
         elif kind == _ARRAY:
             table[name], at = _read_array(data, value_at + 1, depth)
-        elif kind == _LONG:
+        elif kind == LONG:
             at = value_at + 9
-            (table[name],) = _long(data, value_at + 1)
+            (table[name],) = long_at(data, value_at + 1)
         else:
             table[name], at = _read(data, value_at, depth)
     if at != end:
@@ -391,7 +352,7 @@ def _read_bytes(data: bytes, at: int, depth: int) -> tuple[bytes, int]:
 
 
 def _read_array(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
-    end = at + 4 + _size(data, at)[0]
+    end = at + 4 + size_at(data, at)[0]
     if depth > 2 * _MAX_DEPTH or end > len(data):
         raise _out_of_bounds(depth)
     at += 4
@@ -399,7 +360,7 @@ def _read_array(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     while at < end:
         if data[at] == _STRING:
             start = at + 5
-            at = start + _size(data, at + 1)[0]
+            at = start + size_at(data, at + 1)[0]
             if at > end:
                 raise MalformedTable("a text reaches over the end of its array")
             try:

@@ -11,7 +11,7 @@ import msgspec
 
 from ..context import EMPTY, Deadline
 from .message import Message
-from .protocol import (
+from .names import (
     ATTEMPTS,
     COPY,
     DELIVERY_COUNT,
@@ -19,8 +19,8 @@ from .protocol import (
     ORIGINAL_ROUTING_KEY,
     RESENT,
     ROUTING_HEADERS,
-    expiration_of,
 )
+from .protocol import expiration_of
 
 __all__ = [
     "attempts_of",

@@ -4,13 +4,13 @@ The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Exchange", "Message", "Queue"]
+__all__ = ["Exchange", "FilledHeaders", "HeaderTemplate", "Message", "Queue"]
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -45,6 +45,46 @@ class Queue(msgspec.Struct, frozen=True):
 
     def __hash__(self) -> int:  # arguments have none
         return hash((self.name, self.exchange, self.routing_key))
+
+
+class HeaderTemplate(msgspec.Struct, frozen=True, eq=False):
+    """
+    What the headers of many messages have in common: all but one, a 64-bit integer. It is the same
+    object for all of them, so that what is made of it can be kept, and made once.
+
+    Attributes:
+        fields: the others; never changed.
+        blank: the name of the one that differs.
+    """
+
+    fields: Mapping[str, Any]
+    blank: str
+
+
+class FilledHeaders(Mapping[str, Any]):
+    """The headers of one message of a template: its fields, and *value* in its blank."""
+
+    __slots__ = ("template", "value")
+
+    def __init__(self, template: HeaderTemplate, value: int) -> None:
+        self.template = template
+        self.value = value
+
+    def __getitem__(self, name: str) -> Any:
+        return self.value if name == self.template.blank else self.template.fields[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name == self.template.blank or name in self.template.fields
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.template.fields
+        yield self.template.blank
+
+    def __len__(self) -> int:
+        return len(self.template.fields) + 1
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 class Message(msgspec.Struct, kw_only=True, gc=False):

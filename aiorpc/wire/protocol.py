@@ -2,7 +2,7 @@
 The wire protocol, without any I/O: it is Nameko's own, so Nameko and aiorpc services call one
 another (nameko 2.14.1 and 3.0, captured; the trap numbers are those of that capture).
 
-Rule 1: every name of an exchange, a queue, a routing key or a header is made in this file.
+Rule 1: every name of an exchange, a queue or a header is made in ``names.py``.
 
 Rule 2: nothing here awaits, and nothing here looks at a clock but for making and reading deadlines.
 
@@ -24,106 +24,25 @@ from ..config import Settings
 from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
 from .errors import error_from_payload, error_payload
-from .message import Exchange, Message, Queue
+from .headers import Meaning, context_headers, context_of, meaning_of
+from .message import Exchange, FilledHeaders, HeaderTemplate, Message, Queue
+from .names import (
+    CANCEL_EXCHANGE,
+    COMPRESSION,
+    DEADLINE,
+    MAX_EXPIRATION,
+    REPLY_QUEUE_EXPIRES,
+    RESENT,
+    UNBOUNDED_CANCEL,
+    rpc_queue_name,
+)
 from .request import Request
 from .serializers import JSON, Serializer, SerializerSet, as_utf8, decompress
 
-__all__ = [
-    "CANCEL_EXCHANGE",
-    "Request",
-    "Wire",
-    "context_headers",
-    "event_exchange",
-    "event_queue",
-    "rpc_queue_name",
-]
+__all__ = ["Request", "Wire", "expiration_of"]
 
-PREFIX = "nameko."
-CALL_ID_STACK = "nameko.call_id_stack"
-#: Integer epoch milliseconds. The prefix lets an unmodified Nameko hop carry it on: Nameko keeps
-#: every header as context data and sends it with its own calls.
-DEADLINE = "nameko.aiorpc_deadline"
-RESENT = "aiorpc-resent"
-ATTEMPTS = "aiorpc-attempts"
-#: Tells one copy of a message that is counted from another.
-COPY = "aiorpc-copy"
-#: How a message that was sent on came to its queue at first.
-ORIGINAL_EXCHANGE = "aiorpc-exchange"
-ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
-#: What a quorum queue counts.
-DELIVERY_COUNT = "x-delivery-count"
-#: The broker would send a copy to these queues too.
-ROUTING_HEADERS = frozenset({"CC", "BCC"})
-COMPRESSION = "compression"
-#: What the broker or a mail-like convention adds, and what is ours: never context data.
-_BROKER_HEADERS = frozenset(
-    {"x-death", DELIVERY_COUNT, "x-acquired-count", "x-received-from", "BCC", "CC", COMPRESSION}
-)
-_OWN_PREFIX = "aiorpc-"
-
-#: Milliseconds. RabbitMQ closes the channel for an ``expiration`` that is too large for it; this
-#: one, of 49 days, no version refuses. Whoever waits longer is bounded by the deadline alone.
-MAX_EXPIRATION = (1 << 32) - 1
-#: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
-REPLY_QUEUE_EXPIRES = 300.0
-#: Where callers announce that they take a call back.
-CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
-#: Where ``aiorpc ls`` asks which services are there.
-DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
-#: Seconds for which the cancelling of a call without a deadline (or with a far one) is remembered.
-UNBOUNDED_CANCEL = 300.0
-
-
-def rpc_queue_name(service: str) -> str:
-    return f"rpc-{service}"
-
-
-def discovery_queue(owner: str) -> Queue:
-    """Where one instance hears who asks for services; gone with its connection."""
-    name = f"aiorpc-discovery-{owner}-{new_id()}"
-    return Queue(name, DISCOVERY_EXCHANGE, durable=False, exclusive=True, auto_delete=True)
-
-
-def discovery_answers_queue() -> Queue:
-    """Where whoever asked gets the answers; gone with its connection."""
-    name = f"aiorpc-discovery-answers-{new_id()}"
-    return Queue(name, durable=False, exclusive=True, auto_delete=True)
-
-
-def parked_queue(queue: str) -> Queue:
-    """Where the messages of *queue* go that nobody could work on."""
-    return Queue(f"{queue}.parked")
-
-
-def event_exchange(source: str, *, auto_delete: bool = False) -> Exchange:
-    return Exchange(f"{source}.events", auto_delete=auto_delete)
-
-
-def event_queue(
-    exchange: Exchange,
-    source: str,
-    event: str,
-    *,
-    listener: str | None,
-    instance: str | None,
-    reliable: bool,
-) -> Queue:
-    """
-    The queue of an event handler. The kinds of handler differ by its name: a singleton has no
-    *listener* (``service.method``), a service pool has one, a broadcast adds the *instance*.
-    """
-    name = f"evt-{source}-{event}"
-    if listener is not None:
-        name += f"--{listener}"
-    if instance is not None:
-        name += f"-{instance}"
-    return Queue(
-        name,
-        exchange,
-        event,
-        exclusive=instance is not None and not reliable,
-        auto_delete=not reliable,
-    )
+#: Header templates whose meaning is remembered, at most, before all are forgotten.
+_MAX_TEMPLATES = 64
 
 
 class Wire:
@@ -142,6 +61,7 @@ class Wire:
         self._exchange_name = rpc_exchange
         self._clock_tolerance = clock_tolerance
         self._max_message_size = max_message_size or (1 << 30)
+        self._templates: dict[HeaderTemplate, Meaning] = {}
         self._default = serializers.default
         self._usual = serializers.usual
 
@@ -178,14 +98,14 @@ class Wire:
         correlation_id: str,
         persistent: bool = True,
         headers: Mapping[str, Any] | None = None,
-        of_context: dict[str, Any] | None = None,
+        template: HeaderTemplate | None = None,
     ) -> Message:
         """
         The message that makes *call*.
 
         Args:
             headers: further ones, as they are to stand on the wire.
-            of_context: what :func:`context_headers` gives for its context, where that is known.
+            template: :func:`.headers.header_template` of its context, where that is known.
 
         Raises:
             UnserializableValueError: an argument cannot be put on the wire.
@@ -193,19 +113,23 @@ class Wire:
         """
         codec = self._default
         context = call.context
-        fields = context_headers(context) if of_context is None else of_context.copy()
+        fields: Mapping[str, Any]
         deadline = context.deadline
         expiration = None
         if deadline is not None:
             left = deadline.at - monotonic()
             if left <= 0:
                 raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
-            fields[DEADLINE] = ceil((epoch() + left) * 1000)
+            moment = ceil((epoch() + left) * 1000)
             expiration = ceil(left * 1000)  # at least 1, since something is left
             if expiration > MAX_EXPIRATION:
                 expiration = MAX_EXPIRATION
-        if headers:
-            fields.update(headers)
+            if template is not None and not headers:
+                fields = FilledHeaders(template, moment)
+            else:
+                fields = {**context_headers(context), DEADLINE: moment, **(headers or EMPTY)}
+        else:
+            fields = {**context_headers(context), **(headers or EMPTY)}
         kwargs = call.kwargs
         if type(kwargs) is not dict:
             kwargs = dict(kwargs)
@@ -246,17 +170,31 @@ class Wire:
         expiration = message.expiration
         sent_deadline = None
         if headers:
-            request.resent = RESENT in headers
-            sent_deadline = headers.get(DEADLINE)
-            if type(sent_deadline) is not int:
-                sent_deadline = None
-        if sent_deadline is not None or expiration is not None:
-            self._apply_deadline(request, sent_deadline, expiration, waited)
-        if headers:
-            request.context = _context_of(headers, request.deadline)
-        elif request.deadline is not None:
+            if type(headers) is FilledHeaders and headers.template.blank == DEADLINE:
+                meaning = self._templates.get(headers.template) or self._learn(headers.template)
+                if meaning.dated:
+                    sent_deadline = headers.value
+            else:
+                meaning = meaning_of(headers)
+                if meaning.dated:
+                    sent_deadline = headers[DEADLINE]
+            request.resent = meaning.resent
+            request.compressed = meaning.compressed
+            if sent_deadline is not None or expiration is not None:
+                self._apply_deadline(request, sent_deadline, expiration, waited)
+            # Each request has its own data: they are the service's to change.
+            data = dict(meaning.data) if meaning.data else EMPTY
+            request.context = Context(meaning.stack, data, request.deadline)
+        elif expiration is not None:
+            self._apply_deadline(request, None, expiration, waited)
             request.context = Context(deadline=request.deadline)
         return request
+
+    def _learn(self, template: HeaderTemplate) -> Meaning:
+        if len(self._templates) >= _MAX_TEMPLATES:
+            self._templates.clear()
+        meaning = self._templates[template] = meaning_of(FilledHeaders(template, 0))
+        return meaning
 
     def _apply_deadline(
         self, request: Request, sent_deadline: int | None, expiration: int | None, waited: float
@@ -301,9 +239,7 @@ class Wire:
         if codec is None or message.content_type != codec.content_type:
             request.serializer = codec = self.serializers.for_content_type(message.content_type)
         raw = message.body
-        if message.content_encoding != codec.content_encoding or (
-            message.headers and COMPRESSION in message.headers
-        ):
+        if request.compressed or message.content_encoding != codec.content_encoding:
             raw = self._body(message, codec)
         body = codec.decode(raw)
         try:
@@ -435,7 +371,7 @@ class Wire:
         Raises:
             MalformedRequest: the body cannot be read.
         """
-        context = _context_of(message.headers) if message.headers else NO_CONTEXT
+        context = context_of(message.headers) if message.headers else NO_CONTEXT
         codec = self.serializers.for_payload(message.content_type)
         return codec.decode(self._body(message, codec)), context
 
@@ -452,35 +388,3 @@ class Wire:
 def expiration_of(seconds: float) -> int:
     """The property that bounds a message to *seconds*: milliseconds, rounded up, at least 1."""
     return min(max(1, ceil(seconds * 1000)), MAX_EXPIRATION)
-
-
-def context_headers(context: Context) -> dict[str, Any]:
-    """The headers that carry the context data and the stack of *context*."""
-    headers = {
-        (key if key.startswith(PREFIX) else PREFIX + key): value
-        for key, value in context.data.items()
-        if value is not None
-    }
-    if context.call_id_stack:
-        headers[CALL_ID_STACK] = context.call_id_stack
-    return headers
-
-
-def _context_of(headers: Mapping[str, Any], deadline: Deadline | None = None) -> Context:
-    """
-    The stack and the context data. Nameko takes foreign headers for context data too (trap 22), and
-    so do we, but for the broker's and ours. A stack that is none is dropped: Nameko dies of it.
-    """
-    stack: tuple[str, ...] = ()
-    data: dict[str, Any] | None = None
-    for key, value in headers.items():
-        if key == CALL_ID_STACK:
-            if type(value) is list or type(value) is tuple:
-                stack = tuple([item for item in value if type(item) is str])
-        elif key == DEADLINE:
-            pass
-        elif key not in _BROKER_HEADERS and not key.startswith(_OWN_PREFIX):
-            if data is None:
-                data = {}
-            data[key.removeprefix(PREFIX)] = value
-    return Context(stack, EMPTY if data is None else data, deadline)

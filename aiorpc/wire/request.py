@@ -33,3 +33,4 @@ class Request(msgspec.Struct, eq=False):
     deadline: Deadline | None = None
     late: RpcTimeout | None = None
     resent: bool = False
+    compressed: bool = False

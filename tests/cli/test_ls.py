@@ -28,7 +28,7 @@ from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing, Subscription
 from aiorpc.transports.memory import MemoryTransport
 from aiorpc.wire.message import Message, Queue
-from aiorpc.wire.protocol import DISCOVERY_EXCHANGE
+from aiorpc.wire.names import DISCOVERY_EXCHANGE
 
 from .commands import Started, invoke, run
 from .conftest import Project

@@ -27,7 +27,8 @@ from aiorpc.exceptions import (
 )
 from aiorpc.wire.errors import error_payload
 from aiorpc.wire.message import Message
-from aiorpc.wire.protocol import Wire, event_exchange, event_queue
+from aiorpc.wire.names import event_exchange, event_queue
+from aiorpc.wire.protocol import Wire
 from tests.nameko.golden import DATA, Golden, flags_and_properties, golden_of, goldens
 
 EXPIRATION_FLAG = 1 << 8

@@ -1,0 +1,89 @@
+"""
+The headers of a message: to the context that it came with, and back. Pure; nothing here awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..context import EMPTY, Context
+from .message import HeaderTemplate
+from .names import (
+    BROKER_HEADERS,
+    CALL_ID_STACK,
+    COMPRESSION,
+    DEADLINE,
+    OWN_PREFIX,
+    PREFIX,
+    RESENT,
+)
+
+__all__ = ["Meaning", "context_headers", "context_of", "header_template", "meaning_of"]
+
+
+def context_headers(context: Context) -> dict[str, Any]:
+    """The headers that carry the context data and the stack of *context*."""
+    headers = {
+        (key if key.startswith(PREFIX) else PREFIX + key): value
+        for key, value in context.data.items()
+        if value is not None
+    }
+    if context.call_id_stack:
+        headers[CALL_ID_STACK] = context.call_id_stack
+    return headers
+
+
+def header_template(context: Context) -> HeaderTemplate:
+    """The headers of the requests that are sent in *context*, under whatever deadline."""
+    return HeaderTemplate(context_headers(context), DEADLINE)
+
+
+class Meaning(msgspec.Struct, frozen=True, gc=False):
+    """
+    What the headers of a request say, but for the moment of its deadline.
+
+    Attributes:
+        stack, data: see :class:`aiorpc.context.Context`.
+        dated: whether there is a deadline.
+    """
+
+    stack: tuple[str, ...]
+    data: Mapping[str, Any]
+    dated: bool
+    resent: bool
+    compressed: bool
+
+
+def meaning_of(headers: Mapping[str, Any]) -> Meaning:
+    """Read the *headers* of a request."""
+    context = context_of(headers)
+    return Meaning(
+        stack=context.call_id_stack,
+        data=context.data,
+        dated=type(headers.get(DEADLINE)) is int,
+        resent=RESENT in headers,
+        compressed=COMPRESSION in headers,
+    )
+
+
+def context_of(headers: Mapping[str, Any]) -> Context:
+    """
+    The stack and the context data. Nameko takes foreign headers for context data too (trap 22), and
+    so do we, but for the broker's and ours. A stack that is none is dropped: Nameko dies of it.
+    """
+    stack: tuple[str, ...] = ()
+    data: dict[str, Any] | None = None
+    for key, value in headers.items():
+        if key == CALL_ID_STACK:
+            if type(value) is list or type(value) is tuple:
+                stack = tuple([item for item in value if type(item) is str])
+        elif key == DEADLINE:
+            pass
+        elif key not in BROKER_HEADERS and not key.startswith(OWN_PREFIX):
+            if data is None:
+                data = {}
+            data[key.removeprefix(PREFIX)] = value
+    return Context(stack, EMPTY if data is None else data)
