@@ -1,4 +1,4 @@
-"""A binding that somebody removes comes back without a reconnect."""
+"""Queues are bound again now and then: what was removed comes back, and nobody is disturbed."""
 
 from __future__ import annotations
 
@@ -40,3 +40,28 @@ async def test_a_lost_binding_comes_back(
                     break
                 except UnknownService:
                     await asyncio.sleep(0.05)
+
+
+@pytest.mark.rabbitmq
+async def test_whoever_stops_while_it_binds_again_stops(
+    rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(amqp_subscription, "BIND_EVERY", 0.003)  # all the time
+    name = f"bound_{uuid.uuid4().hex[:8]}"
+
+    class Service:
+        @rpc
+        async def method(self) -> str:
+            return "done"
+
+    Service.name = name  # type: ignore[attr-defined]
+    for number in range(20):
+        async with asyncio.timeout(10):
+            async with (
+                ServiceContainer(Service, on_broker(rabbitmq_uri)),
+                ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster,
+            ):
+                await asyncio.sleep(number / 1000)  # stop at another point of it each time
+                assert await cluster[name].method() == "done"
+    # A channel.close said twice, say, is answered by closing the connection.
+    assert "lost the connection" not in caplog.text

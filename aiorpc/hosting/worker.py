@@ -155,8 +155,10 @@ class Worker(msgspec.Struct, eq=False):
                 result = await self._workshop.handler(self)(call)
                 if result is not self._result:  # a middleware answered, or changed the answer
                     self._encoded = self._encode(result) if self._encode else result
-            else:
+            elif self._workshop.lifetimes:
                 await self.serve(call)
+            else:  # what serve does, without its coroutine
+                self._keep(await self._invoke(call))
             outcome = Outcome(_RETURNED, self._encoded)
         except asyncio.CancelledError as exc:
             task = self.task
@@ -182,11 +184,9 @@ class Worker(msgspec.Struct, eq=False):
     async def serve(self, call: Call) -> Any:
         """The innermost handler: the dependencies, and the method inside them."""
         workshop = self._workshop
-        service = workshop.service_cls()
         if not workshop.lifetimes:
-            if workshop.values:
-                self._provide(service, call)
-            return self._keep(await self._invoke(service, call))
+            return self._keep(await self._invoke(call))
+        service = workshop.service_cls()
         worker_ctx = self._provide(service, call)
         attributes = service.__dict__
         dependencies = AsyncExitStack()
@@ -197,7 +197,7 @@ class Worker(msgspec.Struct, eq=False):
                 attributes[provider.attr_name] = await dependencies.enter_async_context(
                     provider.provide(worker_ctx)
                 )
-            result = self._keep(await self._invoke(service, call))
+            result = self._keep(await self._invoke_on(service, call))
         except BaseException as exc:  # noqa: BLE001 - raised again below, whatever the dependencies do
             error = exc
         try:
@@ -247,7 +247,14 @@ class Worker(msgspec.Struct, eq=False):
             if error is None:
                 raise TimeoutError(text) from None
 
-    def _invoke(self, service: Any, call: Call) -> Awaitable[Any]:
+    def _invoke(self, call: Call) -> Awaitable[Any]:
+        """Where no dependency has to be opened."""
+        service = self._workshop.service_cls()
+        if self._workshop.values:
+            self._provide(service, call)
+        return self._invoke_on(service, call)
+
+    def _invoke_on(self, service: Any, call: Call) -> Awaitable[Any]:
         name = self.entrypoint.method_name
         method = getattr(service, name)
         if name in self._workshop.coroutines:

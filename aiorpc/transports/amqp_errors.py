@@ -31,21 +31,38 @@ class Refused(Exception):
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """aiormq's errors in the block as ours: ``Refused``, else ``ConnectionError``."""
+    """
+    aiormq's errors in the block as ours: ``Refused``, else ``ConnectionError``. Whoever cancels the
+    task in it is not lost on the way: what aiormq makes of that may be another error, or none.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled_before = task.cancelling()
     try:
         yield
-    except aiormq.exceptions.ChannelClosed as error:
-        raise refusal(error) from error
-    except (aiormq.exceptions.AMQPError, RuntimeError) as error:
-        # aiormq raises ChannelInvalidStateError, a RuntimeError, on what is closed already.
-        raise ConnectionError(reason(error)) from error
-    except asyncio.CancelledError as error:
-        # aiormq also throws this into those who wait when a connection dies. It is a real
-        # cancellation only if somebody asked our task for one.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+    except BaseException as error:
+        if task.cancelling() > cancelled_before:
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise asyncio.CancelledError from error
+        ours = _as_ours(error)
+        if ours is None:
             raise
-        raise ConnectionError("the connection was closed") from error
+        raise ours from error
+    if task.cancelling() > cancelled_before:
+        raise asyncio.CancelledError
+
+
+def _as_ours(error: BaseException) -> Exception | None:
+    if isinstance(error, aiormq.exceptions.ChannelClosed):
+        return refusal(error)
+    if isinstance(error, asyncio.CancelledError):
+        # Nobody asked for it: aiormq throws it into those who wait when a connection dies.
+        return ConnectionError("the connection was closed")
+    # aiormq raises ChannelInvalidStateError, a RuntimeError, on what is closed already.
+    if isinstance(error, aiormq.exceptions.AMQPError | RuntimeError):
+        return ConnectionError(reason(error))
+    return None
 
 
 _CODES: dict[type[BaseException], int] = {

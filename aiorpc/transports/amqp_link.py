@@ -65,6 +65,7 @@ class Link:
         self.blocked_reason: str | None = None
         self.attached: set[Attached] = set()
         self._on_blocked = on_blocked
+        self._farewells: set[asyncio.Task[None]] = set()
         self._silent = False  # it left a farewell unanswered
         self._said = ""  # the broker's words when it closed the connection, if we heard them
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
@@ -136,6 +137,9 @@ class Link:
             with suppress(asyncio.CancelledError, Exception):
                 await closing
             self._lose("it was closed")
+            for farewell in self._farewells:
+                farewell.cancel()
+            await asyncio.gather(*self._farewells, return_exceptions=True)
 
     def abort(self) -> None:
         """Drop the socket at once."""
@@ -192,6 +196,14 @@ class Link:
         """
         if not self.answers:
             return
+        # In a task of its own: aiormq says a channel.close again when it is cancelled over one, and
+        # RabbitMQ closes the whole connection for the second.
+        farewell = asyncio.create_task(self._say(words))
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
+        await asyncio.shield(farewell)
+
+    async def _say(self, words: Callable[[], Awaitable[object]]) -> None:
         with quietly(), suppress(Exception), errors():
             async with asyncio.timeout(CLOSE_TIMEOUT) as patience:
                 try:
