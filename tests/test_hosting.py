@@ -250,6 +250,111 @@ async def test_a_dependency_that_does_not_close_is_bounded(config: dict[str, Any
             await cluster.stuck.method()
 
 
+async def test_a_dependency_that_does_not_close_leaves_its_worker_uncancelled(
+    config: dict[str, Any],
+) -> None:
+    class Stuck(DependencyProvider[None]):
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+            yield
+            await asyncio.sleep(60)
+
+    class Service:
+        name = "stuck"
+        dependency = Stuck()
+
+        @rpc
+        async def method(self) -> None: ...
+
+    async def goes_on(call: Call, handler: Handler) -> Any:
+        with pytest.raises(TimeoutError, match="CLEANUP_TIMEOUT"):
+            await handler(call)
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(1):
+            await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    config["CLEANUP_TIMEOUT"] = 0.02
+    async with (
+        ServiceContainer(Service, config, middleware=[goes_on]),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        assert await cluster.stuck.method() == 0
+
+
+async def test_middleware_may_take_longer_than_its_dependencies_have_for_closing(
+    config: dict[str, Any],
+) -> None:
+    class Quick(DependencyProvider[str]):
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[str]:
+            yield "open"
+
+    class Service:
+        name = "quick"
+        dependency = Quick()
+
+        @rpc
+        async def method(self) -> str:
+            return self.dependency
+
+    async def slow(call: Call, handler: Handler) -> Any:
+        result = await handler(call)
+        await asyncio.sleep(0.1)
+        return result
+
+    config["CLEANUP_TIMEOUT"] = 0.02
+    async with (
+        ServiceContainer(Service, config, middleware=[slow]),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        assert await cluster.quick.method() == "open"
+
+
+async def test_what_a_dependency_makes_of_an_error_is_what_its_caller_gets(
+    config: dict[str, Any],
+) -> None:
+    seen: list[str] = []
+
+    class Translating(DependencyProvider[None]):
+        def __init__(self, into: type[Exception] | None) -> None:
+            self.into = into
+
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+            try:
+                yield
+            except Exception as error:
+                seen.append(type(error).__name__)
+                if self.into is not None:
+                    raise self.into(str(error)) from error
+
+    class One:
+        name = "one"
+        first = Translating(KeyError)
+
+        @rpc
+        async def method(self) -> None:
+            raise ValueError("no")
+
+    class Two(One):
+        name = "two"
+        second = Translating(None)  # inside the first, which does not see what this one swallows
+
+    async with (
+        ServiceContainer(One, config),
+        ServiceContainer(Two, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RemoteError, match="KeyError"):
+            await cluster.one.method()
+        with pytest.raises(RemoteError, match="ValueError"):  # swallowing it is no result
+            await cluster.two.method()
+    assert seen == ["ValueError", "ValueError"]
+
+
 def test_a_dependency_outside_a_worker_names_the_remedy() -> None:
     class Service:
         name = "service"

@@ -17,14 +17,14 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
 
 from ..call import Call, Handler
-from ..context import current
+from ..context import FAR, current
 from ..exceptions import ConfigurationError, RpcTimeout
 from ..extensions import DependencyProvider, Ending, Entrypoint, Host, Outcome, WorkerContext
 from ..from_thread import loop_of_thread
@@ -92,8 +92,10 @@ class Worker(msgspec.Struct, eq=False):
     _state: _State = _WAITING
     _cancelled_for: Ending | None = None
     _killed: bool = False
-    #: Where its deadline stands, until it has passed.
+    #: Where its deadline stands until it has passed, or that of its closing.
     _deadlines: Bucket | None = None
+    #: Whether its closing takes longer than CLEANUP_TIMEOUT.
+    _overdue: bool = False
     _result: Any = None
     _encoded: Any = None
 
@@ -135,9 +137,14 @@ class Worker(msgspec.Struct, eq=False):
                 self.task.cancel()
 
     def expired(self) -> None:
-        """Its deadline has passed."""
+        """Its deadline has passed, or the time that it has for closing."""
         self._deadlines = None
-        self.cancel(Ending.TIMED_OUT)
+        if self._state is _CLOSING:
+            assert self.task is not None
+            self._overdue = True
+            self.task.cancel()
+        else:
+            self.cancel(Ending.TIMED_OUT)
 
     # The run
 
@@ -189,19 +196,19 @@ class Worker(msgspec.Struct, eq=False):
         service = workshop.service_cls()
         worker_ctx = self._provide(service, call)
         attributes = service.__dict__
-        dependencies = AsyncExitStack()
+        opened: list[AbstractAsyncContextManager[Any]] = []
         error: BaseException | None = None
         result = None
         try:
             for provider in workshop.lifetimes:
-                attributes[provider.attr_name] = await dependencies.enter_async_context(
-                    provider.provide(worker_ctx)
-                )
+                dependency = provider.provide(worker_ctx)
+                attributes[provider.attr_name] = await dependency.__aenter__()
+                opened.append(dependency)
             result = self._keep(await self._invoke_on(service, call))
         except BaseException as exc:  # noqa: BLE001 - raised again below, whatever the dependencies do
             error = exc
         try:
-            await self._close(dependencies, error)
+            await self._close(opened, error)
             if error is not None:
                 # A dependency that swallows the error does not turn it into a result.
                 raise error
@@ -225,20 +232,22 @@ class Worker(msgspec.Struct, eq=False):
         self._encoded = self._encode(result) if self._encode else result
         return result
 
-    async def _close(self, dependencies: AsyncExitStack, error: BaseException | None) -> None:
+    async def _close(
+        self, opened: list[AbstractAsyncContextManager[Any]], error: BaseException | None
+    ) -> None:
         """Commit or roll back: not to be cancelled, but bounded."""
         bound = self._workshop.cleanup_timeout
         self._state = _CLOSING
         self._forget_deadline()
-        scope = asyncio.timeout(bound)
+        if not opened:
+            return
+        # On the timer that all workers share; a scope of asyncio.timeout() has one of its own.
+        self._overdue = False
+        self._deadlines = self._workshop.timers.add(monotonic() + min(bound, FAR), self)
         try:
-            async with scope:
-                if error is None:
-                    await dependencies.__aexit__(None, None, None)
-                else:
-                    await dependencies.__aexit__(type(error), error, error.__traceback__)
-        except TimeoutError:
-            if not scope.expired():
+            await _leave(opened, error)
+        except asyncio.CancelledError:
+            if self._killed or not self._overdue:
                 raise
             text = (
                 f"{self.call}: its dependencies did not close within {bound:g} s (CLEANUP_TIMEOUT)"
@@ -246,6 +255,10 @@ class Worker(msgspec.Struct, eq=False):
             log.error("%s", text)
             if error is None:
                 raise TimeoutError(text) from None
+        finally:
+            self._forget_deadline()  # middleware around us may take its time
+            if self._overdue and self.task is not None:
+                self.task.uncancel()
 
     def _invoke(self, call: Call) -> Awaitable[Any]:
         """Where no dependency has to be opened."""
@@ -343,6 +356,21 @@ class Worker(msgspec.Struct, eq=False):
                 call_id,
                 exc_info=error,
             )
+
+
+async def _leave(
+    opened: list[AbstractAsyncContextManager[Any]], error: BaseException | None
+) -> None:
+    """Exit what was entered, as nested ``async with`` do."""
+    outermost = opened[0]
+    if len(opened) > 1:  # most services have one dependency that has to be closed
+        outermost = stack = AsyncExitStack()
+        for dependency in opened:
+            stack.push_async_exit(dependency)
+    if error is None:
+        await outermost.__aexit__(None, None, None)
+    else:
+        await outermost.__aexit__(type(error), error, error.__traceback__)
 
 
 def _without_stop_iteration(method: Callable[..., Any], call: Call) -> Any:
