@@ -155,6 +155,30 @@ async def test_acks_of_one_turn_leave_as_one(bench: Bench) -> None:
         assert settled == {(3, True), (5, False)}
 
 
+async def test_acks_of_what_was_heard_leave_with_what_is_written_next(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport), connected(bench.config) as other:
+        queue, elsewhere = bench.queue(), bench.queue()
+        await transport.declare(queues=[elsewhere])
+        await transport.listen(
+            queue, lambda _: transport.send(to(elsewhere, b"mine", confirm=False))
+        )
+        await other.publish(to(queue))
+        await eventually(lambda: b"mine" in proxy.sent)
+        _, _, after = bytes(proxy.sent).rpartition(b"mine\xce")
+        assert unmarshal(after).delivery_tag == 1
+
+
+async def test_acks_of_what_was_heard_leave_soon_where_nothing_else_does(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport), connected(bench.config) as other:
+        queue, heard = bench.queue(), asyncio.Queue[Message]()
+        await transport.listen(queue, heard.put_nowait)
+        before = len(proxy.sent)
+        await other.publish(to(queue))
+        await heard.get()
+        await eventually(lambda: len(proxy.sent) > before)
+        assert unmarshal(bytes(proxy.sent[before:])).delivery_tag == 1
+
+
 def unmarshal(frame: bytes) -> spec.Basic.Ack:
     _, _, method = pamqp.frame.unmarshal(frame)
     assert isinstance(method, spec.Basic.Ack)

@@ -330,8 +330,8 @@ class Transport(ABC):
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> Subscription:
         """
-        As :meth:`subscribe`, for those who keep no message waiting: each is acked as soon as
-        *heard* has returned, also when it raised.
+        As :meth:`subscribe`, for those who keep no message waiting: each is acked after *heard* has
+        returned, also when it raised, within some milliseconds.
         """
 
         def received(delivery: Delivery) -> None:
