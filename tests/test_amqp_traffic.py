@@ -117,6 +117,7 @@ async def test_aiormqs_watchdog_lives_on_what_it_is_fed(
     assert states == []
 
 
+@pytest.mark.alone  # milliseconds count
 async def test_callers_wait_within_their_deadline_while_the_socket_takes_no_more(
     bench: Bench,
 ) -> None:

@@ -446,6 +446,7 @@ async def test_a_saturated_service_that_calls_itself_is_named(
     assert "selfish is saturated (1 workers, all busy) and calls itself" in caplog.text
 
 
+@pytest.mark.alone  # milliseconds count
 async def test_a_sync_method_keeps_its_dependencies_until_its_thread_returns(
     config: dict[str, Any],
 ) -> None:

@@ -59,6 +59,7 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
     thread.join(10)
 
 
+@pytest.mark.alone  # milliseconds count
 def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
     with ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster:
         proxy: Any = cluster[service]

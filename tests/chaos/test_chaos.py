@@ -20,7 +20,8 @@ from tests.chaos.stage import set_stage
 from tests.lane import FAST_LANE
 from tests.servers import Rabbit
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+# Alone: how late a call may be, and how many succeed, holds for a machine that does nothing else.
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.alone]
 
 SHORT = [scenario for scenario in SCENARIOS if scenario.short]
 #: Those that break the whole broker, each by itself; the others harm their own service alone.

@@ -83,6 +83,7 @@ async def test_waiting_ends_with_the_time_of_the_pool(sqlite_url: str) -> None:
             await engine.connect()
 
 
+@pytest.mark.alone  # milliseconds count
 async def test_waiting_ends_before_the_deadline_of_the_call(sqlite_url: str) -> None:
     loop = asyncio.get_running_loop()
     async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, _):
@@ -264,6 +265,7 @@ async def test_more_calls_than_connections_wait_for_one_another(database_url: st
         await all_returned(container)
 
 
+@pytest.mark.alone  # milliseconds count
 async def test_the_caller_learns_that_no_connection_was_left(database_url: str) -> None:
     Busy.may_end = asyncio.Event()
     async with running(Busy, database_url) as (proxy, container):
