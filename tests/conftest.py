@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {*item.path.relative_to(Path(__file__).parent).parts}.intersection(SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """xdist sends reports as UTF-8, and some have lone surrogates in what was logged."""
+    return _as_utf8((yield))
+
+
+def _as_utf8(data: Any) -> Any:
+    match data:
+        case str():
+            return data.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_as_utf8(key): _as_utf8(value) for key, value in data.items()}
+        case list() | tuple():
+            return type(data)(map(_as_utf8, data))
+        case _:
+            return data
 
 
 REMEDY = "bring it up with `make servers`, or name yours in the environment"
