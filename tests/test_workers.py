@@ -118,12 +118,15 @@ async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_
             assert go_on.wait(10)
 
     async with (
-        ServiceContainer(Threaded, {**config, "SYNC_WORKERS": 1}),
+        ServiceContainer(Threaded, {**config, "SYNC_WORKERS": 1}) as container,
         ClusterRpcProxy(config, timeout=10) as cluster,
     ):
         first = cluster.threaded.method.call_async(1)
         with pytest.raises(RpcTimeout):
             await cluster.threaded.method.with_options(timeout=0.05)(2)
+        async with asyncio.timeout(5):
+            while container._running > 1:  # the worker gives up by a timer of its own
+                await asyncio.sleep(0.001)
         go_on.set()
         await first
     assert ran == [1]
