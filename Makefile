@@ -8,8 +8,25 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3 p
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$p && break; done)
 VENV ?= .venv
+# Tests wait more than they compute: somewhat more workers than a small machine has processors.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Tests start some hundred Python processes. Where the environment forbids Python to keep what it
+# compiled, each of them would compile aiorpc anew, and pytest all tests.
+export PYTHONDONTWRITEBYTECODE :=
+
+# $(call run-tests,VENV,PATHS): most tests beside others, by file, then those that have to be alone.
+# The second part runs whatever became of the first, and either one's failure is that of both.
+define run-tests
+echo "== $(WORKERS) at a time"; \
+$(1)/bin/python -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile $(2); beside=$$?; \
+echo "== alone"; \
+$(1)/bin/python -m pytest -q -m alone $(2); alone=$$?; \
+test $$beside = 0 || echo "there are failures in the first part, see above"; \
+test $$beside$$alone = 00
+endef
 
 .PHONY: wheel-test help demo check check-style check-pyright check-tests test test-all servers servers-stop format chaos docs clean
 
@@ -36,17 +53,20 @@ check-tests: $(VENV)/.dev
 		-m "not slow and not rabbitmq and not postgresql and not mysql and not nameko"
 
 test: $(VENV)/.dev servers ## everything, on RabbitMQ, PostgreSQL and MariaDB
-	@$(BIN)/python -m pytest -q
+	@$(call run-tests,$(VENV))
 
 test-all: $(VENV)/.dev servers ## the whole suite on each interpreter; Nameko and chaos without the fast lane too
 	@first=yes; for p in python3.11 python3.12 python3.13 python3.14; do \
 		if $$p -c 'import ensurepip' >/dev/null 2>&1; then \
 			echo "== $$($$p --version)"; \
 			$(MAKE) --no-print-directory VENV=.venv-$$p PYTHON=$$p .venv-$$p/.dev \
-			&& .venv-$$p/bin/python -m pytest -q || exit 1; \
+			|| exit 1; \
+			$(call run-tests,.venv-$$p) || exit 1; \
 			if [ $$first = yes ]; then \
 				first=no; echo "== $$($$p --version), AMQP_FAST_LANE: false"; \
-				AIORPC_TEST_FAST_LANE=off .venv-$$p/bin/python -m pytest -q tests/nameko tests/chaos || exit 1; \
+				export AIORPC_TEST_FAST_LANE=off; \
+				$(call run-tests,.venv-$$p,tests/nameko tests/chaos) || exit 1; \
+				unset AIORPC_TEST_FAST_LANE; \
 			fi; \
 		fi; done
 
@@ -71,6 +91,7 @@ format: $(VENV)/.dev ## format, and mend what the linter can
 
 clean: servers-stop ## remove what the other targets made
 	rm -rf .venv .venv-* .servers dist docs/_build .mypy_cache .pytest_cache .ruff_cache
+	find aiorpc docs services tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.base:
 	@test -n "$(PYTHON)" || { echo "aiorpc needs Python 3.11 or newer, with venv (on Debian and" \
