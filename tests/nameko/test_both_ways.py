@@ -332,6 +332,7 @@ async def test_no_integer_in_our_context_data_kills_nameko(
     assert {key: seen[key] for key in data} == data
 
 
+@pytest.mark.alone  # milliseconds count
 async def test_our_timeout_says_that_nameko_is_there_but_slow(
     nameko: Nameko, cluster: ClusterProxy
 ) -> None:
