@@ -133,6 +133,46 @@ async def test_a_request_that_kills_is_parked_and_its_caller_is_told(
         await onlooker.delete(f"rpc-{name}.parked")
 
 
+async def test_what_kills_at_its_first_step_is_parked_and_does_not_multiply(
+    config: dict[str, Any], name: str
+) -> None:
+    """As a crash of a C library: no turn of the loop is left between the start and the end."""
+    starts: list[str] = []
+    dying = asyncio.Event()
+
+    class Service:
+        container: ServiceContainer
+
+        @rpc
+        async def die(self) -> None:
+            self.container.transport.drop_connection(None)
+            starts.append("die")
+            dying.set()
+            await asyncio.Event().wait()
+
+    service: Any = type("Service", (Service,), {"name": name})
+    queue = Wire.of(resolve(config)).rpc_queue(name)
+    async with connected(config) as onlooker:
+        await onlooker.declare(queues=[queue])
+        async with ClusterRpcProxy(config, timeout=20) as cluster:
+            reply = cluster[name].die.call_async()
+            for _ in range(1 + MOST):
+                dying.clear()
+                service.container = ServiceContainer(service, config)
+                async with service.container:
+                    await asyncio.wait_for(dying.wait(), 10)
+            service.container = ServiceContainer(service, config)
+            async with service.container:
+                with pytest.raises(DeliveryUncertain, match="parked in queue"):
+                    await reply
+        assert len(starts) == 1 + MOST
+        for left, where in ((0, queue.name), (1, f"{queue.name}.parked")):
+            state = await onlooker.inspect(where, 5)
+            assert state is not None
+            assert (where, state.messages) == (where, left)
+        await onlooker.delete(f"{queue.name}.parked")
+
+
 async def test_a_request_that_is_delivered_again_runs_once_more_and_is_answered(
     config: dict[str, Any], name: str
 ) -> None:

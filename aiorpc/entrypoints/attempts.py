@@ -8,8 +8,8 @@ Past ``MAX_ATTEMPTS`` it is parked. A message that is delivered once pays nothin
 The first redelivery counts as nothing, since it may be the work of a drain, which gives back
 messages in their place. A drain gives back a copy, which has a count, as a copy of the same count.
 
-A copy may be delivered here before its confirm. It waits for that: were it to end us at once, the
-original would not be acked, and both would come back.
+A copy may be delivered here before its confirm. It waits for that, and until the broker has the ack
+of the original: were it to end us before, both would come back.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import aiormq
@@ -19,7 +21,7 @@ from pamqp.commands import Basic
 from ..exceptions import UnserializableValueError
 from ..wire.message import Message
 from .amqp_channel import Channel, Unconfirmed
-from .amqp_errors import Refused
+from .amqp_errors import Refused, errors, quietly
 from .amqp_link import Link
 from .base import Delivery, Heard, Outgoing, Received
 from .outbox import settle_soon
@@ -99,6 +101,8 @@ class ConsumerChannel(Channel):
         self._held: list[tuple[int, Outgoing]] = []
         self._refused: list[int] | None = None
         self._idle: Callable[[], None] | None = None
+        self._concluding: list[Callable[[], None]] = []
+        self._asking: asyncio.Task[None] | None = None
         channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
 
     # --- in
@@ -257,7 +261,34 @@ class ConsumerChannel(Channel):
                 self.reject(delivery, requeue=True)
             else:
                 self.ack(delivery)
+                if outgoing.settled is not None:
+                    conclude = partial(super()._confirm, tag, outgoing, outcome)
+                    self.path.when_written(partial(self._conclude_soon, conclude))
+                    return
         super()._confirm(tag, outgoing, outcome)
+
+    def _conclude_soon(self, conclude: Callable[[], None]) -> None:
+        self._concluding.append(conclude)
+        if self._asking is None:
+            self._asking = self.loop.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        """
+        Conclude answers when the broker has dealt with the acks that were written. It drops those
+        that it has not come to when the connection goes, so being written is not enough; an answer
+        to whatever we ask on the channel tells. This question changes nothing.
+        """
+        try:
+            while self._concluding:
+                concluding, self._concluding = self._concluding, []
+                try:
+                    with quietly(), suppress(Exception), errors():  # then no delivery is left
+                        await self.amqp.confirm_delivery()
+                finally:
+                    for conclude in concluding:
+                        conclude()
+        finally:
+            self._asking = None
 
     def _end(self, refused: Refused | None) -> None:
         if not self.open:

@@ -129,6 +129,14 @@ class HotPath(ABC):
             self._size = 0
             self._send(frames)
 
+    def when_written(self, tell: Callable[[], None]) -> None:
+        """
+        Let everything leave now, and call *tell* when it has: what aiormq writes from then on goes
+        behind it. Also when the connection is gone.
+        """
+        self.flush()
+        tell()
+
     def _congest(self) -> None:
         self.congested = True
         self._free.clear()

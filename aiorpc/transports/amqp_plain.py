@@ -11,6 +11,7 @@ import aiormq.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -48,6 +49,9 @@ class PlainPath(HotPath):
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        #: Who is to be told when what waits is written, and when the piece that aiormq has is.
+        self._told: list[Callable[[], None]] = []
+        self._told_of_piece: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -63,10 +67,9 @@ class PlainPath(HotPath):
         connection.closing.add_done_callback(self._closed)
 
     def _closed(self, closing: asyncio.Future[Any]) -> None:
-        self._ease()
-        self._idle.set()
         error = None if closing.cancelled() else closing.exception()
         self.owner.socket_lost(error)
+        self._let_go()
 
     # --- in
 
@@ -112,6 +115,7 @@ class PlainPath(HotPath):
             self._work.clear()
             frames = b"".join(self._waiting)
             self._waiting.clear()
+            self._told_of_piece, self._told = self._told, []
             drained: asyncio.Future[None] = self.loop.create_future()
             await queue.put(ChannelFrame(payload=frames, should_close=False, drain_future=drained))
             await drained
@@ -120,10 +124,33 @@ class PlainPath(HotPath):
                 self._ease()
             if not self._waiting:
                 self._idle.set()
+            self._tell(self._told_of_piece)
 
     async def written(self) -> None:
         self.flush()
         await self._idle.wait()
+
+    def when_written(self, tell: Callable[[], None]) -> None:
+        self.flush()
+        if self._waiting:
+            self._told.append(tell)
+        elif not self._idle.is_set():
+            self._told_of_piece.append(tell)
+        else:
+            tell()
+
+    def _tell(self, those: list[Callable[[], None]]) -> None:
+        told = those.copy()
+        those.clear()
+        for tell in told:
+            tell()
+
+    def _let_go(self) -> None:
+        """The connection is gone: nobody is to wait for it."""
+        self._ease()
+        self._idle.set()
+        self._tell(self._told_of_piece)
+        self._tell(self._told)
 
     async def _watch_blocked(self, connection: aiormq.abc.AbstractConnection) -> None:
         while True:
@@ -147,7 +174,7 @@ class PlainPath(HotPath):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await super().stop()
-        self._idle.set()
+        self._let_go()
 
 
 class _Mending(asyncio.StreamReaderProtocol):

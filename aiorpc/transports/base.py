@@ -131,9 +131,10 @@ class Delivery(msgspec.Struct, eq=False):
     def answer(self, reply: Outgoing) -> bool:
         """
         Send *reply*, then ack, on one channel, so that the ack never overtakes the reply. With
-        ``reply.confirm`` the ack waits for the reply's confirm. If the connection is gone, the
-        reply alone is sent, on the next one; then it returns False, since somebody is given the
-        message again.
+        ``reply.confirm`` the ack waits for the reply's confirm, and ``reply.settled`` is called
+        when the broker has the ack: what it does may end this process. If the connection is gone,
+        the reply alone is sent, on the next one; then it returns False, since somebody is given
+        the message again.
 
         Raises:
             UnserializableValueError: AMQP cannot carry the reply, and it has no ``settled`` to be
