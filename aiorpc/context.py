@@ -58,10 +58,10 @@ class Context(msgspec.Struct, frozen=True, dict=False):
         """The same under a deadline no later than *timeout* seconds from now."""
         if timeout is None or timeout >= FAR:
             return self
-        asked = Deadline.after(timeout)
-        if self.deadline is not None and self.deadline.at <= asked.at:
+        at = time.monotonic() + timeout
+        if self.deadline is not None and self.deadline.at <= at:
             return self
-        return Context(self.call_id_stack, self.data, asked)
+        return Context(self.call_id_stack, self.data, Deadline(at))
 
     def entered(self, call_id: str, keep: int) -> Context:
         """The same one call deeper; of the older ids at most *keep* are kept, the nearest ones."""

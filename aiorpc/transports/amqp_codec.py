@@ -10,7 +10,7 @@ negotiated ``frame_max``; in between, nothing else may go out on the same channe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from struct import Struct
+from struct import Struct, error as struct_error
 from typing import Any, Final
 
 from ..exceptions import UnserializableValueError
@@ -18,7 +18,13 @@ from ..wire.message import Message
 from .amqp_headers import decode_headers, encode_headers
 from .amqp_table import GARBLED, MalformedTable, epoch_seconds, from_epoch
 
-__all__ = ["Encoder", "MalformedContent", "decode_content_header", "decode_properties"]
+__all__ = [
+    "Encoder",
+    "MalformedContent",
+    "decode_content_header",
+    "decode_flagged",
+    "decode_properties",
+]
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -281,12 +287,21 @@ _NO_HEADERS = b"\0\0\0\0"
 
 def decode_content_header(payload: bytes, body: bytes) -> Message:
     """The message whose content header frame has *payload*; see :func:`decode_properties`."""
-    return decode_properties(payload, 12, len(payload), body)
+    return decode_flagged(payload, 12, body)
 
 
-def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
+def decode_flagged(data: bytes, at: int, body: bytes) -> Message:
+    """The message whose flags and properties are ``data[at:]``; see :func:`decode_properties`."""
+    try:
+        (flags,) = _U16(data, at)
+    except struct_error as error:
+        raise MalformedContent(f"the properties break off: {error}") from None
+    return decode_properties(data, at + 2, len(data), flags, body)
+
+
+def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
     """
-    The message with *body* whose property flags and properties are ``data[at:end]``.
+    The message with *body* whose properties are ``data[at:end]``; *flags* say which they are.
 
     A property that AMQP 0-9-1 does not know is skipped (all known ones stand before it), as is an
     ``expiration`` that is no number. Without ``delivery_mode`` a message is not persistent.
@@ -295,12 +310,11 @@ def decode_properties(data: bytes, at: int, end: int, body: bytes) -> Message:
         MalformedContent: the properties break off, or the table of headers is garbled.
     """
     try:
-        (flags,) = _U16(data, at)
-        if flags & _OFTEN != _OFTEN or flags & _RARE or not data.startswith(_JSON, at + 2):
-            return _decode(data, at + 2, end, flags, body)
+        if flags & _OFTEN != _OFTEN or flags & _RARE or not data.startswith(_JSON, at):
+            return _decode(data, at, end, flags, body)
         # The rest is _decode in place, for what requests, replies and events of Nameko and aiorpc
         # have: JSON, headers, delivery mode, priority, and maybe some of the next three.
-        at += 25
+        at += 23
         headers: Mapping[str, Any]
         if data.startswith(_NO_HEADERS, at):
             headers = {}

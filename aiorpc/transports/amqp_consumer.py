@@ -274,9 +274,9 @@ class ConsumerChannel(Channel):
 
     async def _ask(self) -> None:
         """
-        Conclude answers when the broker has dealt with the acks that were written. It drops those
-        that it has not come to when the connection goes, so being written is not enough; an answer
-        to whatever we ask on the channel tells. This question changes nothing.
+        Conclude answers when the broker has dealt with the acks that were written: it may never
+        read those that were only written when this process ends. An answer to whatever we ask on
+        the channel tells. This question changes nothing, and ends with the connection.
         """
         try:
             while self._concluding:

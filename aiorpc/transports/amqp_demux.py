@@ -37,7 +37,10 @@ __all__ = ["BadFrame", "ConnectionFrames", "Demultiplexer", "HotFrames"]
 log = logging.getLogger(__name__)
 
 _FRAME = Struct(">BHI").unpack_from
-_HEADER = Struct(">BHIIQ").unpack_from
+#: A content header frame, up to the property flags.
+_HEADER = Struct(">BHIIQH").unpack_from
+#: The end octet of a frame, and the head of the next.
+_NEXT_FRAME = Struct(">BBHI").unpack_from
 _METHOD = Struct(">I").unpack_from
 _TAG_BITS = Struct(">QB").unpack_from
 _U64 = Struct(">Q").unpack_from
@@ -203,7 +206,7 @@ class Demultiplexer:
         if end - header < _LEAST_CONTENT or not data.startswith(_DELIVER, at + 7):
             return 0
         missing: int
-        kind, channel, size, _, missing = _HEADER(data, header)
+        kind, channel, size, _, missing, flags = _HEADER(data, header)
         properties_end = header + 7 + size
         if kind != HEADER or channel != number or properties_end >= end:
             return 0
@@ -212,26 +215,29 @@ class Demultiplexer:
         if missing:
             if end - after < FRAME_OVERHEAD:
                 return 0
-            kind, channel, size = _FRAME(data, after)
-            start, after = after + 7, after + size + FRAME_OVERHEAD
+            end_octet, kind, channel, size = _NEXT_FRAME(data, properties_end)
+            start = after + 7
+            last = start + size
+            after = last + 1
             if (
                 size != missing
+                or end_octet != FRAME_END
                 or kind != BODY
                 or channel != number
                 or after > end
                 or missing > hot.max_message_size
-                or data[after - 1] != FRAME_END
+                or data[last] != FRAME_END
             ):
                 return 0
-            body = data[start : after - 1]
-        if data[properties_end] != FRAME_END:
+            body = data[start:last]
+        elif data[properties_end] != FRAME_END:
             return 0
         bits = at + 20 + data[at + 11]
         tag, redelivered = _TAG_BITS(data, bits - 8)
         names = data[bits + 1 : header - 1]
         exchange, routing_key = self._names.get(names) or self._place(names)
         try:
-            message = decode_properties(data, header + 19, properties_end, body)
+            message = decode_properties(data, header + 21, properties_end, flags, body)
         except MalformedContent as error:
             hot.malformed(tag, exchange, routing_key, str(error))
         else:

@@ -24,7 +24,7 @@ from .amqp_codec import (
     HEADER,
     METHOD,
     MalformedContent,
-    decode_properties,
+    decode_flagged,
 )
 
 __all__ = ["Mender", "unwrapped"]
@@ -91,7 +91,7 @@ def unwrapped(properties: Basic.Properties, body: bytes) -> Message | None:
     wrapped = (properties.headers or {}).get(_WRAPPED)
     if not isinstance(wrapped, bytes | bytearray):
         return None
-    return decode_properties(bytes(wrapped), 0, len(wrapped), body)
+    return decode_flagged(bytes(wrapped), 0, body)
 
 
 def _mended(kind: int, payload: bytes) -> bytes | None:
@@ -123,7 +123,7 @@ def _is_legible(payload: bytes) -> bool:
 def _message_id(properties: bytes) -> str | None:
     """By it aiormq finds what came back to us."""
     try:
-        found = decode_properties(properties, 0, len(properties), b"").message_id
+        found = decode_flagged(properties, 0, b"").message_id
     except MalformedContent:
         return None
     return found if found is not None and found.isascii() else None
