@@ -79,11 +79,11 @@ def carried(message: Message) -> Carried:
         if kind is str:
             if not value.isascii():
                 return _by_codec(message)
-        elif kind is list:
+        elif kind is list or kind is tuple:
             for item in value:
                 if type(item) is not str or not item.isascii():
                     return _by_codec(message)
-            value = value[:]
+            value = list(value)
             copy_headers = _copy_with_lists
         elif kind is int:
             if not -_INT64 <= value < _INT64:

@@ -4,7 +4,7 @@ The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -77,14 +77,20 @@ class FilledHeaders(Mapping[str, Any]):
         return name == self.template.blank or name in self.template.fields
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.template.fields
-        yield self.template.blank
+        return iter(self.to_dict())
 
     def __len__(self) -> int:
         return len(self.template.fields) + 1
 
+    def items(self) -> ItemsView[str, Any]:  # quicker than a look at each
+        return self.to_dict().items()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of them, for whoever wants to change some."""
+        return {**self.template.fields, self.template.blank: self.value}
+
     def __repr__(self) -> str:
-        return repr(dict(self))
+        return repr(self.to_dict())
 
 
 class Message(msgspec.Struct, kw_only=True, gc=False):
