@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+import inspect
 from abc import ABC
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import (
@@ -321,6 +322,11 @@ class DependencyProvider(Generic[T_co]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if inspect.isasyncgenfunction(vars(cls).get("provide")):
+            raise ConfigurationError(
+                f"{cls.__qualname__}.provide is an async generator: put @asynccontextmanager above "
+                "it (from contextlib)"
+            )
         for base in cls.__mro__:
             if "provide" in vars(base) or "value" in vars(base):
                 cls.has_lifetime = "provide" in vars(base) and base is not DependencyProvider

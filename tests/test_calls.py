@@ -449,6 +449,16 @@ async def test_context_data_and_call_ids_travel(running: Running) -> None:
     ]
 
 
+async def test_context_data_is_sent_as_it_is_when_the_call_is_made(running: Running) -> None:
+    roles = ["reader"]
+    async with ClusterRpcProxy(running.config, context_data={"roles": roles}) as cluster:
+        context = cluster[running.y_name].context
+        for _ in range(2):
+            assert (await context())["data"]["roles"] == ["reader"]
+        roles.append("editor")
+        assert (await context())["data"]["roles"] == ["reader", "editor"]
+
+
 async def test_headers_of_a_call_become_context_data(running: Running) -> None:
     call = running.y.context.with_options(headers={"nameko.tenant": "a", "traceparent": "00-1"})
     assert (await call())["data"] == {"tenant": "a", "traceparent": "00-1"}

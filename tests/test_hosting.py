@@ -355,6 +355,14 @@ async def test_what_a_dependency_makes_of_an_error_is_what_its_caller_gets(
     assert seen == ["ValueError", "ValueError"]
 
 
+def test_a_dependency_that_forgot_its_decorator_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"Session\.provide .* put @asynccontextmanager"):
+
+        class Session(DependencyProvider[None]):
+            async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:  # type: ignore[override]
+                yield
+
+
 def test_a_dependency_outside_a_worker_names_the_remedy() -> None:
     class Service:
         name = "service"

@@ -201,7 +201,7 @@ class Link:
         farewell = asyncio.create_task(self._say(words))
         self._farewells.add(farewell)
         farewell.add_done_callback(self._farewells.discard)
-        await asyncio.shield(farewell)
+        await asyncio.wait([farewell])
 
     async def _say(self, words: Callable[[], Awaitable[object]]) -> None:
         with quietly(), suppress(Exception), errors():

@@ -36,9 +36,20 @@ def context_headers(context: Context) -> dict[str, Any]:
     return headers
 
 
-def header_template(context: Context) -> HeaderTemplate:
-    """The headers of the requests that are sent in *context*, under whatever deadline."""
-    return HeaderTemplate(context_headers(context), DEADLINE)
+#: Of values that stay as they are; the stack is a tuple of str.
+_LASTING = frozenset({str, int, float, bool, bytes})
+
+
+def header_template(context: Context) -> HeaderTemplate | None:
+    """
+    The headers of the requests that are sent in *context*, under whatever deadline. ``None`` if
+    they can change from one to the next: its context data has a list, say.
+    """
+    headers = context_headers(context)
+    lasting = all(
+        type(value) in _LASTING for name, value in headers.items() if name != CALL_ID_STACK
+    )
+    return HeaderTemplate(headers, DEADLINE) if lasting else None
 
 
 class Meaning(msgspec.Struct, frozen=True, gc=False):
