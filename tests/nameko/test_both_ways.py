@@ -492,6 +492,7 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
     assert await cluster[nameko.x].echo(1) == [[1], {}]
 
 
+@pytest.mark.alone  # milliseconds count
 async def test_the_broker_drops_what_expires_unread_for_servers_that_know_no_deadline(
     channel: AbstractChannel, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> None:
