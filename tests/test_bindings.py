@@ -47,14 +47,14 @@ async def test_whoever_stops_while_it_binds_again_stops(
     rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(amqp_subscription, "BIND_EVERY", 0.003)  # all the time
-    name = f"bound_{uuid.uuid4().hex[:8]}"
 
     class Service:
+        name = f"bound_{uuid.uuid4().hex[:8]}"
+
         @rpc
         async def method(self) -> str:
             return "done"
 
-    Service.name = name  # type: ignore[attr-defined]
     for number in range(20):
         async with asyncio.timeout(10):
             async with (
@@ -62,6 +62,6 @@ async def test_whoever_stops_while_it_binds_again_stops(
                 ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster,
             ):
                 await asyncio.sleep(number / 1000)  # stop at another point of it each time
-                assert await cluster[name].method() == "done"
+                assert await cluster[Service.name].method() == "done"
     # A channel.close said twice, say, is answered by closing the connection.
     assert "lost the connection" not in caplog.text

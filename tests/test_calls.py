@@ -486,6 +486,7 @@ async def test_ten_parallel_calls_run_in_parallel(running: Running) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # its calls have 10 s
 async def test_two_thousand_concurrent_calls_leave_nothing_behind(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -496,8 +497,7 @@ async def test_two_thousand_concurrent_calls_leave_nothing_behind(
     await asyncio.sleep(0)
     gc.collect()
     tasks, objects = len(asyncio.all_tasks()), len(gc.get_objects())
-    method = running.x.remote_method.with_options(timeout=50)  # how fast is not the question
-    results = await asyncio.gather(*(method(str(n)) for n in range(2000)))
+    results = await asyncio.gather(*(running.x.remote_method(str(n)) for n in range(2000)))
     assert results == [f"{n}-x-y" for n in range(2000)]
     del results
     assert client.in_flight == 0

@@ -230,22 +230,29 @@ async def test_a_call_cancelled_before_its_worker_takes_a_step_ends(config: dict
     assert outcomes == [Ending.WITHDRAWN]
 
 
+class Stuck(DependencyProvider[None]):
+    """Does not close."""
+
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+        yield
+        await asyncio.sleep(60)
+
+
+class StuckService:
+    name = "stuck"
+    dependency = Stuck()
+
+    @rpc
+    async def method(self) -> None: ...
+
+
 async def test_a_dependency_that_does_not_close_is_bounded(config: dict[str, Any]) -> None:
-    class Stuck(DependencyProvider[None]):
-        @asynccontextmanager
-        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
-            yield
-            await asyncio.sleep(60)
-
-    class Service:
-        name = "stuck"
-        dependency = Stuck()
-
-        @rpc
-        async def method(self) -> None: ...
-
     config["CLEANUP_TIMEOUT"] = 0.05
-    async with ServiceContainer(Service, config), ClusterRpcProxy(config, timeout=5) as cluster:
+    async with (
+        ServiceContainer(StuckService, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
         with pytest.raises(RemoteError, match="CLEANUP_TIMEOUT"):
             await cluster.stuck.method()
 
@@ -253,19 +260,6 @@ async def test_a_dependency_that_does_not_close_is_bounded(config: dict[str, Any
 async def test_a_dependency_that_does_not_close_leaves_its_worker_uncancelled(
     config: dict[str, Any],
 ) -> None:
-    class Stuck(DependencyProvider[None]):
-        @asynccontextmanager
-        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
-            yield
-            await asyncio.sleep(60)
-
-    class Service:
-        name = "stuck"
-        dependency = Stuck()
-
-        @rpc
-        async def method(self) -> None: ...
-
     async def goes_on(call: Call, handler: Handler) -> Any:
         with pytest.raises(TimeoutError, match="CLEANUP_TIMEOUT"):
             await handler(call)
@@ -278,7 +272,7 @@ async def test_a_dependency_that_does_not_close_leaves_its_worker_uncancelled(
 
     config["CLEANUP_TIMEOUT"] = 0.02
     async with (
-        ServiceContainer(Service, config, middleware=[goes_on]),
+        ServiceContainer(StuckService, config, middleware=[goes_on]),
         ClusterRpcProxy(config, timeout=5) as cluster,
     ):
         assert await cluster.stuck.method() == 0
