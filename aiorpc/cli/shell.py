@@ -39,6 +39,9 @@ log = logging.getLogger("aiorpc")
 
 T = TypeVar("T")
 
+#: Seconds after which a wait looks up, for signals.
+LOOK_UP = 0.1
+
 BANNER = """\
 aiorpc {version}, Python {python}, {broker}
   await n.rpc.service.method("hello")                     call a method
@@ -129,6 +132,10 @@ class LoopThread:
         """The result of *coroutine*; Ctrl-C cancels it."""
         running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
+            # Now and then it looks up: a Ctrl-C in the moment before a wait without a bound begins
+            # would be heard at its end.
+            while not concurrent.futures.wait((running,), LOOK_UP).done:
+                pass
             return running.result()
         except KeyboardInterrupt:
             running.cancel()
