@@ -5,7 +5,8 @@ From the outside in: deadline, middleware, dependencies, method. The result is e
 dependencies are open; they close before the outcome is settled: "ok" means committed.
 
 A worker can be cancelled while it opens and runs. Once it closes (commit, roll back) it cannot: it
-is bounded by CLEANUP_TIMEOUT instead. What it is cancelled for decides the outcome.
+is bounded by CLEANUP_TIMEOUT instead. Middleware then goes on as before, under the deadline, and
+may begin anew. What a worker is cancelled for decides the outcome.
 """
 
 from __future__ import annotations
@@ -190,6 +191,8 @@ class Worker(msgspec.Struct, eq=False):
 
     async def serve(self, call: Call) -> Any:
         """The innermost handler: the dependencies, and the method inside them."""
+        if self._cancelled_for is not None:  # a middleware that was cancelled tries once more
+            raise asyncio.CancelledError
         workshop = self._workshop
         if not workshop.lifetimes:
             return self._keep(await self._invoke(call))
@@ -214,7 +217,16 @@ class Worker(msgspec.Struct, eq=False):
                 raise error
         finally:
             error = None  # no cycle of frame and traceback
+            if workshop.wrapped:
+                self._go_on()
         return result
+
+    def _go_on(self) -> None:
+        """The dependencies are closed, and middleware has the word again, until the deadline."""
+        self._state = _RUNNING
+        deadline = self.call.context.deadline
+        if deadline is not None:
+            self._deadlines = self._workshop.timers.add(deadline.at, self)
 
     def _provide(self, service: Any, call: Call) -> WorkerContext:
         """Give *service* what needs no closing."""
