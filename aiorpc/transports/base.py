@@ -321,6 +321,7 @@ class Transport(ABC):
             ConfigurationError: the broker has the queue with other flags (406).
         """
 
+    @abstractmethod
     async def listen(
         self,
         queue: Queue,
@@ -334,12 +335,6 @@ class Transport(ABC):
         As :meth:`subscribe`, for those who keep no message waiting: each is acked after *heard* has
         returned, also when it raised, within some milliseconds.
         """
-
-        def received(delivery: Delivery) -> None:
-            delivery.ack()
-            heard(delivery.message)
-
-        return await self.subscribe(queue, received, keep=keep, gone=gone, arguments=arguments)
 
     def expect_returns(self, reply_to: str, returned: Returned) -> None:
         """

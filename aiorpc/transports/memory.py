@@ -14,11 +14,11 @@ from weakref import WeakValueDictionary
 
 from ..exceptions import ConfigurationError, ConnectionLost
 from ..wire.message import Exchange, Queue
-from .base import Outgoing, QueueState, Received, State, Transport
+from .base import Heard, Outgoing, QueueState, Received, State, Transport
 from .memory_broker import MemoryBroker
 from .memory_queue import Consumer, Entry, MemoryQueue
 from .memory_sending import Sender
-from .memory_subscription import MemorySubscription
+from .memory_subscription import MemorySubscription, delivering, hearing
 
 __all__ = ["MemoryTransport"]
 
@@ -282,15 +282,30 @@ class MemoryTransport(Transport):
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> MemorySubscription:
-        subscription = MemorySubscription(
-            self,
-            queue,
-            received,
-            prefetch=prefetch,
-            keep=keep,
-            gone=gone,
-            arguments=arguments,
+        deliver = delivering(self, received)
+        return await self._begin(
+            MemorySubscription(
+                self, queue, deliver, prefetch=prefetch, keep=keep, gone=gone, arguments=arguments
+            )
         )
+
+    async def listen(
+        self,
+        queue: Queue,
+        heard: Heard,
+        *,
+        keep: bool = False,
+        gone: Callable[[], None] | None = None,
+        arguments: Callable[[int], dict[str, Any]] | None = None,
+    ) -> MemorySubscription:
+        deliver = hearing(heard)
+        return await self._begin(
+            MemorySubscription(
+                self, queue, deliver, prefetch=0, keep=keep, gone=gone, arguments=arguments
+            )
+        )
+
+    async def _begin(self, subscription: MemorySubscription) -> MemorySubscription:
         self._consume(await self._available(), subscription)
         self._subscriptions[subscription] = None
         return subscription

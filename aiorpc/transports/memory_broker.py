@@ -22,7 +22,7 @@ from ..wire.message import Exchange, Message, Queue
 from .base import QueueState
 from .memory_exchange import MemoryExchange
 from .memory_message import Carried, carried, check_short
-from .memory_queue import Consumer, Entry, MemoryQueue, goes_round
+from .memory_queue import Consumer, Deliver, MemoryQueue, goes_round
 
 __all__ = ["MemoryBroker", "Peer"]
 
@@ -261,7 +261,7 @@ class MemoryBroker:
     def consume(
         self,
         queue: MemoryQueue,
-        deliver: Callable[[Consumer, Entry, float], None],
+        deliver: Deliver,
         gone: Callable[[], None],
         *,
         prefetch: int,

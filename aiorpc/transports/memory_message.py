@@ -6,12 +6,13 @@ refused where AMQP refuses. No I/O.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
 from ..exceptions import UnserializableValueError
-from ..wire.message import Message
+from ..wire.message import FilledHeaders, HeaderTemplate, Message
 from .amqp_codec import Encoder, decode_content_header
 
 __all__ = ["Carried", "carried", "check_short", "deep_copy"]
@@ -23,24 +24,29 @@ _HEAD: Final = 7
 _INT64: Final = 1 << 63
 #: What comes out of a field table as it went in, and cannot be changed.
 _CONSTANTS: Final = frozenset({bool, float, bytes, type(None)})
+_NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 #: Names and properties that AMQP can carry for sure, up to so many, and then forgotten all at once.
 _plain: set[str | None] = {None}
 _MAX_PLAIN: Final = 1024
 
+#: Templates of headers as they come out. Up to so many, and then forgotten all at once.
+_templates: dict[HeaderTemplate, HeaderTemplate] = {}
+_MAX_TEMPLATES: Final = 64
+
 
 class Carried(msgspec.Struct, eq=False, gc=False):
     """A message on its way. The broker never hands out ``message`` itself, only copies."""
 
     message: Message
-    #: Copies its headers, as deep as they are.
-    copy_headers: Callable[[Any], dict[str, Any]] = dict
+    #: Copies its headers, as deep as they are; ``None`` where they cannot be changed.
+    copy_headers: Callable[[Any], dict[str, Any]] | None = None
 
     def copy(self) -> Message:
         """The message, for one receiver to do with as it likes."""
         message: Message = self.message.__copy__()  # type: ignore[attr-defined]
-        if message.headers is not None:
+        if self.copy_headers is not None:
             message.headers = self.copy_headers(message.headers)
         return message
 
@@ -70,7 +76,12 @@ def carried(message: Message) -> Carried:
         return _by_codec(message)
     headers = message.headers
     copy: Message = message.__copy__()  # type: ignore[attr-defined]
-    if headers is None:
+    if not headers:
+        copy.headers = None if headers is None else _NO_HEADERS
+        return Carried(copy)
+    if type(headers) is FilledHeaders and -_INT64 <= headers.value < _INT64:
+        template = _templates.get(headers.template) or _carry(headers.template)
+        copy.headers = FilledHeaders(template, headers.value)
         return Carried(copy)
     copied: dict[str, Any] = {}
     copy_headers: Callable[[Any], dict[str, Any]] = dict
@@ -95,6 +106,15 @@ def carried(message: Message) -> Carried:
         copied[name] = value
     copy.headers = copied
     return Carried(copy, copy_headers)
+
+
+def _carry(template: HeaderTemplate) -> HeaderTemplate:
+    """*template* as it comes out, to be shared by all its messages, as those of the fast lane are."""
+    fields = carried(Message(body=b"", headers=template.fields)).message.headers or {}
+    if len(_templates) >= _MAX_TEMPLATES:
+        _templates.clear()
+    come = _templates[template] = HeaderTemplate(fields, template.blank)
+    return come
 
 
 def _is_plain(text: str | None) -> bool:

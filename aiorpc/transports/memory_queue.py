@@ -12,14 +12,14 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from ..wire.message import Queue
 from .memory_message import Carried, deep_copy
 
-__all__ = ["Consumer", "Entry", "MemoryQueue", "goes_round"]
+__all__ = ["Consumer", "Deliver", "Entry", "MemoryQueue", "goes_round"]
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,12 @@ class Consumer:
     def __init__(
         self,
         queue: MemoryQueue,
-        deliver: Callable[[Consumer, Entry, float], None],
+        deliver: Deliver,
         gone: Callable[[], None],
         prefetch: int,
         priority: int,
     ) -> None:
         self.queue = queue
-        #: Takes an entry, and the loop time of this turn.
         self.deliver = deliver
         #: The broker cancelled this consumer: its queue was deleted.
         self.gone = gone
@@ -107,6 +106,10 @@ class Consumer:
         else:
             self.queue.drop(entry, "rejected")
             self.queue.schedule()
+
+
+#: Takes what a queue hands out, and the loop time of this turn.
+Deliver: TypeAlias = Callable[[Consumer, Entry, float], None]
 
 
 class MemoryQueue:

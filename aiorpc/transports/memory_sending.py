@@ -151,6 +151,8 @@ class Sender:
             outgoing, error, answers = self._sent.popleft()
             if answers is not None:
                 answers[0].ack(answers[1])
+            if error is None and outgoing.settled is None:
+                continue  # all is well, and nobody asked
             if outgoing.confirm:
                 settle(outgoing, error)
                 continue

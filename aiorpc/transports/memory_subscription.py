@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..wire.message import Queue
-from .base import Delivery, Outgoing, Received, Subscription
+from .base import Delivery, Heard, Outgoing, Received, Subscription
 from .memory_broker import MemoryBroker
-from .memory_queue import Consumer, Entry
+from .memory_queue import Consumer, Deliver, Entry
 
-__all__ = ["MemoryDelivery", "MemorySubscription"]
+__all__ = ["MemoryDelivery", "MemorySubscription", "delivering", "hearing"]
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +41,6 @@ class MemoryDelivery(Delivery, eq=False):
     transport: Host
     consumer: Consumer
     entry: Entry | None
-
-    @classmethod
-    def of(cls, transport: Host, consumer: Consumer, entry: Entry, now: float) -> MemoryDelivery:
-        # Carried.copy, without the call
-        carried = entry.carried
-        message = carried.message.__copy__()  # type: ignore[attr-defined]
-        if message.headers is not None:
-            message.headers = carried.copy_headers(message.headers)
-        return cls(
-            message,
-            entry.exchange,
-            entry.routing_key,
-            entry.redelivered,
-            now,
-            transport,
-            consumer,
-            entry,
-        )
 
     @property
     def stale(self) -> bool:
@@ -92,14 +74,49 @@ class MemoryDelivery(Delivery, eq=False):
         return current
 
 
+def delivering(transport: Host, received: Received) -> Deliver:
+    """Each message as a delivery of *transport*, which *received* settles."""
+
+    def deliver(consumer: Consumer, entry: Entry, now: float) -> None:
+        received(
+            MemoryDelivery(
+                entry.carried.copy(),
+                entry.exchange,
+                entry.routing_key,
+                entry.redelivered,
+                now,
+                transport,
+                consumer,
+                entry,
+            )
+        )
+
+    return deliver
+
+
+def hearing(heard: Heard) -> Deliver:
+    """Each message acked, and told to *heard*."""
+
+    def deliver(consumer: Consumer, entry: Entry, now: float) -> None:
+        consumer.ack(entry)
+        heard(entry.carried.copy())
+
+    return deliver
+
+
 class MemorySubscription(Subscription):
-    """See :meth:`.base.Transport.subscribe` for what the arguments mean."""
+    """
+    See :meth:`.base.Transport.subscribe` for what the arguments mean.
+
+    Args:
+        deliver: takes what the queue hands out.
+    """
 
     def __init__(
         self,
         transport: Host,
         queue: Queue,
-        received: Received,
+        deliver: Deliver,
         *,
         prefetch: int,
         keep: bool,
@@ -108,7 +125,7 @@ class MemorySubscription(Subscription):
     ) -> None:
         self.queue = queue
         self._transport = transport
-        self._received = received
+        self._deliver = deliver
         self._prefetch = prefetch
         self._keep = keep
         self._gone = gone
@@ -154,9 +171,6 @@ class MemorySubscription(Subscription):
     def disconnected(self) -> None:
         """The connection is lost, and the consumer with it."""
         self._consumer = None
-
-    def _deliver(self, consumer: Consumer, entry: Entry, now: float) -> None:
-        self._received(MemoryDelivery.of(self._transport, consumer, entry, now))
 
     def _on_cancelled(self) -> None:
         self._consumer = None
