@@ -76,12 +76,12 @@ def carried(message: Message) -> Carried:
         return _by_codec(message)
     headers = message.headers
     copy: Message = message.__copy__()  # type: ignore[attr-defined]
-    if not headers:
-        copy.headers = None if headers is None else _NO_HEADERS
-        return Carried(copy)
     if type(headers) is FilledHeaders and -_INT64 <= headers.value < _INT64:
         template = _templates.get(headers.template) or _carry(headers.template)
         copy.headers = FilledHeaders(template, headers.value)
+        return Carried(copy)
+    if not headers:
+        copy.headers = None if headers is None else _NO_HEADERS
         return Carried(copy)
     copied: dict[str, Any] = {}
     copy_headers: Callable[[Any], dict[str, Any]] = dict

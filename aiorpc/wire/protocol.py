@@ -43,6 +43,7 @@ __all__ = ["Request", "Wire", "expiration_of"]
 
 #: Header templates whose meaning is remembered, at most, before all are forgotten.
 _MAX_TEMPLATES = 64
+_NO_MEANING = meaning_of({})
 
 
 class Wire:
@@ -169,25 +170,25 @@ class Wire:
         headers = message.headers
         expiration = message.expiration
         sent_deadline = None
-        if headers:
-            if type(headers) is FilledHeaders and headers.template.blank == DEADLINE:
-                meaning = self._templates.get(headers.template) or self._learn(headers.template)
-                if meaning.dated:
-                    sent_deadline = headers.value
-            else:
-                meaning = meaning_of(headers)
-                if meaning.dated:
-                    sent_deadline = headers[DEADLINE]
-            request.resent = meaning.resent
-            request.compressed = meaning.compressed
-            if sent_deadline is not None or expiration is not None:
-                self._apply_deadline(request, sent_deadline, expiration, waited)
-            # Each request has its own data: they are the service's to change.
-            data = dict(meaning.data) if meaning.data else EMPTY
-            request.context = Context(meaning.stack, data, request.deadline)
-        elif expiration is not None:
-            self._apply_deadline(request, None, expiration, waited)
-            request.context = Context(deadline=request.deadline)
+        if type(headers) is FilledHeaders and headers.template.blank == DEADLINE:
+            meaning = self._templates.get(headers.template) or self._learn(headers.template)
+            if meaning.dated:
+                sent_deadline = headers.value
+        elif headers:
+            meaning = meaning_of(headers)
+            if meaning.dated:
+                sent_deadline = headers[DEADLINE]
+        else:
+            meaning = _NO_MEANING
+        if meaning.resent:
+            request.resent = True
+        if meaning.compressed:
+            request.compressed = True
+        if sent_deadline is not None or expiration is not None:
+            self._apply_deadline(request, sent_deadline, expiration, waited)
+        # Each request has its own data: they are the service's to change.
+        data = dict(meaning.data) if meaning.data else EMPTY
+        request.context = Context(meaning.stack, data, request.deadline)
         return request
 
     def _learn(self, template: HeaderTemplate) -> Meaning:
