@@ -148,7 +148,7 @@ class Encoder:
         headers = message.headers
         if headers is not None:
             flags |= _HEADERS
-            append(encode_headers(headers) if headers else _NO_HEADERS)
+            append(encode_headers(headers))
         priority = message.priority
         if priority == 0:
             flags |= _PRIORITY
