@@ -102,7 +102,8 @@ class Client:
         context: Context = NO_CONTEXT,
         middleware: Sequence[Middleware] = (),
     ) -> None:
-        self._transport = transport
+        #: While it is congested a call should wait before it is sent; ``call`` does.
+        self.transport = transport
         self._wire = wire
         self._owner = owner
         self._timeout = settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
@@ -134,8 +135,8 @@ class Client:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._loop)
-        await self._transport.declare([CANCEL_EXCHANGE])
-        self._subscription = await self._transport.listen(
+        await self.transport.declare([CANCEL_EXCHANGE])
+        self._subscription = await self.transport.listen(
             self._wire.reply_queue(self._owner, self._reply_to),
             self._on_reply,
             keep=True,
@@ -144,7 +145,7 @@ class Client:
             # half of the replies: the newest consumer goes first.
             arguments=lambda reconnects: {"x-priority": reconnects},
         )
-        self._transport.expect_returns(self._reply_to, self._on_returned)
+        self.transport.expect_returns(self._reply_to, self._on_returned)
 
     async def close(self) -> None:
         """Fail what is pending and delete the reply queue. Bounded; idempotent."""
@@ -154,11 +155,11 @@ class Client:
             self._timers.close()
         for task in self._explaining:
             task.cancel()
-        self._transport.forget_returns(self._reply_to)
+        self.transport.forget_returns(self._reply_to)
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             await subscription.cancel()
-            await self._transport.delete(subscription.queue.name)
+            await self.transport.delete(subscription.queue.name)
 
     @property
     def in_flight(self) -> int:
@@ -191,11 +192,6 @@ class Client:
             context = context.with_data(route.options.context_data)
         return Call(route.service, route.method, args, kwargs, context.within(route.timeout))
 
-    @property
-    def congested(self) -> bool:
-        """Whether a call should wait a moment before it is sent; ``call`` does."""
-        return self._transport.congested
-
     def call(self, call: Call, route: Route) -> Awaitable[Any]:
         """
         Make *call*, when awaited, and wait for its answer. Cancelling that cancels the call.
@@ -212,7 +208,7 @@ class Client:
     async def _make(self, call: Call, route: Route) -> Any:
         if route.options.fail_fast:
             await self._require_consumers(call)
-        if self._transport.congested:
+        if self.transport.congested:
             await self._wait_until_drained(call)
         pending = self.start(call, route)
         try:
@@ -260,7 +256,7 @@ class Client:
         if deadline is not None:
             pending.deadlines = self._timers.add(deadline.at, pending)
         try:
-            self._transport.send(pending)
+            self.transport.send(pending)
         except AioRpcError:
             self._forget(pending)
             raise
@@ -274,8 +270,8 @@ class Client:
         pending.future.cancel()
         deadline = pending.call.context.deadline
         left = None if deadline is None else deadline.remaining()
-        if not self._transport.retract(pending) and left != 0:
-            self._transport.send(
+        if not self.transport.retract(pending) and left != 0:
+            self.transport.send(
                 Outgoing(
                     exchange=CANCEL_EXCHANGE.name,
                     routing_key="",
@@ -356,7 +352,7 @@ class Client:
         else:
             hint = f"no service named {call.service!r} ever ran there, or the name is wrong"
         return (
-            f"{call.service}: no queue takes {call} on {self._transport.url} "
+            f"{call.service}: no queue takes {call} on {self.transport.url} "
             f"(queue {rpc_queue_name(call.service)} does not exist): {hint}"
         )
 
@@ -398,7 +394,7 @@ class Client:
             self._fail(pending, timeout)
 
     async def _why_no_answer(self, queue: str) -> str:
-        transport = self._transport
+        transport = self.transport
         if transport.state is State.BLOCKED:
             return f"{transport.url} blocks publishing (a memory or disk alarm of the broker)"
         if transport.state is not State.CONNECTED:
@@ -422,7 +418,7 @@ class Client:
         looked_at, consumed = self._looks.get(queue, (0.0, False))
         now = monotonic()
         if not consumed or now - looked_at > LOOK_HOLDS:
-            state = await self._transport.inspect(queue)
+            state = await self.transport.inspect(queue)
             if state is None:
                 return
             if not state.exists:
@@ -431,7 +427,7 @@ class Client:
             if not state.consumers:
                 waiting = f"; {state.messages} messages wait there" if state.messages else ""
                 raise ServiceUnavailable(
-                    f"{call} was not sent: queue {queue} on {self._transport.url} has 0 consumers"
+                    f"{call} was not sent: queue {queue} on {self.transport.url} has 0 consumers"
                     f"{waiting}. Start the service, or call without fail_fast to let the request "
                     "wait until its deadline"
                 )
@@ -441,12 +437,12 @@ class Client:
         scope = asyncio.timeout_at(None if deadline is None else deadline.at)
         try:
             async with scope:
-                await self._transport.drained()
+                await self.transport.drained()
         except TimeoutError:
             if not scope.expired():
                 raise
             raise RpcTimeout(
-                f"{call} was not sent in time: the connection to {self._transport.url} takes no "
+                f"{call} was not sent in time: the connection to {self.transport.url} takes no "
                 "more data (the broker is slow or blocked, or too much is sent)"
             ) from None
 

@@ -114,7 +114,7 @@ class MethodProxy:
         """
         client, route = self._client, self._route
         call = client.new_call(route, args, kwargs)
-        if not route.direct or client.congested:
+        if not route.direct or client.transport.congested:
             result = await client.call(call, route)
         else:  # what client.call does, without its coroutine
             pending = client.start(call, route)

@@ -43,7 +43,7 @@ def bodies(outbox: Outbox) -> list[bytes]:
 
 
 async def test_what_comes_back_goes_first_and_in_its_order() -> None:
-    outbox = Outbox("not connected")
+    outbox = Outbox("not connected", lambda: None)
     for body in (b"3", b"4"):
         outbox.add(message(body))
     outbox.put_back([message(b"1"), message(b"2")])
@@ -52,7 +52,7 @@ async def test_what_comes_back_goes_first_and_in_its_order() -> None:
 
 
 async def test_what_is_sent_twice_waits_twice() -> None:
-    outbox = Outbox("not connected")
+    outbox = Outbox("not connected", lambda: None)
     outgoing = message()
     outbox.add(outgoing)
     outbox.add(outgoing)
@@ -62,7 +62,7 @@ async def test_what_is_sent_twice_waits_twice() -> None:
 async def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_MESSAGES", 3)
     monkeypatch.setattr(module, "MAX_BYTES", 10)
-    by_count, by_bytes = Outbox("not connected to there"), Outbox("not connected")
+    by_count, by_bytes = Outbox("not connected to there", lambda: None), Outbox("not connected", lambda: None)
     for _ in range(3):
         by_count.add(message())
     one_more, too_big = message(), message(b"x" * 6)
@@ -81,7 +81,7 @@ async def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_what_expires_is_settled_in_time_and_the_rest_stays() -> None:
-    outbox = Outbox("not connected to there")
+    outbox = Outbox("not connected to there", lambda: None)
     now = asyncio.get_running_loop().time()
     settled = asyncio.Event()
     first = message(b"first", expires_at=now + 0.03)
@@ -101,7 +101,7 @@ async def test_what_expires_is_settled_in_time_and_the_rest_stays() -> None:
 
 
 async def test_time_spent_waiting_is_taken_off_the_expiration() -> None:
-    outbox = Outbox("not connected")
+    outbox = Outbox("not connected", lambda: None)
     now = asyncio.get_running_loop().time()
     outgoing = message(expires_at=now + 5, expiration=30_000)
     as_sent = outgoing.message
@@ -121,8 +121,9 @@ async def test_senders_are_asked_to_wait_and_told_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MANY_MESSAGES", 4)
-    outbox = Outbox("not connected")
-    for _ in range(5):
+    told: list[bool] = []
+    outbox = Outbox("not connected", lambda: told.append(outbox.crowded))
+    for _ in range(6):
         outbox.add(message())
     assert outbox.crowded
     roomy = asyncio.create_task(outbox.roomy())
@@ -132,6 +133,7 @@ async def test_senders_are_asked_to_wait_and_told_when_there_is_room(
     async with asyncio.timeout(5):
         await roomy
     assert not outbox.crowded
+    assert told == [True, False]
 
 
 # --- what was not confirmed

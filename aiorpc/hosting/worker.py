@@ -166,7 +166,10 @@ class Worker(msgspec.Struct, eq=False):
             elif self._workshop.lifetimes:
                 await self.serve(call)
             else:  # what serve does, without its coroutine
-                self._keep(await self._invoke(call))
+                service = self._workshop.service_cls()
+                if self._workshop.values:
+                    self._provide(service, call)
+                self._keep(await self._invoke(service, call))
             outcome = Outcome(_RETURNED, self._encoded)
         except asyncio.CancelledError as exc:
             task = self.task
@@ -194,8 +197,6 @@ class Worker(msgspec.Struct, eq=False):
         if self._cancelled_for is not None:  # a middleware that was cancelled tries once more
             raise asyncio.CancelledError
         workshop = self._workshop
-        if not workshop.lifetimes:
-            return self._keep(await self._invoke(call))
         service = workshop.service_cls()
         worker_ctx = self._provide(service, call)
         attributes = service.__dict__
@@ -207,7 +208,7 @@ class Worker(msgspec.Struct, eq=False):
                 dependency = provider.provide(worker_ctx)
                 attributes[provider.attr_name] = await dependency.__aenter__()
                 opened.append(dependency)
-            result = self._keep(await self._invoke_on(service, call))
+            result = self._keep(await self._invoke(service, call))
         except BaseException as exc:  # noqa: BLE001 - raised again below, whatever the dependencies do
             error = exc
         try:
@@ -272,14 +273,7 @@ class Worker(msgspec.Struct, eq=False):
             if self._overdue and self.task is not None:
                 self.task.uncancel()
 
-    def _invoke(self, call: Call) -> Awaitable[Any]:
-        """Where no dependency has to be opened."""
-        service = self._workshop.service_cls()
-        if self._workshop.values:
-            self._provide(service, call)
-        return self._invoke_on(service, call)
-
-    def _invoke_on(self, service: Any, call: Call) -> Awaitable[Any]:
+    def _invoke(self, service: Any, call: Call) -> Awaitable[Any]:
         name = self.entrypoint.method_name
         method = getattr(service, name)
         if name in self._workshop.coroutines:
@@ -340,7 +334,9 @@ class Worker(msgspec.Struct, eq=False):
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
-        self._forget_deadline()
+        if self._deadlines is not None:
+            self._deadlines.pop(self, None)
+            self._deadlines = None
         if outcome.error is not None:
             self._log(outcome)
         self._settle_now(outcome)

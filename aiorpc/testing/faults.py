@@ -245,7 +245,7 @@ def _transport_of(connected: Connected) -> Transport:
         case ServiceRunner():
             return connected._transport
         case ClusterProxy() | ServiceProxy():
-            return connected._client._transport
+            return connected._client.transport
         case ClusterRpcProxy() | ServiceRpcProxy() if connected._transport is not None:
             return connected._transport
     raise ConfigurationError(

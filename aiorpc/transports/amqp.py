@@ -55,7 +55,9 @@ class AmqpTransport(Transport):
         self._settings = settings
         self._urls = settings.broker_urls
         self.url = self._urls[0].redacted()
-        self._sender = Sender(self.url, settings.max_message_size, self._returned)
+        self._sender = Sender(
+            self.url, settings.max_message_size, returned=self._returned, on_crowded=self._weigh
+        )
         self._topology = Topology()
         self._subscriptions: set[AmqpSubscription] = set()
         self._inspector = Inspector(lambda: self._link)
@@ -171,7 +173,11 @@ class AmqpTransport(Transport):
             UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``
                 to be told so.
         """
-        self._sender.send(outgoing)
+        direct = self._sender.direct
+        if direct is not None and outgoing.settled is None:
+            direct.publish(outgoing)
+        else:
+            self._sender.send(outgoing)
 
     def retract(self, outgoing: Outgoing) -> bool:
         outgoing.retracted()
@@ -191,10 +197,11 @@ class AmqpTransport(Transport):
     def waiting(self) -> int:
         return len(self._sender.outbox)
 
-    @property
-    def congested(self) -> bool:
+    def _weigh(self) -> None:
+        """Something that decides whether we are congested has changed."""
         link = self._link
-        return (link is not None and link.path.congested) or self._sender.outbox.crowded
+        by_link = link is not None and link.path.congested
+        self.congested = by_link or self._sender.outbox.crowded
 
     async def drained(self) -> None:
         while self.congested:
@@ -350,7 +357,13 @@ class AmqpTransport(Transport):
             refusal: ConfigurationError | None = None
             for url in urls:
                 try:
-                    link = Link(self._settings, url, name=self.name, on_blocked=self._on_blocked)
+                    link = Link(
+                        self._settings,
+                        url,
+                        name=self.name,
+                        on_blocked=self._on_blocked,
+                        on_congested=self._weigh,
+                    )
                     await link.open()
                 except ConfigurationError as error:
                     refusal = error
@@ -378,6 +391,7 @@ class AmqpTransport(Transport):
             log.debug("%s: could not take up again: %s", self.name, error)
             return False
         self._link = link
+        self._weigh()
         loop = asyncio.get_running_loop()
         self._tried = {each: loop.create_future() for each in self._subscriptions}
         if self._available is None or self._available.done():
@@ -424,6 +438,7 @@ class AmqpTransport(Transport):
         if self._link is not link:
             return  # it never came to be used
         self._link = None
+        self._weigh()
         if self._available is None or self._available.done():
             self._available = asyncio.get_running_loop().create_future()
         if self._closing is not None:

@@ -14,7 +14,7 @@ from struct import Struct, error as struct_error
 from typing import Any, Final
 
 from ..exceptions import UnserializableValueError
-from ..wire.message import Message
+from ..wire.message import FilledHeaders, Message
 from .amqp_headers import decode_headers, encode_headers
 from .amqp_table import GARBLED, MalformedTable, epoch_seconds, from_epoch
 
@@ -148,7 +148,9 @@ class Encoder:
         headers = message.headers
         if headers is not None:
             flags |= _HEADERS
-            append(encode_headers(headers))
+            # The type first: to ask for their length is a step in Python.
+            filled = type(headers) is FilledHeaders or headers
+            append(encode_headers(headers) if filled else _NO_HEADERS)
         priority = message.priority
         if priority == 0:
             flags |= _PRIORITY

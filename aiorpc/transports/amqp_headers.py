@@ -26,7 +26,6 @@ __all__ = ["decode_headers", "encode_headers"]
 
 _pack_long = Struct(">q").pack
 _TEXT = frozenset({str})
-_NO_HEADERS = b"\0\0\0\0"
 
 #: At most so many templates are remembered, and then forgotten all at once. Few send often: a call
 #: out of a worker has a stack of ids of its own.
@@ -48,7 +47,7 @@ def encode_headers(headers: Mapping[str, Any]) -> bytes:
     if type(headers) is FilledHeaders:
         written = _written.get(headers.template) or _write(headers.template)
         return written + _pack_long(headers.value)
-    return encode_table(headers) if headers else _NO_HEADERS
+    return encode_table(headers)
 
 
 def _write(template: HeaderTemplate) -> bytes:

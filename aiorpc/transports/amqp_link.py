@@ -59,12 +59,14 @@ class Link:
         *,
         name: str,
         on_blocked: Callable[[Link], None],
+        on_congested: Callable[[], None],
     ) -> None:
         self.url = url
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.blocked_reason: str | None = None
         self.attached: set[Attached] = set()
         self._on_blocked = on_blocked
+        self.congestion_changed = on_congested
         self._farewells: set[asyncio.Task[None]] = set()
         self._silent = False  # it left a farewell unanswered
         self._said = ""  # the broker's words when it closed the connection, if we heard them

@@ -48,6 +48,9 @@ class Owner(ConnectionFrames, Protocol):
     def socket_lost(self, error: BaseException | None) -> None:
         """The socket is closed, from either side."""
 
+    def congestion_changed(self) -> None:
+        """``HotPath.congested`` is another."""
+
 
 class HotPath(ABC):
     """
@@ -140,10 +143,12 @@ class HotPath(ABC):
     def _congest(self) -> None:
         self.congested = True
         self._free.clear()
+        self.owner.congestion_changed()
 
     def _ease(self) -> None:
         self.congested = False
         self._free.set()
+        self.owner.congestion_changed()
 
     async def drained(self) -> None:
         """Return when it is not congested, or the connection is gone."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ..exceptions import ConnectionLost, UnserializableValueError
 from .amqp_channel import NO_LIMIT, Channel, too_large
@@ -28,24 +29,31 @@ class Sender:
     """
     Attributes:
         channel: what messages leave on; ``None`` while there is none.
+        direct: the same, while nothing waits in the outbox and the broker takes messages.
         outbox: what waits for it.
         closed: completes "it was not sent: ..." once nothing is taken any more.
     """
 
-    def __init__(self, url: str, max_message_size: int | None, returned: Returned) -> None:
+    def __init__(
+        self,
+        url: str,
+        max_message_size: int | None,
+        *,
+        returned: Returned,
+        on_crowded: Callable[[], None],
+    ) -> None:
         self.channel: Channel | None = None
-        self.outbox = Outbox(f"not connected to {url} yet")
+        self.outbox = Outbox(f"not connected to {url} yet", on_crowded)
         self.closed: str | None = None
         self._max_message_size = max_message_size
         self._returned = returned
         self._checker = Encoder(0, 0)
-        #: The channel, while nothing waits in the outbox and the broker takes messages.
-        self._direct: Channel | None = None
+        self.direct: Channel | None = None
         self._flusher: asyncio.Task[None] | None = None
 
     def send(self, outgoing: Outgoing) -> None:
         """See ``AmqpTransport.send``."""
-        channel = self._direct
+        channel = self.direct
         try:
             if channel is not None:
                 channel.publish(outgoing)
@@ -90,12 +98,12 @@ class Sender:
 
     def pause(self, why: str) -> None:
         """Let everything wait; *why* is for the errors of what expires meanwhile."""
-        self._direct = None
+        self.direct = None
         self.outbox.why = why
 
     def drop(self) -> None:
         """The connection is gone, and the channel with it."""
-        self._direct = self.channel = None
+        self.direct = self.channel = None
 
     def resume(self) -> None:
         """Send what waits, in order; then let ``send`` write directly."""
@@ -112,7 +120,7 @@ class Sender:
     def close(self, why: str) -> None:
         """Take no more, and settle what waits with ``ConnectionLost``."""
         self.closed = why
-        self._direct = None
+        self.direct = None
         if self._flusher is not None:
             self._flusher.cancel()
         self.outbox.fail(ConnectionLost(why))
@@ -125,7 +133,7 @@ class Sender:
         for _ in range(_BATCH):
             outgoing = self.outbox.take()
             if outgoing is None:
-                self._direct = channel
+                self.direct = channel
                 return True
             try:
                 channel.publish(outgoing)
@@ -150,7 +158,7 @@ class Sender:
     def _channel_ended(
         self, unconfirmed: list[tuple[int, Outgoing]], refused: Refused | None
     ) -> None:
-        self._direct = None
+        self.direct = None
         url = self.channel.link.url.redacted() if self.channel is not None else "the broker"
         self.outbox.put_back(sort_out(unconfirmed, refused, url))
 
@@ -158,6 +166,6 @@ class Sender:
         """Replies that were not confirmed when their consumer's channel ended."""
         returning = sort_out(unconfirmed, refused, "the broker")
         if returning:
-            self._direct = None
+            self.direct = None
             self.outbox.put_back(returning)
             self.resume()

@@ -188,6 +188,9 @@ class Transport(ABC):
     #: The broker's URL without its password, for logs and errors.
     url: str
     state: State
+    #: Whether more waits to be written than is good: senders that can wait should. It is kept, and
+    #: not worked out, since it is asked before every message.
+    congested: bool = False
 
     def __init__(self) -> None:
         self.state = State.CLOSED
@@ -399,11 +402,6 @@ class Transport(ABC):
         finally:
             stop_listening()
         return True
-
-    @property
-    @abstractmethod
-    def congested(self) -> bool:
-        """Whether more is waiting to be written than is good: senders that can wait should."""
 
     @abstractmethod
     async def drained(self) -> None:

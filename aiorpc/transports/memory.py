@@ -70,7 +70,7 @@ class MemoryTransport(Transport):
         self.url = f"memory://{name}"
         super().__init__()
         self.reconnects = 0
-        self._sender = Sender(self.url, max_message_size)
+        self._sender = Sender(self.url, max_message_size, on_crowded=self._weigh)
         self._broker: MemoryBroker | None = None
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
@@ -245,9 +245,8 @@ class MemoryTransport(Transport):
     def waiting(self) -> int:
         return len(self._sender.outbox)
 
-    @property
-    def congested(self) -> bool:
-        return self._sender.outbox.crowded
+    def _weigh(self) -> None:
+        self.congested = self._sender.outbox.crowded
 
     async def drained(self) -> None:
         await self._sender.outbox.roomy()

@@ -6,6 +6,7 @@ what the senders are told. No I/O.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from .base import Outgoing
@@ -25,9 +26,11 @@ class Sender:
         mute: confirms do not arrive.
     """
 
-    def __init__(self, url: str, max_message_size: int | None) -> None:
+    def __init__(
+        self, url: str, max_message_size: int | None, *, on_crowded: Callable[[], None]
+    ) -> None:
         self.broker: MemoryBroker | None = None
-        self.outbox = Outbox(f"not connected to {url}")
+        self.outbox = Outbox(f"not connected to {url}", on_crowded)
         self.mute = False
         self._closed: ConnectionLost | None = None
         self._max_message_size = max_message_size or 1 << 62

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 
 import msgspec
@@ -48,12 +48,16 @@ class Outbox:
     """
     Messages in the order in which they are to leave, bounded; each leaves or expires.
 
+    Args:
+        on_crowded: told when ``crowded`` changes.
+
     Attributes:
         why: completes "it was not sent: ...", for the errors of those that never leave.
     """
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, on_crowded: Callable[[], None]) -> None:
         self.why = why
+        self._on_crowded = on_crowded
         # By identity, so that retracting one of very many is cheap.
         self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
         self._bytes = 0
@@ -129,21 +133,25 @@ class Outbox:
             settle(outgoing, error)
 
     def _ease(self) -> None:
-        self.crowded = False
-        self._roomy.set()
+        if self.crowded:
+            self.crowded = False
+            self._roomy.set()
+            self._on_crowded()
 
     def _added(self, outgoing: Outgoing) -> None:
         self._bytes += len(outgoing.message.body)
-        if len(self._waiting) > MANY_MESSAGES or self._bytes > MANY_BYTES:
+        many = len(self._waiting) > MANY_MESSAGES or self._bytes > MANY_BYTES
+        if many and not self.crowded:
             self.crowded = True
             self._roomy.clear()
+            self._on_crowded()
         if outgoing.expires_at is not None and outgoing.expires_at < self._sweep_at:
             self._sweep_by(outgoing.expires_at)
 
     def _removed(self, outgoing: Outgoing) -> None:
         self._bytes -= len(outgoing.message.body)
         few = len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2
-        if few and self.crowded:
+        if few:
             self._ease()
 
     def _sweep_by(self, at: float) -> None:

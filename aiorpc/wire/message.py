@@ -4,6 +4,7 @@ The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothi
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import ItemsView, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -61,14 +62,17 @@ class HeaderTemplate(msgspec.Struct, frozen=True, eq=False):
     blank: str
 
 
-class FilledHeaders(Mapping[str, Any]):
+class _AbstractStruct(msgspec.StructMeta, ABCMeta):
+    """Of structs that are also one of the abstract collections."""
+
+
+class FilledHeaders(
+    Mapping[str, Any], msgspec.Struct, frozen=True, eq=False, gc=False, metaclass=_AbstractStruct
+):
     """The headers of one message of a template: its fields, and *value* in its blank."""
 
-    __slots__ = ("template", "value")
-
-    def __init__(self, template: HeaderTemplate, value: int) -> None:
-        self.template = template
-        self.value = value
+    template: HeaderTemplate
+    value: int
 
     def __getitem__(self, name: str) -> Any:
         return self.value if name == self.template.blank else self.template.fields[name]
