@@ -164,9 +164,9 @@ class Entrypoint(ABC):
     ) -> None:
         #: Errors that are no failure of the service: logged as warnings, without a traceback.
         self.expected_exceptions = (
-            expected_exceptions
-            if isinstance(expected_exceptions, tuple)
-            else (expected_exceptions,)
+            (expected_exceptions,)
+            if isinstance(expected_exceptions, type)
+            else tuple(expected_exceptions)
         )
         #: Names of arguments that no log may show.
         self.sensitive_arguments = (

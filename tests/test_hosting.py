@@ -307,66 +307,6 @@ async def test_middleware_may_take_longer_than_its_dependencies_have_for_closing
         assert await cluster.quick.method() == "open"
 
 
-async def test_middleware_that_tries_again_is_still_under_the_deadline(
-    config: dict[str, Any],
-) -> None:
-    log: list[str] = []
-    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def once_more(call: Call, handler: Handler) -> Any:
-        assert await handler(call) == "ok"
-        log.append("again")
-        try:
-            await asyncio.sleep(60)  # a pause before the next attempt
-        except asyncio.CancelledError:
-            with pytest.raises(asyncio.CancelledError):
-                await handler(call)  # an attempt that nobody waits for does not begin
-            ended.set_result("cancelled")
-            raise
-
-    async with (
-        ServiceContainer(recording_service(log), config, middleware=[once_more]),
-        ClusterRpcProxy(config, timeout=0.1) as cluster,
-    ):
-        with pytest.raises(RpcTimeout):
-            await cluster.recorded.works()
-        assert await asyncio.wait_for(ended, 5) == "cancelled"
-    opened_once = ["first open", "second open", "method", "second commit", "first commit", "again"]
-    assert [entry for entry in log if not entry.endswith(("start", "stop"))] == opened_once
-
-
-async def test_a_second_attempt_of_a_middleware_is_cancelled_at_the_deadline(
-    config: dict[str, Any],
-) -> None:
-    log: list[str] = []
-
-    async def until_it_works(call: Call, handler: Handler) -> Any:
-        with pytest.raises(ValueError, match="boom"):
-            await handler(call)
-        return await handler(call)
-
-    class Service(recording_service(log)):  # type: ignore[misc]
-        attempts = 0
-
-        @rpc
-        async def second_hangs(self) -> None:
-            type(self).attempts += 1
-            if type(self).attempts == 1:
-                raise ValueError("boom")
-            await asyncio.sleep(60)
-
-    config["SHUTDOWN_TIMEOUT"] = 2
-    async with (
-        ServiceContainer(Service, config, middleware=[until_it_works]) as container,
-        ClusterRpcProxy(config, timeout=0.1) as cluster,
-    ):
-        with pytest.raises(RpcTimeout):
-            await cluster.recorded.second_hangs()
-    assert not container.overran
-    assert log.count("first open") == 2
-    assert "first rollback CancelledError" in log
-
-
 async def test_what_a_dependency_makes_of_an_error_is_what_its_caller_gets(
     config: dict[str, Any],
 ) -> None:

@@ -19,6 +19,7 @@ from aiorpc import (
     ClusterRpcProxy,
     DependencyProvider,
     Entrypoint,
+    RemoteError,
     RpcTimeout,
     ServiceContainer,
     ServiceRunner,
@@ -306,3 +307,71 @@ async def test_a_dependency_may_give_a_lifetime_to_a_plain_value(config: dict[st
     async with ServiceContainer(Naming, config), ClusterRpcProxy(config) as cluster:
         assert await cluster.naming.shout() == "SHOUT"
     assert loud.closed == ["shout"]
+
+
+async def test_a_method_that_cancels_its_own_task_is_an_error_and_runs_once(
+    config: dict[str, Any],
+) -> None:
+    runs: list[int] = []
+
+    class Confused:
+        name = "confused"
+
+        @rpc
+        async def method(self) -> None:
+            runs.append(1)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async with (
+        ServiceContainer(Confused, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RemoteError, match="CancelledError"):
+            await cluster.confused.method()
+    assert len(runs) == 1
+
+
+async def test_a_filter_that_fails_over_an_error_costs_neither_the_answer_nor_the_place(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails:
+        name = "fails"
+
+        @rpc
+        async def method(self) -> None:
+            raise ValueError("boom")
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise TypeError("a filter of the user's")
+
+    monkeypatch.setattr(logging.getLogger("aiorpc.worker"), "filters", [fail])
+    config["max_workers"] = 1
+    async with (
+        ServiceContainer(Fails, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        for _ in range(3):
+            with pytest.raises(RemoteError, match="boom"):
+                await cluster.fails.method()
+
+
+async def test_expected_exceptions_may_be_any_collection(
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Expected:
+        name = "expected"
+
+        @rpc(expected_exceptions=[ValueError, KeyError])  # type: ignore[arg-type]
+        async def method(self) -> None:
+            raise ValueError("boom")
+
+    async with (
+        ServiceContainer(Expected, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RemoteError, match="boom"):
+            await cluster.expected.method()
+    assert "raised an expected error" in caplog.text

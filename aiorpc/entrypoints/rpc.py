@@ -293,7 +293,7 @@ class _Job(msgspec.Struct, eq=False):
                         server.host.service_name,
                         request.method,
                     )
-            except AioRpcError as exc:  # too large for the wire, say
+            except Exception as exc:  # noqa: BLE001 - too large for the wire, say; its caller is told
                 log.error("%s.%s: %s", server.host.service_name, request.method, exc)
                 server.answer_error(delivery, request, exc)
         elif ending is Ending.WITHDRAWN:

@@ -338,6 +338,10 @@ class ServiceContainer:
     def host(self) -> Host:
         return self
 
+    @property
+    def ending(self) -> bool:
+        return not self._accepting or (self._life is not None and self._life.cancelling() > 0)
+
     def handler(self, worker: Worker) -> Handler:
         return compose(self._middleware, worker.serve) if self._middleware else worker.serve
 

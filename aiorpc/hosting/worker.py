@@ -6,7 +6,8 @@ dependencies are open; they close before the outcome is settled: "ok" means comm
 
 A worker can be cancelled while it opens and runs. Once it closes (commit, roll back) it cannot: it
 is bounded by CLEANUP_TIMEOUT instead. Middleware then goes on as before, under the deadline, and
-may begin anew. What a worker is cancelled for decides the outcome.
+may begin anew; it hears then of what came meanwhile. What a worker is cancelled for decides the
+outcome.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ class Workshop(Protocol):
     service_cls: type
     #: Whether there is middleware.
     wrapped: bool
+
+    @property
+    def ending(self) -> bool:
+        """Whether it stops, or is cancelled, so that its tasks are cancelled by others than us."""
+        ...
+
     #: Names of the methods that are coroutines; the others run in threads.
     coroutines: frozenset[str]
     values: list[DependencyProvider[Any]]
@@ -57,6 +64,8 @@ class Workshop(Protocol):
     def finished(self, worker: Worker) -> None: ...
 
 
+#: What no method returns.
+_NOTHING = object()
 #: Nobody takes the result of a worker that was cancelled for one of these.
 _NOBODY_WAITS = (Ending.TIMED_OUT, Ending.WITHDRAWN)
 
@@ -92,12 +101,18 @@ class Worker(msgspec.Struct, eq=False):
     seated: bool = False
     _state: _State = _WAITING
     _cancelled_for: Ending | None = None
+    #: What it would have been cancelled for while it closed; its middleware is.
+    _owed: Ending | None = None
     _killed: bool = False
+    #: Whether its dependencies are open, or open or close.
+    _serving: bool = False
+    #: Whether its method returned and its dependencies closed: what it did stands.
+    _done: bool = False
     #: Where its deadline stands until it has passed, or that of its closing.
     _deadlines: Bucket | None = None
     #: Whether its closing takes longer than CLEANUP_TIMEOUT.
     _overdue: bool = False
-    _result: Any = None
+    _result: Any = _NOTHING
     _encoded: Any = None
 
     # Handles for the container and for who submitted the call
@@ -126,6 +141,8 @@ class Worker(msgspec.Struct, eq=False):
             if self._state is _RUNNING:
                 assert self.task is not None
                 self.task.cancel()
+        elif self._state is _CLOSING and self._owed is None:
+            self._owed = reason
 
     def kill(self) -> None:
         """End it whatever it does: the time for stopping is over."""
@@ -176,9 +193,9 @@ class Worker(msgspec.Struct, eq=False):
             assert task is not None
             if self._cancelled_for is not None or self._killed:
                 outcome = self._cancelled()
-            elif task.cancelling():
+            elif task.cancelling() and self._workshop.ending:
                 outcome, foreign = Outcome(Ending.ABANDONED), True
-            else:  # nobody cancelled us: the method raised it, which is an error like others
+            else:  # the method raised it, or cancelled its own task: an error like others
                 outcome = Outcome(Ending.RAISED, error=exc)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a service's error ends its call only
             outcome = Outcome(Ending.RAISED, error=exc)
@@ -194,16 +211,24 @@ class Worker(msgspec.Struct, eq=False):
 
     async def serve(self, call: Call) -> Any:
         """The innermost handler: the dependencies, and the method inside them."""
-        if self._cancelled_for is not None:  # a middleware that was cancelled tries once more
-            raise asyncio.CancelledError
+        if self._cancelled_for is not None or self._killed:
+            raise asyncio.CancelledError  # a middleware that was cancelled tries once more
+        if self._serving:
+            raise RuntimeError(
+                f"{call}: a middleware called its handler while an earlier call of it still runs; "
+                "await that first"
+            )
+        self._serving = True
+        self._done = False
+        self._result = _NOTHING
         workshop = self._workshop
-        service = workshop.service_cls()
-        worker_ctx = self._provide(service, call)
-        attributes = service.__dict__
         opened: list[AbstractAsyncContextManager[Any]] = []
         error: BaseException | None = None
         result = None
         try:
+            service = workshop.service_cls()
+            worker_ctx = self._provide(service, call)
+            attributes = service.__dict__
             for provider in workshop.lifetimes:
                 dependency = provider.provide(worker_ctx)
                 attributes[provider.attr_name] = await dependency.__aenter__()
@@ -216,15 +241,23 @@ class Worker(msgspec.Struct, eq=False):
             if error is not None:
                 # A dependency that swallows the error does not turn it into a result.
                 raise error
+            self._done = True
         finally:
             error = None  # no cycle of frame and traceback
+            self._serving = False
             if workshop.wrapped:
                 self._go_on()
         return result
 
     def _go_on(self) -> None:
         """The dependencies are closed, and middleware has the word again, until the deadline."""
+        if self._state is _DONE:  # a handler that its middleware left behind
+            return
         self._state = _RUNNING
+        if self._owed is not None:
+            self.cancel(self._owed)
+        elif self._killed and self.task is not None:
+            self.task.cancel()
         deadline = self.call.context.deadline
         if deadline is not None:
             self._deadlines = self._workshop.timers.add(deadline.at, self)
@@ -250,7 +283,8 @@ class Worker(msgspec.Struct, eq=False):
     ) -> None:
         """Commit or roll back: not to be cancelled, but bounded."""
         bound = self._workshop.cleanup_timeout
-        self._state = _CLOSING
+        if self._state is not _DONE:  # as it is where a middleware left its handler behind
+            self._state = _CLOSING
         self._forget_deadline()
         if not opened:
             return
@@ -316,6 +350,11 @@ class Worker(msgspec.Struct, eq=False):
     # The end
 
     def _cancelled(self) -> Outcome:
+        if self._cancelled_for is Ending.TIMED_OUT and self._done:
+            return self._timed_out(
+                "the method returned in time, and what it did stands; the middleware around it ran "
+                "past the deadline and was cancelled"
+            )
         if self._cancelled_for is Ending.TIMED_OUT:
             return self._timed_out("the method ran past its deadline and was cancelled")
         return Outcome(self._cancelled_for or Ending.ABANDONED)
@@ -337,12 +376,12 @@ class Worker(msgspec.Struct, eq=False):
         if self._deadlines is not None:
             self._deadlines.pop(self, None)
             self._deadlines = None
-        if outcome.error is not None:
-            self._log(outcome)
         self._settle_now(outcome)
         self._result = self._encoded = None
         self._encode = None  # whoever submitted it may hold it: no cycle of each call
         self._workshop.finished(self)
+        if outcome.error is not None:
+            self._log(outcome)  # last, since filters and handlers of the user's can fail
 
     def _forget_deadline(self) -> None:
         deadlines, self._deadlines = self._deadlines, None
