@@ -9,9 +9,9 @@ The same query by: the driver alone (asyncpg), a bare ``AsyncSession`` in a bloc
 aiorpc method that has no database, one that opens such a block itself, one that is given its
 session by ``DatabaseSession``. The ways take turns, every other round backwards, and each has the
 minimum and the median of its rounds: what else runs on the machine only adds, so rounds are short
-and many. How long it takes depends on the machine before all else: the last column has the medians as
-a share of what the bare session takes. What the server and the broker spend is not counted; client
-and service are both in this process, and both counted.
+and many. How long it takes depends on the machine before all else: the last column has the medians
+as a share of what the bare session takes. What the server and the broker spend is not counted;
+client and service are both in this process, and both counted.
 """
 
 from __future__ import annotations

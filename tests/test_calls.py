@@ -78,6 +78,12 @@ def services(suffix: str) -> tuple[type, type]:
             return None if deadline is None else deadline.remaining()
 
         @rpc
+        async def add_role(self) -> list[str]:
+            roles: list[str] = self.ctx.context_data["roles"]
+            roles.append("admin")
+            return roles
+
+        @rpc
         async def context(self) -> dict[str, Any]:
             return {"data": dict(self.ctx.context_data), "stack": list(self.ctx.call_id_stack)}
 
@@ -457,6 +463,12 @@ async def test_context_data_is_sent_as_it_is_when_the_call_is_made(running: Runn
             assert (await context())["data"]["roles"] == ["reader"]
         roles.append("editor")
         assert (await context())["data"]["roles"] == ["reader", "editor"]
+
+
+async def test_what_a_service_changes_in_context_data_stays_in_that_call(running: Running) -> None:
+    async with ClusterRpcProxy(running.config, context_data={"roles": ["user"]}) as cluster:
+        for _ in range(3):
+            assert await cluster[running.y_name].add_role() == ["user", "admin"]
 
 
 async def test_headers_of_a_call_become_context_data(running: Running) -> None:

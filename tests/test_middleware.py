@@ -1,6 +1,6 @@
 """
-Middleware around calls at the service: what it may do, and that whatever it does, each call ends, is
-answered, and runs no more often than somebody wants it to.
+Middleware around calls at the service: what it may do, and that whatever it does, each call ends,
+is answered, and runs no more often than somebody wants it to.
 """
 
 from __future__ import annotations

@@ -62,7 +62,10 @@ async def test_what_is_sent_twice_waits_twice() -> None:
 async def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_MESSAGES", 3)
     monkeypatch.setattr(module, "MAX_BYTES", 10)
-    by_count, by_bytes = Outbox("not connected to there", lambda: None), Outbox("not connected", lambda: None)
+    by_count, by_bytes = (
+        Outbox("not connected to there", lambda: None),
+        Outbox("not connected", lambda: None),
+    )
     for _ in range(3):
         by_count.add(message())
     one_more, too_big = message(), message(b"x" * 6)

@@ -348,6 +348,8 @@ async def test_a_filter_that_fails_over_an_error_costs_neither_the_answer_nor_th
         raise TypeError("a filter of the user's")
 
     monkeypatch.setattr(logging.getLogger("aiorpc.worker"), "filters", [fail])
+    # asyncio tells of it, when the worker's task is collected
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     config["max_workers"] = 1
     async with (
         ServiceContainer(Fails, config),

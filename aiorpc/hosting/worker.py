@@ -4,10 +4,10 @@ One worker: it runs one method, once, with its dependencies around it.
 From the outside in: deadline, middleware, dependencies, method. The result is encoded while the
 dependencies are open; they close before the outcome is settled: "ok" means committed.
 
-A worker can be cancelled while it opens and runs. Once it closes (commit, roll back) it cannot: it
-is bounded by CLEANUP_TIMEOUT instead. Middleware then goes on as before, under the deadline, and
-may begin anew; it hears then of what came meanwhile. What a worker is cancelled for decides the
-outcome.
+A worker can be cancelled while it opens and runs. Once it closes (commit, roll back) it cannot, but
+by a middleware with a timeout of its own: it is bounded by CLEANUP_TIMEOUT instead. Middleware then
+goes on as before, under the deadline, and may begin anew; it hears then of what came meanwhile.
+What a worker is cancelled for decides the outcome.
 """
 
 from __future__ import annotations

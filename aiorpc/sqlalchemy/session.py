@@ -27,12 +27,12 @@ _UNCOMMITTED = "aiorpc_uncommitted"
 _CONNECTIONS = "aiorpc_connections"
 
 
-async def finish(work: Coroutine[Any, Any, T], within: float) -> T:
+async def finish(work: Coroutine[Any, Any, T], within: float, *, by: float | None = None) -> T:
     """
     Await *work* to its end, even if we are cancelled meanwhile; the cancel is raised afterwards.
 
-    Once cancelled, *work* has *within* seconds left, and none when we are cancelled again; then it
-    is cancelled itself.
+    Once cancelled, *work* has *within* seconds left, but none after loop time *by*, and none when
+    we are cancelled again; then it is cancelled itself.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -42,7 +42,8 @@ async def finish(work: Coroutine[Any, Any, T], within: float) -> T:
     try:
         await ended
     except asyncio.CancelledError:
-        timer = loop.call_later(within, task.cancel)
+        give_up_at = loop.time() + within
+        timer = loop.call_at(give_up_at if by is None else min(give_up_at, by), task.cancel)
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
@@ -98,9 +99,13 @@ class CallSession(AsyncSession):
         await self.reset()
 
     async def commit_at_end(self) -> None:
-        """Commit where nobody cancels: when the worker closes."""
+        """
+        Commit when the worker closes, within its time for that. Nobody cancels it there but a
+        middleware with a timeout of its own, and the COMMIT is not broken off for that either.
+        """
         if self.in_transaction():
-            await super().commit()
+            by = asyncio.get_running_loop().time() + self._cleanup_timeout
+            await finish(super().commit(), self._cleanup_timeout, by=by)
 
     async def end(self) -> None:
         """

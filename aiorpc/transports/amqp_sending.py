@@ -107,7 +107,8 @@ class Sender:
 
     def resume(self) -> None:
         """Send what waits, in order; then let ``send`` write directly."""
-        if self._flusher is not None or self._flush_batch():
+        # One that has ended is told apart: its callback comes a turn of the loop later.
+        if (self._flusher is not None and not self._flusher.done()) or self._flush_batch():
             return
         self._flusher = asyncio.create_task(self._flush_rest())
         self._flusher.add_done_callback(self._flushed)
@@ -149,7 +150,8 @@ class Sender:
             await asyncio.sleep(0)
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:
-        self._flusher = None
+        if self._flusher is flusher:
+            self._flusher = None
         if not flusher.cancelled() and (error := flusher.exception()) is not None:
             log.error("sending what had waited failed", exc_info=error)
 

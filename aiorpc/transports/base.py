@@ -65,7 +65,7 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         closes: how often the broker closed the channel that it was on; the transport's own.
 
     Who sends very many may derive from it, and override ``conclude`` and ``once_more`` in place of
-    passing two callbacks with each.
+    passing two callbacks with each. Without ``settled``, ``conclude`` hears of errors only.
     """
 
     exchange: str

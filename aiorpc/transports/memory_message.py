@@ -6,7 +6,6 @@ refused where AMQP refuses. No I/O.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +23,6 @@ _HEAD: Final = 7
 _INT64: Final = 1 << 63
 #: What comes out of a field table as it went in, and cannot be changed.
 _CONSTANTS: Final = frozenset({bool, float, bytes, type(None)})
-_NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 #: Names and properties that AMQP can carry for sure, up to so many, and then forgotten all at once.
@@ -44,7 +42,10 @@ class Carried(msgspec.Struct, eq=False, gc=False):
     copy_headers: Callable[[Any], dict[str, Any]] | None = None
 
     def copy(self) -> Message:
-        """The message, for one receiver to do with as it likes."""
+        """
+        The message, for one receiver to do with as it likes; but :class:`.FilledHeaders` cannot be
+        changed, and share what is in their template.
+        """
         message: Message = self.message.__copy__()  # type: ignore[attr-defined]
         if self.copy_headers is not None:
             message.headers = self.copy_headers(message.headers)
@@ -80,8 +81,7 @@ def carried(message: Message) -> Carried:
         template = _templates.get(headers.template) or _carry(headers.template)
         copy.headers = FilledHeaders(template, headers.value)
         return Carried(copy)
-    if not headers:
-        copy.headers = None if headers is None else _NO_HEADERS
+    if headers is None:
         return Carried(copy)
     copied: dict[str, Any] = {}
     copy_headers: Callable[[Any], dict[str, Any]] = dict
@@ -109,7 +109,7 @@ def carried(message: Message) -> Carried:
 
 
 def _carry(template: HeaderTemplate) -> HeaderTemplate:
-    """*template* as it comes out, to be shared by all its messages, as those of the fast lane are."""
+    """*template* as it comes out; shared by all its messages, as those of the fast lane are."""
     fields = carried(Message(body=b"", headers=template.fields)).message.headers or {}
     if len(_templates) >= _MAX_TEMPLATES:
         _templates.clear()

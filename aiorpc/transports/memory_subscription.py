@@ -95,11 +95,18 @@ def delivering(transport: Host, received: Received) -> Deliver:
 
 
 def hearing(heard: Heard) -> Deliver:
-    """Each message acked, and told to *heard*."""
+    """Each message told to *heard*, and acked."""
 
     def deliver(consumer: Consumer, entry: Entry, now: float) -> None:
+        try:
+            heard(entry.carried.copy())
+        except Exception:
+            log.exception(
+                "the handler of a message (exchange %r, key %r) failed",
+                entry.exchange,
+                entry.routing_key,
+            )
         consumer.ack(entry)
-        heard(entry.carried.copy())
 
     return deliver
 

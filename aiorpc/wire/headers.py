@@ -31,6 +31,7 @@ def context_headers(context: Context) -> dict[str, Any]:
         for key, value in context.data.items()
         if value is not None
     }
+    headers.pop(DEADLINE, None)  # whatever somebody calls so, it is none
     if context.call_id_stack:
         headers[CALL_ID_STACK] = context.call_id_stack
     return headers
@@ -59,6 +60,7 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         stack, data: see :class:`aiorpc.context.Context`.
         dated: whether there is a deadline.
+        has_lists: whether there are lists in the data.
     """
 
     stack: tuple[str, ...]
@@ -66,6 +68,16 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     dated: bool
     resent: bool
     compressed: bool
+    has_lists: bool
+
+    def own_data(self) -> Mapping[str, Any]:
+        """The context data, for one request to do with as it likes."""
+        if self.has_lists:
+            return {
+                name: value[:] if type(value) is list else value
+                for name, value in self.data.items()
+            }
+        return dict(self.data) if self.data else EMPTY
 
 
 def meaning_of(headers: Mapping[str, Any]) -> Meaning:
@@ -77,6 +89,7 @@ def meaning_of(headers: Mapping[str, Any]) -> Meaning:
         dated=type(headers.get(DEADLINE)) is int,
         resent=RESENT in headers,
         compressed=COMPRESSION in headers,
+        has_lists=any(type(value) is list for value in context.data.values()),
     )
 
 
@@ -96,5 +109,6 @@ def context_of(headers: Mapping[str, Any]) -> Context:
         elif key not in BROKER_HEADERS and not key.startswith(OWN_PREFIX):
             if data is None:
                 data = {}
-            data[key.removeprefix(PREFIX)] = value
+            # Headers may be shared among messages; what is in them then is text, or lists of it.
+            data[key.removeprefix(PREFIX)] = value[:] if type(value) is list else value
     return Context(stack, EMPTY if data is None else data)

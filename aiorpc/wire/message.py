@@ -93,6 +93,9 @@ class FilledHeaders(
         """All of them, for whoever wants to change some."""
         return {**self.template.fields, self.template.blank: self.value}
 
+    #: What the serializers take for it.
+    __json__ = to_dict
+
     def __repr__(self) -> str:
         return repr(self.to_dict())
 

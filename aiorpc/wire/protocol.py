@@ -186,9 +186,7 @@ class Wire:
             request.compressed = True
         if sent_deadline is not None or expiration is not None:
             self._apply_deadline(request, sent_deadline, expiration, waited)
-        # Each request has its own data: they are the service's to change.
-        data = dict(meaning.data) if meaning.data else EMPTY
-        request.context = Context(meaning.stack, data, request.deadline)
+        request.context = Context(meaning.stack, meaning.own_data(), request.deadline)
         return request
 
     def _learn(self, template: HeaderTemplate) -> Meaning:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import ForeignKey, String
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column, relationship
 
-from aiorpc import ClusterRpcProxy, ServiceContainer
+from aiorpc import ClusterRpcProxy, Middleware, ServiceContainer
 from aiorpc.config import Settings, from_mapping
 from aiorpc.extensions import providers_of
 from aiorpc.proxy import ClusterProxy
@@ -68,14 +68,21 @@ def settings_for(service: type, urls: Mapping[str, str] | str, **more: Any) -> S
 
 @asynccontextmanager
 async def running(
-    service: type, urls: Mapping[str, str] | str, **more: Any
+    service: type,
+    urls: Mapping[str, str] | str,
+    *,
+    middleware: Sequence[Middleware] = (),
+    **more: Any,
 ) -> AsyncIterator[tuple[Any, ServiceContainer]]:
     """*service* with empty tables: its proxy, and its container."""
     settings = settings_for(service, urls, **more)
     await create_tables(settings, service, drop=True)
     cluster: ClusterProxy
     try:
-        async with ServiceContainer(service, settings) as it, ClusterRpcProxy(settings) as cluster:
+        async with (
+            ServiceContainer(service, settings, middleware=middleware) as it,
+            ClusterRpcProxy(settings) as cluster,
+        ):
             yield cluster[it.service_name], it
     finally:
         await drop_tables(settings, service)

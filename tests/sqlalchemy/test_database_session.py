@@ -18,7 +18,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
-from aiorpc.call import Call
+from aiorpc.call import Call, Handler
 from aiorpc.config import resolve
 from aiorpc.extensions import WorkerContext
 from aiorpc.sqlalchemy import Database, DatabaseSession, create_tables
@@ -159,6 +159,28 @@ async def test_nothing_is_committed_that_was_not_asked_for(
         assert "1 new (Author)" in caplog.text
         assert await proxy.count() == 0
         await proxy.add("Austen", commit=True)
+        assert await proxy.count() == 1
+
+
+async def test_a_middleware_with_a_timeout_does_not_break_a_commit_off(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def impatient(call: Call, handler: Handler) -> Any:
+        async with asyncio.timeout_at(None) as scope:
+            scopes.append(scope)
+            return await handler(call)
+
+    async def commit(session: AsyncSession) -> None:
+        scopes[-1].reschedule(0)  # it is over
+        await asyncio.sleep(0.01)
+        await original(session)
+
+    scopes: list[asyncio.Timeout] = []
+    original = AsyncSession.commit
+    async with library(database_url, middleware=[impatient]) as (proxy, _):
+        monkeypatch.setattr(AsyncSession, "commit", commit)
+        with pytest.raises(RemoteError, match="TimeoutError"):
+            await proxy.add_auto("Austen")
         assert await proxy.count() == 1
 
 
