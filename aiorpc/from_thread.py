@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextvars
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -12,8 +14,72 @@ __all__ = ["run"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Seconds between two looks whether the loop is there still.
+_LOOK = 1.0
+
+
+class Bridge:
+    """
+    The way of one thread back to the loop, for as long as its call may go on. The worker that hands
+    a method to a thread makes it, in the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._ended = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def end(self) -> None:
+        """
+        Nobody waits for the call any more: cancel what runs for its thread, and let no more begin.
+        To be called in the loop.
+        """
+        self._ended = True
+        for task in list(self._tasks):
+            task.cancel()
+
+    def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run *coroutine* in the loop, and wait for it in this thread."""
+        done: concurrent.futures.Future[R] = concurrent.futures.Future()
+
+        def begin() -> None:
+            task = self.loop.create_task(coroutine)
+            self._tasks.add(task)
+            task.add_done_callback(finish)
+            if self._ended:
+                task.cancel()
+
+        def finish(task: asyncio.Task[R]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                done.set_exception(asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(task.result())
+
+        if self._ended:
+            coroutine.close()
+            raise asyncio.CancelledError
+        try:
+            self.loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
+            while True:
+                try:
+                    return done.result(_LOOK)
+                except TimeoutError:
+                    if done.done():  # the error may be the coroutine's own
+                        return done.result()
+                    if self.loop.is_closed():
+                        raise RuntimeError("Event loop is closed") from None
+        except RuntimeError:
+            if self.loop.is_closed() and not done.done():
+                coroutine.close()
+                raise asyncio.CancelledError from None  # the service is gone, and its caller
+            raise
+
+
 #: Set by the worker that hands a sync method to a thread.
-loop_of_thread: ContextVar[asyncio.AbstractEventLoop] = ContextVar("aiorpc.loop_of_thread")
+bridge: ContextVar[Bridge] = ContextVar("aiorpc.bridge")
 
 
 def run(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -24,13 +90,15 @@ def run(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwarg
         def report(self, month: str) -> bytes:
             rows = from_thread.run(self.books.sold_in, month)
 
-    It runs under the deadline and with the context data of the call.
+    It runs under the deadline and with the context data of the call. When the deadline passes, or
+    the caller takes the call back, it is cancelled.
 
     Raises:
         RuntimeError: this is not the thread of a sync method.
+        asyncio.CancelledError: nobody waits for the call any more; let it pass.
     """
     try:
-        loop = loop_of_thread.get()
+        there = bridge.get()
     except LookupError:
         raise RuntimeError(
             "from_thread.run() works in the thread of a sync @rpc method; in a coroutine, await "
@@ -40,6 +108,6 @@ def run(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwarg
         running = asyncio.get_running_loop()
     except RuntimeError:
         running = None
-    if running is loop:
+    if running is there.loop:
         raise RuntimeError("from_thread.run() would wait for itself here: await the coroutine")
-    return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop).result()
+    return there.run(function(*args, **kwargs))

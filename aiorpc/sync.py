@@ -58,7 +58,7 @@ class _LoopThread:
             loop.close()
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run *coroutine* there; KeyboardInterrupt here cancels it."""
+        """Run *coroutine* there; what a signal handler raises here cancels it."""
         if os.getpid() != self._pid:
             coroutine.close()
             raise RuntimeError(
@@ -77,12 +77,13 @@ class _LoopThread:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
         except concurrent.futures.CancelledError:
             if self._closed:
                 raise ConnectionLost("this ClusterRpcProxy was closed by another thread") from None
+            raise
+        except BaseException:
+            # Maybe not the call's, but of a signal handler's: a Ctrl-C, or Celery's time limit.
+            future.cancel()
             raise
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ log = logging.getLogger("aiorpc.timers")
 
 #: Seconds; how late a deadline may fire.
 TICK = 0.01
+#: Buckets at which those that are empty are looked for.
+_MANY = 1000
 
 
 class Expiring(Protocol):
@@ -38,7 +40,16 @@ class Timers:
     Deadlines on *loop*, by loop time, in buckets of ``TICK`` seconds. Ends with ``close``.
     """
 
-    __slots__ = ("_bucket", "_buckets", "_due", "_loop", "_tick", "_timer", "_timer_at")
+    __slots__ = (
+        "_bucket",
+        "_buckets",
+        "_due",
+        "_loop",
+        "_sweep_at",
+        "_tick",
+        "_timer",
+        "_timer_at",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -46,8 +57,9 @@ class Timers:
         #: That of the deadline that was added last: the next one is most often of the same tick.
         self._bucket: Bucket = {}
         self._tick = -1
-        #: The ticks of all buckets, a heap; empty buckets stay until they are due.
+        #: The ticks of all buckets, a heap; empty buckets stay until they are due, or too many.
         self._due: list[int] = []
+        self._sweep_at = _MANY
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
 
@@ -66,11 +78,22 @@ class Timers:
     def _turn_to(self, tick: int) -> None:
         bucket = self._buckets.get(tick)
         if bucket is None:
+            if len(self._due) >= self._sweep_at:
+                self._sweep()
             bucket = self._buckets[tick] = {}
             heapq.heappush(self._due, tick)
             if self._timer is None or tick < self._timer_at:
                 self._wake_at(tick)
         self._tick, self._bucket = tick, bucket
+
+    def _sweep(self) -> None:
+        """Forget the buckets that were emptied: of far deadlines they would be very many."""
+        # In place: this may happen while some of them fire.
+        for tick in [tick for tick, bucket in self._buckets.items() if not bucket]:
+            del self._buckets[tick]
+        self._due[:] = self._buckets
+        heapq.heapify(self._due)
+        self._sweep_at = max(_MANY, 2 * len(self._due))
 
     def close(self) -> None:
         """Nothing fires any more."""

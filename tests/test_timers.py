@@ -84,3 +84,17 @@ async def test_after_closing_nothing_fires_and_no_timer_is_left() -> None:
     assert handle is not None
     timers.close()
     assert handle.cancelled()
+
+
+async def test_far_deadlines_that_were_taken_back_leave_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    timers = Timers(loop)
+    fired = asyncio.Event()
+    now = loop.time()
+    timers.add(now + 0.02, Item(fired.set))
+    for number in range(20_000):  # each of a tick of its own
+        item = Item(lambda: None)
+        timers.add(now + 3600 + number * TICK, item).pop(item, None)
+    assert len(timers._buckets) <= 1000
+    await asyncio.wait_for(fired.wait(), 5)
+    timers.close()

@@ -792,6 +792,8 @@ async def test_bodies_of_any_size_arrive_whole(bench: Bench, size: int) -> None:
         ({"n" * 256: 1}, "nnn"),
         ({5: "five"}, "5"),
         ({"lone": "\ud800"}, "'lone'"),
+        ({"large": "x" * 131_050}, "one AMQP frame has room for"),  # the broker would hang up
+        ({"large": ["x" * 1000] * 132}, "one AMQP frame has room for"),
     ],
 )
 @pytest.mark.parametrize("connected", [True, False])
@@ -811,6 +813,15 @@ async def test_a_header_that_amqp_cannot_carry_is_refused_by_name(
         link.transport.send(to(queue, headers=headers))
     with pytest.raises(UnserializableValueError):
         await link.transport.publish(to(queue, headers=headers))
+
+
+async def test_headers_may_be_as_large_as_a_frame(bench: Bench) -> None:
+    transport = await bench.connect()
+    queue, inbox = bench.queue(), Inbox()
+    await transport.subscribe(queue, inbox)
+    headers = {"large": "x" * 130_900}
+    await transport.publish(to(queue, headers=headers))
+    assert (await inbox.next()).message.headers == headers
 
 
 async def test_an_overlong_property_is_refused(bench: Bench) -> None:

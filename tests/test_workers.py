@@ -17,6 +17,7 @@ from aiorpc import (
     AioRpcError,
     Call,
     ClusterRpcProxy,
+    ConnectionLost,
     DependencyProvider,
     Entrypoint,
     RemoteError,
@@ -24,6 +25,7 @@ from aiorpc import (
     ServiceContainer,
     ServiceRunner,
     WorkerContext,
+    from_thread,
     rpc,
     timer,
 )
@@ -377,3 +379,89 @@ async def test_expected_exceptions_may_be_any_collection(
         with pytest.raises(RemoteError, match="boom"):
             await cluster.expected.method()
     assert "raised an expected error" in caplog.text
+
+
+async def test_what_a_thread_waits_for_in_the_loop_is_cancelled_with_its_call(
+    config: dict[str, Any],
+) -> None:
+    ended: list[str] = []
+
+    class Threaded:
+        name = "threaded"
+
+        @rpc
+        def method(self) -> None:
+            try:
+                from_thread.run(asyncio.sleep, 60)
+            except asyncio.CancelledError:
+                ended.append("first")
+            from_thread.run(asyncio.sleep, 60)
+            ended.append("second")
+
+        @rpc
+        def nothing(self) -> str:
+            return "done"
+
+    config["max_workers"] = 1
+    async with (
+        ServiceContainer(Threaded, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RpcTimeout):
+            await cluster.threaded.method.with_options(timeout=0.1)()
+        assert await cluster.threaded.nothing() == "done"
+    assert ended == ["first"]
+
+
+async def test_an_error_of_what_a_thread_waits_for_is_raised_there(config: dict[str, Any]) -> None:
+    async def fails() -> None:
+        raise TimeoutError("its own")
+
+    class Threaded:
+        name = "threaded"
+
+        @rpc
+        def method(self) -> str:
+            with pytest.raises(TimeoutError, match="its own"):
+                from_thread.run(fails)
+            return "raised"
+
+    async with (
+        ServiceContainer(Threaded, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        assert await cluster.threaded.method() == "raised"
+
+
+async def test_a_static_method_has_no_self_to_leave_out(config: dict[str, Any]) -> None:
+    class Static:
+        name = "static"
+
+        @staticmethod
+        @rpc
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+    async with (
+        ServiceContainer(Static, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        assert await cluster.static.add(1, 2) == 3
+        assert await cluster.static.add(a=1, b=2) == 3
+
+
+async def test_a_container_and_a_runner_stop_while_they_wait_for_the_broker() -> None:
+    nobody = {"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/"}
+    async with asyncio.timeout(5):
+        container = ServiceContainer(Tenants, nobody)
+        starting = asyncio.create_task(container.start())
+        await asyncio.sleep(0)
+        await container.stop()
+        with pytest.raises(AioRpcError, match="tenants was stopped before it was ready"):
+            await starting
+        runner = ServiceRunner(Tenants, config=nobody)
+        starting = asyncio.create_task(runner.start())
+        await asyncio.sleep(0)
+        await runner.stop()
+        with pytest.raises(ConnectionLost, match="was closed"):
+            await starting

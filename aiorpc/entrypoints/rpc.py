@@ -8,6 +8,7 @@ acked with one line in the log. Nothing a peer sends stops the consumer.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
@@ -25,6 +26,7 @@ from ..proxy import RpcReply
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
 from ..wire.attempts import attempts_of
+from ..wire.errors import text_of
 from ..wire.protocol import Request
 from .attempts import Attempts
 from .withdrawals import Key, Withdrawals
@@ -107,6 +109,10 @@ class _Server:
                 entrypoint,
                 Arguments.of(
                     getattr(host.service_cls, entrypoint.method_name),
+                    skip_self=not isinstance(
+                        inspect.getattr_static(host.service_cls, entrypoint.method_name),
+                        staticmethod,
+                    ),
                     mode=mode if entrypoint.validate else "off",
                     name=f"{host.service_name}.{entrypoint.method_name}",
                 ),
@@ -228,7 +234,9 @@ class _Server:
         try:
             body = self.wire.encode_error(request, error, refusal=refusal)
         except Exception as exc:  # noqa: BLE001 - an error nobody can encode is still answered
-            substitute = AioRpcError(f"{type(error).__name__}, which cannot be sent: {exc}")
+            substitute = AioRpcError(
+                f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
+            )
             body = self.wire.encode_error(request, substitute)
         self.answer(delivery, request, body)
 

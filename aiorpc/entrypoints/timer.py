@@ -33,7 +33,7 @@ class Timer(Entrypoint):
         expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         super().__init__(expected_exceptions=expected_exceptions)
-        if interval <= 0:
+        if not interval > 0:  # a NaN neither
             raise ConfigurationError(f"a timer's interval must be above 0 seconds, got {interval}")
         self.interval = interval
         self.eager = eager

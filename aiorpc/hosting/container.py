@@ -104,6 +104,7 @@ class ServiceContainer:
         self._background: set[asyncio.Task[None]] = set()
         self._executor: Executor | None = None
         self._life: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None]
         self._failure: BaseException | None = None
         self._warned_at = -WARN_EVERY
         self._sharing: dict[object, asyncio.Lock] = {}
@@ -117,7 +118,13 @@ class ServiceContainer:
         return self._life is not None
 
     async def start(self) -> None:
-        """Return when every entrypoint is ready to fire."""
+        """
+        Return when every entrypoint is ready to fire.
+
+        Raises:
+            AioRpcError: it was stopped before.
+            ConfigurationError: the broker, or an extension, will not have it so.
+        """
         if self._life is not None:
             raise RuntimeError(f"{self!r} was started already; make another one")
         self._loop = loop = asyncio.get_running_loop()
@@ -126,7 +133,7 @@ class ServiceContainer:
         # Workers start in the context of who submits them, or frees a place for them: a call that
         # ends, say. What that has set in its context variables is not theirs to see.
         self._context = contextvars.copy_context()
-        ready: asyncio.Future[None] = loop.create_future()
+        ready = self._ready = loop.create_future()
         self._life = loop.create_task(
             self._live(ready), name=f"aiorpc container {self.service_name}"
         )
@@ -139,6 +146,8 @@ class ServiceContainer:
         if not ready.done():
             # What fails right after it was ready is for ``wait`` to tell.
             ready.cancel()
+            if self._life.cancelled():
+                raise AioRpcError(f"{self.service_name} was stopped before it was ready")
             await self._life  # raises what went wrong
 
     async def stop(self) -> None:
@@ -146,6 +155,8 @@ class ServiceContainer:
         if self._life is None:
             return
         self._stopping.set()
+        if not self._ready.done():  # it may wait for the broker, which may be away for long
+            self._life.cancel()
         await asyncio.wait((self._life,))
 
     async def wait(self) -> None:

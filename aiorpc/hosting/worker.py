@@ -29,7 +29,7 @@ from ..call import Call, Handler
 from ..context import FAR, current
 from ..exceptions import ConfigurationError, RpcTimeout
 from ..extensions import DependencyProvider, Ending, Entrypoint, Host, Outcome, WorkerContext
-from ..from_thread import loop_of_thread
+from ..from_thread import Bridge, bridge
 from ..timers import Bucket, Timers
 
 __all__ = ["Worker", "Workshop"]
@@ -320,7 +320,8 @@ class Worker(msgspec.Struct, eq=False):
         A thread cannot be cancelled. The caller is answered at once, but the dependencies stay open
         until the thread returns: closed before, they would be closed under its feet.
         """
-        loop_of_thread.set(asyncio.get_running_loop())
+        way_back = Bridge(asyncio.get_running_loop())
+        bridge.set(way_back)
         context = contextvars.copy_context()
         job = self._workshop.threads().submit(context.run, _without_stop_iteration, method, call)
         running = asyncio.wrap_future(job)
@@ -330,6 +331,7 @@ class Worker(msgspec.Struct, eq=False):
                 await asyncio.wait((running,))
             except asyncio.CancelledError as exc:
                 cancelled = exc
+                way_back.end()
                 # Where no thread has begun it none will: nobody waits for it any more.
                 if self._killed or job.cancel():
                     raise

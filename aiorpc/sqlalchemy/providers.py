@@ -5,7 +5,7 @@ What a service declares to use a database: ``DatabaseSession`` and ``Database``.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -149,6 +149,7 @@ class CallDatabase:
         self._call = call
         self._session: CallSession | None = None
         self._left_open: list[CallSession] = []
+        self._ended = False
 
     @property
     def engine(self) -> AsyncEngine:
@@ -158,7 +159,7 @@ class CallDatabase:
     def session(self) -> AsyncSession:
         """The session of this call, made when it is first asked for. Nothing commits it."""
         if self._session is None:
-            self._session = self._provider._new_session(call=self._call)
+            self._session = self._new_session()
         return self._session
 
     @property
@@ -182,14 +183,14 @@ class CallDatabase:
 
     @asynccontextmanager
     async def _block(self, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
-        session = self._provider._new_session(call=self._call)
+        session = self._new_session()
         try:
             yield session
             await session.commit()
         except BaseException:
             await session.end_unbroken()
             raise
-        if close_on_exit:
+        if close_on_exit or self._ended:
             await session.end_unbroken()
         else:
             self._left_open.append(session)
@@ -198,9 +199,17 @@ class CallDatabase:
         for session in self._sessions():
             session.warn_of_uncommitted()
 
+    def _new_session(self) -> CallSession:
+        session = self._provider._new_session(call=self._call)
+        if self._ended:  # for a task that was left behind: nobody would return its connection
+            session.sync_session.close()
+        return session
+
     async def _end(self) -> None:
-        for session in self._sessions():
-            await session.end()
+        self._ended = True
+        async with AsyncExitStack() as ending:
+            for session in self._sessions():
+                ending.push_async_callback(session.end)
 
     def _sessions(self) -> list[CallSession]:
         return [*self._left_open, *([self._session] if self._session else [])]

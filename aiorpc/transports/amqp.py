@@ -128,6 +128,9 @@ class AmqpTransport(Transport):
             await asyncio.gather(supervisor, return_exceptions=True)
         if self._available is not None:
             self._available.cancel()
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(ConnectionLost(f"the transport to {self.url} was closed"))
+            self._started.exception()  # whoever waits has it; nobody has to
         self._sender.close(f"the transport to {self.url} was closed")
         self._become(State.CLOSED)
         if was_started:

@@ -32,6 +32,8 @@ BODY: Final = 3
 FRAME_END: Final = 0xCE
 #: Type, channel and size in front, the end octet behind.
 FRAME_OVERHEAD: Final = 8
+#: Bytes of a content header in front of its properties: class, weight, size of body, flags.
+_HEADER_HEAD: Final = 14
 #: A whole heartbeat frame.
 HEARTBEAT: Final = b"\x08\0\0\0\0\0\0\xce"
 
@@ -132,7 +134,8 @@ class Encoder:
             message_id: sent where the message has none of its own.
 
         Raises:
-            UnserializableValueError: a header, or a name or property of more than 255 bytes.
+            UnserializableValueError: a header, a name or property of more than 255 bytes, or more
+                of them than one frame holds: for a larger one the broker would hang up.
         """
         # Every message goes through here, so all of the usual case is in this one function.
         prefix = self._prefixes.get((exchange, routing_key, mandatory))
@@ -189,10 +192,16 @@ class Encoder:
         ):
             flags |= _rare_properties(message, message_id, parts)
         properties = b"".join(parts)
+        if len(properties) > self.max_body - _HEADER_HEAD:
+            raise UnserializableValueError(
+                f"the headers and properties of a message to exchange {exchange!r}, key "
+                f"{routing_key!r}, take {len(properties)} bytes, and one AMQP frame has room for "
+                f"{self.max_body - _HEADER_HEAD}: send less context data, or put it in the body"
+            )
         body = message.body
         size = len(body)
         channel = self.channel
-        head = _CONTENT(HEADER, channel, 14 + len(properties), 60, 0, size, flags)
+        head = _CONTENT(HEADER, channel, _HEADER_HEAD + len(properties), 60, 0, size, flags)
         if 0 < size <= self.max_body:
             middle = _END_FRAME(FRAME_END, BODY, channel, size)
             return b"".join((prefix, head, properties, middle, body, _END))

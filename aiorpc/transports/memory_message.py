@@ -22,7 +22,9 @@ _HEAD: Final = 7
 
 _INT64: Final = 1 << 63
 #: What comes out of a field table as it went in, and cannot be changed.
-_CONSTANTS: Final = frozenset({bool, float, bytes, type(None)})
+_CONSTANTS: Final = frozenset({bool, float, type(None)})
+#: Characters of headers that may be more than a frame holds.
+_LARGE: Final = 100_000
 
 
 #: Names and properties that AMQP can carry for sure, up to so many, and then forgotten all at once.
@@ -84,16 +86,19 @@ def carried(message: Message) -> Carried:
     if headers is None:
         return Carried(copy)
     copied: dict[str, Any] = {}
+    size = 0
     copy_headers: Callable[[Any], dict[str, Any]] = dict
     for name, value in headers.items():
         kind = type(value)
         if kind is str:
             if not value.isascii():
                 return _by_codec(message)
+            size += len(value)
         elif kind is list or kind is tuple:
             for item in value:
                 if type(item) is not str or not item.isascii():
                     return _by_codec(message)
+                size += len(item)
             value = list(value)
             copy_headers = _copy_with_lists
         elif kind is int:
@@ -104,6 +109,8 @@ def carried(message: Message) -> Carried:
         if name not in _plain and not _is_plain(name):
             return _by_codec(message)
         copied[name] = value
+    if size > _LARGE:
+        return _by_codec(message)
     copy.headers = copied
     return Carried(copy, copy_headers)
 

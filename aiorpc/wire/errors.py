@@ -27,7 +27,7 @@ from ..exceptions import (
     registered,
 )
 
-__all__ = ["error_from_payload", "error_payload"]
+__all__ = ["error_from_payload", "error_payload", "text_of"]
 
 _NAMEKO_PATHS: Mapping[type[BaseException], str] = {
     exc_type: f"nameko.exceptions.{exc_type.__name__}"
@@ -106,13 +106,13 @@ class _Safe:
         if isinstance(value, str):
             return str(value)
         if depth and self._left > 0 and isinstance(value, Mapping):
-            return {_text_of(k): self.value(v, depth - 1) for k, v in self._some(value.items())}
+            return {text_of(k): self.value(v, depth - 1) for k, v in self._some(value.items())}
         if depth and self._left > 0 and isinstance(value, Iterable):
             try:
                 return [self.value(item, depth - 1) for item in self._some(value)]
             except Exception:  # noqa: BLE001, S110 - somebody's __iter__
                 pass
-        return _text_of(value)
+        return text_of(value)
 
     def _some(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -122,7 +122,8 @@ class _Safe:
             yield item
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """*value* as a text, whatever its ``__str__`` does."""
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - somebody's __str__; the text is Nameko's
