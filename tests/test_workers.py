@@ -463,5 +463,5 @@ async def test_a_container_and_a_runner_stop_while_they_wait_for_the_broker() ->
         starting = asyncio.create_task(runner.start())
         await asyncio.sleep(0)
         await runner.stop()
-        with pytest.raises(ConnectionLost, match="was closed"):
+        with pytest.raises(ConnectionLost, match="it was closed"):
             await starting

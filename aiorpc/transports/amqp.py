@@ -103,7 +103,14 @@ class AmqpTransport(Transport):
         if supervisor is not None:
             supervisor.cancel()
             await asyncio.gather(supervisor, return_exceptions=True)
+        self._fail_start("starting it was given up")
         self._become(State.CLOSED)
+
+    def _fail_start(self, why: str) -> None:
+        """Tell whoever waits in ``start``."""
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(ConnectionLost(f"the transport to {self.url}: {why}"))
+            self._started.exception()  # whoever waits has it; nobody has to
 
     async def aclose(self) -> None:
         if self._closing is None:
@@ -128,9 +135,7 @@ class AmqpTransport(Transport):
             await asyncio.gather(supervisor, return_exceptions=True)
         if self._available is not None:
             self._available.cancel()
-        if self._started is not None and not self._started.done():
-            self._started.set_exception(ConnectionLost(f"the transport to {self.url} was closed"))
-            self._started.exception()  # whoever waits has it; nobody has to
+        self._fail_start("it was closed")
         self._sender.close(f"the transport to {self.url} was closed")
         self._become(State.CLOSED)
         if was_started:
@@ -318,6 +323,9 @@ class AmqpTransport(Transport):
     def ended(self, subscription: AmqpSubscription) -> None:
         """*subscription* was cancelled."""
         self._subscriptions.discard(subscription)
+        waiting = self._tried.get(subscription)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)  # nobody needs to wait for it to come back
 
     # --- the supervisor
 
@@ -373,6 +381,8 @@ class AmqpTransport(Transport):
                     self._trouble = str(error)
                 except OSError as error:
                     self._trouble = f"{url}: {reason(error)}"
+                except Exception as error:  # noqa: BLE001 - whatever the host's name, or a bug, does
+                    self._trouble = f"{url}: {type(error).__name__}: {error}"
                 else:
                     self.url = url.redacted()
                     return link
@@ -459,6 +469,11 @@ class AmqpTransport(Transport):
         self._become(State.CONNECTING)
 
     def _on_blocked(self, link: Link) -> None:
+        if link is self._link and link.blocked_reason is None:
+            # Those of subscriptions that were cancelled meanwhile, too: they owe answers.
+            for channel in list(link.attached):
+                if isinstance(channel, ConsumerChannel):
+                    channel.unblocked()
         if link is not self._link or self.state not in (State.CONNECTED, State.BLOCKED):
             return
         if link.blocked_reason is not None:
@@ -469,8 +484,6 @@ class AmqpTransport(Transport):
             return
         log.info("%s: %s takes messages again", self.name, self.url)
         self._become(State.CONNECTED)
-        for subscription in list(self._subscriptions):
-            subscription.unblocked()
         self._sender.resume()
 
 

@@ -122,6 +122,19 @@ class Channel:
             settle_soon(outgoing, None)
         return tag
 
+    def check(self, outgoing: Outgoing) -> None:
+        """
+        Find out whether *outgoing* can be sent.
+
+        Raises:
+            UnserializableValueError: it cannot be encoded, or is too large.
+        """
+        if len(outgoing.message.body) > self.max_message_size:
+            raise too_large(outgoing, self.max_message_size)
+        self.encoder.publish(
+            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message
+        )
+
     def start_confirms(self) -> None:
         """From here on the broker confirms what is published."""
         if not self._confirms:
@@ -145,6 +158,7 @@ class Channel:
     # --- in: HotFrames
 
     def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
+        tag = min(tag, self._published)  # whatever a broker says
         unconfirmed = self.unconfirmed
         quiet = accepted and not self._tells_all
         for each in range(self._oldest, tag + 1) if multiple else (tag,):
@@ -172,6 +186,8 @@ class Channel:
             ):
                 del self.unconfirmed[tag]
                 self._confirm(tag, outgoing, unroutable(exchange, routing_key, f"{code} {text}"))
+                if not self.unconfirmed and self._settled is not None:
+                    self._settled.set()
                 return
         if self._returned is not None:
             self._returned(message, unroutable(exchange, routing_key, f"{code} {text}"))
@@ -218,8 +234,8 @@ class Channel:
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._settled is not None:
             self._settled.set()
-        self._hand_back(list(unconfirmed.items()), refused)
         self.ended.set_result(refused)
+        self._hand_back(list(unconfirmed.items()), refused)
 
 
 def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:

@@ -220,6 +220,11 @@ class Encoder:
         """``basic.reject``."""
         return _TAGGED(METHOD, self.channel, 13, REJECT, tag, requeue, FRAME_END)
 
+    def cancel(self, consumer_tag: str) -> bytes:
+        """``basic.cancel`` with ``nowait``."""
+        payload = b"\0\x3c\0\x1e" + _short(consumer_tag, "consumer tag") + b"\x01"
+        return _FRAME(METHOD, self.channel, len(payload)) + payload + _END
+
     def confirm_select(self) -> bytes:
         """``confirm.select`` with ``nowait``: what is published from here on is confirmed."""
         return _FRAME(METHOD, self.channel, 5) + b"\0\x55\0\x0a\x01\xce"

@@ -100,6 +100,7 @@ class ConsumerChannel(Channel):
         self._answers: dict[int, int] = {}
         self._held: list[tuple[int, Outgoing]] = []
         self._refused: list[int] | None = None
+        self._given_back = False
         self._idle: Callable[[], None] | None = None
         self._concluding: list[Callable[[], None]] = []
         self._asking: asyncio.Task[None] | None = None
@@ -115,6 +116,8 @@ class ConsumerChannel(Channel):
         self.unsettled.add(tag)
         if self._refused is not None:
             self._refused.append(tag)
+            if self._given_back:
+                self.give_back()
             return
         heard_at = self.path.heard_at
         try:
@@ -185,8 +188,7 @@ class ConsumerChannel(Channel):
             self._elsewhere(reply)
             return True
         if self.link.blocked_reason is not None:
-            self._held.append((tag, reply))
-            return True
+            return self._hold(tag, reply)
         if reply.confirm:
             self._tells_all = True
         try:
@@ -202,15 +204,32 @@ class ConsumerChannel(Channel):
             self.ack(tag)
         return True
 
+    def _hold(self, tag: int, reply: Outgoing) -> bool:
+        """Keep *reply* until the broker takes messages; now is the time to say it never will."""
+        try:
+            self.check(reply)
+        except UnserializableValueError as error:
+            if reply.settled is None:
+                raise
+            settle_soon(reply, error)
+            return False
+        self._held.append((tag, reply))
+        return True
+
     def unblocked(self) -> None:
         """The broker takes messages again: send the answers that waited."""
         held, self._held = self._held, []
         for tag, reply in held:
-            try:
-                self.answer(tag, reply)
-            except UnserializableValueError as error:
-                log.error("a reply could not be sent, its request is dropped: %s", error)
-                self.reject(tag, requeue=False)
+            self.answer(tag, reply)
+        if self._idle is not None and not self.unsettled:
+            self._idle()
+
+    def cancel_unanswered(self, consumer_tag: str) -> None:
+        """
+        Cancel the consumer at a broker that does not answer now, since it blocks: it reads this
+        when it reads again. What it delivers until then is given back.
+        """
+        self.path.write(self.encoder.cancel(consumer_tag))
 
     def refuse(self) -> None:
         """Hand nothing on any more; ``give_back`` returns it to the queue."""
@@ -221,16 +240,16 @@ class ConsumerChannel(Channel):
         Return what came since ``refuse``. Not before the consumer is cancelled: until then the
         broker would send it here again.
         """
+        self._given_back = True
         refused, self._refused = self._refused or [], []
         if self.open:
             for tag in refused:
                 self.reject(tag, requeue=True)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
-        """Call *idle* once nothing is unsettled; now, if nothing is."""
-        if self.unsettled:
-            self._idle = idle
-        else:
+        """Call *idle* when nothing is unsettled; now, if nothing is. Maybe more than once."""
+        self._idle = idle
+        if not self.unsettled:
             idle()
 
     def _joined_acks(self) -> bytes:
@@ -242,7 +261,7 @@ class ConsumerChannel(Channel):
         if not self.unsettled:
             return self.encoder.ack(max(acked), multiple=True)
         # A multiple ack takes all tags below along: it must stop short of the first unsettled one.
-        oldest = self._oldest_unsettled
+        oldest = min(self._oldest_unsettled, min(self.unsettled))
         while oldest not in self.unsettled:
             oldest += 1
         self._oldest_unsettled = oldest

@@ -60,7 +60,8 @@ def _as_ours(error: BaseException) -> Exception | None:
         # Nobody asked for it: aiormq throws it into those who wait when a connection dies.
         return ConnectionError("the connection was closed")
     # aiormq raises ChannelInvalidStateError, a RuntimeError, on what is closed already.
-    if isinstance(error, aiormq.exceptions.AMQPError | RuntimeError):
+    # A bare Exception is what it gives those who wait when its reader met the end of the stream.
+    if isinstance(error, aiormq.exceptions.AMQPError | RuntimeError) or type(error) is Exception:
         return ConnectionError(reason(error))
     return None
 

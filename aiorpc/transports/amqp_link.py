@@ -6,6 +6,7 @@ opens another. May import aio-pika and aiormq.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ __all__ = [
     "Attached",
     "Link",
 ]
+
+log = logging.getLogger(__name__)
 
 #: Seconds for one attempt to connect, handshake included.
 CONNECT_TIMEOUT = 10.0
@@ -68,7 +71,8 @@ class Link:
         self._on_blocked = on_blocked
         self.congestion_changed = on_congested
         self._farewells: set[asyncio.Task[None]] = set()
-        self._silent = False  # it left a farewell unanswered
+        #: When it left a farewell unanswered: no answers are expected until it is heard again.
+        self._silent_since: float | None = None
         self._said = ""  # the broker's words when it closed the connection, if we heard them
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
         opener = Opener(
@@ -189,7 +193,11 @@ class Link:
         Whether the broker can be expected to answer. It reads nothing more from a connection that
         it blocks, not even its close.
         """
-        return not (self.lost.done() or self.blocked_reason is not None or self._silent)
+        if self._silent_since is not None and self.path.heard_at > self._silent_since:
+            self._silent_since = None
+        return not (
+            self.lost.done() or self.blocked_reason is not None or self._silent_since is not None
+        )
 
     async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
         """
@@ -211,7 +219,8 @@ class Link:
                 try:
                     await words()
                 finally:
-                    self._silent = patience.expired()
+                    if patience.expired():
+                        self._silent_since = self.path.loop.time()
 
     # --- what the path reports
 
@@ -238,7 +247,10 @@ class Link:
             return
         self.lost.set_result(why)
         for attached in list(self.attached):
-            attached.lost(why)
+            try:
+                attached.lost(why)
+            except Exception:
+                log.exception("what lived on the connection to %s did not end well", self.url)
         self.attached.clear()
 
 

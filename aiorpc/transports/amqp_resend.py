@@ -4,6 +4,7 @@ What becomes of messages whose channel ended before they were confirmed. No I/O.
 
 from __future__ import annotations
 
+import logging
 import re
 
 import msgspec
@@ -21,6 +22,8 @@ from .outbox import settle
 
 __all__ = ["sort_out"]
 
+log = logging.getLogger(__name__)
+
 #: How often the broker may close the channel of a message, for a reason that we cannot lay at any
 #: message's door, before the message is given up.
 _MAX_CLOSES = 3
@@ -30,6 +33,7 @@ _MAX_CLOSES = 3
 _EXCHANGE = r"exchange '([^']*)'"
 _SIZE = r"message size (\d+)"
 _USER_ID = r"user_id property set to '([^']*)'"
+_HEADER = r"unacceptable_type_in_header.*?(CC|BCC)"
 
 
 def sort_out(
@@ -65,6 +69,9 @@ def _is_culprit(outgoing: Outgoing, refused: Refused) -> bool:
         return len(outgoing.message.body) == int(match[1])
     if match := re.search(_USER_ID, refused.text):
         return outgoing.message.user_id == match[1]
+    if match := re.search(_HEADER, refused.text):
+        headers = outgoing.message.headers or {}
+        return match[1] in headers and not isinstance(headers[match[1]], list | tuple)
     return False
 
 
@@ -80,7 +87,11 @@ def _uncertain(outgoing: Outgoing) -> Outgoing | None:
     """The broker may have it: it goes again if its sender agrees, and as its sender says."""
     if not outgoing.confirm:
         return None
-    message = outgoing.once_more()
+    try:
+        message = outgoing.once_more()
+    except Exception:
+        log.exception("the sender of a message failed when it was asked for it once more")
+        message = None
     if message is None:
         settle(
             outgoing,

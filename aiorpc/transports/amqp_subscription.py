@@ -120,11 +120,6 @@ class AmqpSubscription(Subscription):
             await self.cancel()
             raise
 
-    def unblocked(self) -> None:
-        """The broker takes messages again."""
-        if self._channel is not None and self._channel.open:
-            self._channel.unblocked()
-
     def open_channels(self) -> list[ConsumerChannel]:
         """Those on which something may still be under way."""
         return [channel for channel in self._channels if channel.open]
@@ -156,8 +151,10 @@ class AmqpSubscription(Subscription):
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         if channel is not None and channel.open:
-            if was_consuming:
+            if was_consuming and channel.link.answers:
                 await channel.link.farewell(partial(channel.amqp.basic_cancel, self._tag))
+            elif was_consuming:
+                channel.cancel_unanswered(self._tag)
             channel.give_back()
             channel.when_idle(lambda: self._close_soon(channel))
         if not self._ready.done():
@@ -166,8 +163,11 @@ class AmqpSubscription(Subscription):
         self._host.ended(self)
 
     def _close_soon(self, channel: ConsumerChannel) -> None:
-        """Nothing is left to settle on a cancelled consumer's channel."""
-        if channel.open:
+        """
+        Nothing is left to settle on a cancelled consumer's channel. While the broker blocks it
+        stays open: what is delivered until it reads our cancel has to go back.
+        """
+        if channel.open and channel.link.answers and not self._closing:
             task = asyncio.create_task(channel.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -95,6 +95,8 @@ class Outbox:
     def put_back(self, returning: Iterable[Outgoing]) -> None:
         """Put *returning* in front of everything, in their order, whatever room there is."""
         for outgoing in reversed(list(returning)):
+            if id(outgoing) in self._waiting:
+                outgoing = copy(outgoing)  # sent twice: then it waits twice
             self._waiting[id(outgoing)] = outgoing
             self._waiting.move_to_end(id(outgoing), last=False)
             self._added(outgoing)
