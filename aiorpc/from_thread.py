@@ -63,19 +63,17 @@ class Bridge:
             raise asyncio.CancelledError
         try:
             self.loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
-            while True:
-                try:
-                    return done.result(_LOOK)
-                except TimeoutError:
-                    if done.done():  # the error may be the coroutine's own
-                        return done.result()
-                    if self.loop.is_closed():
-                        raise RuntimeError("Event loop is closed") from None
-        except RuntimeError:
-            if self.loop.is_closed() and not done.done():
-                coroutine.close()
-                raise asyncio.CancelledError from None  # the service is gone, and its caller
-            raise
+        except RuntimeError:  # the loop is closed: the service is gone, and its caller
+            coroutine.close()
+            raise asyncio.CancelledError from None
+        while True:
+            try:
+                return done.result(_LOOK)
+            except TimeoutError:
+                if done.done():  # the error may be the coroutine's own
+                    return done.result()
+                if self.loop.is_closed():
+                    raise asyncio.CancelledError from None
 
 
 #: Set by the worker that hands a sync method to a thread.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiorpc.config import resolve
 from aiorpc.exceptions import ConnectionLost, UnserializableValueError
 from aiorpc.transports.amqp import AmqpTransport
 from aiorpc.transports.amqp_link import Link
@@ -94,6 +95,25 @@ async def test_what_can_never_be_answered_with_is_told_during_an_alarm_too(
         assert (await inbox.next()).message.body == b"second"
 
 
+async def test_an_answer_held_while_the_connection_comes_back_leaves_after_the_alarm(
+    bench: Bench, broker_config: Config
+) -> None:
+    requests, replies, answers = bench.queue(), bench.queue(), Inbox()
+    inbox = Inbox(ack=False)
+    async with connected(broker_config) as transport:
+        await transport.subscribe(replies, answers)
+        await transport.subscribe(requests, inbox, prefetch=10)
+        await transport.publish(to(requests))
+        request = await inbox.next()
+        link = link_of(transport)
+        transport._become(State.CONNECTING)  # as it is until every subscription is back
+        link.blocked("alarm")
+        request.answer(to(replies, b"answer", confirm=False))
+        link.unblocked()
+        assert (await answers.next()).message.body == b"answer"
+        transport._become(State.CONNECTED)
+
+
 # Late, or gone
 
 
@@ -145,9 +165,15 @@ async def test_a_sender_that_fails_when_it_is_asked_again_fails_alone(
         assert isinstance(error, ConnectionLost)
 
 
-async def test_whoever_else_starts_it_hears_that_starting_was_given_up() -> None:
-    from aiorpc.config import resolve
+async def test_a_host_whose_name_is_none_is_trouble_that_is_told() -> None:
+    url = f"amqp://guest:guest@{'x' * 64}.example/"
+    transport = AmqpTransport(resolve({"AMQP_URI": url}))
+    with pytest.raises(ConnectionLost, match="label"):
+        await transport.start(0.2)
+    await transport.aclose()
 
+
+async def test_whoever_else_starts_it_hears_that_starting_was_given_up() -> None:
     transport = AmqpTransport(resolve({"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/"}))
     other = asyncio.create_task(transport.start())
     with pytest.raises(ConnectionLost, match="within"):

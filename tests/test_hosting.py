@@ -585,6 +585,12 @@ async def test_an_entrypoint_that_breaks_stops_the_container_and_says_so(
     assert "broken source failed: the service stops" in caplog.text
 
 
+@pytest.mark.parametrize("interval", [0, -1, float("nan")])
+def test_an_interval_that_is_none_is_refused(interval: float) -> None:
+    with pytest.raises(ConfigurationError, match="above 0 seconds"):
+        timer(interval)
+
+
 async def test_timers_and_once_fire(config: dict[str, Any]) -> None:
     ticks = 0
     enough, fired = asyncio.Event(), asyncio.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 import uuid
@@ -109,6 +110,36 @@ def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
             os._exit(2)
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_what_a_signal_handler_raises_takes_the_call_back() -> None:
+    class TimeLimit(Exception):
+        """Celery's is one: no KeyboardInterrupt."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise TimeLimit
+
+    cancelled = threading.Event()
+
+    async def endless() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    proxy = ClusterRpcProxy("memory://")
+    proxy.start()
+    thread = proxy._thread
+    assert thread is not None
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(TimeLimit):
+            thread.wait(endless())
+        assert cancelled.wait(5)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        proxy.close()
 
 
 def test_a_call_that_another_thread_makes_while_it_closes_ends() -> None:

@@ -301,8 +301,15 @@ class _Job(msgspec.Struct, eq=False):
                         server.host.service_name,
                         request.method,
                     )
-            except Exception as exc:  # noqa: BLE001 - too large for the wire, say; its caller is told
-                log.error("%s.%s: %s", server.host.service_name, request.method, exc)
+            except Exception as exc:
+                ours = isinstance(exc, AioRpcError)
+                log.error(
+                    "%s.%s: its result could not be sent: %s",
+                    server.host.service_name,
+                    request.method,
+                    exc,
+                    exc_info=None if ours else exc,
+                )
                 server.answer_error(delivery, request, exc)
         elif ending is Ending.WITHDRAWN:
             delivery.ack()

@@ -104,10 +104,10 @@ class Worker(msgspec.Struct, eq=False):
     #: What it would have been cancelled for while it closed; its middleware is.
     _owed: Ending | None = None
     _killed: bool = False
-    #: Whether its dependencies are open, or open or close.
+    #: Whether a handler of it runs: its dependencies open, are open, or close.
     _serving: bool = False
     #: Whether its method returned and its dependencies closed: what it did stands.
-    _done: bool = False
+    _committed: bool = False
     #: Where its deadline stands until it has passed, or that of its closing.
     _deadlines: Bucket | None = None
     #: Whether its closing takes longer than CLEANUP_TIMEOUT.
@@ -219,7 +219,7 @@ class Worker(msgspec.Struct, eq=False):
                 "await that first"
             )
         self._serving = True
-        self._done = False
+        self._committed = False
         self._result = _NOTHING
         workshop = self._workshop
         opened: list[AbstractAsyncContextManager[Any]] = []
@@ -241,7 +241,7 @@ class Worker(msgspec.Struct, eq=False):
             if error is not None:
                 # A dependency that swallows the error does not turn it into a result.
                 raise error
-            self._done = True
+            self._committed = True
         finally:
             error = None  # no cycle of frame and traceback
             self._serving = False
@@ -352,7 +352,7 @@ class Worker(msgspec.Struct, eq=False):
     # The end
 
     def _cancelled(self) -> Outcome:
-        if self._cancelled_for is Ending.TIMED_OUT and self._done:
+        if self._cancelled_for is Ending.TIMED_OUT and self._committed:
             return self._timed_out(
                 "the method returned in time, and what it did stands; the middleware around it ran "
                 "past the deadline and was cancelled"
@@ -375,7 +375,7 @@ class Worker(msgspec.Struct, eq=False):
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
-        if self._deadlines is not None:
+        if self._deadlines is not None:  # _forget_deadline, without the call
             self._deadlines.pop(self, None)
             self._deadlines = None
         self._settle_now(outcome)

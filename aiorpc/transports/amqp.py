@@ -183,7 +183,7 @@ class AmqpTransport(Transport):
         """
         direct = self._sender.direct
         if direct is not None and outgoing.settled is None:
-            direct.publish(outgoing)
+            direct.publish(outgoing)  # the usual way, a step shorter
         else:
             self._sender.send(outgoing)
 
@@ -469,12 +469,14 @@ class AmqpTransport(Transport):
         self._become(State.CONNECTING)
 
     def _on_blocked(self, link: Link) -> None:
-        if link is self._link and link.blocked_reason is None:
+        if link is not self._link:
+            return
+        if link.blocked_reason is None:
             # Those of subscriptions that were cancelled meanwhile, too: they owe answers.
             for channel in list(link.attached):
                 if isinstance(channel, ConsumerChannel):
                     channel.unblocked()
-        if link is not self._link or self.state not in (State.CONNECTED, State.BLOCKED):
+        if self.state not in (State.CONNECTED, State.BLOCKED):
             return
         if link.blocked_reason is not None:
             why = f"{self.url} takes no messages ({link.blocked_reason or 'an alarm'})"

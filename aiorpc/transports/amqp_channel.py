@@ -24,7 +24,7 @@ from .amqp_link import Link
 from .base import Outgoing, Returned
 from .outbox import settle, settle_soon
 
-__all__ = ["NO_LIMIT", "Channel", "Unconfirmed", "too_large"]
+__all__ = ["NO_LIMIT", "Channel", "Unconfirmed", "check"]
 
 log = logging.getLogger(__name__)
 
@@ -121,19 +121,6 @@ class Channel:
         if not outgoing.confirm and outgoing.settled is not None:
             settle_soon(outgoing, None)
         return tag
-
-    def check(self, outgoing: Outgoing) -> None:
-        """
-        Find out whether *outgoing* can be sent.
-
-        Raises:
-            UnserializableValueError: it cannot be encoded, or is too large.
-        """
-        if len(outgoing.message.body) > self.max_message_size:
-            raise too_large(outgoing, self.max_message_size)
-        self.encoder.publish(
-            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message
-        )
 
     def start_confirms(self) -> None:
         """From here on the broker confirms what is published."""
@@ -243,6 +230,19 @@ def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
     return Unroutable(
         f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer})"
     )
+
+
+def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
+    """
+    Find out whether *outgoing* can be sent, while its sender is there to be told.
+
+    Raises:
+        UnserializableValueError: it cannot be encoded, or its body is larger than *limit*.
+    """
+    message = outgoing.message
+    if len(message.body) > limit:
+        raise too_large(outgoing, limit)
+    encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message)
 
 
 def too_large(outgoing: Outgoing, limit: int) -> UnserializableValueError:

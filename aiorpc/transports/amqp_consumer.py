@@ -20,7 +20,7 @@ from pamqp.commands import Basic
 
 from ..exceptions import UnserializableValueError
 from ..wire.message import Message
-from .amqp_channel import Channel, Unconfirmed
+from .amqp_channel import Channel, Unconfirmed, check
 from .amqp_errors import Refused, errors, quietly
 from .amqp_link import Link
 from .base import Delivery, Heard, Outgoing, Received
@@ -207,7 +207,7 @@ class ConsumerChannel(Channel):
     def _hold(self, tag: int, reply: Outgoing) -> bool:
         """Keep *reply* until the broker takes messages; now is the time to say it never will."""
         try:
-            self.check(reply)
+            check(reply, self.encoder, self.max_message_size)
         except UnserializableValueError as error:
             if reply.settled is None:
                 raise
@@ -261,8 +261,9 @@ class ConsumerChannel(Channel):
         if not self.unsettled:
             return self.encoder.ack(max(acked), multiple=True)
         # A multiple ack takes all tags below along: it must stop short of the first unsettled one.
-        oldest = min(self._oldest_unsettled, min(self.unsettled))
-        while oldest not in self.unsettled:
+        # Behind what is acked now there is nothing to look for.
+        oldest, newest = self._oldest_unsettled, max(acked)
+        while oldest not in self.unsettled and oldest <= newest:
             oldest += 1
         self._oldest_unsettled = oldest
         below = [tag for tag in acked if tag < oldest]

@@ -202,7 +202,8 @@ class Link:
     async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
         """
         Say *words*, whose answer we can do without: never an error, and at most
-        :data:`CLOSE_TIMEOUT` seconds, once. Without a broker that answers they are left unsaid.
+        :data:`CLOSE_TIMEOUT` seconds. Without a broker that answers they are left unsaid: one that
+        let these seconds pass is not asked again until it is heard of.
         """
         if not self.answers:
             return

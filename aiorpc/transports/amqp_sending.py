@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from ..exceptions import ConnectionLost, UnserializableValueError
-from .amqp_channel import NO_LIMIT, Channel, too_large
+from .amqp_channel import NO_LIMIT, Channel, check
 from .amqp_codec import Encoder
 from .amqp_errors import Refused
 from .amqp_link import Link
@@ -58,7 +58,7 @@ class Sender:
             if channel is not None:
                 channel.publish(outgoing)
                 return
-            self._check(outgoing)
+            check(outgoing, self._checker, self._max_message_size or NO_LIMIT)
         except UnserializableValueError as error:
             if outgoing.settled is None:
                 raise
@@ -68,15 +68,6 @@ class Sender:
             settle_soon(outgoing, ConnectionLost(self.closed))
         else:
             self.outbox.add(outgoing)
-
-    def _check(self, outgoing: Outgoing) -> None:
-        """Find out now whether it can be encoded, while its sender is there to be told."""
-        limit = self._max_message_size or NO_LIMIT
-        if len(outgoing.message.body) > limit:
-            raise too_large(outgoing, limit)
-        self._checker.publish(
-            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message
-        )
 
     # --- the channel comes and goes
 

@@ -167,7 +167,7 @@ class AmqpSubscription(Subscription):
         Nothing is left to settle on a cancelled consumer's channel. While the broker blocks it
         stays open: what is delivered until it reads our cancel has to go back.
         """
-        if channel.open and channel.link.answers and not self._closing:
+        if channel.open and channel.link.answers:
             task = asyncio.create_task(channel.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

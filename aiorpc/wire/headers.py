@@ -60,7 +60,6 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         stack, data: see :class:`aiorpc.context.Context`.
         dated: whether there is a deadline.
-        has_lists: whether there are lists in the data.
     """
 
     stack: tuple[str, ...]
@@ -68,16 +67,14 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     dated: bool
     resent: bool
     compressed: bool
-    has_lists: bool
 
-    def own_data(self) -> Mapping[str, Any]:
-        """The context data, for one request to do with as it likes."""
-        if self.has_lists:
-            return {
-                name: value[:] if type(value) is list else value
-                for name, value in self.data.items()
-            }
-        return dict(self.data) if self.data else EMPTY
+    def copy_data(self) -> Mapping[str, Any]:
+        """The context data of a template, for one of its requests to do with as it likes."""
+        if not self.data:
+            return EMPTY
+        return {
+            name: value[:] if type(value) is list else value for name, value in self.data.items()
+        }
 
 
 def meaning_of(headers: Mapping[str, Any]) -> Meaning:
@@ -89,7 +86,6 @@ def meaning_of(headers: Mapping[str, Any]) -> Meaning:
         dated=type(headers.get(DEADLINE)) is int,
         resent=RESENT in headers,
         compressed=COMPRESSION in headers,
-        has_lists=any(type(value) is list for value in context.data.values()),
     )
 
 

@@ -172,21 +172,21 @@ class Wire:
         sent_deadline = None
         if type(headers) is FilledHeaders and headers.template.blank == DEADLINE:
             meaning = self._templates.get(headers.template) or self._learn(headers.template)
+            data = meaning.copy_data()
             if meaning.dated:
                 sent_deadline = headers.value
-        elif headers:
-            meaning = meaning_of(headers)
-            if meaning.dated:
-                sent_deadline = headers[DEADLINE]
         else:
-            meaning = _NO_MEANING
+            meaning = meaning_of(headers) if headers else _NO_MEANING
+            data = meaning.data
+            if headers and meaning.dated:
+                sent_deadline = headers[DEADLINE]
         if meaning.resent:
             request.resent = True
         if meaning.compressed:
             request.compressed = True
         if sent_deadline is not None or expiration is not None:
             self._apply_deadline(request, sent_deadline, expiration, waited)
-        request.context = Context(meaning.stack, meaning.own_data(), request.deadline)
+        request.context = Context(meaning.stack, data, request.deadline)
         return request
 
     def _learn(self, template: HeaderTemplate) -> Meaning:

@@ -406,6 +406,7 @@ class Careless:
 
     name = "careless"
     db = DatabaseSession(Base)
+    database = Database(Base)
     left_behind: ClassVar[list[asyncio.Task[Any]]] = []
     may_go_on: asyncio.Event
 
@@ -420,6 +421,19 @@ class Careless:
         self.left_behind.append(asyncio.create_task(late()))
 
     @rpc
+    async def leave_a_task_with_all(self) -> None:
+        database, may_go_on = self.database, self.may_go_on
+
+        async def late() -> None:
+            await may_go_on.wait()
+            with pytest.raises(InvalidRequestError, match="permanently closed"):
+                await database.session.execute(select(1))
+            async with database.get_session(close_on_exit=False) as session:
+                await session.execute(select(1))
+
+        self.left_behind.append(asyncio.create_task(late()))
+
+    @rpc
     async def use_it_twice_at_once(self) -> None:
         await asyncio.gather(self.db.execute(select(1)), self.db.execute(select(2)))
 
@@ -428,6 +442,16 @@ async def test_a_task_left_behind_cannot_take_a_connection(database_url: str) ->
     Careless.may_go_on = asyncio.Event()
     async with running(Careless, database_url) as (proxy, container):
         await proxy.leave_a_task()
+        Careless.may_go_on.set()
+        with pytest.raises(InvalidRequestError, match="permanently closed"):
+            await Careless.left_behind.pop()
+        await all_returned(container)
+
+
+async def test_nor_can_one_that_has_the_database_of_its_call(database_url: str) -> None:
+    Careless.may_go_on = asyncio.Event()
+    async with running(Careless, database_url) as (proxy, container):
+        await proxy.leave_a_task_with_all()
         Careless.may_go_on.set()
         with pytest.raises(InvalidRequestError, match="permanently closed"):
             await Careless.left_behind.pop()
