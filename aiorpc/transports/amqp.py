@@ -372,6 +372,7 @@ class AmqpTransport(Transport):
                         self._settings,
                         url,
                         name=self.name,
+                        on_lost=self._on_lost,
                         on_blocked=self._on_blocked,
                         on_congested=self._weigh,
                     )
@@ -467,6 +468,11 @@ class AmqpTransport(Transport):
             len(self._sender.outbox),
         )
         self._become(State.CONNECTING)
+
+    def _on_lost(self, link: Link) -> None:
+        """At once, for whoever looks; the supervisor sees to it some turns of the loop later."""
+        if link is self._link and self._closing is None:
+            self._become(State.CONNECTING)
 
     def _on_blocked(self, link: Link) -> None:
         if link is not self._link:

@@ -61,6 +61,7 @@ class Link:
         url: BrokerUrl,
         *,
         name: str,
+        on_lost: Callable[[Link], None],
         on_blocked: Callable[[Link], None],
         on_congested: Callable[[], None],
     ) -> None:
@@ -68,6 +69,7 @@ class Link:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.blocked_reason: str | None = None
         self.attached: set[Attached] = set()
+        self._on_lost = on_lost
         self._on_blocked = on_blocked
         self.congestion_changed = on_congested
         self._farewells: set[asyncio.Task[None]] = set()
@@ -247,6 +249,7 @@ class Link:
         if self.lost.done():
             return
         self.lost.set_result(why)
+        self._on_lost(self)
         for attached in list(self.attached):
             try:
                 attached.lost(why)
