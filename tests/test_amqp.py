@@ -620,14 +620,15 @@ async def test_a_refusal_after_a_success_is_waited_out(
 ) -> None:
     async with through_proxy(bench.config) as (proxy, transport):
         parts = urlsplit(bench.config["AMQP_URI"])
-        transport._urls, right = (
+        dialer = transport._dialer
+        dialer.urls, right = (
             resolve({"AMQP_URI": f"amqp://guest:wrong@{parts.hostname}:{parts.port}/"}).broker_urls,
-            transport._urls,
+            dialer.urls,
         )
         proxy.hang_up()
         await eventually(lambda: "refuses user 'guest'" in caplog.text)
         assert transport.state is State.CONNECTING
-        transport._urls = right
+        dialer.urls = right
         await reaches(transport, State.CONNECTED)
 
 

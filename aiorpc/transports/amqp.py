@@ -1,27 +1,27 @@
 """
 RabbitMQ: ``amqp://`` and ``amqps://``. A transport that connects, and connects again.
 
-One task supervises the connection: connect (to whichever of the URLs answers) -> topology ->
-subscriptions -> what waited meanwhile -> until it is lost -> again, after a jittered pause. All
-that happens on one connection is in ``amqp_link``, on one channel in ``amqp_channel`` and
-``amqp_consumer``; how bytes move is in ``amqp_lane`` (the fast lane) or ``amqp_plain``.
+One task supervises the connection: connect (``amqp_dialer``) -> topology -> subscriptions -> what
+waited meanwhile -> until it is lost -> again, after a jittered pause. All that happens on one
+connection is in ``amqp_link``, on one channel in ``amqp_channel`` and ``amqp_consumer``; how bytes
+move is in ``amqp_lane`` (the fast lane) or ``amqp_plain``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..config import Settings
+from ..config import BrokerUrl, Settings
 from ..exceptions import ConfigurationError, ConnectionLost
 from ..wire.message import Exchange, Queue
 from .amqp_channel import Channel
 from .amqp_consumer import ConsumerChannel, ListenerChannel
+from .amqp_dialer import Dialer
 from .amqp_errors import Refused, quietly, reason
 from .amqp_link import CLOSE_TIMEOUT, Link
 from .amqp_sending import Sender
@@ -53,10 +53,12 @@ class AmqpTransport(Transport):
         self.reconnects = 0
         self.max_message_size = settings.max_message_size
         self._settings = settings
-        self._urls = settings.broker_urls
-        self.url = self._urls[0].redacted()
+        self.url = settings.broker_urls[0].redacted()
         self._sender = Sender(
             self.url, settings.max_message_size, returned=self._returned, on_crowded=self._weigh
+        )
+        self._dialer = Dialer(
+            settings.broker_urls, name=name, link=self._new_link, failed=self._sender.pause
         )
         self._topology = Topology()
         self._subscriptions: set[AmqpSubscription] = set()
@@ -68,11 +70,6 @@ class AmqpTransport(Transport):
         self._supervisor: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._trouble = "no attempt was made yet"
-        #: Clear while :meth:`drop_connection` keeps the broker out of reach.
-        self._reachable = asyncio.Event()
-        self._reachable.set()
-        self._restoring: asyncio.TimerHandle | None = None
 
     # --- starting and ending
 
@@ -91,7 +88,7 @@ class AmqpTransport(Transport):
         except TimeoutError:
             await self._give_up()
             raise ConnectionLost(
-                f"no connection to {self.url} within {timeout:g} s: {self._trouble}"
+                f"no connection to {self.url} within {timeout:g} s: {self._dialer.trouble}"
             ) from None
         except BaseException:
             await self._give_up()
@@ -120,8 +117,7 @@ class AmqpTransport(Transport):
 
     async def _close(self) -> None:
         was_started = self._supervisor is not None
-        if self._restoring is not None:
-            self._restoring.cancel()
+        self._dialer.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._finish_sending()
@@ -159,17 +155,11 @@ class AmqpTransport(Transport):
             self._link.abort()
 
     def drop_connection(self, pause: float | None = 0.05) -> None:
-        self._reachable.clear()
-        if self._restoring is not None:
-            self._restoring.cancel()
-            self._restoring = None
-        if pause is not None:
-            loop = asyncio.get_running_loop()
-            self._restoring = loop.call_later(pause, self.restore_connection)
+        self._dialer.forbid(pause)
         self._abort()
 
     def restore_connection(self) -> None:
-        self._reachable.set()
+        self._dialer.allow()
 
     # --- sending
 
@@ -194,7 +184,9 @@ class AmqpTransport(Transport):
     def condition(self) -> str:
         told = super().condition()
         return (
-            told if self.state in (State.CONNECTED, State.BLOCKED) else f"{told} ({self._trouble})"
+            told
+            if self.state in (State.CONNECTED, State.BLOCKED)
+            else f"{told} ({self._dialer.trouble})"
         )
 
     @property
@@ -335,10 +327,11 @@ class AmqpTransport(Transport):
             backoff = Backoff()
             while True:
                 try:
-                    link = await self._connect(first=not started.done(), backoff=backoff)
+                    link = await self._dialer.dial(backoff, first=not started.done())
                 except ConfigurationError as error:
                     started.set_exception(error)
                     return
+                self.url = link.url.redacted()
                 try:
                     if await self._resume(link):
                         backoff.reset()
@@ -353,48 +346,15 @@ class AmqpTransport(Transport):
                     await link.close()
                 await asyncio.sleep(backoff.next())
 
-    async def _connect(self, *, first: bool, backoff: Backoff) -> Link:
-        """
-        Try the URLs, in another order each round, until one answers.
-
-        Raises:
-            ConfigurationError: *first*, and those that answer will not have us.
-        """
-        told: set[str] = set()
-        while True:
-            await self._reachable.wait()
-            urls = list(self._urls)
-            random.shuffle(urls)
-            refusal: ConfigurationError | None = None
-            for url in urls:
-                try:
-                    link = Link(
-                        self._settings,
-                        url,
-                        name=self.name,
-                        on_lost=self._on_lost,
-                        on_blocked=self._on_blocked,
-                        on_congested=self._weigh,
-                    )
-                    await link.open()
-                except ConfigurationError as error:
-                    refusal = error
-                    self._trouble = str(error)
-                except OSError as error:
-                    self._trouble = f"{url}: {reason(error)}"
-                except Exception as error:  # noqa: BLE001 - whatever the host's name, or a bug, does
-                    self._trouble = f"{url}: {type(error).__name__}: {error}"
-                else:
-                    self.url = url.redacted()
-                    return link
-            if refusal is not None and first:
-                raise refusal
-            self._sender.pause(f"not connected ({self._trouble})")
-            # When a connection was lost, a line has said so; here is only what is news after that.
-            if self._trouble not in told and (first or refusal is not None):
-                told.add(self._trouble)
-                log.warning("%s: no connection yet, trying on: %s", self.name, self._trouble)
-            await asyncio.sleep(backoff.next())
+    def _new_link(self, url: BrokerUrl) -> Link:
+        return Link(
+            self._settings,
+            url,
+            name=self.name,
+            on_lost=self._on_lost,
+            on_blocked=self._on_blocked,
+            on_congested=self._weigh,
+        )
 
     async def _resume(self, link: Link) -> bool:
         """Take everything up again on *link*; whether that went well."""
@@ -459,12 +419,12 @@ class AmqpTransport(Transport):
             return
         self.reconnects += 1
         why = link.lost.result() if link.lost.done() else "it was closed"
-        self._trouble = f"lost the connection to {self.url}: {why}"
-        self._sender.pause(self._trouble)
+        self._dialer.trouble = f"lost the connection to {self.url}: {why}"
+        self._sender.pause(self._dialer.trouble)
         log.warning(
             "%s: %s; connecting again (%d messages wait)",
             self.name,
-            self._trouble,
+            self._dialer.trouble,
             len(self._sender.outbox),
         )
         self._become(State.CONNECTING)
