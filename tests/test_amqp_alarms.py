@@ -165,14 +165,6 @@ async def test_a_sender_that_fails_when_it_is_asked_again_fails_alone(
         assert isinstance(error, ConnectionLost)
 
 
-async def test_a_host_whose_name_is_none_is_trouble_that_is_told() -> None:
-    url = f"amqp://guest:guest@{'x' * 64}.example/"
-    transport = AmqpTransport(resolve({"AMQP_URI": url}))
-    with pytest.raises(ConnectionLost, match="label"):
-        await transport.start(0.2)
-    await transport.aclose()
-
-
 async def test_whoever_else_starts_it_hears_that_starting_was_given_up() -> None:
     transport = AmqpTransport(resolve({"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/"}))
     other = asyncio.create_task(transport.start())
