@@ -35,9 +35,9 @@ class Deadline(msgspec.Struct, frozen=True, order=True, gc=False):
     def after(cls, seconds: float) -> Deadline:
         return cls(time.monotonic() + seconds)
 
-    def remaining(self) -> float:
-        """Seconds that are left; 0.0 when it has passed."""
-        return max(0.0, self.at - time.monotonic())
+    def remaining(self, least: float = 0.0) -> float:
+        """Seconds that are left; *least* when they are fewer, or it has passed."""
+        return max(least, self.at - time.monotonic())
 
 
 class Context(msgspec.Struct, frozen=True, dict=False):

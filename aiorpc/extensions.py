@@ -155,6 +155,8 @@ class Entrypoint(ABC):
     """
 
     method_name: str
+    #: Whether it fires by itself, as a timer does. It listens when all others of its service do.
+    unprompted: ClassVar[bool] = False
 
     def __init__(
         self,

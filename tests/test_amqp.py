@@ -27,12 +27,12 @@ from aiorpc.exceptions import (
     UnserializableValueError,
 )
 from aiorpc.transports.amqp import AmqpTransport
-from aiorpc.transports.amqp_consumer import OVERSIZED
 from aiorpc.transports.amqp_errors import Refused
 from aiorpc.transports.amqp_link import Link
 from aiorpc.transports.amqp_topology import answered, declare_ahead
 from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.wire.message import Exchange, Message, Queue
+from aiorpc.wire.names import OVERSIZED
 from tests.amqp_proxy import Proxy, proxied
 from tests.breakable import reaches
 from tests.test_transport_contract import Bench, Inbox, Outcome, bench, eventually, to

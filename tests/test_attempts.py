@@ -298,6 +298,30 @@ async def test_a_plain_message_is_counted_too(config: dict[str, Any], name: str)
         await onlooker.delete(name)
 
 
+async def test_it_is_parked_where_somebody_declared_that_queue_another_way(
+    config: dict[str, Any], name: str
+) -> None:
+    queue = Queue(name)
+    there = Queue(f"{name}.parked", arguments={"x-message-ttl": 600_000})
+
+    class Consuming:
+        @consume(queue)
+        async def handle(self, payload: Any) -> None: ...
+
+    service = type("Consuming", (Consuming,), {"name": name})
+    async with connected(config) as onlooker:
+        await onlooker.declare(queues=[queue, there])
+        message = Message(body=b'"x"', headers={"aiorpc-attempts": MOST})
+        await onlooker.publish(Outgoing(exchange="", routing_key=name, message=message), 5)
+        await take_and_vanish(config, queue)
+        async with ServiceContainer(service, config):
+            delivery = await take(onlooker, there)
+        assert delivery.message.body == b'"x"'
+        delivery.ack()
+        await onlooker.delete(name)
+        await onlooker.delete(there.name)
+
+
 # What is sent on
 
 

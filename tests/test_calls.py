@@ -22,6 +22,7 @@ from aiorpc import (
     ClusterRpcProxy,
     ContextData,
     DependencyProvider,
+    EventDispatcher,
     IncorrectSignature,
     MethodNotFound,
     RemoteError,
@@ -35,8 +36,11 @@ from aiorpc import (
     UnserializableValueError,
     WorkerContext,
     deserialize_to_instance,
+    event_handler,
     from_thread,
+    once,
     rpc,
+    timer,
 )
 
 
@@ -554,3 +558,92 @@ async def test_a_call_is_no_reference_cycle(broker_config: dict[str, Any]) -> No
             gc.garbage.clear()
             gc.enable()
     assert not ours
+
+
+# Too large
+
+
+async def test_an_error_too_large_to_send_is_answered_and_holds_no_place(
+    broker_config: dict[str, Any],
+) -> None:
+    class Long:
+        name = f"long_{uuid.uuid4().hex[:8]}"
+
+        @rpc
+        async def fails(self) -> None:
+            raise ValueError("x" * 2000)
+
+        @rpc
+        async def works(self, number: int = 1) -> int:
+            return number
+
+    limited = {**broker_config, "MAX_MESSAGE_SIZE": 2000, "max_workers": 1}
+    async with (
+        ServiceContainer(Long, limited),
+        ClusterRpcProxy(broker_config, timeout=5) as cluster,
+    ):
+        service = cluster[Long.name]
+        with pytest.raises(RemoteError, match="ValueError, which cannot be sent"):
+            await service.fails()
+        with pytest.raises(RemoteError, match="IncorrectSignature, which cannot be sent"):
+            await service.works(**{"k" * 1000: 1})
+        assert await service.works(7) == 7
+
+
+async def test_an_error_whose_substitute_is_too_large_still_holds_no_place(
+    broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Long:
+        name = f"long_{uuid.uuid4().hex[:8]}"
+
+        @rpc
+        async def fails(self) -> None:
+            raise ValueError("x" * 2000)
+
+        @rpc
+        async def works(self) -> int:
+            return 1
+
+    limited = {**broker_config, "MAX_MESSAGE_SIZE": 60, "max_workers": 1}
+    async with (
+        ServiceContainer(Long, limited),
+        ClusterRpcProxy(broker_config, timeout=5) as cluster,
+    ):
+        with pytest.raises(RpcTimeout):
+            await cluster[Long.name].fails.with_options(timeout=0.2)()
+        assert await cluster[Long.name].works() == 1
+    assert "gets no answer" in caplog.text
+
+
+# Unprompted
+
+
+async def test_what_fires_unprompted_finds_its_own_service(broker_config: dict[str, Any]) -> None:
+    service_name = f"early_{uuid.uuid4().hex[:8]}"
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    class Early:
+        name = service_name
+        dispatch = EventDispatcher()
+        me = RpcProxy(service_name)
+
+        @once
+        async def a_first(self) -> None:
+            await self.dispatch("began", "once")
+            heard.put_nowait(await self.me.hello())
+
+        @timer(60, eager=True)
+        async def a_tick(self) -> None:
+            await self.dispatch("began", "timer")
+
+        @event_handler(service_name, "began", reliable_delivery=False)
+        async def z_hear(self, what: str) -> None:
+            heard.put_nowait(what)
+
+        @rpc
+        async def hello(self) -> str:
+            return "rpc"
+
+    async with ServiceContainer(Early, broker_config):
+        got = {await asyncio.wait_for(heard.get(), 5) for _ in range(3)}
+    assert got == {"once", "timer", "rpc"}

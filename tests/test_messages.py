@@ -11,14 +11,21 @@ import pytest
 from aiorpc import (
     ClusterRpcProxy,
     ConfigurationError,
+    EventDispatcher,
     Exchange,
     Publisher,
     Queue,
     RemoteError,
+    RpcTimeout,
     ServiceContainer,
     consume,
+    event_handler,
     rpc,
 )
+from aiorpc.config import resolve
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
 
 
 def service(suffix: str, *, fail_first: bool = False) -> Any:
@@ -83,3 +90,73 @@ async def test_requeue_on_error_brings_the_message_again(broker_config: dict[str
 def test_consume_takes_a_queue() -> None:
     with pytest.raises(ConfigurationError, match=r"takes an aiorpc\.Queue, got str"):
         consume("things")  # type: ignore[arg-type]
+
+
+# Under a deadline
+
+
+async def test_what_is_dispatched_after_the_deadline_is_sent_and_no_error(
+    broker_config: dict[str, Any],
+) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    sent: asyncio.Queue[str] = asyncio.Queue()
+    name_of_it = f"late_{uuid.uuid4().hex[:8]}"
+
+    class Late:
+        name = name_of_it
+        dispatch = EventDispatcher()
+        publish = Publisher(Exchange(f"{name_of_it}.events"))
+
+        @rpc
+        async def compensates(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self.dispatch("undone", "dispatched")
+                await self.publish("published", routing_key="undone")
+                sent.put_nowait("both")
+
+        @event_handler(name_of_it, "undone", reliable_delivery=False)
+        async def hear(self, what: str) -> None:
+            heard.put_nowait(what)
+
+    async with (
+        ServiceContainer(Late, broker_config),
+        ClusterRpcProxy(broker_config, timeout=0.1) as cluster,
+    ):
+        with pytest.raises(RpcTimeout):
+            await cluster[Late.name].compensates()
+        assert await asyncio.wait_for(sent.get(), 5) == "both"
+        got = {await asyncio.wait_for(heard.get(), 5) for _ in range(2)}
+    assert got == {"dispatched", "published"}
+
+
+# What is larger than we take
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("content_type", ["application/json", "application/data", None])
+async def test_no_handler_runs_with_a_body_that_was_too_large(
+    rabbitmq_uri: str, content_type: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"AMQP_URI": rabbitmq_uri}
+    queue = Queue(f"large-{uuid.uuid4().hex[:8]}", exclusive=False, auto_delete=True)
+    seen: asyncio.Queue[Any] = asyncio.Queue()
+
+    class Taking:
+        name = f"taking_{uuid.uuid4().hex[:8]}"
+
+        @consume(queue)
+        async def take(self, payload: object) -> None:
+            seen.put_nowait(payload)
+
+    async with (
+        ServiceContainer(Taking, {**config, "MAX_MESSAGE_SIZE": 1000}),
+        open_transport(resolve(config), name="a test") as transport,
+    ):
+        for body in (b"x" * 2000, b'"small"'):
+            message = Message(body=body, content_type=content_type, correlation_id="c")
+            await transport.publish(Outgoing(exchange="", routing_key=queue.name, message=message))
+        got = await asyncio.wait_for(seen.get(), 5)
+        assert got in ("small", '"small"', b'"small"')
+    assert "the body has 2000 bytes, more than MAX_MESSAGE_SIZE here" in caplog.text

@@ -33,6 +33,10 @@ YAML = yaml()
 BUILT_IN = [JSON, PLAIN_JSON, MSGPACK, YAML]
 
 
+class Vat(Decimal, Enum):
+    FULL = Decimal("0.2")
+
+
 class Colour(Enum):
     RED = "red"
 
@@ -395,3 +399,8 @@ def test_compresses_what_it_decompresses(name):
 def test_compressing_needs_a_known_name():
     with pytest.raises(ConfigurationError, match="gzip or bzip2"):
         compress(b"", "zstd")
+
+
+@pytest.mark.parametrize("codec", [JSON, PLAIN_JSON], ids=["json", "plain"])
+def test_an_enum_whose_members_are_decimals_is_its_value(codec: Any) -> None:
+    assert codec.encode([Vat.FULL]) == codec.encode([Decimal("0.2")])

@@ -1,7 +1,8 @@
-"""Deadlines on the wire: rules 1 to 3, with clocks that disagree."""
+"""Deadlines on the wire: rules 1 to 3, with clocks that disagree. And odd things that come."""
 
 from __future__ import annotations
 
+import ast
 import math
 import time
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from aiorpc import Call, RpcTimeout
 from aiorpc.config import resolve
 from aiorpc.context import Context, Deadline
+from aiorpc.exceptions import MalformedReply, MalformedRequest, UnserializableValueError
 from aiorpc.wire import protocol
 from aiorpc.wire.headers import header_template
 from aiorpc.wire.message import Message
-from aiorpc.wire.names import DEADLINE, MAX_EXPIRATION, RESENT
+from aiorpc.wire.names import DEADLINE, MAX_EXPIRATION, OVERSIZED, RESENT
 from aiorpc.wire.protocol import Wire
 
 NOW = 1_700_000_000.0
@@ -94,6 +96,53 @@ def test_events_neither_send_nor_obey_a_deadline(wire: Wire) -> None:
     message.headers = {**(message.headers or {}), DEADLINE: 1}
     _, arrived = wire.decode_payload(message)
     assert arrived == Context(("id",), {"k": "v"})
+
+
+def test_a_payload_without_a_body_is_not_decoded(wire: Wire) -> None:
+    """As in kombu; an event handler of Nameko gets ``""``."""
+    payload, _ = wire.decode_payload(Message(body=b"", content_type="application/json"))
+    assert payload == ""
+
+
+def test_our_own_headers_are_no_context_data_after_a_nameko_hop_either(wire: Wire) -> None:
+    headers = {"nameko.aiorpc-resent": True, "nameko.aiorpc-copy": "x", "nameko.mine": 1}
+    request = wire.request(Message(body=b"", headers=headers), "s.m")
+    assert request.context.data == {"mine": 1}
+
+
+def test_a_key_of_the_context_data_that_is_no_text_is_named(wire: Wire) -> None:
+    context = Context(data={1: "x"})  # type: ignore[dict-item]
+    with pytest.raises(UnserializableValueError, match="a key of type int"):
+        wire.encode_payload({}, context)
+
+
+def test_a_body_that_was_too_large_to_read_is_told_as_that(wire: Wire) -> None:
+    message = Message(body=b"", content_type="application/json", headers={OVERSIZED: 5000})
+    with pytest.raises(MalformedReply, match="5000 bytes, more than MAX_MESSAGE_SIZE"):
+        wire.decode_reply(message)
+    with pytest.raises(MalformedRequest, match="5000 bytes, more than MAX_MESSAGE_SIZE"):
+        wire.decode_arguments(wire.request(message, "s.m"))
+
+
+def test_a_serializer_may_keep_tuples() -> None:
+    options = {
+        "encoder": "tests.test_wire_protocol.as_repr",
+        "decoder": "tests.test_wire_protocol.from_repr",
+        "content_type": "application/x-repr",
+        "content_encoding": "utf-8",
+    }
+    wire = Wire.of(resolve({"serializer": "repr", "SERIALIZERS": {"repr": options}}))
+    call = Call("s", "m", (1, (2,)), {"k": 3})
+    message = wire.encode_request(call, reply_to="r", correlation_id="c")
+    assert wire.decode_arguments(wire.request(message, "s.m")) == ([1, (2,)], {"k": 3})
+
+
+def as_repr(value: Any) -> str:
+    return repr(value)
+
+
+def from_repr(text: str) -> Any:
+    return ast.literal_eval(text)
 
 
 def test_a_request_sent_again_has_the_time_that_is_left_then(wire: Wire) -> None:

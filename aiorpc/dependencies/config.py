@@ -34,4 +34,4 @@ class ContextData(DependencyProvider[Any]):
 
     def value(self, worker_ctx: WorkerContext) -> Any:
         data = worker_ctx.context_data
-        return data if self._key is None else data.get(self._key)
+        return dict(data) if self._key is None else data.get(self._key)

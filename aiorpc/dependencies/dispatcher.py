@@ -23,7 +23,8 @@ class EventDispatcher(DependencyProvider[Dispatch]):
     event that nobody handles is dropped, unless ``mandatory``.
 
     Raises:
-        ConnectionLost: the broker did not confirm it within the call's deadline.
+        ConnectionLost: the broker did not confirm it within the call's deadline, or within
+            CLEANUP_TIMEOUT where less is left: an event does not end with the call that sends it.
         Unroutable: it was mandatory, and nobody handles it.
         UnserializableValueError: the payload cannot be put on the wire.
     """
@@ -51,7 +52,10 @@ class EventDispatcher(DependencyProvider[Dispatch]):
                     mandatory=self._mandatory,
                     again=lambda message: message,
                 ),
-                settings.rpc_timeout if deadline is None else deadline.remaining(),
+                # Also of use when the deadline has passed: what a method sends while it cleans up.
+                settings.rpc_timeout
+                if deadline is None
+                else deadline.remaining(least=settings.cleanup_timeout),
             )
 
         self._dispatch: Dispatch = dispatch

@@ -40,7 +40,8 @@ class Publish(Protocol):
 
         Raises:
             Unroutable: it was mandatory, and no queue takes it.
-            ConnectionLost: the broker did not confirm it within the call's deadline.
+            ConnectionLost: the broker did not confirm it within the call's deadline, or within
+                CLEANUP_TIMEOUT where less is left.
             UnserializableValueError: the payload cannot be put on the wire.
         """
         ...
@@ -95,7 +96,10 @@ class Publisher(DependencyProvider[Publish]):
                     mandatory=default if mandatory is None else mandatory,
                     again=lambda message: message,
                 ),
-                host.settings.rpc_timeout if deadline is None else deadline.remaining(),
+                # Also of use when the deadline has passed: what a method sends while it cleans up.
+                host.settings.rpc_timeout
+                if deadline is None
+                else deadline.remaining(least=host.settings.cleanup_timeout),
             )
 
         self._publish: Publish = publish

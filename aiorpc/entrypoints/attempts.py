@@ -16,10 +16,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from ..context import Deadline, new_id
-from ..exceptions import AioRpcError, ConnectionLost, DeliveryUncertain, UnserializableValueError
+from ..exceptions import (
+    AioRpcError,
+    ConfigurationError,
+    ConnectionLost,
+    DeliveryUncertain,
+    UnserializableValueError,
+)
 from ..extensions import Host
 from ..transports.base import Delivery, Outgoing
 from ..wire.attempts import (
@@ -134,11 +141,13 @@ class Attempts:
         message = parked(delivery.message, delivery.exchange, delivery.routing_key)
         text = (
             f"{original_key_of(message)}: delivered {failed + 1} times, and each time the process "
-            f"that worked on it went away before it was done; it is parked in queue {queue.name} "
-            "and not run again (MAX_ATTEMPTS). It may have run in part"
+            "that worked on it, or its connection, went away before that was known to be done; it "
+            f"is parked in queue {queue.name} and not run again (MAX_ATTEMPTS). It may have run, "
+            "in part or whole"
         )
         try:
-            await transport.declare(queues=[queue])
+            with suppress(ConfigurationError):  # it is there, with arguments of somebody's own
+                await transport.declare(queues=[queue])
             await transport.publish(
                 Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True),
                 PARKING,

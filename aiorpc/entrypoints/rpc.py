@@ -231,14 +231,25 @@ class _Server:
     def answer_error(
         self, delivery: Delivery, request: Request, error: BaseException, *, refusal: bool = False
     ) -> None:
+        """An error that cannot be encoded, or is too large, is answered by one that says so."""
         try:
-            body = self.wire.encode_error(request, error, refusal=refusal)
-        except Exception as exc:  # noqa: BLE001 - an error nobody can encode is still answered
+            self.answer(delivery, request, self.wire.encode_error(request, error, refusal=refusal))
+            return
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
-            body = self.wire.encode_error(request, substitute)
-        self.answer(delivery, request, body)
+        try:
+            self.answer(delivery, request, self.wire.encode_error(request, substitute))
+        except Exception as exc:  # noqa: BLE001 - unacked, it would hold a place for ever
+            log.error(
+                "%s.%s: its caller cannot be told of %s, and gets no answer: %s",
+                self.host.service_name,
+                request.method,
+                substitute,
+                exc,
+            )
+            delivery.ack()
 
     def answer(self, delivery: Delivery, request: Request, body: bytes) -> bool:
         """Reply, then ack; without a ``reply_to`` ack alone, and return False."""

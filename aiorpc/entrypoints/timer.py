@@ -25,6 +25,8 @@ class Timer(Entrypoint):
     *eager*.
     """
 
+    unprompted = True
+
     def __init__(
         self,
         interval: float,
@@ -63,6 +65,8 @@ def _set(ended: asyncio.Event, outcome: Outcome) -> None:
 
 class Once(Entrypoint):
     """Fires once, when the service has started, with the arguments given."""
+
+    unprompted = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()

@@ -221,7 +221,7 @@ class ServiceContainer:
                 # It begins first, so that the broker prepares for both at a time.
                 discoverable = Discoverable(self, self.entrypoints)
                 listeners.push_async_callback(discoverable.aclose)
-            for kind, entrypoints in _by_kind(self.entrypoints).items():
+            for kind, entrypoints in _in_turn(self.entrypoints):
                 await listeners.enter_async_context(kind.listen_all(self, entrypoints))
             if discoverable is not None:
                 await listeners.enter_async_context(discoverable.answering())
@@ -471,13 +471,18 @@ class ServiceContainer:
         return f"<ServiceContainer [{self.service_name}]>"
 
 
-def _by_kind(entrypoints: Sequence[Entrypoint]) -> dict[type[Entrypoint], list[Entrypoint]]:
+def _in_turn(
+    entrypoints: Sequence[Entrypoint],
+) -> Iterator[tuple[type[Entrypoint], list[Entrypoint]]]:
     """
-    Those that listen together, by the class that says how: a subclass of ``Rpc`` beside plain ones
-    must not be a second consumer of the one queue, to which half of the methods are unknown.
+    Those that listen together, with the class that says how: a subclass of ``Rpc`` beside plain
+    ones must not be a second consumer of the one queue, to which half of the methods are unknown.
+    Those that fire unprompted come last: what they call, and whom they tell, may be this service.
     """
-    kinds: dict[type[Entrypoint], list[Entrypoint]] = {}
-    for entrypoint in entrypoints:
-        kind = next(cls for cls in type(entrypoint).__mro__ if "listen_all" in vars(cls))
-        kinds.setdefault(kind, []).append(entrypoint)
-    return kinds
+    for unprompted in (False, True):
+        kinds: dict[type[Entrypoint], list[Entrypoint]] = {}
+        for entrypoint in entrypoints:
+            if entrypoint.unprompted is unprompted:
+                kind = next(cls for cls in type(entrypoint).__mro__ if "listen_all" in vars(cls))
+                kinds.setdefault(kind, []).append(entrypoint)
+        yield from kinds.items()

@@ -20,18 +20,16 @@ from pamqp.commands import Basic
 
 from ..exceptions import UnserializableValueError
 from ..wire.message import Message
+from ..wire.names import OVERSIZED
 from .amqp_channel import Channel, Unconfirmed, check
 from .amqp_errors import Refused, errors, quietly
 from .amqp_link import Link
 from .base import Delivery, Heard, Outgoing, Received
 from .outbox import settle_soon
 
-__all__ = ["OVERSIZED", "AmqpDelivery", "ConsumerChannel", "ListenerChannel"]
+__all__ = ["AmqpDelivery", "ConsumerChannel", "ListenerChannel"]
 
 log = logging.getLogger(__name__)
-
-#: A header that this transport makes and never sends: the size of a body too large to be taken.
-OVERSIZED = "aiorpc-oversized"
 
 
 class AmqpDelivery(Delivery, eq=False):

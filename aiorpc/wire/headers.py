@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ..context import EMPTY, Context
+from ..exceptions import UnserializableValueError
 from .message import HeaderTemplate
 from .names import (
     BROKER_HEADERS,
@@ -25,12 +26,24 @@ __all__ = ["Meaning", "context_headers", "context_of", "header_template", "meani
 
 
 def context_headers(context: Context) -> dict[str, Any]:
-    """The headers that carry the context data and the stack of *context*."""
-    headers = {
-        (key if key.startswith(PREFIX) else PREFIX + key): value
-        for key, value in context.data.items()
-        if value is not None
-    }
+    """
+    The headers that carry the context data and the stack of *context*.
+
+    Raises:
+        UnserializableValueError: a key of the context data is no text.
+    """
+    try:
+        headers = {
+            (key if key.startswith(PREFIX) else PREFIX + key): value
+            for key, value in context.data.items()
+            if value is not None
+        }
+    except AttributeError:
+        kinds = sorted({type(key).__name__ for key in context.data if not isinstance(key, str)})
+        raise UnserializableValueError(
+            f"the context data has a key of type {', '.join(kinds)}: keys are names of headers, "
+            "so write them as str"
+        ) from None
     headers.pop(DEADLINE, None)  # whatever somebody calls so, it is none
     if context.call_id_stack:
         headers[CALL_ID_STACK] = context.call_id_stack
@@ -102,9 +115,12 @@ def context_of(headers: Mapping[str, Any]) -> Context:
                 stack = tuple([item for item in value if type(item) is str])
         elif key == DEADLINE:
             pass
-        elif key not in BROKER_HEADERS and not key.startswith(OWN_PREFIX):
+        elif key not in BROKER_HEADERS:
+            name = key.removeprefix(PREFIX)  # a Nameko hop puts it before ours, too
+            if name.startswith(OWN_PREFIX):
+                continue
             if data is None:
                 data = {}
             # Headers may be shared among messages; what is in them then is text, or lists of it.
-            data[key.removeprefix(PREFIX)] = value[:] if type(value) is list else value
+            data[name] = value[:] if type(value) is list else value
     return Context(stack, EMPTY if data is None else data)

@@ -199,7 +199,9 @@ def _encoder(writers: _Writers) -> json.JSONEncoder:
             reducer = getattr(value, "__json__", None)
             if reducer is not None and not isinstance(value, type):
                 return reducer()
-            write = next((writers[kind] for kind in writers if isinstance(value, kind)), fields_of)
+            write = fields_of  # of an Enum its value, also where the members are Decimals
+            if not isinstance(value, Enum):
+                write = next((writers[kind] for kind in writers if isinstance(value, kind)), write)
         return write(value)
 
     # Cycles run into the interpreter's recursion limit, and are looked for only then.

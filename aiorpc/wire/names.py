@@ -21,6 +21,7 @@ __all__ = [
     "MAX_EXPIRATION",
     "ORIGINAL_EXCHANGE",
     "ORIGINAL_ROUTING_KEY",
+    "OVERSIZED",
     "OWN_PREFIX",
     "PREFIX",
     "REPLY_QUEUE_EXPIRES",
@@ -42,6 +43,8 @@ CALL_ID_STACK = "nameko.call_id_stack"
 DEADLINE = "nameko.aiorpc_deadline"
 RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
+#: Made by a transport, and never sent: the size of a body too large to be taken.
+OVERSIZED = "aiorpc-oversized"
 #: Tells one copy of a message that is counted from another.
 COPY = "aiorpc-copy"
 #: How a message that was sent on came to its queue at first.

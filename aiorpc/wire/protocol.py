@@ -31,6 +31,7 @@ from .names import (
     COMPRESSION,
     DEADLINE,
     MAX_EXPIRATION,
+    OVERSIZED,
     REPLY_QUEUE_EXPIRES,
     RESENT,
     UNBOUNDED_CANCEL,
@@ -238,6 +239,8 @@ class Wire:
         if codec is None or message.content_type != codec.content_type:
             request.serializer = codec = self.serializers.for_content_type(message.content_type)
         raw = message.body
+        if not raw:
+            _refuse_oversized(message)
         if request.compressed or message.content_encoding != codec.content_encoding:
             raw = self._body(message, codec)
         body = codec.decode(raw)
@@ -250,12 +253,14 @@ class Wire:
                 f"the body is a {type(body).__name__}, not an object with `args` and `kwargs`"
             ) from None
         if type(args) is not list:
-            if isinstance(args, (str, Mapping)):
-                args = list(args)  # Nameko takes any iterable: "ab" is two arguments
-            else:
+            # Nameko takes any iterable: "ab" is two arguments. Some serializers keep tuples.
+            if not isinstance(args, (tuple, str, Mapping)):
                 raise IncorrectSignature(f"`args` must be an array, not {type(args).__name__}")
+            args = list(args)
         if type(kwargs) is not dict:
-            raise IncorrectSignature(f"`kwargs` must be an object, not {type(kwargs).__name__}")
+            if not isinstance(kwargs, Mapping):
+                raise IncorrectSignature(f"`kwargs` must be an object, not {type(kwargs).__name__}")
+            kwargs = dict(kwargs)
         return args, kwargs
 
     # Replies
@@ -300,12 +305,14 @@ class Wire:
             if codec is None or message.content_type != codec.content_type:
                 codec = self.serializers.for_content_type(message.content_type)
             raw = message.body
+            if not raw:
+                _refuse_oversized(message)
             if message.headers or message.content_encoding != codec.content_encoding:
                 raw = self._body(message, codec)
             body = codec.decode(raw)
         except MalformedRequest as exc:
             raise MalformedReply(f"the reply cannot be read: {exc}") from None
-        if type(body) is not dict:
+        if not isinstance(body, Mapping):
             raise MalformedReply(f"the reply is a {type(body).__name__}, not an object")
         error = body.get("error")
         if error is not None and error != {}:
@@ -372,6 +379,9 @@ class Wire:
         """
         context = context_of(message.headers) if message.headers else NO_CONTEXT
         codec = self.serializers.for_payload(message.content_type)
+        if not message.body:
+            _refuse_oversized(message)
+            return "", context  # undecoded, as with Nameko: kombu decodes no empty body
         return codec.decode(self._body(message, codec)), context
 
     def _body(self, message: Message, codec: Serializer) -> bytes:
@@ -382,6 +392,20 @@ class Wire:
         if message.content_encoding != codec.content_encoding and codec.content_encoding == "utf-8":
             body = as_utf8(body, message.content_encoding)
         return body
+
+
+def _refuse_oversized(message: Message) -> None:
+    """
+    A body that was too large was not read: what is here is empty.
+
+    Raises:
+        MalformedRequest: this is such a message.
+    """
+    if message.headers and OVERSIZED in message.headers:
+        raise MalformedRequest(
+            f"the body has {message.headers[OVERSIZED]} bytes, more than MAX_MESSAGE_SIZE here: "
+            "send less, send it in parts, or raise the limit"
+        )
 
 
 def expiration_of(seconds: float) -> int:
