@@ -262,7 +262,8 @@ async def test_what_makes_no_difference_here_and_would_elsewhere_is_said(
 
 async def test_reserved_and_empty_names(name: str) -> None:
     async with MemoryTransport(name) as transport:
-        await transport.declare([Exchange("amq.topic")], [Queue("q", Exchange("amq.topic"), "#")])
+        there = Exchange("amq.topic", "topic")
+        await transport.declare([there], [Queue("q", there, "#")])
         with pytest.raises(ConfigurationError, match="amq"):
             await transport.declare([Exchange("amq.mine")])
         with pytest.raises(ConfigurationError, match="no name"):

@@ -92,6 +92,51 @@ def test_consume_takes_a_queue() -> None:
         consume("things")  # type: ignore[arg-type]
 
 
+# Exchanges
+
+
+def test_an_exchange_is_direct_unless_it_says_otherwise_as_in_kombu() -> None:
+    assert Exchange("orders").type == "direct"
+
+
+def test_a_queue_wants_an_exchange_and_not_its_name() -> None:
+    with pytest.raises(ConfigurationError, match="the exchange of queue 'q' is a str"):
+        Queue("q", "orders", "key")  # type: ignore[arg-type]
+
+
+async def test_event_exchanges_that_others_declare_are_left_alone(
+    broker_config: dict[str, Any],
+) -> None:
+    """``DECLARE_EVENT_EXCHANGES: false``: neither the dispatcher declares them nor the handler."""
+    suffix = uuid.uuid4().hex[:8]
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    class Both:
+        name = f"both_{suffix}"
+        dispatch = EventDispatcher()
+
+        @rpc
+        async def send(self) -> None:
+            await self.dispatch("sent", "hello")
+
+        @event_handler(name, "sent", reliable_delivery=False)
+        async def hear(self, what: str) -> None:
+            heard.put_nowait(what)
+
+    config = {**broker_config, "DECLARE_EVENT_EXCHANGES": False}
+    with pytest.raises(ConfigurationError, match="404"):
+        async with ServiceContainer(Both, config):
+            pass
+    theirs = Exchange(
+        f"both_{suffix}.events", "topic", arguments={"alternate-exchange": "amq.fanout"}
+    )
+    async with open_transport(resolve(broker_config), name="operations") as operations:
+        await operations.declare([theirs])
+        async with ServiceContainer(Both, config), ClusterRpcProxy(config, timeout=5) as cluster:
+            await cluster[Both.name].send()
+            assert await asyncio.wait_for(heard.get(), 5) == "hello"
+
+
 # Under a deadline
 
 
@@ -105,7 +150,7 @@ async def test_what_is_dispatched_after_the_deadline_is_sent_and_no_error(
     class Late:
         name = name_of_it
         dispatch = EventDispatcher()
-        publish = Publisher(Exchange(f"{name_of_it}.events"))
+        publish = Publisher(Exchange(f"{name_of_it}.events", "topic"))
 
         @rpc
         async def compensates(self) -> None:

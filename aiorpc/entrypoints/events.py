@@ -83,9 +83,13 @@ class EventHandler(QueueConsumer):
     def queue_of(self, host: Host) -> Queue:
         if self.handler_type == BROADCAST and self._instance is None:
             self._instance = self.broadcast_identifier  # asked once: it may be another each time
-        auto_delete = host.settings.auto_delete_event_exchanges
+        settings = host.settings
         return event_queue(
-            event_exchange(self.source_service, auto_delete=auto_delete),
+            event_exchange(
+                self.source_service,
+                auto_delete=settings.auto_delete_event_exchanges,
+                passive=not settings.declare_event_exchanges,
+            ),
             self.source_service,
             self.event_type,
             listener=(

@@ -179,6 +179,7 @@ def _exchange_frames(exchange: Exchange, *, ahead: bool = False) -> Iterator[Fra
             exchange_type=exchange.type,
             durable=exchange.durable,
             auto_delete=exchange.auto_delete,
+            passive=exchange.passive,
             arguments=dict(exchange.arguments),
             nowait=ahead,
         )

@@ -156,12 +156,17 @@ class MemoryBroker:
         Declare *exchange*.
 
         Raises:
-            ConfigurationError: it is there with other flags, or its name is reserved.
+            ConfigurationError: it is there with other flags, its name is reserved, or it is to be
+                there already and is not.
         """
         name = exchange.name
         if not name:
             return
         there = self.exchanges.get(name)
+        if exchange.passive:
+            if there is None:
+                raise ConfigurationError(f"there is no exchange {name!r} on {self.url} (404)")
+            return
         if there is not None:
             there_flags, flags = _exchange_flags(there), _exchange_flags(exchange)
             self._refuse_difference(f"exchange {name!r}", there_flags, flags)

@@ -11,17 +11,24 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..exceptions import ConfigurationError
+
 __all__ = ["Exchange", "FilledHeaders", "HeaderTemplate", "Message", "Queue"]
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """An exchange; the name ``""`` is the default exchange, which nobody declares."""
+    """
+    An exchange; the name ``""`` is the default exchange, which nobody declares. Without a type it
+    is ``direct``, as in kombu.
+    """
 
     name: str = ""
-    type: Literal["topic", "direct", "fanout", "headers"] = "topic"
+    type: Literal["topic", "direct", "fanout", "headers"] = "direct"
     durable: bool = True
     auto_delete: bool = False
     arguments: Mapping[str, Any] = {}
+    #: Somebody else declares it: it has to be there, as it may be, and queues are bound to it.
+    passive: bool = False
 
     def __hash__(self) -> int:  # arguments have none
         return hash((self.name, self.type))
@@ -43,6 +50,13 @@ class Queue(msgspec.Struct, frozen=True):
     #: Seconds without a consumer after which the broker deletes the queue (``x-expires``).
     expires: float | None = None
     arguments: Mapping[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.exchange, Exchange):
+            raise ConfigurationError(
+                f"the exchange of queue {self.name!r} is a {type(self.exchange).__name__}: write "
+                'Queue("name", Exchange("exchange"), "routing key")'
+            )
 
     def __hash__(self) -> int:  # arguments have none
         return hash((self.name, self.exchange, self.routing_key))

@@ -95,8 +95,8 @@ def parked_queue(queue: str) -> Queue:
     return Queue(f"{queue}.parked")
 
 
-def event_exchange(source: str, *, auto_delete: bool = False) -> Exchange:
-    return Exchange(f"{source}.events", auto_delete=auto_delete)
+def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:
+    return Exchange(f"{source}.events", "topic", auto_delete=auto_delete, passive=passive)
 
 
 def event_queue(

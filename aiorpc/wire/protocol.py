@@ -59,7 +59,7 @@ class Wire:
         max_message_size: int | None = None,
     ) -> None:
         self.serializers = serializers
-        self.rpc_exchange = Exchange(rpc_exchange)
+        self.rpc_exchange = Exchange(rpc_exchange, "topic")
         self._exchange_name = rpc_exchange
         self._clock_tolerance = clock_tolerance
         self._max_message_size = max_message_size or (1 << 30)
