@@ -223,9 +223,20 @@ class Client:
 
         Raises:
             UnserializableValueError, RpcTimeout: it was not sent.
+            RuntimeError: it was not sent: this is not the loop of this client.
         """
         if self._closed:
             raise ConnectionLost(f"{call} was not sent: the client is closed")
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise RuntimeError(
+                f"{call} was not sent: its proxy belongs to another event loop. In the thread of a "
+                "sync method use from_thread.run(), in a program without a loop aiorpc.sync, and "
+                "in another loop make a proxy of its own"
+            )
         context, own = call.context, self._context
         usual = context.data is own.data and context.call_id_stack is own.call_id_stack
         correlation_id = self._new_id()

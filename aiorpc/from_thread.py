@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["run"]
@@ -38,12 +40,21 @@ class Bridge:
         for task in list(self._tasks):
             task.cancel()
 
-    def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run *coroutine* in the loop, and wait for it in this thread."""
+    def run(self, function: Callable[[], Awaitable[R]]) -> R:
+        """Call *function* in the loop, await what it returns, and wait for that in this thread."""
         done: concurrent.futures.Future[R] = concurrent.futures.Future()
 
+        async def awaited() -> R:
+            awaitable = function()
+            if not inspect.isawaitable(awaitable):
+                raise TypeError(
+                    "from_thread.run() takes what is awaited, and was given a function that "
+                    f"returns {type(awaitable).__name__}: call that here, without run()"
+                )
+            return await awaitable
+
         def begin() -> None:
-            task = self.loop.create_task(coroutine)
+            task = self.loop.create_task(awaited())
             self._tasks.add(task)
             task.add_done_callback(finish)
             if self._ended:
@@ -59,12 +70,10 @@ class Bridge:
                 done.set_result(task.result())
 
         if self._ended:
-            coroutine.close()
             raise asyncio.CancelledError
         try:
             self.loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
         except RuntimeError:  # the loop is closed: the service is gone, and its caller
-            coroutine.close()
             raise asyncio.CancelledError from None
         while True:
             try:
@@ -80,9 +89,10 @@ class Bridge:
 bridge: ContextVar[Bridge] = ContextVar("aiorpc.bridge")
 
 
-def run(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+def run(function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """
-    Run ``await function(*args, **kwargs)`` in the event loop of the service, and wait for it here::
+    Run ``await function(*args, **kwargs)`` in the event loop of the service, and wait for it here.
+    Anything that can be awaited will do, the reply of a ``call_async`` too::
 
         @rpc
         def report(self, month: str) -> bytes:
@@ -93,6 +103,7 @@ def run(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwarg
 
     Raises:
         RuntimeError: this is not the thread of a sync method.
+        TypeError: *function* returns what cannot be awaited.
         asyncio.CancelledError: nobody waits for the call any more; let it pass.
     """
     try:
@@ -108,4 +119,4 @@ def run(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwarg
         running = None
     if running is there.loop:
         raise RuntimeError("from_thread.run() would wait for itself here: await the coroutine")
-    return there.run(function(*args, **kwargs))
+    return there.run(partial(function, *args, **kwargs))

@@ -68,8 +68,10 @@ class _Standalone(Generic[P]):
         if self._transport is not None:
             raise RuntimeError(f"this {type(self).__name__} was started already; make another one")
         self._transport = transport = open_transport(self._settings, name="standalone_rpc_proxy")
+        bound = CONNECT_TIMEOUT if self._timeout is None else self._timeout
+        until = asyncio.timeout_at(asyncio.get_running_loop().time() + bound)
         try:
-            await transport.start(CONNECT_TIMEOUT if self._timeout is None else self._timeout)
+            await transport.start(bound)
             self._client = client = Client(
                 transport,
                 Wire.of(self._settings),
@@ -79,9 +81,16 @@ class _Standalone(Generic[P]):
                 context=Context((f"standalone_rpc_proxy.call.{new_id()}",), self._context_data),
                 middleware=self._middleware,
             )
-            await client.open()
-        except BaseException:
+            async with until:
+                await client.open()
+        except BaseException as error:
             await self.aclose()
+            self._transport = None  # it may be tried again
+            if isinstance(error, TimeoutError) and until.expired():
+                raise ConnectionLost(
+                    f"no queue for replies on {transport.url} within {bound:g} s: the broker took "
+                    "the connection, and then said nothing in time"
+                ) from None
             raise
         return self._proxy(client)
 

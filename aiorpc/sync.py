@@ -1,6 +1,7 @@
 """
-Calling services from programs without an event loop: threads, Flask, Django, scripts. The same
-client as everywhere, on a loop of its own in a thread of its own. Safe for any number of threads.
+Calling services, and dispatching events, from programs without an event loop: threads, Flask,
+Django, scripts. The same client as everywhere, on a loop of its own in a thread of its own. Safe
+for any number of threads.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -23,9 +25,20 @@ from .proxy import (
     MethodProxy as AsyncMethodProxy,
     RpcReply as AsyncRpcReply,
 )
-from .standalone import ClusterRpcProxy as AsyncClusterRpcProxy
+from .standalone import (
+    ClusterRpcProxy as AsyncClusterRpcProxy,
+    event_dispatcher as async_event_dispatcher,
+)
 
-__all__ = ["ClusterProxy", "ClusterRpcProxy", "MethodProxy", "RpcReply", "ServiceProxy"]
+__all__ = [
+    "ClusterProxy",
+    "ClusterRpcProxy",
+    "Dispatch",
+    "MethodProxy",
+    "RpcReply",
+    "ServiceProxy",
+    "event_dispatcher",
+]
 
 T = TypeVar("T")
 
@@ -36,7 +49,8 @@ JOIN_TIMEOUT = 10.0
 class _LoopThread:
     """An event loop in a daemon thread, and the way to run something there and wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, of_whom: str) -> None:
+        self._of_whom = of_whom
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
@@ -62,28 +76,50 @@ class _LoopThread:
         if os.getpid() != self._pid:
             coroutine.close()
             raise RuntimeError(
-                "this ClusterRpcProxy was made before a fork, and its thread stayed in the parent: "
-                "make it in the worker process (gunicorn's post_fork, Celery's worker_process_init)"
+                f"this {self._of_whom} was made before a fork, and its thread stayed in the "
+                "parent: make it in the worker process (gunicorn's post_fork, Celery's "
+                "worker_process_init)"
             )
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError(
-                "a sync proxy cannot be used in its own loop: use aiorpc's async one"
+                f"a sync {self._of_whom} cannot be used in its own loop: use aiorpc's async one"
             )
-        with self._lock:  # what is begun before the loop is told to stop is also ended there
-            if self._closed:
+        begun: list[asyncio.Task[Any]] = []
+        given_up = False
+
+        async def unless_given_up() -> T:
+            if given_up:
                 coroutine.close()
-                raise RuntimeError("this ClusterRpcProxy was closed and cannot be used any more")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+                raise asyncio.CancelledError
+            task = asyncio.current_task()
+            assert task is not None
+            begun.append(task)
+            return await coroutine
+
+        def take_back() -> None:
+            for task in begun:
+                task.cancel()
+
         try:
+            with self._lock:  # what is begun before the loop is told to stop is also ended there
+                if self._closed:
+                    coroutine.close()
+                    raise RuntimeError(
+                        f"this {self._of_whom} was closed and cannot be used any more"
+                    )
+                future = asyncio.run_coroutine_threadsafe(unless_given_up(), self._loop)
             return future.result()
         except concurrent.futures.CancelledError:
             if self._closed:
-                raise ConnectionLost("this ClusterRpcProxy was closed by another thread") from None
+                raise ConnectionLost(f"this {self._of_whom} was closed by another thread") from None
             raise
         except BaseException:
-            # Maybe not the call's, but of a signal handler's: a Ctrl-C, or Celery's time limit.
-            future.cancel()
+            # Maybe not the call's, but of a signal handler's: a Ctrl-C, or Celery's time limit. It
+            # may come anywhere above, so nothing that is set there can be relied on.
+            given_up = True
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(take_back)
             raise
 
     def close(self) -> None:
@@ -210,7 +246,7 @@ class ClusterRpcProxy:
 
     def start(self) -> ClusterProxy:
         """Connect, and return what to call."""
-        thread = _LoopThread()
+        thread = _LoopThread("ClusterRpcProxy")
         try:
             cluster = thread.wait(self._proxy.start())
         except BaseException:
@@ -233,3 +269,37 @@ class ClusterRpcProxy:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class Dispatch(Protocol):
+    """What :func:`event_dispatcher` gives."""
+
+    def __call__(self, service: str, event_type: str, payload: Any = None) -> None: ...
+
+
+@contextmanager
+def event_dispatcher(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
+    *,
+    context_data: Mapping[str, Any] | None = None,
+) -> Generator[Dispatch]:
+    """
+    Dispatches events in the name of services, from any thread::
+
+        with event_dispatcher("amqp://guest:guest@localhost/") as dispatch:
+            dispatch("service_x", "something_happened", {"id": 1})
+
+    Each returns when the broker has the event. Errors are those of :func:`aiorpc.event_dispatcher`.
+    """
+    thread = _LoopThread("event_dispatcher")
+    dispatcher = async_event_dispatcher(config, context_data=context_data)
+    try:
+        dispatch_there = thread.wait(dispatcher.__aenter__())
+        try:
+            yield lambda service, event_type, payload=None: thread.wait(
+                dispatch_there(service, event_type, payload)
+            )
+        finally:
+            thread.wait(dispatcher.__aexit__(None, None, None))
+    finally:
+        thread.close()

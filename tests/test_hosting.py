@@ -616,6 +616,22 @@ async def test_timers_and_once_fire(config: dict[str, Any]) -> None:
         await asyncio.wait_for(enough.wait(), 5)
 
 
+async def test_a_container_of_another_loop_is_not_waited_for(config: dict[str, Any]) -> None:
+    container = ServiceContainer(recording_service([]), config)
+    await container.start()
+
+    async def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="started in another event loop"):
+            await container.stop()
+        with pytest.raises(RuntimeError, match="started in another event loop"):
+            await container.wait()
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    await container.stop()
+    await asyncio.to_thread(asyncio.run, container.stop())  # it is stopped: nothing to wait for
+    await asyncio.to_thread(asyncio.run, container.wait())
+
+
 # The process
 
 SERVER = """

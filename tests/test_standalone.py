@@ -27,6 +27,7 @@ from aiorpc import (
 )
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Transport
+from tests.amqp_proxy import proxied
 
 
 @pytest.fixture
@@ -88,6 +89,54 @@ async def test_a_proxy_whose_start_failed_can_be_closed(nobody: str) -> None:
         await proxy.start()
     await proxy.aclose()
     await proxy.aclose()
+
+
+@pytest.mark.rabbitmq
+async def test_a_start_that_failed_may_be_tried_again(rabbitmq_uri: str) -> None:
+    async with proxied(rabbitmq_uri) as proxy:
+        proxy.muted = True
+        calling = ClusterRpcProxy(f"{proxy.url}?connect_timeout=0.2", timeout=0.3)
+        with pytest.raises(ConnectionLost):
+            await calling.start()
+        proxy.muted = False
+        await calling.start()
+        await calling.aclose()
+
+
+@pytest.mark.rabbitmq
+async def test_a_broker_that_falls_silent_after_the_handshake_is_not_waited_for(
+    rabbitmq_uri: str,
+) -> None:
+    async with proxied(rabbitmq_uri) as proxy:
+        calling = ClusterRpcProxy(proxy.url, timeout=0.5)
+
+        async def fall_silent() -> None:
+            while b"\x00\x28\x00\x0a" not in proxy.sent[8:]:  # exchange.declare
+                await asyncio.sleep(0)
+            proxy.muted = True
+
+        silence = asyncio.create_task(fall_silent())
+        begun = time.monotonic()
+        with pytest.raises(ConnectionLost, match="no queue for replies"):
+            await calling.start()
+        assert time.monotonic() - begun < 10
+        await silence
+
+
+async def test_a_proxy_of_another_loop_says_so_at_once() -> None:
+    config = {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        method = cluster.service.method
+
+        async def elsewhere() -> None:
+            with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                await method()
+            with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                method.call_async()
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        with pytest.raises(RuntimeError, match=r"from_thread\.run"):
+            await asyncio.to_thread(method.call_async)
 
 
 async def test_start_and_aclose_are_there_for_lives_that_are_no_block() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import signal
 import threading
 import time
@@ -14,8 +15,17 @@ from typing import Any
 
 import pytest
 
-from aiorpc import ConnectionLost, RemoteError, RpcTimeout, ServiceContainer, UnknownService, rpc
-from aiorpc.sync import ClusterRpcProxy
+from aiorpc import (
+    ConnectionLost,
+    RemoteError,
+    RpcTimeout,
+    ServiceContainer,
+    UnknownService,
+    UnserializableValueError,
+    event_handler,
+    rpc,
+)
+from aiorpc.sync import ClusterRpcProxy, event_dispatcher
 from tests.lane import on_broker
 
 pytestmark = pytest.mark.rabbitmq
@@ -161,3 +171,79 @@ def test_a_call_that_another_thread_makes_while_it_closes_ends() -> None:
             waiting.result(10)
     with pytest.raises(RuntimeError, match="was closed"):
         thread.wait(endless())
+
+
+def test_events_are_dispatched_from_any_thread(rabbitmq_uri: str) -> None:
+    source = f"sync_source_{uuid.uuid4().hex[:8]}"
+    heard: queue.Queue[Any] = queue.Queue()
+    started, stop = threading.Event(), threading.Event()
+
+    class Listener:
+        name = f"{source}_listener"
+
+        @event_handler(source, "happened", reliable_delivery=False)
+        async def hear(self, payload: Any) -> None:
+            heard.put(payload)
+
+    async def host() -> None:
+        async with ServiceContainer(Listener, on_broker(rabbitmq_uri)):
+            started.set()
+            await asyncio.to_thread(stop.wait, 30)
+
+    thread = threading.Thread(target=lambda: asyncio.run(host()))
+    thread.start()
+    assert started.wait(10)
+    try:
+        with event_dispatcher(on_broker(rabbitmq_uri)) as dispatch, ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: dispatch(source, "happened", number), range(8)))
+            dispatch(source, "happened")
+            with pytest.raises(UnserializableValueError):
+                dispatch(source, "happened", object())
+        assert [heard.get(timeout=10) for _ in range(9)][-1] is None
+        with pytest.raises(RuntimeError, match="this event_dispatcher was closed"):
+            dispatch(source, "happened")
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def test_a_dispatcher_without_a_broker_says_so_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with (
+        pytest.raises(ConnectionLost),
+        event_dispatcher({"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/", "RPC_TIMEOUT": 0.2}),
+    ):
+        pass
+    assert threading.active_count() == before
+
+
+def test_what_a_signal_handler_raises_before_the_call_is_waited_for_takes_it_back_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class TimeLimit(Exception):
+        pass
+
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    proxy = ClusterRpcProxy("memory://")
+    proxy.start()
+    thread = proxy._thread
+    assert thread is not None
+    begin = asyncio.run_coroutine_threadsafe
+
+    def interrupted(*args: Any) -> Any:
+        begin(*args)
+        raise TimeLimit  # as a signal between this call and the next line
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(TimeLimit):
+        thread.wait(endless())
+    monkeypatch.undo()
+
+    async def still_runs() -> list[str | None]:
+        await asyncio.sleep(0)
+        return [task.get_coro().__name__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+
+    assert thread.wait(still_runs()).count("unless_given_up") == 1  # this one
+    proxy.close()

@@ -21,6 +21,7 @@ from aiorpc import (
     DependencyProvider,
     Entrypoint,
     RemoteError,
+    RpcProxy,
     RpcTimeout,
     ServiceContainer,
     ServiceRunner,
@@ -431,6 +432,44 @@ async def test_an_error_of_what_a_thread_waits_for_is_raised_there(config: dict[
         ClusterRpcProxy(config, timeout=5) as cluster,
     ):
         assert await cluster.threaded.method() == "raised"
+
+
+async def test_a_thread_awaits_anything_and_nothing_else(config: dict[str, Any]) -> None:
+    class Threaded:
+        name = "threaded"
+        me = RpcProxy("threaded")
+
+        @rpc
+        def replies(self) -> list[int]:
+            replies = [from_thread.run(self.reply_of, number) for number in (1, 2)]
+            return [from_thread.run(reply.result) for reply in replies]
+
+        async def reply_of(self, number: int) -> Any:
+            return self.me.number.call_async(number)
+
+        @rpc
+        def one(self) -> int:
+            result: int = from_thread.run(self.me.number.call_async, 7)
+            return result
+
+        @rpc
+        def wrong(self) -> None:
+            from_thread.run(len, "abc")  # type: ignore[arg-type]
+
+        @rpc
+        async def number(self, number: int) -> int:
+            return number
+
+    config["max_workers"] = 2
+    async with (
+        ServiceContainer(Threaded, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+    ):
+        for _ in range(3):
+            with pytest.raises(RemoteError, match="a function that returns int"):
+                await cluster.threaded.wrong()
+        assert await cluster.threaded.replies() == [1, 2]
+        assert await cluster.threaded.one() == 7
 
 
 async def test_a_static_method_has_no_self_to_leave_out(config: dict[str, Any]) -> None:

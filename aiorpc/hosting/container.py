@@ -152,8 +152,9 @@ class ServiceContainer:
 
     async def stop(self) -> None:
         """Take no more work, finish that in hand (within SHUTDOWN_TIMEOUT), close. Idempotent."""
-        if self._life is None:
+        if self._life is None or self._life.done():
             return
+        self._check_loop()
         self._stopping.set()
         if not self._ready.done():  # it may wait for the broker, which may be away for long
             self._life.cancel()
@@ -167,9 +168,19 @@ class ServiceContainer:
             Exception: what made it fail, if it did.
         """
         assert self._life is not None, "start it first"
-        await asyncio.wait((self._life,))
+        if not self._life.done():
+            self._check_loop()
+            await asyncio.wait((self._life,))
         if not self._life.cancelled() and (error := self._life.exception()) is not None:
             raise error
+
+    def _check_loop(self) -> None:
+        """To wait for a task of another loop is to wait for ever."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"{self!r} was started in another event loop, and only there it can be waited for. "
+                "With pytest-asyncio, give the fixture and the test the same loop scope"
+            )
 
     def health(self) -> Health:
         """Whether it serves calls right now: red while it starts, stops, or cannot consume."""
