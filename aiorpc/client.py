@@ -42,6 +42,8 @@ log = logging.getLogger("aiorpc.client")
 
 #: Seconds that the explanation of a timeout may take; rule 4.
 LOOK = 0.04
+#: Bytes of a name in AMQP.
+LONGEST_NAME = 255
 #: Seconds for which a look at a queue holds good for ``fail_fast``.
 LOOK_HOLDS = 1.0
 
@@ -426,6 +428,8 @@ class Client:
 
     async def _require_consumers(self, call: Call) -> None:
         queue = rpc_queue_name(call.service)
+        if len(queue.encode()) > LONGEST_NAME:
+            return  # no broker can be asked for it; sending says what is wrong
         looked_at, consumed = self._looks.get(queue, (0.0, False))
         now = monotonic()
         if not consumed or now - looked_at > LOOK_HOLDS:

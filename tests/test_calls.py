@@ -647,3 +647,13 @@ async def test_what_fires_unprompted_finds_its_own_service(broker_config: dict[s
     async with ServiceContainer(Early, broker_config):
         got = {await asyncio.wait_for(heard.get(), 5) for _ in range(3)}
     assert got == {"once", "timer", "rpc"}
+
+
+async def test_a_name_too_long_is_told_the_same_way_with_fail_fast(
+    broker_config: dict[str, Any],
+) -> None:
+    async with ClusterRpcProxy(broker_config, timeout=5) as cluster:
+        method = cluster["x" * 300].method
+        for call in (method, method.with_options(fail_fast=True)):
+            with pytest.raises(UnserializableValueError, match="at most 255 bytes"):
+                await call()

@@ -18,6 +18,7 @@ from aiorpc import (
     RemoteError,
     RpcTimeout,
     ServiceContainer,
+    UnserializableValueError,
     consume,
     event_handler,
     rpc,
@@ -85,6 +86,37 @@ async def test_requeue_on_error_brings_the_message_again(broker_config: dict[str
         await cluster[things.name].send("twice")
         assert await asyncio.wait_for(things.seen.get(), 5) == "twice"
     assert things.failures == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"timestamp": 5}, "timestamp"),
+        ({"correlation_id": 5}, "correlation_id"),
+        ({"priority": 300}, "priority"),
+        ({"prio": 1}, "prio"),
+        ({"expiration": float("nan")}, "above 0 seconds"),
+        ({"expiration": -1}, "above 0 seconds"),
+    ],
+)
+async def test_a_property_that_is_none_is_named(
+    broker_config: dict[str, Any], wrong: dict[str, Any], said: str
+) -> None:
+    class Sending:
+        name = f"sending_{uuid.uuid4().hex[:8]}"
+        publish = Publisher()
+
+        @rpc
+        async def send(self) -> None:
+            with pytest.raises(UnserializableValueError, match=said):
+                await self.publish("x", routing_key="nobody", **wrong)
+            await self.publish("x", routing_key="nobody", expiration=float("inf"), priority=9)
+
+    async with (
+        ServiceContainer(Sending, broker_config),
+        ClusterRpcProxy(broker_config, timeout=5) as cluster,
+    ):
+        await cluster[Sending.name].send()
 
 
 def test_consume_takes_a_queue() -> None:

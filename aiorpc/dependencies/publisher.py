@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from ..context import EMPTY, current
+from ..context import EMPTY, FAR, current
+from ..exceptions import UnserializableValueError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..transports.base import Outgoing
 from ..wire.message import Exchange, Queue
+from ..wire.protocol import expiration_of
 
 __all__ = ["Publish", "Publisher"]
 
@@ -42,9 +45,41 @@ class Publish(Protocol):
             Unroutable: it was mandatory, and no queue takes it.
             ConnectionLost: the broker did not confirm it within the call's deadline, or within
                 CLEANUP_TIMEOUT where less is left.
-            UnserializableValueError: the payload cannot be put on the wire.
+            UnserializableValueError: the payload, or a property, cannot be put on the wire.
         """
         ...
+
+
+class _Properties(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What :class:`~..wire.message.Message` takes besides body, headers and expiration."""
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    persistent: bool = True
+    priority: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    message_id: str | None = None
+    timestamp: datetime | None = None
+    type: str | None = None
+    user_id: str | None = None
+    app_id: str | None = None
+
+
+def _checked(properties: dict[str, Any]) -> dict[str, Any]:
+    try:
+        msgspec.convert(properties, _Properties)
+    except msgspec.ValidationError as error:
+        raise UnserializableValueError(f"publish() cannot set a property: {error}") from None
+    return properties
+
+
+def _milliseconds(expiration: float) -> int | None:
+    if not expiration > 0:  # a NaN neither
+        raise UnserializableValueError(
+            f"publish() takes an expiration above 0 seconds, got {expiration}"
+        )
+    return expiration_of(expiration) if expiration < FAR else None
 
 
 class Publisher(DependencyProvider[Publish]):
@@ -85,9 +120,9 @@ class Publisher(DependencyProvider[Publish]):
             deadline = context.deadline
             message = host.wire.encode_payload(payload, context, headers=headers)
             if expiration is not None:
-                properties["expiration"] = max(1, round(expiration * 1000))
+                message.expiration = _milliseconds(expiration)
             if properties:
-                message = msgspec.structs.replace(message, **properties)
+                message = msgspec.structs.replace(message, **_checked(properties))
             await host.transport.publish(
                 Outgoing(
                     exchange=exchange.name,
