@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.config import resolve
+from aiorpc.entrypoints.attempts import Attempts
+from aiorpc.exceptions import UnserializableValueError
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
 from aiorpc.wire.attempts import attempts_of, counted, parked
@@ -320,6 +323,34 @@ async def test_it_is_parked_where_somebody_declared_that_queue_another_way(
         delivery.ack()
         await onlooker.delete(name)
         await onlooker.delete(there.name)
+
+
+@pytest.mark.parametrize("known", [None, 1])
+def test_what_cannot_be_sent_again_is_worked_on_or_given_back_and_that_ends(
+    known: int | None,
+) -> None:
+    done: list[str] = []
+
+    def refuse(outgoing: Outgoing) -> bool:
+        assert outgoing.settled is not None
+        outgoing.settled(UnserializableValueError("no"))
+        return True
+
+    headers = {} if known is None else {"aiorpc-attempts": known}
+    delivery: Any = SimpleNamespace(
+        message=Message(body=b"", headers=headers),
+        redelivered=True,
+        stale=False,
+        exchange="",
+        routing_key="q",
+        answer=refuse,
+        reject=lambda requeue: done.append(f"rejected, {requeue=}"),
+    )
+    host: Any = SimpleNamespace(settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}))
+    attempts = Attempts(host, "q", lambda delivery: done.append("worked on"))
+    assert attempts.takes(delivery)
+    attempts.give_back(delivery)
+    assert done == ["worked on", "rejected, requeue=True"]
 
 
 # What is sent on

@@ -91,7 +91,7 @@ class Attempts:
         known = attempts_of(message)
         failed = 0 if known is None else known + 1
         if failed < self._most:
-            self._send_again(delivery, failed, deadline)
+            self._send_again(delivery, failed, deadline, self._work)
         else:
             self._host.spawn(self._park(delivery, failed), f"park a message of {self._queue}")
         return True
@@ -102,10 +102,19 @@ class Attempts:
         if known is None or delivery.stale:
             delivery.reject(requeue=True)
         else:
-            self._send_again(delivery, known, deadline)
+            self._send_again(delivery, known, deadline, _requeue)
 
-    def _send_again(self, delivery: Delivery, failed: int, deadline: Deadline | None) -> None:
-        """Publish a copy in place of *delivery*, whose ack waits for the confirm."""
+    def _send_again(
+        self,
+        delivery: Delivery,
+        failed: int,
+        deadline: Deadline | None,
+        instead: Callable[[Delivery], None],
+    ) -> None:
+        """
+        Publish a copy in place of *delivery*, whose ack waits for the confirm. *instead* is done
+        where it cannot be sent.
+        """
         copy = new_id()
         self._unconfirmed[copy] = None
         exchange, routing_key = "", self._queue
@@ -124,15 +133,21 @@ class Attempts:
                     deadline,
                 ),
                 confirm=True,
-                settled=partial(self._sent_again, copy, delivery),
+                settled=partial(self._sent_again, copy, delivery, instead),
             )
         )
 
-    def _sent_again(self, copy: str, delivery: Delivery, error: AioRpcError | None) -> None:
+    def _sent_again(
+        self,
+        copy: str,
+        delivery: Delivery,
+        instead: Callable[[Delivery], None],
+        error: AioRpcError | None,
+    ) -> None:
         arrived = self._unconfirmed.pop(copy)
         if isinstance(error, UnserializableValueError):  # it has what can be read, but not sent
             log.warning("a message of queue %s cannot be counted: %s", self._queue, error)
-            self._work(delivery)
+            instead(delivery)
         elif arrived is not None and not arrived.stale:
             self._work(arrived)
 
@@ -168,3 +183,7 @@ class Attempts:
                 delivery.ack()
             else:
                 self._give_up(delivery, DeliveryUncertain(text))
+
+
+def _requeue(delivery: Delivery) -> None:
+    delivery.reject(requeue=True)
