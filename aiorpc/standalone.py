@@ -17,7 +17,7 @@ from .call import Middleware
 from .client import UNSET, Client
 from .config import Settings, resolve
 from .context import Context, new_id
-from .exceptions import ConnectionLost
+from .exceptions import ConnectionLost, Unroutable
 from .options import checked_timeout
 from .proxy import ClusterProxy, ServiceProxy
 from .transports import open_transport
@@ -194,15 +194,17 @@ async def event_dispatcher(
         exchange = event_exchange(service, auto_delete=settings.auto_delete_event_exchanges)
         if exchange.name not in declared and settings.declare_event_exchanges:
             await declare(exchange)
-        await transport.publish(
-            Outgoing(
-                exchange=exchange.name,
-                routing_key=event_type,
-                message=message,
-                again=lambda message: message,
-            ),
-            settings.rpc_timeout,
+        event = Outgoing(
+            exchange=exchange.name,
+            routing_key=event_type,
+            message=message,
+            again=lambda message: message,
         )
+        try:
+            await transport.publish(event, settings.rpc_timeout)
+        except Unroutable:
+            if not exchange.auto_delete:  # else it went with its last handler
+                raise
 
     try:
         await transport.start(bound)

@@ -20,6 +20,7 @@ from aiorpc import (
     ServiceContainer,
     UnserializableValueError,
     consume,
+    event_dispatcher,
     event_handler,
     rpc,
 )
@@ -167,6 +168,47 @@ async def test_event_exchanges_that_others_declare_are_left_alone(
         async with ServiceContainer(Both, config), ClusterRpcProxy(config, timeout=5) as cluster:
             await cluster[Both.name].send()
             assert await asyncio.wait_for(heard.get(), 5) == "hello"
+
+
+async def test_an_exchange_that_went_with_its_last_handler_is_no_error(
+    broker_config: dict[str, Any],
+) -> None:
+    """``AUTO_DELETE_EVENT_EXCHANGES: true``: nobody handles the event, so it is dropped."""
+    config = {**broker_config, "AUTO_DELETE_EVENT_EXCHANGES": True}
+    suffix = uuid.uuid4().hex[:8]
+    heard: asyncio.Queue[int] = asyncio.Queue()
+
+    class Source:
+        name = f"source_{suffix}"
+        dispatch = EventDispatcher()
+
+        @rpc
+        async def send(self, number: int) -> None:
+            await self.dispatch("sent", number)
+
+    class Listener:
+        name = f"listener_{suffix}"
+
+        @event_handler(f"source_{suffix}", "sent", reliable_delivery=False)
+        async def hear(self, number: int) -> None:
+            heard.put_nowait(number)
+
+    async with (
+        ServiceContainer(Source, config),
+        ClusterRpcProxy(config, timeout=5) as cluster,
+        event_dispatcher(config) as dispatch,
+    ):
+        source = cluster[Source.name]
+        await source.send(1)
+        async with ServiceContainer(Listener, config):
+            await source.send(2)
+            assert await asyncio.wait_for(heard.get(), 5) == 2
+        await source.send(3)
+        await dispatch(Source.name, "sent", 4)
+        async with ServiceContainer(Listener, config):
+            await source.send(5)
+            await dispatch(Source.name, "sent", 6)
+            assert {await asyncio.wait_for(heard.get(), 5) for _ in range(2)} == {5, 6}
 
 
 # Under a deadline

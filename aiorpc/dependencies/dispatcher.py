@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from ..context import current
+from ..exceptions import Unroutable
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..transports.base import Outgoing
 from ..wire.names import event_exchange
@@ -44,19 +45,23 @@ class EventDispatcher(DependencyProvider[Dispatch]):
         async def dispatch(event_type: str, payload: Any = None) -> None:
             context = current.get()
             deadline = context.deadline
-            await host.transport.publish(
-                Outgoing(
-                    exchange=exchange.name,
-                    routing_key=event_type,
-                    message=host.wire.encode_payload(payload, context),
-                    mandatory=self._mandatory,
-                    again=lambda message: message,
-                ),
-                # Also of use when the deadline has passed: what a method sends while it cleans up.
-                settings.rpc_timeout
-                if deadline is None
-                else deadline.remaining(least=settings.cleanup_timeout),
+            event = Outgoing(
+                exchange=exchange.name,
+                routing_key=event_type,
+                message=host.wire.encode_payload(payload, context),
+                mandatory=self._mandatory,
+                again=lambda message: message,
             )
+            # Also of use when the deadline has passed: what a method sends while it cleans up.
+            bound = settings.rpc_timeout
+            if deadline is not None:
+                bound = deadline.remaining(least=settings.cleanup_timeout)
+            try:
+                await host.transport.publish(event, bound)
+            except Unroutable:
+                # One that is deleted went with its last handler: nobody handles the event.
+                if self._mandatory or not exchange.auto_delete:
+                    raise
 
         self._dispatch: Dispatch = dispatch
         yield
