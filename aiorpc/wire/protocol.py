@@ -38,7 +38,7 @@ from .names import (
     rpc_queue_name,
 )
 from .request import Request
-from .serializers import JSON, Serializer, SerializerSet, as_utf8, decompress
+from .serializers import JSON, RAW, Serializer, SerializerSet, as_utf8, decompress
 
 __all__ = ["Request", "Wire", "expiration_of"]
 
@@ -381,7 +381,8 @@ class Wire:
         codec = self.serializers.for_payload(message.content_type)
         if not message.body:
             _refuse_oversized(message)
-            return "", context  # undecoded, as with Nameko: kombu decodes no empty body
+            if codec is not RAW:
+                return "", context  # undecoded, as with Nameko: kombu decodes no empty body
         return codec.decode(self._body(message, codec)), context
 
     def _body(self, message: Message, codec: Serializer) -> bytes:
