@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Coroutine
+from typing import Any, get_args
 from unittest.mock import AsyncMock, MagicMock, create_autospec
 
 from ..dependencies.config import Config, ContextData
 from ..dependencies.proxies import ClusterRpc, RpcProxy
 from ..extensions import DependencyProvider, entrypoints_of, service_name_of
 from ..proxy import RpcReply
+from .specs import mock_of_type, provided_type
 
 __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
 
@@ -36,7 +37,8 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
             return {}
         case ContextData():
             return {} if provider._key is None else None
-    return _mock_of_type(_provided_type(type(provider)), provider.attr_name)
+    declared = getattr(provider, "__orig_class__", type(provider))
+    return mock_of_type(provided_type(declared), provider.attr_name)
 
 
 class ServiceMock:
@@ -148,26 +150,3 @@ def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, A
     remote.__signature__ = signature.replace(parameters=parameters[1:])  # type: ignore[attr-defined]
     remote.__name__ = method.__name__
     return remote
-
-
-def _provided_type(provider_cls: type) -> Any:
-    """``T`` of the ``DependencyProvider[T]`` that *provider_cls* derives from."""
-    for cls in provider_cls.__mro__:
-        for base in vars(cls).get("__orig_bases__", ()):
-            if get_origin(base) is DependencyProvider:
-                return get_args(base)[0]
-    return Any
-
-
-def _mock_of_type(provided: Any, name: str) -> Any:
-    cls = get_origin(provided) or provided
-    if cls is Callable:
-        returned = get_origin(get_args(provided)[-1])
-        return (AsyncMock if returned in (Awaitable, Coroutine) else MagicMock)(name=name)
-    if not isinstance(cls, type) or cls in (Any, object):
-        return MagicMock(name=name)
-    if inspect.iscoroutinefunction(getattr(cls, "__call__", None)):  # noqa: B004 - is it async?
-        return AsyncMock(name=name)
-    if issubclass(cls, Mapping):
-        return {}
-    return create_autospec(cls, instance=True)

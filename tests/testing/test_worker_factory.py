@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Generic, Protocol, TypeVar
 from unittest.mock import AsyncMock, MagicMock, NonCallableMagicMock
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase
 
 from aiorpc import (
     ClusterRpc,
@@ -17,9 +20,14 @@ from aiorpc import (
     DependencyProvider,
     EventDispatcher,
     RpcProxy,
+    ServiceContainer,
     rpc,
 )
-from aiorpc.testing import worker_factory
+from aiorpc.sqlalchemy import Database, DatabaseSession
+from aiorpc.testing import replace_dependencies, worker_factory
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Storage:
@@ -178,6 +186,101 @@ def test_mappings_are_empty_and_the_unknown_is_a_magic_mock(service: Any) -> Non
     assert (service.config, service.translations, service.context_data) == ({}, {}, {})
     assert service.language is None
     assert isinstance(service.untyped, MagicMock)
+
+
+class Base(DeclarativeBase): ...
+
+
+class WithDatabases:
+    name = "with_databases"
+    db = DatabaseSession(Base)
+    blocks = Database(Base)
+
+
+async def test_a_database_session_is_a_mock_of_one() -> None:
+    container = ServiceContainer(WithDatabases, "memory://")
+    for session in (worker_factory(WithDatabases).db, replace_dependencies(container, "db")):
+        await session.commit()
+        session.add(1)
+        assert isinstance(session, AsyncSession)
+        assert not isinstance(session.add, AsyncMock)
+        with pytest.raises(AttributeError):
+            _ = session.no_such_method
+
+
+async def test_so_are_the_sessions_of_a_database() -> None:
+    database: Any = worker_factory(WithDatabases).blocks
+    async with database.get_session() as session:
+        await session.flush()
+    await database.session.commit()
+    assert isinstance(session, AsyncSession)
+    assert isinstance(database.session, AsyncSession)
+    assert isinstance(database.engine, AsyncEngine)
+    with pytest.raises(AttributeError):
+        _ = database.no_such_attribute
+
+
+class Pooled(DependencyProvider[T]): ...
+
+
+class Keyed(Generic[K, T], Pooled[T]): ...
+
+
+class Logged: ...
+
+
+class StorageBetween(Logged, Keyed[str, Storage]): ...
+
+
+class OptionalBetween(Pooled[T | None]): ...
+
+
+class Pool:
+    @property
+    def storage(self) -> Storage: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Storage]:
+        yield Storage()
+
+    def unknown(self) -> "OnlyForCheckers": ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+class WithGenerics:
+    name = "with_generics"
+    between = StorageBetween()
+    declared_where_used = Keyed[str, Storage]()
+    optional = Pooled[Storage | None]()
+    optional_between = OptionalBetween[Storage]()
+    one_of_two = Pooled[Storage | Pool | None]()
+    unsaid = Keyed()  # type: ignore[var-annotated]
+    pool = Pooled[Pool]()
+
+
+@pytest.mark.parametrize("name", ["between", "declared_where_used", "optional", "optional_between"])
+async def test_the_class_is_found_behind_generic_ones(name: str) -> None:
+    storage: Any = getattr(worker_factory(WithGenerics), name)
+    assert isinstance(storage, Storage)
+    await storage.get("key")
+
+
+def test_where_no_class_is_told_it_is_a_magic_mock() -> None:
+    service: Any = worker_factory(WithGenerics)
+    for mock in (service.one_of_two, service.unsaid):
+        assert isinstance(mock, MagicMock)
+        assert isinstance(mock.anything, MagicMock)
+
+
+async def test_what_a_class_gives_away_is_mocked_by_its_type() -> None:
+    pool: Any = worker_factory(WithGenerics).pool
+    await pool.storage.get("key")
+    async with pool.acquire() as storage:
+        await storage.get("key")
+    assert isinstance(storage, Storage)
+    assert isinstance(pool.unknown(), MagicMock)
 
 
 def test_what_is_given_is_taken_as_it_is() -> None:
