@@ -11,7 +11,6 @@ ask for), under a hidden name; the fixture that tests see picks the one of the l
 from __future__ import annotations
 
 import contextlib
-import os
 import types
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -19,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pytest
 
-from ..config import Settings
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
 from ..proxy import ClusterProxy
 from ..standalone import ClusterRpcProxy
-from ..transports import open_transport
+from .hosts import Config, Hosts
 
 if TYPE_CHECKING:  # what they need is optional
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,7 +32,6 @@ if TYPE_CHECKING:  # what they need is optional
 __all__ = ["ContainerFactory", "RunnerFactory"]
 
 LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
-Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
 
 _NAMEKO = ("pytest_nameko", "nameko", "nameko.testing.pytest")
 #: The loops that pytest-asyncio can run a test on.
@@ -50,8 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="aiorpc_amqp_uri",
         metavar="URI",
         help="the broker of the fixtures, amqp://user:password@host/vhost; a broker for tests: "
-        "the queues of the services under test are deleted after each test. Default: memory://, "
-        "another one for each test",
+        "the queues of the services under test are deleted there after each test. Default: "
+        "memory://, another one for each test",
     )
     parser.getgroup("aiorpc").addoption(
         "--aiorpc-db-url",
@@ -106,7 +103,10 @@ def amqp_uri(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
-    """The configuration of the fixtures below. Override it to add ``DB_URIS`` and the like."""
+    """
+    The configuration of the fixtures below. Override it to add ``DB_URIS`` and the like; the broker
+    is that of ``amqp_uri`` where it names none.
+    """
     return {"AMQP_URI": amqp_uri}
 
 
@@ -126,7 +126,7 @@ class RunnerFactory(Protocol):
 
 @pytest.fixture
 def container_factory(
-    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any]
+    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
 ) -> ContainerFactory:
     """
     Makes containers on the broker of the test::
@@ -135,23 +135,26 @@ def container_factory(
             ...
 
     ``await container_factory(ServiceX).start()`` does as well: what still runs when the test ends
-    is stopped. A mapping as *config* is laid over ``aiorpc_config``.
+    is stopped. A mapping, or a URL, as *config* is laid over ``aiorpc_config``; over a file, or
+    Settings, ``aiorpc_config`` is laid, so that the broker is that of the test.
     """
-    hosts: _Hosts = _on_the_loop_of(request, "hosts")
+    hosts: Hosts = _on_the_loop_of(request, "hosts")
     return hosts.container
 
 
 @pytest.fixture
 def runner_factory(
-    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any]
+    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
 ) -> RunnerFactory:
     """Makes runners of several services; otherwise as ``container_factory``."""
-    hosts: _Hosts = _on_the_loop_of(request, "hosts")
+    hosts: Hosts = _on_the_loop_of(request, "hosts")
     return hosts.runner
 
 
 @pytest.fixture
-def cluster_rpc(request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any]) -> ClusterProxy:
+def cluster_rpc(
+    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
+) -> ClusterProxy:
     """Calls any service: ``await cluster_rpc.service_x.remote_method("hello")``."""
     cluster: ClusterProxy = _on_the_loop_of(request, "cluster")
     return cluster
@@ -191,57 +194,12 @@ def database(db_session: AsyncSession) -> SessionDatabase:
     return SessionDatabase(db_session)
 
 
-class _Hosts:
-    """Containers and runners of one test."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
-        self._made: list[ServiceContainer | ServiceRunner] = []
-
-    def container(
-        self, service_cls: type, config: Config = None, **options: Any
-    ) -> ServiceContainer:
-        container = ServiceContainer(service_cls, self._laid_over(config), **options)
-        self._made.append(container)
-        return container
-
-    def runner(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner:
-        runner = ServiceRunner(*services, config=self._laid_over(config), **options)
-        self._made.append(runner)
-        return runner
-
-    def _laid_over(self, config: Config) -> Config:
-        if config is None or isinstance(config, Mapping):
-            return {**self._config, **(config or {})}
-        return config
-
-    async def stop(self) -> None:
-        """Stop what still runs, and leave no messages to the next test."""
-        brokers: dict[str, tuple[Settings, set[str]]] = {}
-        for host in reversed(self._made):
-            await host.stop()
-            for container in host.containers if isinstance(host, ServiceRunner) else [host]:
-                settings = container.settings
-                if container.started and settings.broker_urls[0].scheme != "memory":
-                    _, queues = brokers.setdefault(settings.amqp_uri, (settings, set()))
-                    queues |= _queues_of(container)
-        for settings, queues in brokers.values():
-            async with open_transport(settings, name="aiorpc tests") as transport:
-                for queue in queues:
-                    await transport.delete(queue)
-
-
-def _queues_of(container: ServiceContainer) -> set[str]:
-    names = (entrypoint.queue_name(container) for entrypoint in container.entrypoints)
-    return {name for name in names if name}
-
-
 # What needs an event loop
 
 
-def _hosts() -> Callable[..., AsyncGenerator[_Hosts]]:
-    async def hosts(aiorpc_config: Mapping[str, Any]) -> AsyncGenerator[_Hosts]:
-        hosts = _Hosts(aiorpc_config)
+def _hosts() -> Callable[..., AsyncGenerator[Hosts]]:
+    async def hosts(aiorpc_config: Mapping[str, Any], amqp_uri: str) -> AsyncGenerator[Hosts]:
+        hosts = Hosts({"AMQP_URI": amqp_uri, **aiorpc_config}, amqp_uri)
         try:
             yield hosts
         finally:
@@ -251,8 +209,10 @@ def _hosts() -> Callable[..., AsyncGenerator[_Hosts]]:
 
 
 def _cluster() -> Callable[..., AsyncGenerator[ClusterProxy]]:
-    async def cluster(aiorpc_config: Mapping[str, Any]) -> AsyncGenerator[ClusterProxy]:
-        async with ClusterRpcProxy(aiorpc_config) as proxy:
+    async def cluster(
+        aiorpc_config: Mapping[str, Any], amqp_uri: str
+    ) -> AsyncGenerator[ClusterProxy]:
+        async with ClusterRpcProxy({"AMQP_URI": amqp_uri, **aiorpc_config}) as proxy:
             yield proxy
 
     return cluster

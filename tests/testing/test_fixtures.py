@@ -5,6 +5,8 @@ plugins than pytest-asyncio in auto mode is in test_plugin.py.
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aiorpc import ClusterProxy, Config, ServiceContainer, ServiceRunner, rpc
+from aiorpc.config import load, resolve
 from aiorpc.testing.databases import SessionDatabase
+from aiorpc.testing.hosts import Hosts
 from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
+from aiorpc.transports import open_transport
 
 
 class Service:
@@ -39,6 +44,39 @@ async def test_a_configuration_is_laid_over_the_overridden_one(
     async with container_factory(Service, {"TWO": 2}):
         assert await cluster_rpc.service.read("ONE") == 1
         assert await cluster_rpc.service.read("TWO") == 2
+
+
+@pytest.mark.parametrize("read", [str, Path, load])
+async def test_a_file_does_not_lead_to_its_broker(
+    read: Any, container_factory: ContainerFactory, cluster_rpc: ClusterProxy, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("AMQP_URI: amqps://broker.invalid/\nAMQP_SSL: true\nTWO: 3\nTHREE: 3\n")
+    async with container_factory(Service, read(file)) as container:
+        assert not container.settings.amqp_ssl
+        assert await cluster_rpc.service.read("THREE") == 3
+        assert await cluster_rpc.service.read("TWO") == 1
+
+
+def test_a_broker_that_the_test_names_is_taken(container_factory: ContainerFactory) -> None:
+    for config in ("amqp://there/", {"AMQP_URI": "amqp://there/"}):
+        settings = container_factory(Service, config).settings
+        assert (settings.amqp_uri, settings.raw["ONE"]) == ("amqp://there/", 1)
+
+
+@pytest.mark.rabbitmq
+async def test_only_on_the_broker_for_tests_queues_are_deleted(rabbitmq_uri: str) -> None:
+    class Guest(Service):
+        name = f"guest_{uuid.uuid4().hex[:8]}"
+
+    async with open_transport(resolve(rabbitmq_uri), name="test") as transport:
+        for amqp_uri, left in (("memory://tests", True), (rabbitmq_uri, False)):
+            hosts = Hosts({}, amqp_uri)
+            await hosts.container(Guest, rabbitmq_uri).start()
+            await hosts.stop()
+            state = await transport.inspect(f"rpc-{Guest.name}", timeout=5)
+            assert state is not None
+            assert state.exists is left
 
 
 _left: list[ServiceContainer | ServiceRunner] = []
