@@ -10,12 +10,19 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, get_args
-from unittest.mock import AsyncMock, MagicMock, create_autospec
+from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
+
+import msgspec
 
 from ..dependencies.config import Config, ContextData
+from ..dependencies.dispatcher import EventDispatcher
 from ..dependencies.proxies import ClusterRpc, RpcProxy
+from ..dependencies.publisher import Publish, Publisher
+from ..entrypoints.rpc import Rpc
 from ..extensions import DependencyProvider, entrypoints_of, service_name_of
-from ..proxy import RpcReply
+from ..options import UNSET, CallOptions
+from ..proxy import MethodProxy, RpcReply
+from ..wire.message import Message
 from .specs import mock_of_type, provided_type
 
 __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
@@ -26,7 +33,8 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
     What a test can use in place of what *provider* provides: a :class:`ServiceMock` for a proxy, a
     :class:`ClusterMock` for a cluster, an ``AsyncMock`` for what is called and awaited (a
     dispatcher, a publisher), an empty dict for a mapping, an autospec of the class ``T`` for a
-    ``DependencyProvider[T]``, and a ``MagicMock`` where nothing is known.
+    ``DependencyProvider[T]``, and a ``MagicMock`` where nothing is known. Arguments that the real
+    dispatcher, publisher, or method with its options would refuse are a ``TypeError`` here too.
     """
     match provider:
         case RpcProxy():
@@ -37,6 +45,10 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
             return {}
         case ContextData():
             return {} if provider._key is None else None
+        case EventDispatcher():
+            return create_autospec(_dispatch)
+        case Publisher():
+            return create_autospec(_publish, side_effect=_check_properties)
     declared = getattr(provider, "__orig_class__", type(provider))
     return mock_of_type(provided_type(declared), provider.attr_name)
 
@@ -118,9 +130,10 @@ def _called_by(proxy: RpcProxy[Any]) -> tuple[str, type | None]:
 
 
 def _remote_names(interface: type) -> set[str]:
-    """The methods of a service class that can be called remotely; all of a Protocol's."""
-    fired = {entrypoint.method_name for entrypoint in entrypoints_of(interface)}
-    return fired or {
+    """The ``@rpc`` methods of a service class; all methods of a Protocol."""
+    if fired := entrypoints_of(interface):
+        return {entrypoint.method_name for entrypoint in fired if isinstance(entrypoint, Rpc)}
+    return {
         name
         for name in dir(interface)
         if not name.startswith("_") and callable(getattr(interface, name))
@@ -128,16 +141,32 @@ def _remote_names(interface: type) -> set[str]:
 
 
 def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
-    """An async mock of a remote method, which takes what *method* takes after ``self``."""
-    mock: Any = AsyncMock(name=name) if method is None else create_autospec(_shape_of(method))
+    """
+    An async mock of a remote method, which takes what *method* takes after ``self``, and has what a
+    :class:`~aiorpc.MethodProxy` has.
+    """
+    mock: Any = (
+        AsyncMock(name=name, spec=["call_async", "with_options"])
+        if method is None
+        else create_autospec(_shape_of(method))
+    )
 
     def call_async(*args: Any, **kwargs: Any) -> RpcReply[Any]:
         task = asyncio.get_running_loop().create_task(mock(*args, **kwargs))
         return RpcReply(task, task.cancel)
 
+    def with_options(*args: Any, **options: Any) -> Any:
+        _OPTIONS.bind(None, *args, **options)
+        given = {option: value for option, value in options.items() if value is not UNSET}
+        CallOptions(**given)  # it checks their values
+        return mock
+
     mock.call_async = MagicMock(name=f"{name}.call_async", side_effect=call_async)
-    mock.with_options = MagicMock(name=f"{name}.with_options", side_effect=lambda **options: mock)
+    mock.with_options = MagicMock(name=f"{name}.with_options", side_effect=with_options)
     return mock
+
+
+_OPTIONS = inspect.signature(MethodProxy.with_options)
 
 
 def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -150,3 +179,24 @@ def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, A
     remote.__signature__ = signature.replace(parameters=parameters[1:])  # type: ignore[attr-defined]
     remote.__name__ = method.__name__
     return remote
+
+
+async def _dispatch(event_type: str, payload: Any = None) -> None:
+    """What the dispatcher of an :class:`EventDispatcher` takes."""
+
+
+_publish = _shape_of(Publish.__call__)
+_publish.__name__ = "publish"
+_OF_PUBLISH = frozenset(inspect.signature(Publish.__call__).parameters)
+
+
+def _check_properties(payload: Any, **options: Any) -> Any:
+    """
+    Refuse AMQP properties that there are not, as a publisher does.
+
+    Raises:
+        TypeError: there is one; most likely a misspelt keyword.
+    """
+    properties = {name: value for name, value in options.items() if name not in _OF_PUBLISH}
+    msgspec.structs.replace(Message(body=b""), **properties)
+    return DEFAULT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from inspect import Signature, signature
 from typing import Any, Generic, Protocol, TypeVar
 from unittest.mock import AsyncMock, MagicMock, NonCallableMagicMock
 
@@ -16,15 +17,21 @@ from aiorpc import (
     ClusterRpc,
     Config,
     ConfigurationError,
+    ConnectionLost,
     ContextData,
     DependencyProvider,
     EventDispatcher,
+    Exchange,
+    Publisher,
     RpcProxy,
     ServiceContainer,
+    event_handler,
     rpc,
+    timer,
 )
+from aiorpc.options import UNSET
 from aiorpc.sqlalchemy import Database, DatabaseSession
-from aiorpc.testing import replace_dependencies, worker_factory
+from aiorpc.testing import dummy, entrypoint_hook, replace_dependencies, worker_factory
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -67,6 +74,12 @@ class ServiceY:
     def in_a_thread(self, value: str, *, times: int = 1) -> str:
         return value * times
 
+    @event_handler("service_x", "something_happened")
+    async def on_something(self, payload: Any) -> None: ...
+
+    @timer(60)
+    async def tick(self) -> None: ...
+
     async def not_remote(self) -> None: ...
 
 
@@ -77,6 +90,7 @@ class ServiceX:
     by_name = RpcProxy("service_y")
     cluster = ClusterRpc()
     dispatch = EventDispatcher()
+    publish = Publisher(Exchange("things"))
     config = Config()
     language = ContextData("language")
     context_data = ContextData()
@@ -137,9 +151,58 @@ async def test_a_typed_proxy_has_what_it_calls_has(service: Any, proxy: str) -> 
         _ = mock.appendidentifier
 
 
-async def test_what_is_not_remote_is_not_on_a_proxy(service: Any) -> None:
-    with pytest.raises(AttributeError, match="it has: append_identifier, in_a_thread"):
-        _ = service.y.not_remote
+@pytest.mark.parametrize("name", ["not_remote", "on_something", "tick"])
+async def test_what_is_not_remote_is_not_on_a_proxy(service: Any, name: str) -> None:
+    with pytest.raises(AttributeError, match=r"it has: append_identifier, in_a_thread$"):
+        getattr(service.y, name)
+
+
+@pytest.mark.parametrize("proxy", ["y", "by_protocol", "by_name"])
+async def test_a_method_is_called_in_no_other_way_than_a_real_one(service: Any, proxy: str) -> None:
+    method = getattr(service, proxy).append_identifier
+    with pytest.raises(TypeError, match="'timout'"):
+        method.with_options(timout=3)
+    with pytest.raises(ValueError, match="a number of seconds"):
+        method.with_options(timeout="3")
+    with pytest.raises(AttributeError):
+        method.call_asinc("a")
+    assert method.with_options(timeout=UNSET, fail_fast=True) is method
+
+
+async def test_a_dispatcher_takes_what_a_real_one_takes(service: Any) -> None:
+    await service.dispatch("something_happened")
+    for args, kwargs in ((("a", {}, "surplus"), {}), (("a",), {"nonsense": 1}), ((), {})):
+        with pytest.raises(TypeError):
+            await service.dispatch(*args, **kwargs)
+    assert service.dispatch.await_count == 1
+
+
+async def test_a_publisher_takes_what_a_real_one_takes(service: Any) -> None:
+    await service.publish({}, routing_key="a", expiration=1.5, priority=3)
+    service.publish.assert_awaited_once_with({}, routing_key="a", expiration=1.5, priority=3)
+    with pytest.raises(TypeError, match="'routing_keyy'"):
+        await service.publish({}, routing_keyy="a")
+    with pytest.raises(TypeError):
+        await service.publish({}, "a")
+    service.publish.side_effect = ConnectionLost("gone")
+    with pytest.raises(ConnectionLost):
+        await service.publish({})
+
+
+async def test_the_signature_of_the_dispatcher_is_that_of_the_real_one(service: Any) -> None:
+    """It is written down twice: the real one is made inside its provider."""
+
+    class Dispatching:
+        name = "dispatching"
+        dispatch = EventDispatcher()
+
+        @dummy
+        async def signature(self) -> Signature:
+            return signature(self.dispatch)
+
+    async with ServiceContainer(Dispatching, "memory://") as container:
+        real = await (await entrypoint_hook(container, "signature"))()
+    assert list(signature(service.dispatch).parameters.values()) == list(real.parameters.values())
 
 
 async def test_a_sync_method_is_awaited_by_its_callers(service: Any) -> None:
