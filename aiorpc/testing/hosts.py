@@ -6,9 +6,11 @@ of one test, the broker they are on, and what they leave there.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from ..call import Middleware
 from ..config import Settings, parse_broker_urls, resolve
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
@@ -32,17 +34,17 @@ class Hosts:
     def __init__(self, config: Mapping[str, Any], amqp_uri: str) -> None:
         self._config = config
         self._amqp_uri = amqp_uri
-        self._made: list[ServiceContainer | ServiceRunner] = []
+        self._made: list[_Container | _Runner] = []
 
     def container(
         self, service_cls: type, config: Config = None, **options: Any
     ) -> ServiceContainer:
-        container = ServiceContainer(service_cls, self._resolved(config), **options)
+        container = _Container(service_cls, self._resolved(config), **options)
         self._made.append(container)
         return container
 
     def runner(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner:
-        runner = ServiceRunner(*services, config=self._resolved(config), **options)
+        runner = _Runner(*services, config=self._resolved(config), **options)
         self._made.append(runner)
         return runner
 
@@ -64,19 +66,40 @@ class Hosts:
         return resolve(config).with_defines(ours, "aiorpc_config")
 
     async def stop(self) -> None:
-        """Stop what still runs, and leave no messages to the next test."""
-        queues: set[str] = set()
-        settings: Settings | None = None
-        for host in reversed(self._made):
-            await host.stop()
-            for container in host.containers if isinstance(host, ServiceRunner) else [host]:
-                if container.started and self._is_for_tests(container.settings):
-                    settings = container.settings
-                    queues |= _queues_of(container)
-        if settings is not None:
-            async with open_transport(settings, name="aiorpc tests") as transport:
-                for queue in queues:
+        """
+        Stop what still runs, and leave no messages to the next test.
+
+        Raises:
+            Exception: what made a service fail, if no test was told; an ``ExceptionGroup`` of
+                several. All are stopped by then, and their queues deleted.
+        """
+        failures: list[Exception] = []
+        steps = [host.stop for host in reversed(self._made)]
+        steps += [container.tell for container in self._containers()]
+        for step in (*steps, self._delete_queues):
+            try:
+                await step()
+            except Exception as exc:  # noqa: BLE001 - raised below
+                failures.append(exc)
+        if len(failures) > 1:
+            raise ExceptionGroup("services failed during the test", failures)
+        if failures:
+            raise failures[0]
+
+    async def _delete_queues(self) -> None:
+        left = [
+            container
+            for container in self._containers()
+            if container.started and self._is_for_tests(container.settings)
+        ]
+        if left:
+            async with open_transport(left[0].settings, name="aiorpc tests") as transport:
+                for queue in {queue for container in left for queue in _queues_of(container)}:
                     await transport.delete(queue)
+
+    def _containers(self) -> Iterator[_Container]:
+        for host in self._made:
+            yield from host.ours if isinstance(host, _Runner) else [host]
 
     def _is_for_tests(self, settings: Settings) -> bool:
         """Whether it is a server, which keeps queues, and the one that is there for tests."""
@@ -84,6 +107,53 @@ class Hosts:
         return ours[0].scheme != "memory" and settings.broker_urls == ours
 
 
-def _queues_of(container: ServiceContainer) -> set[str]:
-    names = (entrypoint.queue_name(container) for entrypoint in container.entrypoints)
-    return {name for name in names if name}
+def _queues_of(container: ServiceContainer) -> Iterator[str]:
+    for entrypoint in container.entrypoints:
+        if name := entrypoint.queue_name(container):
+            yield name
+
+
+class _Container(ServiceContainer):
+    """Knows whether its failure, if there was one, was raised where somebody awaited it."""
+
+    _told = False
+
+    async def start(self) -> None:
+        with self._telling():
+            await super().start()
+
+    async def wait(self) -> None:
+        with self._telling():
+            await super().wait()
+
+    @contextmanager
+    def _telling(self) -> Generator[None]:
+        try:
+            yield
+        except Exception:
+            self._told = True
+            raise
+
+    async def tell(self) -> None:
+        """
+        To be called when it has stopped.
+
+        Raises:
+            Exception: what made it fail, unless that has been raised already.
+        """
+        if self.started and not self._told:
+            await self.wait()
+
+
+class _Runner(ServiceRunner):
+    """The same of several services."""
+
+    def __init__(
+        self, *services: type, config: Config = None, middleware: Sequence[Middleware] = ()
+    ) -> None:
+        super().__init__(*services, config=config, middleware=middleware)
+        self.ours = [
+            _Container(service, self.settings, transport=self._transport, middleware=middleware)
+            for service in services
+        ]
+        self.containers = [*self.ours]

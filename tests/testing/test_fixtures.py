@@ -6,6 +6,8 @@ plugins than pytest-asyncio in auto mode is in test_plugin.py.
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,19 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from aiorpc import ClusterProxy, Config, ServiceContainer, ServiceRunner, rpc
+from aiorpc import (
+    AioRpcError,
+    ClusterProxy,
+    Config,
+    DependencyProvider,
+    ServiceContainer,
+    ServiceRunner,
+    WorkerContext,
+    rpc,
+)
 from aiorpc.config import load, resolve
+from aiorpc.extensions import Host
+from aiorpc.testing import entrypoint_hook, entrypoint_waiter
 from aiorpc.testing.databases import SessionDatabase
 from aiorpc.testing.hosts import Hosts
 from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
@@ -98,6 +111,60 @@ def test_what_was_left_running_was_stopped() -> None:
     for each in (container, *runner.containers):
         assert each._life is not None
         assert each._life.done()
+
+
+class Broken(DependencyProvider[None]):
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        yield
+        raise OSError(f"{host.service_name} did not close")
+
+    def value(self, worker_ctx: WorkerContext) -> None: ...
+
+
+class First(Service):
+    name = "first"
+    broken = Broken()
+
+
+class Second(Service):
+    name = "second"
+    broken = Broken()
+
+
+class TestFailures:
+    @pytest.fixture
+    def hosts(self, amqp_uri: str) -> Hosts:
+        return Hosts({"AMQP_URI": amqp_uri}, amqp_uri)
+
+    async def test_one_that_nobody_was_told_is_raised(self, hosts: Hosts) -> None:
+        await hosts.container(First).start()
+        with pytest.raises(OSError, match="first did not close"):
+            await hosts.stop()
+
+    async def test_several_are_raised_together_when_all_have_stopped(self, hosts: Hosts) -> None:
+        sound = hosts.container(Service)
+        for host in (sound, hosts.container(First), hosts.runner(Second)):
+            await host.start()
+        with pytest.raises(ExceptionGroup) as info:
+            await hosts.stop()
+        texts = [str(error) for error in info.value.exceptions]
+        assert texts == ["first did not close", "second did not close"]
+        with pytest.raises(AioRpcError, match="abandoned"):
+            await entrypoint_hook(sound, "read")("ONE")
+
+    async def test_one_that_was_raised_in_the_test_is_not_raised_again(self, hosts: Hosts) -> None:
+        for host in (hosts.container(First), hosts.runner(Second)):
+            with pytest.raises(OSError, match="did not close"):
+                async with host:
+                    pass
+        third = hosts.container(Second)
+        await third.start()
+        waiter = entrypoint_waiter(third, "read")
+        with pytest.raises(OSError, match="did not close"):
+            async with waiter:
+                await third.stop()
+        await hosts.stop()
 
 
 class Base(DeclarativeBase): ...
