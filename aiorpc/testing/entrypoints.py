@@ -85,7 +85,8 @@ class entrypoint_hook:  # noqa: N801 - used like a function
     Raises:
         ConfigurationError: no entrypoint fires *method*; the text lists those that there are.
         TimeoutError: *timeout* passed.
-        AioRpcError: the container stopped before the method had run.
+        AioRpcError: the container stopped before the method had run; or the method raised what is
+            no ``Exception``, such as ``CancelledError``, which is the ``__cause__`` then.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class entrypoint_hook:  # noqa: N801 - used like a function
             )
         outcome = done.result()
         if outcome.error is not None:
-            raise outcome.error
+            raise _raisable(outcome.error, str(call))
         if outcome.ending is not Ending.RETURNED:
             raise AioRpcError(f"{call} did not run to its end: {outcome.ending.value}")
         return outcome.value
@@ -145,6 +146,15 @@ class entrypoint_hook:  # noqa: N801 - used like a function
     def __await__(self) -> Generator[Any, None, Self]:
         yield from ()  # a generator is what `await` runs
         return self
+
+
+def _raisable(error: BaseException, who: str) -> Exception:
+    """*error*; but a method's CancelledError, or SystemExit, is not to cancel, or end, a test."""
+    if isinstance(error, Exception):
+        return error
+    told = AioRpcError(f"{who} raised {type(error).__name__}({error})")
+    told.__cause__ = error
+    return told
 
 
 def _kind_of(entrypoint: Entrypoint) -> str:
@@ -172,6 +182,7 @@ class EntrypointResult:
 
         Raises:
             Exception: what it raised.
+            AioRpcError: what it raised is no ``Exception``, but the ``__cause__`` of this.
             RuntimeError: it has not run yet.
         """
         if not self._done:
@@ -180,7 +191,7 @@ class EntrypointResult:
                 "entrypoint_waiter"
             )
         if self._error is not None:
-            raise self._error
+            raise _raisable(self._error, self._label)
         return self._value
 
     def _set(self, value: Any, error: BaseException | None) -> None:

@@ -135,8 +135,9 @@ def container_factory(
             ...
 
     ``await container_factory(ServiceX).start()`` does as well: what still runs when the test ends
-    is stopped, and a failure that nobody was told is the test's. A mapping, or a URL, as *config* is laid over ``aiorpc_config``; over a file, or
-    Settings, ``aiorpc_config`` is laid, so that the broker is that of the test.
+    is stopped, and a failure that nobody was told is the test's. A mapping, or a URL, as *config*
+    is laid over ``aiorpc_config``; over a file, or Settings, ``aiorpc_config`` is laid, so that the
+    broker is that of the test.
     """
     hosts: Hosts = _on_the_loop_of(request, "hosts")
     return hosts.container

@@ -76,6 +76,10 @@ def service_class() -> Any:
             raise ValueError("boom")
 
         @rpc
+        async def cancel(self) -> None:
+            raise asyncio.CancelledError("by itself")
+
+        @rpc
         async def slow(self) -> None:
             await asyncio.sleep(60)
 
@@ -159,6 +163,23 @@ async def test_a_hook_raises_what_the_method_raised(
     assert lines == ["open", "ValueError"]
 
 
+async def test_a_method_that_raises_a_cancelled_error_cancels_no_test(
+    running: ServiceContainer,
+) -> None:
+    async def use() -> None:
+        async with entrypoint_waiter(running, "cancel") as result:
+            with pytest.raises(AioRpcError, match=r"cancel raised CancelledError\(by itself\)"):
+                await entrypoint_hook(running, "cancel")()
+        result.get()
+
+    task = asyncio.create_task(use())
+    await asyncio.wait((task,))
+    assert not task.cancelled()
+    error = task.exception()
+    assert isinstance(error, AioRpcError)
+    assert isinstance(error.__cause__, asyncio.CancelledError)
+
+
 async def test_a_hook_carries_context_data(running: ServiceContainer) -> None:
     async with entrypoint_hook(running, "what_language", {"language": "en"}) as what_language:
         assert await what_language() == "en"
@@ -174,7 +195,9 @@ async def test_a_hook_is_bounded(running: ServiceContainer, lines: list[str]) ->
 async def test_a_hook_needs_an_entrypoint_and_a_started_container(
     container: ServiceContainer,
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"no entrypoint 'ecco'; it has: call_y, echo,"):
+    with pytest.raises(
+        ConfigurationError, match=r"no entrypoint 'ecco'; it has: call_y, cancel, echo,"
+    ):
         entrypoint_hook(container, "ecco")
     async with entrypoint_hook(container, "echo") as echo:
         with pytest.raises(RuntimeError, match="async with container:"):
