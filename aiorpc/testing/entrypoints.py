@@ -20,6 +20,7 @@ from ..extensions import Ending, Entrypoint, Host, Outcome, Submission, WorkerCo
 from ..hosting.container import ServiceContainer, Submit
 
 __all__ = [
+    "Disguised",
     "EntrypointResult",
     "dummy",
     "entrypoint_hook",
@@ -167,6 +168,12 @@ def _kind_of(entrypoint: Entrypoint) -> str:
     return type(entrypoint).__name__.lower()
 
 
+class Disguised(Outcome, eq=False, kw_only=True):
+    """What a fault lets the caller's side see of an outcome; a test is to see the *truth*."""
+
+    truth: Outcome
+
+
 class EntrypointResult:
     """What the call that was waited for came to."""
 
@@ -300,6 +307,8 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         return watched
 
     def _ran(self, worker_ctx: WorkerContext, value: Any, outcome: Outcome) -> None:
+        while isinstance(outcome, Disguised):
+            outcome = outcome.truth
         if self._matched.done() or outcome.ending is Ending.ABANDONED:
             return
         error = outcome.error

@@ -25,7 +25,7 @@ from ..hosting.runner import ServiceRunner
 from ..proxy import ClusterProxy, ServiceProxy
 from ..standalone import ClusterRpcProxy, ServiceRpcProxy
 from ..transports.base import Transport
-from .entrypoints import entrypoint_named
+from .entrypoints import Disguised, entrypoint_named
 
 __all__ = ["Fault", "delay", "drop_connection", "duplicate", "lose_reply"]
 
@@ -86,7 +86,7 @@ def lose_reply(
                 # A call that its caller has taken back is the one that is acked without an answer.
                 # One that goes back to its queue had no answer to lose.
                 if outcome.ending is not Ending.ABANDONED and fault._strikes(entrypoint):
-                    outcome = Outcome(Ending.WITHDRAWN)
+                    outcome = Disguised(Ending.WITHDRAWN, truth=outcome)
                 settle(outcome)
 
             return submit(entrypoint, call, unanswered if call.kind == "rpc" else settle, encode)

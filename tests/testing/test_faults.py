@@ -116,6 +116,19 @@ async def test_a_lost_reply_is_a_timeout_after_the_commit(faulty: Faulty, servic
     assert faulty.committed == [1, 2]
 
 
+async def test_who_waits_for_the_method_sees_what_became_of_it(
+    faulty: Faulty, service: Any
+) -> None:
+    with faults.lose_reply(faulty.container), faults.lose_reply(faulty.container):
+        async with entrypoint_waiter(faulty.container, "add", timeout=5) as added:
+            service.add.with_options(timeout=0.5).call_async(1)
+        async with entrypoint_waiter(faulty.container, "fail", timeout=5) as failed:
+            service.fail.with_options(timeout=0.5).call_async()
+    assert added.get() == 1
+    with pytest.raises(ValueError, match="boom"):
+        failed.get()
+
+
 async def test_a_lost_error_is_lost_too(faulty: Faulty, service: Any) -> None:
     with faults.lose_reply(faulty.container), pytest.raises(RpcTimeout):
         await service.fail.with_options(timeout=0.1)()
