@@ -18,16 +18,21 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from ..call import Call
+from ..entrypoints.consumer import QueueConsumer
+from ..entrypoints.timer import Once, Timer
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..hosting.container import ServiceContainer, Submit
 from ..hosting.runner import ServiceRunner
 from ..proxy import ClusterProxy, ServiceProxy
 from ..standalone import ClusterRpcProxy, ServiceRpcProxy
-from ..transports.base import Transport
-from .entrypoints import Disguised, entrypoint_named
+from ..transports.base import State, Transport
+from .entrypoints import Disguised, Dummy, entrypoint_named
 
 __all__ = ["Fault", "delay", "drop_connection", "duplicate", "lose_reply"]
+
+#: What is known to send no reply; what others make of theirs is their own business.
+_UNANSWERED = (QueueConsumer, Timer, Once, Dummy)
 
 Settle: TypeAlias = Callable[[Outcome], None]
 Encode: TypeAlias = "Callable[[Any], Any] | None"
@@ -75,7 +80,16 @@ def lose_reply(
     Args:
         method: the ``@rpc`` method; all of them by default.
         times: how often, at most; by default as long as the block lasts.
+
+    Raises:
+        ConfigurationError: the method answers nobody: it handles events, say.
     """
+    _require(
+        container,
+        method,
+        lambda entrypoint: not isinstance(entrypoint, _UNANSWERED),
+        "which answers nobody, so there is no reply to lose: give an @rpc method",
+    )
     fault = Fault(container, method, times)
 
     def losing(submit: Submit) -> Submit:
@@ -184,7 +198,17 @@ def duplicate(
         method: which one; everything that comes in messages by default.
         times: how many messages, at most; by default all that come while the block lasts.
         concurrently: deliver again at once, while the first run goes on.
+
+    Raises:
+        ConfigurationError: the method comes in no message: it is a timer's, say.
     """
+    _require(
+        container,
+        method,
+        lambda entrypoint: entrypoint.queue_name(container) is not None,
+        "which comes in no message, so nothing is delivered twice: give a method that messages "
+        "fire, by @rpc, @event_handler or @consume",
+    )
     fault = Fault(container, method, times)
 
     def duplicating(submit: Submit) -> Submit:
@@ -216,6 +240,9 @@ def drop_connection(connected: Connected) -> Generator[None]:
 
     Args:
         connected: a started container or runner, a proxy, or a transport.
+
+    Raises:
+        ConfigurationError: it is not connected yet, or not any more.
     """
     transport = _transport_of(connected)
     transport.drop_connection(None)
@@ -237,18 +264,40 @@ def _intercepted(
 
 
 def _transport_of(connected: Connected) -> Transport:
+    transport: Transport | None = None
     match connected:
         case Transport():
             return connected
         case ServiceContainer() if connected.started:
-            return connected.transport
+            transport = connected.transport
         case ServiceRunner():
-            return connected._transport
+            transport = connected._transport
         case ClusterProxy() | ServiceProxy():
-            return connected._client.transport
+            transport = connected._client.transport
         case ClusterRpcProxy() | ServiceRpcProxy() if connected._transport is not None:
-            return connected._transport
-    raise ConfigurationError(
-        f"{connected!r} has no connection to drop: give a container, runner or proxy that is "
-        "started, or a transport"
-    )
+            transport = connected._transport
+    if transport is None or transport.state is State.CLOSED:
+        raise ConfigurationError(
+            f"{connected!r} has no connection to drop: give a container, runner or proxy that is "
+            "started and not stopped yet, or a transport"
+        )
+    return transport
+
+
+def _require(
+    container: ServiceContainer, method: str | None, strikes: Callable[[Entrypoint], bool], why: str
+) -> None:
+    """
+    Raises:
+        ConfigurationError: none of the entrypoints that fire *method* (all of them, by default) is
+            one that the fault can strike, so that it would be waited for in vain.
+    """
+    if method is not None:
+        entrypoint_named(container, method)  # a misspelt one has an error of its own
+    fired = [each for each in container.entrypoints if method in (None, each.method_name)]
+    if not any(map(strikes, fired)):
+        kinds = sorted({type(entrypoint).__name__ for entrypoint in fired})
+        raise ConfigurationError(
+            f"{container.service_name}{'.' + method if method else ''} is fired by "
+            f"{' and '.join(kinds) or 'nothing'}, {why}"
+        )

@@ -24,7 +24,7 @@ from aiorpc import (
     event_handler,
     rpc,
 )
-from aiorpc.testing import entrypoint_waiter, faults, once
+from aiorpc.testing import entrypoint_waiter, faults, once, restrict_entrypoints
 from aiorpc.transports.base import State
 
 
@@ -141,10 +141,34 @@ async def test_other_methods_are_spared(faulty: Faulty, service: Any) -> None:
 
 
 async def test_an_event_has_no_reply_to_lose(faulty: Faulty, service: Any) -> None:
-    with faults.lose_reply(faulty.container, "on_happened") as fault:
+    with faults.lose_reply(faulty.container) as fault:
         async with entrypoint_waiter(faulty.container, "on_happened", timeout=5):
-            await service.happen(1)
-    assert fault.struck == 0
+            with pytest.raises(RpcTimeout):
+                await service.happen.with_options(timeout=0.2)(1)
+    assert fault.struck == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "method", "why"),
+    [
+        (faults.lose_reply, "on_happened", "fired by EventHandler, which answers nobody"),
+        (faults.lose_reply, "at_start", "fired by Once, which answers nobody"),
+        (faults.duplicate, "at_start", "fired by Once, which comes in no message"),
+    ],
+)
+def test_a_fault_that_cannot_strike_is_refused(fault: Any, method: str, why: str) -> None:
+    faulty = Faulty({"AMQP_URI": "memory://"})
+    wrong = fault(faulty.container, method)
+    with pytest.raises(ConfigurationError, match=rf"{method} is {why}.*: give a"):
+        wrong.__enter__()
+
+
+def test_nor_can_it_strike_where_nothing_is_fired() -> None:
+    container = Faulty({"AMQP_URI": "memory://"}).container
+    restrict_entrypoints(container, "on_happened")
+    wrong = faults.lose_reply(container)
+    with pytest.raises(ConfigurationError, match="is fired by EventHandler, which answers nobody"):
+        wrong.__enter__()
 
 
 # delay
@@ -341,7 +365,14 @@ async def test_the_connection_of_a_runner_and_of_a_cluster(broker_config: Any) -
 
 async def test_what_has_no_connection_is_named(faulty: Faulty) -> None:
     other = ServiceContainer(faulty.service_cls, faulty.config)
-    for connected in (other, ClusterRpcProxy(faulty.config), "amqp://localhost/"):
+    runner = ServiceRunner(faulty.service_cls, config=faulty.config)
+    stopped = ServiceContainer(faulty.service_cls, faulty.config)
+    async with stopped, ClusterRpcProxy(faulty.config) as closed:
+        pass
+    for connected in (
+        *(other, ClusterRpcProxy(faulty.config), "amqp://localhost/"),
+        *(runner, stopped, closed),
+    ):
         wrong = faults.drop_connection(connected)  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="has no connection to drop"):
             wrong.__enter__()
