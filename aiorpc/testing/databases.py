@@ -10,9 +10,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, inspect
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    AsyncSessionTransaction,
+)
 
 from ..sqlalchemy.engines import configured, open_engine
+from ..sqlalchemy.providers import CallDatabase
 
 __all__ = ["SessionDatabase", "opened_session"]
 
@@ -65,18 +71,54 @@ def _make_missing(connection: Connection, metadata: MetaData) -> list[Table]:
     return missing
 
 
-class SessionDatabase:
-    """In place of ``self.db`` where a service declares ``Database(Base)``: one session for all."""
+class SessionDatabase(CallDatabase):
+    """
+    In place of ``self.db`` where a service declares ``Database(Base)``. All its sessions are the
+    one of the test, so what a block commits is what that session has by then; but a block that
+    raises takes back its own changes only.
+    """
 
     def __init__(self, session: AsyncSession) -> None:
-        self.session = session
+        self._only_session = session
+        self._blocks = 0
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine. What is done by a connection of its own is not rolled back after the test."""
+        connection = self._only_session.bind
+        assert isinstance(connection, AsyncConnection)
+        return connection.engine
+
+    @property
+    def session(self) -> AsyncSession:
+        return self._only_session
+
+    @property
+    def was_used(self) -> bool:
+        return True
 
     @asynccontextmanager
-    async def get_session(self, *, close_on_exit: bool = True) -> AsyncGenerator[AsyncSession]:
-        """The session, committed at the end of the block and rolled back if it raises."""
+    async def _block(self, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
+        session = self._only_session
+        savepoint = await session.begin_nested()
+        self._blocks += 1
         try:
-            yield self.session
-            await self.session.commit()
+            yield session
+            if self._blocks > 1 and self._is_open(savepoint):
+                await savepoint.commit()
+            else:
+                await session.commit()
         except BaseException:
-            await self.session.rollback()
+            await (savepoint if self._is_open(savepoint) else session).rollback()
             raise
+        finally:
+            self._blocks -= 1
+
+    def _is_open(self, savepoint: AsyncSessionTransaction) -> bool:
+        """It is not where the block itself committed, or rolled back, its session."""
+        transaction = self._only_session.sync_session.get_nested_transaction()
+        while transaction is not None:
+            if transaction is savepoint.sync_transaction:
+                return True
+            transaction = transaction.parent
+        return False

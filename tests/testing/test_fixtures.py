@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from aiorpc import (
 )
 from aiorpc.config import load, resolve
 from aiorpc.extensions import Host
-from aiorpc.testing import entrypoint_hook, entrypoint_waiter
+from aiorpc.sqlalchemy import Database
+from aiorpc.sqlalchemy.providers import CallDatabase
+from aiorpc.testing import entrypoint_hook, entrypoint_waiter, worker_factory
 from aiorpc.testing.databases import SessionDatabase
 from aiorpc.testing.hosts import Hosts
 from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
@@ -209,6 +211,59 @@ class TestDatabases:
             async with database.get_session() as session:
                 session.add_all([Book(id=4), Book(id=1)])
         assert (await db_session.scalars(select(Book.id).order_by(Book.id))).all() == [1, 3]
+
+    async def test_an_inner_block_takes_back_its_own_changes_only(
+        self, db_session: AsyncSession, database: SessionDatabase
+    ) -> None:
+        async with database.get_session() as outer:
+            outer.add(Book(id=1))
+            with pytest.raises(IntegrityError):
+                async with database.get_session() as inner:
+                    inner.add_all([Book(id=3), Book(id=1)])
+            with suppress(KeyError):
+                async with database.get_session() as inner:
+                    inner.add(Book(id=4))
+                    await inner.flush()
+                    raise KeyError
+            async with database.get_session() as inner:
+                inner.add(Book(id=2))
+            outer.add(Book(id=5))
+        await db_session.rollback()
+        assert (await db_session.scalars(select(Book.id).order_by(Book.id))).all() == [1, 2, 5]
+
+    async def test_a_block_may_end_its_transaction_itself(
+        self, db_session: AsyncSession, database: SessionDatabase
+    ) -> None:
+        async with database.get_session() as session:
+            session.add(Book(id=1))
+            await session.commit()
+            session.add(Book(id=2))
+            await session.rollback()
+            session.add(Book(id=3))
+        with suppress(KeyError):
+            async with database.get_session() as session:
+                session.add(Book(id=4))
+                await session.commit()
+                session.add(Book(id=5))
+                raise KeyError
+        assert (await db_session.scalars(select(Book.id).order_by(Book.id))).all() == [1, 3, 4]
+
+    async def test_it_stands_in_for_what_a_service_declares(
+        self, db_session: AsyncSession, database: SessionDatabase, db_url: str
+    ) -> None:
+        class Books:
+            name = "books"
+            db = Database(Base)
+
+            @rpc
+            async def add(self) -> str:
+                async with self.db.get_session() as session:
+                    session.add(Book(id=1))
+                assert self.db.session is db_session
+                return self.db.engine.dialect.name
+
+        assert isinstance(database, CallDatabase)  # transaction_retry asks
+        assert await worker_factory(Books, db=database).add() == db_url.partition(":")[0]
 
 
 def test_a_session_without_models_names_the_remedy(request: pytest.FixtureRequest) -> None:
