@@ -111,7 +111,8 @@ def run(function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwarg
     except LookupError:
         raise RuntimeError(
             "from_thread.run() works in the thread of a sync @rpc method; in a coroutine, await "
-            "the call, and in a program without a loop use aiorpc.sync.ClusterRpcProxy"
+            "the call, in a unit test run the method by aiorpc.testing.run_sync(), and in a "
+            "program without a loop use aiorpc.sync.ClusterRpcProxy"
         ) from None
     try:
         running = asyncio.get_running_loop()

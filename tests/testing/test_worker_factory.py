@@ -26,12 +26,19 @@ from aiorpc import (
     RpcProxy,
     ServiceContainer,
     event_handler,
+    from_thread,
     rpc,
     timer,
 )
 from aiorpc.options import UNSET
 from aiorpc.sqlalchemy import Database, DatabaseSession
-from aiorpc.testing import dummy, entrypoint_hook, replace_dependencies, worker_factory
+from aiorpc.testing import (
+    dummy,
+    entrypoint_hook,
+    replace_dependencies,
+    run_sync,
+    worker_factory,
+)
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -365,3 +372,60 @@ def test_an_unknown_dependency_is_named_with_those_there_are() -> None:
 
 def test_two_workers_share_no_mock() -> None:
     assert worker_factory(ServiceX).y is not worker_factory(ServiceX).y
+
+
+class Sync:
+    name = "sync"
+    y = RpcProxy(ServiceY)
+    language = ContextData("language")
+
+    @rpc
+    def ask(self, value: str, *, times: int = 1) -> str:
+        return times * from_thread.run(self.y.append_identifier, value)
+
+    @rpc
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+
+async def test_a_sync_method_awaits_mocks() -> None:
+    service: Any = worker_factory(Sync)
+    service.y.append_identifier.return_value = "y"
+    assert await run_sync(service.ask, "a", times=2) == "yy"
+    service.y.append_identifier.assert_awaited_once_with("a")
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(ValueError, ValueError), (StopIteration, RuntimeError)]
+)
+async def test_a_sync_method_raises(raised: Any, seen: Any) -> None:
+    with pytest.raises(seen):
+        await run_sync(worker_factory(Sync).fail, raised())
+
+
+async def test_who_is_cancelled_cancels_what_the_method_awaits() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def for_long(value: str) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    service: Any = worker_factory(Sync)
+    service.y.append_identifier.side_effect = for_long
+    task = asyncio.create_task(run_sync(service.ask, "a"))
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_coroutine_needs_no_thread() -> None:
+    with pytest.raises(TypeError, match=r"remote_method is no sync method: await it"):
+        await run_sync(worker_factory(ServiceX).remote_method, "a")
+
+
+def test_a_sync_method_elsewhere_is_told_of_the_remedy() -> None:
+    with pytest.raises(RuntimeError, match=r"by aiorpc.testing.run_sync\(\)"):
+        worker_factory(Sync).ask("a")

@@ -1,0 +1,48 @@
+"""A sync method in a test, run as its container would run it: in a thread that can await."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from ..from_thread import Bridge, bridge
+
+__all__ = ["run_sync"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def run_sync(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """
+    Run *method*, a sync one that awaits by ``from_thread.run``, in a thread, and give its result::
+
+        service = worker_factory(Reports)
+        service.shop.quote.return_value = "1 of Emma"
+        assert await run_sync(service.monthly) == "1 of Emma"
+
+    Whoever is cancelled here cancels what the method awaits; the thread itself goes on.
+
+    Raises:
+        TypeError: *method* is a coroutine function: await it.
+        Exception: what the method raised.
+    """
+    if inspect.iscoroutinefunction(method):
+        raise TypeError(f"{method.__qualname__} is no sync method: await it")
+
+    def run() -> R:
+        bridge.set(way_back)
+        try:
+            return method(*args, **kwargs)
+        except StopIteration as exc:  # no future takes one: it would wait for ever
+            raise RuntimeError(f"{method!r} raised StopIteration") from exc
+
+    loop = asyncio.get_running_loop()
+    way_back = Bridge(loop)
+    try:
+        return await loop.run_in_executor(None, contextvars.copy_context().run, run)
+    finally:
+        way_back.end()
