@@ -83,7 +83,8 @@ def _refuse_nameko(config: pytest.Config) -> None:
     if any(config.pluginmanager.hasplugin(name) for name in _NAMEKO):
         raise pytest.UsageError(
             "Nameko's pytest plugin is loaded beside aiorpc's, with fixtures of the same names and "
-            "eventlet's monkey patches: switch it off with `-p no:nameko`"
+            "eventlet's monkey patches: for tests with aiorpc switch it off with `-p no:nameko`, "
+            "and for Nameko's own tests aiorpc's with `-p no:aiorpc`"
         )
 
 

@@ -146,10 +146,14 @@ def test_namekos_plugin_is_refused_with_one_line(run: pytest.Pytester) -> None:
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in refused.errlines if line] == [
         "ERROR: Nameko's pytest plugin is loaded beside aiorpc's, with fixtures of the same names "
-        "and eventlet's monkey patches: switch it off with `-p no:nameko`"
+        "and eventlet's monkey patches: for tests with aiorpc switch it off with `-p no:nameko`, "
+        "and for Nameko's own tests aiorpc's with `-p no:aiorpc`"
     ]
     accepted = run.runpytest_subprocess(*AUTO, "-p", "no:nameko", "--amqp-uri=amqp://ours/")
     accepted.assert_outcomes(passed=1)
+    run.makepyfile("def test_it(amqp_uri): assert amqp_uri == 'theirs'")
+    theirs = run.runpytest_subprocess(*AUTO, "-p", "no:aiorpc", "--amqp-uri=amqp://theirs/")
+    theirs.assert_outcomes(passed=1)
 
 
 @pytest.mark.nameko
