@@ -34,10 +34,10 @@ from .markdown import ROOT, Block, page_id
 RABBITMQ = "amqp://guest:guest@localhost/"
 #: The pages' plain ``memory://``, not one with a name.
 _MEMORY = re.compile(r"memory://(?=[\"'\s]|$)")
-#: What a project of the reader's has in its pyproject.toml; hypothesis takes a second to import.
-_PYTEST_OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
+#: Nothing that a page would have to tell its reader. Where tests are not asynchronous it need not
+#: speak of fixture loops, of which pytest-asyncio warns; hypothesis takes a second to import.
+_PYTEST_OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 _PYTEST_OPTIONS += ("-o", "asyncio_default_fixture_loop_scope=function")
-_PYTEST_OPTIONS += ("-p", "no:hypothesispytest")
 if not any(entry.name == "aiorpc" for entry in entry_points(group="pytest11")):
     _PYTEST_OPTIONS += ("-p", "aiorpc.testing.plugin")  # this tree is not installed
 _PROGRAMS = {
@@ -60,6 +60,7 @@ class Reader:
       new`` are run; ``aiorpc run MODULE ...`` hosts the services on the page's broker from there
       on; of other ``aiorpc``, ``make`` and ``pip`` commands the names and options are checked;
     - ``yaml`` is loaded as a configuration;
+    - ``ini`` is a file that its first line names (``# pytest.ini``);
     - ``text`` right after one of these is what it prints (``...`` stands for anything); in other
       ``text``, the commands after ``$ aiorpc`` are checked;
     - an expression with a literal in a comment behind it (``1 + 1  # 2``) has that value.
@@ -97,6 +98,7 @@ class Reader:
 
     async def follow(self, block: Block) -> None:
         run = {"python": self._python, "sh": self._sh, "yaml": self._yaml, "text": self._text}
+        run |= {"ini": self._ini}
         assert block.language in run, f"{block.place}: no way to test {block.language!r} blocks"
         await run[block.language](block)
 
@@ -175,7 +177,8 @@ class Reader:
 
     def _program(self, words: list[str], block: Block) -> None:
         """Run ``python FILE``, ``pytest FILE`` or ``aiorpc new`` in a process of its own."""
-        for file in self.written.keys() & set(words):
+        read = {*words, *(["conftest.py"] if words[0] == "pytest" else [])}
+        for file in self.written.keys() & read:
             self.used.add(file)
             self._imports(self.written[file])
         done = subprocess.run(
@@ -215,6 +218,11 @@ class Reader:
         path = self.directory / "config.yaml"
         path.write_text(block.code, encoding="utf-8")
         load(path, environ={})
+
+    async def _ini(self, block: Block) -> None:
+        name = block.code.partition("\n")[0].removeprefix("# ")
+        assert name == "pytest.ini", f"{block.place}: which file is it?"
+        (self.directory / name).write_text(block.code, encoding="utf-8")
 
     async def _text(self, block: Block) -> None:
         """A picture, or a transcript: of what was typed there (``$ aiorpc``), names are checked."""

@@ -42,6 +42,12 @@ WRONG = {
         "# test_a.py\ndef test_a(): assert 0\n```\n```sh\npytest test_a.py\n",
         "1 failed",
     ),
+    "a test without the mode it needs": (
+        "python",
+        "# test_a.py\nasync def test_a(): ...\n```\n```sh\npytest test_a.py\n",
+        "async def functions are not natively supported",
+    ),
+    "a configuration of somebody's": ("ini", "[pytest]\n", "which file is it"),
     "output": ("python", "print(1)\n```\n```text\n2\n", "and the page says"),
     "a command": ("sh", "aiorpc walk\n", "there is no command `aiorpc walk`"),
     "a command in a transcript": ("text", "$ aiorpc walk\n", "no command `aiorpc walk`"),
