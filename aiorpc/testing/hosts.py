@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ..call import Middleware
 from ..config import Settings, parse_broker_urls, resolve
+from ..exceptions import ConfigurationError
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
 from ..transports import open_transport
@@ -44,6 +45,11 @@ class Hosts:
         return container
 
     def runner(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner:
+        if others := [service for service in services if not isinstance(service, type)]:
+            raise ConfigurationError(
+                f"runner_factory takes service classes, got {type(others[0]).__name__}; the "
+                "configuration is that of the test, and one of its own goes in config="
+            )
         runner = _Runner(*services, config=self._resolved(config), **options)
         self._made.append(runner)
         return runner

@@ -21,6 +21,7 @@ from aiorpc import (
     AioRpcError,
     ClusterProxy,
     Config,
+    ConfigurationError,
     DependencyProvider,
     ServiceContainer,
     ServiceRunner,
@@ -77,6 +78,13 @@ def test_a_broker_that_the_test_names_is_taken(container_factory: ContainerFacto
     for config in ("amqp://there/", {"AMQP_URI": "amqp://there/"}):
         settings = container_factory(Service, config).settings
         assert (settings.amqp_uri, settings.raw["ONE"]) == ("amqp://there/", 1)
+
+
+def test_a_configuration_in_namekos_place_is_told_its_own(
+    runner_factory: RunnerFactory, aiorpc_config: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes service classes, got dict; .* config="):
+        runner_factory(aiorpc_config, Service)
 
 
 @pytest.mark.rabbitmq
