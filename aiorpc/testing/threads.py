@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, overload
 
 from ..from_thread import Bridge, bridge
 
@@ -16,7 +16,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-async def run_sync(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+# To a type checker an @rpc method is what its callers see: it is awaited, and here run_sync is.
+@overload
+async def run_sync(
+    method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R: ...
+@overload
+async def run_sync(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+async def run_sync(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
     """
     Run *method*, a sync one that awaits by ``from_thread.run``, in a thread, and give its result::
 
@@ -31,9 +40,9 @@ async def run_sync(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs)
         Exception: what the method raised.
     """
     if inspect.iscoroutinefunction(method):
-        raise TypeError(f"{method.__qualname__} is no sync method: await it")
+        raise TypeError(f"{method.__name__} is no sync method: await it")
 
-    def run() -> R:
+    def run() -> Any:
         bridge.set(way_back)
         try:
             return method(*args, **kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from aiorpc import ClusterProxy, RpcProxy, ServiceContainer, ServiceRunner, once, rpc
-from aiorpc.testing import entrypoint_hook, entrypoint_waiter, faults, worker_factory
+from aiorpc.testing import entrypoint_hook, entrypoint_waiter, faults, run_sync, worker_factory
 from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
 
 
@@ -17,6 +17,13 @@ class Service:
     async def method(self, value: str) -> int:
         return len(value)
 
+    @rpc
+    def in_a_thread(self, value: str) -> int:
+        return len(value)
+
+    def plain(self, value: str) -> int:
+        return len(value)
+
     @once
     async def at_start(self) -> None: ...
 
@@ -25,6 +32,8 @@ async def a_unit_test() -> None:
     service = worker_factory(Service, y=object())
     assert_type(service, Service)
     assert_type(await service.method("x"), int)
+    assert_type(await run_sync(service.in_a_thread, "x"), int)
+    assert_type(await run_sync(service.plain, "x"), int)
     worker_factory(Service())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
