@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 from unittest.mock import AsyncMock, MagicMock, create_autospec
 
 from ..extensions import DependencyProvider
@@ -40,8 +40,10 @@ def provided_type(provider: Any) -> Any:
         if not (isinstance(origin, type) and issubclass(origin, DependencyProvider)):
             continue
         if get_args(base) and base.__parameters__:
-            base = base[tuple(given.get(parameter, Any) for parameter in base.__parameters__)]
-        if (provided := provided_type(base)) is not Any:
+            # What nobody gives stays the variable it is.
+            base = base[tuple(given.get(each, each) for each in base.__parameters__)]
+        provided = provided_type(base)
+        if provided is not Any and not isinstance(provided, TypeVar):
             return provided
     return Any
 

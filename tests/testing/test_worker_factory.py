@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from inspect import Signature, signature
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from unittest.mock import AsyncMock, MagicMock, NonCallableMagicMock
 
 import pytest
@@ -40,6 +40,7 @@ from aiorpc.testing import (
     worker_factory,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -299,6 +300,12 @@ class Keyed(Generic[K, T], Pooled[T]): ...
 class Logged: ...
 
 
+class Calling(DependencyProvider[Callable[P, Coroutine[Any, Any, T]]]): ...
+
+
+class CallingInt(Calling[[int], str]): ...
+
+
 class StorageBetween(Logged, Keyed[str, Storage]): ...
 
 
@@ -328,6 +335,8 @@ class WithGenerics:
     one_of_two = Pooled[Storage | Pool | None]()
     unsaid = Keyed()  # type: ignore[var-annotated]
     pool = Pooled[Pool]()
+    calling = Calling()  # type: ignore[var-annotated]
+    calling_int = CallingInt()
 
 
 @pytest.mark.parametrize("name", ["between", "declared_where_used", "optional", "optional_between"])
@@ -342,6 +351,13 @@ def test_where_no_class_is_told_it_is_a_magic_mock() -> None:
     for mock in (service.one_of_two, service.unsaid):
         assert isinstance(mock, MagicMock)
         assert isinstance(mock.anything, MagicMock)
+
+
+@pytest.mark.parametrize("name", ["calling", "calling_int"])
+async def test_what_is_called_and_awaited_may_be_generic(name: str) -> None:
+    call: Any = getattr(worker_factory(WithGenerics), name)
+    await call(1)
+    call.assert_awaited_once_with(1)
 
 
 async def test_what_a_class_gives_away_is_mocked_by_its_type() -> None:
