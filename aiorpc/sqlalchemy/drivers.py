@@ -5,9 +5,19 @@ What SQLAlchemy does not ask of the drivers: asyncpg, aiomysql, aiosqlite. Impor
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import sqlite3
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-__all__ = ["driver_of", "interrupt", "looks_alive"]
+__all__ = [
+    "Statement",
+    "broken_off",
+    "driver_of",
+    "kill",
+    "looks_alive",
+    "note_server",
+    "roll_back_interrupted",
+]
 
 
 def looks_alive(connection: Any) -> bool:
@@ -27,6 +37,51 @@ def driver_of(connection: Any) -> str:
     return type(connection).__module__.partition(".")[0]
 
 
-async def interrupt(connection: Any) -> None:
-    with contextlib.suppress(ValueError):  # it is closed already
+async def roll_back_interrupted(connection: Any) -> None:
+    """End what aiosqlite's *connection* does, and its transaction."""
+    with contextlib.suppress(ValueError, sqlite3.Error):  # it is closed already, or in no state to
         await connection.interrupt()
+        await connection.rollback()
+
+
+# MariaDB and MySQL go on with a statement when its connection is cut. aiomysql cuts it when it is
+# cancelled, where asyncpg asks the server to stop, so this is done here.
+
+
+class Statement(NamedTuple):
+    """What a connection was doing when it was cut."""
+
+    #: The name and the port of the server, by which it knows itself.
+    server: tuple[Any, ...]
+    thread_id: int
+
+
+#: Two servers behind one address give the same ids.
+_servers: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
+
+
+def note_server(connection: Any, _: object = None) -> None:
+    """Remember which server aiomysql's *connection*, just opened, leads to."""
+    with contextlib.suppress(Exception):  # what speaks MySQL's protocol may not know its name
+        _servers[connection.driver_connection] = _server_of(connection)
+
+
+def broken_off(connection: Any) -> Statement | None:
+    """What goes on at the server, if aiomysql's *connection* was cut in the middle of something."""
+    server = _servers.get(connection) if driver_of(connection) == "aiomysql" else None
+    if server is None or connection._close_reason is None:
+        return None
+    return Statement(server, connection.thread_id())
+
+
+def kill(connection: Any, statement: Statement) -> None:
+    """End *statement*, and the transaction around it, over another connection to its server."""
+    if _server_of(connection) == statement.server:
+        with contextlib.closing(connection.cursor()) as cursor:
+            cursor.execute(f"KILL {statement.thread_id:d}")
+
+
+def _server_of(connection: Any) -> tuple[Any, ...]:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT @@hostname, @@port")
+        return tuple(cursor.fetchone())

@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ..config import Settings, resolve
 from ..config.decoding import closest
 from ..exceptions import ConfigurationError
+from .drivers import note_server
 from .pool import CallPool
 from .urls import DatabaseUrl, parse_database_url
 
@@ -199,6 +200,8 @@ def _create(database: DatabaseConfig, url: Any, defaults: Mapping[str, Any]) -> 
         ) from None
     if isinstance(engine.pool, CallPool):
         engine.pool.database = database.key
+        if database.url.driver == "aiomysql":
+            event.listen(engine.sync_engine, "connect", note_server)
     if database.url.driver == "aiosqlite":
         event.listen(engine.sync_engine, "savepoint", _begin_before_savepoint)
     return engine

@@ -23,7 +23,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from ..context import current
-from .drivers import driver_of, interrupt, looks_alive
+from .drivers import Statement, broken_off, driver_of, kill, looks_alive, roll_back_interrupted
 
 __all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout"]
 
@@ -262,7 +262,9 @@ class CallPool(Pool):
             log.debug("connecting to %s failed: %r", self.database, error)
             self._free_place()
         else:
-            self._hand_back(task.result())
+            record = task.result()
+            record.fresh = False  # type: ignore[attr-defined]  # who gets it may get it late
+            self._hand_back(record)
 
     def _in_background(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -291,16 +293,41 @@ class CallPool(Pool):
         so that the server ends what it does; but some drivers wait for it without a bound.
         """
         driver_connection = self._dialect.get_driver_connection(connection)
-        bound: float | None = TERMINATE
         if driver_of(driver_connection) == "aiosqlite":
-            # Its thread runs to the end of the statement, and never ends if it is stopped twice.
-            await interrupt(driver_connection)
-            bound = None
+            # Its thread runs to the end of the statement, and never ends if it is stopped twice. So
+            # it is left to itself where we are cancelled.
+            await asyncio.shield(self._in_background(self._end_sqlite(connection)))
+            return
         try:
-            async with asyncio.timeout(bound):
+            async with asyncio.timeout(TERMINATE):
+                if (statement := broken_off(driver_connection)) is not None:
+                    await asyncio.shield(self._in_background(self._kill(statement)))
                 await greenlet_spawn(super()._close_connection, connection, terminate=True)
         except TimeoutError:
             log.debug("%s: a connection did not close in %g s", self.database, TERMINATE)
+
+    async def _end_sqlite(self, connection: DBAPIConnection) -> None:
+        """A connection closed with a cursor alive would keep its transaction, and the lock."""
+        try:
+            await roll_back_interrupted(self._dialect.get_driver_connection(connection))
+        finally:  # its thread would keep the process from ending
+            await greenlet_spawn(super()._close_connection, connection, terminate=True)
+
+    async def _kill(self, statement: Statement) -> None:
+        """End it at the server, which goes on with it, and keeps its locks, when we are gone."""
+        try:
+            async with asyncio.timeout(TERMINATE):
+                await greenlet_spawn(self._kill_by_another, statement)
+        except Exception as exc:  # noqa: BLE001 - the server may be gone, or full
+            log.debug("%s: a statement was not ended at the server: %r", self.database, exc)
+
+    def _kill_by_another(self, statement: Statement) -> None:
+        # None: it belongs to no entry of this pool.
+        connection = self._invoke_creator(None)  # type: ignore[arg-type]
+        try:
+            kill(connection, statement)
+        finally:
+            super()._close_connection(connection, terminate=True)
 
     # Liveness
 

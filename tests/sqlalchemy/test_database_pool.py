@@ -156,6 +156,24 @@ async def test_a_connection_whose_call_was_cancelled_serves_the_next(sqlite_url:
         assert len(connects) == 1
 
 
+async def test_it_is_pinged_if_the_next_comes_late(sqlite_url: str) -> None:
+    connect = SlowConnect(sqlite_url)
+    pings: list[Any] = []
+    async with engine_with(sqlite_url, **connect.options) as (engine, pool):
+        ping = engine.dialect.do_ping
+        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)  # type: ignore
+        task = asyncio.create_task(_select_one(engine))
+        await connect.connecting.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        connect.may_connect.set()
+        while not pool._idle:
+            await asyncio.sleep(0.01)
+        pool._idle[0] = (pool._idle[0][0], 0.0)
+        assert await _select_one(engine) == 1
+        assert pings
+
+
 async def test_a_failed_attempt_to_connect_lets_the_next_one_try(sqlite_url: str) -> None:
     connect = SlowConnect(sqlite_url)
     connect.failing = True

@@ -1,0 +1,109 @@
+"""Statements broken off in the middle of a transaction: what the database keeps of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import greenlet_spawn
+
+from aiorpc import RemoteError, RpcTimeout, rpc
+from aiorpc.sqlalchemy import DatabaseSession, configured, open_engine
+from aiorpc.sqlalchemy.drivers import Statement, kill
+from tests.sqlalchemy.library import Author, Base, all_returned, running
+
+#: A statement of many seconds.
+SLOW = {
+    "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT count(*) FROM c",
+    "postgresql": "SELECT pg_sleep(20)",
+    "mysql": "SELECT SLEEP(20)",
+}
+
+
+class Writing:
+    name = "writing"
+    db = DatabaseSession(Base)
+
+    @rpc
+    async def set_up(self) -> None:
+        self.db.add(Author(name="Austen"))
+        await self.db.commit()
+
+    @rpc
+    async def write_then_wait(self, patience: float | None = None) -> None:
+        """It holds a lock while it waits."""
+        await self.db.execute(insert(Author).values(name="Mallory"))
+        (await self.db.get_one(Author, 1)).name = "Jane"
+        await self.db.flush()
+        async with asyncio.timeout(patience):
+            await self.db.execute(text(SLOW[self.db.get_bind().dialect.name]))
+
+    @rpc
+    async def write(self, name: str) -> int:
+        (await self.db.get_one(Author, 1)).name = name
+        await self.db.commit()
+        return await self.db.scalar(select(func.count()).select_from(Author)) or 0
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """It would close what is left behind."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_a_statement_broken_off_leaves_no_lock(database_url: str) -> None:
+    async with running(Writing, database_url) as (proxy, container):
+        await proxy.set_up()
+        for number in range(3):
+            with pytest.raises(RpcTimeout):
+                await proxy.write_then_wait.with_options(timeout=0.3)()
+            await all_returned(container, 3)
+            assert await proxy.write.with_options(timeout=3)(f"after {number}") == 1
+            with pytest.raises(RemoteError, match="TimeoutError"):
+                await proxy.write_then_wait(0.2)
+            assert await proxy.write.with_options(timeout=3)(f"after {number} too") == 1
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_nor_does_one_in_memory() -> None:
+    class InMemory(Writing):
+        name = "in_memory"
+
+        @rpc
+        async def make_tables(self) -> None:
+            await (await self.db.connection()).run_sync(Base.metadata.create_all)
+            await self.db.commit()
+
+    async with running(InMemory, "sqlite://") as (proxy, container):
+        await proxy.make_tables()
+        await proxy.set_up()
+        with pytest.raises(RpcTimeout):
+            await proxy.write_then_wait.with_options(timeout=0.3)()
+        await all_returned(container, 3)
+        assert await proxy.write.with_options(timeout=3)("after") == 1
+
+
+@pytest.mark.mysql
+async def test_nothing_is_killed_on_another_server_of_the_same_address(mysql_uri: str) -> None:
+    database = configured({"DB_URI": mysql_uri}, "tests", Base)
+    async with (
+        open_engine(database) as engine,
+        engine.connect() as victim,
+        engine.connect() as other,
+    ):
+        name = (await victim.execute(text("SELECT @@hostname, @@port"))).one()
+        thread_id = await victim.scalar(text("SELECT CONNECTION_ID()"))
+        by_another = (await other.get_raw_connection()).dbapi_connection
+        await greenlet_spawn(kill, by_another, Statement(("elsewhere", 1), thread_id))
+        assert await victim.scalar(select(1)) == 1
+        await greenlet_spawn(kill, by_another, Statement(tuple(name), thread_id))
+        with pytest.raises(DBAPIError):
+            await victim.scalar(select(1))
