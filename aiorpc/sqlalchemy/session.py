@@ -118,11 +118,14 @@ class CallSession(AsyncSession):
         if not session.in_transaction():
             session.close()  # nothing to say to a server
             return
+        task = asyncio.current_task()
         try:
-            try:
-                await greenlet_spawn(session.close)
-            except IllegalStateChangeError:
-                await self._close_when_unused()
+            if task is not None and task.cancelling():
+                # Who cancels us when we take too long has done so, maybe for a session before us.
+                async with asyncio.timeout(self._cleanup_timeout):
+                    await self._roll_back_and_close()
+            else:
+                await self._roll_back_and_close()
         except BaseException as exc:
             await greenlet_spawn(_drop_connections, session)
             if not isinstance(exc, Exception):
@@ -163,6 +166,12 @@ class CallSession(AsyncSession):
     async def _flush_pending(self) -> None:
         if not self.sync_session._is_clean():
             await self.flush()
+
+    async def _roll_back_and_close(self) -> None:
+        try:
+            await greenlet_spawn(self.sync_session.close)
+        except IllegalStateChangeError:
+            await self._close_when_unused()
 
     async def _close_when_unused(self) -> None:
         """A task that the method left behind may be in the middle of something: let it finish."""

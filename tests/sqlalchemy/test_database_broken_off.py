@@ -7,14 +7,15 @@ import gc
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, insert, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import greenlet_spawn
 
 from aiorpc import RemoteError, RpcTimeout, rpc
-from aiorpc.sqlalchemy import DatabaseSession, configured, open_engine
+from aiorpc.sqlalchemy import Database, DatabaseSession, configured, open_engine
 from aiorpc.sqlalchemy.drivers import Statement, kill
-from tests.sqlalchemy.library import Author, Base, all_returned, running
+from tests.sqlalchemy.library import Author, Base, FirstBase, all_returned, running
+from tests.sqlalchemy.test_database_pool import BlackHole
 
 #: A statement of many seconds.
 SLOW = {
@@ -107,3 +108,55 @@ async def test_nothing_is_killed_on_another_server_of_the_same_address(mysql_uri
         await greenlet_spawn(kill, by_another, Statement(tuple(name), thread_id))
         with pytest.raises(DBAPIError):
             await victim.scalar(select(1))
+
+
+class Several:
+    """Each method leaves two sessions to be closed, and a server that does not answer any more."""
+
+    name = "several"
+    a = DatabaseSession(Base)
+    b = DatabaseSession(FirstBase)
+    first = DatabaseSession(Base, commit=True)
+    second = DatabaseSession(FirstBase, commit=True)
+    database = Database(Base)
+    hole: BlackHole
+
+    @rpc
+    async def roll_back(self) -> None:
+        await self.a.execute(select(1))
+        await self.b.execute(select(1))
+        self.hole.open.clear()
+
+    @rpc
+    async def commit(self) -> None:
+        await self.first.execute(select(1))
+        await self.second.execute(select(1))
+        self.hole.open.clear()
+
+    @rpc
+    async def end_blocks(self) -> None:
+        async with self.database.get_session(close_on_exit=False) as session:
+            await session.execute(select(1))
+        await session.execute(select(1))
+        await self.database.session.execute(select(1))
+        self.hole.open.clear()
+
+
+@pytest.mark.parametrize("method", ["roll_back", "commit", "end_blocks"])
+async def test_closing_is_bounded_for_every_session_of_a_call(
+    server_url: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiorpc.sqlalchemy.pool.TERMINATE", 0.2)
+    loop = asyncio.get_running_loop()
+    url = make_url(server_url)
+    Several.hole = hole = BlackHole(url.host or "127.0.0.1", url.port or 0)
+    async with hole.running() as port:
+        through = url.set(port=port).render_as_string(hide_password=False)
+        bounds = {"CLEANUP_TIMEOUT": 0.3, "SHUTDOWN_TIMEOUT": 1}
+        async with running(Several, through, **bounds) as (proxy, container):
+            began = loop.time()
+            with pytest.raises(RemoteError, match=r"did not close within 0\.3 s"):
+                await getattr(proxy, method).with_options(timeout=8)()
+            assert loop.time() - began < 4
+            await all_returned(container, 4)
+            hole.open.set()
