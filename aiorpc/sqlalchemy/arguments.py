@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from ..config.decoding import closest
 from ..exceptions import ConfigurationError
+from .drivers import connect_aiomysql
 
 __all__ = ["aiomysql_arguments", "asyncpg_arguments", "sqlite_arguments"]
 
@@ -244,6 +246,8 @@ def aiomysql_arguments(query: Query, where: str) -> Arguments:
         kept["client_flag"] = str(connect_args.pop("client_flag"))
     if (context := _mysql_tls(reader)) is not None:
         connect_args["ssl"] = context
+        if not _tls_mode(reader).startswith("prefer"):
+            connect_args["async_creator_fn"] = partial(connect_aiomysql, tls_for=where)
     return kept, connect_args
 
 
@@ -254,7 +258,7 @@ def _mysql_tls(reader: _Reader) -> ssl.SSLContext | None:
     def flag(name: str, default: bool) -> bool:
         return bool(reader.convert(name, _boolean)) if name in given else default
 
-    mode = given.get("ssl_mode", given.get("sslmode", "")).lower().replace("-", "_")
+    mode = _tls_mode(reader)
     modes = {"", "disabled", "disable", "preferred", "prefer", "required", "require"}
     verifying = {"verify_ca", "verify_identity", "verify_full"}
     if mode not in modes | verifying:
@@ -280,6 +284,11 @@ def _mysql_tls(reader: _Reader) -> ssl.SSLContext | None:
     verify = context.check_hostname or mode in verifying or flag("ssl_verify_cert", has_authority)
     context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
     return context
+
+
+def _tls_mode(reader: _Reader) -> str:
+    name = "ssl_mode" if "ssl_mode" in reader.query else "sslmode"
+    return reader.text(name).lower().replace("-", "_") if name in reader.query else ""
 
 
 # SQLite: the dialect of SQLAlchemy.

@@ -1,17 +1,22 @@
 """
-What SQLAlchemy does not ask of the drivers: asyncpg, aiomysql, aiosqlite. Imports none of them.
+What SQLAlchemy does not ask of the drivers: asyncpg, aiomysql, aiosqlite. Imports none of them
+before it is used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from ..exceptions import ConfigurationError
+
 __all__ = [
     "Statement",
     "broken_off",
+    "connect_aiomysql",
     "driver_of",
     "kill",
     "looks_alive",
@@ -85,3 +90,56 @@ def _server_of(connection: Any) -> tuple[Any, ...]:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SELECT @@hostname, @@port")
         return tuple(cursor.fetchone())
+
+
+# What aiomysql itself does not do, or not any more.
+
+
+async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any) -> Any:
+    """
+    ``aiomysql.connect``; by TLS or not at all, if *tls_for* names what asks for it. aiomysql alone
+    uses TLS where the server offers it, and else says nothing and goes on.
+
+    Raises:
+        ConfigurationError: the server offers no TLS. No password has been sent.
+    """
+    connection = _connection_class()(*args, **kwargs)
+    connection.tls_required = tls_for is not None
+    try:
+        await connection._connect()
+    except _NoTls:
+        raise ConfigurationError(
+            f"{tls_for} asks for TLS, and the server offers none, or somebody on the way says so: "
+            "set it up there, take the ssl arguments out of the URL, or write ssl_mode=preferred, "
+            "which goes on without"
+        ) from None
+    return connection
+
+
+class _NoTls(Exception):
+    pass
+
+
+#: MySQL's bit for it, in what a server says it can do.
+_CLIENT_SSL = 1 << 11
+
+
+@functools.cache
+def _connection_class() -> Any:
+    from aiomysql.connection import Connection  # type: ignore[import-untyped]
+
+    class MendedConnection(Connection):  # type: ignore[misc]
+        __module__ = Connection.__module__  # see driver_of
+
+        tls_required = False
+
+        async def _request_authentication(self) -> None:
+            if self.tls_required and not self.server_capabilities & _CLIENT_SSL:
+                raise _NoTls
+            await super()._request_authentication()
+
+        def escape(self, obj: Any) -> Any:
+            # aiomysql 0.3 calls a function for bytes that PyMySQL 1.2 does not have any more.
+            return f"_binary X'{obj.hex()}'" if isinstance(obj, bytes) else super().escape(obj)
+
+    return MendedConnection

@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ..config import Settings, resolve
 from ..config.decoding import closest
 from ..exceptions import ConfigurationError
-from .drivers import note_server
+from .drivers import connect_aiomysql, note_server
 from .pool import CallPool
 from .urls import DatabaseUrl, parse_database_url
 
@@ -175,6 +175,8 @@ def _create(database: DatabaseConfig, url: Any, defaults: Mapping[str, Any]) -> 
     options = {"pool_pre_ping": True, **defaults, **database.engine_options}
     given_arguments = options.pop("connect_args", None) or {}
     options["connect_args"] = {**database.url.connect_args, **given_arguments}
+    if database.url.driver == "aiomysql":
+        options["connect_args"].setdefault("async_creator_fn", connect_aiomysql)
     if "pool" not in options:
         options.setdefault("poolclass", CallPool)
     if not issubclass(options.get("poolclass", CallPool), CallPool):
