@@ -17,6 +17,7 @@ from ..exceptions import ConfigurationError
 from ..extensions import providers_of
 from .dumping import Lazy, dump
 from .loading import invalid, validated
+from .methods import is_retried, require_coroutine_function
 from .providers import CallDatabase, Database, DatabaseSession
 from .schemas import AnySchema, as_schema
 
@@ -61,7 +62,7 @@ def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load")
     _require_schema(schema, "returns")
 
     def decorate(method: _Method[P]) -> Callable[P, Coroutine[Any, Any, Any]]:
-        _require_coroutine_function(method, "returns")
+        require_coroutine_function(method, "returns")
 
         @functools.wraps(method)
         async def dumping(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -99,12 +100,20 @@ def accepts(
     Raises:
         BadArguments: an argument is not valid; ``messages`` has marshmallow's, by argument and
             field.
+        ConfigurationError: when the class is made: the method has no such argument, or
+            ``@transaction_retry`` stands under an *update*, which belongs above it.
     """
 
     def decorate(
         method: Callable[..., Coroutine[Any, Any, R]],
     ) -> Callable[..., Coroutine[object, None, R]]:
-        _require_coroutine_function(method, "accepts")
+        require_coroutine_function(method, "accepts")
+        if update and is_retried(method):
+            # A new attempt begins with a roll back, which undoes what was loaded before it.
+            raise ConfigurationError(
+                f"{method.__qualname__}: @accepts(update=True) above @transaction_retry would lose "
+                "the changes when it tries again: put @transaction_retry above @accepts"
+            )
         arguments = _arguments(method, schemas, named)
 
         @functools.wraps(method)
@@ -219,14 +228,6 @@ def _require_schema(schema: Any, decorator: str) -> None:
         raise ConfigurationError(
             f"@{decorator} takes a marshmallow schema or a mapped class, not a "
             f"{type(schema).__name__}"
-        )
-
-
-def _require_coroutine_function(method: Any, decorator: str) -> None:
-    if not inspect.iscoroutinefunction(method):
-        name = getattr(method, "__qualname__", type(method).__name__)
-        raise ConfigurationError(
-            f"@{decorator} decorates coroutine functions: make {name} `async def`"
         )
 
 

@@ -110,7 +110,7 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
         self._commit = commit
 
     def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[AsyncSession]:
-        return _SessionForCall(self._new_session(call=worker_ctx.call), self._commit)
+        return _SessionForCall(self._new_session(call=worker_ctx.call, commits_at_end=self._commit))
 
 
 class _SessionForCall(AbstractAsyncContextManager[AsyncSession]):
@@ -119,11 +119,10 @@ class _SessionForCall(AbstractAsyncContextManager[AsyncSession]):
     two coroutines cost a good part of what the session does, in every call.
     """
 
-    __slots__ = ("_commit", "_session")
+    __slots__ = ("_session",)
 
-    def __init__(self, session: CallSession, commit: bool) -> None:
+    def __init__(self, session: CallSession) -> None:
         self._session = session
-        self._commit = commit
 
     async def __aenter__(self) -> AsyncSession:
         return self._session
@@ -133,7 +132,7 @@ class _SessionForCall(AbstractAsyncContextManager[AsyncSession]):
         try:
             if error_type is not None:
                 return
-            if self._commit:
+            if session.commits_at_end:
                 await session.commit_at_end()
             else:
                 session.warn_of_uncommitted()

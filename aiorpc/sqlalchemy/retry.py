@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..context import current
+from .methods import mark_retried, require_coroutine_function
 from .pool import DatabaseUnreachable
 from .providers import CallDatabase
+from .session import CallSession
 
 __all__ = ["is_transient", "transaction_retry"]
 
@@ -46,6 +48,9 @@ _MYSQL_ERRORS = {
     2006,  # CR_SERVER_GONE_ERROR
     2013,  # CR_SERVER_LOST
 }
+#: ER_SP_DOES_NOT_EXIST: after a deadlock in ``begin_nested()``, rolling back to its savepoint finds
+#: that it went with the transaction, and this is what is raised.
+_NO_SAVEPOINT = 1305
 _SQLITE_ERRORS = ("database is locked", "database table is locked", "database schema is locked")
 
 
@@ -86,6 +91,11 @@ def transaction_retry(
         @transaction_retry(total=3, backoff_factor=0.05)
         async def borrow(self, book_id: int) -> None: ...
 
+    It stands under ``@rpc`` and above ``@accepts`` and ``@returns``: what they do is part of the
+    attempt. Changes in a session declared with ``commit=True`` are sent to the database within the
+    attempt; their COMMIT comes later, when the result is encoded, and is not tried again if it
+    fails: a lost connection, PostgreSQL at SERIALIZABLE. Who cannot have that commits by hand.
+
     The session is rolled back before each new attempt, which starts where the function does: what
     it did beside the database is done again. A connection can be lost while a commit is under way;
     then nobody knows whether it was committed, and it is tried again: give such work a unique key.
@@ -98,16 +108,28 @@ def transaction_retry(
         backoff_factor: seconds to wait: none before the first new attempt, then
             ``backoff_factor * 2 ** (n - 1)`` before the n-th. The deadline of the call ends it.
         backoff_max: the longest wait in seconds; None: no bound.
+
+    Raises:
+        ConfigurationError: it decorates what is no coroutine function.
     """
 
     def decorate(
         function: Callable[..., Coroutine[Any, Any, T]],
     ) -> Callable[..., Coroutine[Any, Any, T]]:
+        require_coroutine_function(function, "transaction_retry")
+
+        async def one_attempt(*args: Any, **kwargs: Any) -> T:
+            result = await function(*args, **kwargs)
+            for one in _sessions(session, args):
+                if isinstance(one, CallSession) and one.commits_at_end:
+                    await one.flush_pending()
+            return result
+
         @functools.wraps(function)
         async def attempts(*args: Any, **kwargs: Any) -> T:
             for attempt in range(1, total + 1):
                 try:
-                    return await function(*args, **kwargs)
+                    return await one_attempt(*args, **kwargs)
                 except (DBAPIError, DatabaseUnreachable) as error:
                     if not is_transient(error):
                         raise
@@ -126,8 +148,9 @@ def transaction_retry(
                     )
                 if delay:
                     await asyncio.sleep(delay)
-            return await function(*args, **kwargs)
+            return await one_attempt(*args, **kwargs)
 
+        mark_retried(attempts)
         return attempts
 
     return decorate if function is None else decorate(function)
@@ -140,15 +163,34 @@ def is_transient(error: BaseException) -> bool:
     if error.connection_invalidated:
         return True
     original = error.orig
+    if _code(original) == _NO_SAVEPOINT:
+        return any(is_transient(earlier) for earlier in _what_led_to(error))
     sqlstate = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if sqlstate is not None:
         return sqlstate in _SQLSTATES or sqlstate.startswith("08")  # connection_exception
-    if original is None or not original.args:
-        return False
-    code = original.args[0]
+    code = _code(original)
     if isinstance(code, int):
         return code in _MYSQL_ERRORS
     return isinstance(code, str) and code.startswith(_SQLITE_ERRORS)
+
+
+def _code(original: BaseException | None) -> Any:
+    """What MySQL's drivers give as a number, and SQLite's as words."""
+    return original.args[0] if original is not None and original.args else None
+
+
+def _what_led_to(error: BaseException) -> Iterator[DBAPIError]:
+    """The other errors of the database that were being handled when *error* was raised."""
+    seen = {id(error)}
+    found = [error.__cause__, error.__context__]
+    while found:
+        earlier = found.pop()
+        if earlier is None or id(earlier) in seen:
+            continue
+        seen.add(id(earlier))
+        found += [earlier.__cause__, earlier.__context__]
+        if isinstance(earlier, DBAPIError) and _code(earlier.orig) != _NO_SAVEPOINT:
+            yield earlier
 
 
 def _delay(attempt: int, factor: float, longest: float | None) -> float:

@@ -73,6 +73,7 @@ class CallSession(AsyncSession):
     Args:
         call: who uses it, for messages: what prints as ``service.method``.
         cleanup_timeout: seconds that a commit or roll back may go on after a cancel.
+        commits_at_end: whether it is committed when the method has returned.
     """
 
     def __init__(
@@ -81,15 +82,17 @@ class CallSession(AsyncSession):
         *,
         call: object = "",
         cleanup_timeout: float = 5.0,
+        commits_at_end: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(engine, **options)
+        self.commits_at_end = commits_at_end
         self._call = call
         self._cleanup_timeout = cleanup_timeout
 
     async def commit(self) -> None:
         # What is flushed can still be given up; it may have to wait for somebody's lock.
-        await self._flush_pending()
+        await self.flush_pending()
         await finish(super().commit(), self._cleanup_timeout)
 
     def begin(self) -> AsyncSessionTransaction:
@@ -163,7 +166,8 @@ class CallSession(AsyncSession):
                 "; ".join(changes),
             )
 
-    async def _flush_pending(self) -> None:
+    async def flush_pending(self) -> None:
+        """``flush``, without its cost where there is nothing to flush."""
         if not self.sync_session._is_clean():
             await self.flush()
 
@@ -190,13 +194,13 @@ class _Transaction(AsyncSessionTransaction):
 
     async def commit(self) -> None:
         session = self._owner
-        await session._flush_pending()
+        await session.flush_pending()
         await finish(super().commit(), session._cleanup_timeout)
 
     async def __aexit__(self, type_: Any, value: Any, traceback: Any) -> None:
         if type_ is None:
             try:
-                await self._owner._flush_pending()
+                await self._owner.flush_pending()
             except BaseException as exc:
                 await super().__aexit__(type(exc), exc, exc.__traceback__)
                 raise

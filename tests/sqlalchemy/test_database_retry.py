@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
+from aiorpc import ClusterRpcProxy, ConfigurationError, RemoteError, ServiceContainer, rpc
 from aiorpc.context import Context, Deadline, current
-from aiorpc.sqlalchemy import Database, DatabaseSession, transaction_retry
+from aiorpc.sqlalchemy import Database, DatabaseSession, accepts, returns, transaction_retry
 from tests.sqlalchemy.library import Author, Base, all_returned, running, settings_for
 
 
@@ -104,6 +104,7 @@ async def test_the_deadline_ends_it() -> None:
 class Accounts:
     name = "accounts"
     db = DatabaseSession(Base)
+    auto = DatabaseSession(Base, commit=True)
     database = Database(Base)
     attempts = 0
 
@@ -143,6 +144,34 @@ class Accounts:
         await asyncio.sleep(0.1)
         await self._add_one(second)
         await self.db.commit()
+
+    @rpc
+    @transaction_retry(total=5, backoff_factor=0.01)
+    async def lock_both_by_savepoint(self, first: int, second: int) -> None:
+        type(self).attempts += 1
+        await self._add_one(first)
+        await asyncio.sleep(0.1)
+        async with self.db.begin_nested():
+            await self._add_one(second)
+        await self.db.commit()
+
+    @rpc
+    @transaction_retry(total=5, backoff_factor=0.01)
+    async def lock_both_at_the_end(self, first: int, second: int) -> None:
+        """The second lock is asked for when the changes are sent."""
+        type(self).attempts += 1
+        mine = await self.auto.get_one(Author, first, with_for_update=True)
+        mine.born = (mine.born or 0) + 1
+        await self.auto.flush()
+        await asyncio.sleep(0.1)
+        other = await self.auto.get_one(Author, second)
+        other.born = (other.born or 0) + 1
+
+    @rpc
+    @transaction_retry
+    async def add_and_return_nonsense(self, name: str) -> object:
+        self.auto.add(Author(name=name))
+        return object()
 
     @rpc
     @transaction_retry(total=10, backoff_factor=0.01)
@@ -198,6 +227,47 @@ async def test_a_deadlock(server_url: str) -> None:
         assert Accounts.attempts > 2
         assert await proxy.sum() == 4
         await all_returned(container)
+
+
+async def test_a_deadlock_inside_of_a_savepoint(server_url: str) -> None:
+    async with running(Accounts, server_url) as (proxy, container):
+        await proxy.set_up()
+        locking = proxy.lock_both_by_savepoint
+        await asyncio.gather(locking(1, 2), locking(2, 1))
+        assert Accounts.attempts > 2
+        assert await proxy.sum() == 4
+        await all_returned(container)
+
+
+async def test_what_is_committed_at_the_end_is_sent_within_the_attempt(server_url: str) -> None:
+    async with running(Accounts, server_url) as (proxy, container):
+        await proxy.set_up()
+        locking = proxy.lock_both_at_the_end
+        await asyncio.gather(locking(1, 2), locking(2, 1))
+        assert Accounts.attempts > 2
+        await all_returned(container)
+
+
+async def test_and_not_committed_before_the_result_is_encoded(database_url: str) -> None:
+    async with running(Accounts, database_url) as (proxy, _):
+        with pytest.raises(RemoteError):
+            await proxy.add_and_return_nonsense("Austen")
+        assert await proxy.count() == 0
+
+
+def test_mistakes_are_found_when_the_class_is_made() -> None:
+    async def method(self: object, author: Author) -> Author:
+        return author
+
+    def sync_method(self: object) -> None: ...
+
+    retried = returns(Author)(transaction_retry(method))
+    with pytest.raises(ConfigurationError, match="put @transaction_retry above @accepts"):
+        accepts(author=Author, update=True)(retried)
+    accepts(author=Author)(retried)
+    transaction_retry(total=2)(accepts(author=Author, update=True)(method))
+    with pytest.raises(ConfigurationError, match=r"@transaction_retry .*sync_method `async def`"):
+        transaction_retry(sync_method)  # type: ignore[type-var]
 
 
 async def test_serialisation_failures(server_url: str) -> None:
