@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from marshmallow import Schema, fields
-from marshmallow_sqlalchemy import SQLAlchemyAutoSchema
+from marshmallow import Schema, ValidationError, fields
+from marshmallow_sqlalchemy import SQLAlchemyAutoSchema, auto_field
 from marshmallow_sqlalchemy.exceptions import ModelConversionError
 from sqlalchemy import inspect
 from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper
 
 from ..exceptions import ConfigurationError
 
@@ -24,7 +25,8 @@ AnySchema: TypeAlias = Schema | type[Any]
 
 def schema_for(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     """
-    The schema of a mapped class: all its columns, foreign keys too, and no relationships.
+    The schema of a mapped class: all its columns, foreign keys too, and no relationships. What
+    tells the classes of one table apart (``polymorphic_on``) is dumped only.
 
     Raises:
         ConfigurationError: it is no mapped class, or has a column that marshmallow does not know.
@@ -41,13 +43,23 @@ _instances: dict[type, Schema] = {}
 def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     name = getattr(model, "__qualname__", repr(model))
     try:
-        inspect(model, raiseerr=True)
+        mapper = inspect(model, raiseerr=True)
         meta = type(
             "Meta",
             (),
-            {"model": model, "load_instance": True, "include_fk": True, "register": False},
+            {
+                "model": model,
+                "load_instance": True,
+                "include_fk": True,
+                "register": False,
+                "dump_only": _discriminator(mapper),
+            },
         )
-        return type(f"{model.__name__}Schema", (SQLAlchemyAutoSchema,), {"Meta": meta})
+        return type(
+            f"{model.__name__}Schema",
+            (_MadeSchema,),
+            {"Meta": meta, **{key: auto_field(required=False) for key in _inherited_keys(mapper)}},
+        )
     except NoInspectionAvailable:
         raise ConfigurationError(
             f"{name} is neither a marshmallow schema nor a class that SQLAlchemy maps"
@@ -56,6 +68,50 @@ def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
         raise ConfigurationError(
             f"no schema can be made for {name}: {exc}; write one, with a field for that column"
         ) from None
+
+
+class Binary(fields.Field[bytes]):
+    """Bytes as they are: the wire carries them. marshmallow's own field makes text of them."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bytes:
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise ValidationError("Not valid bytes.")
+        return bytes(value)
+
+
+class _MadeSchema(SQLAlchemyAutoSchema[Any]):
+    pass
+
+
+_MadeSchema.TYPE_MAPPING = {**SQLAlchemyAutoSchema.TYPE_MAPPING, bytes: Binary}
+
+
+def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:
+    """
+    The attribute by which SQLAlchemy tells classes of one table apart. It follows from the class: a
+    row with another value cannot be read any more, nor can any query that meets it.
+    """
+    if mapper.polymorphic_on is None:
+        return ()
+    return tuple(
+        key
+        for key, attribute in mapper.column_attrs.items()
+        if mapper.polymorphic_on in attribute.columns
+    )
+
+
+def _inherited_keys(mapper: Mapper[Any]) -> list[str]:
+    """Parts of the primary key that the parent's table gives, where it does not want them told."""
+    if mapper.inherits is None or mapper.concrete:
+        return []
+    parent = schema_for(mapper.inherits.class_)().fields
+    return [
+        key
+        for key, attribute in mapper.column_attrs.items()
+        if any(column in mapper.primary_key for column in attribute.columns)
+        and key in parent
+        and not parent[key].required
+    ]
 
 
 def as_schema(schema: AnySchema) -> Schema:
