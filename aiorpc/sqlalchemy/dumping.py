@@ -9,19 +9,20 @@ raise ``MissingGreenlet``. So it runs where SQLAlchemy can wait, as in ``session
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from marshmallow import Schema, fields
 from sqlalchemy import event, inspect
 from sqlalchemy.engine import Row
-from sqlalchemy.ext.asyncio import AsyncScalarResult
+from sqlalchemy.ext.asyncio import AsyncScalarResult, async_session
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, RelationshipProperty
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.util import greenlet_spawn
 
 from ..exceptions import AioRpcError, ConfigurationError
 from .schemas import AnySchema, as_schema, nested_schema
+from .session import CallSession
 
 __all__ = ["Lazy", "NotLoaded", "dump"]
 
@@ -52,6 +53,7 @@ async def dump(
     schema = as_schema(schema)
     many = bool(schema.many if many is None else many)
     value = await _collected(value, many)
+    await _flush_what_will_be_committed(schema, value if many else [value], lazy)
     run = schema.dump if lazy == "load" else functools.partial(_dump_loaded, schema)
     try:
         # Where SQLAlchemy can wait for what it loads.
@@ -59,6 +61,35 @@ async def dump(
     except DetachedInstanceError as exc:
         _refuse_unloaded(schema, value if many else [value])
         raise NotLoaded(f"{type(schema).__name__}: {exc}") from exc
+
+
+async def _flush_what_will_be_committed(schema: Schema, values: Sequence[Any], lazy: Lazy) -> None:
+    """
+    The database gives keys and defaults, and the caller is to see them: ``commit=True`` sends the
+    changes only when the result is encoded.
+    """
+    sessions = {state.session for state in map(_state_of, values) if state and state.session}
+    for session in sessions:
+        owner = async_session(session)
+        if not isinstance(owner, CallSession) or not owner.commits_at_end:
+            continue
+        new = [inspect(one) for one in session.new]
+        await owner.flush_pending()
+        if new and lazy == "raise":
+            await _load_rest_of(set(new), owner, schema, values)
+
+
+async def _load_rest_of(
+    new: set[InstanceState[Any]], session: CallSession, schema: Schema, values: Sequence[Any]
+) -> None:
+    """No query could have loaded what *schema* reads of objects that were not there before."""
+    missing: dict[InstanceState[Any], list[str]] = {}
+    for value in values:
+        for state, name in _unloaded(schema, value):
+            if state in new:
+                missing.setdefault(state, []).append(name)
+    for state, names in missing.items():
+        await session.refresh(state.obj(), names)
 
 
 async def _collected(value: Any, many: bool) -> Any:
@@ -122,11 +153,11 @@ def _state_of(value: Any) -> InstanceState[Any] | None:
 
 def _refuse_unloaded(schema: Schema, values: Iterable[Any]) -> None:
     for value in values:
-        for mapper, name in _unloaded(schema, value):
-            raise NotLoaded(_remedy(schema, mapper, name, detached=inspect(value).detached))
+        for state, name in _unloaded(schema, value):
+            raise NotLoaded(_remedy(schema, state.mapper, name, detached=state.detached))
 
 
-def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[Mapper[Any], str]]:
+def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[InstanceState[Any], str]]:
     """What *schema* reads of *value*, and of what is nested in it, that is not loaded."""
     state = _state_of(value)
     if state is None or state.transient or state.pending:
@@ -137,7 +168,7 @@ def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[Mapper[Any], str]]:
             continue  # what these read, nobody can tell
         name = (field.attribute or field_name).partition(".")[0]
         if name in unloaded:
-            yield state.mapper, name
+            yield state, name
         elif name in state.dict and (nested := nested_schema(field)) is not None:
             inner = state.dict[name]
             for one in inner if isinstance(inner, list | tuple | set) else [inner]:

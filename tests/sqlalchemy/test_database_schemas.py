@@ -60,6 +60,7 @@ class ShelfSchema(SQLAlchemyAutoSchema[Any]):
 class Library:
     name = "library"
     db = DatabaseSession(Base)
+    auto = DatabaseSession(Base, commit=True)
     database = Database(Base)
 
     @rpc
@@ -69,6 +70,28 @@ class Library:
         self.db.add(author)
         await self.db.commit()
         return author.id
+
+    @rpc
+    @returns(ShelfSchema())
+    async def add_at_the_end(self, name: str) -> Author:
+        author = Author(name=name)
+        self.auto.add(author)
+        return author
+
+    @rpc
+    @returns(AuthorSchema(), lazy="raise")
+    async def rename_at_the_end(self, author_id: int, name: str) -> Author:
+        author = await self.auto.get_one(Author, author_id)
+        author.name = name
+        return author
+
+    @rpc
+    @returns(ShelfSchema(), lazy="raise")
+    async def add_at_the_end_loaded(self, name: str, *books: str) -> Author:
+        author = Author(name=name)
+        author.books.extend(Book(title=title) for title in books)
+        self.auto.add(author)
+        return author
 
     @rpc
     @accepts(AuthorSchema(many=True))
@@ -151,6 +174,19 @@ async def test_objects_go_in_and_come_out(database_url: str) -> None:
         names = ["Austen", "Bronte", "Carroll"]
         for method in (proxy.all_authors, proxy.streamed_authors, proxy.author_rows):
             assert [author["name"] for author in await method()] == names
+
+
+async def test_what_is_committed_at_the_end_has_its_key_before(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        austen = await proxy.add_at_the_end("Austen")
+        assert austen == {"id": austen["id"], "name": "Austen", "born": None, "books": []}
+        assert (await proxy.get_author(austen["id"]))["name"] == "Austen"
+        assert (await proxy.rename_at_the_end(austen["id"], "Jane"))["name"] == "Jane"
+        bronte = await proxy.add_at_the_end_loaded("Bronte")
+        assert bronte == {"id": austen["id"] + 1, "name": "Bronte", "born": None, "books": []}
+        shelley = await proxy.add_at_the_end_loaded("Shelley", "Mathilda", "Lodore")
+        assert [book["title"] for book in shelley["books"]] == ["Mathilda", "Lodore"]
+        assert all(book["id"] for book in shelley["books"])
 
 
 async def test_relationships_are_loaded_inside_the_session(database_url: str) -> None:
