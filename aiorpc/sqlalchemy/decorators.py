@@ -18,7 +18,7 @@ from ..extensions import providers_of
 from .dumping import Lazy, dump
 from .loading import invalid, validated
 from .methods import is_retried, require_coroutine_function
-from .providers import CallDatabase, Database, DatabaseSession
+from .providers import Database, DatabaseSession
 from .schemas import AnySchema, as_schema
 
 __all__ = ["accepts", "returns"]
@@ -200,7 +200,7 @@ def _session_of(service: Any, argument: _Argument, attribute: str | None) -> Asy
     if attribute is None:
         attribute = _attribute_for(type(service), argument)
     value = getattr(service, attribute)
-    if isinstance(value, CallDatabase):
+    if not isinstance(value, AsyncSession):  # of a Database, or of what stands in for one
         value = value.session
     assert isinstance(value, AsyncSession)
     return value

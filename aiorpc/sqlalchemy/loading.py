@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from marshmallow import Schema, ValidationError
 from marshmallow_sqlalchemy import SQLAlchemySchema
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from ..exceptions import BadArguments
-from .schemas import AnySchema, as_schema, with_nested
+from .schemas import AnySchema, as_schema, nesting_field, with_nested
 
 __all__ = ["invalid", "load", "validated"]
 
@@ -35,7 +36,8 @@ async def load(
 
     Without a *session* the objects are new (transient), whatever *data* says. With one, an object
     whose primary key is in *data* is looked up and **changed**, as marshmallow-sqlalchemy does:
-    give a session only for data whose sender may change any row that it names.
+    give a session only for data whose sender may change any row that it names. It is validated
+    first, as a whole: what is not valid changes nothing.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns). It makes
@@ -59,12 +61,16 @@ async def validated(
     many = schema.many if many is None else many
     if session is None:
         return _transient(schema).load(data, many=many)
-    own = _loading_instances(_fresh(schema))
-    if not isinstance(own, SQLAlchemySchema):
-        return own.load(data, many=many)
-    return await session.run_sync(
-        lambda sync_session: own.load(data, session=sync_session, many=many)
-    )
+    return await session.run_sync(functools.partial(_load, _fresh(schema), data, many))
+
+
+def _load(schema: Schema, data: Any, many: bool, session: Session) -> Any:
+    """Into *session*; what is looked up is changed only if all of *data* is valid."""
+    _prepare(schema, session, transient=True)
+    if errors := schema.validate(data, many=many):
+        raise ValidationError(cast("Any", errors))
+    _prepare(schema, session, transient=False)
+    return schema.load(data, many=many)
 
 
 def invalid(messages: Any, where: str = "") -> BadArguments:
@@ -76,26 +82,38 @@ def invalid(messages: Any, where: str = "") -> BadArguments:
 @functools.lru_cache(maxsize=1024)
 def _transient(schema: Schema) -> Schema:
     """A copy that makes new objects only, nested ones too. It keeps no state and can be shared."""
-    copied = _loading_instances(_fresh(schema))
-    for one in with_nested(copied):
-        if isinstance(one, SQLAlchemySchema):
-            one.transient = True
-    return copied
+    fresh = _fresh(schema)
+    _prepare(fresh, None, transient=True)
+    return fresh
 
 
-def _loading_instances(schema: Schema) -> Schema:
-    """As the ``ModelSchema`` of old did; today one must say so, and it is silent if one forgets."""
+def _prepare(schema: Schema, session: Session | None, *, transient: bool) -> None:
+    """
+    Tell *schema* and all that is nested in it what to load into. Nested fields of
+    marshmallow-sqlalchemy's hand it down themselves, those of marshmallow do not; and the former
+    ask even a plain schema for it.
+    """
     for one in with_nested(schema):
-        if isinstance(one, SQLAlchemySchema) and one.opts.model is not None:
-            one._load_instance = getattr(one.Meta, "load_instance", True)
-    return schema
+        if isinstance(one, SQLAlchemySchema):
+            one.session = cast("Any", session)
+            one.transient = transient
+            if one.opts.model is not None and not hasattr(one.Meta, "load_instance"):
+                # As the ``ModelSchema`` of old did; today it is silent if one forgets to say so.
+                one._load_instance = True
+        else:
+            vars(one).update(session=session, transient=transient)
 
 
-def _fresh(schema: Schema) -> Schema:
+def _fresh(schema: Schema, depth: int = 0) -> Schema:
     """The same schema with fields of its own, which find their session at their schema."""
     fresh = copy.copy(schema)
     fresh.declared_fields = copy.deepcopy(type(schema)._declared_fields)
     fresh._init_fields()
+    for field in fresh.fields.values():
+        nesting = nesting_field(field)
+        # A schema of a class is made for the field alone; an instance is shared by all.
+        if nesting is not None and not isinstance(nesting.nested, type | str) and depth < 5:
+            nesting._schema = _fresh(nesting.schema, depth + 1)
     return fresh
 
 

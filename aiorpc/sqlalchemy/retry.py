@@ -213,7 +213,7 @@ def _sessions(session: Any, args: tuple[Any, ...]) -> list[AsyncSession]:
         return _sessions_of(args[0]) if args else []
     if not isinstance(session, AsyncSession) and callable(session):
         session = session(args[0])
-    if isinstance(session, CallDatabase):
+    if not hasattr(session, "rollback"):  # a Database, or what stands in for one
         session = session.session
     return [session]
 

@@ -6,9 +6,10 @@ mapped classes where users write none.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any, TypeAlias
 
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, post_load
 from marshmallow_sqlalchemy import SQLAlchemyAutoSchema, auto_field
 from marshmallow_sqlalchemy.exceptions import ModelConversionError
 from sqlalchemy import inspect
@@ -17,7 +18,14 @@ from sqlalchemy.orm import Mapper
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["AnySchema", "as_schema", "nested_schema", "schema_for", "with_nested"]
+__all__ = [
+    "AnySchema",
+    "as_schema",
+    "nested_schema",
+    "nesting_field",
+    "schema_for",
+    "with_nested",
+]
 
 #: A schema, its class, or a mapped class, for which a schema is made.
 AnySchema: TypeAlias = Schema | type[Any]
@@ -80,7 +88,14 @@ class Binary(fields.Field[bytes]):
 
 
 class _MadeSchema(SQLAlchemyAutoSchema[Any]):
-    pass
+    @post_load
+    def make_instance(self, data: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_instance(data, **kwargs)
+        except TypeError as exc:
+            if is_dataclass(self.opts.model):  # its __init__ has a mind of its own
+                raise ValidationError(str(exc).removeprefix("__init__() ")) from exc
+            raise
 
 
 _MadeSchema.TYPE_MAPPING = {**SQLAlchemyAutoSchema.TYPE_MAPPING, bytes: Binary}
@@ -138,6 +153,12 @@ def with_nested(schema: Schema, seen: set[int] | None = None) -> Iterator[Schema
 
 def nested_schema(field: fields.Field[Any]) -> Schema | None:
     """The schema of a field that nests one, or a list of one."""
+    nesting = nesting_field(field)
+    return nesting.schema if nesting is not None else None
+
+
+def nesting_field(field: fields.Field[Any]) -> fields.Nested | None:
+    """The field itself that nests a schema, where there may be a list around it."""
     if isinstance(field, fields.List):
         field = field.inner
-    return field.schema if isinstance(field, fields.Nested) else None
+    return field if isinstance(field, fields.Nested) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
 from aiorpc.config import from_mapping
-from aiorpc.sqlalchemy import Database, DatabaseSession, configured, create_tables, open_engine
+from aiorpc.sqlalchemy import (
+    Database,
+    DatabaseSession,
+    accepts,
+    configured,
+    create_tables,
+    open_engine,
+    transaction_retry,
+)
 from aiorpc.testing import replace_dependencies, worker_factory
 from aiorpc.testing.databases import opened_session
 from tests.sqlalchemy.library import Author, Base, drop_tables, settings_for
@@ -35,6 +44,13 @@ class Library:
         async with self.database.get_session() as session:
             session.add(Author(name=name))
         return await self.count()
+
+    @rpc
+    @transaction_retry(session=operator.attrgetter("database"))
+    @accepts(author=Author, update=True, session="database")
+    async def change(self, author: Author) -> bool:
+        await self.database.session.commit()
+        return author in self.database.session
 
     @rpc
     async def count(self) -> int:
@@ -64,6 +80,17 @@ async def test_what_was_committed_is_gone(database_url: str, db_url: str) -> Non
         AsyncSession(engine) as session,
     ):
         assert await session.scalar(select(func.count()).select_from(Author)) == 0
+
+
+async def test_arguments_that_change_rows_find_the_session(
+    db_session: AsyncSession, database: Any
+) -> None:
+    author = Author(name="Austen")
+    db_session.add(author)
+    await db_session.commit()
+    library = worker_factory(Library, db=db_session, database=database)
+    assert await library.change({"id": author.id, "name": "Jane"})  # type: ignore[arg-type]
+    assert author.name == "Jane"
 
 
 async def test_commits_are_seen_in_the_test(db_session: AsyncSession, database: Any) -> None:

@@ -8,7 +8,13 @@ from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import ForeignKey, LargeBinary, String, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, with_polymorphic
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    MappedAsDataclass,
+    mapped_column,
+    with_polymorphic,
+)
 
 from aiorpc import BadArguments, rpc
 from aiorpc.sqlalchemy import DatabaseSession, accepts, load, returns, schema_for
@@ -120,3 +126,24 @@ async def test_bytes_come_back_as_they_went(database_url: str, data: bytes) -> N
 async def test_text_is_not_taken_for_bytes() -> None:
     with pytest.raises(BadArguments, match=r"data: Not valid bytes\.; thumbnail: Longer than"):
         await load(Picture, {"data": "abc", "thumbnail": b"12345"})
+
+
+class DataBase(MappedAsDataclass, DeclarativeBase):
+    pass
+
+
+class Point(DataBase):
+    __tablename__ = f"point_{RUN}"
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    x: Mapped[int]
+    label: Mapped[str | None] = mapped_column(String(20))
+
+
+async def test_a_mapped_dataclass_says_what_it_does_not_take() -> None:
+    point = await load(Point, {"x": 1, "label": None})
+    assert (point.x, point.label) == (1, None)
+    with pytest.raises(BadArguments, match=r"^the data: missing 1 required .* 'label'"):
+        await load(Point, {"x": 1})
+    with pytest.raises(BadArguments, match=r"^point: got an unexpected keyword argument 'id'"):
+        await load(Point, {"id": 1, "x": 1, "label": None}, name="point")
