@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from marshmallow import Schema, fields
 from sqlalchemy import event, inspect
 from sqlalchemy.engine import Row
-from sqlalchemy.ext.asyncio import AsyncScalarResult, async_session
+from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult, async_session
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, RelationshipProperty
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.util import greenlet_spawn
@@ -94,13 +94,13 @@ async def _load_rest_of(
 
 async def _collected(value: Any, many: bool) -> Any:
     """The objects themselves, out of whatever a query gave."""
-    if isinstance(value, AsyncScalarResult):
+    if isinstance(value, AsyncResult | AsyncScalarResult):
         value = [one async for one in value]
     if not many:
-        if isinstance(value, list | tuple | set) and not isinstance(value, Row):
+        if isinstance(value, list | tuple | set | Iterator) and not isinstance(value, Row):
             raise ConfigurationError(
                 f"a {type(value).__name__} was to be dumped by a schema for one object: add "
-                "many=True"
+                "many=True, or take one() of a query's result"
             )
         return _entity(value)
     if isinstance(value, Mapping | str) or not isinstance(value, Iterable):
@@ -175,6 +175,18 @@ def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[InstanceState[Any], 
                 yield from _unloaded(nested, one)
 
 
+def _is_set_by_the_database(mapper: Mapper[Any], name: str) -> bool:
+    column = mapper.columns.get(name)
+    if column is None:
+        return False
+    by_expression = [one for one in (column.default, column.onupdate) if one is not None]
+    return bool(
+        column.server_default is not None
+        or column.server_onupdate is not None
+        or any(one.is_clause_element for one in by_expression)
+    )
+
+
 def _remedy(schema: Schema, mapper: Mapper[Any], name: str, *, detached: bool) -> str:
     attribute = f"{mapper.class_.__name__}.{name}"
     if isinstance(mapper.attrs[name], RelationshipProperty):
@@ -183,6 +195,11 @@ def _remedy(schema: Schema, mapper: Mapper[Any], name: str, *, detached: bool) -
         remedy = (
             f"add .options(undefer({attribute})) to the query, or refresh the object if it expired"
         )
+        if _is_set_by_the_database(mapper, name):
+            remedy += (
+                ' (the database sets it: __mapper_args__ = {"eager_defaults": True} reads it when '
+                "the row is written)"
+            )
     why = "its session is closed" if detached else 'lazy="raise" forbids to load it now'
     return (
         f"{type(schema).__name__} needs {attribute}, which is not loaded, and {why}: {remedy}, or "

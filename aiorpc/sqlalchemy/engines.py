@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, pool
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -68,7 +68,11 @@ def configured(
     """
     The database of *base* in the service *service_name*, for scripts and migrations too::
 
-        url = configured("config.yaml", "library", Catalogue).url.url
+        async with open_engine(configured("config.yaml", "library", Catalogue)) as engine:
+            ...
+
+    Its ``url.url`` alone lacks what goes straight to the driver: TLS, ``search_path``, ...; that is
+    in ``url.connect_args``.
 
     Args:
         engine_options, session_options: those given in code; the configuration's replace them.
@@ -179,6 +183,8 @@ def _create(database: DatabaseConfig, url: Any, defaults: Mapping[str, Any]) -> 
         options["connect_args"].setdefault("async_creator_fn", connect_aiomysql)
     if "pool" not in options:
         options.setdefault("poolclass", CallPool)
+    if isinstance(options.get("poolclass"), str):  # YAML has no classes
+        options["poolclass"] = _pool_class(options["poolclass"], database.key)
     if not issubclass(options.get("poolclass", CallPool), CallPool):
         # Such a pool has no use for them.
         for name in defaults:
@@ -207,6 +213,16 @@ def _create(database: DatabaseConfig, url: Any, defaults: Mapping[str, Any]) -> 
     if database.url.driver == "aiosqlite":
         event.listen(engine.sync_engine, "savepoint", _begin_before_savepoint)
     return engine
+
+
+def _pool_class(name: str, key: str) -> type[pool.Pool]:
+    found = getattr(pool, name.removeprefix("sqlalchemy.pool."), None)
+    if not (isinstance(found, type) and issubclass(found, pool.Pool)):
+        raise ConfigurationError(
+            f"{key}: poolclass must be the name of a class in sqlalchemy.pool, for example "
+            f"NullPool; got {name!r}"
+        )
+    return found
 
 
 def _begin_before_savepoint(connection: Connection, _: str) -> None:

@@ -1,6 +1,7 @@
 """
 The tables of services, for demos, tests and first steps. What is in production is changed by
-migrations (Alembic); ``configured(...).url.url`` is the URL that they need.
+migrations (Alembic); ``open_engine(configured(...))`` is the engine that they need, with all that
+its URL says to the driver.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import Settings
+from ..exceptions import ConfigurationError
 from ..extensions import providers_of, service_name_of
 from .engines import configured, open_engine
 from .providers import Database, DatabaseSession
@@ -40,8 +42,15 @@ async def create_tables(
             if isinstance(provider, Database | DatabaseSession)
         }
         for base in bases:
+            database = configured(config, name, base)
+            if database.url.in_memory:
+                raise ConfigurationError(
+                    f"{database.key} is a SQLite database in memory, and each container has one of "
+                    "its own: name a file (sqlite:///library.db), or make the tables in a method, "
+                    "by self.db.engine of a Database"
+                )
             async with (
-                open_engine(configured(config, name, base)) as engine,
+                open_engine(database) as engine,
                 engine.begin() as connection,
             ):
                 if drop:

@@ -76,7 +76,8 @@ async def running(
 ) -> AsyncIterator[tuple[Any, ServiceContainer]]:
     """*service* with empty tables: its proxy, and its container."""
     settings = settings_for(service, urls, **more)
-    await create_tables(settings, service, drop=True)
+    if urls != "sqlite://":  # where every container has a database of its own
+        await create_tables(settings, service, drop=True)
     cluster: ClusterProxy
     try:
         async with (

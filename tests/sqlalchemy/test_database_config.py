@@ -152,6 +152,26 @@ async def test_an_unknown_database_is_named() -> None:
             pass
 
 
+@pytest.mark.parametrize("name", ["NullPool", "sqlalchemy.pool.NullPool"])
+async def test_a_pool_may_be_named_in_yaml(sqlite_url: str, name: str) -> None:
+    config = {"DB_URI": sqlite_url, "DB_ENGINE_OPTIONS": {"poolclass": name}}
+    async with open_engine(configured(config, "both", Base)) as engine:
+        assert isinstance(engine.pool, NullPool)
+
+
+async def test_a_pool_that_there_is_not_is_an_error(sqlite_url: str) -> None:
+    config = {"DB_URI": sqlite_url, "DB_ENGINE_OPTIONS": {"poolclass": "NulPool"}}
+    with pytest.raises(ConfigurationError, match=r"both:Base: poolclass must be .*'NulPool'"):
+        async with open_engine(configured(config, "both", Base)):
+            pass
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+async def test_no_tables_are_made_where_nobody_would_see_them(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"both:\w+ is a SQLite database in memory"):
+        await create_tables({"DB_URI": url}, Both)
+
+
 async def test_providers_of_one_database_share_an_engine(sqlite_url: str) -> None:
     class Sharing:
         name = "sharing"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import ForeignKey, LargeBinary, String, select
+from sqlalchemy import ForeignKey, LargeBinary, String, func, select
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -16,8 +17,8 @@ from sqlalchemy.orm import (
     with_polymorphic,
 )
 
-from aiorpc import BadArguments, rpc
-from aiorpc.sqlalchemy import DatabaseSession, accepts, load, returns, schema_for
+from aiorpc import BadArguments, RemoteError, rpc
+from aiorpc.sqlalchemy import Database, DatabaseSession, accepts, load, returns, schema_for
 from tests.sqlalchemy.library import running
 
 RUN = f"aiorpc_{os.getpid()}"
@@ -126,6 +127,39 @@ async def test_bytes_come_back_as_they_went(database_url: str, data: bytes) -> N
 async def test_text_is_not_taken_for_bytes() -> None:
     with pytest.raises(BadArguments, match=r"data: Not valid bytes\.; thumbnail: Longer than"):
         await load(Picture, {"data": "abc", "thumbnail": b"12345"})
+
+
+class Dated(Base):
+    __tablename__ = f"dated_{RUN}"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20))
+    changed: Mapped[datetime | None] = mapped_column(onupdate=func.current_timestamp())
+
+
+class Dates:
+    name = "dates"
+    db = Database(Base)
+
+    @rpc
+    async def set_up(self) -> None:
+        async with self.db.get_session() as session:
+            session.add(Dated(name="new"))
+
+    @rpc
+    @returns(Dated)
+    async def change(self) -> Dated:
+        async with self.db.get_session() as session:
+            dated = (await session.scalars(select(Dated))).one()
+            dated.name = "changed"
+        return dated
+
+
+async def test_what_the_database_sets_and_nobody_read_is_named(sqlite_url: str) -> None:
+    async with running(Dates, sqlite_url) as (proxy, _):
+        await proxy.set_up()
+        with pytest.raises(RemoteError, match=r"Dated.changed.*session is closed.*eager_defaults"):
+            await proxy.change()
 
 
 class DataBase(MappedAsDataclass, DeclarativeBase):

@@ -133,6 +133,11 @@ class Library:
         return await self.db.stream_scalars(select(Author).order_by(Author.id))
 
     @rpc
+    @returns(AuthorSchema, many=True)
+    async def streamed_rows(self) -> Any:
+        return await self.db.stream(select(Author).order_by(Author.id))
+
+    @rpc
     @returns(Author, many=True)
     async def author_rows(self) -> Any:
         return (await self.db.execute(select(Author))).all()
@@ -158,8 +163,9 @@ class Library:
 
     @rpc
     @returns(Author)
-    async def too_many(self) -> Any:
-        return list(await self.db.scalars(select(Author)))
+    async def too_many(self, results: str) -> Any:
+        found = await self.db.scalars(select(Author))
+        return list(found) if results == "list" else found
 
 
 AUSTEN = {"name": "Austen", "born": 1775, "books": [{"title": "Emma"}, {"title": "Persuasion"}]}
@@ -172,7 +178,8 @@ async def test_objects_go_in_and_come_out(database_url: str) -> None:
         assert await proxy.get_author(austen + 1) is None
         assert len(await proxy.add_authors([{"name": "Bronte"}, {"name": "Carroll"}])) == 2
         names = ["Austen", "Bronte", "Carroll"]
-        for method in (proxy.all_authors, proxy.streamed_authors, proxy.author_rows):
+        for name in ("all_authors", "streamed_authors", "streamed_rows", "author_rows"):
+            method = getattr(proxy, name)
             assert [author["name"] for author in await method()] == names
 
 
@@ -223,8 +230,9 @@ async def test_or_are_an_error_that_names_what_to_load(sqlite_url: str) -> None:
 
 async def test_many_and_one_are_not_mixed_up(sqlite_url: str) -> None:
     async with running(Library, sqlite_url) as (proxy, _):
-        with pytest.raises(RemoteError, match=r"a list was to be dumped.*many=True"):
-            await proxy.too_many()
+        for results in ("list", "ScalarResult"):
+            with pytest.raises(RemoteError, match=rf"a {results} was to be dumped.*many=True"):
+                await proxy.too_many(results)
     with pytest.raises(ConfigurationError, match=r"one Author was to be dumped.*leave out many"):
         await dump(Author, Author(name="Austen"), many=True)
 
