@@ -58,7 +58,7 @@ async def validated(
 ) -> Any:
     """As :func:`load`, and raises marshmallow's own ``ValidationError``."""
     schema = as_schema(schema)
-    many = schema.many if many is None else many
+    many = bool(schema.many if many is None else many)
     if session is None:
         return _transient(schema).load(data, many=many)
     return await session.run_sync(functools.partial(_load, _fresh(schema), data, many))

@@ -120,9 +120,8 @@ def transaction_retry(
 
         async def one_attempt(*args: Any, **kwargs: Any) -> T:
             result = await function(*args, **kwargs)
-            for one in _sessions(session, args):
-                if isinstance(one, CallSession) and one.commits_at_end:
-                    await one.flush_pending()
+            if args:
+                await _flush_what_will_be_committed(session, args)
             return result
 
         @functools.wraps(function)
@@ -208,14 +207,20 @@ async def _roll_back(session: Any, args: tuple[Any, ...]) -> None:
             await one.invalidate()
 
 
+async def _flush_what_will_be_committed(session: Any, args: tuple[Any, ...]) -> None:
+    for one in _sessions(session, args):
+        if isinstance(one, CallSession) and one.commits_at_end:
+            await one.flush_pending()
+
+
 def _sessions(session: Any, args: tuple[Any, ...]) -> list[AsyncSession]:
     if session is None:
         return _sessions_of(args[0]) if args else []
-    if not isinstance(session, AsyncSession) and callable(session):
-        session = session(args[0])
-    if not hasattr(session, "rollback"):  # a Database, or what stands in for one
-        session = session.session
-    return [session]
+    if isinstance(session, AsyncSession):
+        return [session]
+    named: Any = session(args[0]) if callable(session) else session
+    # Of a Database, or of what stands in for one.
+    return [named if hasattr(named, "rollback") else named.session]
 
 
 def _sessions_of(service: Any) -> list[AsyncSession]:
