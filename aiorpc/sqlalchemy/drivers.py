@@ -74,7 +74,7 @@ def note_server(connection: Any, _: object = None) -> None:
 def broken_off(connection: Any) -> Statement | None:
     """What goes on at the server, if aiomysql's *connection* was cut in the middle of something."""
     server = _servers.get(connection) if driver_of(connection) == "aiomysql" else None
-    if server is None or connection._close_reason is None:
+    if server is None or getattr(connection, "_close_reason", None) is None:
         return None
     return Statement(server, connection.thread_id())
 

@@ -423,6 +423,8 @@ async def test_a_schema_may_insist_on_plain_data() -> None:
             model = Author
 
     assert await load(Plain(), {"name": "Austen"}) == {"name": "Austen"}
+    instances = AuthorSchema(load_instance=False)  # type: ignore[no-untyped-call]
+    assert await load(instances, {"name": "Austen"}) == {"name": "Austen"}
     # The article's ModelSchema made instances; its successor has to be told.
     assert isinstance(await load(Silent(), {"name": "Austen"}), Author)
 
