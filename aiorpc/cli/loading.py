@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
 from ..exceptions import ConfigurationError
-from ..extensions import entrypoints_of, service_name_of
+from ..extensions import entrypoints_of, providers_of, service_name_of
 
 __all__ = ["UserCodeFailed", "load_services", "look_in_current_directory"]
+
+log = logging.getLogger("aiorpc.cli")
 
 
 class UserCodeFailed(Exception):
@@ -32,19 +35,31 @@ def load_services(targets: Iterable[str]) -> list[type]:
     The service classes that *targets* name, each once, in their order.
 
     ``module:Class`` is that class; ``module`` is every class in it that has a name and entrypoints,
-    imported ones included, as in Nameko.
+    imported ones included, as in Nameko. But for those that it imports to call them, by
+    ``RpcProxy(Class)``: a second copy of somebody else's service is nothing to start unasked.
 
     Raises:
         ConfigurationError: there is no such module or class, or it is no service.
         UserCodeFailed: importing the module raised.
     """
     services: dict[type, None] = {}
+    callers: dict[type, type] = {}
     for target in targets:
-        services.update(dict.fromkeys(_services_of(target)))
+        services.update(dict.fromkeys(_services_of(target, callers)))
+    for called, caller in callers.items():
+        if called not in services:
+            log.info(
+                "%s is called by %s and not run: name %s:%s to run it",
+                called.__name__,
+                caller.__name__,
+                called.__module__,
+                called.__qualname__,
+            )
     return list(services)
 
 
-def _services_of(target: str) -> list[type]:
+def _services_of(target: str, callers: dict[type, type]) -> list[type]:
+    """What *target* names; in *callers* is noted what it leaves out, and who calls that."""
     module_name, colon, class_name = target.partition(":")
     if module_name.endswith(".py") or os.sep in module_name:
         dotted = os.path.normpath(module_name.removesuffix(".py")).replace(os.sep, ".")
@@ -52,7 +67,12 @@ def _services_of(target: str) -> list[type]:
             f"{module_name} is a path, and a module is wanted: write {dotted}{colon}{class_name}"
         )
     module = _import(module_name)
-    return [_class_of(module, class_name)] if colon else _all_services_of(module)
+    if colon:
+        return [_class_of(module, class_name)]
+    services = _all_services_of(module)
+    only_called = _only_called(module, services)
+    callers.update(only_called)
+    return [cls for cls in services if cls not in only_called]
 
 
 def _import(name: str) -> ModuleType:
@@ -112,6 +132,25 @@ def _all_services_of(module: ModuleType) -> list[type]:
         f"{module.__name__} has no service: that is a class with a `name` and with a method marked "
         "@rpc or by another entrypoint"
     )
+
+
+def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, type]:
+    """
+    Those of *services* that *module* imports since one of its own calls them, and that one. Where
+    all are imported, the module gathers what is to be run.
+    """
+    own = [cls for cls in services if cls.__module__ == module.__name__]
+    if not own or len(own) == len(services):
+        return {}
+    from ..dependencies.proxies import RpcProxy
+
+    called = {
+        provider.interface: cls
+        for cls in own
+        for provider in providers_of(cls)
+        if isinstance(provider, RpcProxy)
+    }
+    return {cls: called[cls] for cls in services if cls not in own and cls in called}
 
 
 def _classes_with_entrypoints(module: ModuleType) -> list[type]:

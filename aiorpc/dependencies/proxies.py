@@ -74,16 +74,19 @@ class RpcProxy(DependencyProvider[T]):
         self._service = service
         self._options = CallOptions(timeout=timeout, fail_fast=fail_fast)
 
+    @property
+    def interface(self) -> type | None:
+        """The class that says which methods there are, where one was given."""
+        if not isinstance(self._service, str):
+            return self._service  # type: ignore[no-any-return]
+        return next(iter(get_args(getattr(self, "__orig_class__", None))), None)
+
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         service = self._service
-        if isinstance(service, str):
-            name = service
-            interface = next(iter(get_args(getattr(self, "__orig_class__", None))), None)
-        else:
-            name, interface = service_name_of(service), service
+        name = service if isinstance(service, str) else service_name_of(service)
         client = await _client_of(host)
-        self._proxy = ServiceProxy(client, name, self._options, interface)
+        self._proxy = ServiceProxy(client, name, self._options, self.interface)
         yield
 
     def value(self, worker_ctx: WorkerContext) -> T:

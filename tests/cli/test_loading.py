@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+
+import pytest
 
 from aiorpc.cli.loading import load_services, look_in_current_directory
 
@@ -54,6 +57,80 @@ def test_imported_services_count_and_each_counts_once(here: Project) -> None:
     here.write("front.py", "from shop import Orders\n")
     assert names_of(["front"]) == ["Orders"]
     assert names_of(["front", "shop:Orders", "shop"]) == ["Orders", "Stock"]
+
+
+def write_shop(project: Project) -> None:
+    project.write(
+        "prices.py",
+        """
+        from aiorpc import rpc
+
+        class Prices:
+            name = "prices"
+            @rpc
+            async def price_of(self): ...
+
+        class Rates(Prices):
+            name = "rates"
+        """,
+    )
+    project.write(
+        "till.py",
+        """
+        from aiorpc import RpcProxy, rpc
+        from prices import Prices, Rates
+
+        class Till:
+            name = "till"
+            prices = RpcProxy(Prices)
+            named = RpcProxy("rates")
+            @rpc
+            async def quote(self): ...
+        """,
+    )
+
+
+def test_what_is_imported_to_be_called_is_not_run_and_that_is_told(
+    here: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_shop(here)
+    with caplog.at_level(logging.INFO, "aiorpc.cli"):
+        assert names_of(["till"]) == ["Rates", "Till"]
+    assert caplog.messages == ["Prices is called by Till and not run: name prices:Prices to run it"]
+
+
+def test_what_is_called_is_run_where_it_is_named(
+    here: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_shop(here)
+    with caplog.at_level(logging.INFO, "aiorpc.cli"):
+        assert names_of(["till:Till", "till:Prices"]) == ["Till", "Prices"]
+        assert names_of(["till", "prices:Prices"]) == ["Rates", "Till", "Prices"]
+    assert caplog.messages == []
+
+
+def test_a_typed_proxy_calls_its_interface(here: Project) -> None:
+    write_shop(here)
+    here.write(
+        "typed.py",
+        """
+        from aiorpc import RpcProxy, rpc
+        from prices import Prices
+
+        class Typed:
+            name = "typed"
+            prices = RpcProxy[Prices]("prices")
+            @rpc
+            async def quote(self): ...
+        """,
+    )
+    assert names_of(["typed"]) == ["Typed"]
+
+
+def test_a_module_that_gathers_services_runs_all_of_them(here: Project) -> None:
+    write_shop(here)
+    here.write("gathered.py", "from prices import Prices\nfrom till import Till\n")
+    assert names_of(["gathered"]) == ["Prices", "Till"]
 
 
 def test_classes_of_libraries_do_no_harm(here: Project) -> None:
