@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from ..config import Settings
 from ..exceptions import ConnectionLost
 from ..hosting.discovery import Instance, discover
 from ..transports import open_transport
-from ..transports.base import QueueState, Transport
+from ..transports.base import State, Transport
 from ..wire.names import rpc_queue_name
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
@@ -25,14 +26,16 @@ from .settings import require_server, settings_of
 
 __all__ = ["ls"]
 
-#: Seconds that the broker may take to tell of one queue.
-LOOK = 2.0
+#: Seconds that the broker may take to tell of one queue, and of all those that it keeps us waiting
+#: for.
+LOOK, LOOKS = 2.0, 6.0
 
 
-class Listed(msgspec.Struct):
+class Listed(msgspec.Struct, omit_defaults=True):
     """
     A queue of a service. ``consumers`` and ``waiting`` are ``None`` if there is no such queue;
-    ``queue`` is ``None`` for what no queue fires, such as timers.
+    ``queue`` is ``None`` for what no queue fires, such as timers. ``untold``: the broker does not
+    say whether there is one, such as of a queue that another connection has for itself.
     """
 
     service: str
@@ -41,6 +44,12 @@ class Listed(msgspec.Struct):
     waiting: int | None
     methods: list[str]
     processes: list[str]
+    untold: bool = False
+
+    @property
+    def consumed(self) -> bool:
+        """Whether somebody consumes it, as far as anybody says."""
+        return bool(self.processes if self.untold else self.consumers)
 
 
 def ls(
@@ -82,7 +91,7 @@ def ls(
             f"no service of aiorpc answered within {wait:g} s; those of Nameko do not answer, and "
             "are found by name: aiorpc ls NAME"
         )
-    if services and not all(each.consumers for each in listed if each.queue):
+    if services and not all(each.consumed for each in listed if each.queue):
         raise typer.Exit(ExitCode.NO_SERVICE)
 
 
@@ -96,10 +105,19 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
     transport = open_transport(settings, name="aiorpc ls")
     try:
         await transport.start(CONNECT_TIMEOUT)
-        instances = await discover(transport, wait)
+        try:
+            async with asyncio.timeout(wait + CONNECT_TIMEOUT):
+                instances = await discover(transport, wait)
+        except TimeoutError:
+            raise ConnectionLost(
+                f"{transport.url} did not say within {CONNECT_TIMEOUT:g} s that it heard the "
+                "question which services are there"
+            ) from None
         if names:
             instances = [instance for instance in instances if instance.service in names]
-        return [await _look(transport, found) for found in _group(instances, names)]
+        listed = _group(instances, names)
+        await _look_at_all(transport, listed)
+        return listed
     finally:
         await transport.aclose()
 
@@ -127,17 +145,28 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
     return sorted([*groups.values(), *silent], key=lambda each: (each.service, each.queue or ""))
 
 
-async def _look(transport: Transport, listed: Listed) -> Listed:
-    if listed.queue is None:
-        return listed
-    state: QueueState | None = await transport.inspect(listed.queue, LOOK)
-    if state is None:
-        raise ConnectionLost(
-            f"{transport.url} did not say within {LOOK:g} s how queue {listed.queue} is"
-        )
-    if state.exists:
-        listed.consumers, listed.waiting = state.consumers, state.messages
-    return listed
+async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
+    """
+    Fill in what the broker says of each queue.
+
+    Raises:
+        ConnectionLost: it says nothing of any.
+    """
+    looked_at = [each for each in listed if each.queue is not None]
+    patience, silent = LOOKS, False
+    for each in looked_at:
+        began = time.monotonic()
+        state = await transport.inspect(each.queue or "", min(LOOK, patience))
+        took = time.monotonic() - began
+        if state is None:
+            each.untold = True
+            silent = silent or took >= LOOK
+            patience = max(0.01, patience - took)
+        elif state.exists:
+            each.consumers, each.waiting = state.consumers, state.messages
+    lost = silent or transport.state not in {State.CONNECTED, State.BLOCKED}
+    if lost and looked_at and all(each.untold for each in looked_at):
+        raise ConnectionLost(f"{transport.url} did not say within {LOOK:g} s how the queues are")
 
 
 def _print_table(listed: Sequence[Listed]) -> None:
@@ -156,15 +185,19 @@ def _print_table(listed: Sequence[Listed]) -> None:
         table.add_row(
             each.service,
             each.queue or "-",
-            "no queue" if each.consumers is None and each.queue else _number(each.consumers),
+            "no queue" if _is_missing(each) else _number(each.consumers),
             _number(each.waiting),
             ", ".join(each.methods) or "-",
             ", ".join(each.processes) or "-",
-            style=None if each.consumers or not each.queue else "red",
+            style=None if each.consumed or not each.queue else "red",
         )
     # In a pipe nothing is folded: a line is a queue.
     width = None if sys.stdout.isatty() else 1000
     Console(width=width, highlight=False).print(table)
+
+
+def _is_missing(listed: Listed) -> bool:
+    return listed.queue is not None and listed.consumers is None and not listed.untold
 
 
 def _number(value: int | None) -> str:

@@ -25,6 +25,7 @@ import typer
 
 from .. import __version__
 from ..config import Settings
+from ..exceptions import ConnectionLost
 from ..proxy import ClusterProxy
 from ..standalone import ClusterRpcProxy, Dispatch, event_dispatcher
 from .call import CONNECT_TIMEOUT
@@ -110,7 +111,17 @@ async def _cluster(settings: Settings, timeout: float | None) -> AsyncGenerator[
     limit = settings.rpc_timeout if timeout is None else timeout
     brief = settings.with_defines({"RPC_TIMEOUT": min(limit or CONNECT_TIMEOUT, CONNECT_TIMEOUT)})
     cluster = ClusterRpcProxy(settings, timeout=limit)
-    async with event_dispatcher(brief) as dispatch, cluster as rpc:
+    async with AsyncExitStack() as opened:
+        try:
+            # The connections have bounds of their own; a broker that falls silent after them not.
+            async with asyncio.timeout(2 * CONNECT_TIMEOUT):
+                dispatch = await opened.enter_async_context(event_dispatcher(brief))
+                rpc = await opened.enter_async_context(cluster)
+        except TimeoutError:
+            urls = "; ".join(str(url) for url in settings.broker_urls)
+            raise ConnectionLost(
+                f"{urls} did not answer within {2 * CONNECT_TIMEOUT:g} s"
+            ) from None
         yield Cluster(rpc, dispatch, settings.raw)
 
 

@@ -14,18 +14,21 @@ from typing import Any
 import pytest
 
 from aiorpc import (
+    BROADCAST,
     ConfigurationError,
+    ConnectionLost,
     Entrypoint,
     Host,
     ServiceContainer,
     ServiceRunner,
+    event_handler,
     rpc,
 )
-from aiorpc.cli.ls import Listed, list_services
+from aiorpc.cli.ls import Listed, _print_table, list_services
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery import Fired, Instance, discover
 from aiorpc.transports import open_transport
-from aiorpc.transports.base import Outgoing, Subscription
+from aiorpc.transports.base import Outgoing, QueueState, Subscription
 from aiorpc.transports.memory import MemoryTransport
 from aiorpc.wire.message import Message, Queue
 from aiorpc.wire.names import DISCOVERY_EXCHANGE
@@ -205,6 +208,60 @@ async def test_queues_are_listed_with_who_consumes_and_what_waits() -> None:
             Listed("nobody", "rpc-nobody", None, None, [], []),
             Listed("tests_two", "rpc-tests_two", 0, 0, [], []),
         ]
+
+
+class Announced:
+    name = "tests_announced"
+
+    @event_handler("tests", "told", handler_type=BROADCAST, reliable_delivery=False)
+    async def hear(self, payload: Any) -> None: ...
+
+
+async def test_a_queue_that_nobody_may_look_at_does_not_end_the_list(
+    broker_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = resolve(broker_config)
+    async with ServiceContainer(One, settings), ServiceContainer(Announced, settings):
+        listed = await list_services(settings, [Announced.name, One.name], WAIT)
+    exclusive, usual = listed
+    assert (exclusive.service, exclusive.methods, exclusive.processes) == (
+        Announced.name,
+        ["hear"],
+        [PROCESS],
+    )
+    assert (exclusive.consumers, exclusive.untold, exclusive.consumed) == (None, True, True)
+    assert (usual.consumers, usual.untold, usual.consumed) == (1, False, True)
+    _print_table(listed)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [Announced.name, exclusive.queue, "-", "-", "hear", PROCESS] in rows
+
+
+class Silent(MemoryTransport):
+    """A broker that falls silent when it has let us in."""
+
+    async def subscribe(self, queue: Queue, *args: Any, **options: Any) -> Subscription:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+
+class Mute(MemoryTransport):
+    """A broker that takes questions, and does not say how its queues are."""
+
+    async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
+        await asyncio.sleep(timeout)
+        return None
+
+
+@pytest.mark.parametrize("kind", [Silent, Mute])
+async def test_a_silent_broker_is_a_lost_connection(
+    kind: type[MemoryTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiorpc.cli.ls.open_transport", lambda settings, name: kind("silent"))
+    monkeypatch.setattr("aiorpc.cli.ls.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("aiorpc.cli.ls.LOOK", 0.1)
+    async with asyncio.timeout(5):
+        with pytest.raises(ConnectionLost, match="did not say within"):
+            await list_services(resolve("memory://"), ["nobody"], 0.05)
 
 
 def test_memory_cannot_be_listed_from_outside() -> None:

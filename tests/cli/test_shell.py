@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import select
@@ -9,10 +10,13 @@ import signal
 import subprocess
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
+from aiorpc.config import Settings
 
 from .commands import PATIENCE, SCRIPT, Started, invoke, run
 from .conftest import Project
@@ -86,6 +90,19 @@ def test_a_broker_that_is_not_there_exits_5(closed_port: int) -> None:
     done = invoke("shell", "--broker", url, "--timeout", "0.3")
     assert done.code == 5
     assert "no connection to" in done.error
+
+
+def test_a_broker_that_falls_silent_exits_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def silent(settings: Settings) -> AsyncGenerator[None]:
+        await asyncio.sleep(60)
+        yield
+
+    monkeypatch.setattr("aiorpc.cli.shell.event_dispatcher", silent)
+    monkeypatch.setattr("aiorpc.cli.shell.CONNECT_TIMEOUT", 0.1)
+    done = invoke("shell", *MEMORY)
+    assert done.code == 5
+    assert done.error == "memory:// did not answer within 0.2 s"
 
 
 # On a terminal
