@@ -637,6 +637,30 @@ class TestRedaction:
         shown = redact_url(f"amqp://user:SECRET{oddity}SECRET@host/vhost")
         assert "SECRET" not in shown
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *(
+                "pass",
+                "DB_PASS",
+                "rabbitPass",
+                "DBPASS",
+                "PASSWORDS",
+                "pwds",
+                "MYSQLPWD",
+                "passcode",
+            ),
+            *("PRIVATE_KEY", "PRIVATEKEY", "AUTHORIZATION", "PASS_PHRASE", "creds", "DSNS"),
+        ],
+    )
+    def test_names_of_secrets(self, name):
+        shown = redacted(from_mapping({name: "s3cret", "nested": [{name: "s3cret"}]}))
+        assert shown == {name: "***", "nested": [{name: "***"}]}
+
+    @pytest.mark.parametrize("name", ["BYPASS_CACHE", "compass", "keyfile", "passenger", "address"])
+    def test_names_that_are_no_secrets(self, name):
+        assert redacted(from_mapping({name: "shown"})) == {name: "shown"}
+
     def test_a_config_is_shown_as_given_without_its_secrets(self):
         settings = from_mapping(
             {

@@ -11,11 +11,13 @@ from typing import Any
 
 MASK = "***"
 
-_SECRET_WORDS = frozenset(
-    {"apikey", "credential", "dsn", "key", "pass", "passphrase", "passwd", "password", "pwd"}
-    | {"secret", "token"}
+_SECRET_WORDS = frozenset({"authorization", "cred", "credential", "dsn"})
+# Of whole words, and of those that were run together: DBPASS, PRIVATEKEY.
+_SECRET_ENDINGS = (
+    *("key", "pass", "passcode", "passphrase", "passwd", "password", "pwd"),
+    *("secret", "token"),
 )
-_SECRET_ENDINGS = ("apikey", "passphrase", "passwd", "password", "secret", "token")
+_HARMLESS = frozenset({"bypass", "compass", "donkey", "hockey", "hotkey", "monkey", "turkey"})
 
 # Not compiled here: that takes its time at every import, and most processes show no configuration.
 _WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
@@ -80,4 +82,8 @@ def _is_secret_name(name: str) -> bool:
 
 
 def _is_secret_word(word: str) -> bool:
-    return word.removesuffix("s") in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS)
+    # "pass" is no plural.
+    return any(
+        one in _SECRET_WORDS or (one.endswith(_SECRET_ENDINGS) and one not in _HARMLESS)
+        for one in (word, word.removesuffix("s"))
+    )
