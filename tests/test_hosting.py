@@ -32,6 +32,7 @@ from aiorpc import (
     WorkerContext,
     once,
     rpc,
+    serve,
     timer,
 )
 from aiorpc.extensions import Ending
@@ -632,7 +633,97 @@ async def test_a_container_of_another_loop_is_not_waited_for(config: dict[str, A
     await asyncio.to_thread(asyncio.run, container.wait())
 
 
+class Feed(DependencyProvider[None]):
+    """Fails when it is told to."""
+
+    def __init__(self, lost: asyncio.Event) -> None:
+        self.lost = lost
+
+    @asynccontextmanager
+    async def lifespan(self, host: Host) -> AsyncGenerator[None]:
+        async def follow() -> None:
+            await self.lost.wait()
+            raise OSError("feed lost")
+
+        host.spawn(follow(), name="feed")
+        yield
+
+
+async def test_the_failure_of_one_service_stops_all_of_its_runner(config: dict[str, Any]) -> None:
+    class Follower:
+        name = "follower"
+        feed = Feed(asyncio.Event())
+
+    class Neighbour:
+        name = "neighbour"
+
+    runner = ServiceRunner(Follower, Neighbour, config=config)
+    await runner.start()
+    assert runner.health().ok
+    Follower.feed.lost.set()
+    await asyncio.wait_for(runner.containers[1].wait(), 5)
+    assert not runner.health().ok
+    with pytest.raises(OSError, match="feed lost"):
+        await runner.__aexit__(None, None, None)
+    assert "aiorpc: watch services" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_service_that_is_stopped_leaves_the_others_of_its_runner_alone(
+    config: dict[str, Any],
+) -> None:
+    class One:
+        name = "one"
+
+    class Two:
+        name = "two"
+
+        @rpc
+        async def method(self) -> str:
+            return "still here"
+
+    async with ServiceRunner(One, Two, config=config) as runner:
+        await runner.containers[0].stop()
+        async with ClusterRpcProxy(config, timeout=5) as cluster:
+            assert await cluster.two.method() == "still here"
+    assert "aiorpc: watch services" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_stopping_a_runner_before_its_start_does_nothing(config: dict[str, Any]) -> None:
+    class Service:
+        name = "service"
+
+    runner = ServiceRunner(Service, config=config)
+    await runner.stop()
+    await runner.start()
+    assert runner.health().ok
+    await asyncio.wait_for(runner.stop(), 5)
+    await asyncio.wait_for(runner.containers[0].wait(), 5)
+
+
 # The process
+
+
+async def test_serve_gives_back_the_handlers_of_signals(config: dict[str, Any]) -> None:
+    heard: list[int] = []
+
+    def ours(signum: int, frame: object) -> None:
+        heard.append(signum)
+
+    class Service:
+        name = "service"
+
+        @once
+        async def ready(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        assert await asyncio.wait_for(serve(Service, config=config), 5) == 0
+        assert heard == []
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
 
 SERVER = """
 import asyncio, sys, logging
@@ -675,6 +766,52 @@ async def test_a_signal_stops_serve_cleanly(tmp_path: Path, signum: signal.Signa
         assert await asyncio.wait_for(process.wait(), 20) == 0
         assert f"{signum.name}: finishing the calls in hand" in output
         assert "signalled stopped" in output
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+BLOCKED = """
+import asyncio, sys, time
+from aiorpc import once, serve
+
+class Service:
+    name = "blocked"
+    @once
+    async def block(self) -> None:
+        print("blocked", flush=True)
+        time.sleep(60)
+
+with asyncio.Runner(loop_factory={loop_factory}) as runner:
+    runner.run(serve(Service, config="memory://"))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(
+    tmp_path: Path, loop: str, signum: signal.Signals
+) -> None:
+    pytest.importorskip(loop)
+    script = tmp_path / "blocked.py"
+    script.write_text(BLOCKED.format(loop_factory=f'__import__("{loop}").new_event_loop'))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(script),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"blocked\n"
+        process.send_signal(signum)
+        await asyncio.sleep(0.3)  # or the two would be one to the kernel
+        process.send_signal(signum)
+        assert await asyncio.wait_for(process.wait(), 20) == 128 + signum
+        output = await asyncio.wait_for(process.stdout.read(), 20)
+        assert f"{signum.name} again: ending at once" in output.decode()
     finally:
         if process.returncode is None:
             process.kill()

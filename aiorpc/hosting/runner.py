@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from typing import Any, Self
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import Any, NoReturn, Self
 
 from ..call import Middleware
 from ..config import Settings, resolve
@@ -17,9 +19,12 @@ from ..transports import open_transport
 from .container import ServiceContainer
 from .health import Health
 
-__all__ = ["ServiceRunner", "serve"]
+__all__ = ["ServiceRunner", "run_until_signal", "serve"]
 
 log = logging.getLogger("aiorpc.hosting")
+
+#: Seconds that a process which ends at once may take to say so.
+LAST_WORDS = 1.0
 
 
 class ServiceRunner:
@@ -29,7 +34,8 @@ class ServiceRunner:
         async with ServiceRunner(ServiceX, ServiceY, config=config):
             ...
 
-    The failure of one service stops all of them, and is raised where the block ends.
+    The failure of one service stops all of them, and is raised where the block ends; ``wait`` tells
+    of it inside the block.
     """
 
     def __init__(
@@ -55,12 +61,18 @@ class ServiceRunner:
             )
         self._stack = AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
+        self._closing_since = 0.0
         self._started = False
 
     @property
     def overran(self) -> bool:
         """Whether a drain ran out of time, and work was given back."""
         return any(container.overran for container in self.containers)
+
+    @property
+    def stopping_for(self) -> float:
+        """Seconds since it began to stop; 0 if it did not."""
+        return 0.0 if self._closing is None else time.monotonic() - self._closing_since
 
     async def start(self) -> None:
         """Connect, waiting for the broker if need be, and return when every service is ready."""
@@ -74,6 +86,8 @@ class ServiceRunner:
             async with asyncio.TaskGroup() as starting:
                 for container in self.containers:
                     starting.create_task(container.start())
+            watching = asyncio.create_task(self._watch(), name="aiorpc: watch services")
+            self._stack.push_async_callback(_cancelled, watching)
         except BaseExceptionGroup as group:
             await self.stop()
             raise group.exceptions[0] from None
@@ -84,17 +98,32 @@ class ServiceRunner:
     async def stop(self) -> None:
         """
         Stop all services, each as its container does, then hang up. Idempotent: whoever calls it
-        waits for the end, and who stops waiting does not stop it.
+        waits for the end, and who stops waiting does not stop it. Before ``start`` it does nothing.
         """
+        if self._started:
+            await asyncio.shield(self._begin_to_stop())
+
+    def _begin_to_stop(self) -> asyncio.Task[None]:
         if self._closing is None:
+            self._closing_since = time.monotonic()
             self._closing = asyncio.create_task(self._stack.aclose(), name="aiorpc: stop services")
-        await asyncio.shield(self._closing)
+        return self._closing
 
     async def wait(self) -> None:
         """Return when a service has stopped; raise what made it fail."""
+        await self._wait(asyncio.FIRST_COMPLETED)
+
+    async def _watch(self) -> None:
+        """Stop all services when one fails; that one may have been stopped is its owner's wish."""
+        try:
+            await self._wait(asyncio.FIRST_EXCEPTION)
+        except Exception:  # noqa: BLE001 - wait() and the end of the block raise it
+            self._begin_to_stop()
+
+    async def _wait(self, return_when: str) -> None:
         waiting = [asyncio.ensure_future(container.wait()) for container in self.containers]
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=return_when)
             for task in waiting:
                 if task.done():
                     task.result()
@@ -123,6 +152,11 @@ class ServiceRunner:
                 await container.wait()
 
 
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
 async def serve(
     *services: type,
     config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
@@ -139,55 +173,83 @@ async def serve(
         ConfigurationError: a service or the configuration is wrong, or the broker refuses us.
         Exception: what made a service fail.
     """
-    runner = ServiceRunner(*services, config=config, middleware=middleware)
-    stop = _stop_on_signals()
-    starting = asyncio.ensure_future(runner.start())
-    try:
-        await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
-            return 1 if runner.overran else 0
-        await starting
-        failing = asyncio.ensure_future(runner.wait())
-        await asyncio.wait((failing, stop), return_when=asyncio.FIRST_COMPLETED)
-        await runner.stop()
-        if not failing.done():
-            await asyncio.wait((failing,))
-        failing.result()
-    finally:
-        if not starting.done():  # we were cancelled, by wait_for() say
-            starting.cancel()
-            await asyncio.wait((starting,))
-        await runner.stop()
-        _forget_signals()
-    return 1 if runner.overran else 0
+    return await run_until_signal(ServiceRunner(*services, config=config, middleware=middleware))
+
+
+async def run_until_signal(runner: ServiceRunner) -> int:
+    """What :func:`serve` does, with *runner*, which was not started yet."""
+    with _signals_heard() as stop:
+        starting = asyncio.ensure_future(runner.start())
+        try:
+            await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                with suppress(asyncio.CancelledError):
+                    await starting
+                return 1 if runner.overran else 0
+            await starting
+            failing = asyncio.ensure_future(runner.wait())
+            await asyncio.wait((failing, stop), return_when=asyncio.FIRST_COMPLETED)
+            await runner.stop()
+            if not failing.done():
+                await asyncio.wait((failing,))
+            failing.result()
+        finally:
+            if not starting.done():  # we were cancelled, by wait_for() say
+                starting.cancel()
+                await asyncio.wait((starting,))
+            await runner.stop()
+        return 1 if runner.overran else 0
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def _stop_on_signals() -> asyncio.Future[None]:
+@contextmanager
+def _signals_heard() -> Iterator[asyncio.Future[None]]:
+    """
+    In the block the first signal sets the result of the future; the second ends the process. The
+    handlers that were there before are there again afterwards.
+
+    With handlers of Python's own, not of the loop's: those wait for the loop, and a loop that is
+    blocked is when a second signal is sent.
+    """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
+    heard: list[int] = []
 
-    def on_signal(signum: signal.Signals) -> None:
-        if stop.done():
-            log.warning("%s again: ending at once", signum.name)
-            logging.shutdown()
-            os._exit(128 + signum)
-        log.info("%s: finishing the calls in hand", signum.name)
-        stop.set_result(None)
+    def tell(name: str) -> None:
+        log.info("%s: finishing the calls in hand", name)
+        if not stop.done():
+            stop.set_result(None)
 
-    for signum in _SIGNALS:
-        with suppress(NotImplementedError, ValueError, RuntimeError):
-            loop.add_signal_handler(signum, on_signal, signum)
-    return stop
+    def on_signal(signum: int, frame: object) -> None:
+        heard.append(signum)
+        if len(heard) > 1:
+            _end_at_once(signum)
+        loop.call_soon_threadsafe(tell, signal.Signals(signum).name)
+
+    before = {}
+    with suppress(ValueError):  # not the main thread: whoever owns that gets the signals
+        for signum in _SIGNALS:
+            before[signum] = signal.signal(signum, on_signal)
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            if handler is not None:  # None: it was not installed by Python
+                signal.signal(signum, handler)
 
 
-def _forget_signals() -> None:
-    loop = asyncio.get_running_loop()
-    for signum in _SIGNALS:
-        with suppress(NotImplementedError, ValueError, RuntimeError):
-            loop.remove_signal_handler(signum)
+def _end_at_once(signum: int) -> NoReturn:
+    def tell() -> None:
+        log.warning("%s again: ending at once", signal.Signals(signum).name)
+        logging.shutdown()
+
+    try:
+        # Not here: what this thread, or another, holds may be what logging waits for.
+        telling = threading.Thread(target=tell, daemon=True)
+        telling.start()
+        telling.join(LAST_WORDS)
+    finally:
+        os._exit(128 + signum)
