@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["Broker", "ConfigFile", "Debug", "Define"]
+__all__ = ["DEBUG", "Broker", "ConfigFile", "Debug", "Define"]
 
 DEBUG = "aiorpc.debug"
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .options import Broker, ConfigFile, Debug, Define
+from .options import DEBUG, Broker, ConfigFile, Debug, Define
 from .serving import run_services
 
 __all__ = ["run"]
 
 
 def run(
+    ctx: typer.Context,
     modules: Annotated[
         list[str],
         typer.Argument(
@@ -37,8 +38,9 @@ def run(
     within SHUTDOWN_TIMEOUT (25 s) go back to their queues, and the exit code is
     1. A second signal ends it at once.
     """
+    debug = DEBUG in ctx.meta  # it may stand before `run`, too
     if reload:
         from .reload import run_reloading
 
         raise typer.Exit(run_reloading(modules, config, define, broker))
-    raise typer.Exit(run_services(modules, config, define, broker))
+    raise typer.Exit(run_services(modules, config, define, broker, debug))

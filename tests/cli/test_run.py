@@ -64,7 +64,98 @@ def test_a_sync_method_that_does_not_return_does_not_hold_the_process(project: P
         process.waits_for("ready")
         process.signal(signal.SIGTERM)
         assert process.ends() == 1
-    assert "1 sync method(s) did not return" in process.output
+    assert "ending without threads that did not return: aiorpc-stuck_0" in process.output
+
+
+IN_A_THREAD = """
+import asyncio, time
+from contextlib import asynccontextmanager
+from aiorpc import DependencyProvider, once
+
+class Feed(DependencyProvider):
+    @asynccontextmanager
+    async def lifespan(self, host):
+        async def follow():
+            await asyncio.sleep({fails_after})
+            raise OSError("feed lost")
+        host.spawn(follow(), "feed")
+        yield
+
+    def value(self, worker_ctx):
+        return None
+
+class Threaded:
+    name = "threaded"
+    feed = Feed()
+
+    @once
+    async def begin(self):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, {seconds})
+        print("began", flush=True)
+"""
+
+
+def test_a_thread_of_the_loop_does_not_hold_the_process(project: Project) -> None:
+    project.write("threaded.py", IN_A_THREAD.format(seconds=600, fails_after=600))
+    limit = ("--define", "SHUTDOWN_TIMEOUT=0.5")
+    with Started("run", "threaded", *MEMORY, *limit, cwd=project.directory) as process:
+        process.waits_for("began")
+        process.waits_for("ready")
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 1
+    assert "threaded stopped" in process.output
+    assert "ending without threads that did not return" in process.output
+
+
+def test_a_thread_has_the_time_for_stopping(project: Project) -> None:
+    project.write("threaded.py", IN_A_THREAD.format(seconds=1, fails_after=600))
+    with Started("run", "threaded", *MEMORY, cwd=project.directory) as process:
+        process.waits_for("began")
+        process.waits_for("ready")
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 0
+    assert "ending without" not in process.output
+
+
+def test_a_thread_does_not_hide_why_a_service_failed(project: Project) -> None:
+    project.write("threaded.py", IN_A_THREAD.format(seconds=600, fails_after=0.2))
+    limit = ("--define", "SHUTDOWN_TIMEOUT=0.5")
+    with Started("run", "threaded", *MEMORY, *limit, cwd=project.directory) as process:
+        process.waits_for("began")
+        assert process.ends() == 1
+    assert "threaded.py" in process.output
+    assert "error: a service failed: OSError: feed lost" in process.output
+
+
+def test_a_task_that_resists_does_not_hold_the_process(project: Project) -> None:
+    project.write(
+        "resisting.py",
+        """
+        import asyncio
+        from aiorpc import once
+
+        async def resist():
+            while True:
+                try:
+                    await asyncio.sleep(600)
+                except asyncio.CancelledError:
+                    pass
+
+        class Resisting:
+            name = "resisting"
+
+            @once
+            async def begin(self):
+                self.task = asyncio.ensure_future(resist())
+                globals()["task"] = self.task
+        """,
+    )
+    limit = ("--define", "SHUTDOWN_TIMEOUT=0.5")
+    with Started("run", "resisting", *MEMORY, *limit, cwd=project.directory) as process:
+        process.waits_for("ready")
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 1
+    assert "ending without tasks that resist" in process.output
 
 
 def test_what_does_not_finish_in_time_is_told_and_exits_1(project: Project) -> None:
