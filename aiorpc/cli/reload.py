@@ -23,6 +23,8 @@ __all__ = ["run_reloading"]
 
 #: Milliseconds in which changes are collected: an editor, or git, writes more than one file.
 DEBOUNCE = 200
+#: A terminal that goes, or that Ctrl-\\ is typed on, ends us; whom we started must not stay.
+_OF_TERMINALS = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 def run_reloading(
@@ -30,6 +32,7 @@ def run_reloading(
     config: Path | None,
     define: Sequence[str] | None,
     broker: str | None,
+    debug: bool = False,
 ) -> int:
     """
     Run ``aiorpc run`` in a child, anew whenever a Python file below the current directory, or the
@@ -39,11 +42,11 @@ def run_reloading(
         The exit status of the last child.
 
     Raises:
-        ConfigurationError: watchfiles is not installed.
+        ConfigurationError: watchfiles is not installed; the configuration's directory is not there.
     """
     stop = threading.Event()
     changes = _changes(config, stop)
-    child = _Child(_command(modules, config, define, broker))
+    child = _Child(_command(modules, config, define, broker, debug))
     with _signals_end(stop, child):
         child.start()
         for paths in changes:
@@ -66,6 +69,8 @@ def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
     configuration = None if config is None else config.resolve()
     roots = [Path.cwd()]
     if configuration is not None and not configuration.is_relative_to(roots[0]):
+        if not configuration.parent.is_dir():
+            raise ConfigurationError(f"{config} cannot be read: there is no such directory")
         roots.append(configuration.parent)
     print_note(f"reload: watching {', '.join(map(str, roots))}")
     events = watch(
@@ -79,9 +84,15 @@ def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
 
 
 def _command(
-    modules: Sequence[str], config: Path | None, define: Sequence[str] | None, broker: str | None
+    modules: Sequence[str],
+    config: Path | None,
+    define: Sequence[str] | None,
+    broker: str | None,
+    debug: bool,
 ) -> list[str]:
     command = [sys.executable, "-m", "aiorpc", "run", *modules]
+    if debug:
+        command.append("--debug")
     if config is not None:
         command += ["--config", str(config)]
     for text in define or ():
@@ -92,31 +103,42 @@ def _command(
 
 
 class _Child:
-    """The process that runs the services, or the last one that did."""
+    """
+    The process that runs the services, or the last one that did. It is in a group of its own:
+    Ctrl-C goes to all processes of a terminal's group, and only this one knows what it means.
+    """
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._told = False
+        self._heard = 0
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command)
         self._told = False
+        # Reading from a terminal would stop it, for it is in the background there.
+        stdin = subprocess.DEVNULL if os.isatty(0) else None
+        self._process = subprocess.Popen(self._command, stdin=stdin, process_group=0)
 
     def received(self, signum: int) -> None:
-        """This process was told to end: pass it on."""
-        self._told = True
-        # Ctrl-C goes to all processes of a terminal: passed on, it would be the child's second,
-        # which ends it at once.
-        from_terminal = signum == signal.SIGINT and os.isatty(0)
-        if self._process is not None and self._process.poll() is None and not from_terminal:
+        """
+        This process was told to end: pass it on. But for the first, where the child was told to
+        stop anyway, for a reload: to the child it would be the second, which ends it at once.
+        """
+        self._heard += 1
+        if not self._told or self._heard > 1:
+            self._tell(signal.SIGTERM if signum in _OF_TERMINALS else signum)
+
+    def _tell(self, signum: int) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._told = True
             self._process.send_signal(signum)
 
     def stop(self) -> int:
         """Let it finish its calls (SHUTDOWN_TIMEOUT bounds that), and return its exit status."""
         assert self._process is not None, "start it first"
         if not self._told:
-            self._process.terminate()
+            self._tell(signal.SIGTERM)
         status = self._process.wait()
         return 128 - status if status < 0 else status
 
@@ -128,7 +150,9 @@ def _signals_end(stop: threading.Event, child: _Child) -> Iterator[None]:
         stop.set()
 
     before = {
-        signum: signal.signal(signum, on_signal) for signum in (signal.SIGTERM, signal.SIGINT)
+        signum: signal.signal(signum, on_signal)
+        for signum in (signal.SIGTERM, signal.SIGINT, *_OF_TERMINALS)
+        if signum not in _OF_TERMINALS or signal.getsignal(signum) is signal.SIG_DFL  # no nohup
     }
     try:
         yield

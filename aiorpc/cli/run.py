@@ -42,5 +42,5 @@ def run(
     if reload:
         from .reload import run_reloading
 
-        raise typer.Exit(run_reloading(modules, config, define, broker))
+        raise typer.Exit(run_reloading(modules, config, define, broker, debug))
     raise typer.Exit(run_services(modules, config, define, broker, debug))

@@ -68,16 +68,26 @@ def run(
 
 
 class Started:
-    """``aiorpc *arguments`` in a process of its own; the end of the block ends it."""
+    """
+    ``aiorpc *arguments`` in a process of its own, and in a group of its own; the end of the block
+    ends it.
+    """
 
-    def __init__(self, *arguments: str, cwd: Path, command: Sequence[str] = (str(SCRIPT),)) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        command: Sequence[str] = (str(SCRIPT),),
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         self._process = subprocess.Popen(
             [*command, *arguments],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             text=True,
+            process_group=0,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         self._lines: list[str] = []
@@ -126,6 +136,10 @@ class Started:
 
     def signal(self, signum: signal.Signals) -> None:
         self._process.send_signal(signum)
+
+    def presses_ctrl_c(self) -> None:
+        """As a terminal does: to the whole group."""
+        os.killpg(self._process.pid, signal.SIGINT)
 
     def ends(self) -> int:
         """Wait for its end; the exit code, or minus the signal that ended it."""
