@@ -198,7 +198,10 @@ class TestValues:
             ("max_workers: 0", "max_workers must be int >= 1, got int 0"),
             ("max_workers: true", "max_workers must be int >= 1, got bool True"),
             ("max_workers: 1.5", "max_workers must be int >= 1, got float 1.5"),
-            ("PREFETCH_COUNT: x", "PREFETCH_COUNT must be int >= 1 or null, got str 'x'"),
+            (
+                "PREFETCH_COUNT: x",
+                "PREFETCH_COUNT must be int >= 1 and <= 65535 or null, got str 'x'",
+            ),
             ("HEARTBEAT: 70000", "HEARTBEAT must be int >= 0 and <= 65535 or null, got int 70000"),
             ("RPC_TIMEOUT: 0", "RPC_TIMEOUT must be number > 0 or null, got int 0"),
             ("RPC_TIMEOUT: .inf", "RPC_TIMEOUT must be number > 0 or null, got float inf"),
@@ -265,6 +268,36 @@ class TestValues:
         text = complaint("AMQP_URI: ${RABBIT_URI}")
         assert "AMQP_URI must be str, got null" in text
         assert "not set in the environment, and without a default: RABBIT_URI" in text
+
+    @pytest.mark.parametrize(
+        ("text", "complained"),
+        [
+            (
+                "AMQP_URI: amqp://${RUSER}:${RPASS}@${RHOST:h}/",
+                "AMQP_URI is incomplete: RPASS, RUSER",
+            ),
+            ("AMQP_URI: ${URI}", "AMQP_URI is incomplete: RHOST"),
+            ('AMQP_URI: !raw_env_var "amqp://${RHOST}/"', "AMQP_URI is incomplete: RHOST"),
+            ("DB_URI: postgresql://${RHOST}/x", "DB_URI is incomplete: RHOST"),
+            ("DB_URIS:\n  x:Base: a://b\n  y:Base: a://${RHOST}", "DB_URIS['y:Base'] is inc"),
+        ],
+    )
+    def test_an_unset_variable_in_a_url_does_not_lead_to_another(self, complaint, text, complained):
+        said = complaint(text, URI="amqp://${RHOST}/", RVHOST="")
+        said = said.replace("not set in the environment, and without a default: ", "")
+        assert complained in said
+
+    def test_a_variable_that_is_empty_or_elsewhere_may_be_missing(self, read):
+        settings = read("AMQP_URI: amqp://h/${VHOST}${NONE:}\nMINE: a${NOPE}b", VHOST="")
+        assert settings.broker_urls[0].host == "h"
+        assert settings.raw["MINE"] == "ab"
+
+    def test_a_define_with_a_hole_in_its_url_is_refused(self):
+        with pytest.raises(ConfigurationError, match="--define AMQP_URI: AMQP_URI is incomplete"):
+            parse_define("AMQP_URI=amqp://${RHOST}/", {})
+
+    def test_what_is_prefetched_fits_its_field(self):
+        assert from_mapping({"max_workers": 100_000}).prefetch == 65535
 
     def test_off_is_a_word_here_though_yaml_reads_false(self, read):
         assert read("VALIDATE_ARGUMENTS: off").validate_arguments == "off"
@@ -390,6 +423,15 @@ class TestFiles:
     def test_bad_yaml_names_the_place(self, complaint):
         assert "config.yaml is not valid YAML at line 2, column 2" in complaint("a: [b\nc: }")
 
+    @pytest.mark.parametrize(
+        "text",
+        ["a: x\x07y", "a: !!timestamp foo", "a: !!bool foo", 'a: !!int ""', "a: &x {b: *x}"],
+    )
+    def test_odd_yaml_is_an_error_of_ours(self, complaint, text):
+        assert (
+            complaint(text).partition("config.yaml")[2].startswith((" is not valid", ": a value"))
+        )
+
     def test_foreign_tags_are_refused(self, complaint):
         assert "could not determine a constructor" in complaint("a: !!python/object:os.system x")
 
@@ -451,6 +493,17 @@ class TestDefines:
     def test_they_keep_what_a_program_set(self):
         settings = Settings(max_workers=3).with_defines({"HEARTBEAT": 5})
         assert (settings.max_workers, settings.heartbeat) == (3, 5)
+
+    def test_what_they_replace_is_not_read(self, tmp_path):
+        path = tmp_path / "config.yaml"
+        path.write_text("AMQP_URI: ${NOT_SET}\nmax_workers: 3\nAMQP_SSL: {zzz: 1}\n")
+        settings = load(path, {}, replaced=["AMQP_URI", "AMQP_SSL"])
+        settings = settings.with_defines({"AMQP_URI": "amqp://h/?cafile=x", "AMQP_SSL": True})
+        assert settings.broker_urls[0].scheme == "amqps"
+        assert (settings.max_workers, list(settings.raw)) == (
+            3,
+            ["AMQP_URI", "max_workers", "AMQP_SSL"],
+        )
 
     def test_null_takes_back_what_the_file_says(self, read):
         assert read("max_workers: 3").with_defines({"max_workers": None}).max_workers == 100
@@ -564,7 +617,12 @@ class TestBrokerUrl:
             ("amqp://h/?heartbeat=soon", "heartbeat must be a number >= 0, got 'soon'"),
             ("amqp://h/?connect_timeout=nan", "connect_timeout must be a number >= 0"),
             ("amqp://h/?ssl=maybe", "ssl must be 1 or 0, got 'maybe'"),
-            ("amqp://h/?verify=no", "verify must be verify_peer or verify_none"),
+            ("amqps://h/?verify=no", "verify must be verify_peer or verify_none"),
+            ("amqps://h/?verify=verify_peer&no_verify_ssl=1", "contradict each other"),
+            ("amqp://h/?cafile=x", "cafile is about TLS, and this is plain TCP"),
+            ("amqp://h/?verify=verify_peer", "verify is about TLS, and this is plain TCP"),
+            ("amqp://user:12?s3cr3t@h/", "host and port cannot be told apart"),
+            ("amqp://user:12/s3cr3t@h/", "host and port cannot be told apart"),
             ("memory://a;memory://b", "stands alone"),
             ("memory://u:p@h", "memory:// is followed by a name"),
         ],
@@ -573,6 +631,16 @@ class TestBrokerUrl:
         with pytest.raises(ConfigurationError) as caught:
             parse_broker_urls(text)
         assert problem in str(caught.value)
+        assert "s3cr3t" not in str(caught.value)
+
+    def test_parameters_of_tls_go_with_amqp_ssl(self):
+        uri = "amqp://h/?cafile=x"
+        assert from_mapping({"AMQP_URI": uri, "AMQP_SSL": True}).broker_urls[0].scheme == "amqps"
+        with pytest.raises(ConfigurationError, match="cafile is about TLS"):
+            from_mapping({"AMQP_URI": uri, "AMQP_SSL": False})
+        settings = from_mapping({"AMQP_SSL": True}).with_defines({"AMQP_URI": uri})
+        with pytest.raises(ConfigurationError, match=r"--define: .* cafile is about TLS"):
+            settings.with_defines({"AMQP_SSL": False})
 
     def test_neither_str_nor_repr_nor_a_cause_shows_the_password(self):
         (url,) = parse_broker_urls("amqp://u:s3cret@h/v?timeout=3")
@@ -792,6 +860,12 @@ class TestTls:
         assert expected_name("amqp://10.0.0.1", {"server_hostname": "broker.test"}) == "broker.test"
         assert expected_name("amqps://broker.test", None) == "broker.test"
         assert expected_name("amqp://broker.test", None) is None
+
+    @pytest.mark.parametrize("parameter", ["verify=verify_peer", "no_verify_ssl=0"])
+    def test_the_url_may_insist_on_verification(self, parameter):
+        context = context_of({"cert_reqs": 0}, f"amqps://h/?{parameter}")
+        assert context.verify_mode is ssl.CERT_REQUIRED
+        assert context.check_hostname
 
     def test_options_in_the_url_win(self):
         assert context_of(True, "amqps://h?no_verify_ssl=1").verify_mode == ssl.CERT_NONE

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..exceptions import ConfigurationError
 from .output import print_note
+from .settings import refuse_url
 
 __all__ = ["run_reloading"]
 
@@ -44,6 +45,7 @@ def run_reloading(
     Raises:
         ConfigurationError: watchfiles is not installed; the configuration's directory is not there.
     """
+    refuse_url(config)
     stop = threading.Event()
     changes = _changes(config, stop)
     child = _Child(_command(modules, config, define, broker, debug))

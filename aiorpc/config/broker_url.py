@@ -34,10 +34,11 @@ _TLS_PARAMETERS = {
     "keyfile": "keyfile",
     "server_name_indication": "server_hostname",
 }
+_ABOUT_TLS = ("verify", "no_verify_ssl", *_TLS_PARAMETERS)
 _PARAMETERS = (
     *("heartbeat", "connect_timeout", "connection_timeout", "timeout"),
     *("login_method", "auth", "auth_mechanism", "name", "insist"),
-    *("ssl", "verify", "no_verify_ssl", *_TLS_PARAMETERS),
+    *("ssl", *_ABOUT_TLS),
 )
 
 
@@ -94,8 +95,15 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
         verify = query.get("verify", "verify_peer")
         if verify not in {"verify_peer", "verify_none"}:
             raise ValueError(f"verify must be verify_peer or verify_none, got {verify!r}")
-        if verify == "verify_none" or _flag(query, "no_verify_ssl"):
+        given_up = {verify == "verify_none"} if "verify" in query else set()
+        if "no_verify_ssl" in query:
+            given_up.add(_flag(query, "no_verify_ssl"))
+        if given_up == {True, False}:
+            raise ValueError("verify and no_verify_ssl contradict each other")
+        if given_up == {True}:
             options |= {"cert_reqs": 0, "check_hostname": False}
+        elif given_up == {False}:
+            options["cert_reqs"] = 2
         return options
 
     def to_url(self, **query: str | float) -> str:
@@ -194,6 +202,12 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
         query=query,
     )
     _ = url.heartbeat, url.connect_timeout, url.tls_options  # say now what is wrong with them
+    if url.scheme == "amqp":
+        for name, _ in query:
+            if name in _ABOUT_TLS:
+                raise ValueError(
+                    f"{name} is about TLS, and this is plain TCP: write amqps://, or set AMQP_SSL"
+                )
     return url
 
 
@@ -211,8 +225,9 @@ def _split(rest: str) -> tuple[SplitResult, int | None]:
         port = parts.port
     except ValueError:
         parts, port = None, None
-    # urlsplit's own errors quote what they choke on: often half a password.
-    if parts is None or parts.fragment:
+    # urlsplit's own errors quote what they choke on: often half a password. An @ behind the host
+    # is of a password with / or ? in it, and what stands there is the other half.
+    if parts is None or parts.fragment or "@" in parts.path + parts.query:
         raise ValueError(
             "host and port cannot be told apart; write special characters in user, password and "
             "vhost percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F"

@@ -25,9 +25,18 @@ class Environment:
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self.variables = os.environ if variables is None else variables
         self.unset: list[str] = []
+        #: What became of text from which variables were missing, and which.
+        self.incomplete: dict[str, list[str]] = {}
 
     def substitute(self, text: str) -> str:
         """Replace each ``${NAME}`` and ``${NAME:default}``; values are not looked into."""
+        known = len(self.unset)
+        result = self._substitute(text)
+        if missing := self.unset[known:]:
+            self.incomplete[result] = missing
+        return result
+
+    def _substitute(self, text: str) -> str:
         pieces = []
         position = 0
         while (start := text.find("${", position)) >= 0:
@@ -44,7 +53,7 @@ class Environment:
         if default is None:
             self.unset.append(name)
             return ""
-        return self.substitute(default)
+        return self._substitute(default)
 
 
 def read_file(path: str, environment: Environment) -> Any:
@@ -70,22 +79,24 @@ def parse_toml(text: str, environment: Environment, source: str) -> Any:
 
 def parse_yaml(text: str, environment: Environment, source: str, depth: int = 0) -> Any:
     """YAML with Nameko's substitution. ``depth`` counts how often a value was expanded already."""
-    import yaml
-
     if depth > _MAX_EXPANSIONS:
         raise ConfigurationError(
             f"{source}: environment variables refer to each other more than {_MAX_EXPANSIONS} deep,"
             " probably in a circle"
         )
-    loader = _yaml_loader()(text)
-    loader.expand = lambda template: _expand(template, environment, source, depth)
-    loader.expand_raw = environment.substitute
+    loader = None
     try:
+        loader = _yaml_loader()(text)
+        loader.expand = lambda template: _expand(template, environment, source, depth)
+        loader.expand_raw = environment.substitute
         return loader.get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - PyYAML's constructors raise what comes: !!bool x
         raise ConfigurationError(_yaml_problem(error, source, depth)) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _read_text(path: str) -> str:
@@ -143,7 +154,8 @@ def _yaml_problem(error: Exception, source: str, depth: int) -> str:
             f"{source}: the value of an environment variable is not valid YAML; "
             'a string is kept as it is by !raw_env_var "${NAME}"'
         )
-    problem = getattr(error, "problem", None) or "it cannot be read"
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+    problem = problem or "a value is not what its tag, or its look, says"
     mark = getattr(error, "problem_mark", None)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return f"{source} is not valid YAML{place}: {problem}"

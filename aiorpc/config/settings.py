@@ -24,6 +24,9 @@ from .files import Environment, parse_yaml, read_file
 from .redaction import redact, redact_urls
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+#: What fits the 16 bits that AMQP has for it.
+_MOST_PREFETCHED = 65535
+Prefetched = Annotated[int, msgspec.Meta(ge=1, le=_MOST_PREFETCHED)]
 # Below 30 years: no timer takes an infinity, and null says "for ever" where that is allowed.
 Seconds = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 SecondsOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1e9)]
@@ -147,7 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     #: Calls and events that a container runs at a time.
     max_workers: AtLeastOne = 100
     #: None: as many as ``max_workers``, see :attr:`prefetch`.
-    prefetch_count: AtLeastOne | None = None
+    prefetch_count: Prefetched | None = None
     #: Threads for ``def`` methods; None: as many as ``max_workers``, see :attr:`sync_threads`.
     sync_workers: AtLeastOne | None = None
     #: Deliveries of one message before it is parked as poison.
@@ -198,7 +201,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     @property
     def prefetch(self) -> int:
         """Messages that the broker hands out before the first is acknowledged."""
-        return self.prefetch_count or self.max_workers
+        return self.prefetch_count or min(self.max_workers, _MOST_PREFETCHED)
 
     @property
     def sync_threads(self) -> int:
@@ -226,8 +229,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
 
         Raises ``ConfigurationError`` naming ``source``.
         """
-        given = _copied(defines)
-        attributes = _attributes(given, source, own_keys=self.extra_keys)
+        given = _copied(defines, source)
+        attributes = _attributes(
+            given, source, own_keys=self.extra_keys, tls=bool(self.amqp_ssl), uri=self.amqp_uri
+        )
         return msgspec.structs.replace(self, **attributes, _given={**self._given, **given})
 
     def __repr__(self) -> str:
@@ -245,7 +250,12 @@ def _fields() -> Mapping[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in fields if field.name not in {"source", "_given"}}
 
 
-def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: str | os.PathLike[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    replaced: Collection[str] = (),
+) -> Settings:
     """
     Read a YAML file (or TOML, by its suffix) after substituting environment variables.
 
@@ -254,6 +264,8 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None)
     is null. Quoted scalars are left alone; ``!env_var "${A}"`` forces substitution, and
     ``!raw_env_var "${A:007}"`` keeps the result a string. In TOML, where all strings are quoted,
     each string that holds ``${`` is treated as a plain scalar.
+
+    What the file says of ``replaced`` keys is not decoded: ``with_defines`` follows.
 
     Raises ``ConfigurationError`` naming the file, the key, and what was expected.
     """
@@ -266,7 +278,7 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None)
         raise ConfigurationError(
             f"{source} must hold a mapping of keys to values, got {type(content).__name__}"
         )
-    return _settings(content, source, environment.unset)
+    return _settings(content, source, environment, replaced)
 
 
 def from_mapping(mapping: Mapping[str, Any], source: str = "config") -> Settings:
@@ -307,7 +319,10 @@ def parse_define(text: str, environ: Mapping[str, str] | None = None) -> tuple[s
         raise ConfigurationError("--define needs KEY=VALUE, or KEY for true; the key is missing")
     if not equals:
         return key, True
-    return key, parse_yaml(value, Environment(environ), f"--define {key}")
+    environment, source = Environment(environ), f"--define {key}"
+    parsed = parse_yaml(value, environment, source)
+    _refuse_incomplete(Decoder(source), {key: parsed}, environment)
+    return key, parsed
 
 
 def parse_address(text: str | int) -> tuple[str, int]:
@@ -340,36 +355,76 @@ def redacted(settings: Settings, *, defaults: bool = False) -> dict[str, Any]:
     }
 
 
-def _settings(mapping: Mapping[str, Any], source: str, unset: Collection[str] = ()) -> Settings:
-    given = _copied(mapping)
-    return Settings(**_attributes(given, source, unset), source=source, _given=given)
+def _settings(
+    mapping: Mapping[str, Any],
+    source: str,
+    environment: Environment | None = None,
+    replaced: Collection[str] = (),
+) -> Settings:
+    given = _copied(mapping, source)
+    read = {key: value for key, value in given.items() if key not in replaced}
+    attributes = _attributes(read, source, environment, tls="AMQP_SSL" in replaced)
+    return Settings(**attributes, source=source, _given=given)
 
 
-def _copied(value: Any) -> Any:
+def _copied(mapping: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The containers copied, so that nobody else can change them; the leaves as they are."""
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
-    return value
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: copied(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copied(item) for item in value]
+        return value
+
+    try:
+        return {key: copied(value) for key, value in mapping.items()}
+    except RecursionError:
+        raise ConfigurationError(
+            f"{source}: a value contains itself, by an alias of YAML perhaps"
+        ) from None
 
 
 def _attributes(
     given: Mapping[str, Any],
     source: str,
-    unset: Collection[str] = (),
+    environment: Environment | None = None,
     own_keys: Collection[str] = (),
+    *,
+    tls: bool = False,
+    uri: str | None = None,
 ) -> dict[str, Any]:
-    """What was given under known keys, as attributes of :class:`Settings`."""
-    decoder = Decoder(source, _CONFIDENTIAL_KEYS, unset)
+    """
+    What was given under known keys, as attributes of :class:`Settings`; ``tls`` and ``uri`` are of
+    the settings that it replaces.
+    """
+    decoder = Decoder(source, _CONFIDENTIAL_KEYS, environment.unset if environment else ())
+    if environment is not None:
+        _refuse_incomplete(decoder, given, environment)
     attributes = {
         field.name: _decode_field(decoder, field, given[key])
         for key, field in _fields().items()
         if key in given
     }
     _refuse_misspelt_keys(decoder, given, {*own_keys, *attributes.get("extra_keys", ())})
-    _check_texts(decoder, attributes)
+    _check_texts(decoder, attributes, tls, uri)
     return attributes
+
+
+def _refuse_incomplete(
+    decoder: Decoder, given: Mapping[str, Any], environment: Environment
+) -> None:
+    """A URL with a hole in it leads somewhere: to localhost, to guest."""
+    for key in _URL_KEYS & given.keys():
+        value = given[key]
+        several = value if isinstance(value, Mapping) else {None: value}
+        for name, url in several.items():
+            if isinstance(url, str) and (missing := environment.incomplete.get(url)):
+                path = key if name is None else f"{key}[{name!r}]"
+                raise decoder.error(
+                    f"{path} is incomplete: not set in the environment, and without a default: "
+                    f"{', '.join(sorted(set(missing)))}"
+                )
 
 
 def _decode_field(decoder: Decoder, field: msgspec.structs.FieldInfo, value: Any) -> Any:
@@ -401,11 +456,16 @@ def _refuse_misspelt_keys(
             )
 
 
-def _check_texts(decoder: Decoder, attributes: Mapping[str, Any]) -> None:
+def _check_texts(
+    decoder: Decoder, attributes: Mapping[str, Any], tls: bool, uri: str | None
+) -> None:
     """What a type cannot say."""
     try:
-        if "amqp_uri" in attributes:
-            parse_broker_urls(attributes["amqp_uri"])
+        if attributes.keys() & {"amqp_uri", "amqp_ssl"}:
+            uri = attributes.get("amqp_uri", uri)
+            tls = bool(attributes["amqp_ssl"]) if "amqp_ssl" in attributes else tls
+            if uri is not None:
+                parse_broker_urls(uri, tls=tls)
         if "web_server_address" in attributes:
             parse_address(attributes["web_server_address"])
     except ConfigurationError as error:

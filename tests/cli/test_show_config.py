@@ -45,6 +45,23 @@ def test_the_command_line_is_in_it(shown: dict[str, Any]) -> None:
     assert shown["RPC_TIMEOUT"] == 3
 
 
+@pytest.mark.parametrize("option", [("--broker", "amqp://h/"), ("--define", "AMQP_URI=amqp://h/")])
+def test_the_command_line_wins_over_a_variable_that_is_not_set(
+    option: tuple[str, str], here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AMQP_URI", raising=False)
+    here.write("config.yaml", "AMQP_URI: ${AMQP_URI}\nmax_workers: 3\n")
+    assert "AMQP_URI: amqp://h/\n" in invoke("show-config", "-c", "config.yaml", *option).stdout
+    assert invoke("show-config", "-c", "config.yaml").code == 2
+
+
+@pytest.mark.parametrize("command", [("show-config",), ("run", "x", "--reload")])
+def test_a_url_for_a_file_is_told_without_its_password(command: tuple[str, ...]) -> None:
+    done = invoke(*command, "--config", "amqp://user:hunter2@host/")
+    assert done.code == 2
+    assert done.error == "--config amqp://user:***@host: that is a URL: use --broker"
+
+
 def test_keys_stay_in_the_order_of_the_file(shown: dict[str, Any]) -> None:
     assert list(shown) == ["AMQP_URI", "max_workers", "SMTP", "DB_URIS", "RPC_TIMEOUT"]
 
