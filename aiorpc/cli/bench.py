@@ -40,7 +40,7 @@ from .calling import (
     target_of,
 )
 from .exit_codes import ExitCode, exit_code_of
-from .options import Broker, ConfigFile, Debug, Define
+from .options import Broker, ConfigFile, Debug, Define, finite
 from .output import print_error, print_json
 from .serving import fastest_loop
 from .settings import require_server, settings_of
@@ -115,12 +115,17 @@ def bench(
             "-r",
             metavar="PER_SECOND",
             min=0.001,
+            max=1e6,
+            callback=finite,
             show_default="as fast as it answers",
             help="Make so many calls per second.",
         ),
     ] = None,
     duration: Annotated[
-        float, typer.Option("--duration", "-s", metavar="SECONDS", min=0.01, help="For so long.")
+        float,
+        typer.Option(
+            "--duration", "-s", metavar="SECONDS", min=0.01, callback=finite, help="For so long."
+        ),
     ] = 10.0,
     timeout: Timeout = None,
     context: Context = None,

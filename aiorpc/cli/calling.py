@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from ..exceptions import AioRpcError, ConfigurationError, MethodNotFound, RemoteError
+from .options import finite
 
 __all__ = [
     "Args",
@@ -38,6 +39,7 @@ Timeout: TypeAlias = Annotated[
         "-t",
         metavar="SECONDS",
         min=0.001,
+        callback=finite,
         show_default="RPC_TIMEOUT, or 30",
         help="Wait for the answer so long.",
     ),
@@ -97,9 +99,12 @@ def _context_item(text: str) -> tuple[str, Any]:
     if not (key and equals):
         raise ConfigurationError(f"--context needs KEY=VALUE, such as language=en; got {text}")
     try:
+        key.encode()
         return key, msgspec.json.decode(value)
     except msgspec.DecodeError:
         return key, value
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"--context {text!r} is not UTF-8") from None
 
 
 def in_words(service: str, method: str, error: AioRpcError) -> str:

@@ -13,14 +13,14 @@ import msgspec
 import typer
 
 from ..config import Settings
-from ..exceptions import ConnectionLost
+from ..exceptions import ConfigurationError, ConnectionLost
 from ..hosting.discovery import Instance, discover
 from ..transports import open_transport
 from ..transports.base import State, Transport
 from ..wire.names import rpc_queue_name
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
-from .options import Broker, ConfigFile, Debug, Define
+from .options import Broker, ConfigFile, Debug, Define, finite
 from .output import print_json, print_note
 from .settings import require_server, settings_of
 
@@ -29,6 +29,8 @@ __all__ = ["ls"]
 #: Seconds that the broker may take to tell of one queue, and of all those that it keeps us waiting
 #: for.
 LOOK, LOOKS = 2.0, 6.0
+#: Bytes of the name of a queue, in AMQP.
+LONGEST_NAME = 255
 
 
 class Listed(msgspec.Struct, omit_defaults=True):
@@ -64,7 +66,14 @@ def ls(
     ] = None,
     wait: Annotated[
         float,
-        typer.Option("--wait", metavar="SECONDS", min=0.01, help="Wait for answers so long."),
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0.01,
+            max=3600,
+            callback=finite,
+            help="Wait for answers so long.",
+        ),
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config: ConfigFile = None,
@@ -80,6 +89,8 @@ def ls(
     """
     settings = settings_of(config, define, broker)
     require_server(settings, "ls")
+    for name in services or ():
+        _check_name(name)
     logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
     listed = asyncio.run(list_services(settings, services or (), wait))
     if as_json:
@@ -93,6 +104,19 @@ def ls(
         )
     if services and not all(each.consumed for each in listed if each.queue):
         raise typer.Exit(ExitCode.NO_SERVICE)
+
+
+def _check_name(service: str) -> None:
+    """Raise ``ConfigurationError`` where no queue can be of *service*."""
+    try:
+        length = len(rpc_queue_name(service).encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{service!r} names no service: it is not UTF-8") from None
+    if length > LONGEST_NAME:
+        raise ConfigurationError(
+            f"{service} names no service: its queue would have a name of {length} bytes, and "
+            f"{LONGEST_NAME} are possible"
+        )
 
 
 async def list_services(settings: Settings, names: Sequence[str], wait: float) -> list[Listed]:

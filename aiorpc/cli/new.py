@@ -64,6 +64,10 @@ def test_hello_is_answered() -> None:
 ''')
 
 
+#: What the test imports beside the class of the service.
+OF_THE_TEST = ("ClusterRpcProxy", "ServiceContainer")
+
+
 def new(
     name: Annotated[
         str,
@@ -115,6 +119,12 @@ def _module_name(name: str) -> str:
         raise ConfigurationError(
             f"{name!r} cannot name a service and its module: use letters, digits, _ and -, a "
             "letter first, and no word of Python's own"
+        )
+    class_name = _class_name(name)
+    if keyword.iskeyword(class_name) or class_name in OF_THE_TEST:
+        raise ConfigurationError(
+            f"the class of {name!r} would be named {class_name}, which is taken: choose another "
+            f"name, such as {name}_service"
         )
     if importlib.util.find_spec(module) is not None:
         raise ConfigurationError(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["DEBUG", "Broker", "ConfigFile", "Debug", "Define"]
+__all__ = ["DEBUG", "Broker", "ConfigFile", "Debug", "Define", "finite"]
 
 DEBUG = "aiorpc.debug"
+
+
+def finite(value: float | None) -> float | None:
+    """For numbers that nothing bounds from above; a nan passes any bound in some typers."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
 
 
 def _remember(ctx: typer.Context, debug: bool) -> bool:

@@ -13,12 +13,14 @@ import code
 import concurrent.futures
 import inspect
 import logging
+import math
 import os
 import sys
 import threading
+import time
 import types
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -30,7 +32,7 @@ from ..proxy import ClusterProxy
 from ..standalone import ClusterRpcProxy, Dispatch, event_dispatcher
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
-from .options import Broker, ConfigFile, Debug, Define
+from .options import Broker, ConfigFile, Debug, Define, finite
 from .output import print_note, print_traceback
 from .settings import settings_of
 
@@ -42,6 +44,8 @@ T = TypeVar("T")
 
 #: Seconds after which a wait looks up, for signals.
 LOOK_UP = 0.1
+#: Seconds that the connections may take to close, and then the loop to stop.
+CLOSING, STOPPING = 5.0, 1.0
 
 BANNER = """\
 aiorpc {version}, Python {python}, {broker}
@@ -62,6 +66,7 @@ def shell(
             "-t",
             metavar="SECONDS",
             min=0.001,
+            callback=finite,
             show_default="RPC_TIMEOUT, or 30",
             help="How long a call may take.",
         ),
@@ -87,7 +92,7 @@ def shell(
             else:
                 _run_script(console, sys.stdin.read())
         finally:
-            loop.wait(opened.aclose())
+            loop.wait(opened.aclose(), CLOSING)
 
 
 class Cluster:
@@ -139,14 +144,20 @@ class LoopThread:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
 
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of *coroutine*; Ctrl-C cancels it."""
+    def wait(self, coroutine: Coroutine[Any, Any, T], within: float = math.inf) -> T | None:
+        """
+        The result of *coroutine*, or ``None`` if there is none *within* so many seconds; that, and
+        Ctrl-C, cancel it.
+        """
         running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        ends = time.monotonic() + within
         try:
             # Now and then it looks up: a Ctrl-C in the moment before a wait without a bound begins
             # would be heard at its end.
             while not concurrent.futures.wait((running,), LOOK_UP).done:
-                pass
+                if time.monotonic() > ends:
+                    running.cancel()
+                    return None
             return running.result()
         except KeyboardInterrupt:
             running.cancel()
@@ -157,15 +168,22 @@ class LoopThread:
 
 @contextmanager
 def _loop_in_thread() -> Iterator[LoopThread]:
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        thread = threading.Thread(target=loop.run_forever, name="aiorpc shell", daemon=True)
-        thread.start()
-        try:
-            yield LoopThread(loop)
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+    runner = asyncio.Runner()
+    loop = runner.get_loop()
+    thread = threading.Thread(target=loop.run_forever, name="aiorpc shell", daemon=True)
+    thread.start()
+    try:
+        yield LoopThread(loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        with suppress(KeyboardInterrupt):  # once more, by somebody who has no patience
+            thread.join(STOPPING)
+        if thread.is_alive():
+            # A line that blocks: nothing reaches it, and a loop that runs cannot be closed.
+            print_note("ending without the line that does not return")
+            sys.stdout.flush()
+            os._exit(ExitCode.INTERRUPTED)
+        runner.close()
 
 
 class Console(code.InteractiveConsole):
@@ -207,7 +225,7 @@ class Console(code.InteractiveConsole):
         try:
             with open(path, encoding="utf-8") as file:
                 source = file.read()
-            self.runcode(compile(source, path, "exec"))
+            self.runcode(compile(source, path, "exec", dont_inherit=True))
         except (OSError, SyntaxError, ValueError) as error:
             print_note(f"PYTHONSTARTUP={path}: {error}")
 
@@ -224,7 +242,9 @@ async def _evaluate(function: types.FunctionType) -> BaseException | None:
 
 def _run_script(console: Console, source: str) -> None:
     try:
-        console.run(compile(source, "<stdin>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT))
+        # Not with what this module has from __future__.
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        console.run(compile(source, "<stdin>", "exec", flags, dont_inherit=True))
     except Exception as error:  # noqa: BLE001 - whatever was piped in
         print_traceback(error)
         raise typer.Exit(ExitCode.FAILED) from None

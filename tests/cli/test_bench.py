@@ -201,6 +201,9 @@ async def test_what_cannot_be_called_is_not_measured(
         (["s.m", "--rate", "0"], "--rate"),
         (["s.m", "--duration", "never"], "--duration"),
         (["s.m", "--broker", "memory://"], "memory:// does not reach beyond its own process"),
+        (["s.m", "--rate", "inf"], "--rate"),
+        (["s.m", "--rate", "nan"], "--rate"),
+        (["s.m", "--duration", "inf"], "inf is no finite number"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exits_2(arguments: list[str], told: str) -> None:

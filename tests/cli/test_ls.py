@@ -264,6 +264,20 @@ async def test_a_silent_broker_is_a_lost_connection(
             await list_services(resolve("memory://"), ["nobody"], 0.05)
 
 
+@pytest.mark.parametrize("number", ["inf", "nan", "0"])
+def test_who_waits_waits_for_a_finite_time(number: str, closed_port: int) -> None:
+    done = invoke("ls", "--wait", number, "--broker", f"amqp://127.0.0.1:{closed_port}/")
+    assert done.code == 2
+    assert "--wait" in done.error
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\udce4"])
+def test_a_name_that_no_queue_can_have_is_one_line(name: str, closed_port: int) -> None:
+    done = invoke("ls", name, "--broker", f"amqp://127.0.0.1:{closed_port}/")
+    assert done.code == 2
+    assert "names no service" in done.error
+
+
 def test_memory_cannot_be_listed_from_outside() -> None:
     done = invoke("ls", "--broker", "memory://")
     assert done.code == 2

@@ -58,6 +58,8 @@ def test_what_it_makes_is_tested_and_runs(here: Project, monkeypatch: pytest.Mon
         ("class", "'class' cannot name a service"),
         ("json", "a module named json exists already"),
         ("aiorpc", "a module named aiorpc exists already"),
+        ("none", "the class of 'none' would be named None, which is taken"),
+        ("cluster-rpc-proxy", "would be named ClusterRpcProxy, which is taken"),
     ],
 )
 def test_a_name_that_will_not_do_is_one_line_and_exits_2(

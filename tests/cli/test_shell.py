@@ -65,6 +65,18 @@ def test_what_does_not_compile_exits_1() -> None:
     assert "SyntaxError" in done.stderr
 
 
+def test_a_script_has_no_future_of_ours() -> None:
+    script = "def f(x: int): ...\nprint(f.__annotations__)\n"
+    assert invoke("shell", *MEMORY, stdin=script).stdout == "{'x': <class 'int'>}\n"
+
+
+@pytest.mark.parametrize("number", ["inf", "nan"])
+def test_a_timeout_is_a_finite_number(number: str) -> None:
+    done = invoke("shell", *MEMORY, "--timeout", number)
+    assert done.code == 2
+    assert "--timeout" in done.error
+
+
 def test_the_exit_code_of_the_script_is_kept() -> None:
     assert run("shell", *MEMORY, stdin="raise SystemExit(7)\n").code == 7
 
@@ -184,3 +196,11 @@ def test_a_prompt_with_await(terminal: Terminal) -> None:
 def test_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.reads_until(">>> ")
     assert terminal.leaves(b"\x04") == 0
+
+
+def test_a_line_that_blocks_does_not_hold_who_leaves(terminal: Terminal) -> None:
+    terminal.reads_until(">>> ")
+    os.write(terminal._ours, b"import time; time.sleep(600)\n")
+    terminal.reads_until("600)\n")
+    terminal.presses_ctrl_c("KeyboardInterrupt\n>>> ")
+    assert terminal.leaves(b"\x04") == 130
