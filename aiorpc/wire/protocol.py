@@ -312,7 +312,7 @@ class Wire:
             body = codec.decode(raw)
         except MalformedRequest as exc:
             raise MalformedReply(f"the reply cannot be read: {exc}") from None
-        if not isinstance(body, Mapping):
+        if type(body) is not dict and not isinstance(body, Mapping):
             raise MalformedReply(f"the reply is a {type(body).__name__}, not an object")
         error = body.get("error")
         if error is not None and error != {}:
