@@ -1,0 +1,104 @@
+"""What the page on deployment says of RabbitMQ's permissions, on a broker that has no others."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from aiorpc import (
+    BROADCAST,
+    ClusterRpcProxy,
+    EventDispatcher,
+    Queue,
+    RpcProxy,
+    RpcTimeout,
+    ServiceRunner,
+    UnknownService,
+    event_dispatcher,
+    event_handler,
+    rpc,
+)
+from aiorpc.config import resolve
+from aiorpc.hosting.discovery import discover
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
+from tests.servers.rabbitmq import Rabbit
+
+from .markdown import ROOT
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone]
+
+
+class Prices:
+    name = "prices"
+    dispatch = EventDispatcher()
+
+    @rpc
+    async def price_of(self, title: str) -> int:
+        await self.dispatch("asked", title)
+        return 10
+
+
+class Shop:
+    name = "shop"
+    prices = RpcProxy(Prices)
+    heard: asyncio.Queue[str]
+
+    @rpc
+    async def sell(self, title: str) -> int:
+        return await self.prices.price_of(title)
+
+    @rpc
+    async def slow(self) -> None:
+        await asyncio.Event().wait()
+
+    @event_handler("prices", "asked")
+    async def one_hears(self, title: str) -> None:
+        self.heard.put_nowait(title)
+
+    @event_handler("prices", "asked", BROADCAST, reliable_delivery=False)
+    async def all_hear(self, title: str) -> None:
+        self.heard.put_nowait(title)
+
+
+@pytest.fixture
+def limited() -> Iterator[str]:
+    """The URL of a user who has the permissions that the page gives, and no others."""
+    if Rabbit.program() is None:
+        pytest.skip("this starts a RabbitMQ of its own, and none is installed")
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("rabbitmqctl set_permissions")]
+    *_, configure, write, read = shlex.split(line)
+    with Rabbit.fresh() as node:
+        node.ctl("add_user", "shop", "secret")
+        node.ctl("set_permissions", "shop", configure, write, read)
+        yield node.url.replace("guest:guest", "shop:secret")
+
+
+async def test_the_permissions_of_the_page_suffice(limited: str) -> None:
+    Shop.heard = asyncio.Queue()
+    async with (
+        ServiceRunner(Prices, Shop, config=limited) as runner,
+        ClusterRpcProxy(limited, timeout=5) as cluster,
+        event_dispatcher(limited) as dispatch,
+        open_transport(resolve(limited), name="a test") as transport,
+    ):
+        assert await cluster.shop.sell("Emma") == 10
+        await dispatch("prices", "asked", "Emma")
+        assert [await asyncio.wait_for(Shop.heard.get(), 5) for _ in range(4)] == ["Emma"] * 4
+        with pytest.raises(RpcTimeout, match="1 consumer"):
+            await cluster.shop.slow.with_options(timeout=0.2)()
+        for fail_fast in (False, True):
+            with pytest.raises(UnknownService):
+                await cluster.nobody.method.with_options(fail_fast=fail_fast)()
+        found = await discover(transport, 1.0)
+        assert {instance.service for instance in found} == {"prices", "shop"}
+        await transport.declare(queues=[Queue("rpc-shop.parked")])
+        await transport.publish(
+            Outgoing(exchange="", routing_key="rpc-shop.parked", message=Message(body=b"")), 5
+        )
+        assert runner.health().ok
