@@ -563,9 +563,7 @@ async def test_a_call_is_no_reference_cycle(broker_config: dict[str, Any]) -> No
 # Too large
 
 
-async def test_an_error_too_large_to_send_is_answered_and_holds_no_place(
-    broker_config: dict[str, Any],
-) -> None:
+def with_long_errors() -> Any:
     class Long:
         name = f"long_{uuid.uuid4().hex[:8]}"
 
@@ -577,41 +575,38 @@ async def test_an_error_too_large_to_send_is_answered_and_holds_no_place(
         async def works(self, number: int = 1) -> int:
             return number
 
+    return Long
+
+
+async def test_an_error_too_large_to_send_is_answered_and_holds_no_place(
+    broker_config: dict[str, Any],
+) -> None:
+    service = with_long_errors()
     limited = {**broker_config, "MAX_MESSAGE_SIZE": 2000, "max_workers": 1}
     async with (
-        ServiceContainer(Long, limited),
+        ServiceContainer(service, limited),
         ClusterRpcProxy(broker_config, timeout=5) as cluster,
     ):
-        service = cluster[Long.name]
+        remote = cluster[service.name]
         with pytest.raises(RemoteError, match="ValueError, which cannot be sent"):
-            await service.fails()
+            await remote.fails()
         with pytest.raises(RemoteError, match="IncorrectSignature, which cannot be sent"):
-            await service.works(**{"k" * 1000: 1})
-        assert await service.works(7) == 7
+            await remote.works(**{"k" * 1000: 1})
+        assert await remote.works(7) == 7
 
 
 async def test_an_error_whose_substitute_is_too_large_still_holds_no_place(
     broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Long:
-        name = f"long_{uuid.uuid4().hex[:8]}"
-
-        @rpc
-        async def fails(self) -> None:
-            raise ValueError("x" * 2000)
-
-        @rpc
-        async def works(self) -> int:
-            return 1
-
+    service = with_long_errors()
     limited = {**broker_config, "MAX_MESSAGE_SIZE": 60, "max_workers": 1}
     async with (
-        ServiceContainer(Long, limited),
+        ServiceContainer(service, limited),
         ClusterRpcProxy(broker_config, timeout=5) as cluster,
     ):
         with pytest.raises(RpcTimeout):
-            await cluster[Long.name].fails.with_options(timeout=0.2)()
-        assert await cluster[Long.name].works() == 1
+            await cluster[service.name].fails.with_options(timeout=0.2)()
+        assert await cluster[service.name].works() == 1
     assert "gets no answer" in caplog.text
 
 

@@ -14,8 +14,8 @@ from sqlalchemy.util import greenlet_spawn
 from aiorpc import RemoteError, RpcTimeout, rpc
 from aiorpc.sqlalchemy import Database, DatabaseSession, configured, open_engine
 from aiorpc.sqlalchemy.drivers import Statement, kill
+from tests.sqlalchemy.forwarder import Forwarder
 from tests.sqlalchemy.library import Author, Base, FirstBase, all_returned, running
-from tests.sqlalchemy.test_database_pool import BlackHole
 
 #: A statement of many seconds.
 SLOW = {
@@ -119,7 +119,7 @@ class Several:
     first = DatabaseSession(Base, commit=True)
     second = DatabaseSession(FirstBase, commit=True)
     database = Database(Base)
-    hole: BlackHole
+    hole: Forwarder
 
     @rpc
     async def roll_back(self) -> None:
@@ -149,7 +149,7 @@ async def test_closing_is_bounded_for_every_session_of_a_call(
     monkeypatch.setattr("aiorpc.sqlalchemy.pool.TERMINATE", 0.2)
     loop = asyncio.get_running_loop()
     url = make_url(server_url)
-    Several.hole = hole = BlackHole(url.host or "127.0.0.1", url.port or 0)
+    Several.hole = hole = Forwarder(url)
     async with hole.running() as port:
         through = url.set(port=port).render_as_string(hide_password=False)
         bounds = {"CLEANUP_TIMEOUT": 0.3, "SHUTDOWN_TIMEOUT": 1}

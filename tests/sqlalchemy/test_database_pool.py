@@ -23,6 +23,7 @@ from aiorpc.sqlalchemy import (
     configured,
     open_engine,
 )
+from tests.sqlalchemy.forwarder import Forwarder
 from tests.sqlalchemy.library import Base, all_returned, engine_of, running
 
 
@@ -304,45 +305,12 @@ async def test_the_caller_learns_that_no_connection_was_left(database_url: str) 
         assert await proxy.quick() == 1
 
 
-class BlackHole:
-    """Forwards to a server until it is told to swallow everything, as a broken network does."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.target = (host, port)
-        self.open = asyncio.Event()
-        self.open.set()
-        self.writers: list[asyncio.StreamWriter] = []
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-            for writer in self.writers:
-                writer.transport.abort()
-            await asyncio.sleep(0)
-
-    async def _serve(self, reader: Any, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection(*self.target)
-        self.writers += [writer, forth]
-        await asyncio.gather(self._pump(reader, forth), self._pump(back, writer))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await self.open.wait()
-                writer.write(data)
-            writer.close()
-
-
 async def test_a_network_that_swallows_everything_costs_the_deadline_and_no_more(
     server_url: str,
 ) -> None:
     loop = asyncio.get_running_loop()
     url = make_url(server_url)
-    hole = BlackHole(url.host or "127.0.0.1", url.port or 0)
+    hole = Forwarder(url)
     async with hole.running() as port:
         through = url.set(port=port).render_as_string(hide_password=False)
         async with running(Busy, through, CLEANUP_TIMEOUT=1) as (proxy, container):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ssl
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiorpc import ConfigurationError
 from aiorpc.sqlalchemy import configured, open_engine, parse_database_url
+from tests.sqlalchemy.forwarder import Forwarder
 from tests.sqlalchemy.library import Base
 
 
@@ -188,40 +185,6 @@ def test_what_was_parsed_makes_an_engine_without_a_warning() -> None:
             engine.dialect.create_connect_args(database.url)
 
 
-class Overheard:
-    """Forwards to a server, and keeps what its clients say."""
-
-    def __init__(self, url: URL) -> None:
-        self.target = (url.host or "127.0.0.1", url.port or 3306)
-        self.said = b""
-        self.writers: list[asyncio.StreamWriter] = []
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-            for writer in self.writers:
-                writer.transport.abort()
-            await asyncio.sleep(0)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection(*self.target)
-        self.writers += [writer, forth]
-        await asyncio.gather(self._pump(reader, forth, True), self._pump(back, writer, False))
-
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, overhear: bool
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                self.said += data if overhear else b""
-                writer.write(data)
-            writer.close()
-
-
 @pytest.mark.mysql
 @pytest.mark.parametrize(
     "query", ["ssl=true", "ssl_mode=REQUIRED", "ssl_mode=VERIFY_CA", "ssl_verify_identity=true"]
@@ -233,7 +196,7 @@ async def test_no_password_goes_out_where_tls_is_asked_for_and_not_offered(
     if await _cipher(mysql_uri, "ssl_mode=PREFERRED"):
         assert await _cipher(mysql_uri, "ssl_mode=REQUIRED")
         pytest.skip("the server offers TLS")
-    overheard = Overheard(url)
+    overheard = Forwarder(url)
     async with overheard.running() as port:
         through = url.set(port=port).render_as_string(hide_password=False)
         with pytest.raises(ConfigurationError, match=r"DB_URI asks for TLS.*offers none"):

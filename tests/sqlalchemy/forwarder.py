@@ -1,0 +1,55 @@
+"""A network between a service and its database, that a test can listen to, and can break."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import URL
+
+
+class Forwarder:
+    """
+    Forwards to the server of *url*.
+
+    Attributes:
+        said: what its clients have said so far.
+        open: clear it, and everything is swallowed, as a broken network does.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.said = b""
+        self.open = asyncio.Event()
+        self.open.set()
+        self._target = (url.host or "127.0.0.1", url.port or 0)
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        """Forwards inside the block; gives its port."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection(*self._target)
+        self._writers += [writer, forth]
+        await asyncio.gather(self._pump(reader, forth, overhear=True), self._pump(back, writer))
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, overhear: bool = False
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                if overhear:
+                    self.said += data
+                await self.open.wait()
+                writer.write(data)
+            writer.close()
