@@ -22,6 +22,8 @@ __all__ = ["Dialer"]
 
 log = logging.getLogger(__name__)
 
+_NOT_TRIED = "no attempt was made yet"
+
 
 class Dialer:
     """
@@ -42,7 +44,7 @@ class Dialer:
     ) -> None:
         self.urls = urls
         #: Why there is no connection: of the last attempt, or of the last connection's end.
-        self.trouble = "no attempt was made yet"
+        self.trouble = _NOT_TRIED
         self._name = name
         self._new_link = link
         self._failed = failed
@@ -65,6 +67,8 @@ class Dialer:
             random.shuffle(urls)
             refusal: ConfigurationError | None = None
             for url in urls:
+                if self.trouble is _NOT_TRIED:
+                    self.trouble = f"{url}: no answer yet"
                 try:
                     link = self._new_link(url)
                     await link.open()
