@@ -33,7 +33,7 @@ from .timers import Bucket, Timers
 from .transports.base import Outgoing, State, Subscription, Transport
 from .wire.headers import header_template
 from .wire.message import Message
-from .wire.names import CANCEL_EXCHANGE, rpc_queue_name
+from .wire.names import CANCEL_EXCHANGE, LONGEST_NAME, rpc_queue_name
 from .wire.protocol import Wire
 
 __all__ = ["DEFAULTS", "UNSET", "CallOptions", "Client", "Pending", "Route"]
@@ -42,8 +42,6 @@ log = logging.getLogger("aiorpc.client")
 
 #: Seconds that the explanation of a timeout may take; rule 4.
 LOOK = 0.04
-#: Bytes of a name in AMQP.
-LONGEST_NAME = 255
 #: Seconds for which a look at a queue holds good for ``fail_fast``.
 LOOK_HOLDS = 1.0
 

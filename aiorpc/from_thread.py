@@ -40,6 +40,20 @@ class Bridge:
         for task in list(self._tasks):
             task.cancel()
 
+    def there(self, method: Callable[..., R], *args: Any, **kwargs: Any) -> Callable[[], R]:
+        """What to call in a thread: *method*, in a copy of this context, with this way back."""
+
+        def call() -> R:
+            bridge.set(self)
+            try:
+                return method(*args, **kwargs)
+            except StopIteration as exc:
+                # No future takes one: it would wait for ever. Python treats coroutines alike.
+                name = getattr(method, "__qualname__", repr(method))
+                raise RuntimeError(f"{name} raised StopIteration") from exc
+
+        return partial(contextvars.copy_context().run, call)
+
     def run(self, function: Callable[[], Awaitable[R]]) -> R:
         """Call *function* in the loop, await what it returns, and wait for that in this thread."""
         done: concurrent.futures.Future[R] = concurrent.futures.Future()

@@ -703,6 +703,26 @@ async def test_stopping_a_runner_before_its_start_does_nothing(config: dict[str,
 # The process
 
 
+@asynccontextmanager
+async def running(directory: Path, source: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """A process of Python's that runs *source*; killed if it is there still at the end."""
+    script = directory / "program.py"
+    script.write_text(source)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(script),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def test_serve_gives_back_the_handlers_of_signals(config: dict[str, Any]) -> None:
     heard: list[int] = []
 
@@ -745,16 +765,7 @@ sys.exit(asyncio.run(main()))
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_stops_serve_cleanly(tmp_path: Path, signum: signal.Signals) -> None:
-    script = tmp_path / "server.py"
-    script.write_text(SERVER)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(script),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
-    try:
+    async with running(tmp_path, SERVER) as process:
         assert process.stdout is not None
         output = ""
         while "signalled ready" not in output:
@@ -766,10 +777,6 @@ async def test_a_signal_stops_serve_cleanly(tmp_path: Path, signum: signal.Signa
         assert await asyncio.wait_for(process.wait(), 20) == 0
         assert f"{signum.name}: finishing the calls in hand" in output
         assert "signalled stopped" in output
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 BLOCKED = """
@@ -794,16 +801,8 @@ async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(
     tmp_path: Path, loop: str, signum: signal.Signals
 ) -> None:
     pytest.importorskip(loop)
-    script = tmp_path / "blocked.py"
-    script.write_text(BLOCKED.format(loop_factory=f'__import__("{loop}").new_event_loop'))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(script),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
-    try:
+    source = BLOCKED.format(loop_factory=f'__import__("{loop}").new_event_loop')
+    async with running(tmp_path, source) as process:
         assert process.stdout is not None
         assert await asyncio.wait_for(process.stdout.readline(), 20) == b"blocked\n"
         process.send_signal(signum)
@@ -812,10 +811,6 @@ async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(
         assert await asyncio.wait_for(process.wait(), 20) == 128 + signum
         output = await asyncio.wait_for(process.stdout.read(), 20)
         assert f"{signum.name} again: ending at once" in output.decode()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 def test_the_logger_of_errors_has_the_call_id(caplog: pytest.LogCaptureFixture) -> None:

@@ -90,18 +90,18 @@ async def test_requeue_on_error_brings_the_message_again(broker_config: dict[str
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "error", "said"),
     [
-        ({"timestamp": 5}, "timestamp"),
-        ({"correlation_id": 5}, "correlation_id"),
-        ({"priority": 300}, "priority"),
-        ({"prio": 1}, "prio"),
-        ({"expiration": float("nan")}, "above 0 seconds"),
-        ({"expiration": -1}, "above 0 seconds"),
+        ({"timestamp": 5}, UnserializableValueError, "timestamp"),
+        ({"correlation_id": 5}, UnserializableValueError, "correlation_id"),
+        ({"priority": 300}, UnserializableValueError, "priority"),
+        ({"prio": 1}, TypeError, "prio"),
+        ({"expiration": float("nan")}, UnserializableValueError, "above 0 seconds"),
+        ({"expiration": -1}, UnserializableValueError, "above 0 seconds"),
     ],
 )
 async def test_a_property_that_is_none_is_named(
-    broker_config: dict[str, Any], wrong: dict[str, Any], said: str
+    broker_config: dict[str, Any], wrong: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     class Sending:
         name = f"sending_{uuid.uuid4().hex[:8]}"
@@ -109,7 +109,7 @@ async def test_a_property_that_is_none_is_named(
 
         @rpc
         async def send(self) -> None:
-            with pytest.raises(UnserializableValueError, match=said):
+            with pytest.raises(error, match=said):
                 await self.publish("x", routing_key="nobody", **wrong)
             await self.publish("x", routing_key="nobody", expiration=float("inf"), priority=9)
 

@@ -17,7 +17,7 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from ..hosting.discovery import Instance, discover
 from ..transports import open_transport
 from ..transports.base import State, Transport
-from ..wire.names import rpc_queue_name
+from ..wire.names import LONGEST_NAME, rpc_queue_name
 from .call import CONNECT_TIMEOUT
 from .exit_codes import ExitCode
 from .options import Broker, ConfigFile, Debug, Define, finite
@@ -29,8 +29,6 @@ __all__ = ["ls"]
 #: Seconds that the broker may take to tell of one queue, and of all those that it keeps us waiting
 #: for.
 LOOK, LOOKS = 2.0, 6.0
-#: Bytes of the name of a queue, in AMQP.
-LONGEST_NAME = 255
 
 
 class Listed(msgspec.Struct, omit_defaults=True):

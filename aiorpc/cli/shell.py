@@ -118,7 +118,7 @@ async def _cluster(settings: Settings, timeout: float | None) -> AsyncGenerator[
     cluster = ClusterRpcProxy(settings, timeout=limit)
     async with AsyncExitStack() as opened:
         try:
-            # The connections have bounds of their own; a broker that falls silent after them not.
+            # The cluster's own bound is that of a call, which somebody at a prompt did not mean.
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 dispatch = await opened.enter_async_context(event_dispatcher(brief))
                 rpc = await opened.enter_async_context(cluster)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -13,7 +12,7 @@ from ..context import EMPTY, FAR, current
 from ..exceptions import UnserializableValueError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..transports.base import Outgoing
-from ..wire.message import Exchange, Queue
+from ..wire.message import Exchange, Message, Queue
 from ..wire.protocol import expiration_of
 
 __all__ = ["Publish", "Publisher"]
@@ -46,32 +45,17 @@ class Publish(Protocol):
             ConnectionLost: the broker did not confirm it within the call's deadline, or within
                 CLEANUP_TIMEOUT where less is left.
             UnserializableValueError: the payload, or a property, cannot be put on the wire.
+            TypeError: there is no such property.
         """
         ...
 
 
-class _Properties(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What :class:`~..wire.message.Message` takes besides body, headers and expiration."""
-
-    content_type: str | None = None
-    content_encoding: str | None = None
-    persistent: bool = True
-    priority: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    message_id: str | None = None
-    timestamp: datetime | None = None
-    type: str | None = None
-    user_id: str | None = None
-    app_id: str | None = None
-
-
-def _checked(properties: dict[str, Any]) -> dict[str, Any]:
+def _with_properties(message: Message, properties: dict[str, Any]) -> Message:
     try:
-        msgspec.convert(properties, _Properties)
+        msgspec.convert({**properties, "body": b""}, Message)  # replace() looks at names alone
     except msgspec.ValidationError as error:
         raise UnserializableValueError(f"publish() cannot set a property: {error}") from None
-    return properties
+    return msgspec.structs.replace(message, **properties)
 
 
 def _milliseconds(expiration: float) -> int | None:
@@ -122,7 +106,7 @@ class Publisher(DependencyProvider[Publish]):
             if expiration is not None:
                 message.expiration = _milliseconds(expiration)
             if properties:
-                message = msgspec.structs.replace(message, **_checked(properties))
+                message = _with_properties(message, properties)
             await host.transport.publish(
                 Outgoing(
                     exchange=exchange.name,

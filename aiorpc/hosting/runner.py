@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from ..call import Middleware
 from ..config import Settings, resolve
@@ -38,6 +38,8 @@ class ServiceRunner:
     of it inside the block.
     """
 
+    _container: ClassVar[type[ServiceContainer]] = ServiceContainer
+
     def __init__(
         self,
         *services: type,
@@ -49,8 +51,8 @@ class ServiceRunner:
         self.settings = settings = resolve(config)
         name = services[0].__name__ if len(services) == 1 else f"{len(services)} services"
         self._transport = open_transport(settings, name=f"aiorpc {name}")
-        self.containers = [
-            ServiceContainer(service, settings, transport=self._transport, middleware=middleware)
+        self.containers: list[ServiceContainer] = [
+            self._container(service, settings, transport=self._transport, middleware=middleware)
             for service in services
         ]
         names = [container.service_name for container in self.containers]

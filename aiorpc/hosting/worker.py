@@ -29,7 +29,7 @@ from ..call import Call, Handler
 from ..context import FAR, current
 from ..exceptions import ConfigurationError, RpcTimeout
 from ..extensions import DependencyProvider, Ending, Entrypoint, Host, Outcome, WorkerContext
-from ..from_thread import Bridge, bridge
+from ..from_thread import Bridge
 from ..timers import Bucket, Timers
 
 __all__ = ["Worker", "Workshop"]
@@ -321,9 +321,7 @@ class Worker(msgspec.Struct, eq=False):
         until the thread returns: closed before, they would be closed under its feet.
         """
         way_back = Bridge(asyncio.get_running_loop())
-        bridge.set(way_back)
-        context = contextvars.copy_context()
-        job = self._workshop.threads().submit(context.run, _without_stop_iteration, method, call)
+        job = self._workshop.threads().submit(way_back.there(method, *call.args, **call.kwargs))
         running = asyncio.wrap_future(job)
         cancelled: BaseException | None = None
         while not running.done():
@@ -420,11 +418,3 @@ async def _leave(
         await outermost.__aexit__(None, None, None)
     else:
         await outermost.__aexit__(type(error), error, error.__traceback__)
-
-
-def _without_stop_iteration(method: Callable[..., Any], call: Call) -> Any:
-    """No future takes a StopIteration: it would wait for ever. Python treats coroutines alike."""
-    try:
-        return method(*call.args, **call.kwargs)
-    except StopIteration as exc:
-        raise RuntimeError(f"{call} raised StopIteration") from exc

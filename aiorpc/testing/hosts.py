@@ -6,15 +6,15 @@ of one test, the broker they are on, and what they leave there.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from ..call import Middleware
 from ..config import Settings, parse_broker_urls, resolve
 from ..exceptions import ConfigurationError
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
+from ..standalone import CONNECT_TIMEOUT
 from ..transports import open_transport
 
 __all__ = ["Config", "Hosts"]
@@ -99,13 +99,18 @@ class Hosts:
             if container.started and self._is_for_tests(container.settings)
         ]
         if left:
-            async with open_transport(left[0].settings, name="aiorpc tests") as transport:
+            transport = open_transport(left[0].settings, name="aiorpc tests")
+            try:
+                await transport.start(CONNECT_TIMEOUT)  # no broker is no reason to hang
                 for queue in {queue for container in left for queue in _queues_of(container)}:
                     await transport.delete(queue)
+            finally:
+                await transport.aclose()
 
     def _containers(self) -> Iterator[_Container]:
         for host in self._made:
-            yield from host.ours if isinstance(host, _Runner) else [host]
+            containers = host.containers if isinstance(host, ServiceRunner) else [host]
+            yield from (each for each in containers if isinstance(each, _Container))
 
     def _is_for_tests(self, settings: Settings) -> bool:
         """Whether it is a server, which keeps queues, and the one that is there for tests."""
@@ -154,12 +159,4 @@ class _Container(ServiceContainer):
 class _Runner(ServiceRunner):
     """The same of several services."""
 
-    def __init__(
-        self, *services: type, config: Config = None, middleware: Sequence[Middleware] = ()
-    ) -> None:
-        super().__init__(*services, config=config, middleware=middleware)
-        self.ours = [
-            _Container(service, self.settings, transport=self._transport, middleware=middleware)
-            for service in services
-        ]
-        self.containers = [*self.ours]
+    _container = _Container

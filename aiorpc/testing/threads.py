@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
-from ..from_thread import Bridge, bridge
+from ..from_thread import Bridge
 
 __all__ = ["run_sync"]
 
@@ -41,17 +40,9 @@ async def run_sync(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwarg
     """
     if inspect.iscoroutinefunction(method):
         raise TypeError(f"{method.__name__} is no sync method: await it")
-
-    def run() -> Any:
-        bridge.set(way_back)
-        try:
-            return method(*args, **kwargs)
-        except StopIteration as exc:  # no future takes one: it would wait for ever
-            raise RuntimeError(f"{method!r} raised StopIteration") from exc
-
     loop = asyncio.get_running_loop()
     way_back = Bridge(loop)
     try:
-        return await loop.run_in_executor(None, contextvars.copy_context().run, run)
+        return await loop.run_in_executor(None, way_back.there(method, *args, **kwargs))
     finally:
         way_back.end()

@@ -25,8 +25,9 @@ from .amqp_dialer import Dialer
 from .amqp_errors import Refused, quietly, reason
 from .amqp_link import CLOSE_TIMEOUT, Link
 from .amqp_sending import Sender
-from .amqp_subscription import AmqpSubscription, Backoff
+from .amqp_subscription import AmqpSubscription
 from .amqp_topology import Inspector, Topology, delete_queue, misdeclared
+from .backoff import Backoff
 from .base import Heard, Outgoing, QueueState, Received, State, Subscription, Transport
 
 __all__ = ["AmqpTransport"]

@@ -16,7 +16,7 @@ from ..config import BrokerUrl
 from ..exceptions import ConfigurationError
 from .amqp_errors import reason
 from .amqp_link import Link
-from .amqp_subscription import Backoff
+from .backoff import Backoff
 
 __all__ = ["Dialer"]
 
@@ -93,7 +93,7 @@ class Dialer:
     def forbid(self, pause: float | None) -> None:
         """Dial no more for *pause* seconds, or until :meth:`allow`. For tests."""
         self._reachable.clear()
-        self._forget_pause()
+        self.close()
         if pause is not None:
             self._restoring = asyncio.get_running_loop().call_later(pause, self.allow)
 
@@ -103,9 +103,6 @@ class Dialer:
 
     def close(self) -> None:
         """Leave no timer behind."""
-        self._forget_pause()
-
-    def _forget_pause(self) -> None:
         if self._restoring is not None:
             self._restoring.cancel()
             self._restoring = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -19,32 +18,16 @@ from .amqp_consumer import ConsumerChannel
 from .amqp_errors import Refused
 from .amqp_link import Link
 from .amqp_topology import answered, declare_ahead, declare_queue, misdeclared, queue_exists
+from .backoff import Backoff
 from .base import Outgoing, Subscription
 
-__all__ = ["AmqpSubscription", "Backoff", "Host"]
+__all__ = ["AmqpSubscription", "Host"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which a queue is bound again. Nobody tells a consumer that its exchange or its
 #: binding was deleted: it would wait for ever, in good health, and its callers find no service.
 BIND_EVERY = 15.0
-
-
-class Backoff:
-    """Seconds to wait before the next attempt: doubled each time, jittered, bounded."""
-
-    def __init__(self, first: float = 0.1, most: float = 5.0) -> None:
-        self._first = self._next = first
-        self._most = most
-
-    def reset(self) -> None:
-        """It worked: begin anew."""
-        self._next = self._first
-
-    def next(self) -> float:
-        """How long to wait now."""
-        now, self._next = self._next, min(self._next * 2, self._most)
-        return now * random.uniform(0.5, 1.0)
 
 
 class Host(Protocol):

@@ -18,6 +18,7 @@ __all__ = [
     "DEADLINE",
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
+    "LONGEST_NAME",
     "MAX_EXPIRATION",
     "ORIGINAL_EXCHANGE",
     "ORIGINAL_ROUTING_KEY",
@@ -64,6 +65,8 @@ OWN_PREFIX = "aiorpc-"
 #: Milliseconds. RabbitMQ closes the channel for an ``expiration`` that is too large for it; this
 #: one, of 49 days, no version refuses. Whoever waits longer is bounded by the deadline alone.
 MAX_EXPIRATION = (1 << 32) - 1
+#: Bytes of the name of a queue, an exchange or a key.
+LONGEST_NAME = 255
 #: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
 REPLY_QUEUE_EXPIRES = 300.0
 #: Where callers announce that they take a call back.
