@@ -77,7 +77,7 @@ servers-stop: $(VENV)/.base ## stop what `make servers` started, and nothing els
 	@$(BIN)/python -m tests.servers down
 
 wheel-test: $(VENV)/.base ## build the wheel and try it in empty environments, on each interpreter
-	@$(BIN)/python -m tests.wheel
+	@$(BIN)/python -m tests.support.wheel
 
 chaos: $(VENV)/.dev servers ## the chaos suite at length, some minutes; prints a table
 	@$(BIN)/python -m tests.chaos

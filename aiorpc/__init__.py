@@ -8,6 +8,8 @@ This file is the face: everything a user imports is here, but for ``aiorpc.sqlal
 from __future__ import annotations
 
 from .call import Call, Handler, Middleware
+from .calling.proxies import ClusterProxy, RpcReply, ServiceProxy
+from .calling.standalone import ClusterRpcProxy, ServiceRpcProxy, event_dispatcher
 from .context import Context, Deadline
 from .dependencies.config import Config, ContextData
 from .dependencies.dispatcher import EventDispatcher
@@ -41,8 +43,6 @@ from .exceptions import (
 from .extensions import DependencyProvider, Entrypoint, Host, WorkerContext
 from .hosting.container import ServiceContainer
 from .hosting.runner import ServiceRunner, serve
-from .proxy import ClusterProxy, RpcReply, ServiceProxy
-from .standalone import ClusterRpcProxy, ServiceRpcProxy, event_dispatcher
 from .wire.message import Exchange, Queue
 
 __version__ = "0.1.0"

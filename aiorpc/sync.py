@@ -17,18 +17,18 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from .call import Middleware
-from .client import UNSET
-from .config import Settings
-from .exceptions import ConnectionLost
-from .proxy import (
+from .calling.client import UNSET
+from .calling.proxies import (
     ClusterProxy as AsyncClusterProxy,
     MethodProxy as AsyncMethodProxy,
     RpcReply as AsyncRpcReply,
 )
-from .standalone import (
+from .calling.standalone import (
     ClusterRpcProxy as AsyncClusterRpcProxy,
     event_dispatcher as async_event_dispatcher,
 )
+from .config import Settings
+from .exceptions import ConnectionLost
 
 __all__ = [
     "ClusterProxy",
@@ -167,7 +167,7 @@ class MethodProxy:
         self._method = method
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the method and wait; it raises what :class:`aiorpc.proxy.MethodProxy` does."""
+        """Call the method and wait. Raises what the async ``MethodProxy.__call__`` raises."""
         return self._thread.wait(self._method(*args, **kwargs))
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
@@ -179,7 +179,7 @@ class MethodProxy:
         return RpcReply(self._thread, self._thread.wait(send()))
 
     def with_options(self, **options: Any) -> MethodProxy:
-        """The same method, called otherwise; see :class:`aiorpc.options.CallOptions`."""
+        """The same method, called otherwise; see :class:`aiorpc.calling.options.CallOptions`."""
         return MethodProxy(self._thread, self._method.with_options(**options))
 
 

@@ -76,13 +76,13 @@ def imports(repeats: int) -> Iterator[str]:
                 "import asyncio",
                 "import aio_pika",
                 "import aiorpc",
-                "import aiorpc, aiorpc.transports.amqp",
+                "import aiorpc, aiorpc.transports.amqp.transport",
             )
         },
         repeats,
     )
     yield from (f"{statement:<44} {ms:6.0f} ms CPU" for statement, ms in found.items())
-    more = found["import aiorpc, aiorpc.transports.amqp"] - found["import aio_pika"]
+    more = found["import aiorpc, aiorpc.transports.amqp.transport"] - found["import aio_pika"]
     yield _verdict("imports of a connected program, more than aio-pika's", more, IMPORT, "ms")
     code = f"import aiorpc, json, sys; print(json.dumps([m for m in {LAZY} if m in sys.modules]))"
     loaded = output_of([python_of("aiorpc"), "-c", code])[0]

@@ -25,7 +25,7 @@ SLOW = (
     "services",
     "sqlalchemy",
     "testing",
-    "test_servers.py",
+    "servers",
 )
 
 

@@ -10,18 +10,18 @@ from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..exceptions import AioRpcError
-from .bench import bench
-from .call import call
+from .commands.bench import bench
+from .commands.call import call
+from .commands.ls import ls
+from .commands.new import new
+from .commands.run import run
+from .commands.shell import shell
+from .commands.show_config import show_config
 from .exit_codes import ExitCode
 from .failures import report
 from .loading import UserCodeFailed
-from .ls import ls
-from .new import new
 from .options import DEBUG, Debug
 from .output import print_error
-from .run import run
-from .shell import shell
-from .show_config import show_config
 
 __all__ = ["app"]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import msgspec
 
-from ..client import UNSET, CallOptions, Client
+from ..calling.client import UNSET, CallOptions, Client
+from ..calling.proxies import ClusterProxy, ServiceProxy
 from ..extensions import DependencyProvider, Host, WorkerContext, service_name_of
-from ..proxy import ClusterProxy, ServiceProxy
 
 __all__ = ["ClusterRpc", "RpcProxy"]
 

@@ -19,10 +19,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, over
 import msgspec
 
 from ..call import Call
-from ..client import UNSET
+from ..calling.client import UNSET
+from ..calling.proxies import RpcReply
 from ..exceptions import AioRpcError, DeliveryUncertain, MalformedRequest, MethodNotFound
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
-from ..proxy import RpcReply
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
 from ..wire.attempts import attempts_of

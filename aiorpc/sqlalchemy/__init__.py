@@ -8,16 +8,16 @@ A leaf: nothing else in aiorpc imports it. It needs the extra ``sqlalchemy``, an
 
 from __future__ import annotations
 
-from .decorators import accepts, returns
-from .dumping import NotLoaded, dump
-from .engines import DatabaseConfig, configured, open_engine
-from .loading import load
-from .pool import CallPool, DatabaseUnreachable, PoolTimeout
+from .engine.opening import DatabaseConfig, configured, open_engine
+from .engine.pool import CallPool, DatabaseUnreachable, PoolTimeout
+from .engine.urls import DatabaseUrl, parse_database_url
 from .providers import CallDatabase, Database, DatabaseSession
 from .retry import is_transient, transaction_retry
-from .schemas import schema_for
+from .schemas.decorators import accepts, returns
+from .schemas.dump import NotLoaded, dump
+from .schemas.load import load
+from .schemas.made import schema_for
 from .tables import create_tables
-from .urls import DatabaseUrl, parse_database_url
 
 __all__ = [
     "CallDatabase",

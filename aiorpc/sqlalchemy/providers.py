@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
-from .engines import configured, open_engine
+from .engine.opening import configured, open_engine
 from .session import CallSession, WatchedSession, watch
 
 __all__ = ["CallDatabase", "Database", "DatabaseSession"]

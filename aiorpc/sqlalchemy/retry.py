@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..context import current
+from .engine.pool import DatabaseUnreachable
 from .methods import mark_retried, require_coroutine_function
-from .pool import DatabaseUnreachable
 from .providers import CallDatabase
 from .session import CallSession
 

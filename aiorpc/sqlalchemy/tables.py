@@ -13,7 +13,7 @@ from typing import Any
 from ..config import Settings
 from ..exceptions import ConfigurationError
 from ..extensions import providers_of, service_name_of
-from .engines import configured, open_engine
+from .engine.opening import configured, open_engine
 from .providers import Database, DatabaseSession
 
 __all__ = ["create_tables"]

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import (
     AsyncSessionTransaction,
 )
 
-from ..sqlalchemy.engines import configured, open_engine
+from ..sqlalchemy.engine.opening import configured, open_engine
 from ..sqlalchemy.providers import CallDatabase
 
 __all__ = ["SessionDatabase", "opened_session"]

@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from ..call import Call
+from ..calling.proxies import ClusterProxy, ServiceProxy
+from ..calling.standalone import ClusterRpcProxy, ServiceRpcProxy
 from ..entrypoints.consumer import QueueConsumer
 from ..entrypoints.timer import Once, Timer
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..hosting.container import ServiceContainer, Submit
 from ..hosting.runner import ServiceRunner
-from ..proxy import ClusterProxy, ServiceProxy
-from ..standalone import ClusterRpcProxy, ServiceRpcProxy
 from ..transports.base import State, Transport
 from .entrypoints import Disguised, Dummy, entrypoint_named
 

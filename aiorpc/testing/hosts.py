@@ -10,11 +10,11 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from ..calling.standalone import CONNECT_TIMEOUT
 from ..config import Settings, parse_broker_urls, resolve
 from ..exceptions import ConfigurationError
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
-from ..standalone import CONNECT_TIMEOUT
 from ..transports import open_transport
 
 __all__ = ["Config", "Hosts"]

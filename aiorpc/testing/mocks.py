@@ -14,14 +14,14 @@ from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
 
 import msgspec
 
+from ..calling.options import UNSET, CallOptions
+from ..calling.proxies import MethodProxy, RpcReply
 from ..dependencies.config import Config, ContextData
 from ..dependencies.dispatcher import EventDispatcher
 from ..dependencies.proxies import ClusterRpc, RpcProxy
 from ..dependencies.publisher import Publish, Publisher
 from ..entrypoints.rpc import Rpc
 from ..extensions import DependencyProvider, entrypoints_of, service_name_of
-from ..options import UNSET, CallOptions
-from ..proxy import MethodProxy, RpcReply
 from ..wire.message import Message
 from .specs import mock_of_type, provided_type
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pytest
 
+from ..calling.proxies import ClusterProxy
+from ..calling.standalone import ClusterRpcProxy
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
-from ..proxy import ClusterProxy
-from ..standalone import ClusterRpcProxy
 from .hosts import Config, Hosts
 
 if TYPE_CHECKING:  # what they need is optional

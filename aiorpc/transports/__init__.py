@@ -15,9 +15,9 @@ def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:
     """
     url = settings.broker_urls[0]
     if url.scheme == "memory":
-        from .memory import MemoryTransport
+        from .memory.transport import MemoryTransport
 
         return MemoryTransport(url.host, max_message_size=settings.max_message_size)
-    from .amqp import AmqpTransport
+    from .amqp.transport import AmqpTransport
 
     return AmqpTransport(settings, name=name)

@@ -12,15 +12,7 @@ import msgspec
 from ..context import EMPTY, Context
 from ..exceptions import UnserializableValueError
 from .message import HeaderTemplate
-from .names import (
-    BROKER_HEADERS,
-    CALL_ID_STACK,
-    COMPRESSION,
-    DEADLINE,
-    OWN_PREFIX,
-    PREFIX,
-    RESENT,
-)
+from .names import BROKER_HEADERS, CALL_ID_STACK, COMPRESSION, DEADLINE, OWN_PREFIX, PREFIX, RESENT
 
 __all__ = ["Meaning", "context_headers", "context_of", "header_template", "meaning_of"]
 

@@ -39,8 +39,6 @@ async def connect_aiorpc(url: str) -> float:
 def main(library: str, url: str) -> None:
     if library == "aiorpc":
         # What a program imports, and what its first connection would import otherwise.
-        import aiorpc
-        import aiorpc.transports.amqp  # noqa: F401
 
         connect = connect_aiorpc
     else:

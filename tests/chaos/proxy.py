@@ -1,7 +1,7 @@
 """
 A TCP proxy that breaks: connections end with a RST or a FIN, fall silent for ever, or are slow.
 
-It knows nothing of AMQP (`tests/amqp_proxy.py` does). It listens on loopback alone.
+It knows nothing of AMQP (`tests/support/amqp_proxy.py` does). It listens on loopback alone.
 """
 
 from __future__ import annotations

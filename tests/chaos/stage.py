@@ -19,8 +19,8 @@ from aiorpc import ClusterRpcProxy
 from tests.chaos.ledger import Ledger, new_ledger
 from tests.chaos.processes import Server
 from tests.chaos.proxy import CuttingProxy, cutting_proxy
-from tests.lane import on_broker
 from tests.servers import Rabbit
+from tests.support.lane import on_broker
 
 
 @dataclass

@@ -17,8 +17,8 @@ from tests.chaos.processes import ROOT
 from tests.chaos.report import table
 from tests.chaos.scenarios import SCENARIOS, Scenario, play
 from tests.chaos.stage import set_stage
-from tests.lane import FAST_LANE
 from tests.servers import Rabbit
+from tests.support.lane import FAST_LANE
 
 # Alone: how late a call may be, and how many succeed, holds for a machine that does nothing else.
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.alone]

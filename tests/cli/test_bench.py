@@ -19,7 +19,7 @@ from aiorpc import (
     UnknownService,
     rpc,
 )
-from aiorpc.cli.bench import Measurement, Plan, measure_service, percentile, report_of
+from aiorpc.cli.commands.bench import Measurement, Plan, measure_service, percentile, report_of
 from aiorpc.config import resolve
 
 from .commands import Done, Started, invoke, run

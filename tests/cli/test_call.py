@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from aiorpc import RpcTimeout, ServiceContainer, UnknownService, rpc
-from aiorpc.cli.call import call_once
+from aiorpc.cli.commands.call import call_once
 from aiorpc.config import resolve
 
 from .commands import Done, Started, invoke, run

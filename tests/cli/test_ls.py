@@ -24,12 +24,12 @@ from aiorpc import (
     event_handler,
     rpc,
 )
-from aiorpc.cli.ls import Listed, _print_table, list_services
+from aiorpc.cli.commands.ls import Listed, _print_table, list_services
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery import Fired, Instance, discover
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing, QueueState, Subscription
-from aiorpc.transports.memory import MemoryTransport
+from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Message, Queue
 from aiorpc.wire.names import DISCOVERY_EXCHANGE
 
@@ -256,9 +256,11 @@ class Mute(MemoryTransport):
 async def test_a_silent_broker_is_a_lost_connection(
     kind: type[MemoryTransport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiorpc.cli.ls.open_transport", lambda settings, name: kind("silent"))
-    monkeypatch.setattr("aiorpc.cli.ls.CONNECT_TIMEOUT", 0.1)
-    monkeypatch.setattr("aiorpc.cli.ls.LOOK", 0.1)
+    monkeypatch.setattr(
+        "aiorpc.cli.commands.ls.open_transport", lambda settings, name: kind("silent")
+    )
+    monkeypatch.setattr("aiorpc.cli.commands.ls.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("aiorpc.cli.commands.ls.LOOK", 0.1)
     async with asyncio.timeout(5):
         with pytest.raises(ConnectionLost, match="did not say within"):
             await list_services(resolve("memory://"), ["nobody"], 0.05)
@@ -287,7 +289,7 @@ def test_memory_cannot_be_listed_from_outside() -> None:
 def test_a_broker_that_is_not_there_exits_5(
     closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiorpc.cli.ls.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("aiorpc.cli.commands.ls.CONNECT_TIMEOUT", 0.2)
     done = invoke("ls", "--broker", f"amqp://127.0.0.1:{closed_port}/")
     assert done.code == 5
     assert "no connection to" in done.error

@@ -110,8 +110,8 @@ def test_a_broker_that_falls_silent_exits_5(monkeypatch: pytest.MonkeyPatch) -> 
         await asyncio.sleep(60)
         yield
 
-    monkeypatch.setattr("aiorpc.cli.shell.event_dispatcher", silent)
-    monkeypatch.setattr("aiorpc.cli.shell.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("aiorpc.cli.commands.shell.event_dispatcher", silent)
+    monkeypatch.setattr("aiorpc.cli.commands.shell.CONNECT_TIMEOUT", 0.1)
     done = invoke("shell", *MEMORY)
     assert done.code == 5
     assert done.error == "memory:// did not answer within 0.2 s"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aiorpc.cli.show_config import as_yaml
+from aiorpc.cli.commands.show_config import as_yaml
 
 from .commands import invoke
 from .conftest import Project

@@ -17,10 +17,10 @@ from typing import Any
 import aio_pika
 import pytest
 
-from tests.lane import on_broker
 from tests.nameko import virtualenvs
 from tests.nameko.processes import Nameko
 from tests.servers import urls
+from tests.support.lane import on_broker
 
 TOKEN = secrets.token_hex(3)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from aiorpc.transports.amqp_codec import Encoder, decode_content_header
+from aiorpc.transports.codec.frames import Encoder, decode_content_header
 from aiorpc.wire.message import Message
+from tests.support.files import DATA
 
-DATA = json.loads((Path(__file__).parents[1] / "data" / "nameko_messages.json").read_text())
+DATA = json.loads((DATA / "nameko_messages.json").read_text())
 
 #: Class, weight and body size; bodies differ in spaces, so sizes do.
 _BEFORE_FLAGS = 12

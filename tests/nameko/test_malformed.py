@@ -24,7 +24,6 @@ import pytest
 from aio_pika.abc import AbstractChannel, HeadersType
 
 from aiorpc import ClusterRpc, DependencyProvider, ServiceContainer, WorkerContext, rpc
-from tests.lane import FAST_LANE
 from tests.nameko.golden import DATA
 from tests.nameko.raw_client import (
     CONTENT_TYPE,
@@ -38,6 +37,7 @@ from tests.nameko.raw_client import (
     short,
     table,
 )
+from tests.support.lane import FAST_LANE
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
 

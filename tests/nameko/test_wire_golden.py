@@ -19,12 +19,7 @@ from aiorpc import exceptions
 from aiorpc.call import Call
 from aiorpc.config import resolve
 from aiorpc.context import Context, Deadline
-from aiorpc.exceptions import (
-    MalformedRequest,
-    MethodNotFound,
-    RemoteError,
-    deserialize_to_instance,
-)
+from aiorpc.exceptions import MalformedRequest, MethodNotFound, RemoteError, deserialize_to_instance
 from aiorpc.wire.errors import error_payload
 from aiorpc.wire.message import Message
 from aiorpc.wire.names import event_exchange, event_queue

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column, relationship
 
 from aiorpc import ClusterRpcProxy, Middleware, ServiceContainer
+from aiorpc.calling.proxies import ClusterProxy
 from aiorpc.config import Settings, from_mapping
 from aiorpc.extensions import providers_of
-from aiorpc.proxy import ClusterProxy
 from aiorpc.sqlalchemy import configured, create_tables, open_engine
 
 #: Others may test on the same server.

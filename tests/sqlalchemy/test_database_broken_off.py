@@ -13,7 +13,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from aiorpc import RemoteError, RpcTimeout, rpc
 from aiorpc.sqlalchemy import Database, DatabaseSession, configured, open_engine
-from aiorpc.sqlalchemy.drivers import Statement, kill
+from aiorpc.sqlalchemy.engine.drivers import Statement, kill
 from tests.sqlalchemy.forwarder import Forwarder
 from tests.sqlalchemy.library import Author, Base, FirstBase, all_returned, running
 
@@ -146,7 +146,7 @@ class Several:
 async def test_closing_is_bounded_for_every_session_of_a_call(
     server_url: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiorpc.sqlalchemy.pool.TERMINATE", 0.2)
+    monkeypatch.setattr("aiorpc.sqlalchemy.engine.pool.TERMINATE", 0.2)
     loop = asyncio.get_running_loop()
     url = make_url(server_url)
     Several.hole = hole = Forwarder(url)

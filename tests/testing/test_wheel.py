@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import wheel as wheels
+from tests.support import wheel as wheels
 
 ROOT = wheels.ROOT
 

@@ -30,15 +30,9 @@ from aiorpc import (
     rpc,
     timer,
 )
-from aiorpc.options import UNSET
+from aiorpc.calling.options import UNSET
 from aiorpc.sqlalchemy import Database, DatabaseSession
-from aiorpc.testing import (
-    dummy,
-    entrypoint_hook,
-    replace_dependencies,
-    run_sync,
-    worker_factory,
-)
+from aiorpc.testing import dummy, entrypoint_hook, replace_dependencies, run_sync, worker_factory
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The caller's side: clients, proxies and their options. May import transports and wire."""

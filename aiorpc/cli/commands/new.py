@@ -1,0 +1,149 @@
+"""``aiorpc new NAME``: a directory with a service, its configuration and its test, ready to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from ...exceptions import ConfigurationError
+from ..options import Debug
+
+__all__ = ["new"]
+
+SERVICE = Template('''\
+"""The service ``$name``."""
+
+from aiorpc import rpc
+
+
+class $class_name:
+    name = "$name"
+
+    @rpc
+    async def hello(self, name: str) -> str:
+        return f"Hello, {name}!"
+''')
+
+CONFIG = """\
+# Keys are Nameko's; `aiorpc show-config --config config.yaml --defaults` lists all there are.
+AMQP_URI: ${AMQP_URI:amqp://guest:guest@localhost/}
+max_workers: 100
+"""
+
+TEST = Template('''\
+"""Run by `pytest`, without a server."""
+
+import asyncio
+
+from $module import $class_name
+
+from aiorpc import ClusterRpcProxy, ServiceContainer
+
+BROKER = "memory://"
+
+
+def test_hello() -> None:
+    """The method by itself: a service is a plain class."""
+    assert asyncio.run($class_name().hello("Ada")) == "Hello, Ada!"
+
+
+def test_hello_is_answered() -> None:
+    """The service as others call it."""
+
+    async def call() -> str:
+        async with ServiceContainer($class_name, BROKER), ClusterRpcProxy(BROKER) as cluster:
+            return await cluster["$name"].hello("Ada")
+
+    assert asyncio.run(call()) == "Hello, Ada!"
+''')
+
+
+#: What the test imports beside the class of the service.
+OF_THE_TEST = ("ClusterRpcProxy", "ServiceContainer")
+
+
+def new(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Name of the service: letters, digits, _ and -, a letter first.",
+            show_default=False,
+        ),
+    ],
+    debug: Debug = False,
+) -> None:
+    """
+    Make a directory with a new service, its configuration and its test, ready to run.
+
+    Nothing that is there already is overwritten.
+    """
+    module = _module_name(name)
+    names = {"name": name, "module": module, "class_name": _class_name(name)}
+    directory = Path(name)
+    files = {
+        f"{module}.py": SERVICE.substitute(names),
+        "config.yaml": CONFIG,
+        f"test_{module}.py": TEST.substitute(names),
+    }
+    _write(directory, files)
+    typer.echo(f"made {directory}/ with {', '.join(files)}\n")
+    for step in _next_steps(name, module):
+        typer.echo(f"  {step}")
+
+
+def _next_steps(name: str, module: str) -> list[str]:
+    steps = {
+        f"cd {name}": "",
+        "pytest": "without a server",
+        f"aiorpc run {module} --config config.yaml": "on $AMQP_URI, or localhost",
+        f"""aiorpc call {name}.hello '["Ada"]' --config config.yaml""": "in another terminal",
+    }
+    width = max(map(len, steps))
+    return [f"{step:{width}}   # {why}" if why else step for step, why in steps.items()]
+
+
+def _module_name(name: str) -> str:
+    """
+    Raises:
+        ConfigurationError: *name* is no name for a service, or its module would hide another.
+    """
+    module = name.replace("-", "_").lower()
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or keyword.iskeyword(module):
+        raise ConfigurationError(
+            f"{name!r} cannot name a service and its module: use letters, digits, _ and -, a "
+            "letter first, and no word of Python's own"
+        )
+    class_name = _class_name(name)
+    if keyword.iskeyword(class_name) or class_name in OF_THE_TEST:
+        raise ConfigurationError(
+            f"the class of {name!r} would be named {class_name}, which is taken: choose another "
+            f"name, such as {name}_service"
+        )
+    if importlib.util.find_spec(module) is not None:
+        raise ConfigurationError(
+            f"a module named {module} exists already, and would be hidden: choose another name, "
+            f"such as {module}_service"
+        )
+    return module
+
+
+def _class_name(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name))
+
+
+def _write(directory: Path, files: dict[str, str]) -> None:
+    try:
+        directory.mkdir()
+        for name, content in files.items():
+            (directory / name).write_text(content, encoding="utf-8")
+    except FileExistsError:
+        raise ConfigurationError(f"{directory.absolute()} exists already") from None
+    except OSError as error:
+        raise ConfigurationError(f"{directory.absolute()}: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""Database URLs, drivers, engines and pools."""

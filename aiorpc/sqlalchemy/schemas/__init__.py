@@ -1,0 +1,1 @@
+"""Marshmallow schemas: arguments are loaded, results are dumped."""

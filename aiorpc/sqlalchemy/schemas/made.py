@@ -1,0 +1,164 @@
+"""
+Schemas, by marshmallow and marshmallow-sqlalchemy: those that users write, and those made for
+mapped classes where users write none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any, TypeAlias
+
+from marshmallow import Schema, ValidationError, fields, post_load
+from marshmallow_sqlalchemy import SQLAlchemyAutoSchema, auto_field
+from marshmallow_sqlalchemy.exceptions import ModelConversionError
+from sqlalchemy import inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper
+
+from ...exceptions import ConfigurationError
+
+__all__ = [
+    "AnySchema",
+    "as_schema",
+    "nested_schema",
+    "nesting_field",
+    "schema_for",
+    "with_nested",
+]
+
+#: A schema, its class, or a mapped class, for which a schema is made.
+AnySchema: TypeAlias = Schema | type[Any]
+
+
+def schema_for(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
+    """
+    The schema of a mapped class: all its columns, foreign keys too, and no relationships. What
+    tells the classes of one table apart (``polymorphic_on``) is dumped only.
+
+    Raises:
+        ConfigurationError: it is no mapped class, or has a column that marshmallow does not know.
+    """
+    if model not in _schemas:
+        _schemas[model] = _make_schema(model)
+    return _schemas[model]
+
+
+_schemas: dict[type, type[SQLAlchemyAutoSchema[Any]]] = {}
+_instances: dict[type, Schema] = {}
+
+
+def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
+    name = getattr(model, "__qualname__", repr(model))
+    try:
+        mapper = inspect(model, raiseerr=True)
+        meta = type(
+            "Meta",
+            (),
+            {
+                "model": model,
+                "load_instance": True,
+                "include_fk": True,
+                "register": False,
+                "dump_only": _discriminator(mapper),
+            },
+        )
+        return type(
+            f"{model.__name__}Schema",
+            (_MadeSchema,),
+            {"Meta": meta, **{key: auto_field(required=False) for key in _inherited_keys(mapper)}},
+        )
+    except NoInspectionAvailable:
+        raise ConfigurationError(
+            f"{name} is neither a marshmallow schema nor a class that SQLAlchemy maps"
+        ) from None
+    except ModelConversionError as exc:
+        raise ConfigurationError(
+            f"no schema can be made for {name}: {exc}; write one, with a field for that column"
+        ) from None
+
+
+class Binary(fields.Field[bytes]):
+    """Bytes as they are: the wire carries them. marshmallow's own field makes text of them."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bytes:
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise ValidationError("Not valid bytes.")
+        return bytes(value)
+
+
+class _MadeSchema(SQLAlchemyAutoSchema[Any]):
+    @post_load
+    def make_instance(self, data: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_instance(data, **kwargs)
+        except TypeError as exc:
+            if is_dataclass(self.opts.model):  # its __init__ has a mind of its own
+                raise ValidationError(str(exc).removeprefix("__init__() ")) from exc
+            raise
+
+
+_MadeSchema.TYPE_MAPPING = {**SQLAlchemyAutoSchema.TYPE_MAPPING, bytes: Binary}
+
+
+def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:
+    """
+    The attribute by which SQLAlchemy tells classes of one table apart. It follows from the class: a
+    row with another value cannot be read any more, nor can any query that meets it.
+    """
+    if mapper.polymorphic_on is None:
+        return ()
+    return tuple(
+        key
+        for key, attribute in mapper.column_attrs.items()
+        if mapper.polymorphic_on in attribute.columns
+    )
+
+
+def _inherited_keys(mapper: Mapper[Any]) -> list[str]:
+    """Parts of the primary key that the parent's table gives, where it does not want them told."""
+    if mapper.inherits is None or mapper.concrete:
+        return []
+    parent = schema_for(mapper.inherits.class_)().fields
+    return [
+        key
+        for key, attribute in mapper.column_attrs.items()
+        if any(column in mapper.primary_key for column in attribute.columns)
+        and key in parent
+        and not parent[key].required
+    ]
+
+
+def as_schema(schema: AnySchema) -> Schema:
+    """A schema of what users may write for one."""
+    if isinstance(schema, Schema):
+        return schema
+    if schema not in _instances:
+        cls = schema if issubclass(schema, Schema) else schema_for(schema)
+        _instances[schema] = cls()
+    return _instances[schema]
+
+
+def with_nested(schema: Schema, seen: set[int] | None = None) -> Iterator[Schema]:
+    """*schema* and all that are nested in it."""
+    seen = set() if seen is None else seen
+    if id(schema) in seen:
+        return
+    seen.add(id(schema))
+    yield schema
+    for field in schema.fields.values():
+        if (nested := nested_schema(field)) is not None and len(seen) < 100:
+            yield from with_nested(nested, seen)
+
+
+def nested_schema(field: fields.Field[Any]) -> Schema | None:
+    """The schema of a field that nests one, or a list of one."""
+    nesting = nesting_field(field)
+    return nesting.schema if nesting is not None else None
+
+
+def nesting_field(field: fields.Field[Any]) -> fields.Nested | None:
+    """The field itself that nests a schema, where there may be a list around it."""
+    if isinstance(field, fields.List):
+        field = field.inner
+    return field if isinstance(field, fields.Nested) else None

@@ -1,0 +1,256 @@
+"""
+One AMQP channel as we use it: what was published on it and is not confirmed yet. Writes through a
+``HotPath``; opens and closes through aiormq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiormq
+
+from ...exceptions import AioRpcError, Overloaded, Unroutable, UnserializableValueError
+from ...wire.message import Message
+from ..base import Outgoing, Returned
+from ..codec.frames import Encoder
+from ..outbox import settle, settle_soon
+from .errors import Refused
+from .link import Link
+
+__all__ = ["NO_LIMIT", "Channel", "Unconfirmed", "check"]
+
+log = logging.getLogger(__name__)
+
+#: Takes what was not confirmed when a channel ended, by delivery tag, and why it ended.
+Unconfirmed = Callable[[list[tuple[int, Outgoing]], Refused | None], None]
+#: Bytes, for those who set no limit.
+NO_LIMIT = 1 << 62
+
+
+class Channel:
+    """
+    A channel of *link*, ready to publish on; it keeps account of the confirms. It has none until
+    the first message that asks for one: until then the broker is spared the work, and we are.
+
+    Args:
+        unconfirmed: takes what is not confirmed when the channel ends.
+        returned: takes mandatory messages that came back, and were sent without confirms.
+
+    Attributes:
+        open: whether it can be written to.
+        ended: done when it cannot any more: with the broker's ``Refused``, or ``None`` when the
+            connection went or we closed it.
+        unconfirmed: what was published with confirms and is not confirmed, by delivery tag.
+        max_message_size: bytes of body that may be sent or taken.
+    """
+
+    #: Whether more is to be done for a confirmed message than to tell a sender that asks for it.
+    _tells_all = False
+
+    def __init__(
+        self,
+        link: Link,
+        channel: aiormq.Channel,
+        *,
+        max_message_size: int | None,
+        unconfirmed: Unconfirmed,
+        returned: Returned | None = None,
+    ) -> None:
+        self.link = link
+        self.amqp = channel
+        self.path = link.path
+        self.loop = channel.loop
+        self.number = channel.number
+        self.open = True
+        self.ended: asyncio.Future[Refused | None] = channel.loop.create_future()
+        self.unconfirmed: dict[int, Outgoing] = {}
+        self.max_message_size = max_message_size or NO_LIMIT
+        self.encoder = Encoder(channel.number, link.frame_max)
+        self._confirms = channel.publisher_confirms
+        self._published = 0
+        self._oldest = 1  # no lower tag is unconfirmed
+        self._hand_back = unconfirmed
+        self._returned = returned
+        self._settled: asyncio.Event | None = None
+        self.path.attach(channel, self)
+        link.attached.add(self)
+
+    # --- out
+
+    def publish(self, outgoing: Outgoing) -> int:
+        """
+        Write *outgoing*; returns its delivery tag, or 0 where the channel has no confirms.
+
+        Raises:
+            UnserializableValueError: it cannot be encoded, or is too large; nothing was written.
+        """
+        message = outgoing.message
+        if len(message.body) > self.max_message_size:
+            raise too_large(outgoing, self.max_message_size)
+        if not self._confirms:
+            if not outgoing.confirm and (not outgoing.mandatory or outgoing.settled is None):
+                self.path.write(
+                    self.encoder.publish(
+                        outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message
+                    )
+                )
+                if outgoing.settled is not None:
+                    settle_soon(outgoing, None)
+                return 0
+            self.start_confirms()
+        tag = self._published + 1
+        message_id = None
+        path = self.path
+        if path.keeps_books and outgoing.mandatory:
+            message_id = message.message_id or f"{self.number}.{tag}"
+        frames = self.encoder.publish(
+            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message, message_id
+        )
+        self._published = tag
+        self.unconfirmed[tag] = outgoing
+        if path.keeps_books:
+            path.published(self.amqp, self, tag, message_id)
+        path.write(frames)
+        if not outgoing.confirm and outgoing.settled is not None:
+            settle_soon(outgoing, None)
+        return tag
+
+    def start_confirms(self) -> None:
+        """From here on the broker confirms what is published."""
+        if not self._confirms:
+            self._confirms = True
+            self.path.write(self.encoder.confirm_select())
+
+    async def all_confirmed(self) -> None:
+        """Return when nothing is unconfirmed, or the channel has ended."""
+        while self.unconfirmed and self.open:
+            self._settled = asyncio.Event()
+            await self._settled.wait()
+
+    async def close(self) -> None:
+        """Close it, once what was written before has left. Bounded."""
+        if not self.open:
+            return
+        self.path.flush()
+        self._end(None)
+        await self.link.farewell(self.amqp.close)
+
+    # --- in: HotFrames
+
+    def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
+        tag = min(tag, self._published)  # whatever a broker says
+        unconfirmed = self.unconfirmed
+        quiet = accepted and not self._tells_all
+        for each in range(self._oldest, tag + 1) if multiple else (tag,):
+            outgoing = unconfirmed.pop(each, None)
+            if outgoing is not None and not (quiet and outgoing.settled is None):
+                self._confirm(each, outgoing, accepted)
+        if multiple and tag >= self._oldest:
+            self._oldest = tag + 1
+        if not unconfirmed and self._settled is not None:
+            self._settled.set()
+
+    def returned(
+        self, code: int, text: str, exchange: str, routing_key: str, message: Message
+    ) -> None:
+        # A return bears no delivery tag. It comes before its confirm, and returns come in the order
+        # in which the messages went, so the first that looks like it is the one.
+        for tag, outgoing in self.unconfirmed.items():
+            sent = outgoing.message
+            if (
+                outgoing.routing_key == routing_key
+                and sent.correlation_id == message.correlation_id
+                and outgoing.exchange == exchange
+                and outgoing.mandatory
+                and (sent.message_id is None or sent.message_id == message.message_id)
+            ):
+                del self.unconfirmed[tag]
+                self._confirm(tag, outgoing, unroutable(exchange, routing_key, f"{code} {text}"))
+                if not self.unconfirmed and self._settled is not None:
+                    self._settled.set()
+                return
+        if self._returned is not None:
+            self._returned(message, unroutable(exchange, routing_key, f"{code} {text}"))
+
+    def closing(self, code: int, text: str) -> None:
+        self._end(Refused(code, text) if code else None)
+
+    def lost(self, why: str) -> None:
+        self._end(None)
+
+    def delivered(
+        self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message
+    ) -> None:
+        raise AssertionError("a delivery on a channel without a consumer")
+
+    def oversized(
+        self, tag: int, exchange: str, routing_key: str, size: int, head: Message
+    ) -> None:
+        raise AssertionError("a delivery on a channel without a consumer")
+
+    def malformed(self, tag: int, exchange: str, routing_key: str, reason: str) -> None:
+        raise AssertionError("a delivery on a channel without a consumer")
+
+    # --- within
+
+    def _confirm(self, tag: int, outgoing: Outgoing, outcome: object) -> None:
+        """*outgoing* is confirmed (``True``), refused (``False``) or came back (the error)."""
+        if outcome is True:
+            if outgoing.settled is not None and outgoing.confirm:
+                settle(outgoing, None)
+        elif outcome is False:
+            if outgoing.confirm:
+                settle(outgoing, _nacked(outgoing))
+        elif isinstance(outcome, AioRpcError):
+            settle(outgoing, outcome)
+
+    def _end(self, refused: Refused | None) -> None:
+        if not self.open:
+            return
+        self.open = False
+        self.link.attached.discard(self)
+        self.path.flush()
+        self.path.detach(self.number)
+        unconfirmed, self.unconfirmed = self.unconfirmed, {}
+        if self._settled is not None:
+            self._settled.set()
+        self.ended.set_result(refused)
+        self._hand_back(list(unconfirmed.items()), refused)
+
+
+def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
+    """The error for a mandatory message that came back."""
+    return Unroutable(
+        f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer})"
+    )
+
+
+def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
+    """
+    Find out whether *outgoing* can be sent, while its sender is there to be told.
+
+    Raises:
+        UnserializableValueError: it cannot be encoded, or its body is larger than *limit*.
+    """
+    message = outgoing.message
+    if len(message.body) > limit:
+        raise too_large(outgoing, limit)
+    encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message)
+
+
+def too_large(outgoing: Outgoing, limit: int) -> UnserializableValueError:
+    """The error for a message that is not sent because of its size."""
+    return UnserializableValueError(
+        f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, has "
+        f"{len(outgoing.message.body)} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, send it "
+        "in parts, or raise the limit here, there and in the broker"
+    )
+
+
+def _nacked(outgoing: Outgoing) -> Overloaded:
+    return Overloaded(
+        f"the broker refused a message to exchange {outgoing.exchange!r}, key "
+        f"{outgoing.routing_key!r} (basic.nack): a queue that it goes to is full, or failed"
+    )

@@ -1,0 +1,268 @@
+"""
+One connection to one broker, from the handshake to its end. It does not come back: who wants that
+opens another. May import aio-pika and aiormq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Protocol
+
+import aio_pika
+import aiormq
+import aiormq.abc
+from yarl import URL
+
+from ...config import BrokerUrl, Settings, ssl_context, tls_server_hostname
+from .errors import connection_refusal, errors, quietly, reason
+from .lane import Lane
+from .path import HotPath, Opener
+
+__all__ = [
+    "CLOSE_TIMEOUT",
+    "CONNECT_TIMEOUT",
+    "REPLY_TIMEOUT",
+    "Attached",
+    "Link",
+]
+
+log = logging.getLogger(__name__)
+
+#: Seconds for one attempt to connect, handshake included.
+CONNECT_TIMEOUT = 10.0
+#: Seconds that a clean end of a connection may take, and then that an unclean one may.
+CLOSE_TIMEOUT = 2.0
+_LOST_TIMEOUT = 0.2
+#: Seconds that the broker may take to answer a method: longer than any queue needs that works.
+REPLY_TIMEOUT = 10.0
+
+
+class Attached(Protocol):
+    """What lives on the connection and hears of its end."""
+
+    def lost(self, why: str) -> None:
+        """The connection is gone."""
+
+
+class Link:
+    """
+    Attributes:
+        lost: done when the connection is gone; its result says why.
+        blocked_reason: the broker's words while it takes no messages, else ``None``.
+        attached: what is told of the end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: BrokerUrl,
+        *,
+        name: str,
+        on_lost: Callable[[Link], None],
+        on_blocked: Callable[[Link], None],
+        on_congested: Callable[[], None],
+    ) -> None:
+        self.url = url
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.blocked_reason: str | None = None
+        self.attached: set[Attached] = set()
+        self._on_lost = on_lost
+        self._on_blocked = on_blocked
+        self.congestion_changed = on_congested
+        self._farewells: set[asyncio.Task[None]] = set()
+        #: When it left a farewell unanswered: no answers are expected until it is heard again.
+        self._silent_since: float | None = None
+        self._said = ""  # the broker's words when it closed the connection, if we heard them
+        heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
+        opener = Opener(
+            url.host, url.port, ssl_context(settings, url), tls_server_hostname(settings, url)
+        )
+        self.path: HotPath
+        if settings.amqp_fast_lane:
+            self.path = Lane(self, opener, heartbeat)
+        else:
+            from .plain import PlainPath  # hardly anybody has the lane off
+
+            self.path = PlainPath(self, opener)
+        self._timeout = url.connect_timeout or CONNECT_TIMEOUT
+        method = (url.login_method or settings.login_method or "PLAIN").lower()
+        self._connection = _Connection(
+            URL(url.to_url(heartbeat=heartbeat, auth=method), encoded=True),
+            self.path.factory,
+            client_properties={"connection_name": name, "product": "aiorpc"},
+        )
+
+    # --- its life
+
+    async def open(self) -> None:
+        """
+        Connect; at most :data:`CONNECT_TIMEOUT` seconds.
+
+        Raises:
+            ConfigurationError: the broker knows us and does not want us.
+            OSError: it could not be reached this time; a ``TimeoutError`` is one.
+        """
+        try:
+            with quietly(), errors():
+                async with asyncio.timeout(self._timeout):
+                    await self._connection.connect()
+        except BaseException as error:
+            self.path.abort()
+            await self.path.stop()
+            await self._connection.close()
+            said = self._said
+            self._lose(reason(error))
+            # errors() has aiormq's as the cause.
+            refused = connection_refusal(error.__cause__ or error, self.url, said)
+            if refused is not None:
+                raise refused from error
+            raise
+        transport = self._connection.transport
+        assert transport is not None
+        self._amqp = transport.connection
+        self._amqp.closing.add_done_callback(self._closed)
+        self.path.connected(self._amqp)
+
+    async def close(self) -> None:
+        """Hang up, or clear away what a lost connection left. Bounded; idempotent."""
+        with quietly():
+            await self.path.stop()
+            if not self.answers:
+                self.path.abort()
+            closing = asyncio.ensure_future(self._connection.close())
+            # In a task of its own, since a cancelled close would leave aiormq half closed. There
+            # is little to wait for where nobody answers any more.
+            patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
+            done, _ = await asyncio.wait([closing], timeout=patience)
+            if not done:
+                self.path.abort()
+                await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+            if not closing.done():
+                closing.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await closing
+            self._lose("it was closed")
+            for farewell in self._farewells:
+                farewell.cancel()
+            await asyncio.gather(*self._farewells, return_exceptions=True)
+
+    def abort(self) -> None:
+        """Drop the socket at once."""
+        self.path.abort()
+
+    @property
+    def frame_max(self) -> int:
+        """The largest frame that was agreed, in bytes; 0 for no limit."""
+        return self._amqp.connection_tune.frame_max or 0
+
+    # --- channels
+
+    async def channel(self, *, confirms: bool = False) -> aiormq.Channel:
+        """
+        A new channel. It is aiormq's, not aio-pika's: those leave callbacks on their connection
+        that only its end clears away, and channels for a look at a queue come and go.
+
+        Raises:
+            Refused, ConnectionError: there is none to be had.
+            TimeoutError: the broker does not answer.
+        """
+        with quietly(), errors():
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                channel = await self._amqp.channel(
+                    publisher_confirms=confirms, on_return_raises=False
+                )
+        assert isinstance(channel, aiormq.Channel)
+        return channel
+
+    @asynccontextmanager
+    async def passing_channel(self) -> AsyncGenerator[aiormq.Channel]:
+        """A channel for the block: an error may close it without harm to anybody else."""
+        channel = await self.channel()
+        try:
+            with quietly(), errors():
+                async with asyncio.timeout(REPLY_TIMEOUT):
+                    yield channel
+        finally:
+            if not channel.is_closed:
+                await self.farewell(channel.close)
+
+    @property
+    def answers(self) -> bool:
+        """
+        Whether the broker can be expected to answer. It reads nothing more from a connection that
+        it blocks, not even its close.
+        """
+        if self._silent_since is not None and self.path.heard_at > self._silent_since:
+            self._silent_since = None
+        return not (
+            self.lost.done() or self.blocked_reason is not None or self._silent_since is not None
+        )
+
+    async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
+        """
+        Say *words*, whose answer we can do without: never an error, and at most
+        :data:`CLOSE_TIMEOUT` seconds. Without a broker that answers they are left unsaid: one that
+        let these seconds pass is not asked again until it is heard of.
+        """
+        if not self.answers:
+            return
+        # In a task of its own: aiormq says a channel.close again when it is cancelled over one, and
+        # RabbitMQ closes the whole connection for the second.
+        farewell = asyncio.create_task(self._say(words))
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
+        await asyncio.wait([farewell])
+
+    async def _say(self, words: Callable[[], Awaitable[object]]) -> None:
+        with quietly(), suppress(Exception), errors():
+            async with asyncio.timeout(CLOSE_TIMEOUT) as patience:
+                try:
+                    await words()
+                finally:
+                    if patience.expired():
+                        self._silent_since = self.path.loop.time()
+
+    # --- what the path reports
+
+    def blocked(self, why: str) -> None:
+        self.blocked_reason = why
+        self._on_blocked(self)
+
+    def unblocked(self) -> None:
+        self.blocked_reason = None
+        self._on_blocked(self)
+
+    def hung_up(self, why: str) -> None:
+        self._said = why
+        self._lose(why)
+
+    def socket_lost(self, error: BaseException | None) -> None:
+        self._lose(reason(error) if error else "the broker closed the connection")
+
+    def _closed(self, closing: asyncio.Future[Any]) -> None:
+        self.socket_lost(None if closing.cancelled() else closing.exception())
+
+    def _lose(self, why: str) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(why)
+        self._on_lost(self)
+        for attached in list(self.attached):
+            try:
+                attached.lost(why)
+            except Exception:
+                log.exception("what lived on the connection to %s did not end well", self.url)
+        self.attached.clear()
+
+
+class _Connection(aio_pika.Connection):
+    """aio-pika's, with the socket opened our way."""
+
+    def __init__(
+        self, url: URL, factory: aiormq.TransportFactory, *, client_properties: dict[str, Any]
+    ) -> None:
+        super().__init__(url, client_properties=client_properties)
+        self.kwargs["transport_factory"] = factory

@@ -1,0 +1,1 @@
+"""AMQP frames as bytes and values. No I/O, and no AMQP library."""

@@ -1,0 +1,344 @@
+"""
+Takes the hot frames out of what a broker sends, and leaves the rest. Sans I/O.
+
+Bytes go in, cut anywhere; for the channels that were attached, deliveries, returns and confirms
+come out as calls of their :class:`HotFrames`; every other frame comes out as it went in, for
+whoever speaks the rest of AMQP.
+"""
+
+from __future__ import annotations
+
+import logging
+from struct import Struct
+from typing import Protocol
+
+from ...wire.message import Message
+from .frames import (
+    ACK,
+    BLOCKED,
+    BODY,
+    CHANNEL_CLOSE,
+    CONNECTION_CLOSE,
+    DELIVER,
+    FRAME_END,
+    FRAME_OVERHEAD,
+    HEADER,
+    METHOD,
+    NACK,
+    RETURN,
+    UNBLOCKED,
+    MalformedContent,
+    decode_content_header,
+    decode_properties,
+)
+
+__all__ = ["BadFrame", "ConnectionFrames", "Demultiplexer", "HotFrames"]
+
+log = logging.getLogger(__name__)
+
+_FRAME = Struct(">BHI").unpack_from
+#: A content header frame, up to the property flags.
+_HEADER = Struct(">BHIIQH").unpack_from
+#: The end octet of a frame, and the head of the next.
+_NEXT_FRAME = Struct(">BBHI").unpack_from
+_METHOD = Struct(">I").unpack_from
+_TAG_BITS = Struct(">QB").unpack_from
+_U64 = Struct(">Q").unpack_from
+_U16 = Struct(">H").unpack_from
+
+_DELIVER = DELIVER.to_bytes(4, "big")
+#: A content header frame without properties.
+_LEAST_CONTENT = FRAME_OVERHEAD + 14
+
+#: Names of exchange and key are remembered up to so many, and then forgotten all at once.
+_MAX_NAMES = 1024
+
+
+class HotFrames(Protocol):
+    """What one attached channel hears. All of it is called from within ``receive``."""
+
+    #: The most body it takes, in bytes; a larger one is not kept.
+    max_message_size: int
+
+    def delivered(
+        self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message
+    ) -> None:
+        """A message for a consumer of this channel."""
+
+    def oversized(
+        self, tag: int, exchange: str, routing_key: str, size: int, head: Message
+    ) -> None:
+        """A message of *size* bytes came, more than is taken: *head* is all of it but its body."""
+
+    def malformed(self, tag: int, exchange: str, routing_key: str, reason: str) -> None:
+        """A message came whose properties cannot be read."""
+
+    def returned(
+        self, code: int, text: str, exchange: str, routing_key: str, message: Message
+    ) -> None:
+        """A mandatory message of ours that no queue took."""
+
+    def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
+        """The broker has taken responsibility for what we published, or refused it."""
+
+    def closing(self, code: int, text: str) -> None:
+        """The broker closes the channel: nothing more may be written to it."""
+
+
+class ConnectionFrames(Protocol):
+    """What is heard of the connection itself."""
+
+    def blocked(self, why: str) -> None:
+        """The broker takes no messages for now."""
+
+    def unblocked(self) -> None:
+        """It takes them again."""
+
+    def hung_up(self, why: str) -> None:
+        """The broker closes the connection."""
+
+
+class BadFrame(Exception):
+    """The stream makes no sense any more; the connection cannot be used further."""
+
+
+class _Content:
+    """A message whose frames are still coming."""
+
+    __slots__ = (
+        "body",
+        "code",
+        "header",
+        "method",
+        "missing",
+        "place",
+        "redelivered",
+        "tag",
+        "text",
+    )
+
+    def __init__(self, method: int) -> None:
+        self.method = method
+        self.tag = self.code = self.missing = 0
+        self.redelivered = False
+        self.text = ""
+        self.place: tuple[str, str] = ("", "")
+        self.header = b""
+        self.body: list[bytes] | None = []
+
+
+class Demultiplexer:
+    """Splits a stream of frames. ``channels`` says whose hot frames are taken out."""
+
+    __slots__ = ("_connection", "_contents", "_frame_max", "_names", "_rest", "channels", "taken")
+
+    def __init__(self, connection: ConnectionFrames) -> None:
+        self.channels: dict[int, HotFrames] = {}
+        #: How many frames were taken out, ever.
+        self.taken = 0
+        self._connection = connection
+        self._contents: dict[int, _Content] = {}
+        self._names: dict[bytes, tuple[str, str]] = {}
+        self._rest = b""
+        self._frame_max = 0
+
+    def limit(self, frame_max: int) -> None:
+        """From here on, a frame larger than *frame_max* is an error; 0 for no limit."""
+        self._frame_max = frame_max
+
+    def receive(self, data: bytes) -> bytes:
+        """
+        Take *data* in; return the frames in it that are for others, whole and in their order.
+
+        Raises:
+            BadFrame: a frame without its end octet, or larger than was agreed.
+        """
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        channels = self.channels
+        others: list[bytes] = []
+        # Frames for others that follow one another are passed on in one piece, from here.
+        others_from = at = 0
+        end = len(data)
+        passed = 0
+        while end - at >= FRAME_OVERHEAD:
+            kind, number, size = _FRAME(data, at)
+            after = at + size + FRAME_OVERHEAD
+            if after > end:
+                if self._frame_max and size + FRAME_OVERHEAD > self._frame_max:
+                    raise BadFrame(f"a frame of {size} bytes, more than agreed")
+                break
+            if data[after - 1] != FRAME_END:
+                raise BadFrame("a frame that does not end with its end octet")
+            hot = channels.get(number)
+            if hot is not None and (
+                (kind == METHOD and (passed := self._take_whole(hot, number, data, at, after, end)))
+                or self._take(hot, kind, number, data, at + 7, after - 1)
+            ):
+                self.taken += 1
+                if passed:
+                    after, passed = passed, 0
+                if others_from < at:
+                    others.append(data[others_from:at])
+                others_from = after
+            elif number == 0 and kind == METHOD:
+                self._watch(data, at + 7)
+            at = after
+        if others_from < at:
+            others.append(data[others_from:at])
+        if at < end:
+            self._rest = data[at:]
+        return others[0] if len(others) == 1 else b"".join(others)
+
+    def detach(self, number: int) -> None:
+        """Take nothing more out for channel *number*."""
+        self.channels.pop(number, None)
+        self._contents.pop(number, None)
+
+    def _take_whole(
+        self, hot: HotFrames, number: int, data: bytes, at: int, header: int, end: int
+    ) -> int:
+        """
+        Take a delivery whose three frames are all in *data*, method frame from *at*, header frame
+        from *header*: nearly all are. Returns where it ends, or 0: then it goes frame by frame.
+        """
+        if end - header < _LEAST_CONTENT or not data.startswith(_DELIVER, at + 7):
+            return 0
+        missing: int
+        kind, channel, size, _, missing, flags = _HEADER(data, header)
+        properties_end = header + 7 + size
+        if kind != HEADER or channel != number or properties_end >= end:
+            return 0
+        after: int = properties_end + 1
+        body = b""
+        if missing:
+            if end - after < FRAME_OVERHEAD:
+                return 0
+            end_octet, kind, channel, size = _NEXT_FRAME(data, properties_end)
+            start = after + 7
+            last = start + size
+            after = last + 1
+            if (
+                size != missing
+                or end_octet != FRAME_END
+                or kind != BODY
+                or channel != number
+                or after > end
+                or missing > hot.max_message_size
+                or data[last] != FRAME_END
+            ):
+                return 0
+            body = data[start:last]
+        elif data[properties_end] != FRAME_END:
+            return 0
+        bits = at + 20 + data[at + 11]
+        tag, redelivered = _TAG_BITS(data, bits - 8)
+        names = data[bits + 1 : header - 1]
+        exchange, routing_key = self._names.get(names) or self._place(names)
+        try:
+            message = decode_properties(data, header + 21, properties_end, flags, body)
+        except MalformedContent as error:
+            hot.malformed(tag, exchange, routing_key, str(error))
+        else:
+            hot.delivered(tag, redelivered == 1, exchange, routing_key, message)
+        return after
+
+    def _take(self, hot: HotFrames, kind: int, number: int, data: bytes, at: int, end: int) -> bool:
+        """Take the frame with its payload in ``data[at:end]``, if it is a hot one."""
+        if kind == METHOD:
+            (method,) = _METHOD(data, at)
+            if method == DELIVER:
+                content = self._contents[number] = _Content(method)
+                bits = at + 13 + data[at + 4]
+                content.tag, content.redelivered = _TAG_BITS(data, bits - 8)
+                content.place = self._place(data[bits + 1 : end])
+                return True
+            if method in (ACK, NACK):
+                tag, bits = _TAG_BITS(data, at + 4)
+                hot.confirmed(tag, bool(bits & 1), method == ACK)
+                return True
+            if method == RETURN:
+                content = self._contents[number] = _Content(method)
+                (content.code,) = _U16(data, at + 4)
+                names = at + 7 + data[at + 6]
+                content.text = data[at + 7 : names].decode("utf-8", "replace")
+                content.place = self._place(data[names:end])
+                return True
+            if method == CHANNEL_CLOSE:
+                hot.closing(*_reason(data, at))
+            return False
+        content_or_none = self._contents.get(number)
+        if content_or_none is None:
+            return False  # of a basic.get, which is not ours
+        content = content_or_none
+        if kind == HEADER:
+            self._header(hot, content, data[at:end])
+        elif kind == BODY:
+            content.missing -= end - at
+            if content.body is not None:
+                content.body.append(data[at:end])
+        else:
+            return False
+        if content.missing <= 0:
+            del self._contents[number]
+            self._complete(hot, content)
+        return True
+
+    @staticmethod
+    def _header(hot: HotFrames, content: _Content, payload: bytes) -> None:
+        content.header = payload
+        (content.missing,) = _U64(payload, 4)
+        if content.missing > hot.max_message_size:
+            content.body = None
+
+    @staticmethod
+    def _complete(hot: HotFrames, content: _Content) -> None:
+        exchange, routing_key = content.place
+        body = content.body
+        whole = b"" if not body else body[0] if len(body) == 1 else b"".join(body)
+        try:
+            message = decode_content_header(content.header, whole)
+        except MalformedContent as error:
+            if content.method == DELIVER:
+                hot.malformed(content.tag, exchange, routing_key, str(error))
+            return
+        if content.method == RETURN:
+            hot.returned(content.code, content.text, exchange, routing_key, message)
+        elif body is None:
+            (size,) = _U64(content.header, 4)
+            hot.oversized(content.tag, exchange, routing_key, size, message)
+        else:
+            hot.delivered(content.tag, bool(content.redelivered), exchange, routing_key, message)
+
+    def _place(self, names: bytes) -> tuple[str, str]:
+        """Exchange and routing key out of their two short strings."""
+        place = self._names.get(names)
+        if place is None:
+            key = 1 + names[0]
+            place = (
+                names[1:key].decode("utf-8", "surrogateescape"),
+                names[key + 1 :].decode("utf-8", "surrogateescape"),
+            )
+            if len(self._names) >= _MAX_NAMES:
+                self._names.clear()
+            self._names[names] = place
+        return place
+
+    def _watch(self, data: bytes, at: int) -> None:
+        """Look at a method of the connection, which is passed on all the same."""
+        (method,) = _METHOD(data, at)
+        if method == BLOCKED:
+            text = data[at + 5 : at + 5 + data[at + 4]]
+            self._connection.blocked(text.decode("utf-8", "replace"))
+        elif method == UNBLOCKED:
+            self._connection.unblocked()
+        elif method == CONNECTION_CLOSE:
+            self._connection.hung_up(_reason(data, at)[1])
+
+
+def _reason(data: bytes, at: int) -> tuple[int, str]:
+    """Code and text of the close method whose payload begins at *at*."""
+    (code,) = _U16(data, at + 4)
+    text = data[at + 7 : at + 7 + data[at + 6]]
+    return code, text.decode("utf-8", "replace")

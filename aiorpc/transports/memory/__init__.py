@@ -1,0 +1,1 @@
+"""A broker in this process, with RabbitMQ's semantics. No sockets."""

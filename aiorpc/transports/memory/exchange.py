@@ -1,0 +1,81 @@
+"""
+An exchange of the in-process broker: which queues a routing key goes to. No I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ...wire.message import Exchange
+from .message import check_short
+from .queue import MemoryQueue
+
+__all__ = ["MemoryExchange"]
+
+#: Routing keys whose queues an exchange remembers, before it begins anew.
+MAX_ROUTES: Final = 4096
+
+
+class MemoryExchange:
+    """Where messages are sent to, and the bindings by which they go on."""
+
+    __slots__ = ("_bindings", "arguments", "auto_delete", "durable", "name", "routes", "type")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.name = exchange.name
+        self.type = exchange.type
+        self.durable = exchange.durable
+        self.auto_delete = exchange.auto_delete
+        self.arguments = dict(exchange.arguments)
+        self._bindings: dict[tuple[str, str], MemoryQueue] = {}
+        #: What ``route`` found, until a binding comes or goes.
+        self.routes: dict[str, tuple[MemoryQueue, ...]] = {}
+
+    @property
+    def bound(self) -> bool:
+        """Whether any queue is bound to it."""
+        return bool(self._bindings)
+
+    def bind(self, queue: MemoryQueue, key: str) -> None:
+        """Let *queue* have what is sent under *key*."""
+        self._bindings[queue.name, key] = queue
+        self.routes.clear()
+        queue.bound_to.add(self.name)
+
+    def unbind(self, queue: MemoryQueue) -> None:
+        """Forget all bindings of *queue*."""
+        self._bindings = {at: each for at, each in self._bindings.items() if each is not queue}
+        self.routes.clear()
+
+    def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
+        """The queues that take *routing_key*, each once; ``routes`` remembers them."""
+        check_short(routing_key, "routing key")
+        if len(self.routes) >= MAX_ROUTES:
+            self.routes.clear()
+        queues = self.routes[routing_key] = self._find(routing_key)
+        return queues
+
+    def _find(self, routing_key: str) -> tuple[MemoryQueue, ...]:
+        bindings = self._bindings.items()
+        if self.type == "topic":
+            words = _words(routing_key)
+            found = [queue for (_, key), queue in bindings if _matches(_words(key), words)]
+        elif self.type == "direct":
+            found = [queue for (_, key), queue in bindings if key == routing_key]
+        else:
+            # Fanout; and a headers exchange, whose binding without arguments takes everything.
+            found = [queue for _, queue in bindings]
+        return tuple(dict.fromkeys(found))
+
+
+def _words(key: str) -> list[str]:
+    return key.split(".") if key else []
+
+
+def _matches(pattern: list[str], words: list[str]) -> bool:
+    """Topics: ``*`` is one word, ``#`` any number of words, none included."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_matches(pattern[1:], words[at:]) for at in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and _matches(pattern[1:], words[1:])

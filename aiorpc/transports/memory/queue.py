@@ -1,0 +1,386 @@
+"""
+A queue of the in-process broker and its consumers: order, prefetch, priorities, expiry, requeueing.
+No I/O, and no clock but the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+
+from ...wire.message import Queue
+from .message import Carried, deep_copy
+
+__all__ = ["Consumer", "Deliver", "Entry", "MemoryQueue", "goes_round"]
+
+log = logging.getLogger(__name__)
+
+#: Deliveries of one queue in one turn of the loop: timers and sockets get their turn too.
+MAX_BATCH: Final = 256
+
+
+class Host(Protocol):
+    """What a queue needs of its broker."""
+
+    loop: asyncio.AbstractEventLoop
+    #: What timers and handlers run in.
+    context: contextvars.Context
+    #: The loop's time.
+    time: Callable[[], float]
+
+    def soon(self, callback: Callable[[float], None]) -> None:
+        """Call *callback* with the loop's time in the next turn of the loop."""
+
+    def bury(self, exchange: str, routing_key: str, dead: Carried, reason: str) -> None:
+        """Send a dead letter on its way."""
+
+    def delete_queue(self, queue: MemoryQueue) -> None:
+        """Delete *queue*."""
+
+
+class Entry(msgspec.Struct, eq=False, gc=False):
+    """One message in one queue. What is redelivered is the same entry again, in its old place."""
+
+    carried: Carried
+    exchange: str
+    routing_key: str
+    #: Messages are kept in the order of this, whenever they come back.
+    position: int
+    #: Loop time.
+    expires_at: float | None
+    redelivered: bool = False
+
+
+class Consumer:
+    """Takes the messages of one queue, as many at a time as its prefetch lets it."""
+
+    __slots__ = ("deliver", "gone", "open", "prefetch", "priority", "queue", "unacked")
+
+    def __init__(
+        self,
+        queue: MemoryQueue,
+        deliver: Deliver,
+        gone: Callable[[], None],
+        prefetch: int,
+        priority: int,
+    ) -> None:
+        self.queue = queue
+        self.deliver = deliver
+        #: The broker cancelled this consumer: its queue was deleted.
+        self.gone = gone
+        self.prefetch = prefetch
+        self.priority = priority
+        self.unacked: set[Entry] = set()
+        #: Until its connection is lost. A cancelled one is open still: what it holds can be acked.
+        self.open = True
+
+    @property
+    def roomy(self) -> bool:
+        """Whether its prefetch lets it take one more."""
+        return not self.prefetch or len(self.unacked) < self.prefetch
+
+    def ack(self, entry: Entry) -> None:
+        """The entry is done with."""
+        try:
+            self.unacked.remove(entry)
+        except KeyError:
+            return  # the connection went, and the queue has it back
+        if self.queue.ready:
+            self.queue.schedule()
+
+    def reject(self, entry: Entry, *, requeue: bool) -> None:
+        """The entry goes back to its place, or to the dead letters."""
+        if entry not in self.unacked:
+            return
+        self.unacked.remove(entry)
+        if requeue:
+            self.queue.requeue((entry,))
+        else:
+            self.queue.drop(entry, "rejected")
+            self.queue.schedule()
+
+
+#: Takes what a queue hands out, and the loop time of this turn.
+Deliver: TypeAlias = Callable[[Consumer, Entry, float], None]
+
+
+class MemoryQueue:
+    """Messages in their order, and who takes them."""
+
+    __slots__ = (
+        "_broker",
+        "_expiry",
+        "_head_expiry",
+        "_scheduled",
+        "arguments",
+        "auto_delete",
+        "bound_to",
+        "consumers",
+        "dead_letters",
+        "deleted",
+        "durable",
+        "exclusive",
+        "expires",
+        "message_ttl",
+        "name",
+        "owner",
+        "ready",
+    )
+
+    def __init__(self, broker: Host, queue: Queue, owner: object) -> None:
+        self._broker = broker
+        self.name = queue.name
+        # RabbitMQ keeps an exclusive queue as a transient one, whatever was declared.
+        self.durable = queue.durable and not queue.exclusive
+        self.exclusive = queue.exclusive
+        self.auto_delete = queue.auto_delete
+        self.arguments = _arguments(queue)
+        self.owner = owner if queue.exclusive else None
+        self.ready: deque[Entry] = deque()
+        #: Highest priority first; within one priority, whose turn it is.
+        self.consumers: list[Consumer] = []
+        self.bound_to: set[str] = set()
+        #: Milliseconds.
+        self.expires: int | None = self.arguments.get("x-expires")
+        #: Milliseconds.
+        self.message_ttl: int | None = self.arguments.get("x-message-ttl")
+        #: Exchange and routing key (``None``: as it was) of what is dropped.
+        self.dead_letters: tuple[str, str | None] | None = None
+        if (exchange := self.arguments.get("x-dead-letter-exchange")) is not None:
+            self.dead_letters = exchange, self.arguments.get("x-dead-letter-routing-key")
+        self.deleted = False
+        self._scheduled = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._head_expiry: asyncio.TimerHandle | None = None
+
+    # --- messages
+
+    def put(self, carried: Carried, exchange: str, routing_key: str, position: int) -> None:
+        """Append a message."""
+        expiration = carried.message.expiration
+        ttl = self.message_ttl
+        if expiration is not None and (ttl is None or expiration < ttl):
+            ttl = expiration
+        if ttl is None:
+            expires_at = None
+        elif ttl > 0:
+            expires_at = self._broker.time() + ttl / 1000
+        elif not self.ready and any(consumer.roomy for consumer in self.consumers):
+            expires_at = None  # at once, or never: there is one who takes it at once
+        else:
+            self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
+            return
+        self.ready.append(Entry(carried, exchange, routing_key, position, expires_at))
+        if not self._scheduled:
+            self.schedule()
+
+    def requeue(self, entries: Iterable[Entry]) -> None:
+        """Put delivered entries back into their old places."""
+        if self.deleted:
+            return
+        returning = sorted(entries, key=_position)
+        for entry in returning:
+            entry.redelivered = True
+        ready = self.ready
+        if not ready or not returning or returning[-1].position < ready[0].position:
+            ready.extendleft(reversed(returning))
+        else:
+            merged = sorted((*ready, *returning), key=_position)
+            ready.clear()
+            ready.extend(merged)
+        self.schedule()
+
+    def drop(self, entry: Entry, reason: str) -> None:
+        """*entry* is in the queue no more: to the dead letters with it, if there are any."""
+        if self.dead_letters is not None and not self.deleted:
+            exchange, routing_key = self.dead_letters
+            if routing_key is None:
+                routing_key = entry.routing_key
+            self._broker.bury(exchange, routing_key, _dead_letter(entry, self.name, reason), reason)
+
+    def drop_expired(self, now: float) -> None:
+        """Drop what expired at the head; behind an older message that lives it stays."""
+        ready = self.ready
+        while ready and (expires_at := ready[0].expires_at) is not None and expires_at <= now:
+            self.drop(ready.popleft(), "expired")
+
+    # --- handing out
+
+    def schedule(self) -> None:
+        """Hand out what can be, in the next turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._broker.soon(self._hand_out)
+
+    def _hand_out(self, now: float) -> None:
+        self._scheduled = False
+        ready = self.ready
+        for _ in range(min(len(ready), MAX_BATCH)):
+            if not ready:
+                return
+            entry = ready[0]
+            if entry.expires_at is not None and entry.expires_at <= now:
+                self.drop_expired(now)
+                continue
+            consumer = self._next_consumer()
+            if consumer is None:
+                self._watch_head()
+                return
+            ready.popleft()
+            consumer.unacked.add(entry)
+            try:
+                consumer.deliver(consumer, entry, now)
+            except Exception:
+                log.exception(
+                    "the handler of a delivery from queue %s (exchange %r, key %r) failed; unless "
+                    "it was settled, the broker keeps it until the transport closes",
+                    self.name,
+                    entry.exchange,
+                    entry.routing_key,
+                )
+            except BaseException:  # KeyboardInterrupt: the loop's, but the others are waiting still
+                self.schedule()
+                raise
+        if ready:
+            self.schedule()
+
+    def _next_consumer(self) -> Consumer | None:
+        consumers = self.consumers
+        for index, consumer in enumerate(consumers):
+            # Consumer.roomy, without the call
+            if not consumer.prefetch or len(consumer.unacked) < consumer.prefetch:
+                if len(consumers) > 1:
+                    self._join(consumers.pop(index))
+                return consumer
+        return None
+
+    def _join(self, consumer: Consumer) -> None:
+        """Put it behind the others of its priority."""
+        place = bisect_right(self.consumers, -consumer.priority, key=lambda each: -each.priority)
+        self.consumers.insert(place, consumer)
+
+    def _watch_head(self) -> None:
+        """Nobody takes the head: have it dropped when it expires."""
+        expires_at = self.ready[0].expires_at if self.ready else None
+        if self._head_expiry is not None:
+            if self._head_expiry.when() == expires_at:
+                return
+            self._head_expiry.cancel()
+            self._head_expiry = None
+        if expires_at is not None:
+            self._head_expiry = self._broker.loop.call_at(
+                expires_at, self._head_expired, context=self._broker.context
+            )
+
+    def _head_expired(self) -> None:
+        self._head_expiry = None
+        self.schedule()
+
+    # --- consumers and life
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Let it take part from now on."""
+        self._join(consumer)
+        self.stop_expiry()
+        if self.ready:
+            self.schedule()
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """Give it no more; what it holds stays with it. May be the end of the queue."""
+        if consumer not in self.consumers:
+            return
+        self.consumers.remove(consumer)
+        if not self.consumers:
+            if self.auto_delete:
+                self._broker.delete_queue(self)
+            else:
+                self.start_expiry()
+
+    def start_expiry(self) -> None:
+        """From now on it has ``expires`` left, if nobody consumes it or declares it again."""
+        self.stop_expiry()
+        if self.expires is not None and not self.consumers and not self.deleted:
+            self._expiry = self._broker.loop.call_later(
+                self.expires / 1000, self._broker.delete_queue, self, context=self._broker.context
+            )
+
+    def stop_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def discard(self) -> None:
+        """Forget everything: the queue is deleted."""
+        self.deleted = True
+        self.ready.clear()
+        self.stop_expiry()
+        self._watch_head()
+
+
+# --- RabbitMQ's rules, as functions
+
+
+def _position(entry: Entry) -> int:
+    return entry.position
+
+
+def _arguments(queue: Queue) -> dict[str, Any]:
+    arguments = dict(queue.arguments)
+    if queue.expires is not None:
+        arguments["x-expires"] = round(queue.expires * 1000)
+    return arguments
+
+
+def _dead_letter(entry: Entry, queue: str, reason: str) -> Carried:
+    """*entry* as a dead letter: it expires no more, and ``x-death`` tells where it died."""
+    message = entry.carried.message
+    headers = dict(message.headers or {})
+    deaths = _deaths(headers)
+    death = next((d for d in deaths if (d["queue"], d["reason"]) == (queue, reason)), None)
+    if death is None:
+        death = {
+            "count": 0,
+            "reason": reason,
+            "queue": queue,
+            "time": datetime.now(UTC).replace(microsecond=0),
+            "exchange": entry.exchange,
+            "routing-keys": [entry.routing_key],
+        }
+        if message.expiration is not None:
+            death["original-expiration"] = str(message.expiration)
+    else:
+        deaths.remove(death)
+    death["count"] += 1
+    headers["x-death"] = [death, *deaths]
+    headers.setdefault("x-first-death-reason", reason)
+    headers.setdefault("x-first-death-queue", queue)
+    headers.setdefault("x-first-death-exchange", entry.exchange)
+    return Carried(msgspec.structs.replace(message, headers=headers, expiration=None), deep_copy)
+
+
+def goes_round(dead: Carried, queue: str) -> bool:
+    """Whether *dead* has been in *queue* before, and nobody rejected it since."""
+    for death in _deaths(dead.message.headers or {}):  # the latest first
+        if death["reason"] == "rejected":
+            return False
+        if death["queue"] == queue:
+            return True
+    return False
+
+
+def _deaths(headers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where a dead letter died; what somebody made up in its place is left out."""
+    deaths = headers.get("x-death")
+    return [
+        dict(death)
+        for death in (deaths if isinstance(deaths, list) else ())
+        if isinstance(death, dict) and {"queue", "reason", "count"} <= death.keys()
+    ]

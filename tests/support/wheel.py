@@ -1,0 +1,176 @@
+"""
+The wheel, tried as a user would: built, installed into an empty environment of each interpreter
+found, and tested there by a project that knows nothing of this tree (`tests/testing/project`).
+
+    python -m tests.wheel [PYTHON ...]     all of it; or with these interpreters only
+
+Needs a package index for what the wheel depends on, and says so where there is none. Writes to a
+temporary directory, and to `dist/` the wheel.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "tests" / "testing" / "project"
+INTERPRETERS = ("python3.11", "python3.12", "python3.13", "python3.14")
+#: Seconds that one step may take.
+PATIENCE = 300
+
+_LOOP = ("-o", "asyncio_default_fixture_loop_scope=function")
+#: How the project's tests are run: pytest's arguments.
+RUNS: Mapping[str, Sequence[str]] = {
+    "pytest-asyncio, auto": (*_LOOP, "-o", "asyncio_mode=auto", "test_auto.py"),
+    "pytest-asyncio, strict": (
+        *(*_LOOP, "-o", "asyncio_mode=strict"),
+        *("test_strict.py", "test_module_loop.py", "test_anyio.py"),
+    ),
+    "anyio's plugin": ("-p", "no:asyncio", "test_anyio.py"),
+}
+
+
+class Failed(Exception):
+    """A step failed; the text has what it printed."""
+
+
+def build(directory: Path) -> Path:
+    """
+    The wheel of this tree, made in *directory*, without network where hatchling is installed.
+
+    Raises:
+        Failed: it could not be built.
+    """
+    offline = importlib.util.find_spec("hatchling") is not None
+    isolation = ["--no-build-isolation"] if offline else []
+    run([*_pip(sys.executable), "wheel", "--no-deps", *isolation, "-w", str(directory), str(ROOT)])
+    (wheel,) = directory.glob("aiorpc_amqp-*.whl")
+    return wheel
+
+
+def run(
+    command: Sequence[str], cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> str:
+    """
+    What *command* printed.
+
+    Raises:
+        Failed: it did not exit with 0 within :data:`PATIENCE`.
+    """
+    shown = " ".join(command)
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=_environment() | dict(environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{shown}\ndid not end within {PATIENCE} s") from None
+    if done.returncode:
+        raise Failed(f"{shown}\nexited with {done.returncode}:\n{done.stdout}")
+    return done.stdout.strip()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would let the tree, or our options, into the other environments."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "PYTEST_ADDOPTS", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _pip(python: str) -> list[str]:
+    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+
+
+def interpreters(names: Sequence[str] = INTERPRETERS) -> list[str]:
+    """Those of *names* that are here, can make virtual environments, and are new enough."""
+    code = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
+    found = []
+    for name in names:
+        path = shutil.which(name)
+        if path and not subprocess.run([path, "-c", code], capture_output=True).returncode:
+            found.append(path)
+    return found
+
+
+def try_wheel(wheel: Path, interpreter: str, directory: Path) -> None:
+    """
+    Install *wheel* into an empty environment and try it there.
+
+    Raises:
+        Failed: something did not go as it should.
+    """
+    step = functools.partial(_step, interpreter)
+    home = directory / Path(interpreter).name
+    run([interpreter, "-m", "venv", str(home)])
+    python = str(home / "bin" / "python")
+    elsewhere = directory / f"project-{home.name}"
+    shutil.copytree(PROJECT, elsewhere)
+
+    with step("pip install, without extras"):
+        run([*_pip(python), "install", str(wheel)])
+        run([*_pip(python), "check"])
+    with step("aiorpc --version"):
+        printed = run([str(home / "bin" / "aiorpc"), "--version"], elsewhere)
+        if wheel.name.split("-")[1] not in printed:
+            raise Failed(f"aiorpc --version printed {printed!r}")
+    with step("import, from the wheel"):
+        imported = run([python, "-c", "import aiorpc.testing; print(aiorpc.__file__)"], elsewhere)
+        if not imported.startswith(str(home)):
+            raise Failed(f"aiorpc came from {imported}, not from the wheel in {home}")
+    with step("pip install pytest pytest-asyncio anyio"):
+        run([*_pip(python), "install", "pytest", "pytest-asyncio", "anyio"])
+    for name, arguments in RUNS.items():
+        with step(f"a project's tests under {name}"):
+            run([python, "-m", "pytest", "-q", *arguments], elsewhere)
+
+
+class _step:
+    """Prints what is done, and how long it took."""
+
+    def __init__(self, interpreter: str, what: str) -> None:
+        self._line = f"{Path(interpreter).name:<11} {what}"
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, exc_type: object, exc: object, tb: object) -> None:
+        how = f"{time.monotonic() - self._began:.1f} s" if exc is None else "FAILED"
+        print(f"{self._line}: {how}", flush=True)
+
+
+def main(names: Sequence[str]) -> int:
+    found = interpreters(names or INTERPRETERS)
+    if not found:
+        print(f"none of {', '.join(names or INTERPRETERS)} is here, with venv, and 3.11 or newer")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="aiorpc-wheel-") as name:
+        directory = Path(name)
+        try:
+            wheel = build(directory)
+            print(f"built {wheel.name}")
+            for interpreter in found:
+                try_wheel(wheel, interpreter, directory)
+        except Failed as failed:
+            print(failed)
+            return 1
+        (ROOT / "dist").mkdir(exist_ok=True)
+        shutil.copy(wheel, ROOT / "dist")
+    print(f"dist/{wheel.name} works on {', '.join(Path(each).name for each in found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

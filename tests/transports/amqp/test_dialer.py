@@ -1,0 +1,139 @@
+"""
+How a connection to RabbitMQ comes about: several URLs, refusals, TLS, hosts that are none. On a
+real broker, with the fast lane and without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from urllib.parse import urlsplit
+
+import pytest
+
+from aiorpc.config import resolve
+from aiorpc.exceptions import ConfigurationError, ConnectionLost
+from aiorpc.transports.amqp.transport import AmqpTransport
+from aiorpc.transports.base import State
+from tests.support.amqp_proxy import proxied
+from tests.support.breakable import reaches
+from tests.support.files import CERTIFICATES
+from tests.transports.amqp.test_transport import PATIENCE, broker_config, connected, through_proxy
+from tests.transports.test_contract import Bench, Inbox, bench, eventually, to
+
+__all__ = ["bench", "broker_config"]  # fixtures
+
+pytestmark = pytest.mark.rabbitmq
+
+
+async def test_a_list_of_urls_is_tried_until_one_answers(bench: Bench) -> None:
+    dead = "amqp://guest:guest@127.0.0.1:1/"
+    async with connected({**bench.config, "AMQP_URI": f"{dead};{bench.config['AMQP_URI']}"}) as one:
+        assert one.state is State.CONNECTED
+        assert one.url.endswith(urlsplit(bench.config["AMQP_URI"]).netloc.split("@")[1] + "/")
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "vhost", "names"),
+    [
+        ("guest", "wrong-secret", "", ["user 'guest'", "AMQP_URI"]),
+        ("nobody", "wrong-secret", "", ["user 'nobody'"]),
+        (None, None, "no-such-vhost", ["vhost 'no-such-vhost'"]),
+    ],
+)
+async def test_who_is_refused_is_told_at_once(
+    bench: Bench, user: str | None, password: str | None, vhost: str, names: list[str]
+) -> None:
+    parts = urlsplit(bench.config["AMQP_URI"])
+    credentials = f"{user or parts.username}:{password or parts.password}"
+    url = f"amqp://{credentials}@{parts.hostname}:{parts.port}/{vhost}"
+    transport = AmqpTransport(resolve({**bench.config, "AMQP_URI": url}))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ConfigurationError) as caught:
+            await transport.start()
+    for name in names:
+        assert name in str(caught.value)
+    assert "wrong-secret" not in str(caught.value)
+    assert transport.state is State.CLOSED
+
+
+async def test_a_refusal_after_a_success_is_waited_out(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        parts = urlsplit(bench.config["AMQP_URI"])
+        dialer = transport._dialer
+        dialer.urls, right = (
+            resolve({"AMQP_URI": f"amqp://guest:wrong@{parts.hostname}:{parts.port}/"}).broker_urls,
+            dialer.urls,
+        )
+        proxy.hang_up()
+        await eventually(lambda: "refuses user 'guest'" in caplog.text)
+        assert transport.state is State.CONNECTING
+        dialer.urls = right
+        await reaches(transport, State.CONNECTED)
+
+
+async def test_a_broker_that_accepts_and_says_nothing_is_not_waited_for(bench: Bench) -> None:
+    async with proxied(bench.config["AMQP_URI"]) as proxy:
+        proxy.muted = True
+        url = f"{proxy.url}?connect_timeout=0.1"
+        transport = AmqpTransport(resolve({**bench.config, "AMQP_URI": url}))
+        with pytest.raises(ConnectionLost, match="no answer in time"):
+            await transport.start(0.5)
+        assert proxy.connections > 1
+
+
+async def test_starting_may_be_cancelled_at_any_moment(bench: Bench) -> None:
+    steps = 0
+    while True:
+        transport = AmqpTransport(resolve(bench.config))
+        starting = asyncio.create_task(transport.start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if starting.done():
+            await transport.aclose()
+            break
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await transport.aclose()
+        steps += 1 + steps // 8
+    assert steps > 5
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_tls(bench: Bench, trusted: bool) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATES / "broker.pem", CERTIFICATES / "broker-key.pem")
+    options = {"server_hostname": "broker.test"}
+    if trusted:
+        options["ca_certs"] = str(CERTIFICATES / "ca.pem")
+    async with proxied(bench.config["AMQP_URI"], tls=server) as proxy:
+        config = {**bench.config, "AMQP_URI": proxy.url, "AMQP_SSL": options}
+        if not trusted:
+            with pytest.raises(ConfigurationError, match="certificate"):
+                await AmqpTransport(resolve(config)).start(PATIENCE)
+            return
+        async with connected(config) as transport:
+            queue, inbox = bench.queue(), Inbox()
+            await transport.subscribe(queue, inbox)
+            for body in (b"small", bytes(300_000)):
+                await transport.publish(to(queue, body, mandatory=True), PATIENCE)
+                assert await inbox.bodies(1) == [body]
+
+
+async def test_an_attempt_that_goes_on_is_told_as_that(bench: Bench) -> None:
+    async with proxied(bench.config["AMQP_URI"]) as proxy:
+        proxy.muted = True
+        transport = AmqpTransport(resolve({**bench.config, "AMQP_URI": proxy.url}))
+        with pytest.raises(ConnectionLost, match=r"localhost:\d+/: no answer yet"):
+            await transport.start(0.2)
+
+
+async def test_a_host_whose_name_is_none_is_trouble_that_is_told() -> None:
+    url = f"amqp://guest:guest@{'x' * 64}.example/"
+    transport = AmqpTransport(resolve({"AMQP_URI": url}))
+    with pytest.raises(ConnectionLost, match="label"):
+        await transport.start(0.2)
+    await transport.aclose()

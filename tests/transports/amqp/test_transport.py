@@ -1,0 +1,597 @@
+"""
+What only the amqp transport does: frames, TLS, credentials, fail-over, blocked and silent brokers,
+and its log. What every transport does is in ``test_transport_contract.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pamqp.base
+import pamqp.commands as spec
+import pamqp.frame
+import pytest
+
+from aiorpc.config import resolve
+from aiorpc.exceptions import (
+    ConfigurationError,
+    ConnectionLost,
+    Unroutable,
+    UnserializableValueError,
+)
+from aiorpc.transports.amqp.errors import Refused
+from aiorpc.transports.amqp.link import Link
+from aiorpc.transports.amqp.topology import answered, declare_ahead
+from aiorpc.transports.amqp.transport import AmqpTransport
+from aiorpc.transports.base import Delivery, Outgoing, State
+from aiorpc.wire.message import Exchange, Message, Queue
+from aiorpc.wire.names import OVERSIZED
+from tests.support.amqp_proxy import Proxy, proxied
+from tests.support.breakable import reaches
+from tests.transports.test_contract import Bench, Inbox, Outcome, bench, eventually, to
+
+__all__ = ["bench"]  # the fixture, here over the broker_config below
+
+pytestmark = pytest.mark.rabbitmq
+
+PATIENCE = 5.0
+
+
+@pytest.fixture(params=["lane", "plain"])
+def broker_config(request: pytest.FixtureRequest, rabbitmq_uri: str) -> dict[str, Any]:
+    return {"AMQP_URI": rabbitmq_uri, "AMQP_FAST_LANE": request.param == "lane"}
+
+
+@asynccontextmanager
+async def connected(config: dict[str, Any], **more: Any) -> AsyncIterator[AmqpTransport]:
+    transport = AmqpTransport(resolve({**config, **more}), name="tests of amqp")
+    try:
+        await transport.start(PATIENCE)
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+@asynccontextmanager
+async def through_proxy(
+    config: dict[str, Any], **more: Any
+) -> AsyncIterator[tuple[Proxy, AmqpTransport]]:
+    async with (
+        proxied(config["AMQP_URI"]) as proxy,
+        connected({**config, "AMQP_URI": proxy.url}, **more) as transport,
+    ):
+        yield proxy, transport
+
+
+def from_broker(*frames: Any, channel: int = 0) -> bytes:
+    return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
+
+
+BLOCKED = from_broker(spec.Connection.Blocked(reason="low on memory"))
+UNBLOCKED = from_broker(spec.Connection.Unblocked())
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What was logged at INFO and above."""
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.levelno >= logging.INFO and record.name.startswith(("aio", "asyncio"))
+    ]
+
+
+# --- frames
+
+
+async def test_frames_may_arrive_in_any_pieces(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, inbox = bench.queue(), Inbox()
+        await transport.subscribe(queue, inbox)
+        proxy.piece = 3
+        bodies = [bytes([number]) * 50 for number in range(20)]
+        for body in bodies:
+            await transport.publish(to(queue, body, headers={"n": 1, "l": ["a", {"b": None}]}))
+        assert await inbox.bodies(20) == bodies
+
+
+async def test_large_and_small_messages_of_many_senders_do_not_mix(bench: Bench) -> None:
+    # Bodies over frame_max (131,072 bytes) are cut into frames, both ways.
+    async with connected(bench.config) as transport:
+        queue, inbox = bench.queue(), Inbox()
+        await transport.subscribe(queue, inbox)
+        bodies = [bytes([n]) * (1 if n % 2 else 300_000 + n) for n in range(40)]
+
+        async def send(body: bytes) -> None:
+            await transport.publish(to(queue, body, mandatory=True), PATIENCE)
+
+        await asyncio.gather(*map(send, bodies))
+        assert sorted(await inbox.bodies(40)) == sorted(bodies)
+
+
+async def test_header_integers_go_in_the_types_that_nameko_survives(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue = bench.queue()
+        await transport.declare(queues=[queue])
+        await transport.publish(to(queue, headers={"n": 1000, "m": -5, "f": 0.1, "big": 1 << 40}))
+        await eventually(lambda: b"big" in proxy.sent)
+        for encoded in (
+            b"\x01nI" + struct.pack(">i", 1000),
+            b"\x01mI" + struct.pack(">i", -5),
+            b"\x01fd" + struct.pack(">d", 0.1),
+            b"\x03bigL" + struct.pack(">q", 1 << 40),
+        ):
+            assert encoded in proxy.sent
+
+
+async def test_the_connection_bears_its_name(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, _):
+        assert b"connection_name" in proxy.sent
+        assert b"tests of amqp" in proxy.sent
+
+
+async def test_acks_of_one_turn_leave_as_one(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, inbox = bench.queue(), Inbox(ack=False)
+        await transport.subscribe(queue, inbox)
+        for _ in range(6):
+            await transport.publish(to(queue))
+        deliveries = [await inbox.next() for _ in range(6)]
+        before = len(proxy.sent)
+        for number in (0, 1, 2, 4):
+            deliveries[number].ack()
+        await eventually(lambda: len(proxy.sent) >= before + 2 * 21)
+        acks = [proxy.sent[at : at + 21] for at in range(before, len(proxy.sent), 21)]
+        settled = {(frame.delivery_tag, frame.multiple) for frame in map(unmarshal, acks)}
+        assert settled == {(3, True), (5, False)}
+
+
+async def test_acks_of_what_was_heard_leave_with_what_is_written_next(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport), connected(bench.config) as other:
+        queue, elsewhere = bench.queue(), bench.queue()
+        await transport.declare(queues=[elsewhere])
+        await transport.listen(
+            queue, lambda _: transport.send(to(elsewhere, b"mine", confirm=False))
+        )
+        await other.publish(to(queue))
+        await eventually(lambda: b"mine" in proxy.sent)
+        _, _, after = bytes(proxy.sent).rpartition(b"mine\xce")
+        assert unmarshal(after).delivery_tag == 1
+
+
+async def test_acks_of_what_was_heard_leave_soon_where_nothing_else_does(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport), connected(bench.config) as other:
+        queue, heard = bench.queue(), asyncio.Queue[Message]()
+        await transport.listen(queue, heard.put_nowait)
+        before = len(proxy.sent)
+        await other.publish(to(queue))
+        await heard.get()
+        await eventually(lambda: len(proxy.sent) > before)
+        assert unmarshal(bytes(proxy.sent[before:])).delivery_tag == 1
+
+
+def unmarshal(frame: bytes) -> spec.Basic.Ack:
+    _, _, method = pamqp.frame.unmarshal(frame)
+    assert isinstance(method, spec.Basic.Ack)
+    return method
+
+
+async def test_a_stream_that_is_no_amqp_is_given_up(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        proxy.inject(b"\x01\0\0\0\0\0\x04oops\0")
+        await reaches(transport, State.CONNECTING)
+        await reaches(transport, State.CONNECTED)
+        queue = bench.queue()
+        await transport.declare(queues=[queue])
+        await transport.publish(to(queue, mandatory=True), PATIENCE)
+
+
+async def test_text_that_is_no_utf8_harms_nobody(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pamqp, the decoder of aiormq, raises at each of these."""
+    async with connected(bench.config) as transport:
+        exchange, inbox = bench.exchange(), Inbox()
+        await transport.subscribe(bench.queue(exchange, "#"), inbox)
+
+        def garbled(key: str) -> Outgoing:
+            return Outgoing(
+                exchange=exchange.name,
+                routing_key=key,
+                message=Message(body=b"x", correlation_id="\udcff", reply_to="r\udcfe"),
+                mandatory=True,
+            )
+
+        for key in ("key", "key.\udcff"):
+            await transport.publish(garbled(key), PATIENCE)
+            delivery = await inbox.next()
+            assert delivery.routing_key in (key, key.replace("\udcff", "?"))
+            assert delivery.message.correlation_id == "\udcff"
+            assert delivery.message.reply_to == "r\udcfe"
+        lost = garbled("key")
+        lost.exchange, lost.routing_key = "", bench.name()
+        with pytest.raises(Unroutable):
+            await transport.publish(lost, PATIENCE)
+    assert "lost the connection" not in caplog.text
+
+
+# --- sizes
+
+
+async def test_a_socket_that_takes_no_more_is_congestion(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, outcome = bench.queue(), Outcome()
+        await transport.declare(queues=[queue])
+        proxy.reading.clear()
+        sent = 0
+        while not transport.congested:  # no turn of the loop goes by here
+            transport.send(to(queue, bytes(100_000), settled=outcome))
+            sent += 1
+            assert sent < 1000
+        drained = asyncio.create_task(transport.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+        proxy.reading.set()
+        async with asyncio.timeout(PATIENCE):
+            await drained
+        assert await outcome.all(sent) == [None] * sent
+        assert not transport.congested
+
+
+async def test_a_body_over_the_limit_is_not_sent(bench: Bench) -> None:
+    async with connected(bench.config, MAX_MESSAGE_SIZE=1000) as transport:
+        queue, inbox, outcome = bench.queue(), Inbox(), Outcome()
+        await transport.subscribe(queue, inbox)
+        await transport.publish(to(queue, bytes(1000)))
+        transport.send(to(queue, bytes(1001), settled=outcome))
+        (error,) = await outcome.all()
+        assert isinstance(error, UnserializableValueError)
+        assert "1001 bytes" in str(error)
+        assert "MAX_MESSAGE_SIZE is 1000" in str(error)
+        assert len((await inbox.bodies(1))[0]) == 1000
+
+
+async def test_a_body_over_the_limit_is_taken_without_it_or_dropped(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        connected(bench.config) as sender,
+        connected(bench.config, MAX_MESSAGE_SIZE=200_000) as transport,
+    ):
+        queue, inbox = bench.queue(), Inbox()
+        await transport.subscribe(queue, inbox)
+        request = Message(body=bytes(400_000), correlation_id="id", headers={"h": 1})
+        await sender.publish(Outgoing(exchange="", routing_key=queue.name, message=request))
+        await sender.publish(to(queue, bytes(200_001)))
+        await sender.publish(to(queue, b"next"))
+        first, second = await inbox.next(), await inbox.next()
+        assert first.message.body == b""
+        assert first.message.correlation_id == "id"
+        assert first.message.headers == {"h": 1, OVERSIZED: 400_000}
+        assert second.message.body == b"next"
+        assert "200001 bytes" in caplog.text
+    async with connected(bench.config) as transport:
+        state = await transport.inspect(queue.name, PATIENCE)
+        assert state is not None
+        assert state.messages == 0
+
+
+# --- channels that the broker closes
+
+
+async def test_what_stood_behind_the_culprit_is_sent_again_without_asking(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        queue, inbox = bench.queue(), Inbox()
+        await transport.subscribe(queue, inbox)
+        before, missing, after = Outcome(), Outcome(), Outcome()
+        transport.send(to(queue, b"before", settled=before, again=lambda message: message))
+        transport.send(
+            Outgoing(
+                exchange=bench.name(),
+                routing_key="k",
+                message=Message(body=b"missing"),
+                again=lambda message: message,
+                settled=missing,
+            )
+        )
+        # The broker never saw these, so they go again though nobody agreed to a second sending.
+        transport.send(to(queue, b"after", settled=after))
+        transport.send(to(queue, b"unconfirmed", confirm=False))
+        assert await before.all() == [None]
+        assert [type(error) for error in await missing.all()] == [Unroutable]
+        assert await after.all() == [None]
+        assert await inbox.until(b"unconfirmed") in (
+            [b"before", b"after"],
+            [b"before", b"before", b"after"],
+        )
+
+
+async def test_a_consumer_comes_back_when_the_broker_closes_its_channel(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(bench.config) as transport:
+        queue, inbox = bench.queue(), Inbox(ack=False)
+        subscription = await transport.subscribe(queue, inbox, prefetch=5)
+        await transport.publish(to(queue, b"unsettled"))
+        delivery = await inbox.next()
+        (channel,) = subscription.open_channels()  # type: ignore[attr-defined]
+        channel.path.write(channel.encoder.ack(999))  # 406: unknown delivery tag
+        again = await inbox.next()
+        assert again.redelivered
+        assert delivery.stale
+        delivery.ack()
+        again.ack()
+        await eventually(lambda: subscription.consuming)
+        assert "unknown delivery tag 999" in caplog.text
+
+
+async def test_subscribing_waits_for_three_answers(bench: Bench) -> None:
+    """Each is a round trip, and how soon a service is ready is counted in those."""
+    async with through_proxy(bench.config) as (proxy, transport):
+        before = len(proxy.sent)
+        await transport.subscribe(bench.queue(bench.exchange()), Inbox(), prefetch=5)
+        assert [frame.name for frame in questions(proxy.sent[before:])] == [
+            "Channel.Open",
+            "Basic.Qos",
+            "Basic.Consume",
+        ]
+
+
+def questions(sent: bytes) -> Iterator[pamqp.base.Frame]:
+    """The methods among *sent* that the broker answers."""
+    while sent:
+        size, _, frame = pamqp.frame.unmarshal(sent)
+        sent = sent[size:]
+        if getattr(frame, "synchronous", False) and not getattr(frame, "nowait", False):
+            assert isinstance(frame, pamqp.base.Frame)
+            yield frame
+
+
+@pytest.mark.parametrize("prefetch", [0, 5])
+async def test_what_is_wrong_with_what_was_declared_ahead_is_told(
+    bench: Bench, prefetch: int
+) -> None:
+    async with connected(bench.config) as transport:
+        assert transport._link is not None
+        exchange = bench.exchange("topic")
+        await transport.declare(queues=[bench.queue(exchange, "key")])
+        other = Exchange(exchange.name, "direct", auto_delete=exchange.auto_delete)
+        channels = set(transport._link._amqp.channels)
+        for _ in range(10):
+            queue = bench.queue(other, "key")
+            with pytest.raises(ConfigurationError) as error:
+                await transport.subscribe(queue, Inbox(), prefetch=prefetch)
+            assert all(word in str(error.value) for word in (queue.name, other.name, "'direct'"))
+            assert "406" in str(error.value)
+        # It harmed nothing, and left nothing behind.
+        await transport.subscribe(bench.queue(exchange, "key"), Inbox(), prefetch=prefetch)
+        assert transport._link is not None
+        amqp = transport._link._amqp
+        await eventually(lambda: len(amqp.channels) <= len(channels) + 1)
+
+
+async def test_a_refusal_that_came_before_the_next_question_is_told_in_full(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        assert transport._link is not None
+        queue = bench.queue(durable=True)
+        await transport.declare(queues=[queue])
+        channel = await transport._link.channel()
+        await declare_ahead(channel, Queue(queue.name, durable=True, arguments={"x-max-length": 1}))
+        await eventually(lambda: channel.is_closed)
+        with pytest.raises(Refused, match=queue.name) as refused:
+            async with answered(channel):
+                await channel.basic_qos(prefetch_count=1)
+        assert refused.value.code == 406
+
+
+async def test_a_message_for_which_channels_close_and_close_is_given_up(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        await transport.publish(to(bench.queue(), b""))
+        outcome = Outcome()
+        transport.send(
+            Outgoing(
+                exchange="",
+                routing_key="k",
+                message=Message(body=b"", user_id="somebody else"),
+                again=lambda message: message,
+                settled=outcome,
+            )
+        )
+        (error,) = await outcome.all()
+        assert "somebody else" in str(error)
+        await transport.publish(to(bench.queue(), b""), PATIENCE)
+
+
+async def test_looking_at_missing_queues_leaks_no_channel(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        assert transport._link is not None
+        channels = transport._link._amqp.channels
+        await transport.inspect("warm up " + bench.name(), PATIENCE)
+        before = len(channels)
+        for _ in range(20):
+            state = await transport.inspect(bench.name(), PATIENCE)
+            assert state is not None
+            assert not state.exists
+        await eventually(lambda: len(channels) <= before)
+
+
+# --- a broker that blocks, is silent, or hangs up
+
+
+async def test_a_blocked_connection_holds_messages_and_answers_back(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with through_proxy(bench.config) as (proxy, transport), connected(bench.config) as other:
+        requests, replies, inbox, answers = bench.queue(), bench.queue(), Inbox(ack=False), Inbox()
+        await transport.subscribe(requests, inbox)
+        await other.subscribe(replies, answers)
+        await transport.publish(to(requests))
+        request = await inbox.next()
+        proxy.inject(BLOCKED)
+        await reaches(transport, State.BLOCKED)
+        assert "low on memory" in caplog.text or not bench.config["AMQP_FAST_LANE"]
+        expired, waiting = Outcome(), Outcome()
+        at = asyncio.get_running_loop().time()
+        transport.send(to(replies, b"expired", expires_at=at + 0.05, settled=expired))
+        transport.send(to(replies, b"waited", settled=waiting))
+        request.answer(to(replies, b"answer", confirm=False))
+        (error,) = await expired.all()
+        assert isinstance(error, ConnectionLost)
+        assert "takes no messages" in str(error)
+        with pytest.raises(ConnectionLost, match="takes no messages"):
+            await transport.publish(to(replies), 0.01)
+        assert waiting.told == []
+        assert answers.waiting == 0
+        proxy.inject(UNBLOCKED)
+        await reaches(transport, State.CONNECTED)
+        assert await waiting.all() == [None]
+        assert sorted(await answers.bodies(2)) == [b"answer", b"waited"]
+        proxy.hang_up()
+        await reaches(transport, State.CONNECTING)
+        await reaches(transport, State.CONNECTED)
+        await transport.publish(to(requests, b"marker"), PATIENCE)
+        assert await inbox.until(b"marker") == []  # the answered request was acked
+
+
+async def test_closing_a_blocked_transport_is_bounded(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        proxy.deaf = True
+        proxy.inject(BLOCKED)
+        await reaches(transport, State.BLOCKED)
+        outcome = Outcome()
+        transport.send(to(bench.queue(), settled=outcome))
+        async with asyncio.timeout(PATIENCE):
+            await transport.aclose()
+        assert [type(error) for error in await outcome.all()] == [ConnectionLost]
+
+
+async def test_a_silent_broker_is_given_up(
+    rabbitmq_uri: str, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not bench.config["AMQP_FAST_LANE"]:
+        pytest.skip("aiormq's own watchdog takes three heartbeats, two of them its own grace")
+    async with through_proxy(bench.config, HEARTBEAT=1) as (proxy, transport):
+        proxy.muted = True
+        await reaches(transport, State.CONNECTING)
+        proxy.muted = False
+        await reaches(transport, State.CONNECTED)
+        assert "nothing was heard of the broker" in caplog.text
+
+
+async def test_aiormq_hears_a_heartbeat_where_the_lane_eats_everything(bench: Bench) -> None:
+    if not bench.config["AMQP_FAST_LANE"]:
+        pytest.skip("without the lane aiormq hears everything itself")
+    async with connected(bench.config) as transport:
+        assert transport._link is not None
+        lane: Any = transport._link.path
+        heartbeat = b"\x08\0\0\0\0\0\0\xce"
+        channel = transport._sender.channel
+        assert channel is not None
+        confirm = from_broker(spec.Basic.Ack(delivery_tag=1 << 40), channel=channel.number)
+        lane._feed_at = 0.0
+        assert lane.received(confirm) == heartbeat
+        assert lane.received(confirm) == b""  # once a second is enough
+        lane._feed_at = 0.0
+        assert lane.received(b"") == heartbeat
+        assert lane.received(b"") == b""  # idle: the broker's own heartbeats will do
+
+
+async def test_the_log_has_one_line_for_each_change(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue = bench.queue()
+        await transport.subscribe(queue, Inbox())
+        caplog.clear()
+        proxy.hang_up()
+        await reaches(transport, State.CONNECTING)
+        await reaches(transport, State.CONNECTED)
+        await transport.aclose()
+        (lost, connected_again, closed) = ours(caplog)
+        assert lost[0] == "WARNING"
+        assert "lost the connection to amqp://guest:***@localhost" in lost[1]
+        assert "connecting again" in lost[1]
+        assert connected_again[0] == "INFO"
+        assert "connected to amqp://guest:***@localhost" in connected_again[1]
+        assert closed[0] == "INFO"
+
+
+async def test_a_connection_closed_by_the_broker_says_why(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        proxy.inject(
+            from_broker(
+                spec.Connection.Close(
+                    reply_code=320,
+                    reply_text="CONNECTION_FORCED - broker forced connection closure",
+                    class_id=0,
+                    method_id=0,
+                )
+            )
+        )
+        await reaches(transport, State.CONNECTING)
+        await reaches(transport, State.CONNECTED)
+        assert "CONNECTION_FORCED" in caplog.text
+        assert not [record for record in caplog.records if record.name.startswith("aiormq")]
+
+
+async def test_many_reconnects_leave_nothing_behind(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, came = bench.queue(), asyncio.Event()
+
+        def received(delivery: Delivery) -> None:
+            delivery.ack()  # and kept nowhere: a delivery holds on to its connection
+            came.set()
+
+        await transport.subscribe(queue, received)
+
+        async def reconnect() -> None:
+            proxy.hang_up()
+            await reaches(transport, State.CONNECTING)
+            await reaches(transport, State.CONNECTED)
+            came.clear()
+            await transport.publish(to(queue), PATIENCE)
+            await came.wait()
+
+        await reconnect()
+        before = len(asyncio.all_tasks())
+        links = count_links()
+        for _ in range(5):
+            await reconnect()
+        # One more may just be looking whether the connection is blocked.
+        await eventually(lambda: len(asyncio.all_tasks()) <= before + 1)
+        await eventually(lambda: count_links() <= links)
+
+
+def count_links() -> int:
+    gc.collect()
+    return sum(isinstance(each, Link) for each in gc.get_objects())
+
+
+async def test_it_runs_on_uvloop(bench: Bench) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    queue = bench.queue()
+
+    async def talk() -> list[bytes]:
+        async with connected(bench.config) as transport:
+            inbox = Inbox()
+            await transport.subscribe(queue, inbox)
+            await transport.publish(to(queue, bytes(200_000), mandatory=True), PATIENCE)
+            with pytest.raises(Unroutable):
+                await transport.publish(to(bench.queue(), mandatory=True), PATIENCE)
+            transport.drop_connection()
+            await reaches(transport, State.CONNECTING)
+            await transport.publish(to(queue, b"later"), PATIENCE)
+            return await inbox.bodies(2)
+
+    bodies = await asyncio.to_thread(lambda: uvloop.new_event_loop().run_until_complete(talk()))
+    assert bodies == [bytes(200_000), b"later"]

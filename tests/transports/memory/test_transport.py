@@ -1,0 +1,356 @@
+"""What is ``memory://``'s own, beside the contract that it keeps like every transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import uuid
+import weakref
+from typing import Any
+
+import pytest
+
+from aiorpc.exceptions import ConfigurationError, ConnectionLost, Unroutable
+from aiorpc.transports.base import Delivery, Outgoing, State
+from aiorpc.transports.memory.broker import MemoryBroker
+from aiorpc.transports.memory.transport import MemoryTransport
+from aiorpc.wire.message import Exchange, Message, Queue
+
+
+@pytest.fixture
+def name() -> str:
+    return uuid.uuid4().hex
+
+
+def to(queue: str, body: bytes = b"", **options: Any) -> Outgoing:
+    return Outgoing(exchange="", routing_key=queue, message=Message(body=body), **options)
+
+
+async def turns(count: int = 3) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_transports_meet_by_name(name: str) -> None:
+    async with (
+        MemoryTransport(name) as one,
+        MemoryTransport(name) as same,
+        MemoryTransport(f"{name}-other") as other,
+    ):
+        await one.declare(queues=[Queue("q")])
+        await same.publish(to("q", mandatory=True))
+        with pytest.raises(Unroutable):
+            await other.publish(to("q", mandatory=True))
+
+
+async def test_the_broker_is_forgotten_with_its_last_transport(name: str) -> None:
+    async with MemoryTransport(name) as first, MemoryTransport(name) as second:
+        await first.declare(queues=[Queue("q")])
+        await first.aclose()
+        assert (await second.inspect("q")) is not None
+        broker = second.broker
+        assert set(broker.queues) == {"q"}
+    assert broker.queues == {}
+    with pytest.raises(ConnectionLost):
+        _ = second.broker
+    async with MemoryTransport(name) as third:
+        state = await third.inspect("q")
+        assert state is not None
+        assert not state.exists
+
+
+def test_another_event_loop_is_refused_in_words(name: str) -> None:
+    async def refused() -> None:
+        transport = MemoryTransport(name)
+        with pytest.raises(ConfigurationError, match="another event loop of this process"):
+            await transport.start()
+        assert transport.state is State.CLOSED
+
+    async def elsewhere() -> None:
+        async with MemoryTransport(name):
+            await asyncio.to_thread(asyncio.run, refused())
+
+    asyncio.run(elsewhere())
+    asyncio.run(elsewhere())  # loops that ended do not count
+
+
+async def test_nothing_is_left_behind(name: str) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def use() -> weakref.ref[MemoryBroker]:
+        transport, other = MemoryTransport(name), MemoryTransport(name)
+        await transport.start()
+        await other.start()
+        came = asyncio.Event()
+
+        def received(delivery: Delivery) -> None:
+            came.set()  # and it stays unacked
+
+        await other.subscribe(Queue("consumed", Exchange("x", "fanout")), received, prefetch=1)
+        await other.declare(queues=[Queue("expiring", expires=3600.0)])
+        for queue in ("consumed", "expiring"):
+            for _ in range(3):
+                late = to(queue, expires_at=loop.time() + 3600)
+                late.message.expiration = 3_600_000
+                transport.send(late)
+        await came.wait()
+        transport.drop_connection(3600)
+        transport.send(to("consumed", expires_at=loop.time() + 3600))
+        broker = weakref.ref(other.broker)
+        await transport.aclose()
+        await other.aclose()
+        return broker
+
+    gc.collect()
+    tasks = asyncio.all_tasks()
+    broker = await use()
+    gc.collect()
+    assert broker() is None
+    assert asyncio.all_tasks() == tasks
+    timers = [handle for handle in getattr(loop, "_scheduled", ()) if not handle.cancelled()]
+    assert [handle for handle in timers if handle.when() > loop.time() + 1800] == []
+
+
+async def test_a_transport_that_nobody_closed_keeps_nothing_alive(name: str) -> None:
+    transport = MemoryTransport(name)
+    await transport.start()
+    await transport.subscribe(Queue("q"), lambda delivery: None)
+    broker = weakref.ref(transport.broker)
+    del transport
+    gc.collect()
+    assert broker() is None
+
+
+async def test_while_the_broker_is_blocked_messages_wait_and_acks_do_not_overtake_answers(
+    name: str,
+) -> None:
+    async with MemoryTransport(name) as client, MemoryTransport(name) as server:
+        states: list[State] = []
+        client.on_state(states.append)
+        requests: list[Delivery] = []
+        replies: list[Delivery] = []
+        settled: list[Any] = []
+        await server.subscribe(Queue("requests"), requests.append, prefetch=1)
+        await client.subscribe(Queue("replies"), replies.append)
+        await client.publish(to("requests", b"1"))
+        await client.publish(to("requests", b"2"))
+        await turns()
+        server.broker.block()
+        assert (client.state, server.state) == (State.BLOCKED, State.BLOCKED)
+        client.send(to("requests", b"3", settled=settled.append))
+        at = asyncio.get_running_loop().time() + 0.01
+        client.send(to("requests", b"late", settled=settled.append, expires_at=at))
+        requests[0].answer(to("replies", b"one", confirm=False))
+        await asyncio.sleep(0.05)
+        assert (len(requests), replies) == (1, [])
+        assert [type(error) for error in settled] == [ConnectionLost]
+        server.broker.unblock()
+        await turns()
+        assert [each.message.body for each in replies] == [b"one"]
+        assert [each.message.body for each in requests] == [b"1", b"2"]
+        assert settled[1:] == [None]
+        assert states == [State.BLOCKED, State.CONNECTED]
+        # Who comes while it is blocked is told, too.
+        server.broker.block()
+        async with MemoryTransport(name) as late:
+            assert late.state is State.BLOCKED
+
+
+async def test_an_answer_held_by_a_blocked_broker_is_sent_though_its_connection_breaks(
+    name: str,
+) -> None:
+    async with MemoryTransport(name) as client, MemoryTransport(name) as server:
+        requests: list[Delivery] = []
+        replies: list[Delivery] = []
+        await server.subscribe(Queue("requests"), requests.append)
+        await client.subscribe(Queue("replies"), replies.append)
+        await client.publish(to("requests"))
+        await turns()
+        server.broker.block()
+        requests[0].answer(to("replies", b"answer"))
+        server.drop_connection(None)
+        server.restore_connection()
+        assert server.state is State.BLOCKED
+        client.broker.unblock()
+        await turns()
+        assert [each.message.body for each in replies] == [b"answer"]
+        assert [each.redelivered for each in requests] == [False, True]
+
+
+async def test_a_flood_leaves_the_loop_its_turns(name: str) -> None:
+    async with MemoryTransport(name) as transport:
+        came = 0
+
+        def received(delivery: Delivery) -> None:
+            nonlocal came
+            came += 1
+            delivery.ack()
+            transport.send(to("q"))  # for ever
+
+        await transport.subscribe(Queue("q"), received)
+        for _ in range(1000):
+            transport.send(to("q"))
+        seen = []
+        for _ in range(5):
+            await asyncio.sleep(0)
+            seen.append(came)
+        steps = [after - before for before, after in zip([0, *seen], seen, strict=False)]
+        assert 0 < max(steps) <= 256
+
+
+async def test_dead_letters_do_not_go_round_for_ever(name: str) -> None:
+    round_trip = {"x-dead-letter-exchange": "", "x-message-ttl": 0}
+    async with MemoryTransport(name) as transport:
+        await transport.declare(
+            queues=[
+                Queue("a", arguments={**round_trip, "x-dead-letter-routing-key": "b"}),
+                Queue("b", arguments={**round_trip, "x-dead-letter-routing-key": "a"}),
+            ]
+        )
+        await transport.publish(to("a", b"dizzy"))
+        assert [len(queue.ready) for queue in transport.broker.queues.values()] == [0, 0]
+
+
+async def test_a_retry_by_way_of_a_waiting_queue_goes_round_as_often_as_it_is_rejected(
+    name: str,
+) -> None:
+    async with MemoryTransport(name) as transport:
+        came: asyncio.Queue[Delivery] = asyncio.Queue()
+        back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work"}
+        aside = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "wait"}
+        await transport.declare(queues=[Queue("wait", arguments={**back, "x-message-ttl": 1})])
+        await transport.subscribe(Queue("work", arguments=aside), came.put_nowait)
+        await transport.publish(to("work"))
+        for attempt in range(4):
+            delivery = await asyncio.wait_for(came.get(), 5)
+            deaths = (delivery.message.headers or {}).get("x-death", [])
+            assert [(each["queue"], each["count"]) for each in deaths] == [
+                ("wait", attempt),
+                ("work", attempt),
+            ][: 2 * bool(attempt)]
+            delivery.reject(requeue=False)
+
+
+async def test_made_up_deaths_in_a_message_harm_nobody(name: str) -> None:
+    async with MemoryTransport(name) as transport:
+        dead: asyncio.Queue[Delivery] = asyncio.Queue()
+        await transport.subscribe(Queue("dead"), dead.put_nowait)
+        grave = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+        await transport.declare(queues=[Queue("q", arguments={**grave, "x-message-ttl": 0})])
+        outgoing = to("q")
+        outgoing.message.headers = {"x-death": ["made", {"up": 1}]}
+        await transport.publish(outgoing)
+        headers = (await asyncio.wait_for(dead.get(), 5)).message.headers or {}
+        assert [death["queue"] for death in headers["x-death"]] == ["q"]
+
+
+async def test_what_makes_no_difference_here_and_would_elsewhere_is_said(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with MemoryTransport(name) as transport:
+        await transport.declare(queues=[Queue("a", arguments={"x-max-length": 10})])
+        assert "x-max-length has no effect" in caplog.text
+        await transport.declare(queues=[Queue("b", durable=False)])
+        assert "neither durable nor exclusive" in caplog.text
+        caplog.clear()
+        await transport.declare(queues=[Queue("c", arguments={"x-queue-type": "quorum"})])
+        await transport.declare(queues=[Queue("a", arguments={"x-max-length": 10})])
+        assert caplog.text == ""
+
+
+async def test_reserved_and_empty_names(name: str) -> None:
+    async with MemoryTransport(name) as transport:
+        there = Exchange("amq.topic", "topic")
+        await transport.declare([there], [Queue("q", there, "#")])
+        with pytest.raises(ConfigurationError, match="amq"):
+            await transport.declare([Exchange("amq.mine")])
+        with pytest.raises(ConfigurationError, match="no name"):
+            await transport.declare(queues=[Queue("")])
+
+
+async def test_what_cannot_be_restored_is_logged_and_the_rest_is(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with MemoryTransport(name) as transport, MemoryTransport(name) as other:
+        came = asyncio.Event()
+
+        def arguments(reconnects: int) -> dict[str, Any]:
+            if reconnects:
+                raise RuntimeError("no arguments")
+            return {}
+
+        await transport.subscribe(Queue("taken"), lambda delivery: None)
+        await transport.subscribe(Queue("bad"), lambda delivery: None, arguments=arguments)
+        await transport.subscribe(Queue("good"), lambda delivery: came.set())
+        transport.drop_connection(None)
+        await other.delete("taken")
+        await other.declare(queues=[Queue("taken", auto_delete=True)])
+        transport.restore_connection()
+        assert "auto_delete" in caplog.text
+        assert "no arguments" in caplog.text
+        await other.publish(to("good"))
+        await asyncio.wait_for(came.wait(), 5)
+
+
+async def test_a_handler_may_do_anything_to_its_broker(name: str) -> None:
+    """Cancelling, deleting, breaking the connection and closing, each inside a delivery."""
+    async with MemoryTransport(name) as keeper:
+        for deed in ("drop", "block", "raise"):
+            async with MemoryTransport(name) as transport:
+                came: list[bytes] = []
+
+                def received(
+                    delivery: Delivery,
+                    deed: str = deed,
+                    transport: MemoryTransport = transport,
+                    came: list[bytes] = came,
+                ) -> None:
+                    came.append(delivery.message.body)
+                    if len(came) == 2:
+                        if deed == "drop":
+                            transport.drop_connection(None)
+                        elif deed == "block":
+                            transport.broker.block()
+                        else:
+                            raise RuntimeError("deed")
+                    delivery.ack()
+
+                queue = f"q-{deed}"
+                await transport.subscribe(Queue(queue), received)
+                for body in (b"a", b"b", b"c"):
+                    keeper.send(to(queue, body))
+                await turns()
+                keeper.broker.unblock()
+                transport.restore_connection()
+                await turns()
+                expected = {"drop": [b"a", b"b", b"b", b"c"]}.get(deed, [b"a", b"b", b"c"])
+                assert came == expected, deed
+
+
+async def test_keyboard_interrupts_lose_no_messages(name: str) -> None:
+    """Whatever a handler raises that is no Exception goes to the loop; the rest goes on."""
+    async with MemoryTransport(name) as transport:
+        came: list[bytes] = []
+
+        class Interrupt(BaseException):
+            pass
+
+        def received(delivery: Delivery) -> None:
+            came.append(delivery.message.body)
+            if delivery.message.body == b"a":
+                raise Interrupt
+
+        await transport.subscribe(Queue("one"), received)
+        await transport.subscribe(Queue("other"), received)
+        transport.send(to("one", b"a"))
+        transport.send(to("one", b"b"))
+        transport.send(to("other", b"c"))
+        broker = transport.broker
+        assert broker._turn_handle is not None
+        broker._turn_handle.cancel()
+        with contextlib.suppress(Interrupt):
+            broker._run_turn()
+        await turns()
+        assert sorted(came) == [b"a", b"b", b"c"]
