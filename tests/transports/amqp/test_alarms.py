@@ -17,10 +17,10 @@ from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing, State
 from aiorpc.wire.message import Message
+from tests.support.transports import Bench, Inbox, Outcome, eventually, look, to
 from tests.transports.amqp.test_transport import broker_config, connected, through_proxy
-from tests.transports.test_contract import Bench, Inbox, Outcome, bench, eventually, look, to
 
-__all__ = ["bench", "broker_config"]
+__all__ = ["broker_config"]  # a fixture
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -18,10 +18,10 @@ from aiorpc.transports.base import State
 from tests.support.amqp_proxy import proxied
 from tests.support.breakable import reaches
 from tests.support.files import CERTIFICATES
+from tests.support.transports import Bench, Inbox, eventually, to
 from tests.transports.amqp.test_transport import PATIENCE, broker_config, connected, through_proxy
-from tests.transports.test_contract import Bench, Inbox, bench, eventually, to
 
-__all__ = ["bench", "broker_config"]  # fixtures
+__all__ = ["broker_config"]  # a fixture
 
 pytestmark = pytest.mark.rabbitmq
 

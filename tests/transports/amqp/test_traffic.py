@@ -19,15 +19,15 @@ from aiorpc.exceptions import ConnectionLost
 from aiorpc.transports.base import Delivery, State
 from tests.support.amqp_proxy import proxied
 from tests.support.breakable import reaches
+from tests.support.transports import Bench, Inbox, Outcome, eventually, to
 from tests.transports.amqp.test_transport import (
     broker_config,
     connected,
     from_broker,
     through_proxy,
 )
-from tests.transports.test_contract import Bench, Inbox, Outcome, bench, eventually, to
 
-__all__ = ["bench", "broker_config"]  # the fixtures
+__all__ = ["broker_config"]  # a fixture
 
 pytestmark = pytest.mark.rabbitmq
 

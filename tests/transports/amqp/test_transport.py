@@ -34,9 +34,7 @@ from aiorpc.wire.message import Exchange, Message, Queue
 from aiorpc.wire.names import OVERSIZED
 from tests.support.amqp_proxy import Proxy, proxied
 from tests.support.breakable import reaches
-from tests.transports.test_contract import Bench, Inbox, Outcome, bench, eventually, to
-
-__all__ = ["bench"]  # the fixture, here over the broker_config below
+from tests.support.transports import Bench, Inbox, Outcome, eventually, to
 
 pytestmark = pytest.mark.rabbitmq
 
