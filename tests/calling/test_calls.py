@@ -42,6 +42,7 @@ from aiorpc import (
     rpc,
     timer,
 )
+from tests.support.waiting import eventually
 
 
 @deserialize_to_instance
@@ -392,11 +393,7 @@ async def test_the_deadline_travels_and_bounds_the_worker(running: Running) -> N
 async def test_the_worker_is_cancelled_at_the_deadline(running: Running) -> None:
     with pytest.raises(RpcTimeout):
         await running.x.slow.with_options(timeout=0.1)()
-    for _ in range(100):
-        if running.x_cls.ends:
-            break
-        await asyncio.sleep(0.01)
-    assert running.x_cls.ends == ["slow"]
+    await eventually(lambda: running.x_cls.ends == ["slow"])
 
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for", "cancel"])
@@ -517,14 +514,13 @@ async def test_two_thousand_concurrent_calls_leave_nothing_behind(
     assert results == [f"{n}-x-y" for n in range(2000)]
     del results
     assert client.in_flight == 0
-    for _ in range(100):
+
+    def nothing_is_left() -> bool:
         gc.collect()
-        if len(asyncio.all_tasks()) <= tasks and len(gc.get_objects()) - objects < 500:
-            break
-        await asyncio.sleep(0.02)
-    assert len(asyncio.all_tasks()) <= tasks
-    # a call that left but one object behind would leave 2,000
-    assert len(gc.get_objects()) - objects < 500
+        # A call that left one object behind would leave 2,000 here.
+        return len(asyncio.all_tasks()) <= tasks and len(gc.get_objects()) - objects < 500
+
+    await eventually(nothing_is_left)
     assert not caplog.records
 
 

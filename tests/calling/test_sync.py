@@ -56,8 +56,7 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
     async def host() -> None:
         async with ServiceContainer(Service, on_broker(rabbitmq_uri)) as container:
             started.set()
-            while not stop.is_set():
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(stop.wait)
             transport = container.transport
             await container.stop()
             del transport

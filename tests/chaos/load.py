@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from aiorpc import RemoteError
 from tests.chaos.report import Report
+from tests.support.waiting import eventually
 
 #: Makes the call with this id, within so many seconds.
 Caller = Callable[[str, float], Awaitable[object]]
@@ -73,9 +74,7 @@ class Load:
     async def answered_since(self, at: float, within: float = RECOVERS) -> None:
         """Return when there was a right answer after loop time *at*, or *within* seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                while self._answered_at < at:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: self._answered_at >= at, within)
 
     def stop(self) -> None:
         """Make no more calls."""

@@ -16,6 +16,7 @@ from tests.chaos.load import Caller, Load
 from tests.chaos.report import Report
 from tests.chaos.stage import Stage, set_stage
 from tests.servers import Rabbit
+from tests.support.waiting import eventually
 
 #: What breaks, and returns when it is whole again. The second argument: seconds to stay broken.
 Fault = Callable[[Stage, float], Awaitable[None]]
@@ -162,9 +163,7 @@ async def network_goes_dark(stage: Stage, broken: float) -> None:
     (network,) = stage.network
     before = network.opened
     network.go_dark()
-    async with asyncio.timeout(60):
-        while network.opened < before + 1 + len(stage.alive):
-            await asyncio.sleep(0.02)
+    await eventually(lambda: network.opened > before + len(stage.alive), 60)
 
 
 async def network_is_slow(stage: Stage, broken: float) -> None:

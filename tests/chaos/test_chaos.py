@@ -19,6 +19,7 @@ from tests.chaos.scenarios import SCENARIOS, Scenario, play
 from tests.chaos.stage import set_stage
 from tests.servers import Rabbit
 from tests.support.lane import FAST_LANE
+from tests.support.waiting import eventually
 
 # Alone: how late a call may be, and how many succeed, holds for a machine that does nothing else.
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.alone]
@@ -75,14 +76,14 @@ async def test_cancelled_calls_are_rolled_back_over_two_hops(
         service = cluster[stage.service]
         tag = secrets.token_hex(2)
         calls = [service.relay_booking.call_async(f"{tag}{each}", 5.0) for each in range(40)]
-        async with asyncio.timeout(15):
-            while await stage.ledger.open_transactions() < 16:  # two pools of 8: all are in it
-                await asyncio.sleep(0.02)
+
+        async def open_transactions_are(number: int) -> bool:
+            return await stage.ledger.open_transactions() == number
+
+        await eventually(lambda: open_transactions_are(16), 15)  # two pools of 8: all are in it
         for call in calls:
             call.cancel()
-        async with asyncio.timeout(4):  # less than the method would have taken
-            while await stage.ledger.open_transactions():
-                await asyncio.sleep(0.02)
+        await eventually(lambda: open_transactions_are(0), 4)  # less than the method takes
         assert await service.relay_booking("kept", 0.0) == "done kept"
         assert await stage.ledger.runs() == {"kept": 1}
 
@@ -104,8 +105,7 @@ async def test_a_load_counts_what_it_sees() -> None:
 
     load = Load(call, timeout=0.1, rate=200, hangs=0.2)
     running = asyncio.create_task(load.run())
-    while len(load.outcomes) < 16:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(load.outcomes) >= 16)
     load.stop()
     await running
     report = load.report("scales", load.as_if_all_ran(), lifted_at=0.0, outlasts=True)

@@ -12,10 +12,11 @@ import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
 from aiorpc.transports.base import State
+from tests.support.waiting import eventually
 
 
 @dataclass
-class Bench:
+class Redelivery:
     """A service whose method waits, its container, and a client."""
 
     container: ServiceContainer
@@ -31,32 +32,28 @@ class Bench:
 
     async def loses_its_connection(self) -> None:
         self.container.transport.drop_connection(pause=None)
-        async with asyncio.timeout(10):
-            while self.container.transport.state is State.CONNECTED:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: self.container.transport.state is not State.CONNECTED)
 
     async def has_all_back(self) -> None:
         """Return when the service consumes again, and has what was redelivered."""
         self.container.transport.restore_connection()
-        async with asyncio.timeout(10):
-            while not self.container.health().ok:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: self.container.health().ok)
         assert await self.service.ping() == "pong"  # it stands behind them in the queue
 
 
 @pytest.fixture
-async def bench(broker_config: dict[str, Any]) -> AsyncIterator[Bench]:
+async def redelivery(broker_config: dict[str, Any]) -> AsyncIterator[Redelivery]:
     class Service:
         name = f"again_{uuid.uuid4().hex[:8]}"
 
         @rpc
         async def method(self) -> str:
-            bench.runs += 1
-            bench.entered.set()
+            redelivery.runs += 1
+            redelivery.entered.set()
             try:
-                await bench.opened.wait()
+                await redelivery.opened.wait()
             except asyncio.CancelledError:
-                bench.cancelled.set()
+                redelivery.cancelled.set()
                 raise
             return "done"
 
@@ -72,45 +69,43 @@ async def bench(broker_config: dict[str, Any]) -> AsyncIterator[Bench]:
         ServiceContainer(Service, broker_config) as container,
         ClusterRpcProxy(broker_config, timeout=20) as cluster,
     ):
-        bench = Bench(container, cluster)
-        yield bench
-        bench.opened.set()
+        redelivery = Redelivery(container, cluster)
+        yield redelivery
+        redelivery.opened.set()
 
 
 @pytest.mark.parametrize("method", ["method", "method_once"])
-async def test_one_that_still_runs_goes_on(bench: Bench, method: str) -> None:
-    reply = bench.service[method].call_async()
-    await bench.entered.wait()
-    await bench.loses_its_connection()
-    await bench.has_all_back()
-    bench.opened.set()
+async def test_one_that_still_runs_goes_on(redelivery: Redelivery, method: str) -> None:
+    reply = redelivery.service[method].call_async()
+    await redelivery.entered.wait()
+    await redelivery.loses_its_connection()
+    await redelivery.has_all_back()
+    redelivery.opened.set()
     assert await reply.result() == "done"
-    assert await bench.service.ping() == "pong"
-    assert bench.runs == 1
+    assert await redelivery.service.ping() == "pong"
+    assert redelivery.runs == 1
 
 
 @pytest.mark.parametrize("method", ["method", "method_once"])
 async def test_one_that_ended_meanwhile_is_answered_with_what_it_gave(
-    bench: Bench, method: str
+    redelivery: Redelivery, method: str
 ) -> None:
-    reply = bench.service[method].call_async()
-    await bench.entered.wait()
-    await bench.loses_its_connection()
-    bench.opened.set()
-    async with asyncio.timeout(10):
-        while not bench.container.transport.waiting:
-            await asyncio.sleep(0.005)
-    await bench.has_all_back()
+    reply = redelivery.service[method].call_async()
+    await redelivery.entered.wait()
+    await redelivery.loses_its_connection()
+    redelivery.opened.set()
+    await eventually(lambda: redelivery.container.transport.waiting)
+    await redelivery.has_all_back()
     assert await reply.result() == "done"
-    assert bench.runs == 1
+    assert redelivery.runs == 1
 
 
-async def test_one_that_came_again_can_be_cancelled(bench: Bench) -> None:
-    reply = bench.service.method.call_async()
-    await bench.entered.wait()
-    await bench.loses_its_connection()
-    await bench.has_all_back()
+async def test_one_that_came_again_can_be_cancelled(redelivery: Redelivery) -> None:
+    reply = redelivery.service.method.call_async()
+    await redelivery.entered.wait()
+    await redelivery.loses_its_connection()
+    await redelivery.has_all_back()
     reply.cancel()
     async with asyncio.timeout(5):
-        await bench.cancelled.wait()
-    assert bench.runs == 1
+        await redelivery.cancelled.wait()
+    assert redelivery.runs == 1

@@ -36,6 +36,7 @@ from aiorpc import (
     timer,
 )
 from aiorpc.extensions import Ending
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -550,8 +551,7 @@ async def test_a_drain_is_bounded_and_says_what_goes_back(
         container = ServiceContainer(recording_service(log), config)
         await container.start()
         reply = cluster.recorded.slow.call_async()
-        while "second open" not in log:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: "second open" in log)
         started = time.monotonic()
         await container.stop()
         assert time.monotonic() - started < 2

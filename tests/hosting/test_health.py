@@ -13,6 +13,7 @@ import pytest
 from aiorpc import ClusterRpcProxy, ServiceContainer, ServiceRunner, rpc
 from aiorpc.hosting.health import Health
 from aiorpc.transports.base import State
+from tests.support.waiting import eventually
 
 
 class Gate:
@@ -39,9 +40,7 @@ def gated(gate: Gate, prefix: str = "health") -> type:
 
 
 async def becomes(container: ServiceContainer | ServiceRunner, ok: bool) -> Health:
-    async with asyncio.timeout(10):
-        while container.health().ok is not ok:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: container.health().ok is ok)
     return container.health()
 
 
@@ -106,9 +105,7 @@ async def test_a_drain_connects_again_for_a_reply_that_is_owed(
         await becomes(container, ok=False)
         stopping = asyncio.create_task(container.stop())
         gate.opened.set()
-        async with asyncio.timeout(4):
-            while not container.transport.waiting:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: container.transport.waiting)
         assert not stopping.done()
         container.transport.restore_connection()
         assert await reply.result() == "done"

@@ -32,6 +32,7 @@ from aiorpc import (
 )
 from aiorpc.entrypoints.rpc import Rpc
 from aiorpc.hosting.runner import serve
+from tests.support.waiting import eventually
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -128,9 +129,8 @@ async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_
         first = cluster.threaded.method.call_async(1)
         with pytest.raises(RpcTimeout):
             await cluster.threaded.method.with_options(timeout=0.05)(2)
-        async with asyncio.timeout(5):
-            while container._running > 1:  # the worker gives up by a timer of its own
-                await asyncio.sleep(0.001)
+        # the worker gives up by a timer of its own
+        await eventually(lambda: container._running == 1)
         go_on.set()
         await first
     assert ran == [1]

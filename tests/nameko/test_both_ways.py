@@ -18,6 +18,7 @@ import aiorpc
 from aiorpc import ClusterProxy, ClusterRpcProxy, ServiceContainer, exceptions
 from tests.nameko.processes import Nameko, NamekoError
 from tests.nameko.services import ERRORS, SPECIAL, Booking, KnownError, service
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
 
@@ -502,9 +503,11 @@ async def test_the_broker_drops_what_expires_unread_for_servers_that_know_no_dea
     async with ClusterRpcProxy(broker, timeout=0.2) as cluster:
         with pytest.raises(aiorpc.RpcTimeout, match=f"rpc-{name} has 0 consumers"):
             await cluster[name].echo()
-        async with asyncio.timeout(1):
-            while await messages_in(channel, f"rpc-{name}"):
-                await asyncio.sleep(0.01)  # its timer and ours differ by a moment
+
+        async def queue_is_empty() -> bool:
+            return not await messages_in(channel, f"rpc-{name}")
+
+        await eventually(queue_is_empty)  # the timer of the broker and ours differ by a moment
 
 
 async def messages_in(channel: AbstractChannel, name: str) -> int:

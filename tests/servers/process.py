@@ -14,12 +14,13 @@ import resource
 import signal
 import socket
 import subprocess
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.waiting import eventually_blocking
 
 LOOPBACK = "127.0.0.1"
 
@@ -98,7 +99,7 @@ class Process:
             raise ServerError(
                 f"process {self.pid} belongs to another user: end it as the user who started it"
             ) from None
-        return wait_until(lambda: not self.alive, patience)
+        return eventually_blocking(lambda: not self.alive, patience)
 
 
 def started_at(pid: int) -> str | None:
@@ -184,21 +185,11 @@ def must(done: subprocess.CompletedProcess[str], what: str) -> str:
     raise ServerError(f"{what} failed with code {done.returncode}:\n{said}")
 
 
-def wait_until(condition: Callable[[], bool], within: float, every: float = 0.05) -> bool:
-    """Whether `condition` came true within `within` seconds, asked every `every` seconds."""
-    end = time.monotonic() + within
-    while not condition():
-        if time.monotonic() >= end:
-            return False
-        time.sleep(every)
-    return True
-
-
 def wait_ready(
     title: str, process: Process, answers: Callable[[], bool], log: Path, within: float
 ) -> None:
     """Return once `answers()`; `ServerError` with the log's end if it died or took too long."""
-    if not wait_until(lambda: answers() or not process.alive, within):
+    if not eventually_blocking(lambda: answers() or not process.alive, within):
         raise ServerError(f"{title} did not answer within {within:g} s; {tail(log)}")
     if not process.alive:
         raise ServerError(f"{title} ended while it was starting; {tail(log)}")

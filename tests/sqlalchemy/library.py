@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from aiorpc.calling.proxies import ClusterProxy
 from aiorpc.config import Settings, from_mapping
 from aiorpc.extensions import providers_of
 from aiorpc.sqlalchemy import configured, create_tables, open_engine
+from tests.support.waiting import eventually
 
 #: Others may test on the same server.
 RUN = f"aiorpc_{os.getpid()}"
@@ -108,6 +108,4 @@ def engine_of(container: ServiceContainer, index: int = 0) -> AsyncEngine:
 async def all_returned(container: ServiceContainer, within: float = 10) -> None:
     """Wait until all connections are back: a call that timed out may still be giving up its own."""
     pools = [engine_of(container, index).pool for index in range(len(container.providers))]
-    async with asyncio.timeout(within):
-        while any(pool.checkedout() for pool in pools):  # type: ignore[attr-defined]
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not any(pool.checkedout() for pool in pools), within)

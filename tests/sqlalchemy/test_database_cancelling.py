@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from aiorpc.call import Call
 from aiorpc.context import current
 from aiorpc.extensions import Ending, Outcome, Submission, entrypoints_of
 from aiorpc.sqlalchemy import DatabaseSession
+from tests.support.waiting import eventually
 
 CALLS = int(os.environ.get("AIORPC_CANCELLED_CALLS", "300"))
 IN_FLIGHT = 40
@@ -272,7 +274,7 @@ async def test_cancelled_calls_leave_nothing_behind(kind: Kind) -> None:
 
         run = Run(container, victims, it)
         await run.until_enough()
-        await _until(lambda: container._running == 0)
+        await eventually(lambda: container._running == 0)
         await engine.pool.settle(5)  # type: ignore[attr-defined]
 
         rows = await it[container.service_name].count()
@@ -297,13 +299,13 @@ async def test_cancelled_calls_leave_nothing_behind(kind: Kind) -> None:
 
 async def _settled(kind: Kind, engine: AsyncEngine) -> int:
     """A server notices a connection that went away when its statement has ended."""
-    for _ in range(100):
-        if not (left_open := await kind.open_transactions(engine)):
-            return 0
-        await asyncio.sleep(0.05)
+    left_open = 0
+
+    async def none_is_open() -> bool:
+        nonlocal left_open
+        left_open = await kind.open_transactions(engine)
+        return not left_open
+
+    with suppress(TimeoutError):
+        await eventually(none_is_open, 5)
     return left_open
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)

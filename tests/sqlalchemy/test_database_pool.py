@@ -25,6 +25,7 @@ from aiorpc.sqlalchemy import (
 )
 from tests.sqlalchemy.forwarder import Forwarder
 from tests.sqlalchemy.library import Base, all_returned, engine_of, running
+from tests.support.waiting import eventually
 
 
 @asynccontextmanager
@@ -168,8 +169,7 @@ async def test_it_is_pinged_if_the_next_comes_late(sqlite_url: str) -> None:
         task.cancel()
         await asyncio.wait([task])
         connect.may_connect.set()
-        while not pool._idle:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: pool._idle)
         pool._idle[0] = (pool._idle[0][0], 0.0)
         assert await _select_one(engine) == 1
         assert pings
@@ -290,8 +290,7 @@ async def test_the_caller_learns_that_no_connection_was_left(database_url: str) 
     async with running(Busy, database_url) as (proxy, container):
         holding = [proxy.hold.call_async() for _ in range(2)]
         pool: Any = engine_of(container).pool
-        while pool.checkedout() < 2:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: pool.checkedout() == 2)
         with pytest.raises(RemoteError) as caught:
             await proxy.quick.with_options(timeout=0.5)()
         assert caught.value.exc_type == "PoolTimeout"

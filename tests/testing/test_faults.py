@@ -26,6 +26,8 @@ from aiorpc import (
 )
 from aiorpc.testing import entrypoint_waiter, faults, once, restrict_entrypoints
 from aiorpc.transports.base import State
+from tests.support.breakable import reaches
+from tests.support.waiting import eventually
 
 
 class Journal(DependencyProvider[list[Any]]):
@@ -50,6 +52,8 @@ class Faulty:
         journal = self.journal = Journal()
         gate = self.gate = asyncio.Event()
         gate.set()
+        began: list[int] = []
+        self.began = began
 
         class Service:
             name = service_name
@@ -58,6 +62,7 @@ class Faulty:
 
             @rpc
             async def add(self, number: int) -> int:
+                began.append(number)
                 await gate.wait()
                 self.lines.append(number)
                 return number
@@ -192,8 +197,7 @@ async def test_a_call_delayed_past_its_deadline_does_not_run(faulty: Faulty, ser
 async def test_what_is_delayed_goes_on_when_the_block_ends(faulty: Faulty, service: Any) -> None:
     with faults.delay(faulty.container, "add", seconds=60) as fault:
         reply = service.add.call_async(1)
-        while not fault.struck:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: fault.struck)
         assert not reply.done()
     assert await reply == 1
 
@@ -201,8 +205,7 @@ async def test_what_is_delayed_goes_on_when_the_block_ends(faulty: Faulty, servi
 async def test_a_delayed_call_can_be_taken_back(faulty: Faulty, service: Any) -> None:
     with faults.delay(faulty.container, "add", seconds=60, times=1) as fault:
         reply = service.add.call_async(1)
-        while not fault.struck:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: fault.struck)
         async with entrypoint_waiter(faulty.container, "add", timeout=5) as result:
             reply.cancel()
             await service.add(2)
@@ -225,8 +228,7 @@ async def test_a_container_stops_while_calls_are_on_their_slow_way(broker_config
         async with faulty.container:
             with faults.delay(faulty.container, "add", seconds=60) as fault:
                 reply = cluster[faulty.container.service_name].add.call_async(1)
-                while not fault.struck:
-                    await asyncio.sleep(0.001)
+                await eventually(lambda: fault.struck)
                 await faulty.container.stop()
         async with ServiceContainer(faulty.service_cls, broker_config):
             assert await reply == 1  # the broker kept it
@@ -253,14 +255,11 @@ async def test_the_second_run_can_come_while_the_first_goes_on(
     with faults.duplicate(faulty.container, "add", times=1, concurrently=True) as fault:
         async with entrypoint_waiter(faulty.container, "add", timeout=5):
             reply = service.add.call_async(1)
-            while faulty.container._running < 2:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: faulty.began == [1, 1])
             faulty.gate.set()
         assert await reply == 1
     assert fault.struck == 1
-    while len(faulty.committed) < 2:
-        await asyncio.sleep(0.001)
-    assert faulty.committed == [1, 1]
+    await eventually(lambda: faulty.committed == [1, 1])
 
 
 async def test_an_at_most_once_method_refuses_its_duplicate(faulty: Faulty, service: Any) -> None:
@@ -341,13 +340,11 @@ async def test_a_call_waits_out_its_callers_lost_connection(faulty: Faulty, serv
 async def test_what_was_running_goes_on_and_is_answered_once(faulty: Faulty, service: Any) -> None:
     faulty.gate.clear()
     reply = service.add.call_async(1)
-    while not faulty.container._running:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: faulty.began)
     with faults.drop_connection(faulty.container):
-        await asyncio.sleep(0.01)
+        await reaches(faulty.container.transport, State.CONNECTING)
     # The broker delivers the request again, to the process that still runs it: once is enough.
-    while faulty.container.transport.state is not State.CONNECTED:
-        await asyncio.sleep(0.001)
+    await reaches(faulty.container.transport, State.CONNECTED)
     faulty.gate.set()
     assert await reply == 1
 
