@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -17,13 +17,13 @@ from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, QueueState, Transport
 from aiorpc.wire.message import Exchange, Message, Queue
 from tests.support.breakable import Link, breakable
+from tests.support.waiting import eventually
 
 __all__ = [
     "PATIENCE",
     "Bench",
     "Inbox",
     "Outcome",
-    "eventually",
     "holds",
     "is_gone",
     "look",
@@ -134,18 +134,6 @@ def to(queue: Queue, body: bytes = b"x", **options: Any) -> Outgoing:
         message=Message(body=body, headers=headers, expiration=expiration),
         **options,
     )
-
-
-async def eventually(
-    check: Callable[[], bool | Awaitable[bool]], patience: float = PATIENCE
-) -> None:
-    """For what a broker does in its own time, and tells nobody of."""
-    async with asyncio.timeout(patience):
-        while True:
-            result = check()
-            if result if isinstance(result, bool) else await result:
-                return
-            await asyncio.sleep(0.005)
 
 
 async def look(transport: Transport, queue: Queue) -> QueueState:

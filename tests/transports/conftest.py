@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.transports import Bench, eventually
+from tests.support.transports import Bench
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

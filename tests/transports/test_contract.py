@@ -31,13 +31,13 @@ from tests.support.transports import (
     Bench,
     Inbox,
     Outcome,
-    eventually,
     holds,
     is_gone,
     look,
     no_longer_than,
     to,
 )
+from tests.support.waiting import eventually
 
 # --- connecting, states, closing
 

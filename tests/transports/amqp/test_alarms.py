@@ -17,10 +17,9 @@ from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing, State
 from aiorpc.wire.message import Message
-from tests.support.transports import Bench, Inbox, Outcome, eventually, look, to
-from tests.transports.amqp.test_transport import broker_config, connected, through_proxy
-
-__all__ = ["broker_config"]  # a fixture
+from tests.support.amqp import connected, through_proxy
+from tests.support.transports import Bench, Inbox, Outcome, look, to
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
 

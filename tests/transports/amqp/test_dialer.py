@@ -15,13 +15,12 @@ from aiorpc.config import resolve
 from aiorpc.exceptions import ConfigurationError, ConnectionLost
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import State
+from tests.support.amqp import connected, through_proxy
 from tests.support.amqp_proxy import proxied
 from tests.support.breakable import reaches
 from tests.support.files import CERTIFICATES
-from tests.support.transports import Bench, Inbox, eventually, to
-from tests.transports.amqp.test_transport import PATIENCE, broker_config, connected, through_proxy
-
-__all__ = ["broker_config"]  # a fixture
+from tests.support.transports import PATIENCE, Bench, Inbox, to
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
 

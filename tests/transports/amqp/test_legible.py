@@ -15,7 +15,7 @@ from pamqp.heartbeat import Heartbeat
 
 from aiorpc.transports.amqp.legible import Mender, unwrapped
 from aiorpc.transports.codec.frames import MalformedContent, decode_content_header
-from tests.transports.codec.test_frames import CHANNEL, MESSAGES, marshal, unmarshal_all
+from tests.support.frames import CHANNEL, MESSAGES, marshal, unmarshal_all
 
 DELIVER = spec.Basic.Deliver(consumer_tag="tag", delivery_tag=200, exchange="x", routing_key="k.é")
 

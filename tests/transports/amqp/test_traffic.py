@@ -17,17 +17,11 @@ import pytest
 from aiorpc import ClusterRpcProxy, RpcTimeout, ServiceContainer, rpc
 from aiorpc.exceptions import ConnectionLost
 from aiorpc.transports.base import Delivery, State
+from tests.support.amqp import connected, from_broker, through_proxy
 from tests.support.amqp_proxy import proxied
 from tests.support.breakable import reaches
-from tests.support.transports import Bench, Inbox, Outcome, eventually, to
-from tests.transports.amqp.test_transport import (
-    broker_config,
-    connected,
-    from_broker,
-    through_proxy,
-)
-
-__all__ = ["broker_config"]  # a fixture
+from tests.support.transports import Bench, Inbox, Outcome, to
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
 

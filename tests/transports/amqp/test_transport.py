@@ -9,8 +9,7 @@ import asyncio
 import gc
 import logging
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pamqp.base
@@ -18,7 +17,6 @@ import pamqp.commands as spec
 import pamqp.frame
 import pytest
 
-from aiorpc.config import resolve
 from aiorpc.exceptions import (
     ConfigurationError,
     ConnectionLost,
@@ -28,47 +26,17 @@ from aiorpc.exceptions import (
 from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.topology import answered, declare_ahead
-from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.wire.message import Exchange, Message, Queue
 from aiorpc.wire.names import OVERSIZED
-from tests.support.amqp_proxy import Proxy, proxied
+from tests.support.amqp import connected, from_broker, through_proxy
 from tests.support.breakable import reaches
-from tests.support.transports import Bench, Inbox, Outcome, eventually, to
+from tests.support.transports import Bench, Inbox, Outcome, to
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
 
 PATIENCE = 5.0
-
-
-@pytest.fixture(params=["lane", "plain"])
-def broker_config(request: pytest.FixtureRequest, rabbitmq_uri: str) -> dict[str, Any]:
-    return {"AMQP_URI": rabbitmq_uri, "AMQP_FAST_LANE": request.param == "lane"}
-
-
-@asynccontextmanager
-async def connected(config: dict[str, Any], **more: Any) -> AsyncIterator[AmqpTransport]:
-    transport = AmqpTransport(resolve({**config, **more}), name="tests of amqp")
-    try:
-        await transport.start(PATIENCE)
-        yield transport
-    finally:
-        await transport.aclose()
-
-
-@asynccontextmanager
-async def through_proxy(
-    config: dict[str, Any], **more: Any
-) -> AsyncIterator[tuple[Proxy, AmqpTransport]]:
-    async with (
-        proxied(config["AMQP_URI"]) as proxy,
-        connected({**config, "AMQP_URI": proxy.url}, **more) as transport,
-    ):
-        yield proxy, transport
-
-
-def from_broker(*frames: Any, channel: int = 0) -> bytes:
-    return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
 
 
 BLOCKED = from_broker(spec.Connection.Blocked(reason="low on memory"))

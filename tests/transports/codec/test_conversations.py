@@ -22,7 +22,7 @@ from pamqp.heartbeat import Heartbeat
 from aiorpc.transports.codec.demultiplexer import Demultiplexer
 from aiorpc.transports.codec.frames import Encoder
 from aiorpc.wire.message import Message
-from tests.transports.codec.test_frames import KEYS, MESSAGES, SIMPLE, TAGS
+from tests.support.frames import KEYS, MESSAGES, SIMPLE, TAGS
 
 HOT = (1, 2, 5)
 COLD = (3, 4)

@@ -16,7 +16,6 @@ import pamqp.encode
 import pamqp.frame
 import pytest
 from hypothesis import given, strategies as st
-from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
@@ -27,9 +26,20 @@ from aiorpc.transports.codec.headers import decode_headers, encode_headers
 from aiorpc.transports.codec.table import GARBLED, decode_table, encode_table
 from aiorpc.wire.message import FilledHeaders, HeaderTemplate, Message
 from tests.support.files import DATA
-
-CHANNEL = 7
-FRAME_MAX = 4096
+from tests.support.frames import (
+    CHANNEL,
+    FRAME_MAX,
+    INT64,
+    KEYS,
+    MESSAGES,
+    SHORT,
+    SIMPLE,
+    TABLES,
+    TAGS,
+    content,
+    marshal,
+    unmarshal_all,
+)
 
 GOLDEN = json.loads((DATA / "nameko_messages.json").read_text())
 
@@ -47,33 +57,6 @@ def golden_messages() -> list[Any]:
 
 
 # --- tables
-
-INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
-WHOLE_SECONDS = st.datetimes(
-    datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)
-).map(lambda moment: moment.replace(microsecond=0))
-DECIMALS = st.builds(
-    lambda mantissa, places: Decimal(mantissa).scaleb(-places),
-    st.integers(-0x7FFFFFFF, 0x7FFFFFFF),
-    st.integers(0, 20),
-)
-# pamqp reads negative decimals as unsigned ones; everything else must mean the same to both.
-PLAIN = (
-    st.none()
-    | st.booleans()
-    | INT64
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=["Cs"]))
-    | DECIMALS.filter(lambda number: not number.is_signed())
-    | WHOLE_SECONDS
-)
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-VALUES = st.recursive(
-    PLAIN,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
-    max_leaves=12,
-)
-TABLES = st.dictionaries(NAMES, VALUES, max_size=6)
 
 
 @given(TABLES)
@@ -275,36 +258,6 @@ def test_a_message_of_nameko_is_written_to_the_letter(sample: dict[str, Any]) ->
     assert message.priority == properties.get("priority")
 
 
-SHORT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-MESSAGES = st.builds(
-    Message,
-    body=st.binary(max_size=3 * FRAME_MAX),
-    content_type=st.none() | SHORT | st.just("application/json"),
-    content_encoding=st.none() | SHORT | st.just("utf-8"),
-    headers=st.none() | TABLES,
-    persistent=st.booleans(),
-    priority=st.none() | st.integers(0, 255),
-    correlation_id=st.none() | SHORT,
-    reply_to=st.none() | SHORT,
-    expiration=st.none() | st.integers(0, 1 << 40),
-    message_id=st.none() | SHORT,
-    timestamp=st.none() | WHOLE_SECONDS,
-    type=st.none() | SHORT,
-    user_id=st.none() | SHORT,
-    app_id=st.none() | SHORT,
-)
-
-
-def unmarshal_all(stream: bytes) -> list[tuple[int, Any]]:
-    """(channel, frame) for each frame of *stream*, read by pamqp."""
-    frames = []
-    while stream:
-        used, channel, frame = pamqp.frame.unmarshal(stream)
-        frames.append((channel, frame))
-        stream = stream[used:]
-    return frames
-
-
 @given(MESSAGES, SHORT, SHORT, st.booleans())
 def test_a_published_message_means_the_same_to_pamqp(
     message: Message, exchange: str, routing_key: str, mandatory: bool
@@ -465,38 +418,6 @@ class Heard:
 
     def hung_up(self, why: str) -> None:
         self.heard.append(("hung up", why))
-
-
-def marshal(channel: int, *frames: Any) -> bytes:
-    return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
-
-
-def content(message: Message, cuts: int) -> list[Any]:
-    """The content frames of *message*, its body in *cuts* pieces or so."""
-    properties = spec.Basic.Properties(
-        content_type=message.content_type,
-        correlation_id=message.correlation_id,
-        delivery_mode=2 if message.persistent else 1,
-    )
-    header = ContentHeader(body_size=len(message.body), properties=properties)
-    step = max(1, -(-len(message.body) // cuts))
-    return [
-        header,
-        *(ContentBody(message.body[at : at + step]) for at in range(0, len(message.body), step)),
-    ]
-
-
-SIMPLE = st.builds(
-    Message,
-    body=st.binary(max_size=50),
-    content_type=st.none() | st.just("application/json"),
-    content_encoding=st.none(),
-    persistent=st.booleans(),
-    priority=st.none(),
-    correlation_id=st.none() | st.text("abc", min_size=1, max_size=5),
-)
-TAGS = st.integers(1, (1 << 63) - 1)
-KEYS = st.text("abc.é", max_size=10)
 
 
 @st.composite
