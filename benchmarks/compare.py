@@ -1,16 +1,16 @@
 """
-aiorpc beside its peers, on one machine in one run: calls per second, CPU per call, latency.
+Compares aiorpc with its peers on one machine in one run: calls per second, CPU per call, latency.
 
     python benchmarks/compare.py                            all of it, some 15 minutes
     python benchmarks/compare.py --rounds 1 --seconds 1     a quick look
     python benchmarks/compare.py --peers aiorpc grpc        those whose names contain these words
     python benchmarks/compare.py --with faststream lane     and those that are left out otherwise
 
-Needs Python 3.11 with venv and pip, and RabbitMQ: that of AIORPC_BENCH_AMQP_URI, or of `make
-servers`. Each peer gets a virtual environment of its own with pinned versions
-(``environments.py``). Peers take turns, round by round, and what is printed are medians; every
-single measurement is kept with ``--keep FILE``, and ``--report FILE`` prints those again. README.md
-explains how to read it.
+Needs Python 3.11 with venv and pip, and RabbitMQ: the server of AIORPC_BENCH_AMQP_URI, or the one
+of `make servers`. Each peer has its own virtual environment with pinned versions
+(``environments.py``). Peers take turns in each round, and the output has medians. ``--keep FILE``
+saves every measurement, and ``--report FILE`` prints a saved file again. README.md explains the
+figures.
 """
 
 from __future__ import annotations

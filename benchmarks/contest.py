@@ -1,6 +1,6 @@
 """
-Starts the servers and the clients of peers, each in its own process, and finds the broker they use.
-Ends only what it started. What runs in those processes is in ``peers/``.
+Starts the servers and clients of peers, each in its own process, and finds their broker. It ends
+only processes that it started. ``peers/`` holds the code that runs in those processes.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@ What a database call costs: one SELECT by primary key, in CPU of this process.
     python benchmarks/db_call.py --url sqlite://        a SQLite file of its own: needs no server
     python benchmarks/db_call.py --broker amqp://guest:guest@localhost/ --rounds 200
 
-The same query by: the driver alone (asyncpg), a bare ``AsyncSession`` in a block of its own, an
-aiorpc method that has no database, one that opens such a block itself, one that is given its
-session by ``DatabaseSession``. The ways take turns, every other round backwards, and each has the
-minimum and the median of its rounds: what else runs on the machine only adds, so rounds are short
-and many. What a way adds to another is given three times: minimum less minimum, median less
-median, and the median of what each round differs by, in which what slows a whole round does not
-count. How long it takes depends on the machine before all else: the last column has the last one
-as a share of what the bare session takes. What the server and the broker spend is not counted;
-client and service are both in this process, and both counted.
+Five ways run the same query: the driver alone (asyncpg), a bare ``AsyncSession`` block, an aiorpc
+method without a database, an aiorpc method with such a block, and an aiorpc method with
+``DatabaseSession``. The ways take turns, and every second round runs in reverse order. Other load
+on the machine only adds time, so rounds are short and many.
+
+The output has the minimum and the median of each way's rounds. The cost that one way adds to
+another is given as the difference of the minima, the difference of the medians, and the median of
+the differences per round. The last column is that median as a share of the bare session. Client and
+service run in this process and both count; the database server and the broker do not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """
-The virtual environments of the peers, below ``benchmarks/.venvs/``: this file is the one place that
-says which versions are compared. Runs ``python -m venv`` and ``pip install``, and touches nothing
-but that directory.
+Creates the virtual environments of the peers below ``benchmarks/.venvs/``, and pins their versions.
+Runs ``python -m venv`` and ``pip install``, and writes to that directory only.
 
-An environment is made once, and found again by the pins written into it; other pins make it anew.
+An environment records its pins. When the pins change, the environment is created again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Draws what scaling.py measured; run by it, in an environment that has matplotlib:
+Draws the plots of scaling.py's measurements. scaling.py runs it in an environment with matplotlib:
 
     plots.py scaling.csv DIRECTORY
 """

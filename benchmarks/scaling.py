@@ -1,14 +1,14 @@
 """
-How the cost of a call grows: with calls in flight, with the payload, with server processes, with
-services in one process; over RabbitMQ, and on memory://.
+Measures how the cost of a call grows with calls in flight, payload, server processes, and services
+in one process, over RabbitMQ and on memory://.
 
     python benchmarks/scaling.py                      all of it, some ten minutes
     python benchmarks/scaling.py --only payload --seconds 0.5
     python benchmarks/scaling.py --into somewhere     not into benchmarks/results
 
-Writes scaling.csv (every point), scaling.md (the tables) and PNG plots. Needs what compare.py
-needs, and makes the same virtual environments, and one with matplotlib. README.md explains how to
-read them.
+Writes scaling.csv (every point), scaling.md (the tables) and PNG plots. It needs what compare.py
+needs, and creates the same virtual environments and one with matplotlib. README.md explains how to
+read the results.
 """
 
 from __future__ import annotations

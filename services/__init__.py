@@ -1,1 +1,1 @@
-"""Examples: each of them runs by itself, ``aiorpc run services.service_x``."""
+"""Example services. Each runs by itself: ``aiorpc run services.service_x``."""

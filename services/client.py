@@ -1,5 +1,5 @@
 """
-Calls service_x, as any asyncio program would::
+Calls service_x from an asyncio program::
 
     aiorpc run services.service_x services.service_y --config services/config.yaml
     python -m services.client amqp://guest:guest@localhost/
@@ -29,12 +29,12 @@ async def two_calls_at_once(cluster: ClusterProxy) -> None:
     await show("await world", world)
 
 
-async def a_service_that_never_was(cluster: ClusterProxy) -> None:
+async def a_service_that_does_not_exist(cluster: ClusterProxy) -> None:
     await show("await cluster.service_z.method()", cluster.service_z.method())
 
 
 async def show(code: str, call: Awaitable[object]) -> None:
-    """Print *code*, and what comes of it."""
+    """Print *code* and its outcome."""
     start = time.perf_counter()
     try:
         outcome = repr(await call)
@@ -44,12 +44,12 @@ async def show(code: str, call: Awaitable[object]) -> None:
 
 
 async def call_everything(cluster: ClusterProxy) -> None:
-    print("\none call, which makes another one in service_y:")
+    print("\none call, which calls service_y:")
     await one_call(cluster)
     print("\ntwo calls at once:")
     await two_calls_at_once(cluster)
-    print("\na service that nobody ever ran:")
-    await a_service_that_never_was(cluster)
+    print("\na service that does not exist:")
+    await a_service_that_does_not_exist(cluster)
 
 
 async def main(url: str) -> None:

@@ -1,6 +1,6 @@
 """
-The whole example in one process and without a server: both services, a client, and what happens
-when a service is down. ``make demo``, or ``python -m services.demo [URL]``.
+The whole example in one process, without a server: both services, a client, and a call to a service
+that is stopped. Run ``make demo`` or ``python -m services.demo [URL]``.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ async def demo(url: str) -> None:
     async with ClusterRpcProxy(url, timeout=0.5) as cluster:
         async with ServiceContainer(ServiceY, url), ServiceContainer(ServiceX, url):
             await call_everything(cluster)
-        print("\nboth services are stopped now, and a call waits no longer than its timeout:")
+        print("\nboth services are stopped; a call ends at its timeout:")
         await show(
             'await cluster.service_x.remote_method("hello")   # timeout=0.5',
             cluster.service_x.remote_method("hello"),

@@ -1,4 +1,4 @@
-"""Puts its own mark, and lets service_y add the other."""
+"""Appends its mark to a value and asks service_y to append another."""
 
 from aiorpc import RpcProxy, rpc
 

@@ -1,4 +1,4 @@
-"""Puts its mark on what it is given."""
+"""Appends its mark to a value."""
 
 from aiorpc import rpc
 

@@ -3,7 +3,7 @@ An HTTP API in front of the services: a FastAPI application that awaits calls::
 
     AMQP_URI=amqp://guest:guest@localhost/ uvicorn services.web:app
 
-There is one ClusterRpcProxy for the whole process; the application's lifespan opens and closes it.
+The process has one ClusterRpcProxy. The application's lifespan opens and closes it.
 """
 
 import os
@@ -27,9 +27,9 @@ from aiorpc import (
 )
 from services.service_x import ServiceX
 
-#: Seconds that a visitor waits: the deadline of everything that happens on his behalf.
+#: Seconds until a request fails. It is the deadline of every call made for the request.
 TIMEOUT = 3.0
-#: Whatever is not here is our own failure: 500.
+#: HTTP status by error class. Other errors are failures of this program: 500.
 STATUS: dict[type[AioRpcError], int] = {
     BadArguments: 422,
     UnknownService: 503,
@@ -66,12 +66,12 @@ async def mark(value: str, x: X, accept_language: Annotated[str, Header()] = "en
 
 @app.get("/mark")
 async def mark_all(value: Annotated[list[str], Query()], x: X) -> list[str]:
-    replies = [x.remote_method.call_async(each) for each in value]  # all of them are sent now
+    replies = [x.remote_method.call_async(each) for each in value]  # sends all requests now
     return [await reply for reply in replies]
 
 
 @app.exception_handler(AioRpcError)
 async def failed(request: Request, error: AioRpcError) -> JSONResponse:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    # Its text names queues and hosts: that is for the log, not for visitors.
+    # The error's text names queues and hosts, so it is not for visitors.
     return JSONResponse({"error": type(error).__name__}, status)

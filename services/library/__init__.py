@@ -1,4 +1,4 @@
 """
-A small library: what it owns, on PostgreSQL, and who has borrowed what, on MariaDB, in one service;
-its members in another. Without servers all three databases are SQLite files; see config.yaml.
+A small library. One service keeps books on PostgreSQL and loans on MariaDB; another keeps members.
+Without servers, all three databases are SQLite files; see config.yaml.
 """

@@ -1,7 +1,7 @@
 """
 The library in one process: its services, and a client that adds books and borrows them.
 
-    python -m services.library.demo            on SQLite, in a directory that is gone afterwards
+    python -m services.library.demo            on SQLite, in a temporary directory
     CATALOGUE_URL=postgresql://... python -m services.library.demo          as config.yaml says
 """
 
@@ -25,7 +25,7 @@ CONFIG = Path(__file__).with_name("config.yaml")
 
 
 async def main(environ: Mapping[str, str] | None = None) -> None:
-    """What *environ* does not name is SQLite, in files that are gone afterwards."""
+    """Run the demo. A database that *environ* does not name is a temporary SQLite file."""
     with tempfile.TemporaryDirectory() as directory:
         files = {
             f"{name.upper()}_URL": f"sqlite:///{directory}/{name}.sqlite"
@@ -60,7 +60,7 @@ async def borrow_books(library: ServiceProxy, members: ServiceProxy) -> None:
 
 
 async def show(code: str, call: Awaitable[Any]) -> Any:
-    """Print *code*, and what comes of it."""
+    """Print *code* and its outcome; return the result."""
     result = None
     try:
         result = await call
@@ -72,5 +72,5 @@ async def show(code: str, call: Awaitable[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)  # the refusals are part of the show
+    logging.basicConfig(level=logging.ERROR)  # the demo provokes errors, and services log them
     asyncio.run(main())

@@ -16,7 +16,7 @@ from services.library.schemas import AuthorSchema, BookSchema
 
 @deserialize_to_instance
 class NotAvailable(Exception):
-    """The book is lent already, or there is no such book or member."""
+    """The book is lent, or the book or member does not exist."""
 
 
 class Library:
@@ -37,7 +37,7 @@ class Library:
     @rpc
     @returns(BookSchema, many=True)
     async def find_books(self, title: str) -> Sequence[Book]:
-        """Their authors are loaded while the answer is made."""
+        """Find books by title. ``@returns`` loads their authors."""
         query = select(Book).where(Book.title.contains(title)).order_by(Book.id)
         return (await self.catalogue.scalars(query)).all()
 

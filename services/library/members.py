@@ -1,4 +1,4 @@
-"""Who may borrow books. ``Database`` gives a session to a block of code, and commits at its end."""
+"""The library's members. ``Database`` opens a session for a block, and commits at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Members:
     @rpc
     @returns(Member)
     async def join(self, name: str) -> Member:
-        """The member of that name, a new one if there is none."""
+        """Return the member of that name, or create one."""
         async with self.db.get_session() as session:
             member = await session.scalar(select(Member).where(Member.name == name))
             if member is None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class Catalogue(DeclarativeBase):
-    """What the library owns."""
+    """Tables of books and authors."""
 
 
 class Author(Catalogue):
@@ -30,20 +30,20 @@ class Book(Catalogue):
 
 
 class Lending(DeclarativeBase):
-    """What is out at present."""
+    """Tables of current loans."""
 
 
 class Loan(Lending):
     __tablename__ = "loan"
 
-    #: A book is lent to one member at a time: the database sees to that.
+    #: The primary key: one member at a time has a book.
     book_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     member_id: Mapped[int]
     due: Mapped[datetime.date]
 
 
 class Membership(DeclarativeBase):
-    """Who may borrow."""
+    """Tables of members."""
 
 
 class Member(Membership):
