@@ -18,7 +18,7 @@ from aiorpc import ConfigurationError
 from aiorpc.cli.serving import set_up_logging
 from aiorpc.config import Settings, resolve
 
-from .commands import Started, invoke, run
+from .commands import SCRIPT, Started, invoke, run
 from .conftest import Project
 
 MEMORY = ("--broker", "memory://")
@@ -433,14 +433,37 @@ def test_only_the_second_signal_ends_a_child_that_stops_for_a_reload(
     assert process.output.count("ready") == 1
 
 
-def test_a_terminal_that_goes_takes_the_child_along(project: Project) -> None:
+def with_hangup(disposition: str) -> tuple[str, ...]:
+    """``aiorpc`` with SIGHUP as a shell (SIG_DFL) or nohup (SIG_IGN) leaves it to a command."""
+    code = (
+        "import os, signal, sys; "
+        f"signal.signal(signal.SIGHUP, signal.{disposition}); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return (sys.executable, "-c", code, str(SCRIPT))
+
+
+def test_a_terminal_that_closes_ends_the_child_too(project: Project) -> None:
     pytest.importorskip("watchfiles")
     project.write_service()
-    with Started("run", "greetings", "--reload", *MEMORY, cwd=project.directory) as process:
+    arguments = ("run", "greetings", "--reload", *MEMORY)
+    with Started(*arguments, cwd=project.directory, command=with_hangup("SIG_DFL")) as process:
         process.waits_for("ready")
         process.signal(signal.SIGHUP)
         assert process.ends() == 0
     assert "SIGTERM: finishing the calls in hand" in process.output
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing(project: Project) -> None:
+    pytest.importorskip("watchfiles")
+    project.write_service()
+    arguments = ("run", "greetings", "--reload", *MEMORY)
+    with Started(*arguments, cwd=project.directory, command=with_hangup("SIG_IGN")) as process:
+        process.waits_for("ready")
+        process.signal(signal.SIGHUP)
+        project.write_service()
+        process.waits_for("ready", times=2)
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 0
 
 
 def test_reload_passes_debug_on(project: Project) -> None:
