@@ -30,7 +30,7 @@ def serve(options: load.Options) -> None:
         name = name_y
 
         @rpc
-        def hello(self, value):  # type: ignore[no-untyped-def]
+        def hello(self, value):
             return value + "-y"
 
     class ServiceX:
@@ -38,7 +38,7 @@ def serve(options: load.Options) -> None:
         y = RpcProxy(name_y)
 
         @rpc
-        def hello(self, value):  # type: ignore[no-untyped-def]
+        def hello(self, value):
             return self.y.hello(value + "-x")
 
     runner = ServiceRunner(config_of(options))

@@ -132,7 +132,7 @@ def services(suffix: str) -> tuple[type, type]:
 
         @rpc
         async def nested_error(self) -> None:
-            await self.cluster[self.y._service]["nope"]()  # type: ignore[attr-defined]
+            await self.cluster[self.y._service]["nope"]()
 
         @rpc
         async def nested_failure(self) -> None:
@@ -192,7 +192,7 @@ async def run_services(config: dict[str, Any]) -> AsyncIterator[Running]:
     service_x, service_y = services(uuid.uuid4().hex[:8])
     proxy = ClusterRpcProxy(config, timeout=10)
     async with ServiceRunner(service_x, service_y, config=config), proxy as cluster:
-        x, y = service_x.name, service_y.name  # type: ignore[attr-defined]
+        x, y = service_x.name, service_y.name
         yield Running(config, cluster[x], cluster[y], x, y, cluster, proxy, service_x)
 
 
@@ -369,7 +369,7 @@ async def test_a_service_that_is_down_times_out_and_names_its_consumers(
     service_x, _ = services(uuid.uuid4().hex[:8])
     async with ServiceContainer(service_x, running.config):
         pass
-    name = service_x.name  # type: ignore[attr-defined]
+    name = service_x.name
     started = time.monotonic()
     with pytest.raises(RpcTimeout) as info:
         await running.cluster[name].remote_method.with_options(timeout=0.3)("x")
@@ -380,7 +380,7 @@ async def test_a_service_that_is_down_times_out_and_names_its_consumers(
     )
     with pytest.raises(ServiceUnavailable, match="0 consumers"):
         await running.cluster[name].remote_method.with_options(fail_fast=True)("x")
-    await running.proxy._transport.delete(f"rpc-{name}")  # type: ignore[union-attr]
+    await running.proxy._transport.delete(f"rpc-{name}")
 
 
 async def test_the_deadline_travels_and_bounds_the_worker(running: Running) -> None:
@@ -434,7 +434,7 @@ async def test_cancelling_the_reply_cancels_the_call(running: Running) -> None:
     reply.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert running.proxy._client.in_flight == 0  # type: ignore[union-attr]
+    assert running.proxy._client.in_flight == 0
 
 
 # Context

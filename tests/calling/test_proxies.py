@@ -112,7 +112,7 @@ async def test_a_long_timeout_is_as_good_as_none(
         ServiceContainer(service, broker_config),
         ClusterRpcProxy(broker_config, timeout=timeout) as cluster,
     ):
-        assert await cluster[service.name].say(1) == 1  # type: ignore[attr-defined]
+        assert await cluster[service.name].say(1) == 1
 
 
 @pytest.mark.parametrize("timeout", [math.nan, "3", True, [1]])

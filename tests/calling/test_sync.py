@@ -242,7 +242,7 @@ def test_what_a_signal_handler_raises_before_the_call_is_waited_for_takes_it_bac
 
     async def still_runs() -> list[str | None]:
         await asyncio.sleep(0)
-        return [task.get_coro().__name__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+        return [task.get_coro().__name__ for task in asyncio.all_tasks()]
 
     assert thread.wait(still_runs()).count("unless_given_up") == 1  # this one
     proxy.close()

@@ -99,7 +99,7 @@ async def test_nothing_is_left_on_the_broker(broker_config: dict[str, Any]) -> N
             queues.append(queue.name)
             return await subscribe(queue, *args, **options)
 
-        transport.subscribe = recording  # type: ignore[method-assign]
+        transport.subscribe = recording
         async with ServiceContainer(One, settings, transport=transport):
             await discover(transport, 0.01)
         looks = [await transport.inspect(name, 2) for name in queues if "discovery" in name]

@@ -18,7 +18,7 @@ from .conftest import Project
 def as_typer_reads(arguments: list[str]) -> RunLine:
     group = get_command(app)
     with group.make_context("aiorpc", ["run"], resilient_parsing=True) as parent:
-        command = group.get_command(parent, "run")  # type: ignore[attr-defined]
+        command = group.get_command(parent, "run")
         context = command.make_context("run", arguments, parent=parent)
     found = context.params
     return RunLine(

@@ -168,11 +168,11 @@ SENTRY: {DSN: null}
         given["MINE"]["list"].append(2)
         assert settings.raw == {"MINE": {"list": [1]}}
         with pytest.raises(TypeError):
-            settings.raw["MINE"] = 1  # type: ignore[index]
+            settings.raw["MINE"] = 1
 
     def test_settings_cannot_be_changed(self):
         with pytest.raises(AttributeError):
-            Settings().max_workers = 3  # type: ignore[misc]
+            Settings().max_workers = 3
 
     def test_settings_cross_a_process_border(self):
         settings = from_mapping({"AMQP_SSL": {"ca_certs": "x"}, "MINE": 1})
@@ -541,7 +541,7 @@ class TestResolve:
 
     def test_anything_else(self):
         with pytest.raises(ConfigurationError, match=r"config must be a URL .* got int"):
-            resolve(3)  # type: ignore[arg-type]
+            resolve(3)
 
     def test_a_bad_url(self):
         with pytest.raises(ConfigurationError, match="scheme 'http' is not one of amqp, pyamqp"):

@@ -164,9 +164,9 @@ class Reader:
                 self.used.add(file)
                 self._imports(self.written[file])
         services = set(load_services(targets))
-        names = {service.name for service in services}  # type: ignore[attr-defined]
+        names = {service.name for service in services}
         for hosted, stack in self._hosted:  # started again: Ctrl-C came before
-            if names & {service.name for service in hosted}:  # type: ignore[attr-defined]
+            if names & {service.name for service in hosted}:
                 await stack.aclose()
         stack = AsyncExitStack()
         await stack.enter_async_context(ServiceRunner(*services, config=self.broker))

@@ -109,11 +109,11 @@ async def test_a_request_that_kills_is_parked_and_its_caller_is_told(
         async with ClusterRpcProxy(config, timeout=20) as cluster:
             reply = cluster[name].die.call_async()
             for _ in range(1 + MOST):
-                service.dying.clear()  # type: ignore[attr-defined]
+                service.dying.clear()
                 async with ServiceContainer(
                     service, config, middleware=[recorder(runs)]
                 ) as container:
-                    await asyncio.wait_for(service.dying.wait(), 10)  # type: ignore[attr-defined]
+                    await asyncio.wait_for(service.dying.wait(), 10)
                     container.transport.drop_connection(None)
             assert len(runs) == 1 + MOST
             assert [call.redelivered for call in runs] == [False, True, True]
@@ -218,9 +218,9 @@ async def test_drains_do_not_count(config: dict[str, Any], name: str) -> None:
         await onlooker.declare(queues=[queue])
         reply = cluster[name].die.call_async()
         for _ in range(2 * MOST + 2):
-            service.dying.clear()  # type: ignore[attr-defined]
+            service.dying.clear()
             async with ServiceContainer(service, config, middleware=[recorder(runs)]):
-                await asyncio.wait_for(service.dying.wait(), 10)  # type: ignore[attr-defined]
+                await asyncio.wait_for(service.dying.wait(), 10)
         assert len(runs) == 2 * MOST + 2
         delivery = await take(onlooker, queue)
         assert attempts_of(delivery.message) in (0, None)
@@ -273,7 +273,7 @@ async def test_an_event_is_parked_for_the_handler_it_kills_alone(
         assert delivery.message.headers["aiorpc-exchange"] == f"{name}.events"
         delivery.ack()
         await asyncio.wait_for(heard.wait(), 5)
-        assert beside.count == 1  # type: ignore[attr-defined]
+        assert beside.count == 1
         await onlooker.delete(f"{queue}.parked")
 
 

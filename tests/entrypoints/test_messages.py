@@ -122,7 +122,7 @@ async def test_a_property_that_is_none_is_named(
 
 def test_consume_takes_a_queue() -> None:
     with pytest.raises(ConfigurationError, match=r"takes an aiorpc\.Queue, got str"):
-        consume("things")  # type: ignore[arg-type]
+        consume("things")
 
 
 # Exchanges
@@ -134,7 +134,7 @@ def test_an_exchange_is_direct_unless_it_says_otherwise_as_in_kombu() -> None:
 
 def test_a_queue_wants_an_exchange_and_not_its_name() -> None:
     with pytest.raises(ConfigurationError, match="the exchange of queue 'q' is a str"):
-        Queue("q", "orders", "key")  # type: ignore[arg-type]
+        Queue("q", "orders", "key")
 
 
 async def test_event_exchanges_that_others_declare_are_left_alone(

@@ -355,7 +355,7 @@ def test_a_dependency_that_forgot_its_decorator_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError, match=r"Session\.provide .* put @asynccontextmanager"):
 
         class Session(DependencyProvider[None]):
-            async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:  # type: ignore[override]
+            async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
                 yield
 
 

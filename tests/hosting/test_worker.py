@@ -369,7 +369,7 @@ async def test_expected_exceptions_may_be_any_collection(
     class Expected:
         name = "expected"
 
-        @rpc(expected_exceptions=[ValueError, KeyError])  # type: ignore[arg-type]
+        @rpc(expected_exceptions=[ValueError, KeyError])
         async def method(self) -> None:
             raise ValueError("boom")
 
@@ -454,7 +454,7 @@ async def test_a_thread_awaits_anything_and_nothing_else(config: dict[str, Any])
 
         @rpc
         def wrong(self) -> None:
-            from_thread.run(len, "abc")  # type: ignore[arg-type]
+            from_thread.run(len, "abc")
 
         @rpc
         async def number(self, number: int) -> int:

@@ -481,7 +481,7 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
             finally:
                 ended.set()
 
-    Slow.name = name  # type: ignore[attr-defined]
+    Slow.name = name
     async with ServiceContainer(Slow, config=broker):
         # The error of our worker, as Nameko sends it on, may come while we look into ours.
         with pytest.raises(

@@ -550,7 +550,7 @@ async def test_a_service_that_cannot_be_made_answers_so(
         async def echo(self, *args: Any, **kwargs: Any) -> Any:
             return [args, kwargs]
 
-    Unmade.name = name  # type: ignore[attr-defined]
+    Unmade.name = name
     async with Caller(channel, name).listening() as caller:
         async with ServiceContainer(Unmade, config=config):
             reply = await caller.ask("echo", arguments())

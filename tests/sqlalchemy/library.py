@@ -57,7 +57,7 @@ class Book(Base):
 
 def settings_for(service: type, urls: Mapping[str, str] | str, **more: Any) -> Settings:
     """On a broker of its own; *urls* by the names of the bases, or one for all."""
-    name: str = service.name  # type: ignore[attr-defined]
+    name: str = service.name
     databases: dict[str, Any]
     if isinstance(urls, str):
         databases = {"DB_URI": urls}
@@ -90,9 +90,9 @@ async def running(
 
 
 async def drop_tables(settings: Settings, service: type) -> None:
-    name: str = service.name  # type: ignore[attr-defined]
+    name: str = service.name
     for provider in providers_of(service):
-        base = provider.declarative_base  # type: ignore[attr-defined]
+        base = provider.declarative_base
         async with (
             open_engine(configured(settings, name, base)) as engine,
             engine.begin() as connection,
@@ -101,7 +101,7 @@ async def drop_tables(settings: Settings, service: type) -> None:
 
 
 def engine_of(container: ServiceContainer, index: int = 0) -> AsyncEngine:
-    engine: AsyncEngine = container.providers[index].engine  # type: ignore[attr-defined]
+    engine: AsyncEngine = container.providers[index].engine
     return engine
 
 

@@ -257,11 +257,11 @@ async def test_cancelled_calls_leave_nothing_behind(kind: Kind) -> None:
     service_cls = service(kind, victims)
     config = {
         "AMQP_URI": f"memory://{uuid.uuid4().hex}",
-        "DB_URIS": {f"{service_cls.name}:Base": kind.url},  # type: ignore[attr-defined]
+        "DB_URIS": {f"{service_cls.name}:Base": kind.url},
     }
     began = time.monotonic()
     async with ServiceContainer(service_cls, config) as container, ClusterRpcProxy(config) as it:
-        engine: AsyncEngine = container.providers[0].engine  # type: ignore[attr-defined]
+        engine: AsyncEngine = container.providers[0].engine
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.drop_all)
             await connection.run_sync(Base.metadata.create_all)
@@ -275,10 +275,10 @@ async def test_cancelled_calls_leave_nothing_behind(kind: Kind) -> None:
         run = Run(container, victims, it)
         await run.until_enough()
         await eventually(lambda: container._running == 0)
-        await engine.pool.settle(5)  # type: ignore[attr-defined]
+        await engine.pool.settle(5)
 
         rows = await it[container.service_name].count()
-        checked_out = engine.pool.checkedout()  # type: ignore[attr-defined]
+        checked_out = engine.pool.checkedout()
         left_open = await _settled(kind, engine)
         gc.collect()
         print(

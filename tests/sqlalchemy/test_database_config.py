@@ -184,7 +184,7 @@ async def test_providers_of_one_database_share_an_engine(sqlite_url: str) -> Non
         session, database, other, first = (engine_of(container, index) for index in range(4))
         assert session is database
         assert len({session, other, first}) == 3
-        assert other.pool.size() == 2  # type: ignore[attr-defined]
+        assert other.pool.size() == 2
 
 
 async def test_a_base_of_either_kind_serves(sqlite_url: str) -> None:

@@ -89,7 +89,7 @@ async def test_arguments_that_change_rows_find_the_session(
     db_session.add(author)
     await db_session.commit()
     library = worker_factory(Library, db=db_session, database=database)
-    assert await library.change({"id": author.id, "name": "Jane"})  # type: ignore[arg-type]
+    assert await library.change({"id": author.id, "name": "Jane"})
     assert author.name == "Jane"
 
 

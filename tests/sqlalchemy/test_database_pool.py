@@ -66,7 +66,7 @@ async def test_overflow_is_closed_and_the_rest_kept(sqlite_url: str) -> None:
         assert engine.pool is not pool
         async with engine.connect():
             pass
-        assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+        assert engine.pool.checkedin() == 1
 
 
 async def test_a_pool_without_bounds(sqlite_url: str) -> None:
@@ -163,7 +163,7 @@ async def test_it_is_pinged_if_the_next_comes_late(sqlite_url: str) -> None:
     pings: list[Any] = []
     async with engine_with(sqlite_url, **connect.options) as (engine, pool):
         ping = engine.dialect.do_ping
-        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)  # type: ignore
+        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)
         task = asyncio.create_task(_select_one(engine))
         await connect.connecting.wait()
         task.cancel()
@@ -204,7 +204,7 @@ async def test_an_attempt_that_nobody_waits_for_ends_with_the_engine(sqlite_url:
         await asyncio.wait([task])
     pool = engine.pool
     assert database.cleanup_timeout == 0.1
-    assert not pool._background  # type: ignore[attr-defined]
+    assert not pool._background
 
 
 async def test_a_connection_that_the_server_ended_is_replaced(server_url: str) -> None:
@@ -225,10 +225,10 @@ async def test_a_connection_just_used_is_not_pinged(database_url: str) -> None:
         await _select_one(engine)
         pings = []
         ping = engine.dialect.do_ping
-        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)  # type: ignore
+        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)
         await _select_one(engine)
         assert not pings
-        engine.pool._idle[0] = (engine.pool._idle[0][0], 0.0)  # type: ignore[attr-defined]
+        engine.pool._idle[0] = (engine.pool._idle[0][0], 0.0)
         await _select_one(engine)
         assert pings
 
@@ -241,7 +241,7 @@ async def _select_one(engine: AsyncEngine) -> Any:
 async def _end_connections(url: str, engine: AsyncEngine) -> None:
     """End them from outside, as an administrator or a restart would."""
     other = create_async_engine(configured({"DB_URI": url}, "tests", Base).url.url)
-    ids = [_server_id(record) for record, _ in engine.pool._idle]  # type: ignore[attr-defined]
+    ids = [_server_id(record) for record, _ in engine.pool._idle]
     async with other.connect() as connection:
         for connection_id in ids:
             if engine.dialect.name == "postgresql":

@@ -34,7 +34,7 @@ class FailsAtFirst:
 
 async def test_one_new_attempt_unless_told_otherwise() -> None:
     work = FailsAtFirst(locked())
-    work.__qualname__ = "work"  # type: ignore[attr-defined]
+    work.__qualname__ = "work"
 
     @transaction_retry
     async def once_more() -> str:
@@ -267,7 +267,7 @@ def test_mistakes_are_found_when_the_class_is_made() -> None:
     accepts(author=Author)(retried)
     transaction_retry(total=2)(accepts(author=Author, update=True)(method))
     with pytest.raises(ConfigurationError, match=r"@transaction_retry .*sync_method `async def`"):
-        transaction_retry(sync_method)  # type: ignore[type-var]
+        transaction_retry(sync_method)
 
 
 async def test_serialisation_failures(server_url: str) -> None:

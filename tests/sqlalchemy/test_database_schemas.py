@@ -315,13 +315,13 @@ def test_mistakes_are_found_when_the_class_is_made() -> None:
     def sync_method(self: Any) -> None: ...
 
     with pytest.raises(ConfigurationError, match="takes a marshmallow schema or a mapped class"):
-        returns("AuthorSchema")  # type: ignore[call-overload]
+        returns("AuthorSchema")
     with pytest.raises(ConfigurationError, match="has no argument writer; it has author"):
         accepts(writer=AuthorSchema())(method)
     with pytest.raises(ConfigurationError, match=r"2 schemas, and .*method has 1 arguments"):
         accepts(AuthorSchema(), BookSchema())(method)
     with pytest.raises(ConfigurationError, match=r"make .*sync_method `async def`"):
-        returns(AuthorSchema())(sync_method)  # type: ignore[arg-type]
+        returns(AuthorSchema())(sync_method)
 
 
 # dump and load by hand
@@ -423,7 +423,7 @@ async def test_a_schema_may_insist_on_plain_data() -> None:
             model = Author
 
     assert await load(Plain(), {"name": "Austen"}) == {"name": "Austen"}
-    instances = AuthorSchema(load_instance=False)  # type: ignore[no-untyped-call]
+    instances = AuthorSchema(load_instance=False)
     assert await load(instances, {"name": "Austen"}) == {"name": "Austen"}
     # The article's ModelSchema made instances; its successor has to be told.
     assert isinstance(await load(Silent(), {"name": "Austen"}), Author)

@@ -139,7 +139,7 @@ class Library:
         return {"autoflush": session.autoflush, "expire_on_commit": session.expire_on_commit}
 
     def _checked_out(self) -> int:
-        count: int = self.database.engine.pool.checkedout()  # type: ignore[attr-defined]
+        count: int = self.database.engine.pool.checkedout()
         return count
 
 

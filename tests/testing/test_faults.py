@@ -370,6 +370,6 @@ async def test_what_has_no_connection_is_named(faulty: Faulty) -> None:
         *(other, ClusterRpcProxy(faulty.config), "amqp://localhost/"),
         *(runner, stopped, closed),
     ):
-        wrong = faults.drop_connection(connected)  # type: ignore[arg-type]
+        wrong = faults.drop_connection(connected)
         with pytest.raises(ConfigurationError, match="has no connection to drop"):
             wrong.__enter__()

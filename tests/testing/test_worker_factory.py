@@ -58,7 +58,7 @@ class SendProvider(DependencyProvider[Send]): ...
 class Translations(DependencyProvider[Mapping[str, str]]): ...
 
 
-class Untyped(DependencyProvider): ...  # type: ignore[type-arg]
+class Untyped(DependencyProvider): ...
 
 
 class YProtocol(Protocol):
@@ -317,7 +317,7 @@ class Pool:
     async def acquire(self) -> AsyncIterator[Storage]:
         yield Storage()
 
-    def unknown(self) -> "OnlyForCheckers": ...  # type: ignore[name-defined]  # noqa: F821, UP037
+    def unknown(self) -> "OnlyForCheckers": ...  # noqa: F821, UP037
 
 
 class WithGenerics:
@@ -327,9 +327,9 @@ class WithGenerics:
     optional = Pooled[Storage | None]()
     optional_between = OptionalBetween[Storage]()
     one_of_two = Pooled[Storage | Pool | None]()
-    unsaid = Keyed()  # type: ignore[var-annotated]
+    unsaid = Keyed()
     pool = Pooled[Pool]()
-    calling = Calling()  # type: ignore[var-annotated]
+    calling = Calling()
     calling_int = CallingInt()
 
 

@@ -29,7 +29,7 @@ def message(body: bytes = b"x", *, exchange: str = "x", **options: Any) -> Outgo
 
 def told(outgoing: Outgoing) -> list[Any]:
     """What its sender was told: ``settled`` appends to it."""
-    return outgoing.settled.__self__  # type: ignore[union-attr]
+    return outgoing.settled.__self__
 
 
 def bodies(outbox: Outbox) -> list[bytes]:

@@ -392,14 +392,14 @@ def test_what_is_given_is_left_as_it_was():
 
 
 def test_defaults_are_left_to_the_call():
-    def method(a: int = "wrong", *, b: str = 5) -> None: ...  # type: ignore[assignment]
+    def method(a: int = "wrong", *, b: str = 5) -> None: ...
 
     assert bind(method) == ()
     assert bind(method, 1) == (1,)
 
 
 def test_a_default_of_none_allows_none():
-    def method(a: str = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
+    def method(a: str = None) -> None: ...  # noqa: RUF013
 
     assert bind(method, None) == (None,)
     with pytest.raises(BadArguments, match="got int"):

@@ -87,7 +87,7 @@ async def play(scenario: Scenario, node: Rabbit, command: Sequence[str], name: s
         ledger = FileLedger(Path(directory) / "ledger")
         service = f"peer_{id(ledger):x}"
         async with cutting_proxy(node.url) as network:
-            stage = PeerStage(node, ledger, service, [network], command=command)  # type: ignore[arg-type]
+            stage = PeerStage(node, ledger, service, [network], command=command)
             try:
                 return await _play(scenario, stage, name)
             finally:

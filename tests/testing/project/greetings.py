@@ -27,7 +27,7 @@ class ServiceX:
 
     @rpc
     async def what_language(self) -> str | None:
-        return self.language  # type: ignore[no-any-return]
+        return self.language
 
     @rpc
     async def greet(self, name: str) -> None:

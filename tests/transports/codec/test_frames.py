@@ -167,7 +167,7 @@ def test_garbage_is_refused_and_nothing_else(garbage: bytes) -> None:
         (datetime(1970, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), b"T" + bytes(8)),
         (("a", 1), b"A\0\0\0\x0bS\0\0\0\x01aI\0\0\0\x01"),
         ({"k": "v"}, b"F\0\0\0\x08\x01kS\0\0\0\x01v"),
-        (IntEnum("Colour", "RED").RED, b"I\0\0\0\x01"),  # type: ignore[attr-defined]
+        (IntEnum("Colour", "RED").RED, b"I\0\0\0\x01"),
     ],
 )
 def test_types_are_written_as_py_amqp_reads_them(value: Any, encoded: bytes) -> None:
