@@ -409,7 +409,7 @@ async def test_cancelling_a_call_leaves_nothing_behind(running: Running, how: st
             await asyncio.wait_for(running.y.slow(), 0.05)
     else:
         task = asyncio.ensure_future(running.y.slow())
-        await asyncio.sleep(0.05)
+        await eventually(lambda: client.in_flight)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -421,7 +421,7 @@ async def test_cancelling_one_awaiter_of_a_reply_does_not_cancel_the_call(runnin
     reply = running.y.slow.call_async(0.2)
     impatient = asyncio.ensure_future(reply.result())
     patient = asyncio.ensure_future(reply.result())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     impatient.cancel()
     assert await patient == "done"
     assert impatient.cancelled()

@@ -121,7 +121,7 @@ class Load:
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + 0.005
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # what it takes longer is the lag
             self.lag = max(self.lag, loop.time() - due)
 
     def report(self, name: str, runs: Counter[str], *, lifted_at: float, outlasts: bool) -> Report:

@@ -265,7 +265,7 @@ async def test_a_dependency_that_does_not_close_leaves_its_worker_uncancelled(
     async def goes_on(call: Call, handler: Handler) -> Any:
         with pytest.raises(TimeoutError, match="CLEANUP_TIMEOUT"):
             await handler(call)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # longer than CLEANUP_TIMEOUT: a late cancellation would come
         async with asyncio.timeout(1):
             await asyncio.sleep(0)
         task = asyncio.current_task()
@@ -298,7 +298,7 @@ async def test_middleware_may_take_longer_than_its_dependencies_have_for_closing
 
     async def slow(call: Call, handler: Handler) -> Any:
         result = await handler(call)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # longer than CLEANUP_TIMEOUT
         return result
 
     config["CLEANUP_TIMEOUT"] = 0.02
@@ -423,7 +423,7 @@ async def test_max_workers_bounds_what_runs_at_a_time(config: dict[str, Any]) ->
             nonlocal running, most
             running += 1
             most = max(most, running)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # so that the others would begin, if they could
             running -= 1
 
     config |= {"max_workers": 3, "PREFETCH_COUNT": 50}
@@ -472,7 +472,7 @@ async def test_a_sync_method_keeps_its_dependencies_until_its_thread_returns(
 
         @rpc
         def method(self) -> None:
-            time.sleep(0.3)
+            time.sleep(0.3)  # longer than the caller's timeout
             self.record.append("thread returned")
 
     async with ServiceContainer(Service, config), ClusterRpcProxy(config, timeout=5) as cluster:

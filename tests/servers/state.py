@@ -90,7 +90,7 @@ class State:
                         f"another `tests.servers` has held {lock.name} for {within:g} s: "
                         "wait for it, or end it"
                     )
-                time.sleep(0.05)
+                time.sleep(0.05)  # flock() has no timeout
             yield
 
     def _write(self, records: dict[str, Record]) -> None:

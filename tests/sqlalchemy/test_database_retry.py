@@ -141,7 +141,7 @@ class Accounts:
         """Two of these in opposite order block one another."""
         type(self).attempts += 1
         await self._add_one(first)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # until the other call has its first lock
         await self._add_one(second)
         await self.db.commit()
 
@@ -150,7 +150,7 @@ class Accounts:
     async def lock_both_by_savepoint(self, first: int, second: int) -> None:
         type(self).attempts += 1
         await self._add_one(first)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # until the other call has its first lock
         async with self.db.begin_nested():
             await self._add_one(second)
         await self.db.commit()
@@ -163,7 +163,7 @@ class Accounts:
         mine = await self.auto.get_one(Author, first, with_for_update=True)
         mine.born = (mine.born or 0) + 1
         await self.auto.flush()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # until the other call has its first lock
         other = await self.auto.get_one(Author, second)
         other.born = (other.born or 0) + 1
 
@@ -179,7 +179,7 @@ class Accounts:
         type(self).attempts += 1
         await self.db.connection(execution_options={"isolation_level": "SERIALIZABLE"})
         author = await self.db.get_one(Author, 1)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # so that other transactions read the same row
         author.born = (author.born or 0) + 1
         await self.db.commit()
 

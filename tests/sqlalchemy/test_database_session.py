@@ -172,7 +172,7 @@ async def test_a_middleware_with_a_timeout_does_not_break_a_commit_off(
 
     async def commit(session: AsyncSession) -> None:
         scopes[-1].reschedule(0)  # it is over
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # lets the timeout strike
         await original(session)
 
     scopes: list[asyncio.Timeout] = []

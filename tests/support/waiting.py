@@ -53,5 +53,5 @@ def eventually_blocking(
     while not check():
         if time.monotonic() >= end:
             return False
-        time.sleep(every)
+        time.sleep(every)  # nothing says when it happens
     return True

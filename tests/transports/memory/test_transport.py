@@ -16,6 +16,7 @@ from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.transports.memory.broker import MemoryBroker
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Exchange, Message, Queue
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ async def test_while_the_broker_is_blocked_messages_wait_and_acks_do_not_overtak
         at = asyncio.get_running_loop().time() + 0.01
         client.send(to("requests", b"late", settled=settled.append, expires_at=at))
         requests[0].answer(to("replies", b"one", confirm=False))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: settled)  # by then the message that expires has expired
         assert (len(requests), replies) == (1, [])
         assert [type(error) for error in settled] == [ConnectionLost]
         server.broker.unblock()
