@@ -55,19 +55,13 @@ check-tests: $(VENV)/.dev
 test: $(VENV)/.dev servers ## everything, on RabbitMQ, PostgreSQL and MariaDB
 	@$(call run-tests,$(VENV))
 
-test-all: $(VENV)/.dev servers ## the whole suite on each interpreter; Nameko and chaos without the fast lane too
-	@first=yes; for p in python3.11 python3.12 python3.13 python3.14; do \
+test-all: $(VENV)/.dev servers ## the whole suite on each interpreter
+	@for p in python3.11 python3.12 python3.13 python3.14; do \
 		if $$p -c 'import ensurepip' >/dev/null 2>&1; then \
 			echo "== $$($$p --version)"; \
 			$(MAKE) --no-print-directory VENV=.venv-$$p PYTHON=$$p .venv-$$p/.dev \
 			|| exit 1; \
 			$(call run-tests,.venv-$$p) || exit 1; \
-			if [ $$first = yes ]; then \
-				first=no; echo "== $$($$p --version), AMQP_FAST_LANE: false"; \
-				export AIORPC_TEST_FAST_LANE=off; \
-				$(call run-tests,.venv-$$p,tests/nameko tests/chaos) || exit 1; \
-				unset AIORPC_TEST_FAST_LANE; \
-			fi; \
 		fi; done
 
 servers: $(VENV)/.base ## bring up RabbitMQ, PostgreSQL and MariaDB, or use those there are

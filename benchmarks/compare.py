@@ -4,7 +4,7 @@ Compares aiorpc with its peers on one machine in one run: calls per second, CPU 
     python benchmarks/compare.py                            all of it, some 15 minutes
     python benchmarks/compare.py --rounds 1 --seconds 1     a quick look
     python benchmarks/compare.py --peers aiorpc grpc        those whose names contain these words
-    python benchmarks/compare.py --with faststream lane     and those that are left out otherwise
+    python benchmarks/compare.py --with faststream loop     and those that are left out otherwise
 
 Needs Python 3.11 with venv and pip, and RabbitMQ: the server of AIORPC_BENCH_AMQP_URI, or the one
 of `make servers`. Each peer has its own virtual environment with pinned versions
@@ -60,7 +60,6 @@ OPTIONAL = (
         "aio-pika patterns.RPC, asyncio's loop", "aio-pika", "patterns_rpc", ("--loop", "asyncio")
     ),
     _ours("aiorpc durable, asyncio's loop", "--loop", "asyncio"),
-    _ours("aiorpc durable, lane off", "--no-lane"),
 )
 
 

@@ -96,12 +96,11 @@ def mysql_uri() -> str:
 @pytest.fixture(
     params=[
         "memory",
-        pytest.param("amqp-lane", marks=pytest.mark.rabbitmq),
-        pytest.param("amqp", marks=pytest.mark.rabbitmq),
+        pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
     ]
 )
 def broker_config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """A configuration for each transport; ``amqp`` is the one without the fast lane."""
+    """A configuration for each transport."""
     if request.param == "memory":
         return {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
-    return {"AMQP_URI": _server("rabbitmq"), "AMQP_FAST_LANE": request.param == "amqp-lane"}
+    return {"AMQP_URI": _server("rabbitmq")}

@@ -175,8 +175,6 @@ def set_up_logging(settings: Settings) -> None:
         except (ValueError, TypeError, AttributeError, ImportError) as error:
             reasons = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
             raise ConfigurationError(f"{settings.source}: LOGGING: {': '.join(reasons)}") from error
-    for note in settings.notes:
-        log.warning("%s", note)
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -48,6 +48,9 @@ _BOOLEAN_WORDS: Mapping[str, Mapping[bool, str]] = {
     "VALIDATE_ARGUMENTS": {False: "off", True: "strict"}
 }
 
+# Settings of earlier versions: a configuration that has one gets a warning. See Settings.notes.
+_FORMER_KEYS = {"AMQP_FAST_LANE"}
+
 # What people write for ours and no comparison of letters would find. The first would leave a
 # connection in the clear.
 _OTHER_NAMES = {"AMQP_TLS": "AMQP_SSL", "PREFETCH": "PREFETCH_COUNT"}
@@ -112,8 +115,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     heartbeat: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = 10
     #: Read and without effect: see :attr:`notes`.
     transport_options: dict[str, Any] = {}
-    #: Speak AMQP's hot path ourselves instead of through aiormq.
-    amqp_fast_lane: bool = True
 
     # The wire
     rpc_exchange: str = "nameko-rpc"
@@ -216,12 +217,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the log about what was given and has no effect."""
-        if not self.transport_options:
-            return ()
-        return (
-            f"{self.source}: TRANSPORT_OPTIONS has no effect: aiorpc reconnects until it is "
-            "stopped, with its own backoff",
-        )
+        notes = []
+        if "AMQP_FAST_LANE" in self._given:
+            notes.append("AMQP_FAST_LANE has no effect any more. Delete the key")
+        if self.transport_options:
+            notes.append(
+                "TRANSPORT_OPTIONS has no effect: aiorpc reconnects until it is stopped, with its "
+                "own backoff"
+            )
+        return tuple(f"{self.source}: {note}" for note in notes)
 
     def with_defines(self, defines: Mapping[str, Any], source: str = "--define") -> Settings:
         """
@@ -447,7 +451,7 @@ def _refuse_misspelt_keys(
             raise decoder.error(
                 f"key {key!r} is {type(key).__name__}, but keys are strings: put it in quotes"
             )
-        if key in _fields() or key in own_keys:
+        if key in _fields() or key in _FORMER_KEYS or key in own_keys:
             continue
         if likely := _OTHER_NAMES.get(key) or closest(key, _fields()):
             raise decoder.error(

@@ -1,18 +1,29 @@
-"""How messages are carried. ``open_transport`` picks the carrier by the broker's URL."""
+"""
+Carries messages. ``open_transport`` chooses the transport by the broker's URL.
+
+Imports the transports when they are needed: a process on ``memory://`` loads no AMQP library.
+"""
 
 from __future__ import annotations
+
+import functools
+import logging
 
 from ..config import Settings
 from .base import Transport
 
 __all__ = ["open_transport"]
 
+log = logging.getLogger(__name__)
+
 
 def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:
     """
-    The transport that ``AMQP_URI`` asks for, not connected yet. *name* shows in the broker's list
-    of connections.
+    Make the transport that ``AMQP_URI`` names; it is not connected yet. RabbitMQ shows *name* in
+    its list of connections.
     """
+    for note in settings.notes:
+        _warn_once(note)
     url = settings.broker_urls[0]
     if url.scheme == "memory":
         from .memory.transport import MemoryTransport
@@ -21,3 +32,9 @@ def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:
     from .amqp.transport import AmqpTransport
 
     return AmqpTransport(settings, name=name)
+
+
+@functools.cache
+def _warn_once(note: str) -> None:
+    """A process may open many transports with one configuration."""
+    log.warning("%s", note)

@@ -26,7 +26,6 @@ def config_of(options: load.Options) -> dict[str, Any]:
     return {
         "AMQP_URI": options.broker,
         "CALL_PROFILE": options.profile,
-        "AMQP_FAST_LANE": not options.no_lane,
         "max_workers": options.max_workers,
         "MAX_MESSAGE_SIZE": options.max_message_size,
     }
@@ -121,7 +120,6 @@ def parser() -> Any:
     arguments.add_argument("--profile", choices=["durable", "fast"], default="durable")
     arguments.add_argument("--max-workers", type=int, default=100)
     arguments.add_argument("--max-message-size", type=int, help="bytes; default: that of aiorpc")
-    arguments.add_argument("--no-lane", action="store_true", help="AMQP_FAST_LANE: false")
     arguments.add_argument("--services", type=int, default=0)
     arguments.add_argument("--busy", action="store_true", help="1 ms of computing per call")
     arguments.add_argument("--local", action="store_true", help="client: serve here, too")

@@ -26,7 +26,6 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.sync import ClusterRpcProxy, event_dispatcher
-from tests.support.lane import on_broker
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -54,7 +53,7 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
     started, stop = threading.Event(), threading.Event()
 
     async def host() -> None:
-        async with ServiceContainer(Service, on_broker(rabbitmq_uri)) as container:
+        async with ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}) as container:
             started.set()
             await asyncio.to_thread(stop.wait)
             transport = container.transport
@@ -71,7 +70,7 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
 
 @pytest.mark.alone  # milliseconds count
 def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
-    with ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster:
+    with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster:
         proxy: Any = cluster[service]
         assert proxy.hello("you") == "hello you"
         reply = proxy.hello.call_async("later")
@@ -88,7 +87,7 @@ def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
 
 def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
     with (
-        ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=10) as cluster,
+        ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=10) as cluster,
         ThreadPoolExecutor(16) as threads,
     ):
         results = threads.map(lambda n: cluster[service].hello(str(n)), range(200))
@@ -97,7 +96,7 @@ def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
 
 def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> None:
     before = threading.active_count()
-    proxy = ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5)
+    proxy = ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5)
     cluster = proxy.start()
     proxy.close()
     proxy.close()
@@ -109,7 +108,7 @@ def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> Non
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
-    with ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster:
+    with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster:
         pid = os.fork()
         if pid == 0:
             try:
@@ -185,7 +184,7 @@ def test_events_are_dispatched_from_any_thread(rabbitmq_uri: str) -> None:
             heard.put(payload)
 
     async def host() -> None:
-        async with ServiceContainer(Listener, on_broker(rabbitmq_uri)):
+        async with ServiceContainer(Listener, {"AMQP_URI": rabbitmq_uri}):
             started.set()
             await asyncio.to_thread(stop.wait, 30)
 
@@ -193,7 +192,10 @@ def test_events_are_dispatched_from_any_thread(rabbitmq_uri: str) -> None:
     thread.start()
     assert started.wait(10)
     try:
-        with event_dispatcher(on_broker(rabbitmq_uri)) as dispatch, ThreadPoolExecutor(4) as pool:
+        with (
+            event_dispatcher({"AMQP_URI": rabbitmq_uri}) as dispatch,
+            ThreadPoolExecutor(4) as pool,
+        ):
             list(pool.map(lambda number: dispatch(source, "happened", number), range(8)))
             dispatch(source, "happened")
             with pytest.raises(UnserializableValueError):

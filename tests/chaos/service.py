@@ -69,11 +69,6 @@ class Chaos:
     config = Config()
 
     @rpc
-    async def fast_lane(self) -> bool:
-        """Whether this process was told to take it."""
-        return bool(self.config["AMQP_FAST_LANE"])
-
-    @rpc
     async def work(self, call_id: str, hold: float) -> str:
         await self.record(call_id)
         await asyncio.sleep(hold)

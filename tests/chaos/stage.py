@@ -20,7 +20,6 @@ from tests.chaos.ledger import Ledger, new_ledger
 from tests.chaos.processes import Server
 from tests.chaos.proxy import CuttingProxy, cutting_proxy
 from tests.servers import Rabbit
-from tests.support.lane import on_broker
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Stage:
 
     @property
     def config(self) -> dict[str, Any]:
-        return on_broker(";".join(proxy.url for proxy in self.network), **self.settings)
+        return {"AMQP_URI": ";".join(proxy.url for proxy in self.network), **self.settings}
 
     @property
     def alive(self) -> list[Server]:

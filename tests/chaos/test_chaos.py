@@ -18,7 +18,6 @@ from tests.chaos.report import table
 from tests.chaos.scenarios import SCENARIOS, Scenario, play
 from tests.chaos.stage import set_stage
 from tests.servers import Rabbit
-from tests.support.lane import FAST_LANE
 from tests.support.waiting import eventually
 
 # Alone: how late a call may be, and how many succeed, holds for a machine that does nothing else.
@@ -55,14 +54,6 @@ async def test_nothing_hangs_and_nothing_is_lost(
         if (failures := scenario.failures(report))
     }
     assert not broken
-
-
-async def test_processes_take_the_lane_that_was_chosen(node: Rabbit, postgresql_uri: str) -> None:
-    async with (
-        set_stage(node, postgresql_uri, servers=1) as stage,
-        ClusterRpcProxy(stage.config, timeout=20) as cluster,
-    ):
-        assert await cluster[stage.service].fast_lane() is FAST_LANE
 
 
 async def test_cancelled_calls_are_rolled_back_over_two_hops(

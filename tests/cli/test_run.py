@@ -16,7 +16,7 @@ import pytest
 
 from aiorpc import ConfigurationError
 from aiorpc.cli.serving import set_up_logging
-from aiorpc.config import Settings, resolve
+from aiorpc.config import Settings
 
 from .commands import SCRIPT, Started, invoke, run
 from .conftest import Project
@@ -358,11 +358,6 @@ def test_wrong_logging_names_the_file_and_the_reason() -> None:
         set_up_logging(wrong)
     assert str(error.value).startswith("x.yaml: LOGGING: Unable to configure handler 'a'")
     assert "No module named 'nosuch'" in str(error.value)
-
-
-def test_what_is_given_and_has_no_effect_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    set_up_logging(resolve({"TRANSPORT_OPTIONS": {"max_retries": 3}}))
-    assert "TRANSPORT_OPTIONS has no effect" in caplog.text
 
 
 # Reload

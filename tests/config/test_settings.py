@@ -182,6 +182,12 @@ SENTRY: {DSN: null}
         (note,) = from_mapping({"TRANSPORT_OPTIONS": {"max_retries": 3}}).notes
         assert "TRANSPORT_OPTIONS has no effect" in note
 
+    @pytest.mark.parametrize("value", [True, False, None])
+    def test_a_former_setting_is_noted_and_no_error(self, value):
+        (note,) = from_mapping({"AMQP_FAST_LANE": value}, "x.yaml").notes
+        assert "x.yaml: AMQP_FAST_LANE has no effect" in note
+        assert "Delete the key" in note
+
     def test_objects_that_no_yaml_could_hold_pass_in_free_mappings(self):
         stream = object()
         handlers = {"h": {"stream": stream}}

@@ -20,7 +20,6 @@ import pytest
 from tests.nameko import virtualenvs
 from tests.nameko.processes import Nameko
 from tests.servers import urls
-from tests.support.lane import on_broker
 
 TOKEN = secrets.token_hex(3)
 
@@ -67,8 +66,8 @@ def rabbitmq_url() -> str:
 
 @pytest.fixture
 def broker(rabbitmq_url: str) -> dict[str, Any]:
-    """The configuration of all that is ours, on the lane that was chosen for this run."""
-    return on_broker(rabbitmq_url)
+    """The configuration of all that is ours."""
+    return {"AMQP_URI": rabbitmq_url}
 
 
 @pytest.fixture(scope="session", params=list(virtualenvs.STACKS))

@@ -37,7 +37,6 @@ from tests.nameko.raw_client import (
     short,
     table,
 )
-from tests.support.lane import FAST_LANE
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
 
@@ -433,11 +432,10 @@ def test_every_probe_of_the_golden_data_is_here() -> None:
 # The tests
 
 
-@pytest.fixture(params=[True, False], ids=["fast lane", "plain lane"])
-def config(request: pytest.FixtureRequest, rabbitmq_url: str) -> dict[str, Any]:
+@pytest.fixture
+def config(rabbitmq_url: str) -> dict[str, Any]:
     return {
         "AMQP_URI": rabbitmq_url,
-        "AMQP_FAST_LANE": request.param,
         "MAX_MESSAGE_SIZE": 1_000_000,
         "max_workers": 2,
     }
@@ -478,8 +476,6 @@ def names(probe: Any) -> str:
     return str(probe)
 
 
-# The other lane has its turn with all of them together.
-@pytest.mark.parametrize("config", [FAST_LANE], ids=["chosen lane"], indirect=True)
 @pytest.mark.parametrize("probe", [*PROBES, *FURTHER], ids=names)
 async def test_probe(
     probe: Probe,

@@ -1,6 +1,6 @@
 """
-What goes over the socket, whichever lane it takes: flags, properties and type tags as Nameko's own,
-and queues declared as Nameko declares them.
+What goes over the socket: flags, properties and type tags as Nameko's own, and queues declared as
+Nameko declares them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.nameko.services import service
 
 pytestmark = [pytest.mark.rabbitmq]
 
-EXPIRATION, MESSAGE_ID = 1 << 8, 1 << 7
+EXPIRATION = 1 << 8
 CONTEXT = {"number": 200, "big": 2**40, "less": -5, "ratio": 0.1, "yes": True, "text": "h\xe9"}
 TAGS = {"number": "I", "big": "L", "less": "I", "ratio": "d", "yes": "t", "text": "S"}
 
@@ -31,9 +31,9 @@ async def tap(rabbitmq_url: str) -> AsyncIterator[Tap]:
         yield listening
 
 
-@pytest.fixture(params=[True, False], ids=["fast lane", "plain lane"])
-def config(request: pytest.FixtureRequest, tap: Tap) -> dict[str, Any]:
-    return {"AMQP_URI": tap.url, "AMQP_FAST_LANE": request.param}
+@pytest.fixture
+def config(tap: Tap) -> dict[str, Any]:
+    return {"AMQP_URI": tap.url}
 
 
 def golden_flags(kind: str) -> int:
@@ -49,27 +49,24 @@ async def test_a_call_and_its_answer(
         ClusterRpcProxy(config, timeout=5, context_data=CONTEXT) as cluster,
     ):
         assert await cluster[name].append_identifier("a") == "a-y"
-    # aiormq gives every message an id; our own lane is to the letter.
-    extra = 0 if config["AMQP_FAST_LANE"] else MESSAGE_ID
 
     request = tap.to(f"{name}.append_identifier")
     assert (request.method.exchange, request.method.mandatory) == ("nameko-rpc", True)
     assert request.method.immediate is False
     assert json.loads(request.body) == {"args": ["a"], "kwargs": {}}
     flags = int.from_bytes(request.flags_and_properties[:2])
-    assert flags & ~extra == golden_flags("request") | EXPIRATION
+    assert flags == golden_flags("request") | EXPIRATION
     message = decode_content_header(request.header, request.body)
     assert message.headers is not None
     for key, tag in {**TAGS, "aiorpc_deadline": "L"}.items():
         field = bytes([len(key) + 7]) + f"nameko.{key}{tag}".encode()
         assert field in request.flags_and_properties
-    if not extra:
-        assert flags_and_properties(message) == request.flags_and_properties
+    assert flags_and_properties(message) == request.flags_and_properties
 
     reply = tap.to(message.reply_to or "")
     assert (reply.method.exchange, reply.method.mandatory) == ("nameko-rpc", False)
     assert json.loads(reply.body) == {"result": "a-y", "error": None}
-    assert int.from_bytes(reply.flags_and_properties[:2]) & ~extra == golden_flags("reply")
+    assert int.from_bytes(reply.flags_and_properties[:2]) == golden_flags("reply")
     answered = decode_content_header(reply.header, reply.body)
     assert answered.headers == {}
     assert (answered.persistent, answered.priority) == (True, 0)

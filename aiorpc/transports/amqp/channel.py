@@ -1,6 +1,6 @@
 """
 One AMQP channel as we use it: what was published on it and is not confirmed yet. Writes through a
-``HotPath``; opens and closes through aiormq.
+``Lane``; opens and closes through aiormq.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Channel:
     ) -> None:
         self.link = link
         self.amqp = channel
-        self.path = link.path
+        self.lane = link.lane
         self.loop = channel.loop
         self.number = channel.number
         self.open = True
@@ -68,13 +68,13 @@ class Channel:
         self.unconfirmed: dict[int, Outgoing] = {}
         self.max_message_size = max_message_size or NO_LIMIT
         self.encoder = Encoder(channel.number, link.frame_max)
-        self._confirms = channel.publisher_confirms
+        self._confirms = False
         self._published = 0
         self._oldest = 1  # no lower tag is unconfirmed
         self._hand_back = unconfirmed
         self._returned = returned
         self._settled: asyncio.Event | None = None
-        self.path.attach(channel, self)
+        self.lane.attach(channel, self)
         link.attached.add(self)
 
     # --- out
@@ -91,7 +91,7 @@ class Channel:
             raise too_large(outgoing, self.max_message_size)
         if not self._confirms:
             if not outgoing.confirm and (not outgoing.mandatory or outgoing.settled is None):
-                self.path.write(
+                self.lane.write(
                     self.encoder.publish(
                         outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message
                     )
@@ -101,18 +101,12 @@ class Channel:
                 return 0
             self.start_confirms()
         tag = self._published + 1
-        message_id = None
-        path = self.path
-        if path.keeps_books and outgoing.mandatory:
-            message_id = message.message_id or f"{self.number}.{tag}"
         frames = self.encoder.publish(
-            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message, message_id
+            outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message
         )
         self._published = tag
         self.unconfirmed[tag] = outgoing
-        if path.keeps_books:
-            path.published(self.amqp, self, tag, message_id)
-        path.write(frames)
+        self.lane.write(frames)
         if not outgoing.confirm and outgoing.settled is not None:
             settle_soon(outgoing, None)
         return tag
@@ -121,7 +115,7 @@ class Channel:
         """From here on the broker confirms what is published."""
         if not self._confirms:
             self._confirms = True
-            self.path.write(self.encoder.confirm_select())
+            self.lane.write(self.encoder.confirm_select())
 
     async def all_confirmed(self) -> None:
         """Return when nothing is unconfirmed, or the channel has ended."""
@@ -133,7 +127,7 @@ class Channel:
         """Close it, once what was written before has left. Bounded."""
         if not self.open:
             return
-        self.path.flush()
+        self.lane.flush()
         self._end(None)
         await self.link.farewell(self.amqp.close)
 
@@ -211,8 +205,8 @@ class Channel:
             return
         self.open = False
         self.link.attached.discard(self)
-        self.path.flush()
-        self.path.detach(self.number)
+        self.lane.flush()
+        self.lane.detach(self.number)
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._settled is not None:
             self._settled.set()

@@ -117,7 +117,7 @@ class ConsumerChannel(Channel):
             if self._given_back:
                 self.give_back()
             return
-        heard_at = self.path.heard_at
+        heard_at = self.lane.heard_at
         try:
             self._received(
                 AmqpDelivery(message, exchange, routing_key, redelivered, heard_at, self, tag)
@@ -168,7 +168,7 @@ class ConsumerChannel(Channel):
         """Ack one delivery, at the end of the turn."""
         self.unsettled.discard(tag)
         if not self._acked:
-            self.path.collect(self._joined_acks)
+            self.lane.write_last(self._joined_acks)
         self._acked.append(tag)
         if self._idle is not None and not self.unsettled:
             self._idle()
@@ -176,7 +176,7 @@ class ConsumerChannel(Channel):
     def reject(self, tag: int, *, requeue: bool) -> None:
         """Give one delivery back, or drop it."""
         self.unsettled.discard(tag)
-        self.path.write(self.encoder.reject(tag, requeue=requeue))
+        self.lane.write(self.encoder.reject(tag, requeue=requeue))
         if self._idle is not None and not self.unsettled:
             self._idle()
 
@@ -227,7 +227,7 @@ class ConsumerChannel(Channel):
         Cancel the consumer at a broker that does not answer now, since it blocks: it reads this
         when it reads again. What it delivers until then is given back.
         """
-        self.path.write(self.encoder.cancel(consumer_tag))
+        self.lane.write(self.encoder.cancel(consumer_tag))
 
     def refuse(self) -> None:
         """Hand nothing on any more; ``give_back`` returns it to the queue."""
@@ -281,7 +281,8 @@ class ConsumerChannel(Channel):
                 self.ack(delivery)
                 if outgoing.settled is not None:
                     conclude = partial(super()._confirm, tag, outgoing, outcome)
-                    self.path.when_written(partial(self._conclude_soon, conclude))
+                    self.lane.flush()  # the acks leave before the question of _ask
+                    self._conclude_soon(conclude)
                     return
         super()._confirm(tag, outgoing, outcome)
 
@@ -342,7 +343,7 @@ class ListenerChannel(ConsumerChannel):
             super().delivered(tag, redelivered, exchange, routing_key, message)
             return
         if not self._heard_up_to:
-            self.path.follow(self._joined_acks)
+            self.lane.write_in_company(self._joined_acks)
         self._heard_up_to = tag
         try:
             self._heard(message)

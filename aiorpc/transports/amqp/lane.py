@@ -1,66 +1,208 @@
 """
-The fast lane: a tap on the socket that takes hot frames out before aiormq sees them.
+The socket of one connection. Frequent frames (publish, deliver, ack, confirm) bypass aiormq here.
 
-aiormq lets its user supply what opens the socket (``aiormq.TransportFactory``). Ours opens it with
-a protocol that hands each read to a :class:`~.amqp_demux.Demultiplexer`; what is not hot goes on to
-aiormq's reader untouched. Outgoing hot frames go straight to the same socket. aio-pika and aiormq
-keep all the rest: authentication, tuning, heartbeats, channels, declarations, consuming, closing.
-May import aiormq.
+aiormq lets its user open the socket (``aiormq.TransportFactory``). The lane opens it with a
+protocol that gives each read to a :class:`~..codec.demultiplexer.Demultiplexer` and passes what the
+demultiplexer leaves to aiormq's reader, unchanged. Frames that the lane sends go straight to the
+socket, joined to one write per turn of the loop. aio-pika and aiormq do all the rest:
+authentication, tuning, heartbeats, channels, declarations, consuming and closing.
+
+Does the I/O of hot frames. May import aiormq.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from struct import error as struct_error
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import aiormq
 import aiormq.abc
+import msgspec
 from yarl import URL
 
-from ..codec.demultiplexer import BadFrame, Demultiplexer, HotFrames
+from ..codec.demultiplexer import BadFrame, ConnectionFrames, Demultiplexer, HotFrames
 from ..codec.frames import HEARTBEAT
-from .path import HIGH_WATER, LOW_WATER, HotPath, Opener, Owner
+from .errors import refusal
 
-__all__ = ["Lane"]
+if TYPE_CHECKING:
+    import ssl  # slow to import, and only TLS needs it
+
+__all__ = ["Endpoint", "Lane", "Owner", "never_called"]
+
+#: Bytes that wait to be written: above HIGH_WATER senders should wait, below LOW_WATER they resume.
+HIGH_WATER = 1 << 20
+LOW_WATER = 1 << 18
+#: The longest that frames without urgency wait for another write, in seconds.
+_COMPANY_TIMEOUT = 0.01
+#: Seconds between two looks whether the socket's buffer is empty.
+_EMPTY_POLL = 0.005
+#: Seconds between two heartbeats that the lane passes to aiormq.
+_FEED_EVERY = 1.0
 
 
-class Lane(HotPath):
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where the socket connects to; *tls* is ``None`` for plain TCP."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    server_hostname: str | None
+
+
+class Owner(ConnectionFrames, Protocol):
+    """What the lane reports to its connection."""
+
+    def socket_lost(self, error: BaseException | None) -> None:
+        """The socket is closed, by either side."""
+
+    def congestion_changed(self) -> None:
+        """``Lane.congested`` has changed."""
+
+
+class Lane:
     """
-    Hot frames past aiormq.
+    Writes and reads the hot frames of one connection. Belongs to the loop in which it was made.
 
     Args:
-        heartbeat: seconds between signs of life that were agreed with the broker; 0 for none.
+        heartbeat: seconds between heartbeats, as agreed with the broker; 0 for none.
+
+    Attributes:
+        congested: whether more than :data:`HIGH_WATER` bytes wait to be written.
+        heard_at: loop time of the last read.
     """
 
-    def __init__(self, owner: Owner, opener: Opener, heartbeat: int) -> None:
-        super().__init__(owner)
-        self._demux = Demultiplexer(owner)
-        self._factory = _TapFactory(self, opener)
-        self._transport: asyncio.Transport | None = None
+    def __init__(self, owner: Owner, endpoint: Endpoint, heartbeat: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.factory: aiormq.TransportFactory = _TapFactory(self, endpoint)
+        self.congested = False
+        self.heard_at = self.loop.time()
+        self._owner = owner
         self._heartbeat = heartbeat
-        self._feed_at = 0.0
+        self._demux = Demultiplexer(owner)
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        self._size = 0
+        self._last: list[Callable[[], bytes]] = []
+        self._company: list[Callable[[], bytes]] = []
+        self._company_timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
+        self._free = asyncio.Event()
+        self._free.set()
+        self._fed_at = 0.0
         self._fed_frames = 0
         self._watchdog: asyncio.TimerHandle | None = None
 
-    @property
-    def factory(self) -> aiormq.TransportFactory:
-        return self._factory
+    # --- writing
+
+    def write(self, frames: bytes) -> None:
+        """Write whole frames, in the order of the calls, at the end of this turn of the loop."""
+        self._out.append(frames)
+        self._size += len(frames)
+        if self._size > HIGH_WATER:
+            self._write_out()  # so that senders in this turn see the congestion
+        elif not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._write_out)
+
+    def write_last(self, source: Callable[[], bytes]) -> None:
+        """At the end of this turn, ask *source* for frames and write them after all others."""
+        self._last.append(source)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._write_out)
+
+    def write_in_company(self, source: Callable[[], bytes]) -> None:
+        """
+        Ask *source* for frames at the next write, or after :data:`_COMPANY_TIMEOUT` seconds. A
+        write of their own would cost us and the broker more than these frames do.
+        """
+        self._company.append(source)
+        if self._company_timer is None:
+            self._company_timer = self.loop.call_later(_COMPANY_TIMEOUT, self._company_due)
+
+    def _company_due(self) -> None:
+        self._company_timer = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Write everything now. What aiormq writes from here on goes after it."""
+        self._last += self._company
+        self._company.clear()
+        self._write_out()
+
+    def _write_out(self) -> None:
+        self._scheduled = False
+        out = self._out
+        if self._last:
+            out.extend([source() for source in self._last])
+            self._last.clear()
+        if out:
+            if self._company:
+                out.extend([source() for source in self._company])
+                self._company.clear()
+            frames = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._size = 0
+            transport = self._transport
+            if transport is not None and not transport.is_closing():
+                transport.write(frames)
+
+    async def written(self) -> None:
+        """Return when the socket has taken everything, or is closed."""
+        self.flush()
+        transport = self._transport
+        while (  # noqa: ASYNC110 - asyncio reports low water, but not an empty buffer
+            transport is not None
+            and not transport.is_closing()
+            and transport.get_write_buffer_size()
+        ):
+            await asyncio.sleep(_EMPTY_POLL)
+
+    async def drained(self) -> None:
+        """Return when the lane is not congested, or the connection is gone."""
+        await self._free.wait()
+
+    # --- the connection's life
 
     def connected(self, connection: aiormq.abc.AbstractConnection) -> None:
+        """The handshake is done."""
         self._demux.limit(connection.connection_tune.frame_max or 0)
         if self._heartbeat:
             self._watch()
 
     def attach(self, channel: aiormq.abc.AbstractChannel, frames: HotFrames) -> None:
-        super().attach(channel, frames)
+        """Give *frames* the hot frames of *channel*, and tell it when *channel* ends."""
         self._demux.channels[channel.number] = frames
+        channel.closing.add_done_callback(partial(_tell_closing, frames))
 
     def detach(self, number: int) -> None:
+        """Leave the frames of channel *number* to aiormq."""
         self._demux.detach(number)
 
-    def consumer(self, frames: HotFrames) -> aiormq.abc.ConsumerCallback:
-        return _never_called
+    def abort(self) -> None:
+        """Drop the socket at once, with all that waits to be written."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def stop(self) -> None:
+        """Cancel the timers, and release all who wait for :meth:`drained`. Idempotent."""
+        for timer in (self._watchdog, self._company_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._company_timer = None
+        self.resumed()
+
+    def _watch(self) -> None:
+        """Drop a connection after two silent heartbeats (AMQP 0-9-1, 4.2.7); aiormq allows 3."""
+        silent = self.loop.time() - self.heard_at
+        if silent > 2 * self._heartbeat:
+            self._owner.hung_up(f"the broker sent nothing for {silent:.0f} s")
+            self.abort()
+        else:
+            self._watchdog = self.loop.call_later(self._heartbeat / 2, self._watch)
 
     # --- what the tap reports
 
@@ -69,79 +211,44 @@ class Lane(HotPath):
         transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
 
     def received(self, data: bytes) -> bytes:
-        """Take the hot frames out of *data*; the rest is aiormq's."""
+        """Take the hot frames out of *data*; return the rest, for aiormq."""
         self.heard_at = now = self.loop.time()
         demux = self._demux
-        # What the handlers write leaves as one, at the end of this read.
+        # What the handlers write leaves in one write, at the end of this read.
         self._scheduled = True
         try:
             rest = demux.receive(data)
         except (BadFrame, IndexError, struct_error) as error:
-            self.owner.hung_up(f"the broker sent something that is no AMQP: {error}")
+            self._owner.hung_up(f"the broker sent bytes that are not AMQP: {error}")
             self.abort()
             return b""
         finally:
-            self._leave()
-        if now >= self._feed_at and demux.taken != self._fed_frames:
-            # aiormq gives a connection up that it hears nothing of, and the lane eats all there is
-            # to hear. A heartbeat is whole frames, so it may only stand between whole frames.
-            self._feed_at = now + 1.0
+            self._write_out()
+        if now >= self._fed_at + _FEED_EVERY and demux.taken != self._fed_frames:
+            # aiormq drops a silent connection, and the lane may take every frame. So the lane adds
+            # a heartbeat. `rest` holds whole frames, so this is a place between two frames.
+            self._fed_at = now
             self._fed_frames = demux.taken
             rest += HEARTBEAT
         return rest
 
     def paused(self) -> None:
-        self._congest()
+        self.congested = True
+        self._free.clear()
+        self._owner.congestion_changed()
 
     def resumed(self) -> None:
-        self._ease()
+        self.congested = False
+        self._free.set()
+        self._owner.congestion_changed()
 
     def closed(self, error: BaseException | None) -> None:
-        self._ease()
-        self.owner.socket_lost(error)
-
-    # --- out
-
-    def _send(self, frames: bytes) -> None:
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.write(frames)
-
-    async def written(self) -> None:
-        self.flush()
-        transport = self._transport
-        while (  # noqa: ASYNC110 - asyncio tells of low water, but not of an empty buffer
-            transport is not None
-            and not transport.is_closing()
-            and transport.get_write_buffer_size()
-        ):
-            await asyncio.sleep(0.005)
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def stop(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-        await super().stop()
-
-    def _watch(self) -> None:
-        """
-        Give the connection up after two silent heartbeats, as AMQP 0-9-1 (4.2.7) has it. aiormq
-        would take three, and does when the lane is off.
-        """
-        silent = self.loop.time() - self.heard_at
-        if silent > 2 * self._heartbeat:
-            self.owner.hung_up(f"nothing was heard of the broker for {silent:.0f} s")
-            self.abort()
-        else:
-            self._watchdog = self.loop.call_later(self._heartbeat / 2, self._watch)
+        self.resumed()
+        self._owner.socket_lost(error)
 
 
 class _Tap(asyncio.StreamReaderProtocol):
-    """What a stream of asyncio has below it, with the lane in front."""
+    """The protocol below an asyncio stream. It shows the lane every read before the stream."""
 
     def __init__(self, lane: Lane, reader: asyncio.StreamReader) -> None:
         super().__init__(reader, loop=lane.loop)
@@ -175,24 +282,33 @@ class _Tap(asyncio.StreamReaderProtocol):
 
 
 class _TapFactory(aiormq.TransportFactory):
-    def __init__(self, lane: Lane, opener: Opener) -> None:
+    """Opens the socket as aiormq does, with a tap."""
+
+    def __init__(self, lane: Lane, endpoint: Endpoint) -> None:
         self._lane = lane
-        self._opener = opener
+        self._endpoint = endpoint
 
     async def create(
         self, url: URL, **kwargs: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        loop, opener = self._lane.loop, self._opener
+        loop, endpoint = self._lane.loop, self._endpoint
         reader = asyncio.StreamReader(loop=loop)
         transport, tap = await loop.create_connection(
             lambda: _Tap(self._lane, reader),
-            opener.host,
-            opener.port,
-            ssl=opener.tls,
-            server_hostname=opener.server_hostname,
+            endpoint.host,
+            endpoint.port,
+            ssl=endpoint.tls,
+            server_hostname=endpoint.server_hostname,
         )
         return reader, asyncio.StreamWriter(transport, tap, reader, loop)
 
 
-async def _never_called(message: aiormq.abc.DeliveredMessage) -> None:
-    raise AssertionError("a delivery went past the fast lane")
+def _tell_closing(frames: HotFrames, closing: asyncio.Future[Any]) -> None:
+    """aiormq has closed a channel: the broker did, or aiormq stopped waiting for an answer."""
+    refused = refusal(None if closing.cancelled() else closing.exception())
+    frames.closing(refused.code, refused.text)
+
+
+async def never_called(message: aiormq.abc.DeliveredMessage) -> None:
+    """A callback for aiormq's ``basic_consume``: the lane takes all deliveries before aiormq."""
+    raise AssertionError("aiormq received a delivery that the lane should have taken")

@@ -18,8 +18,7 @@ from yarl import URL
 
 from ...config import BrokerUrl, Settings, ssl_context, tls_server_hostname
 from .errors import connection_refusal, errors, quietly, reason
-from .lane import Lane
-from .path import HotPath, Opener
+from .lane import Endpoint, Lane
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -77,21 +76,15 @@ class Link:
         self._silent_since: float | None = None
         self._said = ""  # the broker's words when it closed the connection, if we heard them
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
-        opener = Opener(
+        endpoint = Endpoint(
             url.host, url.port, ssl_context(settings, url), tls_server_hostname(settings, url)
         )
-        self.path: HotPath
-        if settings.amqp_fast_lane:
-            self.path = Lane(self, opener, heartbeat)
-        else:
-            from .plain import PlainPath  # hardly anybody has the lane off
-
-            self.path = PlainPath(self, opener)
+        self.lane = Lane(self, endpoint, heartbeat)
         self._timeout = url.connect_timeout or CONNECT_TIMEOUT
         method = (url.login_method or settings.login_method or "PLAIN").lower()
         self._connection = _Connection(
             URL(url.to_url(heartbeat=heartbeat, auth=method), encoded=True),
-            self.path.factory,
+            self.lane.factory,
             client_properties={"connection_name": name, "product": "aiorpc"},
         )
 
@@ -110,8 +103,8 @@ class Link:
                 async with asyncio.timeout(self._timeout):
                     await self._connection.connect()
         except BaseException as error:
-            self.path.abort()
-            await self.path.stop()
+            self.lane.abort()
+            self.lane.stop()
             await self._connection.close()
             said = self._said
             self._lose(reason(error))
@@ -124,21 +117,21 @@ class Link:
         assert transport is not None
         self._amqp = transport.connection
         self._amqp.closing.add_done_callback(self._closed)
-        self.path.connected(self._amqp)
+        self.lane.connected(self._amqp)
 
     async def close(self) -> None:
         """Hang up, or clear away what a lost connection left. Bounded; idempotent."""
         with quietly():
-            await self.path.stop()
+            self.lane.stop()
             if not self.answers:
-                self.path.abort()
+                self.lane.abort()
             closing = asyncio.ensure_future(self._connection.close())
             # In a task of its own, since a cancelled close would leave aiormq half closed. There
             # is little to wait for where nobody answers any more.
             patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
             done, _ = await asyncio.wait([closing], timeout=patience)
             if not done:
-                self.path.abort()
+                self.lane.abort()
                 await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
             if not closing.done():
                 closing.cancel()
@@ -151,7 +144,7 @@ class Link:
 
     def abort(self) -> None:
         """Drop the socket at once."""
-        self.path.abort()
+        self.lane.abort()
 
     @property
     def frame_max(self) -> int:
@@ -160,7 +153,7 @@ class Link:
 
     # --- channels
 
-    async def channel(self, *, confirms: bool = False) -> aiormq.Channel:
+    async def channel(self) -> aiormq.Channel:
         """
         A new channel. It is aiormq's, not aio-pika's: those leave callbacks on their connection
         that only its end clears away, and channels for a look at a queue come and go.
@@ -171,9 +164,7 @@ class Link:
         """
         with quietly(), errors():
             async with asyncio.timeout(REPLY_TIMEOUT):
-                channel = await self._amqp.channel(
-                    publisher_confirms=confirms, on_return_raises=False
-                )
+                channel = await self._amqp.channel(publisher_confirms=False)
         assert isinstance(channel, aiormq.Channel)
         return channel
 
@@ -195,7 +186,7 @@ class Link:
         Whether the broker can be expected to answer. It reads nothing more from a connection that
         it blocks, not even its close.
         """
-        if self._silent_since is not None and self.path.heard_at > self._silent_since:
+        if self._silent_since is not None and self.lane.heard_at > self._silent_since:
             self._silent_since = None
         return not (
             self.lost.done() or self.blocked_reason is not None or self._silent_since is not None
@@ -223,9 +214,9 @@ class Link:
                     await words()
                 finally:
                     if patience.expired():
-                        self._silent_since = self.path.loop.time()
+                        self._silent_since = self.lane.loop.time()
 
-    # --- what the path reports
+    # --- what the lane reports
 
     def blocked(self, why: str) -> None:
         self.blocked_reason = why

@@ -80,8 +80,7 @@ class Sender:
         """
         self.channel = Channel(
             link,
-            # aiormq's way to see what comes back needs confirms.
-            await link.channel(confirms=link.path.keeps_books),
+            await link.channel(),
             max_message_size=self._max_message_size,
             unconfirmed=self._channel_ended,
             returned=self._returned,
@@ -136,8 +135,8 @@ class Sender:
     async def _flush_rest(self) -> None:
         while not self._flush_batch():
             channel = self.channel
-            if channel is not None and channel.path.congested:
-                await channel.path.drained()
+            if channel is not None and channel.lane.congested:
+                await channel.lane.drained()
             await asyncio.sleep(0)
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:

@@ -18,6 +18,7 @@ from .backoff import Backoff
 from .channel import Unconfirmed
 from .consumer import ConsumerChannel
 from .errors import Refused
+from .lane import never_called
 from .link import Link
 from .topology import answered, declare_ahead, declare_queue, misdeclared, queue_exists
 
@@ -220,7 +221,7 @@ class AmqpSubscription(Subscription):
             if fresh and self._prefetch:
                 await channel.amqp.basic_qos(prefetch_count=self._prefetch)
             consuming = await channel.amqp.basic_consume(
-                self.queue.name, channel.path.consumer(channel), arguments=arguments
+                self.queue.name, never_called, arguments=arguments
             )
         self._tag = consuming.consumer_tag or ""
         self._consuming = self._consumed_before = True

@@ -4,7 +4,7 @@ RabbitMQ: ``amqp://`` and ``amqps://``. A transport that connects, and connects 
 One task supervises the connection: connect (``dialer``) -> topology -> subscriptions -> what
 waited meanwhile -> until it is lost -> again, after a jittered pause. All that happens on one
 connection is in ``link``, on one channel in ``channel`` and ``consumer``; how bytes
-move is in ``lane`` (the fast lane) or ``plain``.
+move is in ``lane``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SUBSCRIBE_TIMEOUT = 10.0
 class AmqpTransport(Transport):
     """
     Args:
-        settings: the broker's URLs, TLS, heartbeat, size limit, and whether the lane is on.
+        settings: the broker's URLs, TLS, heartbeat, and size limit.
         name: shows in the broker's list of connections.
 
     Raises:
@@ -148,7 +148,7 @@ class AmqpTransport(Transport):
         for channel in list(link.attached):
             if isinstance(channel, Channel):
                 await channel.all_confirmed()
-        await link.path.written()
+        await link.lane.written()
 
     def _abort(self) -> None:
         """Drop the socket, as a broken network would. For tests."""
@@ -201,7 +201,7 @@ class AmqpTransport(Transport):
     def _weigh(self) -> None:
         """Something that decides whether we are congested has changed."""
         link = self._link
-        by_link = link is not None and link.path.congested
+        by_link = link is not None and link.lane.congested
         self.congested = by_link or self._sender.outbox.crowded
 
     async def drained(self) -> None:
@@ -209,7 +209,7 @@ class AmqpTransport(Transport):
             if self._sender.outbox.crowded:
                 await self._sender.outbox.roomy()
             elif self._link is not None:
-                await self._link.path.drained()
+                await self._link.lane.drained()
 
     # --- topology and queues
 

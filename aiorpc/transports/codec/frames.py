@@ -125,13 +125,9 @@ class Encoder:
         routing_key: str,
         mandatory: bool,
         message: Message,
-        message_id: str | None = None,
     ) -> bytes:
         """
         ``basic.publish`` with its content, all frames in one piece.
-
-        Args:
-            message_id: sent where the message has none of its own.
 
         Raises:
             UnserializableValueError: a header, a name or property of more than 255 bytes, or more
@@ -183,14 +179,13 @@ class Encoder:
             append(_LENGTHS[len(raw)])
             append(raw)
         if (
-            message_id is not None
-            or message.message_id is not None
+            message.message_id is not None
             or message.timestamp is not None
             or message.type is not None
             or message.user_id is not None
             or message.app_id is not None
         ):
-            flags |= _rare_properties(message, message_id, parts)
+            flags |= _rare_properties(message, parts)
         properties = b"".join(parts)
         if len(properties) > self.max_body - _HEADER_HEAD:
             raise UnserializableValueError(
@@ -271,12 +266,11 @@ def _priority(priority: int) -> bytes:
     raise UnserializableValueError(f"a priority is between 0 and 255, not {priority}")
 
 
-def _rare_properties(message: Message, message_id: str | None, parts: list[bytes]) -> int:
+def _rare_properties(message: Message, parts: list[bytes]) -> int:
     flags = 0
-    message_id = message_id if message.message_id is None else message.message_id
-    if message_id is not None:
+    if message.message_id is not None:
         flags |= _MESSAGE_ID
-        parts.append(_short(message_id, "message id"))
+        parts.append(_short(message.message_id, "message id"))
     if message.timestamp is not None:
         flags |= _TIMESTAMP
         parts.append(_U64.pack(epoch_seconds(message.timestamp, "the timestamp")))

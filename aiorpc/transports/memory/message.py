@@ -116,7 +116,7 @@ def carried(message: Message) -> Carried:
 
 
 def _carry(template: HeaderTemplate) -> HeaderTemplate:
-    """*template* as it comes out; shared by all its messages, as those of the fast lane are."""
+    """*template* as it comes out; shared by all its messages, as those of RabbitMQ are."""
     fields = carried(Message(body=b"", headers=template.fields)).message.headers or {}
     if len(_templates) >= _MAX_TEMPLATES:
         _templates.clear()

@@ -7,6 +7,6 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(params=["lane", "plain"])
-def broker_config(request: pytest.FixtureRequest, rabbitmq_uri: str) -> dict[str, Any]:
-    return {"AMQP_URI": rabbitmq_uri, "AMQP_FAST_LANE": request.param == "lane"}
+@pytest.fixture
+def broker_config(rabbitmq_uri: str) -> dict[str, Any]:
+    return {"AMQP_URI": rabbitmq_uri}

@@ -119,8 +119,6 @@ async def test_an_answer_held_while_the_connection_comes_back_leaves_after_the_a
 async def test_a_broker_that_answered_late_once_is_asked_again(
     bench: Bench, broker_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not broker_config["AMQP_FAST_LANE"]:
-        pytest.skip("without the lane we hear of deliveries only")
     monkeypatch.setattr("aiorpc.transports.amqp.link.CLOSE_TIMEOUT", 0.05)
     queue, inbox = bench.queue(), Inbox()
     async with connected(broker_config) as transport:

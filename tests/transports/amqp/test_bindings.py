@@ -10,7 +10,6 @@ import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, UnknownService, rpc
 from aiorpc.transports.amqp import subscription as amqp_subscription
-from tests.support.lane import on_broker
 
 
 @pytest.mark.rabbitmq
@@ -27,8 +26,8 @@ async def test_a_lost_binding_comes_back(
             return "done"
 
     async with (
-        ServiceContainer(Service, on_broker(rabbitmq_uri)),
-        ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster,
+        ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}),
+        ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster,
         await aio_pika.connect(rabbitmq_uri) as connection,
     ):
         queue = await (await connection.channel()).get_queue(f"rpc-{Service.name}")
@@ -58,8 +57,8 @@ async def test_whoever_stops_while_it_binds_again_stops(
     for number in range(20):
         async with asyncio.timeout(10):
             async with (
-                ServiceContainer(Service, on_broker(rabbitmq_uri)),
-                ClusterRpcProxy(on_broker(rabbitmq_uri), timeout=5) as cluster,
+                ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}),
+                ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster,
             ):
                 await asyncio.sleep(number / 1000)  # stop at another point of it each time
                 assert await cluster[Service.name].method() == "done"

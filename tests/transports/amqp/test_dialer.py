@@ -1,6 +1,6 @@
 """
 How a connection to RabbitMQ comes about: several URLs, refusals, TLS, hosts that are none. On a
-real broker, with the fast lane and without.
+real broker.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Bench:
         channel: Any = SimpleNamespace(
             open=True,
             link=self.link,
-            path=SimpleNamespace(congested=False),
+            lane=SimpleNamespace(congested=False),
             publish=lambda outgoing: self.left.append(int(outgoing.message.body)),
         )
         self.sender = Sender("u", None, returned=lambda *_: None, on_crowded=lambda: None)

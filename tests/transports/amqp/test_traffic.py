@@ -1,5 +1,5 @@
 """
-A busy connection to RabbitMQ, with the fast lane and without: what may not be mixed is not mixed,
+A busy connection to RabbitMQ: what may not be mixed is not mixed,
 who has to wait waits within their time, and the end of the connection lets everybody go.
 """
 
