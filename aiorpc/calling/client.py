@@ -30,7 +30,7 @@ from ..exceptions import (
 )
 from ..timers import Bucket, Timers
 from ..transports.base import Outgoing, State, Subscription, Transport
-from ..wire.headers import header_template
+from ..wire.headers import context_headers, template_of
 from ..wire.message import Message
 from ..wire.names import CANCEL_EXCHANGE, LONGEST_NAME, rpc_queue_name
 from ..wire.protocol import Wire
@@ -115,7 +115,7 @@ class Client:
         self._looks: dict[str, tuple[float, bool]] = {}
         self._new_id = id_source()
         #: What calls made outside any worker carry, as it stands on the wire.
-        self._template = header_template(context)
+        self._template = template_of(context_headers(context))
         self._explaining: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
         self._closed = False

@@ -1,28 +1,39 @@
 """
-The headers of a message: to the context that it came with, and back. Pure; nothing here awaits.
+The headers of a message: from a call's context, and back. Pure functions and values; no I/O.
+
+Requests of one client differ in one header alone, the deadline. All other headers form a
+:class:`HeaderTemplate`, which is encoded once, read once and understood once (ADR 6 has figures).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABCMeta
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from ..context import EMPTY, Context
 from ..exceptions import UnserializableValueError
-from .message import HeaderTemplate
 from .names import BROKER_HEADERS, CALL_ID_STACK, COMPRESSION, DEADLINE, OWN_PREFIX, PREFIX, RESENT
 
-__all__ = ["Meaning", "context_headers", "context_of", "header_template", "meaning_of"]
+__all__ = [
+    "FilledHeaders",
+    "HeaderTemplate",
+    "Meaning",
+    "context_headers",
+    "context_of",
+    "read_headers",
+    "template_of",
+]
 
 
 def context_headers(context: Context) -> dict[str, Any]:
     """
-    The headers that carry the context data and the stack of *context*.
+    Return the headers that carry the context data and the call id stack of *context*.
 
     Raises:
-        UnserializableValueError: a key of the context data is no text.
+        UnserializableValueError: a key of the context data is not a str.
     """
     try:
         headers = {
@@ -36,68 +47,18 @@ def context_headers(context: Context) -> dict[str, Any]:
             f"the context data has a key of type {', '.join(kinds)}: keys are names of headers, "
             "so write them as str"
         ) from None
-    headers.pop(DEADLINE, None)  # whatever somebody calls so, it is none
+    headers.pop(DEADLINE, None)  # context data of this name must not pass for a deadline
     if context.call_id_stack:
         headers[CALL_ID_STACK] = context.call_id_stack
     return headers
 
 
-#: Of values that stay as they are; the stack is a tuple of str.
-_LASTING = frozenset({str, int, float, bool, bytes})
-
-
-def header_template(context: Context) -> HeaderTemplate | None:
-    """
-    The headers of the requests that are sent in *context*, under whatever deadline. ``None`` if
-    they can change from one to the next: its context data has a list, say.
-    """
-    headers = context_headers(context)
-    lasting = all(
-        type(value) in _LASTING for name, value in headers.items() if name != CALL_ID_STACK
-    )
-    return HeaderTemplate(headers, DEADLINE) if lasting else None
-
-
-class Meaning(msgspec.Struct, frozen=True, gc=False):
-    """
-    What the headers of a request say, but for the moment of its deadline.
-
-    Attributes:
-        stack, data: see :class:`aiorpc.context.Context`.
-        dated: whether there is a deadline.
-    """
-
-    stack: tuple[str, ...]
-    data: Mapping[str, Any]
-    dated: bool
-    resent: bool
-    compressed: bool
-
-    def copy_data(self) -> Mapping[str, Any]:
-        """The context data of a template, for one of its requests to do with as it likes."""
-        if not self.data:
-            return EMPTY
-        return {
-            name: value[:] if type(value) is list else value for name, value in self.data.items()
-        }
-
-
-def meaning_of(headers: Mapping[str, Any]) -> Meaning:
-    """Read the *headers* of a request."""
-    context = context_of(headers)
-    return Meaning(
-        stack=context.call_id_stack,
-        data=context.data,
-        dated=type(headers.get(DEADLINE)) is int,
-        resent=RESENT in headers,
-        compressed=COMPRESSION in headers,
-    )
-
-
 def context_of(headers: Mapping[str, Any]) -> Context:
     """
-    The stack and the context data. Nameko takes foreign headers for context data too (trap 22), and
-    so do we, but for the broker's and ours. A stack that is none is dropped: Nameko dies of it.
+    Return the call id stack and the context data that *headers* carry, without the deadline.
+
+    Every header is context data, as with Nameko (trap 22), except those of the broker and ours. A
+    stack that is not an array is ignored; Nameko fails on it.
     """
     stack: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
@@ -108,11 +69,118 @@ def context_of(headers: Mapping[str, Any]) -> Context:
         elif key == DEADLINE:
             pass
         elif key not in BROKER_HEADERS:
-            name = key.removeprefix(PREFIX)  # a Nameko hop puts it before ours, too
+            name = key.removeprefix(PREFIX)  # a Nameko hop adds the prefix to our headers too
             if name.startswith(OWN_PREFIX):
                 continue
             if data is None:
                 data = {}
-            # Headers may be shared among messages; what is in them then is text, or lists of it.
+            # A handler may change its context data, and the message may be sent again.
             data[name] = value[:] if type(value) is list else value
     return Context(stack, EMPTY if data is None else data)
+
+
+class Meaning(msgspec.Struct, frozen=True, gc=False):
+    """
+    What the headers of a request say, except for the deadline.
+
+    Attributes:
+        stack, data: see :class:`aiorpc.context.Context`; *data* may be shared among requests.
+        resent: the request was sent before.
+        compressed: the body is compressed.
+    """
+
+    stack: tuple[str, ...] = ()
+    data: Mapping[str, Any] = EMPTY
+    resent: bool = False
+    compressed: bool = False
+
+
+_NO_MEANING = Meaning()
+
+
+def read_headers(headers: Mapping[str, Any] | None) -> tuple[Meaning, int | None]:
+    """Return what *headers* of a request say, and the deadline in epoch milliseconds, if any."""
+    if type(headers) is FilledHeaders:
+        return headers.template.meaning, headers.deadline
+    if not headers:
+        return _NO_MEANING, None
+    deadline = headers.get(DEADLINE)
+    return _meaning_of(headers), deadline if type(deadline) is int else None
+
+
+def _meaning_of(headers: Mapping[str, Any]) -> Meaning:
+    context = context_of(headers)
+    return Meaning(context.call_id_stack, context.data, RESENT in headers, COMPRESSION in headers)
+
+
+# Templates
+
+
+class HeaderTemplate(msgspec.Struct, eq=False):
+    """
+    The headers that many requests share: all except the deadline.
+
+    Attributes:
+        fields: the shared headers, as AMQP delivers them. Nobody changes them.
+        meaning: what they say.
+        encoded: the field table without the last eight bytes, which hold the deadline. The codec
+            fills it when it first writes the template.
+    """
+
+    fields: Mapping[str, Any]
+    meaning: Meaning
+    encoded: bytes = b""
+
+
+class _AbstractStruct(msgspec.StructMeta, ABCMeta):
+    """The metaclass of a Struct that is also an abstract collection."""
+
+
+class FilledHeaders(
+    Mapping[str, Any], msgspec.Struct, frozen=True, eq=False, gc=False, metaclass=_AbstractStruct
+):
+    """The headers of one request: those of a template, and its own deadline. Read-only."""
+
+    template: HeaderTemplate
+    deadline: int
+
+    def __getitem__(self, name: str) -> Any:
+        return self.deadline if name == DEADLINE else self.template.fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.template.fields) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a copy that can be changed."""
+        return {**self.template.fields, DEADLINE: self.deadline}
+
+    #: The serializers encode an object with this method as what it returns.
+    __json__ = to_dict
+
+    def __repr__(self) -> str:
+        return repr(self.to_dict())
+
+
+#: Values of these types do not change, and AMQP delivers them as they were sent.
+_CONSTANT = frozenset({str, int, float, bool, bytes})
+_TEXT = frozenset({str})
+
+
+def template_of(headers: Mapping[str, Any]) -> HeaderTemplate | None:
+    """
+    Return the template of requests with these *headers*, which have no deadline.
+
+    ``None`` if somebody could change a value, for example a list: then each request needs a copy.
+    """
+    fields = {k: list(v) if type(v) is tuple else v for k, v in headers.items()}
+    if all(type(v) in _CONSTANT or _is_stack(k, v) for k, v in fields.items()):
+        return HeaderTemplate(fields, _meaning_of(fields))
+    return None
+
+
+def _is_stack(name: str, value: Any) -> bool:
+    # Its readers take a tuple of it, so nobody changes the list.
+    return name == CALL_ID_STACK and type(value) is list and _TEXT.issuperset(map(type, value))

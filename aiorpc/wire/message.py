@@ -4,8 +4,7 @@ The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothi
 
 from __future__ import annotations
 
-from abc import ABCMeta
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["Exchange", "FilledHeaders", "HeaderTemplate", "Message", "Queue"]
+__all__ = ["Exchange", "Message", "Queue"]
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -60,58 +59,6 @@ class Queue(msgspec.Struct, frozen=True):
 
     def __hash__(self) -> int:  # arguments have none
         return hash((self.name, self.exchange, self.routing_key))
-
-
-class HeaderTemplate(msgspec.Struct, frozen=True, eq=False):
-    """
-    What the headers of many messages have in common: all but one, a 64-bit integer. It is the same
-    object for all of them, so that what is made of it can be kept, and made once.
-
-    Attributes:
-        fields: the others; never changed.
-        blank: the name of the one that differs.
-    """
-
-    fields: Mapping[str, Any]
-    blank: str
-
-
-class _AbstractStruct(msgspec.StructMeta, ABCMeta):
-    """Of structs that are also one of the abstract collections."""
-
-
-class FilledHeaders(
-    Mapping[str, Any], msgspec.Struct, frozen=True, eq=False, gc=False, metaclass=_AbstractStruct
-):
-    """The headers of one message of a template: its fields, and *value* in its blank."""
-
-    template: HeaderTemplate
-    value: int
-
-    def __getitem__(self, name: str) -> Any:
-        return self.value if name == self.template.blank else self.template.fields[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name == self.template.blank or name in self.template.fields
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.to_dict())
-
-    def __len__(self) -> int:
-        return len(self.template.fields) + 1
-
-    def items(self) -> ItemsView[str, Any]:  # quicker than a look at each
-        return self.to_dict().items()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of them, for whoever wants to change some."""
-        return {**self.template.fields, self.template.blank: self.value}
-
-    #: What the serializers take for it.
-    __json__ = to_dict
-
-    def __repr__(self) -> str:
-        return repr(self.to_dict())
 
 
 class Message(msgspec.Struct, kw_only=True, gc=False):

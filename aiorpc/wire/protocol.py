@@ -24,8 +24,8 @@ from ..config import Settings
 from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
 from .errors import error_from_payload, error_payload
-from .headers import Meaning, context_headers, context_of, meaning_of
-from .message import Exchange, FilledHeaders, HeaderTemplate, Message, Queue
+from .headers import FilledHeaders, HeaderTemplate, context_headers, context_of, read_headers
+from .message import Exchange, Message, Queue
 from .names import (
     CANCEL_EXCHANGE,
     COMPRESSION,
@@ -41,10 +41,6 @@ from .request import Request
 from .serializers import JSON, RAW, Serializer, SerializerSet, as_utf8, decompress
 
 __all__ = ["Request", "Wire", "expiration_of"]
-
-#: Header templates whose meaning is remembered, at most, before all are forgotten.
-_MAX_TEMPLATES = 64
-_NO_MEANING = meaning_of({})
 
 
 class Wire:
@@ -63,7 +59,6 @@ class Wire:
         self._exchange_name = rpc_exchange
         self._clock_tolerance = clock_tolerance
         self._max_message_size = max_message_size or (1 << 30)
-        self._templates: dict[HeaderTemplate, Meaning] = {}
         self._default = serializers.default
         self._usual = serializers.usual
 
@@ -107,7 +102,7 @@ class Wire:
 
         Args:
             headers: further ones, as they are to stand on the wire.
-            template: :func:`.headers.header_template` of its context, where that is known.
+            template: :func:`.headers.template_of` the headers of its context, if the caller has it.
 
         Raises:
             UnserializableValueError: an argument cannot be put on the wire.
@@ -168,33 +163,17 @@ class Wire:
     def request(self, message: Message, routing_key: str, waited: float = 0.0) -> Request:
         """Read the properties of a request. *waited*: seconds since it reached this process."""
         request = Request(message, routing_key.rpartition(".")[2], self._default)
-        headers = message.headers
         expiration = message.expiration
-        sent_deadline = None
-        if type(headers) is FilledHeaders and headers.template.blank == DEADLINE:
-            meaning = self._templates.get(headers.template) or self._learn(headers.template)
-            data = meaning.copy_data()
-            if meaning.dated:
-                sent_deadline = headers.value
-        else:
-            meaning = meaning_of(headers) if headers else _NO_MEANING
-            data = meaning.data
-            if headers and meaning.dated:
-                sent_deadline = headers[DEADLINE]
+        meaning, sent_deadline = read_headers(message.headers)
         if meaning.resent:
             request.resent = True
         if meaning.compressed:
             request.compressed = True
         if sent_deadline is not None or expiration is not None:
             self._apply_deadline(request, sent_deadline, expiration, waited)
+        data = dict(meaning.data) if meaning.data else EMPTY  # a template's is shared
         request.context = Context(meaning.stack, data, request.deadline)
         return request
-
-    def _learn(self, template: HeaderTemplate) -> Meaning:
-        if len(self._templates) >= _MAX_TEMPLATES:
-            self._templates.clear()
-        meaning = self._templates[template] = meaning_of(FilledHeaders(template, 0))
-        return meaning
 
     def _apply_deadline(
         self, request: Request, sent_deadline: int | None, expiration: int | None, waited: float

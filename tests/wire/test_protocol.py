@@ -14,7 +14,6 @@ from aiorpc.config import resolve
 from aiorpc.context import Context, Deadline
 from aiorpc.exceptions import MalformedReply, MalformedRequest, UnserializableValueError
 from aiorpc.wire import protocol
-from aiorpc.wire.headers import header_template
 from aiorpc.wire.message import Message
 from aiorpc.wire.names import DEADLINE, MAX_EXPIRATION, OVERSIZED, RESENT
 from aiorpc.wire.protocol import Wire
@@ -59,9 +58,6 @@ def came(skew: float | None = None, expiration: int | None = None) -> Message:
 def test_context_data_cannot_pass_for_a_deadline(wire: Wire) -> None:
     data = {DEADLINE.removeprefix("nameko."): 1, "user": 7}
     assert sent(wire, None, data=data).headers == {"nameko.user": 7}
-    template = header_template(Context(data=data))
-    assert template is not None
-    assert template.fields == {"nameko.user": 7}
 
 
 def test_a_request_bears_both_limits(wire: Wire) -> None:

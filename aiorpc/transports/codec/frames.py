@@ -14,7 +14,7 @@ from struct import Struct, error as struct_error
 from typing import Any, Final
 
 from ...exceptions import UnserializableValueError
-from ...wire.message import FilledHeaders, Message
+from ...wire.message import Message
 from .headers import decode_headers, encode_headers
 from .table import GARBLED, MalformedTable, epoch_seconds, from_epoch
 
@@ -147,9 +147,7 @@ class Encoder:
         headers = message.headers
         if headers is not None:
             flags |= _HEADERS
-            # The type first: to ask for their length is a step in Python.
-            filled = type(headers) is FilledHeaders or headers
-            append(encode_headers(headers) if filled else _NO_HEADERS)
+            append(encode_headers(headers))
         priority = message.priority
         if priority == 0:
             flags |= _PRIORITY

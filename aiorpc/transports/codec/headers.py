@@ -1,8 +1,8 @@
 """
-The headers of a message, to bytes and back. Sans I/O.
+The headers of a message, to bytes and back. Pure functions; no I/O, no await.
 
-They are a field table like any other. But what a caller sends differs from request to request in
-the deadline alone, a long integer that stands last: all before it is written, and read, once.
+Headers are a field table. Tables of one :class:`.HeaderTemplate` differ only in their last eight
+bytes, the deadline, so everything before is written once and read once (ADR 6 has the figures).
 """
 
 from __future__ import annotations
@@ -11,52 +11,51 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any
 
-from ...wire.message import FilledHeaders, HeaderTemplate
+from ...wire.headers import FilledHeaders, HeaderTemplate, template_of
+from ...wire.names import DEADLINE
 from .table import LONG, MalformedTable, decode_table, encode_table, long_at, read_entries, size_at
 
 __all__ = ["decode_headers", "encode_headers"]
 
 _pack_long = Struct(">q").pack
-_TEXT = frozenset({str})
+_EMPTY = encode_table({})
 
-#: At most so many templates are remembered, and then forgotten all at once. Few send often: a call
-#: out of a worker has a stack of ids of its own.
+#: Known templates at most; then all are forgotten. Few clients send often: a call that a worker
+#: makes has a call id stack of its own.
 _MAX_TEMPLATES = 64
-#: The longest that is remembered, in bytes.
+#: Bytes of the longest table that becomes a template.
 _MAX_LENGTH = 512
-#: Tables without the eight bytes of their last entry.
-_written: dict[HeaderTemplate, bytes] = {}
-_read: dict[bytes, HeaderTemplate] = {}
+#: Templates by the bytes of their table, without its length and the deadline.
+_known: dict[bytes, HeaderTemplate] = {}
 
 
 def encode_headers(headers: Mapping[str, Any]) -> bytes:
     """
-    *headers* as a field table.
+    Return *headers* as a field table.
 
     Raises:
-        UnserializableValueError: a name or a value that a field table cannot hold; it is named.
+        UnserializableValueError: a field table cannot hold a name or a value; the text names it.
     """
-    if type(headers) is FilledHeaders:
-        written = _written.get(headers.template) or _write(headers.template)
-        return written + _pack_long(headers.value)
-    return encode_table(headers)
+    if type(headers) is FilledHeaders:  # the type first: its length is a step in Python
+        template = headers.template
+        return (template.encoded or _encode(template)) + _pack_long(headers.deadline)
+    return encode_table(headers) if headers else _EMPTY
 
 
-def _write(template: HeaderTemplate) -> bytes:
-    table = encode_table({**template.fields, template.blank: 1 << 62})  # too large for 32 bits
-    if len(_written) >= _MAX_TEMPLATES:
-        _written.clear()
-    written = _written[template] = table[:-8]
-    return written
+def _encode(template: HeaderTemplate) -> bytes:
+    table = encode_table({**template.fields, DEADLINE: 1 << 62})  # a value that takes eight bytes
+    template.encoded = table[:-8]
+    return template.encoded
 
 
 def decode_headers(data: bytes, at: int) -> tuple[Mapping[str, Any], int]:
     """
-    The table that begins at *at*, and the place after it. It is to be read, and not changed: what
-    is in it may be in others as well.
+    Return the field table that begins at *at*, and the place after it.
+
+    Do not change the headers: other messages may share them.
 
     Raises:
-        GARBLED: it is no table; one of these.
+        GARBLED: one of these, if there is no field table.
     """
     end = at + 4 + size_at(data, at)[0]
     if end > len(data):
@@ -64,21 +63,14 @@ def decode_headers(data: bytes, at: int) -> tuple[Mapping[str, Any], int]:
     if end - at <= 13 or data[end - 9] != LONG:
         return decode_table(data, at)
     before = data[at + 4 : end - 8]
-    template = _read.get(before)
+    template = _known.get(before)
     if template is not None:
         return FilledHeaders(template, long_at(data, end - 8)[0]), end
     table, last, last_at = read_entries(data, at + 4, end)
-    if last_at == end - 9 and len(before) <= _MAX_LENGTH and _is_simple(table):
-        fields = {name: value for name, value in table.items() if name != last}
-        if len(_read) >= _MAX_TEMPLATES:
-            _read.clear()
-        _read[before] = HeaderTemplate(fields, last)
+    if last == DEADLINE and last_at == end - 9 and len(before) <= _MAX_LENGTH:
+        template = template_of({name: value for name, value in table.items() if name != DEADLINE})
+        if template is not None:
+            if len(_known) >= _MAX_TEMPLATES:
+                _known.clear()
+            _known[before] = template
     return table, end
-
-
-def _is_simple(table: dict[str, Any]) -> bool:
-    """Whether there is nothing in it that holds more than text."""
-    return all(
-        type(value) in (str, int) or (type(value) is list and _TEXT.issuperset(map(type, value)))
-        for value in table.values()
-    )

@@ -11,8 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from ...exceptions import UnserializableValueError
-from ...wire.message import FilledHeaders, HeaderTemplate, Message
+from ...wire.headers import FilledHeaders
+from ...wire.message import Message
 from ..codec.frames import Encoder, decode_content_header
+from ..codec.headers import encode_headers
 
 __all__ = ["Carried", "carried", "check_short", "deep_copy"]
 
@@ -30,10 +32,6 @@ _LARGE: Final = 100_000
 #: Names and properties that AMQP can carry for sure, up to so many, and then forgotten all at once.
 _plain: set[str | None] = {None}
 _MAX_PLAIN: Final = 1024
-
-#: Templates of headers as they come out. Up to so many, and then forgotten all at once.
-_templates: dict[HeaderTemplate, HeaderTemplate] = {}
-_MAX_TEMPLATES: Final = 64
 
 
 class Carried(msgspec.Struct, eq=False, gc=False):
@@ -79,10 +77,8 @@ def carried(message: Message) -> Carried:
         return _by_codec(message)
     headers = message.headers
     copy: Message = message.__copy__()  # type: ignore[attr-defined]
-    if type(headers) is FilledHeaders and -_INT64 <= headers.value < _INT64:
-        template = _templates.get(headers.template) or _carry(headers.template)
-        copy.headers = FilledHeaders(template, headers.value)
-        return Carried(copy)
+    if type(headers) is FilledHeaders and len(encode_headers(headers)) <= _LARGE:
+        return Carried(copy)  # AMQP would deliver the same, and nobody can change them
     if headers is None:
         return Carried(copy)
     copied: dict[str, Any] = {}
@@ -113,15 +109,6 @@ def carried(message: Message) -> Carried:
         return _by_codec(message)
     copy.headers = copied
     return Carried(copy, copy_headers)
-
-
-def _carry(template: HeaderTemplate) -> HeaderTemplate:
-    """*template* as it comes out; shared by all its messages, as those of RabbitMQ are."""
-    fields = carried(Message(body=b"", headers=template.fields)).message.headers or {}
-    if len(_templates) >= _MAX_TEMPLATES:
-        _templates.clear()
-    come = _templates[template] = HeaderTemplate(fields, template.blank)
-    return come
 
 
 def _is_plain(text: str | None) -> bool:

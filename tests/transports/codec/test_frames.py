@@ -22,9 +22,8 @@ from pamqp.heartbeat import Heartbeat
 from aiorpc.exceptions import UnserializableValueError
 from aiorpc.transports.codec.demultiplexer import BadFrame, Demultiplexer
 from aiorpc.transports.codec.frames import Encoder, MalformedContent, decode_content_header
-from aiorpc.transports.codec.headers import decode_headers, encode_headers
 from aiorpc.transports.codec.table import GARBLED, decode_table, encode_table
-from aiorpc.wire.message import FilledHeaders, HeaderTemplate, Message
+from aiorpc.wire.message import Message
 from tests.support.files import DATA
 from tests.support.frames import (
     CHANNEL,
@@ -81,64 +80,6 @@ def test_a_table_comes_back_as_it_went(table: dict[str, Any]) -> None:
 def test_a_table_of_pamqp_is_read(table: dict[str, Any]) -> None:
     # It writes the smallest integers there are; it cannot write -128..-1 at all.
     assert decode_table(pamqp.encode.field_table(table), 0)[0] == table
-
-
-NAMES = st.text("aLIx", max_size=12)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            NAMES,
-            st.integers(-(1 << 63), (1 << 63) - 1)
-            | st.integers(-5, 5)
-            | st.text("LIAx", max_size=14)
-            | st.tuples(st.text("L", max_size=12)),
-        ),
-        max_size=4,
-    ),
-    st.integers(1 << 40, 1 << 62),
-    st.integers(1 << 40, 1 << 62),
-)
-def test_tables_that_differ_in_their_end_are_told_apart(
-    entries: list[tuple[str, Any]], first: int, second: int
-) -> None:
-    # What was read of one is remembered for the next; any byte may look like the tag of a long.
-    for table in ({**dict(entries), "d": first}, {**dict(entries), "d": second}, dict(entries)):
-        encoded = encode_headers(table)
-        for _ in range(2):
-            assert decode_headers(b"before" + encoded + b"after", 6) == (
-                {k: list(v) if type(v) is tuple else v for k, v in table.items()},
-                6 + len(encoded),
-            )
-
-
-@given(TABLES, st.text("dx", max_size=3), INT64)
-def test_a_filled_template_means_what_its_table_does(
-    fields: dict[str, Any], blank: str, value: int
-) -> None:
-    fields.pop(blank, None)
-    template = HeaderTemplate(fields, blank)
-    for each in (value, 7, value):
-        headers = FilledHeaders(template, each)
-        table = {**fields, blank: each}
-        assert (headers, len(headers), list(headers)) == (table, len(table), list(table))
-        encoded = encode_headers(headers)
-        assert pamqp.decode.field_table(encoded) == (len(encoded), table)
-        assert decode_headers(encoded, 0) == (table, len(encoded))
-
-
-@given(st.binary(max_size=40), st.binary(max_size=12))
-def test_garbage_that_was_read_once_is_read_the_same_again(head: bytes, tail: bytes) -> None:
-    garbage = head + b"L" + tail
-    data = len(garbage).to_bytes(4, "big") + garbage
-    found: list[Any] = []
-    for _ in range(2):
-        try:
-            found.append(repr(decode_headers(data, 0)))
-        except GARBLED as error:
-            found.append(repr(error))
-    assert found[0] == found[1]
 
 
 @given(st.binary(max_size=60))

@@ -1,0 +1,103 @@
+"""Headers to bytes and back: a template and a plain table give the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pamqp.decode
+from hypothesis import given, strategies as st
+
+from aiorpc.context import Context
+from aiorpc.transports.codec.headers import decode_headers, encode_headers
+from aiorpc.transports.codec.table import GARBLED, encode_table
+from aiorpc.wire.headers import FilledHeaders, context_headers, read_headers, template_of
+from aiorpc.wire.names import DEADLINE
+from tests.support.frames import INT64
+
+VALUES = st.text("LIAx", max_size=14) | INT64 | st.floats(allow_nan=False) | st.booleans()
+DATA = st.dictionaries(st.text("aLIx", max_size=12), VALUES, max_size=4)
+STACKS = st.lists(st.text("aL", max_size=12), max_size=3).map(tuple)
+DEADLINES = st.integers(1 << 40, 1 << 62)
+
+
+@given(DATA, STACKS, DEADLINES, DEADLINES)
+def test_a_template_gives_the_bytes_of_the_plain_headers(
+    data: dict[str, Any], stack: tuple[str, ...], first: int, second: int
+) -> None:
+    headers = context_headers(Context(stack, data))
+    template = template_of(headers)
+    assert template is not None
+    for deadline in (first, second, first):
+        plain = {**headers, DEADLINE: deadline}
+        encoded = encode_headers(FilledHeaders(template, deadline))
+        assert encoded == encode_table(plain)
+        size, table = pamqp.decode.field_table(encoded)
+        assert (size, table) == (len(encoded), FilledHeaders(template, deadline))
+
+
+@given(DATA, STACKS, DEADLINES, DEADLINES)
+def test_headers_that_are_read_again_mean_the_same(
+    data: dict[str, Any], stack: tuple[str, ...], first: int, second: int
+) -> None:
+    # The first reading learns the template; any byte of the names may look like the tag of a long.
+    headers = context_headers(Context(stack, data))
+    for deadline in (first, second, first):
+        plain = {**headers, DEADLINE: deadline}
+        encoded = encode_headers(plain)
+        found, end = decode_headers(b"before" + encoded + b"after", 6)
+        assert end == 6 + len(encoded)
+        expected = {k: list(v) if type(v) is tuple else v for k, v in plain.items()}
+        assert (dict(found), len(found)) == (expected, len(expected))
+        assert read_headers(found) == read_headers(plain)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("aLIx", max_size=12) | st.just(DEADLINE),
+            INT64
+            | st.integers(-5, 5)
+            | st.text("LIAx", max_size=14)
+            | st.lists(st.text("L", max_size=12))
+            | st.lists(INT64, max_size=2),
+        ),
+        max_size=4,
+    ),
+    DEADLINES,
+    DEADLINES,
+)
+def test_tables_that_differ_in_their_end_are_told_apart(
+    entries: list[tuple[str, Any]], first: int, second: int
+) -> None:
+    begin = dict(entries)
+    for name in ("d", DEADLINE):
+        for table in ({**begin, name: first}, {**begin, name: second}, begin):
+            encoded = encode_headers(table)
+            for _ in range(2):
+                assert decode_headers(b"before" + encoded + b"after", 6) == (
+                    table,
+                    6 + len(encoded),
+                )
+
+
+@given(st.binary(max_size=40), st.binary(max_size=12))
+def test_garbage_that_is_read_twice_gives_the_same_twice(head: bytes, tail: bytes) -> None:
+    garbage = head + b"L" + tail
+    data = len(garbage).to_bytes(4, "big") + garbage
+    found: list[Any] = []
+    for _ in range(2):
+        try:
+            found.append(repr(decode_headers(data, 0)))
+        except GARBLED as error:
+            found.append(repr(error))
+    assert found[0] == found[1]
+
+
+@given(st.dictionaries(st.text("ab", max_size=3), st.lists(st.text("x")), min_size=1, max_size=2))
+def test_headers_with_lists_are_never_shared(data: dict[str, Any]) -> None:
+    headers = context_headers(Context((), data))
+    assert template_of(headers) is None
+    encoded = encode_headers({**headers, DEADLINE: 1 << 40})
+    first, second = decode_headers(encoded, 0)[0], decode_headers(encoded, 0)[0]
+    for name in headers:
+        assert first[name] is not second[name]

@@ -1,0 +1,89 @@
+"""Headers and contexts: what each carries of the other, and what requests may share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from aiorpc.context import Context
+from aiorpc.wire.headers import (
+    FilledHeaders,
+    Meaning,
+    context_headers,
+    context_of,
+    read_headers,
+    template_of,
+)
+from aiorpc.wire.json import decode, encode
+from aiorpc.wire.names import CALL_ID_STACK, COMPRESSION, DEADLINE, RESENT
+
+VALUES = st.text() | st.integers() | st.booleans() | st.binary(max_size=3)
+CONTEXTS = st.builds(
+    Context,
+    st.lists(st.text(min_size=1), max_size=3).map(tuple),
+    st.dictionaries(
+        st.text(st.characters(exclude_characters="-_"), min_size=1).filter(
+            lambda name: not name.startswith("nameko.")
+        ),
+        VALUES,
+        max_size=3,
+    ),
+)
+
+
+@given(CONTEXTS)
+def test_a_context_comes_back_from_its_headers(context: Context) -> None:
+    found = context_of(context_headers(context))
+    assert (found.call_id_stack, dict(found.data)) == (context.call_id_stack, dict(context.data))
+
+
+@given(CONTEXTS, st.integers(1, 1 << 62))
+def test_a_template_and_plain_headers_mean_the_same(context: Context, deadline: int) -> None:
+    headers = context_headers(context)
+    template = template_of(headers)
+    assert template is not None
+    filled, plain = FilledHeaders(template, deadline), {**headers, DEADLINE: deadline}
+    assert read_headers(filled) == read_headers(plain)
+    as_lists = {k: list(v) if type(v) is tuple else v for k, v in plain.items()}
+    assert filled == as_lists
+    assert list(filled) == list(as_lists)
+    assert len(filled) == len(as_lists)
+    assert repr(filled) == repr(as_lists)
+
+
+def test_filled_headers_can_be_copied_encoded_and_searched() -> None:
+    template = template_of({"nameko.user": 7})
+    assert template is not None
+    headers = FilledHeaders(template, 5)
+    assert {**headers, RESENT: True} == {"nameko.user": 7, DEADLINE: 5, RESENT: True}
+    assert decode(encode({"headers": headers})) == {"headers": {"nameko.user": 7, DEADLINE: 5}}
+    assert DEADLINE in headers
+    assert RESENT not in headers
+    assert headers.get("nameko.user") == 7
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, ("a",), None, [1]])
+def test_headers_whose_values_could_change_have_no_template(value: Any) -> None:
+    assert template_of({"nameko.x": value}) is None
+
+
+@pytest.mark.parametrize("stack", [[1], {"a": 1}, None])
+def test_an_odd_call_id_stack_has_no_template_and_is_ignored(stack: Any) -> None:
+    assert template_of({CALL_ID_STACK: stack}) is None
+    meaning, _ = read_headers({CALL_ID_STACK: stack})
+    assert meaning.stack == ()
+
+
+def test_a_template_keeps_no_deadline_from_the_context_data() -> None:
+    context = Context(data={DEADLINE.removeprefix("nameko."): 1, "user": 7})
+    template = template_of(context_headers(context))
+    assert template is not None
+    assert template.fields == {"nameko.user": 7}
+
+
+def test_headers_say_whether_a_request_was_resent_and_is_compressed() -> None:
+    assert read_headers({RESENT: True})[0] == Meaning(resent=True)
+    assert read_headers({COMPRESSION: "gzip"})[0] == Meaning(compressed=True)
+    assert read_headers(None) == (Meaning(), None)
