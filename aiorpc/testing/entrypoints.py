@@ -1,13 +1,14 @@
 """
-Entrypoints of a container in a test: which of them fire, firing one by hand, waiting until one has
-fired. Knows containers and entrypoints, and nothing of what carries their messages.
+A container's entrypoints in a test: restrict them, run one by hand, wait until one has run. All of
+it stands between a container and its workers, so it imports no transport.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -26,20 +27,21 @@ __all__ = [
     "entrypoint_hook",
     "entrypoint_named",
     "entrypoint_waiter",
+    "intercepted",
     "restrict_entrypoints",
 ]
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
-#: ``(worker_ctx, result, exc_info) -> bool``: whether this call is the one waited for.
+#: Says whether this call is the one that the test waits for.
 WaiterCallback: TypeAlias = Callable[[WorkerContext, Any, "ExcInfo | None"], bool]
 
 
 def entrypoint_named(container: ServiceContainer, method: str) -> Entrypoint:
     """
-    The entrypoint that fires *method*, the first one if several do.
+    Return the entrypoint that fires *method*, the first one if several do.
 
     Raises:
-        ConfigurationError: there is none; the text lists those there are.
+        ConfigurationError: *method* has no entrypoint; the text lists the methods that have one.
     """
     for entrypoint in container.entrypoints:
         if entrypoint.method_name == method:
@@ -53,11 +55,12 @@ def entrypoint_named(container: ServiceContainer, method: str) -> Entrypoint:
 
 def restrict_entrypoints(container: ServiceContainer, *methods: str) -> None:
     """
-    Let *container*, before it starts, fire these methods only: with none, nothing at all.
+    Let *container* fire only *methods*; without *methods* it fires nothing. Call it before the
+    container starts.
 
     Raises:
-        ConfigurationError: a method has no entrypoint; the text lists those there are.
-        RuntimeError: the container runs already.
+        ConfigurationError: a method has no entrypoint; the text lists the methods that have one.
+        RuntimeError: the container has started already.
     """
     if container.started:
         raise RuntimeError(f"restrict entrypoints of {container!r} before it starts")
@@ -68,26 +71,43 @@ def restrict_entrypoints(container: ServiceContainer, *methods: str) -> None:
     ]
 
 
+@contextmanager
+def intercepted(container: ServiceContainer, strike: Callable[..., Submission]) -> Generator[None]:
+    """
+    Put *strike* between the entrypoints of *container* and its workers while the block lasts.
+
+    Args:
+        strike: gets the ``submit`` that it replaces, then the arguments of
+            :meth:`aiorpc.extensions.Host.submit`, and returns what ``submit`` returns.
+    """
+    remove = container.intercept(lambda submit: partial(strike, submit))
+    try:
+        yield
+    finally:
+        remove()
+
+
 class entrypoint_hook:  # noqa: N801 - used like a function
     """
-    Runs *method* of a started *container* as its entrypoint would, with all its dependencies, and
-    gives its result, or raises what it raised, when they have closed::
+    Runs *method* of a started *container* as its entrypoint would, with all its dependencies. When
+    the dependencies have closed, the call returns the method's result or raises its error::
 
         async with entrypoint_hook(container, "remote_method") as remote_method:
             assert await remote_method("hello") == "hello-x-y"
 
-    Or ``hook = await entrypoint_hook(...)``. No message is sent: arguments and result are the
-    objects themselves, and are neither checked nor converted.
+    ``hook = await entrypoint_hook(...)`` works too. No message is sent: arguments and result are
+    the objects themselves, neither checked nor converted.
 
     Args:
-        context_data: what came with the call.
-        timeout: seconds that one call may take; then it is cancelled.
+        context_data: the context data of the call.
+        timeout: seconds that one call may take before the hook cancels it; ``None``: unlimited.
 
     Raises:
-        ConfigurationError: no entrypoint fires *method*; the text lists those that there are.
-        TimeoutError: *timeout* passed.
-        AioRpcError: the container stopped before the method had run; or the method raised what is
-            no ``Exception``, such as ``CancelledError``, which is the ``__cause__`` then.
+        ConfigurationError: no entrypoint fires *method*; the text lists the methods that have one.
+        RuntimeError: the container has not started.
+        TimeoutError: the call took longer than *timeout*.
+        AioRpcError: the container stopped before the method ended, or the method raised something
+            that is no ``Exception``, such as ``CancelledError``; that is then the ``__cause__``.
     """
 
     def __init__(
@@ -117,26 +137,16 @@ class entrypoint_hook:  # noqa: N801 - used like a function
             Context(data=dict(self._context_data) if self._context_data else EMPTY),
             _kind_of(entrypoint),
         )
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        worker = container.submit(entrypoint, call, done.set_result)
         try:
-            await asyncio.wait((done,), timeout=self._timeout)
-        finally:
-            if not done.done():
-                worker.withdraw()
-        if not done.done():
-            # until its dependencies have closed
-            await asyncio.wait((done,), timeout=container.cleanup_timeout)
+            async with asyncio.timeout(self._timeout) as scope:
+                return await container.work(entrypoint, call)
+        except TimeoutError:
+            if not scope.expired():
+                raise  # the method's own
             raise TimeoutError(
                 f"{call} did not end within {self._timeout:g} s, the timeout of entrypoint_hook, "
                 "and was cancelled"
-            )
-        outcome = done.result()
-        if outcome.error is not None:
-            raise _raisable(outcome.error, str(call))
-        if outcome.ending is not Ending.RETURNED:
-            raise AioRpcError(f"{call} did not run to its end: {outcome.ending.value}")
-        return outcome.value
+            ) from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,21 +155,12 @@ class entrypoint_hook:  # noqa: N801 - used like a function
         pass
 
     def __await__(self) -> Generator[Any, None, Self]:
-        yield from ()  # a generator is what `await` runs
+        yield from ()  # `await` needs a generator
         return self
 
 
-def _raisable(error: BaseException, who: str) -> Exception:
-    """*error*; but a method's CancelledError, or SystemExit, is not to cancel, or end, a test."""
-    if isinstance(error, Exception):
-        return error
-    told = AioRpcError(f"{who} raised {type(error).__name__}({error})")
-    told.__cause__ = error
-    return told
-
-
 def _kind_of(entrypoint: Entrypoint) -> str:
-    """What the entrypoint itself would say of a call that it fires."""
+    """Return the ``Call.kind`` that *entrypoint* gives to the calls that it fires."""
     match entrypoint:
         case Rpc():
             return "rpc"
@@ -169,13 +170,13 @@ def _kind_of(entrypoint: Entrypoint) -> str:
 
 
 class Disguised(Outcome, eq=False, kw_only=True):
-    """What a fault lets the caller's side see of an outcome; a test is to see the *truth*."""
+    """An outcome that a fault shows to the entrypoint. The test's waiter sees the *truth*."""
 
     truth: Outcome
 
 
 class EntrypointResult:
-    """What the call that was waited for came to."""
+    """The result of the call that an ``entrypoint_waiter`` waits for."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -185,21 +186,25 @@ class EntrypointResult:
 
     def get(self) -> Any:
         """
-        What the method returned.
+        Return what the method returned.
 
         Raises:
-            Exception: what it raised.
-            AioRpcError: what it raised is no ``Exception``, but the ``__cause__`` of this.
-            RuntimeError: it has not run yet.
+            Exception: what the method raised.
+            AioRpcError: the method raised something that is no ``Exception``, which is the
+                ``__cause__``: its ``CancelledError`` must not cancel the test.
+            RuntimeError: the method has not run yet.
         """
         if not self._done:
             raise RuntimeError(
                 f"{self._label} has not run yet; its result is there after the block of "
                 "entrypoint_waiter"
             )
-        if self._error is not None:
-            raise _raisable(self._error, self._label)
-        return self._value
+        error = self._error
+        if error is None:
+            return self._value
+        if isinstance(error, Exception):
+            raise error
+        raise AioRpcError(f"{self._label} raised {type(error).__name__}({error})") from error
 
     def _set(self, value: Any, error: BaseException | None) -> None:
         self._done, self._value, self._error = True, value, error
@@ -208,27 +213,27 @@ class EntrypointResult:
 class entrypoint_waiter:  # noqa: N801 - used like a function
     """
     Waits, at the end of its block, until *method* of *container* has run and its dependencies have
-    closed, whoever fired it::
+    closed. It does not matter who fired the method::
 
         async with entrypoint_waiter(container, "handle_event") as result:
             await dispatch("service_x", "something_happened", {"id": 1})
         assert result.get() == 1
 
     Args:
-        timeout: seconds to wait, counted from the end of the block; ``None`` for no limit.
-        callback: ``(worker_ctx, result, exc_info) -> bool``, called with each call of the method
-            that ends, until it says that this is the one; by default the first one is.
-            ``exc_info`` is ``None`` or as of :func:`sys.exc_info`; ``worker_ctx.service`` is
-            ``None``, since the instance is gone by then.
+        timeout: seconds to wait, counted from the end of the block; ``None``: unlimited.
+        callback: ``(worker_ctx, result, exc_info) -> bool``. It is called when a call of the method
+            ends, and returns whether this is the call to wait for; by default the first one is.
+            ``exc_info`` is ``None`` or like that of :func:`sys.exc_info`. ``worker_ctx.service`` is
+            ``None``, because the instance no longer exists.
 
     Raises:
-        ConfigurationError: no entrypoint fires *method*; the text lists those that there are.
-        entrypoint_waiter.Timeout: a ``TimeoutError``: *timeout* passed.
-        Exception: what made the container fail meanwhile, or what *callback* raised.
+        ConfigurationError: no entrypoint fires *method*; the text lists the methods that have one.
+        entrypoint_waiter.Timeout: the method did not run within *timeout*.
+        Exception: the error that made the container fail meanwhile, or that *callback* raised.
     """
 
     class Timeout(TimeoutError):
-        """The method did not run in time."""
+        """The method did not run within the timeout."""
 
     def __init__(
         self,
@@ -237,7 +242,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         timeout: float | None = 30.0,
         callback: WaiterCallback | None = None,
     ) -> None:
-        entrypoint_named(container, method)  # a misspelt name is an error now, no timeout later
+        entrypoint_named(container, method)  # refuses a misspelt name now, not by a timeout later
         self._container = container
         self._method = method
         self._timeout = timeout
@@ -248,7 +253,8 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
     async def __aenter__(self) -> EntrypointResult:
         self._matched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._result = EntrypointResult(self._label)
-        self._remove = self._container.intercept(self._watch)
+        self._interception = intercepted(self._container, self._watched)
+        self._interception.__enter__()
         return self._result
 
     async def __aexit__(self, exc_type: object, exc: object, tb: object) -> None:
@@ -256,7 +262,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
             if exc_type is None:
                 await self._wait()
         finally:
-            self._remove()
+            self._interception.__exit__(None, None, None)
             self._matched.cancel()
 
     async def _wait(self) -> None:
@@ -280,31 +286,30 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         others = f"; {self._ended} other call(s) of it ended meanwhile" if self._ended else ""
         raise self.Timeout(f"{self._label} did not run within {self._timeout:g} s{others}")
 
-    def _watch(self, submit: Submit) -> Submit:
-        def watched(
-            entrypoint: Entrypoint,
-            call: Call,
-            settle: Callable[[Outcome], None],
-            encode: Callable[[Any], Any] | None = None,
-        ) -> Submission:
-            if entrypoint.method_name != self._method:
-                return submit(entrypoint, call, settle, encode)
-            returned: list[Any] = [None]
+    def _watched(
+        self,
+        submit: Submit,
+        entrypoint: Entrypoint,
+        call: Call,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None = None,
+    ) -> Submission:
+        if entrypoint.method_name != self._method:
+            return submit(entrypoint, call, settle, encode)
+        returned: Any = None
 
-            def encoding(result: Any) -> Any:
-                returned[0] = result
-                return result if encode is None else encode(result)
+        def encoding(result: Any) -> Any:
+            nonlocal returned
+            returned = result
+            return result if encode is None else encode(result)
 
-            def settling(outcome: Outcome) -> None:
-                try:
-                    settle(outcome)
-                finally:
-                    worker_ctx = WorkerContext(self._container, entrypoint, None, call)
-                    self._ran(worker_ctx, returned[0], outcome)
+        def settling(outcome: Outcome) -> None:
+            try:
+                settle(outcome)
+            finally:
+                self._ran(WorkerContext(self._container, entrypoint, None, call), returned, outcome)
 
-            return submit(entrypoint, call, settling, encoding)
-
-        return watched
+        return submit(entrypoint, call, settling, encoding)
 
     def _ran(self, worker_ctx: WorkerContext, value: Any, outcome: Outcome) -> None:
         while isinstance(outcome, Disguised):
@@ -313,7 +318,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
             return
         error = outcome.error
         if outcome.ending is Ending.WITHDRAWN:
-            error = AioRpcError(f"{self._label} was taken back by its caller")
+            error = AioRpcError(f"the caller of {self._label} cancelled the call")
         if error is not None:
             value = None
         try:
@@ -322,7 +327,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
                 self._matched.set_result(None)
             else:
                 self._ended += 1
-        except Exception as exc:  # noqa: BLE001 - the test's own: raised where it waits
+        except Exception as exc:  # noqa: BLE001 - the callback's: raised where the test waits
             self._matched.set_exception(exc)
 
 
@@ -331,7 +336,7 @@ def _exc_info(error: BaseException | None) -> ExcInfo | None:
 
 
 class Dummy(Entrypoint):
-    """Never fires by itself: for methods that a test runs by :class:`entrypoint_hook`."""
+    """An entrypoint that never fires, for methods that only :class:`entrypoint_hook` runs."""
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:

@@ -1,13 +1,13 @@
 """
-Faults that a test calls down on a service or on a connection, on any transport::
+Faults that a test puts on a service or on a connection, with any transport::
 
     with faults.lose_reply(container, "remote_method"):
         with pytest.raises(RpcTimeout):
             await cluster.service_x.remote_method.with_options(timeout=0.2)("hello")
 
-They strike where a container is given its calls, so nothing is patched, and what follows is real:
-the broker redelivers, the client times out. All of them are context managers; what the first three
-give has ``struck``, how often the fault has struck, so that a test can tell that it did.
+They strike between a container's entrypoints and its workers. Nothing is patched, so all that
+follows is real: the broker redelivers, the client times out. All faults are context managers. The
+first three yield a :class:`Fault`, whose ``struck`` says how often the fault has struck.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 from ..call import Call
@@ -27,11 +28,11 @@ from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..hosting.container import ServiceContainer, Submit
 from ..hosting.runner import ServiceRunner
 from ..transports.base import State, Transport
-from .entrypoints import Disguised, Dummy, entrypoint_named
+from .entrypoints import Disguised, Dummy, entrypoint_named, intercepted
 
 __all__ = ["Fault", "delay", "drop_connection", "duplicate", "lose_reply"]
 
-#: What is known to send no reply; what others make of theirs is their own business.
+#: Entrypoints that send no reply. Any other entrypoint, a project's own too, may send one.
 _UNANSWERED = (QueueConsumer, Timer, Once, Dummy)
 
 Settle: TypeAlias = Callable[[Outcome], None]
@@ -49,10 +50,10 @@ Connected: TypeAlias = (
 
 class Fault:
     """
-    Which calls a fault strikes.
+    One fault, and which calls it strikes.
 
     Attributes:
-        struck: how often it has struck.
+        struck: how often the fault has struck.
     """
 
     def __init__(self, container: ServiceContainer, method: str | None, times: int | None) -> None:
@@ -74,40 +75,37 @@ def lose_reply(
     container: ServiceContainer, method: str | None = None, *, times: int | None = None
 ) -> Generator[Fault]:
     """
-    The reply never arrives: the method runs, its dependencies commit, the request is acked, and the
-    caller waits until its deadline. What a crash of the broker at the wrong moment does.
+    Lose the reply: the method runs, its dependencies commit and the request is acked, but the
+    caller waits until its deadline. A broker that crashes at the wrong moment does the same.
 
     Args:
-        method: the ``@rpc`` method; all of them by default.
-        times: how often, at most; by default as long as the block lasts.
+        method: the ``@rpc`` method; by default all of them.
+        times: how many replies to lose at most; by default all while the block lasts.
 
     Raises:
-        ConfigurationError: the method answers nobody: it handles events, say.
+        ConfigurationError: the method sends no reply, such as an event handler.
     """
     _require(
         container,
         method,
         lambda entrypoint: not isinstance(entrypoint, _UNANSWERED),
-        "which answers nobody, so there is no reply to lose: give an @rpc method",
+        "which sends no reply, so there is none to lose: give an @rpc method",
     )
     fault = Fault(container, method, times)
 
-    def losing(submit: Submit) -> Submit:
-        def lost(
-            entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
-        ) -> Submission:
-            def unanswered(outcome: Outcome) -> None:
-                # A call that its caller has taken back is the one that is acked without an answer.
-                # One that goes back to its queue had no answer to lose.
-                if outcome.ending is not Ending.ABANDONED and fault._strikes(entrypoint):
-                    outcome = Disguised(Ending.WITHDRAWN, truth=outcome)
-                settle(outcome)
+    def losing(
+        submit: Submit, entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
+    ) -> Submission:
+        def unanswered(outcome: Outcome) -> None:
+            # The request of a cancelled call is acked without an answer, so the outcome is
+            # disguised as that. An abandoned request is requeued: it has no answer to lose.
+            if outcome.ending is not Ending.ABANDONED and fault._strikes(entrypoint):
+                outcome = Disguised(Ending.WITHDRAWN, truth=outcome)
+            settle(outcome)
 
-            return submit(entrypoint, call, unanswered if call.kind == "rpc" else settle, encode)
+        return submit(entrypoint, call, unanswered if call.kind == "rpc" else settle, encode)
 
-        return lost
-
-    with _intercepted(container, losing):
+    with intercepted(container, losing):
         yield fault
 
 
@@ -120,38 +118,33 @@ def delay(
     times: int | None = None,
 ) -> Generator[Fault]:
     """
-    Calls reach their worker *seconds* later: a slow network, a long queue. Deadlines go on
-    meanwhile. At the end of the block those that still wait go on at once.
+    Let calls reach their worker *seconds* later, as a slow network or a long queue does. Their
+    deadlines do not move. At the end of the block the calls that still wait reach their workers.
 
     Args:
-        method: which one; everything that the container fires by default.
-        times: how often, at most; by default as long as the block lasts.
+        method: the method to delay; by default everything that the container fires.
+        times: how many calls to delay at most; by default all while the block lasts.
     """
     fault = Fault(container, method, times)
     waiting: set[_Delayed] = set()
 
-    def delaying(submit: Submit) -> Submit:
-        def delayed(
-            entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
-        ) -> Submission:
-            if not fault._strikes(entrypoint):
-                return submit(entrypoint, call, settle, encode)
-            return _Delayed(
-                seconds, waiting, lambda: submit(entrypoint, call, settle, encode), settle
-            )
+    def delaying(
+        submit: Submit, entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
+    ) -> Submission:
+        if not fault._strikes(entrypoint):
+            return submit(entrypoint, call, settle, encode)
+        return _Delayed(seconds, waiting, partial(submit, entrypoint, call, settle, encode), settle)
 
-        return delayed
-
-    with _intercepted(container, delaying):
+    with intercepted(container, delaying):
         try:
             yield fault
         finally:
             for each in list(waiting):
-                each.go_on()
+                each.arrive()
 
 
 class _Delayed:
-    """A call on its slow way; see :class:`aiorpc.extensions.Submission`."""
+    """The :class:`aiorpc.extensions.Submission` of a call that is delayed."""
 
     def __init__(
         self,
@@ -164,10 +157,10 @@ class _Delayed:
         self._submit = submit
         self._settle = settle
         self._submission: Submission | None = None
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.go_on)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.arrive)
         waiting.add(self)
 
-    def go_on(self) -> None:
+    def arrive(self) -> None:
         self._timer.cancel()
         self._waiting.discard(self)
         self._submission = self._submit()
@@ -190,59 +183,55 @@ def duplicate(
     concurrently: bool = False,
 ) -> Generator[Fault]:
     """
-    A message is delivered twice: the method runs and its dependencies commit, but the connection
-    breaks before reply and ack, so the broker delivers it again, with ``redelivered`` set. The
-    second run answers.
+    Let a message be delivered twice: the method runs and its dependencies commit, but the request
+    is requeued before reply and ack, as if the connection broke. The broker delivers it again with
+    ``redelivered`` set, and the second run answers.
 
     Args:
-        method: which one; everything that comes in messages by default.
-        times: how many messages, at most; by default all that come while the block lasts.
-        concurrently: deliver again at once, while the first run goes on.
+        method: the method to run twice; by default everything that messages fire.
+        times: how many messages at most; by default all that come while the block lasts.
+        concurrently: deliver again at once, while the first run is under way.
 
     Raises:
-        ConfigurationError: the method comes in no message: it is a timer's, say.
+        ConfigurationError: no message fires the method, for example a timer does.
     """
     _require(
         container,
         method,
         lambda entrypoint: entrypoint.queue_name(container) is not None,
-        "which comes in no message, so nothing is delivered twice: give a method that messages "
-        "fire, by @rpc, @event_handler or @consume",
+        "which no message fires, so nothing is delivered twice: give a method with @rpc, "
+        "@event_handler or @consume",
     )
     fault = Fault(container, method, times)
 
-    def duplicating(submit: Submit) -> Submit:
-        def duplicated(
-            entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
-        ) -> Submission:
-            from_a_queue = entrypoint.queue_name(container) is not None
-            if not from_a_queue or call.redelivered or not fault._strikes(entrypoint):
-                return submit(entrypoint, call, settle, encode)
-            if concurrently:
-                settle(Outcome(Ending.ABANDONED))
-                return submit(entrypoint, call, lambda outcome: None, encode)
-            return submit(
-                entrypoint, call, lambda outcome: settle(Outcome(Ending.ABANDONED)), encode
-            )
+    def duplicating(
+        submit: Submit, entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
+    ) -> Submission:
+        from_a_queue = entrypoint.queue_name(container) is not None
+        if not from_a_queue or call.redelivered or not fault._strikes(entrypoint):
+            return submit(entrypoint, call, settle, encode)
+        requeue = partial(settle, Outcome(Ending.ABANDONED))
+        if concurrently:
+            requeue()
+            return submit(entrypoint, call, lambda outcome: None, encode)
+        return submit(entrypoint, call, lambda outcome: requeue(), encode)
 
-        return duplicated
-
-    with _intercepted(container, duplicating):
+    with intercepted(container, duplicating):
         yield fault
 
 
 @contextmanager
 def drop_connection(connected: Connected) -> Generator[None]:
     """
-    The connection of *connected* breaks, as it does when a cable is pulled, and comes back when the
-    block ends: what was unacked is redelivered, what was unconfirmed is sent again. Services of one
-    ``ServiceRunner`` share a connection.
+    Break the connection of *connected*, as a pulled cable does, until the block ends. Then the
+    broker redelivers what was unacked, and what was unconfirmed is re-sent. The services of one
+    ``ServiceRunner`` share one connection.
 
     Args:
         connected: a started container or runner, a proxy, or a transport.
 
     Raises:
-        ConfigurationError: it is not connected yet, or not any more.
+        ConfigurationError: *connected* is not connected yet, or was closed.
     """
     transport = _transport_of(connected)
     transport.drop_connection(None)
@@ -250,17 +239,6 @@ def drop_connection(connected: Connected) -> Generator[None]:
         yield
     finally:
         transport.restore_connection()
-
-
-@contextmanager
-def _intercepted(
-    container: ServiceContainer, interceptor: Callable[[Submit], Submit]
-) -> Generator[None]:
-    remove = container.intercept(interceptor)
-    try:
-        yield
-    finally:
-        remove()
 
 
 def _transport_of(connected: Connected) -> Transport:
@@ -288,12 +266,13 @@ def _require(
     container: ServiceContainer, method: str | None, strikes: Callable[[Entrypoint], bool], why: str
 ) -> None:
     """
+    Refuse a fault that can strike none of the entrypoints that fire *method* (by default: all).
+
     Raises:
-        ConfigurationError: none of the entrypoints that fire *method* (all of them, by default) is
-            one that the fault can strike, so that it would be waited for in vain.
+        ConfigurationError: there is no such entrypoint; the text names what fires *method*.
     """
     if method is not None:
-        entrypoint_named(container, method)  # a misspelt one has an error of its own
+        entrypoint_named(container, method)  # a misspelt name has its own error
     fired = [each for each in container.entrypoints if method in (None, each.method_name)]
     if not any(map(strikes, fired)):
         kinds = sorted({type(entrypoint).__name__ for entrypoint in fired})

@@ -156,9 +156,9 @@ async def test_an_event_has_no_reply_to_lose(faulty: Faulty, service: Any) -> No
 @pytest.mark.parametrize(
     ("fault", "method", "why"),
     [
-        (faults.lose_reply, "on_happened", "fired by EventHandler, which answers nobody"),
-        (faults.lose_reply, "at_start", "fired by Once, which answers nobody"),
-        (faults.duplicate, "at_start", "fired by Once, which comes in no message"),
+        (faults.lose_reply, "on_happened", "fired by EventHandler, which sends no reply"),
+        (faults.lose_reply, "at_start", "fired by Once, which sends no reply"),
+        (faults.duplicate, "at_start", "fired by Once, which no message fires"),
     ],
 )
 def test_a_fault_that_cannot_strike_is_refused(fault: Any, method: str, why: str) -> None:
@@ -172,7 +172,7 @@ def test_nor_can_it_strike_where_nothing_is_fired() -> None:
     container = Faulty({"AMQP_URI": "memory://"}).container
     restrict_entrypoints(container, "on_happened")
     wrong = faults.lose_reply(container)
-    with pytest.raises(ConfigurationError, match="is fired by EventHandler, which answers nobody"):
+    with pytest.raises(ConfigurationError, match="is fired by EventHandler, which sends no reply"):
         wrong.__enter__()
 
 
