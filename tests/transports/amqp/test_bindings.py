@@ -10,10 +10,11 @@ import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, UnknownService, rpc
 from aiorpc.transports.amqp import subscription as amqp_subscription
+from tests.support.waiting import eventually
 
 
 @pytest.mark.rabbitmq
-async def test_a_lost_binding_comes_back(
+async def test_a_service_binds_its_queue_again_when_the_binding_is_lost(
     rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(amqp_subscription, "BIND_EVERY", 0.3)
@@ -31,18 +32,24 @@ async def test_a_lost_binding_comes_back(
         await aio_pika.connect(rabbitmq_uri) as connection,
     ):
         queue = await (await connection.channel()).get_queue(f"rpc-{Service.name}")
-        await queue.unbind("nameko-rpc", f"{Service.name}.*")
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    assert await cluster[Service.name].method() == "done"
-                    break
-                except UnknownService:
-                    await asyncio.sleep(0.05)
+
+        async def answers() -> bool:
+            try:
+                return bool(await cluster[Service.name].method() == "done")
+            except UnknownService:
+                return False
+
+        async def is_unbound() -> bool:
+            await queue.unbind("nameko-rpc", f"{Service.name}.*")
+            return not await answers()  # unless it was bound again in between
+
+        assert await answers()
+        await eventually(is_unbound)
+        await eventually(answers)
 
 
 @pytest.mark.rabbitmq
-async def test_whoever_stops_while_it_binds_again_stops(
+async def test_a_service_that_stops_while_it_binds_again_loses_no_connection(
     rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(amqp_subscription, "BIND_EVERY", 0.003)  # all the time
@@ -60,7 +67,7 @@ async def test_whoever_stops_while_it_binds_again_stops(
                 ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}),
                 ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster,
             ):
-                await asyncio.sleep(number / 1000)  # stop at another point of it each time
+                await asyncio.sleep(number / 1000)  # so that each stops at another point of binding
                 assert await cluster[Service.name].method() == "done"
-    # A channel.close said twice, say, is answered by closing the connection.
+    # A second channel.close, for example, makes the broker close the connection.
     assert "lost the connection" not in caplog.text

@@ -1,0 +1,64 @@
+"""What holds for the tests themselves, read from their source. CONTRIBUTING.md says why."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import aiorpc
+from tests.support.files import REPOSITORY
+
+TESTS = REPOSITORY / "tests"
+FILES = {
+    path.relative_to(TESTS): path.read_text(encoding="utf-8")
+    for path in sorted(TESTS.rglob("*.py"))
+    if path != Path(__file__)
+}
+#: Folders that test the whole, or hold what tests need; every other folder is named as in aiorpc.
+OF_THE_WHOLE = {"chaos", "data", "docs", "nameko", "servers", "services", "support", "typing"}
+
+
+def test_folders_mirror_the_source() -> None:
+    source = Path(aiorpc.__file__).parent
+    for path in FILES:
+        folder = path.parts[0]
+        if len(path.parts) > 1 and folder not in OF_THE_WHOLE:
+            assert (source / folder).is_dir(), f"{path}: there is no aiorpc/{folder}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_test_module_imports_another(path: Path) -> None:
+    """What two of them need is in tests/support: a change of one test cannot break another."""
+    for node in ast.walk(ast.parse(FILES[path])):
+        if isinstance(node, ast.ImportFrom):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            modules = names if node.level else names[: len((node.module or "").split("."))]
+            if node.level or modules[0] == "tests":
+                assert not [name for name in modules if name.startswith("test_")], path
+
+
+SLEEP = re.compile(r"(?<![\w.])(?:asyncio|time)\.sleep\(([\d.]+)\)")
+
+
+def test_a_wait_for_time_says_why() -> None:
+    """Sleeping for 0 s lets other tasks run, and 30 s or more stands for work that never ends."""
+    unexplained = []
+    for path, text in FILES.items():
+        lines = text.splitlines()
+        for number, line in enumerate(lines):
+            for seconds in SLEEP.findall(line):
+                explained = "#" in line or lines[number - 1].strip().startswith("#")
+                if 0 < float(seconds) < 30 and not explained:
+                    unexplained.append(f"{path}:{number + 1} {line.strip()}")
+    assert unexplained == []
+
+
+def test_comments_for_a_type_checker_stand_where_one_reads() -> None:
+    """mypy and pyright read tests/typing alone."""
+    for path, text in FILES.items():
+        if path.parts[0] != "typing":
+            assert "# type: ignore" not in text, path
+            assert "# pyright: ignore" not in text, path
