@@ -171,8 +171,11 @@ class Channel:
     def closing(self, code: int, text: str) -> None:
         self._end(Refused(code, text) if code else None)
 
-    def lost(self, why: str) -> None:
+    def lost(self) -> None:
         self._end(None)
+
+    def unblocked(self) -> None:
+        pass
 
     def delivered(
         self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message

@@ -1,8 +1,5 @@
 """
-How a connection to RabbitMQ comes about: the broker's URLs are tried until one of them answers.
-
-Touches nothing but sockets, through ``link``; what a connection is good for does not matter
-here. The transport keeps one dialer for its life.
+Connects to RabbitMQ: tries the broker's URLs until one of them answers. Does I/O through ``link``.
 """
 
 from __future__ import annotations
@@ -10,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ...config import BrokerUrl
 from ...exceptions import ConfigurationError
@@ -28,10 +25,14 @@ _NOT_TRIED = "no attempt was made yet"
 class Dialer:
     """
     Args:
-        urls: where the broker is; several are nodes of one cluster.
+        urls: of the broker; several URLs are nodes of one cluster.
         name: of the connection, for the log.
-        link: a link to one of *urls*, not opened yet.
-        failed: told after each round in which none answered, with the reason.
+        connect: opens a link to one URL. ``aiorpc.testing`` replaces it to simulate an outage.
+        failed: called with the reason after each round in which no URL answered.
+
+    Attributes:
+        trouble: why there is no connection: how the last attempt failed, or the last connection
+            was lost.
     """
 
     def __init__(
@@ -39,70 +40,45 @@ class Dialer:
         urls: tuple[BrokerUrl, ...],
         *,
         name: str,
-        link: Callable[[BrokerUrl], Link],
+        connect: Callable[[BrokerUrl], Awaitable[Link]],
         failed: Callable[[str], None],
     ) -> None:
         self.urls = urls
-        #: Why there is no connection: of the last attempt, or of the last connection's end.
+        self.connect = connect
         self.trouble = _NOT_TRIED
         self._name = name
-        self._new_link = link
         self._failed = failed
-        #: Clear while :meth:`forbid` keeps the broker out of reach.
-        self._reachable = asyncio.Event()
-        self._reachable.set()
-        self._restoring: asyncio.TimerHandle | None = None
 
     async def dial(self, backoff: Backoff, *, first: bool) -> Link:
         """
-        Try the URLs, in another order each round, until one answers.
+        Try the URLs in rounds, each in a random order, until one answers.
+
+        Args:
+            first: whether this is the transport's first connection.
 
         Raises:
-            ConfigurationError: *first*, and those that answer will not have us.
+            ConfigurationError: *first*, and a broker answered and refused us permanently.
         """
-        told: set[str] = set()
+        logged: set[str] = set()
         while True:
-            await self._reachable.wait()
-            urls = list(self.urls)
-            random.shuffle(urls)
             refusal: ConfigurationError | None = None
-            for url in urls:
+            for url in random.sample(self.urls, len(self.urls)):
                 if self.trouble is _NOT_TRIED:
                     self.trouble = f"{url}: no answer yet"
                 try:
-                    link = self._new_link(url)
-                    await link.open()
+                    return await self.connect(url)
                 except ConfigurationError as error:
                     refusal = error
                     self.trouble = str(error)
                 except OSError as error:
                     self.trouble = f"{url}: {reason(error)}"
-                except Exception as error:  # noqa: BLE001 - whatever the host's name, or a bug, does
+                except Exception as error:  # noqa: BLE001 - a host name can raise anything
                     self.trouble = f"{url}: {type(error).__name__}: {error}"
-                else:
-                    return link
             if refusal is not None and first:
                 raise refusal
             self._failed(f"not connected ({self.trouble})")
-            # When a connection was lost, a line has said so; here is only what is news after that.
-            if self.trouble not in told and (first or refusal is not None):
-                told.add(self.trouble)
-                log.warning("%s: no connection yet, trying on: %s", self._name, self.trouble)
+            # The log has a line about the lost connection already. A refusal after it is news.
+            if self.trouble not in logged and (first or refusal is not None):
+                logged.add(self.trouble)
+                log.warning("%s: still connecting: %s", self._name, self.trouble)
             await asyncio.sleep(backoff.next())
-
-    def forbid(self, pause: float | None) -> None:
-        """Dial no more for *pause* seconds, or until :meth:`allow`. For tests."""
-        self._reachable.clear()
-        self.close()
-        if pause is not None:
-            self._restoring = asyncio.get_running_loop().call_later(pause, self.allow)
-
-    def allow(self) -> None:
-        """Dial again."""
-        self._reachable.set()
-
-    def close(self) -> None:
-        """Leave no timer behind."""
-        if self._restoring is not None:
-            self._restoring.cancel()
-            self._restoring = None

@@ -40,10 +40,16 @@ REPLY_TIMEOUT = 10.0
 
 
 class Attached(Protocol):
-    """What lives on the connection and hears of its end."""
+    """A channel of ours on the connection."""
 
-    def lost(self, why: str) -> None:
-        """The connection is gone."""
+    def lost(self) -> None:
+        """The connection is lost."""
+
+    def unblocked(self) -> None:
+        """The broker takes messages again."""
+
+    async def all_confirmed(self) -> None:
+        """Return when the broker has confirmed everything, or the channel has ended."""
 
 
 class Link:
@@ -224,6 +230,8 @@ class Link:
 
     def unblocked(self) -> None:
         self.blocked_reason = None
+        for attached in list(self.attached):
+            attached.unblocked()
         self._on_blocked(self)
 
     def hung_up(self, why: str) -> None:
@@ -243,7 +251,7 @@ class Link:
         self._on_lost(self)
         for attached in list(self.attached):
             try:
-                attached.lost(why)
+                attached.lost()
             except Exception:
                 log.exception("what lived on the connection to %s did not end well", self.url)
         self.attached.clear()

@@ -1,6 +1,6 @@
 """
-A subscription: a consumer that comes back. One task of its own declares, consumes, waits until that
-ends, and begins again.
+A consumer that survives its connection. One task declares, consumes, waits until the consumer ends,
+and consumes again. Does I/O through ``link`` and ``topology``.
 """
 
 from __future__ import annotations
@@ -9,79 +9,66 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
+
+import aiormq
 
 from ...exceptions import ConnectionLost
 from ...wire.message import Queue
-from ..base import Outgoing, Subscription
+from ..base import Subscription
 from .backoff import Backoff
-from .channel import Unconfirmed
 from .consumer import ConsumerChannel
 from .errors import Refused
 from .lane import never_called
 from .link import Link
+from .supervisor import Supervisor
 from .topology import answered, declare_ahead, declare_queue, misdeclared, queue_exists
 
-__all__ = ["AmqpSubscription", "Host"]
+__all__ = ["AmqpSubscription"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a queue is bound again. Nobody tells a consumer that its exchange or its
-#: binding was deleted: it would wait for ever, in good health, and its callers find no service.
+#: Seconds after which a queue is bound again. The broker does not tell a consumer that its exchange
+#: or binding was deleted: it would wait without messages, and its callers would find no service.
 BIND_EVERY = 15.0
-
-
-class Host(Protocol):
-    """What a subscription needs of its transport."""
-
-    reconnects: int
-    max_message_size: int | None
-
-    async def available(self) -> Link:
-        """The link, once there is one with its topology declared."""
-        ...
-
-    def tried(self, subscription: AmqpSubscription, link: Link) -> None:
-        """The subscription consumes on *link*, or could not."""
-
-    def ended(self, subscription: AmqpSubscription) -> None:
-        """It will not come back."""
-
-    def send(self, outgoing: Outgoing) -> None:
-        """As :meth:`.base.Transport.send`."""
 
 
 class AmqpSubscription(Subscription):
     """
-    See :meth:`.base.Transport.subscribe` for what the arguments mean; *consumer* makes the channel,
-    anew on each connection.
+    Args:
+        supervisor: knows the link to consume on.
+        queue: what to declare and consume from.
+        opened: makes our side of a channel, on each new channel.
+        ended: called once it will not consume again.
+        prefetch, keep, gone, arguments: see :meth:`..base.Transport.subscribe`.
     """
 
     def __init__(
         self,
-        host: Host,
-        unconfirmed: Unconfirmed,
+        supervisor: Supervisor,
         queue: Queue,
-        consumer: Callable[..., ConsumerChannel],
+        opened: Callable[[Link, aiormq.Channel], ConsumerChannel],
         *,
         prefetch: int,
         keep: bool,
         gone: Callable[[], None] | None,
         arguments: Callable[[int], dict[str, Any]] | None,
+        ended: Callable[[AmqpSubscription], None],
     ) -> None:
         self.queue = queue
-        self._host = host
-        self._unconfirmed = unconfirmed
-        self._consumer = consumer
+        self._supervisor = supervisor
+        self._opened = opened
         self._prefetch = prefetch
         self._keep = keep
         self._gone = gone
         self._arguments = arguments
+        self._on_ended = ended
         self._channel: ConsumerChannel | None = None
-        self._channels: set[ConsumerChannel] = set()
         self._consuming = False
         self._consumed_before = False
         self._tag = ""
+        self._tried_on: Link | None = None
+        self._tried_next: asyncio.Future[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._cancelled: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -96,7 +83,8 @@ class AmqpSubscription(Subscription):
         Return when it consumes for the first time.
 
         Raises:
-            ConfigurationError: it never will.
+            ConfigurationError: the broker refuses the queue; the subscription is cancelled.
+            ConnectionLost: the transport closes, or the subscription is cancelled.
         """
         try:
             await asyncio.shield(self._ready)
@@ -104,18 +92,26 @@ class AmqpSubscription(Subscription):
             await self.cancel()
             raise
 
-    def open_channels(self) -> list[ConsumerChannel]:
-        """Those on which something may still be under way."""
-        return [channel for channel in self._channels if channel.open]
+    async def tried(self, link: Link) -> None:
+        """Return when it consumes on *link*, or failed to, or was cancelled, or *link* is lost."""
+        while not (self._tried_on is link or self._task.done() or link.lost.done()):
+            self._tried_next = asyncio.get_running_loop().create_future()
+            either: list[asyncio.Future[Any]] = [self._tried_next, link.lost, self._task]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    def _set_tried(self, link: Link) -> None:
+        self._tried_on = link
+        if self._tried_next is not None and not self._tried_next.done():
+            self._tried_next.set_result(None)
 
     async def cancel(self) -> None:
         if self._cancelled is None:
             self._cancelled = asyncio.create_task(self._cancel())
-        # Shielded: whoever stops waiting for it does not leave a consumer behind.
+        # Shielded: if the caller is cancelled, the broker's consumer is still cancelled.
         await asyncio.shield(self._cancelled)
 
     async def stop(self) -> None:
-        """End its tasks without a word to the broker: the connection is being closed."""
+        """End its tasks, and send the broker nothing: the connection closes."""
         self._consuming = False
         tasks = [self._task, *self._closing]
         if self._cancelled is not None:
@@ -125,7 +121,7 @@ class AmqpSubscription(Subscription):
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost("the transport was closed"))
-            self._ready.exception()  # whoever waits has it; nobody has to
+            self._ready.exception()  # so that asyncio does not log it if nobody waits
 
     async def _cancel(self) -> None:
         channel, was_consuming = self._channel, self._consuming
@@ -144,12 +140,13 @@ class AmqpSubscription(Subscription):
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost("the subscription was cancelled"))
             self._ready.exception()
-        self._host.ended(self)
+        self._on_ended(self)
 
     def _close_soon(self, channel: ConsumerChannel) -> None:
         """
-        Nothing is left to settle on a cancelled consumer's channel. While the broker blocks it
-        stays open: what is delivered until it reads our cancel has to go back.
+        Close the channel of a cancelled consumer, which has nothing left to settle. While the
+        broker blocks us the channel stays open: deliveries may arrive until the broker reads our
+        cancel, and must be requeued.
         """
         if channel.open and channel.link.answers:
             task = asyncio.create_task(channel.close())
@@ -160,10 +157,10 @@ class AmqpSubscription(Subscription):
 
     async def _run(self) -> None:
         backoff = Backoff()
-        told = ""
+        logged = ""
         while True:
             try:
-                link = await self._host.available()
+                link = await self._supervisor.available()
             except ConnectionLost as lost:
                 if not self._ready.done():
                     self._ready.set_exception(lost)
@@ -175,8 +172,8 @@ class AmqpSubscription(Subscription):
                 if not self._ready.done():
                     self._ready.set_exception(error)
                     return
-                if told != str(error):
-                    told = str(error)
+                if logged != str(error):
+                    logged = str(error)
                     log.error("%s; trying again", error)
             except OSError as failure:
                 log.debug("cannot consume from %s yet: %s", self.queue.name, failure)
@@ -186,15 +183,15 @@ class AmqpSubscription(Subscription):
                     return
                 log.exception("consuming from %s failed; trying again", self.queue.name)
             else:
-                told = ""
+                logged = ""
                 backoff.reset()
                 if not self._ready.done():
                     self._ready.set_result(None)
-                self._host.tried(self, link)
+                self._set_tried(link)
                 await self._ended()
             finally:
                 self._consuming = False
-                self._host.tried(self, link)
+                self._set_tried(link)
             await asyncio.sleep(backoff.next())
 
     async def _consume(self, link: Link) -> None:
@@ -204,17 +201,17 @@ class AmqpSubscription(Subscription):
         channel = self._channel
         fresh = channel is None or not channel.open or channel.link is not link
         if gone or not fresh:
-            # On a channel of its own: what is under way on ours shall outlive a refusal.
+            # On a channel of its own: a refusal must not cost the deliveries on ours.
             await declare_queue(link, self.queue)
         if gone:
-            # Not before: what somebody awaits here from now on finds the queue.
-            log.warning("queue %s was gone on %s; it is declared anew", self.queue.name, link.url)
-            self._tell_gone()
+            # Only now: whoever sends and waits for an answer from here on finds the queue.
+            log.warning("queue %s was deleted on %s; declared it again", self.queue.name, link.url)
+            self._report_gone()
         if channel is None or fresh:
             channel = await self._open(link)
         if channel.cancelled.done():
             channel.cancelled = channel.loop.create_future()
-        arguments = self._arguments(self._host.reconnects) if self._arguments else None
+        arguments = self._arguments(self._supervisor.reconnects) if self._arguments else None
         async with answered(channel.amqp):
             if fresh and not gone:
                 await declare_ahead(channel.amqp, self.queue)
@@ -226,29 +223,21 @@ class AmqpSubscription(Subscription):
         self._tag = consuming.consumer_tag or ""
         self._consuming = self._consumed_before = True
 
-    def _tell_gone(self) -> None:
+    def _report_gone(self) -> None:
         if self._gone is None:
             return
         try:
             self._gone()
         except Exception:
-            log.exception("who was told that queue %s is gone failed", self.queue.name)
+            log.exception("the callback for the deleted queue %s failed", self.queue.name)
 
     async def _open(self, link: Link) -> ConsumerChannel:
         amqp = await link.channel()
-        channel = self._consumer(
-            link,
-            amqp,
-            max_message_size=self._host.max_message_size,
-            unconfirmed=self._unconfirmed,
-            elsewhere=self._host.send,
-        )
-        self._channels = {each for each in self._channels if each.open} | {channel}
-        self._channel = channel
+        self._channel = channel = self._opened(link, amqp)
         return channel
 
     async def _ended(self) -> None:
-        """Return when the consumer is no more, and say why, unless the whole connection went."""
+        """Return when the consumer has ended; log why, unless the connection was lost."""
         channel = self._channel
         assert channel is not None
         either: list[asyncio.Future[Any]] = [channel.ended, channel.cancelled]
@@ -263,8 +252,8 @@ class AmqpSubscription(Subscription):
             )
         elif (refused := channel.ended.result()) is not None:
             log.warning(
-                "the broker closed the channel that consumes from %s on %s: %s; what was not "
-                "settled comes back, consuming again",
+                "the broker closed the channel that consumes from %s on %s: %s; it delivers again "
+                "what was not settled; consuming again",
                 self.queue.name,
                 channel.link.url,
                 refused,
@@ -280,6 +269,6 @@ class AmqpSubscription(Subscription):
 
 
 async def _first_of(futures: list[asyncio.Future[Any]], timeout: float) -> bool:
-    """Whether one of *futures* is done, now or within *timeout* seconds."""
+    """Return whether one of *futures* is done within *timeout* seconds."""
     done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return bool(done)

@@ -1,14 +1,15 @@
 """
-Declaring exchanges and queues, looking at queues, deleting them. Each on a channel of its own,
-since the broker answers an error by closing the channel; or ahead, on the channel that needs the
-queue anyway. May import aiormq.
+Declares exchanges and queues, and deletes queues.
+
+RabbitMQ answers an error by closing the channel. So each request has a channel of its own, or goes
+ahead of the consumer on the consumer's channel. Does I/O through ``link``; may import aiormq.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import aiormq
@@ -18,12 +19,10 @@ from pamqp.base import Frame
 
 from ...exceptions import ConfigurationError
 from ...wire.message import Exchange, Queue
-from ..base import QueueState
 from .errors import Refused, errors, quietly, refusal
 from .link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
 
 __all__ = [
-    "Inspector",
     "Topology",
     "answered",
     "declare_ahead",
@@ -35,12 +34,12 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Seconds in which a channel that is being closed says why: a few turns of the loop.
+#: Seconds to wait for the reason of a channel that is closing; aiormq needs a few loop turns.
 _CLOSED_WITHIN = 1.0
 
 
 class Topology:
-    """What was declared, to be declared again after every reconnect."""
+    """The exchanges and queues that were declared, to declare them again after every reconnect."""
 
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
@@ -50,11 +49,11 @@ class Topology:
         self, link: Link, exchanges: Iterable[Exchange], queues: Iterable[Queue]
     ) -> None:
         """
-        Declare these, and remember them.
+        Declare *exchanges* and *queues*, and remember them.
 
         Raises:
-            Refused: one of them is there with other flags, or not ours to declare.
-            ConnectionError, TimeoutError: the link is gone.
+            Refused: one exists with other flags, or we may not declare it.
+            ConnectionError, TimeoutError: the link is lost.
         """
         exchanges, queues = tuple(exchanges), tuple(queues)
         async with link.passing_channel() as channel:
@@ -66,7 +65,7 @@ class Topology:
         self._queues.update((queue.name, queue) for queue in queues)
 
     async def restore(self, link: Link) -> None:
-        """Declare everything again; what the broker refuses is logged, and the rest goes on."""
+        """Declare everything again. What the broker refuses is logged and skipped."""
         for exchange in list(self._exchanges.values()):
             await self._try(link, f"exchange {exchange.name!r}", (exchange,), ())
         for queue in list(self._queues.values()):
@@ -81,7 +80,7 @@ class Topology:
             log.error("%s could not be declared again on %s: %s", what, link.url, refused)
 
     def forget(self, queue: str) -> None:
-        """Do not declare *queue* again."""
+        """Do not declare *queue* after the next reconnect."""
         self._queues.pop(queue, None)
 
 
@@ -98,11 +97,11 @@ async def declare_queue(link: Link, queue: Queue) -> None:
 
 async def queue_exists(link: Link, queue: str) -> bool:
     """
-    Whether *queue* is there.
+    Return whether *queue* exists.
 
     Raises:
-        Refused: it is there, and nobody but another connection may look at it (405).
-        ConnectionError, TimeoutError: the link is gone.
+        Refused: it exists, and is exclusive to another connection (405).
+        ConnectionError, TimeoutError: the link is lost.
     """
     try:
         async with link.passing_channel() as channel:
@@ -116,7 +115,7 @@ async def queue_exists(link: Link, queue: str) -> bool:
 
 async def delete_queue(link: Link, queue: str) -> None:
     """
-    Delete *queue*, if it is there.
+    Delete *queue*, if it exists.
 
     Raises:
         Refused, ConnectionError, TimeoutError: it could not be deleted.
@@ -127,9 +126,9 @@ async def delete_queue(link: Link, queue: str) -> None:
 
 async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
     """
-    Write what declares *queue*, with its exchange and binding, and do not wait: the broker says
-    nothing where all is well, and else closes *channel*, which whatever is asked of it next finds.
-    See :func:`answered`.
+    Declare *queue*, its exchange and its binding without waiting for an answer (``nowait``). The
+    broker answers only an error, by closing *channel*: the next request on it fails. See
+    :func:`answered`.
     """
     frames = [*_exchange_frames(queue.exchange, ahead=True), *_queue_frames(queue, ahead=True)]
     await channel.write_queue.put(
@@ -140,8 +139,8 @@ async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
 @asynccontextmanager
 async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
     """
-    For the block, in which the broker may close *channel* at any moment: its reason is raised,
-    whether it came before, between or after what the block asks of the channel.
+    Raise the broker's reason if it closes *channel* at any moment of the block: before, between or
+    after the block's requests.
 
     Raises:
         Refused, ConnectionError, TimeoutError: as :meth:`Topology.declare`.
@@ -151,7 +150,7 @@ async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 yield
     except ConnectionError:
-        # aiormq tells who comes too late only that the channel is closed, or about to be.
+        # To a request on a closing channel aiormq says only that the channel is closed.
         closing = channel.closing
         await asyncio.wait([closing], timeout=_CLOSED_WITHIN)
         if closing.done() and not closing.cancelled():
@@ -207,72 +206,12 @@ def _queue_frames(queue: Queue, *, ahead: bool = False) -> Iterator[Frame]:
 
 
 def misdeclared(what: str, refused: Refused) -> ConfigurationError:
-    """*refused* in words: what was being declared, and what to do about it."""
+    """Return the error for *what*, whose declaration was *refused*, with advice."""
     advice = {
         406: "it exists with other flags or arguments, and RabbitMQ never changes those: use the "
         "same ones, or delete it first",
         403: "the user lacks the permission to configure it, or its name is reserved",
-        404: "what it is bound to, or consumes from, does not exist",
-        405: "another connection has it for itself alone",
+        404: "the exchange or queue that it refers to does not exist",
+        405: "it is exclusive to another connection",
     }.get(refused.code, "the broker refuses it")
     return ConfigurationError(f"{what}: {advice} ({refused})")
-
-
-class Inspector:
-    """Looks at queues, with one channel that is opened again when a missing queue has closed it."""
-
-    def __init__(self, link: Callable[[], Link | None]) -> None:
-        self._link = link
-        self._channel: aiormq.Channel | None = None
-        self._channel_link: Link | None = None
-        self._looks: dict[str, asyncio.Task[QueueState | None]] = {}
-        self._lock = asyncio.Lock()
-
-    async def inspect(self, queue: str, timeout: float) -> QueueState | None:
-        """What the broker says of *queue*; ``None`` if it does not say within *timeout* seconds."""
-        if self._link() is None:
-            return None
-        look = self._looks.get(queue)
-        if look is None:
-            look = self._looks[queue] = asyncio.create_task(self._look(queue))
-            look.add_done_callback(lambda _: self._looks.pop(queue, None))
-        # Not cancelled with its caller: others may wait for the same look, and a call broken off
-        # halfway would cost the channel.
-        done, _ = await asyncio.wait([look], timeout=timeout)
-        return look.result() if done and not look.cancelled() else None
-
-    async def close(self) -> None:
-        """End the looks that are still going on."""
-        looks = list(self._looks.values())
-        for look in looks:
-            look.cancel()
-        await asyncio.gather(*looks, return_exceptions=True)
-
-    async def _look(self, queue: str) -> QueueState | None:
-        try:
-            async with self._lock:
-                link = self._link()
-                if link is None:
-                    return None
-                channel = await self._ready(link)
-                with quietly(), errors():
-                    declared = await channel.queue_declare(
-                        queue, passive=True, timeout=REPLY_TIMEOUT
-                    )
-        except Refused as refused:
-            return QueueState(queue, exists=False) if refused.code == 404 else None
-        except (ConnectionError, TimeoutError):
-            return None
-        return QueueState(
-            queue,
-            exists=True,
-            messages=declared.message_count or 0,
-            consumers=declared.consumer_count or 0,
-        )
-
-    async def _ready(self, link: Link) -> aiormq.Channel:
-        channel = self._channel
-        if channel is None or channel.is_closed or self._channel_link is not link:
-            channel = self._channel = await link.channel()
-            self._channel_link = link
-        return channel

@@ -31,8 +31,8 @@ def same(message: Message) -> Message:
 
 
 def link_of(transport: AmqpTransport) -> Link:
-    assert transport._link is not None
-    return transport._link
+    assert transport.supervisor.link is not None
+    return transport.supervisor.link
 
 
 # Blocked
@@ -105,12 +105,11 @@ async def test_an_answer_held_while_the_connection_comes_back_leaves_after_the_a
         await transport.publish(to(requests))
         request = await inbox.next()
         link = link_of(transport)
-        transport._become(State.CONNECTING)  # as it is until every subscription is back
+        transport.supervisor._resumed = False  # as it is until every subscription is back
         link.blocked("alarm")
         request.answer(to(replies, b"answer", confirm=False))
         link.unblocked()
         assert (await answers.next()).message.body == b"answer"
-        transport._become(State.CONNECTED)
 
 
 # Late, or gone
@@ -137,9 +136,9 @@ async def test_a_subscription_cancelled_in_its_pause_does_not_hold_up_the_others
     async with connected(broker_config) as transport:
         subscription = await transport.subscribe(bench.queue(), Inbox(), prefetch=1)
         transport.drop_connection(0.0)
-        while transport._link is not None:
+        while transport.supervisor.link is not None:
             await asyncio.sleep(0)
-        while transport._link is None:
+        while transport.supervisor.link is None:
             await asyncio.sleep(0)
         await subscription.cancel()
         await eventually(lambda: transport.state is State.CONNECTED)
@@ -156,18 +155,18 @@ async def test_a_sender_that_fails_when_it_is_asked_again_fails_alone(
         await transport.declare(queues=[queue])
         transport.send(to(queue, settled=bad, again=fails))
         transport.send(to(queue, settled=good, again=same))
-        transport._abort()
+        link_of(transport).abort()
         assert await good.all() == [None]
         (error,) = await bad.all()
         assert isinstance(error, ConnectionLost)
 
 
-async def test_whoever_else_starts_it_hears_that_starting_was_given_up() -> None:
+async def test_a_timed_out_start_cancels_the_start_of_other_callers() -> None:
     transport = AmqpTransport(resolve({"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/"}))
     other = asyncio.create_task(transport.start())
     with pytest.raises(ConnectionLost, match="within"):
         await transport.start(0.05)
-    with pytest.raises(ConnectionLost, match="given up"):
+    with pytest.raises(ConnectionLost, match="start was cancelled"):
         await asyncio.wait_for(other, 5)
 
 

@@ -61,7 +61,7 @@ async def test_a_refusal_after_a_success_is_waited_out(
 ) -> None:
     async with through_proxy(bench.config) as (proxy, transport):
         parts = urlsplit(bench.config["AMQP_URI"])
-        dialer = transport._dialer
+        dialer = transport.supervisor.dialer
         dialer.urls, right = (
             resolve({"AMQP_URI": f"amqp://guest:wrong@{parts.hostname}:{parts.port}/"}).broker_urls,
             dialer.urls,

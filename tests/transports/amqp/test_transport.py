@@ -287,7 +287,7 @@ async def test_a_consumer_comes_back_when_the_broker_closes_its_channel(
         subscription = await transport.subscribe(queue, inbox, prefetch=5)
         await transport.publish(to(queue, b"unsettled"))
         delivery = await inbox.next()
-        (channel,) = subscription.open_channels()
+        channel: Any = subscription._channel  # type: ignore[attr-defined]
         channel.lane.write(channel.encoder.ack(999))  # 406: unknown delivery tag
         again = await inbox.next()
         assert again.redelivered
@@ -325,11 +325,11 @@ async def test_what_is_wrong_with_what_was_declared_ahead_is_told(
     bench: Bench, prefetch: int
 ) -> None:
     async with connected(bench.config) as transport:
-        assert transport._link is not None
+        assert transport.supervisor.link is not None
         exchange = bench.exchange("topic")
         await transport.declare(queues=[bench.queue(exchange, "key")])
         other = Exchange(exchange.name, "direct", auto_delete=exchange.auto_delete)
-        channels = set(transport._link._amqp.channels)
+        channels = set(transport.supervisor.link._amqp.channels)
         for _ in range(10):
             queue = bench.queue(other, "key")
             with pytest.raises(ConfigurationError) as error:
@@ -338,17 +338,17 @@ async def test_what_is_wrong_with_what_was_declared_ahead_is_told(
             assert "406" in str(error.value)
         # It harmed nothing, and left nothing behind.
         await transport.subscribe(bench.queue(exchange, "key"), Inbox(), prefetch=prefetch)
-        assert transport._link is not None
-        amqp = transport._link._amqp
+        assert transport.supervisor.link is not None
+        amqp = transport.supervisor.link._amqp
         await eventually(lambda: len(amqp.channels) <= len(channels) + 1)
 
 
 async def test_a_refusal_that_came_before_the_next_question_is_told_in_full(bench: Bench) -> None:
     async with connected(bench.config) as transport:
-        assert transport._link is not None
+        assert transport.supervisor.link is not None
         queue = bench.queue(durable=True)
         await transport.declare(queues=[queue])
-        channel = await transport._link.channel()
+        channel = await transport.supervisor.link.channel()
         await declare_ahead(channel, Queue(queue.name, durable=True, arguments={"x-max-length": 1}))
         await eventually(lambda: channel.is_closed)
         with pytest.raises(Refused, match=queue.name) as refused:
@@ -377,8 +377,8 @@ async def test_a_message_for_which_channels_close_and_close_is_given_up(bench: B
 
 async def test_looking_at_missing_queues_leaks_no_channel(bench: Bench) -> None:
     async with connected(bench.config) as transport:
-        assert transport._link is not None
-        channels = transport._link._amqp.channels
+        assert transport.supervisor.link is not None
+        channels = transport.supervisor.link._amqp.channels
         await transport.inspect("warm up " + bench.name(), PATIENCE)
         before = len(channels)
         for _ in range(20):
@@ -451,8 +451,8 @@ async def test_a_silent_broker_is_given_up(
 
 async def test_aiormq_hears_a_heartbeat_where_the_lane_eats_everything(bench: Bench) -> None:
     async with connected(bench.config) as transport:
-        assert transport._link is not None
-        lane: Any = transport._link.lane
+        assert transport.supervisor.link is not None
+        lane: Any = transport.supervisor.link.lane
         heartbeat = b"\x08\0\0\0\0\0\0\xce"
         channel = transport._sender.channel
         assert channel is not None
@@ -480,7 +480,7 @@ async def test_the_log_has_one_line_for_each_change(
         (lost, connected_again, closed) = ours(caplog)
         assert lost[0] == "WARNING"
         assert "lost the connection to amqp://guest:***@localhost" in lost[1]
-        assert "connecting again" in lost[1]
+        assert "reconnecting" in lost[1]
         assert connected_again[0] == "INFO"
         assert "connected to amqp://guest:***@localhost" in connected_again[1]
         assert closed[0] == "INFO"

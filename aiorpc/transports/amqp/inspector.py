@@ -1,0 +1,76 @@
+"""
+Looks at queues: how many messages and consumers they have. Does I/O through ``link``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiormq
+
+from ..base import QueueState
+from .errors import Refused, errors, quietly
+from .link import REPLY_TIMEOUT, Link
+from .supervisor import Supervisor
+
+__all__ = ["Inspector"]
+
+
+class Inspector:
+    """Looks at queues on one channel, and opens it again after a missing queue has closed it."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._channel: aiormq.Channel | None = None
+        self._channel_link: Link | None = None
+        self._looks: dict[str, asyncio.Task[QueueState | None]] = {}
+        self._lock = asyncio.Lock()
+
+    async def inspect(self, queue: str, timeout: float) -> QueueState | None:
+        """See :meth:`..base.Transport.inspect`."""
+        if self._supervisor.link is None:
+            return None
+        look = self._looks.get(queue)
+        if look is None:
+            look = self._looks[queue] = asyncio.create_task(self._look(queue))
+            look.add_done_callback(lambda _: self._looks.pop(queue, None))
+        # The look outlives its caller: others may wait for it, and cancelling a passive declare
+        # would cost the channel.
+        done, _ = await asyncio.wait([look], timeout=timeout)
+        return look.result() if done and not look.cancelled() else None
+
+    async def close(self) -> None:
+        """Cancel the looks that still run."""
+        looks = list(self._looks.values())
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
+    async def _look(self, queue: str) -> QueueState | None:
+        try:
+            async with self._lock:
+                link = self._supervisor.link
+                if link is None:
+                    return None
+                channel = await self._ready(link)
+                with quietly(), errors():
+                    declared = await channel.queue_declare(
+                        queue, passive=True, timeout=REPLY_TIMEOUT
+                    )
+        except Refused as refused:
+            return QueueState(queue, exists=False) if refused.code == 404 else None
+        except (ConnectionError, TimeoutError):
+            return None
+        return QueueState(
+            queue,
+            exists=True,
+            messages=declared.message_count or 0,
+            consumers=declared.consumer_count or 0,
+        )
+
+    async def _ready(self, link: Link) -> aiormq.Channel:
+        channel = self._channel
+        if channel is None or channel.is_closed or self._channel_link is not link:
+            channel = self._channel = await link.channel()
+            self._channel_link = link
+        return channel

@@ -1,0 +1,294 @@
+"""
+Keeps the connection to RabbitMQ. One task dials, resumes, waits until the connection is lost, and
+dials again after a jittered pause.
+
+Owns the task and the current :class:`~.link.Link`; does I/O through the dialer and the link only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from ...config import BrokerUrl, Settings
+from ...exceptions import ConfigurationError, ConnectionLost
+from ..base import State
+from .backoff import Backoff
+from .dialer import Dialer
+from .errors import Refused, quietly
+from .link import Link
+from .sender import Sender
+from .topology import Topology
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds that subscriptions may take to consume again before messages are sent without them.
+_SUBSCRIBE_TIMEOUT = 10.0
+
+
+class Supervisor:
+    """
+    Args:
+        settings: the broker's URLs, and how to connect to them.
+        name: of the connection, for the log and for RabbitMQ's list of connections.
+        topology: what to declare on each new connection.
+        sender: pauses while there is no connection that takes messages.
+        become: called with each new state.
+        resubscribed: returns when every subscription consumes on the new link, or failed to.
+        on_congested: called when the link's congestion changes, and when the link does.
+
+    Attributes:
+        dialer: connects. Tests may replace its ``connect``.
+        link: the connection, from when its topology is declared until it is lost; else ``None``.
+        reconnects: how many connections were lost so far.
+        url: of the node that it connected to last, without the password.
+        closing: set by the transport when it closes: a lost connection is expected then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        topology: Topology,
+        sender: Sender,
+        become: Callable[[State], None],
+        resubscribed: Callable[[Link], Awaitable[None]],
+        on_congested: Callable[[], None],
+    ) -> None:
+        self.dialer = Dialer(
+            settings.broker_urls, name=name, connect=self._connect, failed=sender.pause
+        )
+        self.link: Link | None = None
+        self.reconnects = 0
+        self.url = settings.broker_urls[0].redacted()
+        self.closing = False
+        self._settings = settings
+        self._name = name
+        self._topology = topology
+        self._sender = sender
+        self._become = become
+        self._resubscribed = resubscribed
+        self._on_congested = on_congested
+        self._resumed = False
+        self._task: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._available: asyncio.Future[Link] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and neither stopped nor failed to start."""
+        return self._task is not None
+
+    async def start(self, timeout: float | None) -> None:
+        """
+        Connect; return when connected. See :meth:`..base.Transport.start`.
+
+        Raises:
+            ConfigurationError: the broker refuses us permanently.
+            ConnectionLost: *timeout* seconds passed, or the transport closes.
+        """
+        if self.closing:
+            raise self._closed()
+        if self._task is None:
+            self._started = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(
+                self._run(self._started), name=f"aiorpc: {self._name} to {self.url}"
+            )
+        assert self._started is not None
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._started)
+        except TimeoutError:
+            await self._cancel_start()
+            raise ConnectionLost(
+                f"no connection to {self.url} within {timeout:g} s: {self.dialer.trouble}"
+            ) from None
+        except BaseException:
+            await self._cancel_start()
+            raise
+
+    async def _cancel_start(self) -> None:
+        """Leave nothing running after a failed start; ``start`` can be called again."""
+        await self._end("start was cancelled")
+        self._become(State.CLOSED)
+
+    async def stop(self) -> None:
+        """Close the connection and end the task. Bounded; idempotent."""
+        self.closing = True
+        await self._end("it was closed")
+        if self._available is not None:
+            self._available.cancel()
+
+    async def _end(self, why: str) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(ConnectionLost(f"the transport to {self.url}: {why}"))
+            self._started.exception()  # so that asyncio does not log it if nobody waits
+
+    async def available(self) -> Link:
+        """
+        Return the link, as soon as there is one whose topology is declared.
+
+        Raises:
+            ConnectionLost: the transport closes.
+        """
+        if self.closing:
+            raise self._closed()
+        if self._available is None or _is_lost(self._available):
+            # The task notices a lost link some turns of the loop later than this caller.
+            self._available = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.shield(self._available)
+        except asyncio.CancelledError:
+            if self._available is not None and self._available.cancelled():
+                raise self._closed() from None
+            raise
+
+    def _closed(self) -> ConnectionLost:
+        return ConnectionLost(f"the transport to {self.url} was closed")
+
+    # --- the task
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        with quietly():
+            self._become(State.CONNECTING)
+            backoff = Backoff()
+            while True:
+                try:
+                    link = await self.dialer.dial(backoff, first=not started.done())
+                except ConfigurationError as error:
+                    started.set_exception(error)
+                    return
+                self.url = link.url.redacted()
+                try:
+                    if await self._resume(link):
+                        backoff.reset()
+                        if not started.done():
+                            started.set_result(None)
+                        await self._tend(link)
+                except Exception:
+                    # A bug of ours may cost one connection, but must not end the reconnecting.
+                    log.exception("%s: error on the connection to %s", self._name, self.url)
+                finally:
+                    self._lost(link)
+                    await link.close()
+                await asyncio.sleep(backoff.next())
+
+    async def _connect(self, url: BrokerUrl) -> Link:
+        link = Link(
+            self._settings,
+            url,
+            name=self._name,
+            on_lost=self._losing,
+            on_blocked=self._blocked_changed,
+            on_congested=self._on_congested,
+        )
+        await link.open()
+        return link
+
+    async def _resume(self, link: Link) -> bool:
+        """Declare, consume and send again on *link*. Return whether that succeeded."""
+        try:
+            await self._topology.restore(link)
+            await self._sender.open(link)
+        except (Refused, OSError) as error:
+            log.debug("%s: cannot use the new connection: %s", self._name, error)
+            return False
+        self.link = link
+        self._on_congested()
+        if self._available is None or self._available.done():
+            self._available = asyncio.get_running_loop().create_future()
+        self._available.set_result(link)
+        # A reply to a request that is sent before its reply queue is declared would be lost.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT):
+                await self._resubscribed(link)
+        if link.lost.done():
+            return False
+        log.info("%s: connected to %s", self._name, self.url)
+        self._resumed = True
+        self._become(State.CONNECTED if link.blocked_reason is None else State.BLOCKED)
+        self._sender.resume()
+        return True
+
+    async def _tend(self, link: Link) -> None:
+        """Return when *link* is lost; until then, replace each publishing channel that ends."""
+        while True:
+            publishing = self._sender.channel
+            assert publishing is not None
+            either: list[asyncio.Future[Any]] = [link.lost, publishing.ended]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if link.lost.done():
+                return
+            log.warning(
+                "%s: %s closed the publishing channel (%s); opening another",
+                self._name,
+                self.url,
+                publishing.ended.result(),
+            )
+            try:
+                await self._topology.restore(link)  # the cause may be a deleted exchange of ours
+                await self._sender.open(link)
+            except (Refused, OSError) as error:
+                log.debug("%s: cannot open a publishing channel: %s", self._name, error)
+                link.abort()
+                await link.lost
+                return
+            self._sender.resume()
+
+    def _lost(self, link: Link) -> None:
+        self._sender.drop()
+        if self.link is not link:
+            return  # it failed before it could be used
+        self.link = None
+        self._resumed = False
+        self._on_congested()
+        if self._available is None or self._available.done():
+            self._available = asyncio.get_running_loop().create_future()
+        if self.closing:
+            return
+        self.reconnects += 1
+        why = link.lost.result() if link.lost.done() else "it was closed"
+        self.dialer.trouble = f"lost the connection to {self.url}: {why}"
+        self._sender.pause(self.dialer.trouble)
+        log.warning(
+            "%s: %s; reconnecting (%d messages wait)",
+            self._name,
+            self.dialer.trouble,
+            len(self._sender.outbox),
+        )
+        self._become(State.CONNECTING)
+
+    # --- what the link reports
+
+    def _losing(self, link: Link) -> None:
+        """Change the state at once; the task handles the loss some turns of the loop later."""
+        if link is self.link and not self.closing:
+            self._resumed = False
+            self._become(State.CONNECTING)
+
+    def _blocked_changed(self, link: Link) -> None:
+        if link is not self.link or not self._resumed:
+            return
+        if link.blocked_reason is not None:
+            why = f"{self.url} takes no messages ({link.blocked_reason or 'an alarm'})"
+            self._sender.pause(why)
+            log.warning("%s: %s", self._name, why)
+            self._become(State.BLOCKED)
+        else:
+            log.info("%s: %s takes messages again", self._name, self.url)
+            self._become(State.CONNECTED)
+            self._sender.resume()
+
+
+def _is_lost(available: asyncio.Future[Link]) -> bool:
+    return available.done() and not available.cancelled() and available.result().lost.done()
