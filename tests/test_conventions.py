@@ -62,3 +62,15 @@ def test_comments_for_a_type_checker_stand_where_one_reads() -> None:
         if path.parts[0] != "typing":
             assert "# type: ignore" not in text, path
             assert "# pyright: ignore" not in text, path
+
+
+NAMED = re.compile(r"`(tests/\S+)::(\w+)`")
+
+
+@pytest.mark.parametrize(
+    "page", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda page: page.stem
+)
+def test_every_test_that_the_docs_name_exists(page: Path) -> None:
+    for file, test in NAMED.findall(page.read_text(encoding="utf-8")):
+        text = (REPOSITORY / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in text, f"{file} has no {test}"

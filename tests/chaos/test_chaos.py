@@ -113,12 +113,6 @@ async def test_a_load_counts_what_it_sees() -> None:
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/\S+::\w+)`", GUARANTEES))))
-def test_each_test_that_the_guarantees_name_is_there(named: str) -> None:
-    file, _, test = named.partition("::")
-    assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
-
-
 def test_each_scenario_that_the_guarantees_name_is_there() -> None:
     named = {
         name
