@@ -30,7 +30,7 @@ FLAT = 1.0
 LAPS = 10
 
 #: What ``import aiorpc`` must leave alone; ``aio_pika`` comes with the first connection.
-LAZY = ("aio_pika", "yaml", "typer", "rich", "sqlalchemy", "starlette")
+LAZY = ("aio_pika", "yaml", "argparse", "rich", "sqlalchemy", "starlette")
 
 SERVICE = """
 from aiorpc import rpc

@@ -149,7 +149,6 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "sqlalchemy": {"sqlalchemy", "testing"},
         "marshmallow": {"sqlalchemy"},
         "marshmallow_sqlalchemy": {"sqlalchemy"},
-        "typer": {"cli"},
         "rich": {"cli"},
         "pytest": {"testing", "sqlalchemy"},
     }
@@ -181,7 +180,7 @@ def test_import_is_lean() -> None:
     import subprocess
     import sys
 
-    heavy = {"typer", "rich", "sqlalchemy", "starlette", "pytest", "aio_pika", "yaml"}
+    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "pytest", "aio_pika", "yaml"}
     code = f"import sys, aiorpc; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30

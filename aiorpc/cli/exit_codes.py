@@ -1,4 +1,4 @@
-"""The exit codes of ``aiorpc``, which scripts may rely on."""
+"""The exit codes of ``aiorpc``, which scripts may rely on. Values only."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["ExitCode", "exit_code_of"]
 
 
 class ExitCode(enum.IntEnum):
-    """What became of a command; the docstring of each is the table in ``--help`` and the docs."""
+    """How a command ended. ``--help`` and ``docs/cli.md`` have the same table."""
 
     OK = 0
     #: The remote method raised; a service failed, or could not finish its calls in time.
     FAILED = 1
-    #: The command, the configuration, the credentials or the call are wrong: trying again will not
+    #: The command, the configuration, the credentials or the call are wrong: a retry does not
     #: help. (systemd: ``RestartPreventExitStatus=2``.)
     WRONG = 2
     #: No such service on this broker, or nobody consumes its queue.
@@ -33,7 +33,7 @@ class ExitCode(enum.IntEnum):
     TIMEOUT = 4
     #: The broker cannot be reached, or the connection was lost.
     NO_CONNECTION = 5
-    #: Ctrl-C; what shells use.
+    #: Ctrl-C, by the convention of shells.
     INTERRUPTED = 130
 
 
@@ -49,5 +49,5 @@ _CODES: list[tuple[type[AioRpcError], ExitCode]] = [
 
 
 def exit_code_of(error: AioRpcError) -> ExitCode:
-    """The exit code that tells a script what *error* was."""
+    """Return the exit code for *error*."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)

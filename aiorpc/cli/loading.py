@@ -1,4 +1,4 @@
-"""From ``MODULE[:Class]`` on a command line to service classes. Imports the user's modules."""
+"""Finds the service classes that ``MODULE[:Class]`` names. Imports the user's modules."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = logging.getLogger("aiorpc.cli")
 
 
 class UserCodeFailed(Exception):
-    """The user's own code raised; ``__cause__`` is what."""
+    """The user's own code raised ``__cause__``."""
 
 
 def look_in_current_directory() -> None:
-    """Let modules of the current directory be imported, as ``python -m`` does."""
+    """Put the current directory on Python's path, as ``python -m`` does."""
     directory = os.getcwd()
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -32,11 +32,11 @@ def look_in_current_directory() -> None:
 
 def load_services(targets: Iterable[str]) -> list[type]:
     """
-    The service classes that *targets* name, each once, in their order.
+    Return the service classes that *targets* name, each once, in their order.
 
-    ``module:Class`` is that class; ``module`` is every class in it that has a name and entrypoints,
-    imported ones included, as in Nameko. But for those that it imports to call them, by
-    ``RpcProxy(Class)``: a second copy of somebody else's service is nothing to start unasked.
+    ``module:Class`` is that class. ``module`` is every class in it that has a name and entrypoints,
+    also imported ones, as in Nameko. Classes that the module imports only to call them, by
+    ``RpcProxy(Class)``, do not count: nobody asked for a second copy of those services.
 
     Raises:
         ConfigurationError: there is no such module or class, or it is no service.
@@ -59,12 +59,12 @@ def load_services(targets: Iterable[str]) -> list[type]:
 
 
 def _services_of(target: str, callers: dict[type, type]) -> list[type]:
-    """What *target* names; in *callers* is noted what it leaves out, and who calls that."""
+    """The services that *target* names. Those that it leaves out go to *callers*, with a caller."""
     module_name, colon, class_name = target.partition(":")
     if module_name.endswith(".py") or os.sep in module_name:
         dotted = os.path.normpath(module_name.removesuffix(".py")).replace(os.sep, ".")
         raise ConfigurationError(
-            f"{module_name} is a path, and a module is wanted: write {dotted}{colon}{class_name}"
+            f"{module_name} is a path, not a module: write {dotted}{colon}{class_name}"
         )
     module = _import(module_name)
     if colon:
@@ -85,7 +85,7 @@ def _import(name: str) -> ModuleType:
     except (ValueError, TypeError) as error:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigurationError(
-                f"{name!r} is no name of a module: write it as in Python, package.module"
+                f"{name!r} is not the name of a module: write it as in Python, package.module"
             ) from None
         raise UserCodeFailed(_import_failed(name, error)) from error
     except Exception as error:
@@ -110,7 +110,7 @@ def _class_of(module: ModuleType, name: str) -> type:
         raise ConfigurationError(f"{module.__name__} has no class {name!r}{_has(module)}")
     if not inspect.isclass(found):
         raise ConfigurationError(
-            f"{module.__name__}:{name} is no class but a value of type {type(found).__name__}"
+            f"{module.__name__}:{name} is not a class but a value of type {type(found).__name__}"
             f"{_has(module)}"
         )
     service_name_of(found)  # raises if it has none
@@ -136,8 +136,9 @@ def _all_services_of(module: ModuleType) -> list[type]:
 
 def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, type]:
     """
-    Those of *services* that *module* imports since one of its own calls them, and that one. Where
-    all are imported, the module gathers what is to be run.
+    The *services* that *module* imports only to call them, each with the class that calls it.
+
+    A module that has no service of its own collects services to run: there the answer is empty.
     """
     own = [cls for cls in services if cls.__module__ == module.__name__]
     if not own or len(own) == len(services):
@@ -161,7 +162,7 @@ def _classes_with_entrypoints(module: ModuleType) -> list[type]:
 def _has_entrypoints(cls: type) -> bool:
     try:
         return bool(entrypoints_of(cls))
-    except Exception:  # noqa: BLE001 - a class of anybody's, whose attributes may do anything
+    except Exception:  # noqa: BLE001 - the attributes of any class may raise anything
         return False
 
 

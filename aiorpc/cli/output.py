@@ -1,42 +1,59 @@
 """
-What the commands print: results to stdout, whatever else to stderr, errors in one line.
+Prints what the commands print: results to stdout, everything else to stderr, an error in one line.
 
-rich is imported where it draws something: ``aiorpc run`` has no use for it.
+Imports rich only to colour JSON on a terminal.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from types import FrameType
 from typing import Any
 
 import msgspec
-import typer
 
-__all__ = ["print_error", "print_json", "print_note", "print_traceback"]
+from ..exceptions import AioRpcError
+from .exit_codes import ExitCode, exit_code_of
+from .loading import UserCodeFailed
+
+__all__ = ["print_error", "print_json", "print_note", "print_traceback", "report"]
 
 #: Modules whose frames stand between ``aiorpc`` and the user's code.
-_MACHINERY = frozenset(
-    {"aiorpc", "typer", "asyncio", "concurrent", "contextlib", "importlib", "uvloop"}
-)
+_MACHINERY = frozenset({"aiorpc", "asyncio", "concurrent", "contextlib", "importlib", "uvloop"})
+
+
+def report(error: AioRpcError | UserCodeFailed, *, debug: bool = False) -> ExitCode:
+    """
+    Print what went wrong, and return the exit code. *debug* adds the whole traceback.
+
+    Without *debug* only the user's own code gets a traceback, and that begins in the user's code.
+    """
+    if debug:
+        print_traceback(error, whole=True)
+    elif isinstance(error, UserCodeFailed) and error.__cause__ is not None:
+        print_traceback(error.__cause__)
+    print_error(str(error))
+    return exit_code_of(error) if isinstance(error, AioRpcError) else ExitCode.FAILED
 
 
 def print_error(text: str) -> None:
-    """One line on stderr, whatever line breaks *text* has."""
-    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(" ".join(text.split()), err=True)
+    """Print *text* in one line on stderr, whatever line breaks it has."""
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    lead = "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
+    print_note(f"{lead} {' '.join(text.split())}")
 
 
 def print_note(text: str) -> None:
-    """What is no result, and for people's eyes: one line on stderr."""
-    typer.echo(text, err=True)
+    """Print a line for people, which is no result, to stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """
-    *value* as JSON on stdout: one line for programs, indented and coloured on a terminal.
+    Print *value* as JSON: one line for programs, indented and coloured on a terminal.
 
     Dates are ISO 8601, Decimals and UUIDs strings, bytes base64.
     """
@@ -46,25 +63,26 @@ def print_json(value: Any) -> None:
 
         Console().print_json(encoded.decode(), indent=2)
     else:
-        typer.echo(encoded)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(encoded + b"\n")  # UTF-8, whatever stdout's encoding is
+        sys.stdout.buffer.flush()
 
 
 def _encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value, enc_hook=str)
-    except (TypeError, ValueError, UnicodeError):  # a lone surrogate, say: escape it
+    except (TypeError, ValueError, UnicodeError):  # a lone surrogate, for example: json escapes it
         return json.dumps(value, default=str).encode()
 
 
 def print_traceback(error: BaseException, *, whole: bool = False) -> None:
-    """The traceback of *error* on stderr: from where the user's own code begins, or all of it."""
+    """Print the traceback of *error* to stderr, from the user's first frame or the *whole* one."""
     tb = error.__traceback__
     while not whole and tb is not None and _is_machinery(tb.tb_frame):
         tb = tb.tb_next
-    if tb is None and not isinstance(error, SyntaxError):  # which says where by itself
+    if tb is None and not isinstance(error, SyntaxError):  # a SyntaxError names its own place
         tb = error.__traceback__
-    lines = traceback.format_exception(type(error), error, tb)
-    typer.echo("".join(lines), nl=False, err=True)
+    print_note("".join(traceback.format_exception(type(error), error, tb)).rstrip("\n"))
 
 
 def _is_machinery(frame: FrameType) -> bool:

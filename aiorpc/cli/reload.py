@@ -1,12 +1,13 @@
 """
-``aiorpc run --reload``: a process that watches files, and one that it starts again and again.
+``aiorpc run --reload``: watches files, and runs the services in a child that it restarts.
 
-Starting a new process is the one way to reload that is always right: whatever a module left behind
-in the old one (threads, registries, connections) is gone. It drains as it would on any SIGTERM.
+Only a new process is sure to leave nothing of the old one behind: threads, registries, connections.
+``watchfiles.run_process`` does less, see ADR 12. Imports watchfiles, an extra.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -18,38 +19,35 @@ from pathlib import Path
 
 from ..exceptions import ConfigurationError
 from .output import print_note
-from .settings import refuse_url
+from .parser import refuse_url
 
 __all__ = ["run_reloading"]
 
-#: Milliseconds in which changes are collected: an editor, or git, writes more than one file.
+#: Milliseconds to collect changes: an editor, or git, writes more than one file.
 DEBOUNCE = 200
-#: A terminal that goes, or that Ctrl-\\ is typed on, ends us; whom we started must not stay.
+#: Signals of a terminal that closes, or of Ctrl-\\. They must end the child, too.
 _OF_TERMINALS = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
-def run_reloading(
-    modules: Sequence[str],
-    config: Path | None,
-    define: Sequence[str] | None,
-    broker: str | None,
-    debug: bool = False,
-) -> int:
+def run_reloading(arguments: argparse.Namespace) -> int:
     """
-    Run ``aiorpc run`` in a child, anew whenever a Python file below the current directory, or the
-    configuration, changes. A child that fails is not the end: the next change starts another.
+    Run the same command without ``--reload`` in a child, and restart the child after changes.
+
+    Changes are those of Python files below the current directory, and of the configuration. A child
+    that fails does not end this process: the next change starts another one.
 
     Returns:
         The exit status of the last child.
 
     Raises:
-        ConfigurationError: watchfiles is not installed; the configuration's directory is not there.
+        ConfigurationError: watchfiles is not installed; the configuration's directory is missing.
     """
-    refuse_url(config)
+    refuse_url(arguments.config)
     stop = threading.Event()
-    changes = _changes(config, stop)
-    child = _Child(_command(modules, config, define, broker, debug))
-    with _signals_end(stop, child):
+    changes = _changes(arguments.config, stop)
+    words = [word for word in arguments.words if word != "--reload"]
+    child = _Child([sys.executable, "-m", "aiorpc", *words])
+    with child.signals_stop_it(stop):
         child.start()
         for paths in changes:
             print_note(f"reload: {', '.join(paths)} changed")
@@ -60,7 +58,7 @@ def run_reloading(
 
 
 def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
-    """The files that changed, each time some did, until *stop*."""
+    """Yield the files that changed, each time that some changed, until *stop* is set."""
     try:
         from watchfiles import PythonFilter, watch
     except ImportError:
@@ -85,79 +83,61 @@ def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
     return (sorted({os.path.relpath(path) for _, path in event}) for event in events)
 
 
-def _command(
-    modules: Sequence[str],
-    config: Path | None,
-    define: Sequence[str] | None,
-    broker: str | None,
-    debug: bool,
-) -> list[str]:
-    command = [sys.executable, "-m", "aiorpc", "run", *modules]
-    if debug:
-        command.append("--debug")
-    if config is not None:
-        command += ["--config", str(config)]
-    for text in define or ():
-        command += ["--define", text]
-    if broker is not None:
-        command += ["--broker", broker]
-    return command
-
-
 class _Child:
     """
-    The process that runs the services, or the last one that did. It is in a group of its own:
-    Ctrl-C goes to all processes of a terminal's group, and only this one knows what it means.
+    The process that runs the services; after it ended, the last one that did.
+
+    It has a process group of its own. A terminal sends Ctrl-C to its whole foreground group, and
+    the child would take the copy that we pass on for a second one, which ends it at once.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._told = False
-        self._heard = 0
+        self._is_stopping = False
+        self._received = 0
 
     def start(self) -> None:
-        self._told = False
-        # Reading from a terminal would stop it, for it is in the background there.
+        """Start the process."""
+        self._is_stopping = False
+        # The child is in the terminal's background: to read from the terminal would suspend it.
         stdin = subprocess.DEVNULL if os.isatty(0) else None
         self._process = subprocess.Popen(self._command, stdin=stdin, process_group=0)
-
-    def received(self, signum: int) -> None:
-        """
-        This process was told to end: pass it on. But for the first, where the child was told to
-        stop anyway, for a reload: to the child it would be the second, which ends it at once.
-        """
-        self._heard += 1
-        if not self._told or self._heard > 1:
-            self._tell(signal.SIGTERM if signum in _OF_TERMINALS else signum)
-
-    def _tell(self, signum: int) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._told = True
-            self._process.send_signal(signum)
 
     def stop(self) -> int:
         """Let it finish its calls (SHUTDOWN_TIMEOUT bounds that), and return its exit status."""
         assert self._process is not None, "start it first"
-        if not self._told:
-            self._tell(signal.SIGTERM)
+        if not self._is_stopping:
+            self._send(signal.SIGTERM)
         status = self._process.wait()
         return 128 - status if status < 0 else status
 
+    @contextmanager
+    def signals_stop_it(self, stop: threading.Event) -> Iterator[None]:
+        """Within the block, pass signals on to the child, and set *stop*."""
 
-@contextmanager
-def _signals_end(stop: threading.Event, child: _Child) -> Iterator[None]:
-    def on_signal(signum: int, frame: object) -> None:
-        child.received(signum)
-        stop.set()
+        def on_signal(signum: int, frame: object) -> None:
+            self._receive(signum)
+            stop.set()
 
-    before = {
-        signum: signal.signal(signum, on_signal)
-        for signum in (signal.SIGTERM, signal.SIGINT, *_OF_TERMINALS)
-        if signum not in _OF_TERMINALS or signal.getsignal(signum) is signal.SIG_DFL  # no nohup
-    }
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        before = {
+            signum: signal.signal(signum, on_signal)
+            for signum in (signal.SIGTERM, signal.SIGINT, *_OF_TERMINALS)
+            if signum not in _OF_TERMINALS or signal.getsignal(signum) is signal.SIG_DFL  # no nohup
+        }
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _receive(self, signum: int) -> None:
+        """Pass *signum* on, except the first one while the child already stops for a reload."""
+        self._received += 1
+        if not self._is_stopping or self._received > 1:
+            self._send(signal.SIGTERM if signum in _OF_TERMINALS else signum)
+
+    def _send(self, signum: int) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._is_stopping = True
+            self._process.send_signal(signum)

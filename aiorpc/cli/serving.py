@@ -1,11 +1,12 @@
 """
-From the names of modules to a process that serves, and its end: what ``aiorpc run`` does.
+What ``aiorpc run`` does: imports the services, hosts them until a signal, and ends the process.
 
-Does without typer, which takes longer to import than the broker takes to be reached.
+Sets up logging. Imports ``hosting`` and ``config``; makes the event loop.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -13,52 +14,47 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError
 from ..hosting.runner import ServiceRunner, run_until_signal
 from .exit_codes import ExitCode
-from .failures import report
 from .loading import UserCodeFailed, load_services, look_in_current_directory
-from .settings import settings_of
+from .output import report
+from .parser import settings_of
 
 __all__ = ["fastest_loop", "run_services", "set_up_logging"]
 
 log = logging.getLogger("aiorpc.cli")
 
-#: Seconds for idle threads to end.
+#: Seconds that idle threads may take to end.
 GRACE = 0.2
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
-def run_services(
-    modules: Sequence[str],
-    config: Path | None,
-    define: Sequence[str] | None,
-    broker: str | None,
-    debug: bool = False,
-) -> int:
+def run_services(arguments: argparse.Namespace) -> int:
     """
-    Serve until a signal says stop, and return the exit status.
+    Serve until a signal stops the process, and return the exit status.
 
     Raises:
         AioRpcError: as :func:`aiorpc.serve`; the modules or the configuration are wrong.
         UserCodeFailed: importing a module, or something that a service declares, raised.
     """
     threads = set(threading.enumerate())
-    settings = settings_of(config, define, broker)
+    settings = settings_of(arguments)
     set_up_logging(settings)
     look_in_current_directory()
-    services = load_services(modules)
-    return Hosting(services, settings, threads, debug).run()
+    services = load_services(arguments.modules)
+    return Serving(services, settings, threads, arguments.debug).run()
 
 
-class Hosting:
+class Serving:
     """
-    Services in an event loop of their own, and the end of both: bounded by SHUTDOWN_TIMEOUT, where
-    asyncio would wait for tasks that resist, and Python for busy threads, as long as those like.
+    Runs services in an event loop, and ends both within SHUTDOWN_TIMEOUT.
+
+    asyncio would wait for tasks that ignore cancellation, and Python for busy threads, without any
+    bound. *threads* are those that ran before, which are not waited for.
     """
 
     def __init__(
@@ -70,7 +66,7 @@ class Hosting:
     ) -> None:
         self._services = services
         self._settings = settings
-        self._threads = threads  # of others
+        self._threads = threads
         self._debug = debug
         self._runner: ServiceRunner | None = None
         self._error: AioRpcError | UserCodeFailed | None = None
@@ -78,7 +74,7 @@ class Hosting:
 
     def run(self) -> int:
         """
-        Serve until a signal says stop, and return the exit status.
+        Serve until a signal stops the process, and return the exit status.
 
         Raises:
             AioRpcError: as :func:`aiorpc.serve`.
@@ -89,7 +85,7 @@ class Hosting:
             self._status = runner.run(self._host())
         except AioRpcError as error:
             self._error = error
-        except Exception as error:  # noqa: BLE001 - of the user's code
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             self._error = UserCodeFailed(f"a service failed: {type(error).__name__}: {error}")
             self._error.__cause__ = error
         finally:
@@ -103,30 +99,31 @@ class Hosting:
         return await run_until_signal(self._runner)
 
     def _close(self, runner: asyncio.Runner) -> None:
-        """Close the loop, and see that nothing keeps the process."""
+        """Close the loop, and end the process if tasks or threads would keep it longer."""
         ends = time.monotonic() + self._time_left()
-        # The loop is closed in the thread that it ran in: it may have handlers of signals.
-        giving_up = threading.Timer(ends - time.monotonic(), self._end_now)
-        giving_up.daemon = True
-        giving_up.start()
+        # The thread that ran the loop has to close it, since the loop may handle signals. So
+        # another thread watches the time.
+        watchdog = threading.Timer(ends - time.monotonic(), self._end_now)
+        watchdog.daemon = True
+        watchdog.start()
         try:
             runner.close()
-            giving_up.cancel()
-            threads = self._keeping()
-            for thread in threads:  # one with nothing to do is about to end
+            watchdog.cancel()
+            threads = self._running_threads()
+            for thread in threads:  # an idle one ends within GRACE
                 thread.join(max(GRACE / len(threads), ends - time.monotonic()))
         except KeyboardInterrupt:
             _exit(ExitCode.INTERRUPTED)
-        if self._keeping():
+        if self._running_threads():
             self._end_now()
 
     def _time_left(self) -> float:
-        """Seconds until the services' time for stopping is over."""
+        """Seconds that are left of SHUTDOWN_TIMEOUT."""
         gone = 0.0 if self._runner is None else self._runner.stopping_for
         return max(GRACE, self._settings.shutdown_timeout - gone)
 
-    def _keeping(self) -> list[threading.Thread]:
-        """The threads that were not there when we began, and for which Python would wait."""
+    def _running_threads(self) -> list[threading.Thread]:
+        """Threads that started since we began, and that Python would wait for."""
         return [
             thread
             for thread in threading.enumerate()
@@ -134,13 +131,13 @@ class Hosting:
         ]
 
     def _end_now(self) -> NoReturn:
-        """End the process: what it still does was for calls that have been given up."""
+        """End the process. What still runs belongs to calls that have been abandoned."""
         status = self._status or ExitCode.FAILED
         try:
-            if self._error is not None:  # who else would tell it waits
+            if self._error is not None:  # `run` would raise it, but is still waiting
                 status = report(self._error, debug=self._debug)
-            names = ", ".join(sorted(thread.name for thread in self._keeping()))
-            what = f"threads that did not return: {names}" if names else "tasks that resist"
+            names = ", ".join(sorted(thread.name for thread in self._running_threads()))
+            what = f"threads that did not return: {names}" if names else "tasks that ignored cancel"
             log.warning("ending without %s", what)
         finally:
             _exit(status)
@@ -157,18 +154,18 @@ def _exit(status: int) -> NoReturn:
 
 def set_up_logging(settings: Settings) -> None:
     """
-    As ``LOGGING`` says, or INFO and above to stderr.
+    Set up logging as ``LOGGING`` says, or INFO and above to stderr.
 
     Raises:
-        ConfigurationError: ``LOGGING`` is nothing for ``logging.config.dictConfig``.
+        ConfigurationError: ``logging.config.dictConfig`` refuses ``LOGGING``.
     """
     if settings.logging is None:
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     else:
-        from logging.config import dictConfig  # brings handlers, sockets and queues along
+        from logging.config import dictConfig  # imports handlers, sockets and queues
 
-        # Loggers of modules are made when they are imported, and dictConfig would switch off all
-        # that it does not name, the lines that say that a service is ready among them.
+        # The modules have made their loggers already. dictConfig would switch off those that it
+        # does not name, also the one that says that a service is ready.
         defaults: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
         try:
             dictConfig(defaults | settings.logging)
@@ -178,7 +175,7 @@ def set_up_logging(settings: Settings) -> None:
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop when it is installed, else asyncio's own."""
+    """Return uvloop's loop if it is installed; ``None`` stands for asyncio's own."""
     try:
         import uvloop
     except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 
@@ -18,12 +19,9 @@ from aiorpc import (
     UnknownService,
     UnserializableValueError,
 )
-from aiorpc.cli.app import EXIT_CODES
+from aiorpc.cli.app import COMMANDS, EXIT_CODES, complete
 from aiorpc.cli.exit_codes import ExitCode, exit_code_of
-
-from .commands import invoke, run
-
-COMMANDS = ["run", "call", "shell", "ls", "bench", "show-config", "new"]
+from tests.support.command_line import PATIENCE, SCRIPT, invoke, run
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -36,7 +34,7 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
     done = invoke("--help")
     assert done.code == 0
     for command in COMMANDS:
-        assert re.search(rf"│ {command} +\w", done.stdout), command
+        assert re.search(rf"^  {command} +\w", done.stdout, re.MULTILINE), command
     for code in ExitCode:
         assert re.search(rf"^ +{code.value}  \w", done.stdout, re.MULTILINE), code
 
@@ -56,7 +54,7 @@ def test_examples_keep_their_brackets() -> None:
 def test_no_command_is_help_and_exit_2() -> None:
     done = invoke()
     assert done.code == 2
-    assert "Usage: aiorpc" in done.stdout
+    assert "usage: aiorpc" in done.stdout
 
 
 def test_an_unknown_command_is_one_line_with_the_likely_one() -> None:
@@ -65,9 +63,36 @@ def test_an_unknown_command_is_one_line_with_the_likely_one() -> None:
     assert "'call'" in done.error
 
 
-def test_completion() -> None:
-    asked = {"_AIORPC_COMPLETE": "complete_bash", "COMP_WORDS": "aiorpc s", "COMP_CWORD": "1"}
-    assert set(run(env=asked).stdout.split()) == {"shell", "show-config"}
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("aiorpc s", {"shell", "show-config"}),
+        ("aiorpc --debug ca", {"call"}),
+        ("aiorpc run shop --re", {"--reload"}),
+        ("aiorpc show-config --d", {"--define", "--defaults", "--debug"}),
+        ("aiorpc run sho", set()),
+        ("aiorpc nosuch --", set()),
+        ("aiorpc", set(COMMANDS) | {"--help", "--version", "--debug"}),
+    ],
+)
+def test_completion_knows_the_commands_and_their_options(line: str, words: set[str]) -> None:
+    assert set(complete(line)) == words
+
+
+def test_the_shell_asks_for_completion_as_the_page_says() -> None:
+    done = run("--complete", "aiorpc", "s", "aiorpc", env={"COMP_LINE": "aiorpc s"})
+    assert (done.code, done.stdout.split()) == (0, ["shell", "show-config"])
+
+
+def test_a_pipe_that_closes_early_is_no_traceback() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{SCRIPT} show-config --defaults | (exec <&-; true)"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -88,6 +113,6 @@ def test_exit_codes_of_errors(error: aiorpc.AioRpcError, code: int) -> None:
     assert exit_code_of(error) == code
 
 
-def test_every_exit_code_is_told() -> None:
-    told = {int(code) for code in re.findall(r"^ +(\d+)  ", EXIT_CODES, re.MULTILINE)}
-    assert told == {code.value for code in ExitCode}
+def test_help_describes_every_exit_code() -> None:
+    listed = {int(code) for code in re.findall(r"^ +(\d+)  ", EXIT_CODES, re.MULTILINE)}
+    assert listed == {code.value for code in ExitCode}

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from aiorpc.cli.loading import load_services, look_in_current_directory
-
-from .conftest import Project
+from tests.support.command_line import Project
 
 
 def names_of(targets: list[str]) -> list[str]:

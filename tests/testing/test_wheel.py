@@ -51,7 +51,7 @@ def test_its_metadata(contents: dict[str, bytes]) -> None:
     assert message["Requires-Python"] == ">=3.11"
     plain = [each for each in message.get_all("Requires-Dist", []) if "extra ==" not in each]
     assert {each.split("<")[0].split(">")[0] for each in plain} == {
-        *("aio-pika", "msgspec", "pyyaml", "rich", "typer")
+        *("aio-pika", "msgspec", "pyyaml", "rich")
     }
     (points,) = (body for name, body in contents.items() if name.endswith("/entry_points.txt"))
     assert b"aiorpc = aiorpc.testing.plugin" in points.split(b"[pytest11]")[1]

@@ -1,16 +1,19 @@
-"""``aiorpc ls``: which services are there, how many consume their queues, and what waits there."""
+"""
+``aiorpc ls``: lists services, how many processes consume their queues, and how many messages wait.
+
+Asks the services by discovery, and the broker for each queue. Imports rich to draw the table.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated
 
 import msgspec
-import typer
 
 from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
@@ -18,24 +21,37 @@ from ...hosting.discovery import Instance, discover
 from ...transports import open_transport
 from ...transports.base import State, Transport
 from ...wire.names import LONGEST_NAME, rpc_queue_name
+from ..calls import CONNECT_TIMEOUT
 from ..exit_codes import ExitCode
-from ..options import Broker, ConfigFile, Debug, Define, finite
 from ..output import print_json, print_note
-from ..settings import require_server, settings_of
-from .call import CONNECT_TIMEOUT
+from ..parser import Parser, add_settings, number, require_server, settings_of
 
-__all__ = ["ls"]
+__all__ = ["configure", "execute", "list_services", "print_table"]
 
-#: Seconds that the broker may take to tell of one queue, and of all those that it keeps us waiting
-#: for.
-LOOK, LOOKS = 2.0, 6.0
+#: Seconds that the broker may take to describe one queue.
+LOOK = 2.0
+#: Seconds that all queues together may take for which the broker does not answer.
+LOOKS = 6.0
+
+DESCRIPTION = """\
+List services: their queues, how many consume them, how many messages wait.
+
+The exit code is 3 if a service that you name has no queue, or nobody consumes
+it."""
+
+EXAMPLES = """\
+  $ aiorpc ls
+  $ aiorpc ls service_x service_y && echo both are there
+  $ aiorpc ls --json | jq '.[] | select(.waiting > 100)'
+"""
 
 
 class Listed(msgspec.Struct, omit_defaults=True):
     """
-    A queue of a service. ``consumers`` and ``waiting`` are ``None`` if there is no such queue;
-    ``queue`` is ``None`` for what no queue fires, such as timers. ``untold``: the broker does not
-    say whether there is one, such as of a queue that another connection has for itself.
+    A queue of a service. ``consumers`` and ``waiting`` are ``None`` if there is no such queue.
+
+    ``queue`` is ``None`` for entrypoints without a queue, such as timers. ``untold``: the broker
+    does not describe the queue, for example because it is exclusive to another connection.
     """
 
     service: str
@@ -48,81 +64,72 @@ class Listed(msgspec.Struct, omit_defaults=True):
 
     @property
     def consumed(self) -> bool:
-        """Whether somebody consumes it, as far as anybody says."""
+        """Whether somebody consumes it, by what the broker or the services say."""
         return bool(self.processes if self.untold else self.consumers)
 
 
-def ls(
-    services: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="SERVICE",
-            help="Look at these, of Nameko or of aiorpc. Without any: ask which services of "
-            "aiorpc are there.",
-            show_default=False,
-        ),
-    ] = None,
-    wait: Annotated[
-        float,
-        typer.Option(
-            "--wait",
-            metavar="SECONDS",
-            min=0.01,
-            max=3600,
-            callback=finite,
-            help="Wait for answers so long.",
-        ),
-    ] = 0.5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    config: ConfigFile = None,
-    define: Define = None,
-    broker: Broker = None,
-    debug: Debug = False,
-) -> None:
-    """
-    List services: their queues, how many consume them, how many messages wait.
+def configure(parser: Parser) -> None:
+    """Add the arguments and the help of ``aiorpc ls``."""
+    parser.describe("[SERVICE ...]", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "services",
+        metavar="SERVICE",
+        nargs="*",
+        help="Services of Nameko or aiorpc to list. Without any, ask which services of aiorpc run.",
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=number(0.01, 3600),
+        default=0.5,
+        help="Seconds to wait for answers. (default: 0.5)",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+    add_settings(parser)
 
-    The exit code is 3 if a service that was named has no queue, or nobody
-    consumes it.
-    """
-    settings = settings_of(config, define, broker)
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the list, and return the exit status."""
+    names, wait = arguments.services, arguments.wait
+    settings = settings_of(arguments)
     require_server(settings, "ls")
-    for name in services or ():
+    for name in names:
         _check_name(name)
     logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
-    listed = asyncio.run(list_services(settings, services or (), wait))
-    if as_json:
+    listed = asyncio.run(list_services(settings, names, wait))
+    if arguments.json:
         print_json(listed)
     elif listed:
-        _print_table(listed)
+        print_table(listed)
     else:
         print_note(
-            f"no service of aiorpc answered within {wait:g} s; those of Nameko do not answer, and "
-            "are found by name: aiorpc ls NAME"
+            f"no service of aiorpc answered within {wait:g} s; services of Nameko do not answer, "
+            "but can be looked up by name: aiorpc ls NAME"
         )
-    if services and not all(each.consumed for each in listed if each.queue):
-        raise typer.Exit(ExitCode.NO_SERVICE)
+    if names and not all(each.consumed for each in listed if each.queue):
+        return ExitCode.NO_SERVICE
+    return ExitCode.OK
 
 
 def _check_name(service: str) -> None:
-    """Raise ``ConfigurationError`` where no queue can be of *service*."""
+    """Raise ``ConfigurationError`` if no queue can have the name that *service* gives it."""
     try:
         length = len(rpc_queue_name(service).encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"{service!r} names no service: it is not UTF-8") from None
+        raise ConfigurationError(f"{service!r} cannot name a service: it is not UTF-8") from None
     if length > LONGEST_NAME:
         raise ConfigurationError(
-            f"{service} names no service: its queue would have a name of {length} bytes, and "
-            f"{LONGEST_NAME} are possible"
+            f"{service} cannot name a service: the name of its queue would have {length} bytes, "
+            f"and AMQP allows {LONGEST_NAME}"
         )
 
 
 async def list_services(settings: Settings, names: Sequence[str], wait: float) -> list[Listed]:
     """
-    The queues of the services called *names*, or of all that answer within *wait* seconds.
+    Return the queues of the services *names*, or of all that answer within *wait* seconds.
 
     Raises:
-        ConnectionLost, ConfigurationError: the broker is not there, or refuses us.
+        ConnectionLost, ConfigurationError: the broker is not there, or refuses the connection.
     """
     transport = open_transport(settings, name="aiorpc ls")
     try:
@@ -132,8 +139,8 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
                 instances = await discover(transport, wait)
         except TimeoutError:
             raise ConnectionLost(
-                f"{transport.url} did not say within {CONNECT_TIMEOUT:g} s that it heard the "
-                "question which services are there"
+                f"{transport.url} did not confirm the question which services run within "
+                f"{CONNECT_TIMEOUT:g} s"
             ) from None
         if names:
             instances = [instance for instance in instances if instance.service in names]
@@ -145,7 +152,7 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
 
 
 def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
-    """By service and queue; a named service that did not answer has its one queue for calls."""
+    """One row per service and queue. A named service that is silent has its queue for calls."""
     groups: dict[tuple[str, str | None], Listed] = {}
     for instance in instances:
         process = f"{instance.host}:{instance.pid}"
@@ -169,10 +176,10 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
 
 async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
     """
-    Fill in what the broker says of each queue.
+    Fill in what the broker says about each queue.
 
     Raises:
-        ConnectionLost: it says nothing of any.
+        ConnectionLost: the broker describes none of them.
     """
     looked_at = [each for each in listed if each.queue is not None]
     patience, silent = LOOKS, False
@@ -188,10 +195,11 @@ async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
             each.consumers, each.waiting = state.consumers, state.messages
     lost = silent or transport.state not in {State.CONNECTED, State.BLOCKED}
     if lost and looked_at and all(each.untold for each in looked_at):
-        raise ConnectionLost(f"{transport.url} did not say within {LOOK:g} s how the queues are")
+        raise ConnectionLost(f"{transport.url} did not describe the queues within {LOOK:g} s")
 
 
-def _print_table(listed: Sequence[Listed]) -> None:
+def print_table(listed: Sequence[Listed]) -> None:
+    """Print one line per queue."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -213,7 +221,7 @@ def _print_table(listed: Sequence[Listed]) -> None:
             ", ".join(each.processes) or "-",
             style=None if each.consumed or not each.queue else "red",
         )
-    # In a pipe nothing is folded: a line is a queue.
+    # In a pipe rich folds no line, so that one line is one queue.
     width = None if sys.stdout.isatty() else 1000
     Console(width=width, highlight=False).print(table)
 

@@ -1,20 +1,28 @@
-"""``aiorpc new NAME``: a directory with a service, its configuration and its test, ready to run."""
+"""``aiorpc new``: writes a directory with a service, its configuration and its test."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import keyword
 import re
 from pathlib import Path
 from string import Template
-from typing import Annotated
-
-import typer
 
 from ...exceptions import ConfigurationError
-from ..options import Debug
+from ..exit_codes import ExitCode
+from ..parser import Parser
 
-__all__ = ["new"]
+__all__ = ["configure", "execute"]
+
+DESCRIPTION = """\
+Make a directory with a new service, its configuration and its test.
+
+The command never overwrites a file or a directory."""
+
+EXAMPLES = """\
+  $ aiorpc new greetings && cd greetings && pytest
+"""
 
 SERVICE = Template('''\
 """The service ``$name``."""
@@ -31,7 +39,7 @@ class $class_name:
 ''')
 
 CONFIG = """\
-# Keys are Nameko's; `aiorpc show-config --config config.yaml --defaults` lists all there are.
+# Keys are Nameko's; `aiorpc show-config --config config.yaml --defaults` lists all of them.
 AMQP_URI: ${AMQP_URI:amqp://guest:guest@localhost/}
 max_workers: 100
 """
@@ -64,26 +72,23 @@ def test_hello_is_answered() -> None:
 ''')
 
 
-#: What the test imports beside the class of the service.
+#: Names that the test imports beside the class of the service.
 OF_THE_TEST = ("ClusterRpcProxy", "ServiceContainer")
 
 
-def new(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            help="Name of the service: letters, digits, _ and -, a letter first.",
-            show_default=False,
-        ),
-    ],
-    debug: Debug = False,
-) -> None:
-    """
-    Make a directory with a new service, its configuration and its test, ready to run.
+def configure(parser: Parser) -> None:
+    """Add the arguments and the help of ``aiorpc new``."""
+    parser.describe("NAME", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="Name of the service: a letter, then letters, digits, _ and -.",
+    )
 
-    Nothing that is there already is overwritten.
-    """
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Write the files, and print what to do next."""
+    name: str = arguments.name
     module = _module_name(name)
     names = {"name": name, "module": module, "class_name": _class_name(name)}
     directory = Path(name)
@@ -93,9 +98,10 @@ def new(
         f"test_{module}.py": TEST.substitute(names),
     }
     _write(directory, files)
-    typer.echo(f"made {directory}/ with {', '.join(files)}\n")
+    print(f"made {directory}/ with {', '.join(files)}\n")
     for step in _next_steps(name, module):
-        typer.echo(f"  {step}")
+        print(f"  {step}")
+    return ExitCode.OK
 
 
 def _next_steps(name: str, module: str) -> list[str]:
@@ -111,14 +117,16 @@ def _next_steps(name: str, module: str) -> list[str]:
 
 def _module_name(name: str) -> str:
     """
+    The module for the service *name*.
+
     Raises:
-        ConfigurationError: *name* is no name for a service, or its module would hide another.
+        ConfigurationError: *name* cannot name a service, or its module would hide another one.
     """
     module = name.replace("-", "_").lower()
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or keyword.iskeyword(module):
         raise ConfigurationError(
             f"{name!r} cannot name a service and its module: use letters, digits, _ and -, a "
-            "letter first, and no word of Python's own"
+            "letter first, and no keyword of Python"
         )
     class_name = _class_name(name)
     if keyword.iskeyword(class_name) or class_name in OF_THE_TEST:

@@ -1,46 +1,48 @@
-"""``aiorpc run``: host services in this process until a signal says stop."""
+"""``aiorpc run``: hosts services in this process, or in a child that ``--reload`` restarts."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import argparse
 
-import typer
-
-from ..options import DEBUG, Broker, ConfigFile, Debug, Define
+from ..parser import Parser, add_settings
 from ..serving import run_services
 
-__all__ = ["run"]
+__all__ = ["configure", "execute"]
+
+DESCRIPTION = """\
+Run services until SIGTERM or Ctrl-C; then finish the calls in progress.
+
+If the broker is not there yet, aiorpc waits for it. Calls that do not finish
+within SHUTDOWN_TIMEOUT (25 s) are requeued, and the exit code is 1. A second
+signal ends the process at once."""
+
+EXAMPLES = """\
+  $ aiorpc run services.service_x services.service_y
+  $ aiorpc run shop.orders:Orders --config config.yaml --define max_workers=10
+  $ aiorpc run greetings --reload
+"""
 
 
-def run(
-    ctx: typer.Context,
-    modules: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODULE[:CLASS]",
-            help="Modules to look for services in, imported as from the current directory; with "
-            "a class, just that one.",
-            show_default=False,
-        ),
-    ],
-    config: ConfigFile = None,
-    define: Define = None,
-    broker: Broker = None,
-    reload: Annotated[
-        bool, typer.Option("--reload", help="Start again whenever a source file changes.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """
-    Run services until SIGTERM or Ctrl-C; then finish the calls in hand, and stop.
+def configure(parser: Parser) -> None:
+    """Add the arguments and the help of ``aiorpc run``."""
+    parser.describe("MODULE[:CLASS] ...", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "modules",
+        metavar="MODULE[:CLASS]",
+        nargs="+",
+        help="Modules that hold services, imported as from the current directory; with a class, "
+        "only that one.",
+    )
+    add_settings(parser)
+    parser.add_argument(
+        "--reload", action="store_true", help="Restart whenever a source file changes."
+    )
 
-    It waits for the broker if that is not there yet. Calls that are not finished
-    within SHUTDOWN_TIMEOUT (25 s) go back to their queues, and the exit code is
-    1. A second signal ends it at once.
-    """
-    debug = DEBUG in ctx.meta  # it may stand before `run`, too
-    if reload:
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the services until a signal, and return the exit status."""
+    if arguments.reload:
         from ..reload import run_reloading
 
-        raise typer.Exit(run_reloading(modules, config, define, broker, debug))
-    raise typer.Exit(run_services(modules, config, define, broker, debug))
+        return run_reloading(arguments)
+    return run_services(arguments)

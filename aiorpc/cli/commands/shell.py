@@ -1,12 +1,13 @@
 """
-``aiorpc shell``: a Python prompt with a cluster at hand and top-level ``await``.
+``aiorpc shell``: a Python prompt with top-level ``await`` and the cluster as ``n``.
 
-The event loop runs in a thread of its own, also while the prompt waits: connections stay alive, and
-Ctrl-C is the prompt's. All that is typed runs in the loop's thread, so ``call_async`` works too.
+The event loop runs in a thread, also while the prompt waits: connections stay alive, and Ctrl-C
+reaches the prompt. The loop's thread runs all code that is typed, so ``call_async`` works too.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import asyncio
 import code
@@ -21,31 +22,38 @@ import time
 import types
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from typing import Annotated, Any, TypeVar
-
-import typer
+from typing import Any, TypeVar
 
 from ... import __version__
 from ...calling.proxies import ClusterProxy
 from ...calling.standalone import ClusterRpcProxy, Dispatch, event_dispatcher
 from ...config import Settings
 from ...exceptions import ConnectionLost
+from ..calls import CONNECT_TIMEOUT
 from ..exit_codes import ExitCode
-from ..options import Broker, ConfigFile, Debug, Define, finite
 from ..output import print_note, print_traceback
-from ..settings import settings_of
-from .call import CONNECT_TIMEOUT
+from ..parser import Parser, add_settings, add_timeout, settings_of
 
-__all__ = ["shell"]
+__all__ = ["configure", "execute"]
 
 log = logging.getLogger("aiorpc")
 
 T = TypeVar("T")
 
-#: Seconds after which a wait looks up, for signals.
+#: Seconds between two looks for signals while the prompt waits for a result.
 LOOK_UP = 0.1
-#: Seconds that the connections may take to close, and then the loop to stop.
+#: Seconds that the connections may take to close, and that the loop may take to stop after that.
 CLOSING, STOPPING = 5.0, 1.0
+
+DESCRIPTION = """\
+A Python prompt with top-level await, and the cluster as n.
+
+Input from a pipe runs as a script: an exception ends it with exit code 1."""
+
+EXAMPLES = """\
+  $ aiorpc shell --broker amqp://guest:guest@localhost/
+  $ echo 'print(await n.rpc.service_x.remote_method("hello"))' | aiorpc shell
+"""
 
 BANNER = """\
 aiorpc {version}, Python {python}, {broker}
@@ -55,42 +63,28 @@ aiorpc {version}, Python {python}, {broker}
 Ctrl-D leaves."""
 
 
-def shell(
-    config: ConfigFile = None,
-    define: Define = None,
-    broker: Broker = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            "-t",
-            metavar="SECONDS",
-            min=0.001,
-            callback=finite,
-            show_default="RPC_TIMEOUT, or 30",
-            help="How long a call may take.",
-        ),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """
-    A Python prompt with top-level await, and the cluster as n.
+def configure(parser: Parser) -> None:
+    """Add the arguments and the help of ``aiorpc shell``."""
+    parser.describe("", DESCRIPTION, EXAMPLES)
+    add_settings(parser)
+    add_timeout(parser)
 
-    What is piped in runs as a script: an exception ends it with exit code 1.
-    """
-    settings = settings_of(config, define, broker)
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the prompt, or the script on stdin, and return the exit status."""
+    settings = settings_of(arguments)
     with _loop_in_thread() as loop:
         opened = AsyncExitStack()
-        log.setLevel(logging.CRITICAL)  # whether the broker is there, the outcome tells
-        n = loop.wait(opened.enter_async_context(_cluster(settings, timeout)))
+        log.setLevel(logging.CRITICAL)  # the outcome says whether the broker is there
+        n = loop.wait(opened.enter_async_context(_cluster(settings, arguments.timeout)))
         log.setLevel(logging.NOTSET)
         console = Console(loop, {"__name__": "__console__", "__doc__": None, "n": n})
         try:
-            if sys.stdin.isatty():
-                console.startup()
-                console.interact(_banner(settings), exitmsg="")
-            else:
-                _run_script(console, sys.stdin.read())
+            if not sys.stdin.isatty():
+                return _run_script(console, sys.stdin.read())
+            console.startup()
+            console.interact(_banner(settings), exitmsg="")
+            return ExitCode.OK
         finally:
             loop.wait(opened.aclose(), CLOSING)
 
@@ -118,7 +112,7 @@ async def _cluster(settings: Settings, timeout: float | None) -> AsyncGenerator[
     cluster = ClusterRpcProxy(settings, timeout=limit)
     async with AsyncExitStack() as opened:
         try:
-            # The cluster's own bound is that of a call, which somebody at a prompt did not mean.
+            # The cluster's own timeout is that of a call: too long to wait for a broker.
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 dispatch = await opened.enter_async_context(event_dispatcher(brief))
                 rpc = await opened.enter_async_context(cluster)
@@ -139,21 +133,21 @@ def _banner(settings: Settings) -> str:
 
 
 class LoopThread:
-    """An event loop in a thread, and how the main thread waits for what runs there."""
+    """An event loop that runs in another thread; the main thread waits for its results."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
 
     def wait(self, coroutine: Coroutine[Any, Any, T], within: float = math.inf) -> T | None:
         """
-        The result of *coroutine*, or ``None`` if there is none *within* so many seconds; that, and
-        Ctrl-C, cancel it.
+        Return the result of *coroutine*, or ``None`` if it takes longer than *within* seconds.
+
+        The timeout, and Ctrl-C, cancel it.
         """
         running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         ends = time.monotonic() + within
         try:
-            # Now and then it looks up: a Ctrl-C in the moment before a wait without a bound begins
-            # would be heard at its end.
+            # A wait without a bound would notice a Ctrl-C of the moment before it only at its end.
             while not concurrent.futures.wait((running,), LOOK_UP).done:
                 if time.monotonic() > ends:
                     running.cancel()
@@ -176,10 +170,10 @@ def _loop_in_thread() -> Iterator[LoopThread]:
         yield LoopThread(loop)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        with suppress(KeyboardInterrupt):  # once more, by somebody who has no patience
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C
             thread.join(STOPPING)
         if thread.is_alive():
-            # A line that blocks: nothing reaches it, and a loop that runs cannot be closed.
+            # A typed line blocks the loop. Nothing can stop it, and a running loop cannot close.
             print_note("ending without the line that does not return")
             sys.stdout.flush()
             os._exit(ExitCode.INTERRUPTED)
@@ -187,7 +181,7 @@ def _loop_in_thread() -> Iterator[LoopThread]:
 
 
 class Console(code.InteractiveConsole):
-    """The prompt of Python, with ``await``."""
+    """Python's prompt, with ``await``."""
 
     def __init__(self, loop: LoopThread, namespace: dict[str, Any]) -> None:
         super().__init__(namespace)
@@ -199,8 +193,8 @@ class Console(code.InteractiveConsole):
         try:
             self.run(code)
         except (SystemExit, KeyboardInterrupt):
-            raise  # interact() knows both
-        except BaseException as error:  # noqa: BLE001 - whatever was typed
+            raise  # interact() handles both
+        except BaseException as error:  # noqa: BLE001 - a typed line may raise anything
             print_traceback(error)
 
     def run(self, code: types.CodeType) -> None:
@@ -210,7 +204,7 @@ class Console(code.InteractiveConsole):
             raise leaving
 
     def startup(self) -> None:
-        """Completion by Tab, and PYTHONSTARTUP, as Python's own prompt has them."""
+        """Set up completion by Tab and run PYTHONSTARTUP, as Python's own prompt does."""
         try:
             import readline
             import rlcompleter
@@ -236,15 +230,16 @@ async def _evaluate(function: types.FunctionType) -> BaseException | None:
         if inspect.iscoroutine(value):
             await value
     except (SystemExit, KeyboardInterrupt) as leaving:
-        return leaving  # raised here, it would end the loop, and then nothing could be closed
+        return leaving  # raised here, it would end the loop before the connections close
     return None
 
 
-def _run_script(console: Console, source: str) -> None:
+def _run_script(console: Console, source: str) -> int:
     try:
-        # Not with what this module has from __future__.
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        # dont_inherit: the script does not get this module's `from __future__ import`.
         console.run(compile(source, "<stdin>", "exec", flags, dont_inherit=True))
-    except Exception as error:  # noqa: BLE001 - whatever was piped in
+    except Exception as error:  # noqa: BLE001 - the script may raise anything
         print_traceback(error)
-        raise typer.Exit(ExitCode.FAILED) from None
+        return ExitCode.FAILED
+    return ExitCode.OK

@@ -1,34 +1,41 @@
-"""``aiorpc show-config``: the configuration as services will see it, without its secrets."""
+"""``aiorpc show-config``: prints the configuration as services see it, without its secrets."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+import argparse
+from typing import Any
 
 from ...config import redacted
-from ..options import Broker, ConfigFile, Debug, Define
-from ..settings import settings_of
+from ..exit_codes import ExitCode
+from ..parser import Parser, add_settings, settings_of
 
-__all__ = ["show_config"]
+__all__ = ["as_yaml", "configure", "execute"]
+
+DESCRIPTION = """\
+Show the configuration: environment variables substituted, secrets masked,
+every key checked.
+
+With --defaults it also lists all keys that aiorpc knows."""
+
+EXAMPLES = """\
+  $ aiorpc show-config --config config.yaml
+  $ aiorpc show-config --defaults
+"""
 
 
-def show_config(
-    config: ConfigFile = None,
-    define: Define = None,
-    broker: Broker = None,
-    defaults: Annotated[
-        bool, typer.Option("--defaults", help="Also what was not given, with its default.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """
-    Show the configuration: environment variables substituted, secrets masked, checked.
+def configure(parser: Parser) -> None:
+    """Add the arguments and the help of ``aiorpc show-config``."""
+    parser.describe("", DESCRIPTION, EXAMPLES)
+    add_settings(parser)
+    parser.add_argument(
+        "--defaults", action="store_true", help="Also show the defaults of keys that are not given."
+    )
 
-    With --defaults it is also the list of the keys there are.
-    """
-    settings = settings_of(config, define, broker)
-    typer.echo(as_yaml(redacted(settings, defaults=defaults)), nl=False)
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the configuration as YAML."""
+    print(as_yaml(redacted(settings_of(arguments), defaults=arguments.defaults)), end="")
+    return ExitCode.OK
 
 
 def as_yaml(config: dict[str, Any]) -> str:
@@ -36,7 +43,7 @@ def as_yaml(config: dict[str, Any]) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Also takes what users define in Python and YAML has no words for: its repr."""
+        """Writes the ``repr`` of Python values that YAML has no syntax for."""
 
     Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(repr(value)))
     return yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True)

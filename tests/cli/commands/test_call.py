@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from aiorpc import RpcTimeout, ServiceContainer, UnknownService, rpc
+from aiorpc.cli.calls import Wanted
 from aiorpc.cli.commands.call import call_once
 from aiorpc.config import resolve
-
-from .commands import Done, Started, invoke, run
-from .conftest import Project
+from tests.support.command_line import Done, Project, Started, invoke, run
 
 
 class Echo:
@@ -32,12 +31,12 @@ class Echo:
 async def test_a_call_is_made_with_its_arguments_and_context() -> None:
     settings = resolve("memory://cli-call")
     async with ServiceContainer(Echo, settings):
-        result = await call_once(settings, "echo", "echo", [1, "two"], {"three": 3})
+        result = await call_once(settings, Wanted("echo", "echo", [1, "two"], {"three": 3}))
         assert result == [[1, "two"], {"three": 3}]
         with pytest.raises(RpcTimeout, match=r"within 0\.05 s"):
-            await call_once(settings, "echo", "nap", timeout=0.05)
+            await call_once(settings, Wanted("echo", "nap", timeout=0.05))
     with pytest.raises(UnknownService):
-        await call_once(settings, "nobody", "echo")
+        await call_once(settings, Wanted("nobody", "echo"))
 
 
 @pytest.mark.alone  # milliseconds count
@@ -45,13 +44,13 @@ async def test_the_timeout_of_the_settings_is_the_default() -> None:
     settings = resolve({"AMQP_URI": "memory://cli-timeout", "RPC_TIMEOUT": 0.05})
     async with ServiceContainer(Echo, settings):
         with pytest.raises(RpcTimeout, match=r"within 0\.05 s"):
-            await call_once(settings, "echo", "nap")
+            await call_once(settings, Wanted("echo", "nap"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "Missing argument 'SERVICE.METHOD'"),
+        ([], "arguments are required: SERVICE.METHOD"),
         (["service_x"], "write SERVICE.METHOD"),
         ([".method"], "write SERVICE.METHOD"),
         (["service_x."], "write SERVICE.METHOD"),
@@ -64,12 +63,12 @@ async def test_the_timeout_of_the_settings_is_the_default() -> None:
         (["s.m", "--context", "name=\udce4"], "is not UTF-8"),
         (["s.m", "--context", "\udce4=1"], "is not UTF-8"),
         (["s.m", "--timeout", "0"], "--timeout"),
-        (["s.m", "--timeout", "inf"], "inf is no finite number"),
+        (["s.m", "--timeout", "inf"], "inf is not a finite number"),
         (["s.m", "--timeout", "soon"], "--timeout"),
         (["s.m", "--broker", "memory://"], "memory:// does not reach beyond its own process"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exits_2(arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], told: str) -> None:
     done = invoke("call", *arguments)
     assert done.code == 2
     assert told in done.error
@@ -92,8 +91,8 @@ def called(service_on_rabbitmq: Project, rabbitmq_uri: str) -> Iterator[Project]
 
 
 @pytest.mark.rabbitmq
-def test_everything_a_script_wants_to_know(called: Project, rabbitmq_uri: str) -> None:
-    """One service and many calls: what takes the time is starting processes."""
+def test_results_and_errors_as_a_script_sees_them(called: Project, rabbitmq_uri: str) -> None:
+    """One test for all: starting the processes takes most of its time."""
 
     def call(method: str, *arguments: str) -> Done:
         return run("call", f"{called.name}.{method}", *arguments, "--broker", rabbitmq_uri)

@@ -12,9 +12,7 @@ import yaml
 
 from aiorpc.cli.loading import load_services, look_in_current_directory
 from aiorpc.config import load
-
-from .commands import invoke
-from .conftest import Project
+from tests.support.command_line import Project, invoke
 
 
 def test_what_it_makes_is_tested_and_runs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:

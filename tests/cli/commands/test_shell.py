@@ -17,9 +17,7 @@ from pathlib import Path
 import pytest
 
 from aiorpc.config import Settings
-
-from .commands import PATIENCE, SCRIPT, Started, invoke, run
-from .conftest import Project
+from tests.support.command_line import PATIENCE, SCRIPT, Project, Started, invoke, run
 
 MEMORY = ("--broker", "memory://")
 

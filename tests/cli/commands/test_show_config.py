@@ -8,9 +8,7 @@ import pytest
 import yaml
 
 from aiorpc.cli.commands.show_config import as_yaml
-
-from .commands import invoke
-from .conftest import Project
+from tests.support.command_line import Project, invoke
 
 CONFIG = """
 AMQP_URI: amqp://app:${PASSWORD}@${HOST:localhost}/

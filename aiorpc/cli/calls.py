@@ -1,0 +1,141 @@
+"""
+A call as the command line describes it: service and method, arguments, context data, timeout.
+
+Shared by ``aiorpc call`` and ``aiorpc bench``. Reads text as values, connects, and makes the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from ..calling.standalone import ClusterRpcProxy
+from ..config import Settings
+from ..exceptions import AioRpcError, ConfigurationError, MethodNotFound, RemoteError
+from .parser import Parser, add_settings, add_timeout
+
+__all__ = ["CONNECT_TIMEOUT", "Wanted", "add_call", "in_words", "wanted_of"]
+
+#: Seconds to wait for the broker. Somebody who types a command wants to know soon.
+CONNECT_TIMEOUT = 5.0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """The call to make. ``timeout`` in seconds; ``None`` is ``RPC_TIMEOUT`` of the settings."""
+
+    service: str
+    method: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    context_data: dict[str, Any] = {}
+    timeout: float | None = None
+
+    @asynccontextmanager
+    async def connected(self, settings: Settings) -> AsyncGenerator[Callable[[], Awaitable[Any]]]:
+        """
+        Connect within ``CONNECT_TIMEOUT``, or ``timeout`` if that is less; yield the call.
+
+        Raises:
+            ConnectionLost, ConfigurationError: the broker is not there, or refuses the connection.
+        """
+        limit = settings.rpc_timeout if self.timeout is None else self.timeout
+        connecting = CONNECT_TIMEOUT if self.timeout is None else min(self.timeout, CONNECT_TIMEOUT)
+        cluster = ClusterRpcProxy(settings, timeout=connecting, context_data=self.context_data)
+        async with cluster as services:
+            method = services[self.service][self.method].with_options(timeout=limit)
+            yield lambda: method(*self.args, **self.kwargs)
+
+
+def add_call(parser: Parser) -> None:
+    """Add the arguments and options that :func:`wanted_of` reads, and those of the settings."""
+    parser.add_argument("target", metavar="SERVICE.METHOD", help="The method to call.")
+    parser.add_argument(
+        "args",
+        metavar="ARGS",
+        nargs="?",
+        default="[]",
+        help="Positional arguments, a JSON array. (default: [])",
+    )
+    parser.add_argument(
+        "kwargs",
+        metavar="KWARGS",
+        nargs="?",
+        default="{}",
+        help="Keyword arguments, a JSON object. (default: {})",
+    )
+    add_timeout(parser)
+    parser.add_argument(
+        "--context",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="Context data that travels with the call; VALUE is JSON, or text. Repeatable.",
+    )
+    add_settings(parser)
+
+
+def wanted_of(arguments: argparse.Namespace) -> Wanted:
+    """Read the call from the command line. Raises ``ConfigurationError``."""
+    service, dot, method = arguments.target.rpartition(".")
+    if not (service and dot and method):
+        raise ConfigurationError(
+            f"{arguments.target!r} names no method: write SERVICE.METHOD, "
+            "such as service_x.remote_method"
+        )
+    args, kwargs = _arguments_of(arguments.args, arguments.kwargs)
+    context_data = _context_of(arguments.context)
+    return Wanted(service, method, args, kwargs, context_data, arguments.timeout)
+
+
+def _arguments_of(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
+    positional = _json(args)
+    if isinstance(positional, dict) and kwargs == "{}":
+        return [], positional  # only keyword arguments, and no '[]' before them
+    if not isinstance(positional, list):
+        raise ConfigurationError(
+            f"""ARGS must be a JSON array, in quotes for the shell: '["hello", 1]'; got {args}"""
+        )
+    named = _json(kwargs)
+    if not isinstance(named, dict):
+        raise ConfigurationError(
+            f"""KWARGS must be a JSON object, in quotes for the shell: '{{"n": 1}}'; got {kwargs}"""
+        )
+    return positional, named
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+
+
+def _context_of(items: Sequence[str]) -> dict[str, Any]:
+    return dict(map(_context_item, items))
+
+
+def _context_item(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigurationError(f"--context needs KEY=VALUE, such as language=en; got {text}")
+    try:
+        key.encode()
+        return key, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return key, value
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"--context {text!r} is not UTF-8") from None
+
+
+def in_words(wanted: Wanted, error: AioRpcError) -> str:
+    """Say why a call failed, and begin with the method that was called."""
+    called = f"{wanted.service}.{wanted.method}"
+    if isinstance(error, RemoteError):
+        return f"{called} raised {error.exc_type}: {error.value}"
+    if isinstance(error, MethodNotFound):
+        return f"{wanted.service} has no method {wanted.method} that is marked @rpc"
+    return str(error) if str(error).startswith(called) else f"{called}: {error}"

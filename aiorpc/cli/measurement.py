@@ -1,0 +1,182 @@
+"""
+Measures how fast a call is answered, for ``aiorpc bench``.
+
+There are two ways to load a service. Without a rate each caller makes its next call when the last
+one was answered: that finds how much the service can do. With a rate, calls fall due at fixed times
+even if earlier ones are still unanswered, as when users come. Then latency counts from when a call
+was due, so that it includes the time that a call waits behind slow ones.
+
+Awaits the calls that it is given; knows no connection and prints nothing.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import itertools
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from ..exceptions import RemoteError
+
+__all__ = ["Failures", "Latency", "Measurement", "Plan", "Report", "percentile", "report_of"]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to measure."""
+
+    #: The most calls at a time.
+    in_flight: int
+    #: Calls per second; ``None``: each caller calls again when its call is answered.
+    rate: float | None
+    #: Seconds.
+    duration: float
+
+
+class Failures(msgspec.Struct):
+    """Calls that ended with an error of one type; ``first`` is the text of the first error."""
+
+    count: int
+    first: str
+
+
+class Latency(msgspec.Struct):
+    """Milliseconds until the result, of the calls that returned one."""
+
+    min: float
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+class Report(msgspec.Struct):
+    """The figures of a measurement. ``seconds``: from the first call to the last answer."""
+
+    target: str
+    in_flight: int
+    rate: float | None
+    seconds: float
+    calls: int
+    results: int
+    results_per_second: float
+    latency_ms: Latency | None
+    errors: dict[str, Failures]
+
+
+class Measurement:
+    """Makes calls as the plan says, and records how each of them ended."""
+
+    def __init__(self, call: Callable[[], Awaitable[Any]], plan: Plan) -> None:
+        self._call = call
+        self._stop = asyncio.Event()
+        self.plan = plan
+        self.began = self.ended = time.perf_counter()
+        #: Seconds until the result, one for each call that returned one.
+        self.latencies = array.array("d")
+        self.failures: dict[str, Failures] = {}
+        self.interrupted = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the first call until now, or until the last answer."""
+        return (self.ended or time.perf_counter()) - self.began
+
+    @property
+    def failed(self) -> int:
+        """How many calls ended with an error."""
+        return sum(each.count for each in self.failures.values())
+
+    def interrupt(self) -> None:
+        """Start no more calls; :meth:`run` returns when those in flight are answered."""
+        self.interrupted = True
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Make the calls. Returns when the time is over and all calls are answered."""
+        self.began, self.ended = time.perf_counter(), 0.0
+        due = self._due_times()
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(self.plan.in_flight):
+                callers.create_task(self._keep_calling(due))
+        self.ended = time.perf_counter()
+
+    def _due_times(self) -> Iterator[float]:
+        """Yield when the next call is due, until the time is over. All callers share this."""
+        rate, began = self.plan.rate, self.began
+        end = began + self.plan.duration
+        due = began
+        for number in itertools.count():
+            due = time.perf_counter() if rate is None else began + number / rate
+            if due >= end or self._stop.is_set():
+                return
+            yield due
+
+    async def _keep_calling(self, due_times: Iterator[float]) -> None:
+        for due in due_times:
+            began = due
+            early = due - time.perf_counter()
+            if early > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(early):
+                        await self._stop.wait()
+                        return
+                began = time.perf_counter()  # the service is not to blame for a late timer
+            try:
+                await self._call()
+            except Exception as error:  # noqa: BLE001 - a registered error may have any class
+                self._count(error)
+            else:
+                self.latencies.append(time.perf_counter() - began)
+
+    def _count(self, error: Exception) -> None:
+        name = error.exc_type if isinstance(error, RemoteError) else type(error).__name__
+        failures = self.failures.get(name)
+        if failures is None:
+            text = error.value if isinstance(error, RemoteError) else error
+            failures = self.failures[name] = Failures(0, str(text))
+        failures.count += 1
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Return the smallest value that is >= *percent* of all values. *ordered* is not empty."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def report_of(target: str, measured: Measurement) -> Report:
+    """Return the figures of a measurement that has ended."""
+    latencies = sorted(measured.latencies)
+    results, seconds = len(latencies), measured.elapsed
+    return Report(
+        target,
+        measured.plan.in_flight,
+        measured.plan.rate,
+        round(seconds, 3),
+        results + measured.failed,
+        results,
+        round(results / seconds, 1) if seconds else 0.0,
+        _latency(latencies) if latencies else None,
+        dict(sorted(measured.failures.items(), key=lambda item: -item[1].count)),
+    )
+
+
+def _latency(ordered: Sequence[float]) -> Latency:
+    return Latency(
+        *(
+            round(seconds * 1000, 3)
+            for seconds in (
+                ordered[0],
+                sum(ordered) / len(ordered),
+                percentile(ordered, 50),
+                percentile(ordered, 95),
+                percentile(ordered, 99),
+                ordered[-1],
+            )
+        )
+    )
