@@ -1,19 +1,19 @@
 """
-What tests of services need: a service without a container, a container without its neighbours, its
-entrypoints fired and awaited, and faults that strike when they are told to. It needs no pytest; the
-fixtures are in ``aiorpc.testing.plugin``, which pytest finds by itself.
+Tools to test services: a service without a container, a container without its neighbours, hooks and
+waiters for entrypoints, and faults. Nothing here imports pytest; the fixtures are in
+``aiorpc.testing.plugin``, which pytest loads by itself.
 
 ========================  =====================================================================
-``worker_factory``        an instance of a service class whose dependencies are mocks
-``run_sync``              run a sync method of it in a thread, from which it may await
-``ClusterMock``           a mock of a cluster proxy, for programs that call services
-``ServiceMock``           the same of one service's proxy
-``replace_dependencies``  mocks in a container, before it starts
-``restrict_entrypoints``  a container that fires these methods only
-``entrypoint_hook``       run a method of a container as its entrypoint would, and have its result
-``entrypoint_waiter``     wait until a method has run, whoever fired it
+``worker_factory``        makes an instance of a service class with mocks for its dependencies
+``run_sync``              runs a sync method in a thread, from which the method may await
+``ClusterMock``           stands in for a cluster proxy, in tests of programs that call services
+``ServiceMock``           stands in for the proxy of one service
+``replace_dependencies``  puts mocks into a container before it starts
+``restrict_entrypoints``  lets a container fire only some methods
+``entrypoint_hook``       runs a method of a container as its entrypoint would
+``entrypoint_waiter``     waits until a method of a container has run
 ``once``, ``dummy``       an entrypoint that fires at the start; one that never fires
-``faults``                lost replies, delays, duplicates, dropped connections
+``faults``                loses replies, delays and duplicates calls, drops connections
 ========================  =====================================================================
 """
 

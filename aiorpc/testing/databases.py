@@ -1,6 +1,6 @@
 """
-What is behind the fixtures ``db_session`` and ``database``. Needs SQLAlchemy, so the plugin imports
-it when a test asks for one of them.
+The session and the database behind the fixtures ``db_session`` and ``database``. This file needs
+SQLAlchemy, so the plugin imports it only for a test that uses one of the fixtures.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["SessionDatabase", "opened_session"]
 @asynccontextmanager
 async def opened_session(base: Any, url: str) -> AsyncGenerator[AsyncSession]:
     """
-    A session that leaves nothing behind: whatever it commits is rolled back at the end. Tables of
-    *base* that are missing are made, and dropped again; those that are there stay.
+    Open a session and roll back, at the end, everything that it committed. Tables of *base* that do
+    not exist are created before and dropped after.
 
     Raises:
-        ConfigurationError: *url* is none, or its driver is not installed.
+        ConfigurationError: *url* is not a database URL, or its driver is not installed.
     """
     database = configured({"DB_URI": url}, "db_session", base)
     async with (
@@ -50,7 +50,7 @@ async def opened_session(base: Any, url: str) -> AsyncGenerator[AsyncSession]:
 
 @asynccontextmanager
 async def _tables(connection: AsyncConnection, metadata: MetaData) -> AsyncGenerator[None]:
-    """The tables of *metadata*; those that were not there are gone afterwards."""
+    """Create the missing tables of *metadata*, and drop them at the end."""
     made = await connection.run_sync(_make_missing, metadata)
     await connection.commit()
     try:
@@ -73,9 +73,9 @@ def _make_missing(connection: Connection, metadata: MetaData) -> list[Table]:
 
 class SessionDatabase(CallDatabase):
     """
-    In place of ``self.db`` where a service declares ``Database(Base)``. All its sessions are the
-    one of the test, so what a block commits is what that session has by then; but a block that
-    raises takes back its own changes only.
+    Stands in for the ``self.db`` of a service that declares ``Database(Base)``. Every block uses
+    the one session of the test, so committing a block commits all changes of that session. A block
+    that raises rolls back only its own changes.
     """
 
     def __init__(self, session: AsyncSession) -> None:
@@ -84,7 +84,7 @@ class SessionDatabase(CallDatabase):
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine. What is done by a connection of its own is not rolled back after the test."""
+        """The engine. The test does not roll back what its other connections do."""
         connection = self._only_session.bind
         assert isinstance(connection, AsyncConnection)
         return connection.engine
@@ -115,7 +115,7 @@ class SessionDatabase(CallDatabase):
             self._blocks -= 1
 
     def _is_open(self, savepoint: AsyncSessionTransaction) -> bool:
-        """It is not where the block itself committed, or rolled back, its session."""
+        """Return false if the block itself committed, or rolled back, its session."""
         transaction = self._only_session.sync_session.get_nested_transaction()
         while transaction is not None:
             if transaction is savepoint.sync_transaction:

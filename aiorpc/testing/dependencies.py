@@ -1,6 +1,6 @@
 """
-Services with mocks for dependencies: ``worker_factory`` without a container, and
-``replace_dependencies`` within one.
+Mocks in place of dependencies: ``worker_factory`` for a service without a container, and
+``replace_dependencies`` for a container that has not started. Nothing here awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ S = TypeVar("S")
 
 def worker_factory(service_cls: type[S], /, **dependencies: Any) -> S:
     """
-    An instance of *service_cls* for unit tests, with a mock for each dependency that is not among
-    *dependencies*; which mock for which is told by :func:`aiorpc.testing.mocks.mock_of`::
+    Make an instance of *service_cls* for a unit test. Each dependency is the value given in
+    *dependencies*, otherwise a mock from :func:`aiorpc.testing.mocks.mock_of`::
 
         service = worker_factory(ServiceX)
         service.y.append_identifier.return_value = "hello-y"
         assert await service.remote_method("hello") == "hello-y"
 
     Raises:
-        ConfigurationError: the class has no dependency of that name; the text lists those it has.
+        ConfigurationError: the class has no dependency of that name; the text lists the names.
     """
     providers = {provider.attr_name: provider for provider in providers_of(service_cls)}
     _require(dependencies, providers, service_cls)
@@ -40,16 +40,20 @@ def worker_factory(service_cls: type[S], /, **dependencies: Any) -> S:
 
 def replace_dependencies(container: ServiceContainer, *names: str, **replacements: Any) -> Any:
     """
-    Replace dependencies of *container* before it starts: those in *names* by mocks, those in
-    *replacements* by the value given, which all workers share. What is replaced is not opened
-    either: a replaced ``DatabaseSession`` connects to no database.
+    Replace dependencies of *container* before it starts. All workers share the replacements. The
+    container does not open what is replaced: a replaced ``DatabaseSession`` connects to no
+    database.
+
+    Args:
+        names: dependencies to replace by mocks.
+        replacements: dependencies to replace by these values.
 
     Returns:
-        The mock for a single name, a tuple of them for several, in the order of the names.
+        The mock if *names* has one name, otherwise a tuple of mocks in the order of *names*.
 
     Raises:
-        ConfigurationError: there is no such dependency; the text lists those there are.
-        RuntimeError: the container runs already, or a name is given twice.
+        ConfigurationError: the class has no dependency of that name; the text lists the names.
+        RuntimeError: the container has started already, or a name is given twice.
     """
     if container.started:
         raise RuntimeError(f"replace dependencies of {container!r} before it starts")

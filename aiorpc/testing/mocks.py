@@ -1,7 +1,7 @@
 """
-What stands in for a dependency in a test: a mock that is awaited where the real one is awaited.
+Mocks of dependencies: awaited where the real dependency is awaited, and as strict with arguments.
 
-Imports ``unittest.mock`` and what dependencies are made of; starts nothing.
+Imports ``unittest.mock``, the dependencies and the proxies. Nothing here starts anything.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from ..dependencies.publisher import Publish, Publisher
 from ..entrypoints.rpc import Rpc
 from ..extensions import DependencyProvider, entrypoints_of, service_name_of
 from ..wire.message import Message
-from .specs import mock_of_type, provided_type
+from .mocks_by_type import mock_of_type, provided_type
 
 __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
 
 
 def mock_of(provider: DependencyProvider[Any]) -> Any:
     """
-    What a test can use in place of what *provider* provides: a :class:`ServiceMock` for a proxy, a
-    :class:`ClusterMock` for a cluster, an ``AsyncMock`` for what is called and awaited (a
-    dispatcher, a publisher), an empty dict for a mapping, an autospec of the class ``T`` for a
-    ``DependencyProvider[T]``, and a ``MagicMock`` where nothing is known. Arguments that the real
-    dispatcher, publisher, or method with its options would refuse are a ``TypeError`` here too.
+    Make a stand-in for what *provider* provides. Where the real dispatcher, publisher, method or
+    ``with_options`` would refuse arguments, the mock raises ``TypeError`` too.
+
+    Returns:
+        A :class:`ServiceMock` for a proxy, a :class:`ClusterMock` for a cluster, an ``AsyncMock``
+        for a callable that is awaited (a dispatcher, a publisher), an empty dict for a mapping, an
+        autospec of ``T`` for a ``DependencyProvider[T]``, and a ``MagicMock`` otherwise.
     """
     match provider:
         case RpcProxy():
@@ -55,8 +57,8 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
 
 class ServiceMock:
     """
-    Stands in for the proxy of a service: every name is a method, an ``AsyncMock`` made when it is
-    first asked for, and the same one however it is called::
+    Stands in for the proxy of a service. Every name is a method: an ``AsyncMock``, made when the
+    name is first used. All ways to call the method reach the same mock::
 
         service.y.append_identifier.return_value = "hello-y"
         await service.y.append_identifier("hello")
@@ -64,8 +66,8 @@ class ServiceMock:
         await service.y.append_identifier.call_async("hello").result()
         service.y.append_identifier.assert_awaited_with("hello")
 
-    Of a proxy that knows the class or Protocol it calls (``RpcProxy(ServiceY)``) it has that
-    class's methods only, with their signatures.
+    For a proxy that knows the class or Protocol of its service, such as ``RpcProxy(ServiceY)``, the
+    mock has only that class's methods, with their signatures.
     """
 
     def __init__(self, name: str, interface: type | None = None) -> None:
@@ -99,10 +101,10 @@ class ServiceMock:
 
 
 class ClusterMock:
-    """Stands in for a cluster: every name but ``typed``, and every item, is a ServiceMock."""
+    """Stands in for a cluster: every item, and every name except ``typed``, is a ServiceMock."""
 
     def typed(self, service: Any, name: str | None = None, /) -> Any:
-        """The mock of *service* (a class, or a Protocol and the service's *name*)."""
+        """Return the mock of *service*: a class, or a Protocol with the service's *name*."""
         name = name or service_name_of(service)
         services = vars(self)
         if name not in services or services[name]._interface is None:
@@ -122,7 +124,7 @@ class ClusterMock:
 
 
 def _called_by(proxy: RpcProxy[Any]) -> tuple[str, type | None]:
-    """The name of the service that *proxy* calls, and its class or Protocol if it knows one."""
+    """Return the name of the service that *proxy* calls, and its class or Protocol if known."""
     service = proxy._service
     if not isinstance(service, str):
         return service_name_of(service), service
@@ -130,7 +132,7 @@ def _called_by(proxy: RpcProxy[Any]) -> tuple[str, type | None]:
 
 
 def _remote_names(interface: type) -> set[str]:
-    """The ``@rpc`` methods of a service class; all methods of a Protocol."""
+    """Return the ``@rpc`` methods of a service class, or all methods of a Protocol."""
     if fired := entrypoints_of(interface):
         return {entrypoint.method_name for entrypoint in fired if isinstance(entrypoint, Rpc)}
     return {
@@ -142,8 +144,8 @@ def _remote_names(interface: type) -> set[str]:
 
 def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
     """
-    An async mock of a remote method, which takes what *method* takes after ``self``, and has what a
-    :class:`~aiorpc.MethodProxy` has.
+    Make an async mock of a remote method. It takes the arguments of *method* after ``self``, and
+    has the attributes of a :class:`~aiorpc.MethodProxy`.
     """
     mock: Any = (
         AsyncMock(name=name, spec=["call_async", "with_options"])
@@ -158,7 +160,7 @@ def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
     def with_options(*args: Any, **options: Any) -> Any:
         _OPTIONS.bind(None, *args, **options)
         given = {option: value for option, value in options.items() if value is not UNSET}
-        CallOptions(**given)  # it checks their values
+        CallOptions(**given)  # checks the values
         return mock
 
     mock.call_async = MagicMock(name=f"{name}.call_async", side_effect=call_async)
@@ -170,7 +172,7 @@ _OPTIONS = inspect.signature(MethodProxy.with_options)
 
 
 def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """A coroutine function that takes what callers of the remote *method* give."""
+    """Make a coroutine function with the signature of *method*, without ``self``."""
 
     async def remote(*args: Any, **kwargs: Any) -> None: ...
 
@@ -182,7 +184,7 @@ def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, A
 
 
 async def _dispatch(event_type: str, payload: Any = None) -> None:
-    """What the dispatcher of an :class:`EventDispatcher` takes."""
+    """The signature of what an :class:`EventDispatcher` provides."""
 
 
 _publish = _shape_of(Publish.__call__)
@@ -192,10 +194,10 @@ _OF_PUBLISH = frozenset(inspect.signature(Publish.__call__).parameters)
 
 def _check_properties(payload: Any, **options: Any) -> Any:
     """
-    Refuse AMQP properties that there are not, as a publisher does.
+    Check AMQP properties as a publisher does.
 
     Raises:
-        TypeError: there is one; most likely a misspelt keyword.
+        TypeError: a property does not exist; most likely a keyword is misspelt.
     """
     properties = {name: value for name, value in options.items() if name not in _OF_PUBLISH}
     msgspec.structs.replace(Message(body=b""), **properties)

@@ -2,10 +2,11 @@
 The pytest plugin: fixtures for tests of services, on ``memory://`` or, with ``--aiorpc-amqp-uri``,
 on RabbitMQ. Only this file imports pytest.
 
-The fixtures work under pytest-asyncio, in auto and in strict mode, and under anyio's plugin. Each
-of these runs only the asynchronous fixtures that are declared its own way. So what needs an event
-loop is declared once for each of them (and for pytest-asyncio once for each loop that a test can
-ask for), under a hidden name; the fixture that tests see picks the one of the loop that runs them.
+The fixtures work with pytest-asyncio, in auto and in strict mode, and with anyio's plugin. Each of
+these plugins runs only asynchronous fixtures that are declared in its own way. So every fixture
+that needs an event loop is declared once for anyio, and for pytest-asyncio once for each loop
+scope, under hidden names. The fixture that tests see picks the hidden one of the loop that runs the
+test.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from ..calling.proxies import ClusterProxy
 from ..calling.standalone import ClusterRpcProxy
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
-from .hosts import Config, Hosts
+from .containers import Config, Containers
 
-if TYPE_CHECKING:  # what they need is optional
+if TYPE_CHECKING:  # SQLAlchemy is optional
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from .databases import SessionDatabase
@@ -34,7 +35,7 @@ __all__ = ["ContainerFactory", "RunnerFactory"]
 LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
 
 _NAMEKO = ("pytest_nameko", "nameko", "nameko.testing.pytest")
-#: The loops that pytest-asyncio can run a test on.
+#: The scopes of pytest-asyncio's event loops.
 _LOOP_SCOPES: tuple[LoopScope, ...] = ("function", "class", "module", "package", "session")
 
 
@@ -46,9 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--aiorpc-amqp-uri",
         dest="aiorpc_amqp_uri",
         metavar="URI",
-        help="the broker of the fixtures, amqp://user:password@host/vhost; a broker for tests: "
-        "the queues of the services under test are deleted there after each test. Default: "
-        "memory://, another one for each test",
+        help="the broker of the fixtures, amqp://user:password@host/vhost. It has to be a broker "
+        "for tests: the queues of the services under test are deleted after each test. Default: "
+        "a separate memory:// for each test",
     )
     parser.getgroup("aiorpc").addoption(
         "--aiorpc-db-url",
@@ -64,11 +65,11 @@ def pytest_load_initial_conftests(
 ) -> Generator[None]:
     _refuse_nameko(early_config)
     yield
-    # Other plugins and conftest files have had their turn by now: is the short name still free?
+    # Other plugins and conftest files have added their options by now. Is the short name free?
     probe = "--amqp-uri=memory://"
     if probe in parser.parse_known_and_unknown_args([probe])[1]:
         parser.getgroup("aiorpc").addoption(
-            "--amqp-uri", dest="aiorpc_amqp_uri", metavar="URI", help="the same"
+            "--amqp-uri", dest="aiorpc_amqp_uri", metavar="URI", help="short for --aiorpc-amqp-uri"
         )
 
 
@@ -79,24 +80,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_nameko(config: pytest.Config) -> None:
-    """Nameko's plugin has the same fixtures, and patches the standard library under asyncio."""
+    """Refuse Nameko's plugin: it has the same fixtures, and patches the standard library."""
     if any(config.pluginmanager.hasplugin(name) for name in _NAMEKO):
         raise pytest.UsageError(
-            "Nameko's pytest plugin is loaded beside aiorpc's, with fixtures of the same names and "
-            "eventlet's monkey patches: for tests with aiorpc switch it off with `-p no:nameko`, "
-            "and for Nameko's own tests aiorpc's with `-p no:aiorpc`"
+            "the pytest plugins of Nameko and aiorpc cannot run together: their fixtures have the "
+            "same names, and Nameko's plugin patches the process for eventlet. Switch one off: "
+            "`-p no:nameko` for tests with aiorpc, `-p no:aiorpc` for tests with Nameko"
         )
 
 
-# What tests see. Arguments that seem unused are those of the hidden fixtures: pytest has to know of
-# them before the test runs, since one that is overridden may be parametrized.
+# The fixtures that tests see. The arguments that seem unused are those of the hidden fixtures:
+# pytest has to know them before the test runs, because a test may override and parametrize them.
 
 
 @pytest.fixture
 def amqp_uri(request: pytest.FixtureRequest) -> str:
     """
-    The URL of the broker: that of ``--aiorpc-amqp-uri``, else a ``memory://`` of this test's own.
-    Override it to choose otherwise, for example a vhost for each worker of pytest-xdist.
+    The URL of the broker: ``--aiorpc-amqp-uri``, otherwise a separate ``memory://`` for this test.
+    Override it to choose another one, for example a vhost for each worker of pytest-xdist.
     """
     uri: str | None = request.config.getoption("aiorpc_amqp_uri")
     return uri or f"memory://test-{uuid.uuid4().hex}"
@@ -105,14 +106,14 @@ def amqp_uri(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
     """
-    The configuration of the fixtures below. Override it to add ``DB_URIS`` and the like; the broker
-    is that of ``amqp_uri`` where it names none.
+    The configuration of the fixtures below. Override it to add keys such as ``DB_URIS``. Without an
+    ``AMQP_URI`` it uses ``amqp_uri``.
     """
     return {"AMQP_URI": amqp_uri}
 
 
 class ContainerFactory(Protocol):
-    """What the fixture ``container_factory`` is."""
+    """The type of the fixture ``container_factory``."""
 
     def __call__(
         self, service_cls: type, config: Config = None, **options: Any
@@ -120,7 +121,7 @@ class ContainerFactory(Protocol):
 
 
 class RunnerFactory(Protocol):
-    """What the fixture ``runner_factory`` is."""
+    """The type of the fixture ``runner_factory``."""
 
     def __call__(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner: ...
 
@@ -135,22 +136,23 @@ def container_factory(
         async with container_factory(ServiceX) as container:
             ...
 
-    ``await container_factory(ServiceX).start()`` does as well: what still runs when the test ends
-    is stopped, and a failure that nobody was told is the test's. A mapping, or a URL, as *config*
-    is laid over ``aiorpc_config``; over a file, or Settings, ``aiorpc_config`` is laid, so that the
-    broker is that of the test.
+    ``await container_factory(ServiceX).start()`` works too. The fixture stops what still runs when
+    the test ends, and raises the error of a container that failed unseen.
+
+    A *config* that is a mapping or a URL overrides ``aiorpc_config``. A *config* that is a file or
+    ``Settings`` is overridden by ``aiorpc_config``, so that the test keeps its own broker.
     """
-    hosts: Hosts = _on_the_loop_of(request, "hosts")
-    return hosts.container
+    containers: Containers = _on_the_loop_of(request, "containers")
+    return containers.container
 
 
 @pytest.fixture
 def runner_factory(
     request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
 ) -> RunnerFactory:
-    """Makes runners of several services; otherwise as ``container_factory``."""
-    hosts: Hosts = _on_the_loop_of(request, "hosts")
-    return hosts.runner
+    """Makes runners of several services, like ``container_factory``."""
+    containers: Containers = _on_the_loop_of(request, "containers")
+    return containers.runner
 
 
 @pytest.fixture
@@ -164,15 +166,15 @@ def cluster_rpc(
 
 @pytest.fixture
 def db_url(request: pytest.FixtureRequest) -> str:
-    """The database of ``db_session``: that of ``--aiorpc-db-url``, else SQLite in memory."""
+    """The URL of ``db_session``: ``--aiorpc-db-url``, otherwise SQLite in memory."""
     return str(request.config.getoption("aiorpc_db_url"))
 
 
 @pytest.fixture
 def model_base() -> Any:
-    """The declarative base of the models under test. There is no default: override it."""
+    """The declarative base of the models under test. It has no default: override it."""
     pytest.fail(
-        "db_session has to know your models: define a fixture `model_base` that returns their "
+        "db_session needs your models: define a fixture `model_base` that returns their "
         "declarative base",
         pytrace=False,
     )
@@ -181,8 +183,8 @@ def model_base() -> Any:
 @pytest.fixture
 def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> AsyncSession:
     """
-    A database session in which nothing lasts: what it commits is rolled back after the test. For
-    ``worker_factory(Library, db=db_session)``. It needs ``model_base``.
+    A database session for ``worker_factory(Library, db=db_session)``. What it commits is rolled
+    back after the test. Needs ``model_base``.
     """
     session: AsyncSession = _on_the_loop_of(request, "db_session")
     return session
@@ -190,24 +192,26 @@ def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> 
 
 @pytest.fixture
 def database(db_session: AsyncSession) -> SessionDatabase:
-    """The same for services that declare ``Database(Base)``."""
+    """Stands in for the ``Database(Base)`` of a service, on the session ``db_session``."""
     from .databases import SessionDatabase
 
     return SessionDatabase(db_session)
 
 
-# What needs an event loop
+# The hidden fixtures, which need an event loop
 
 
-def _hosts() -> Callable[..., AsyncGenerator[Hosts]]:
-    async def hosts(aiorpc_config: Mapping[str, Any], amqp_uri: str) -> AsyncGenerator[Hosts]:
-        hosts = Hosts({"AMQP_URI": amqp_uri, **aiorpc_config}, amqp_uri)
+def _containers() -> Callable[..., AsyncGenerator[Containers]]:
+    async def containers(
+        aiorpc_config: Mapping[str, Any], amqp_uri: str
+    ) -> AsyncGenerator[Containers]:
+        containers = Containers({"AMQP_URI": amqp_uri, **aiorpc_config}, amqp_uri)
         try:
-            yield hosts
+            yield containers
         finally:
-            await hosts.stop()
+            await containers.stop()
 
-    return hosts
+    return containers
 
 
 def _cluster() -> Callable[..., AsyncGenerator[ClusterProxy]]:
@@ -236,17 +240,17 @@ def _db_session() -> Callable[..., AsyncGenerator[AsyncSession]]:
     return db_session
 
 
-#: Each makes a new function: the plugins mark those they are given.
+#: Each makes a new function, because the plugins mark the functions that they get.
 _ON_A_LOOP: Mapping[str, Callable[[], Callable[..., AsyncGenerator[Any]]]] = {
-    "hosts": _hosts,
+    "containers": _containers,
     "cluster": _cluster,
     "db_session": _db_session,
 }
 
 
 def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
-    """The hidden fixtures, as a plugin."""
-    plugin = types.ModuleType("aiorpc_loop_fixtures", "What aiorpc's fixtures do on a loop.")
+    """Make the plugin that holds the hidden fixtures."""
+    plugin = types.ModuleType("aiorpc_loop_fixtures", "aiorpc's fixtures that run on a loop.")
     for what, make in _ON_A_LOOP.items():
         name = f"_aiorpc_{what}_anyio"
         setattr(plugin, name, pytest.fixture(name=name)(make()))
@@ -261,7 +265,7 @@ def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
 
 
 def _on_the_loop_of(request: pytest.FixtureRequest, what: str) -> Any:
-    """The hidden fixture *what* of the loop that runs the test."""
+    """Return the hidden fixture *what* of the loop that runs the test."""
     return request.getfixturevalue(f"_aiorpc_{what}_{_loop_of(request)}")
 
 

@@ -1,4 +1,4 @@
-"""A sync method in a test, run as its container would run it: in a thread that can await."""
+"""Runs a sync method in a test as its container would: in a thread that can await by the loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# To a type checker an @rpc method is what its callers see: it is awaited, and here run_sync is.
+# To a type checker an @rpc method returns an awaitable, as its callers see it. Here run_sync does.
 @overload
 async def run_sync(
     method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
@@ -26,20 +26,20 @@ async def run_sync(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs)
 
 async def run_sync(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
     """
-    Run *method*, a sync one that awaits by ``from_thread.run``, in a thread, and give its result::
+    Run the sync *method*, which may use ``from_thread.run``, in a thread, and return its result::
 
         service = worker_factory(Reports)
         service.shop.quote.return_value = "1 of Emma"
         assert await run_sync(service.monthly) == "1 of Emma"
 
-    Whoever is cancelled here cancels what the method awaits; the thread itself goes on.
+    If the caller is cancelled, so is what the method awaits; the thread runs to its end.
 
     Raises:
-        TypeError: *method* is a coroutine function: await it.
+        TypeError: *method* is a coroutine function, which the test can await without a thread.
         Exception: what the method raised.
     """
     if inspect.iscoroutinefunction(method):
-        raise TypeError(f"{method.__name__} is no sync method: await it")
+        raise TypeError(f"{method.__name__} is a coroutine function: await it without run_sync()")
     loop = asyncio.get_running_loop()
     way_back = Bridge(loop)
     try:

@@ -33,8 +33,8 @@ from aiorpc.extensions import Host
 from aiorpc.sqlalchemy import Database
 from aiorpc.sqlalchemy.providers import CallDatabase
 from aiorpc.testing import entrypoint_hook, entrypoint_waiter, worker_factory
+from aiorpc.testing.containers import Containers
 from aiorpc.testing.databases import SessionDatabase
-from aiorpc.testing.hosts import Hosts
 from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
 from aiorpc.transports import open_transport
 
@@ -94,9 +94,9 @@ async def test_only_on_the_broker_for_tests_queues_are_deleted(rabbitmq_uri: str
 
     async with open_transport(resolve(rabbitmq_uri), name="test") as transport:
         for amqp_uri, left in (("memory://tests", True), (rabbitmq_uri, False)):
-            hosts = Hosts({}, amqp_uri)
-            await hosts.container(Guest, rabbitmq_uri).start()
-            await hosts.stop()
+            containers = Containers({}, amqp_uri)
+            await containers.container(Guest, rabbitmq_uri).start()
+            await containers.stop()
             state = await transport.inspect(f"rpc-{Guest.name}", timeout=5)
             assert state is not None
             assert state.exists is left
@@ -144,37 +144,41 @@ class Second(Service):
 
 class TestFailures:
     @pytest.fixture
-    def hosts(self, amqp_uri: str) -> Hosts:
-        return Hosts({"AMQP_URI": amqp_uri}, amqp_uri)
+    def containers(self, amqp_uri: str) -> Containers:
+        return Containers({"AMQP_URI": amqp_uri}, amqp_uri)
 
-    async def test_one_that_nobody_was_told_is_raised(self, hosts: Hosts) -> None:
-        await hosts.container(First).start()
+    async def test_one_that_nobody_was_told_is_raised(self, containers: Containers) -> None:
+        await containers.container(First).start()
         with pytest.raises(OSError, match="first did not close"):
-            await hosts.stop()
+            await containers.stop()
 
-    async def test_several_are_raised_together_when_all_have_stopped(self, hosts: Hosts) -> None:
-        sound = hosts.container(Service)
-        for host in (sound, hosts.container(First), hosts.runner(Second)):
+    async def test_several_are_raised_together_when_all_have_stopped(
+        self, containers: Containers
+    ) -> None:
+        sound = containers.container(Service)
+        for host in (sound, containers.container(First), containers.runner(Second)):
             await host.start()
         with pytest.raises(ExceptionGroup) as info:
-            await hosts.stop()
+            await containers.stop()
         texts = [str(error) for error in info.value.exceptions]
         assert texts == ["first did not close", "second did not close"]
         with pytest.raises(AioRpcError, match="abandoned"):
             await entrypoint_hook(sound, "read")("ONE")
 
-    async def test_one_that_was_raised_in_the_test_is_not_raised_again(self, hosts: Hosts) -> None:
-        for host in (hosts.container(First), hosts.runner(Second)):
+    async def test_one_that_was_raised_in_the_test_is_not_raised_again(
+        self, containers: Containers
+    ) -> None:
+        for host in (containers.container(First), containers.runner(Second)):
             with pytest.raises(OSError, match="did not close"):
                 async with host:
                     pass
-        third = hosts.container(Second)
+        third = containers.container(Second)
         await third.start()
         waiter = entrypoint_waiter(third, "read")
         with pytest.raises(OSError, match="did not close"):
             async with waiter:
                 await third.stop()
-        await hosts.stop()
+        await containers.stop()
 
 
 class Base(DeclarativeBase): ...

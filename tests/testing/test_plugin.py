@@ -145,9 +145,9 @@ def test_namekos_plugin_is_refused_with_one_line(run: pytest.Pytester) -> None:
     refused = run.runpytest_subprocess(*AUTO)
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in refused.errlines if line] == [
-        "ERROR: Nameko's pytest plugin is loaded beside aiorpc's, with fixtures of the same names "
-        "and eventlet's monkey patches: for tests with aiorpc switch it off with `-p no:nameko`, "
-        "and for Nameko's own tests aiorpc's with `-p no:aiorpc`"
+        "ERROR: the pytest plugins of Nameko and aiorpc cannot run together: their fixtures have "
+        "the same names, and Nameko's plugin patches the process for eventlet. Switch one off: "
+        "`-p no:nameko` for tests with aiorpc, `-p no:aiorpc` for tests with Nameko"
     ]
     accepted = run.runpytest_subprocess(*AUTO, "-p", "no:nameko", "--amqp-uri=amqp://ours/")
     accepted.assert_outcomes(passed=1)
@@ -176,7 +176,7 @@ def test_real_nameko(run: pytest.Pytester) -> None:
     command = [sys.executable, "-c", code, *AUTO]
     refused = subprocess.run(command, cwd=run.path, capture_output=True, text=True, timeout=50)
     assert refused.returncode == pytest.ExitCode.USAGE_ERROR, refused.stdout
-    assert "switch it off with `-p no:nameko`" in refused.stderr
+    assert "Switch one off: `-p no:nameko`" in refused.stderr
     accepted = subprocess.run(
         [*command, "-p", "no:nameko"], cwd=run.path, capture_output=True, text=True, timeout=50
     )

@@ -432,7 +432,7 @@ async def test_who_is_cancelled_cancels_what_the_method_awaits() -> None:
 
 
 async def test_a_coroutine_needs_no_thread() -> None:
-    with pytest.raises(TypeError, match=r"remote_method is no sync method: await it"):
+    with pytest.raises(TypeError, match=r"remote_method is a coroutine function: await it"):
         await run_sync(worker_factory(ServiceX).remote_method, "a")
 
 

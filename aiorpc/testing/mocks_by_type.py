@@ -1,7 +1,7 @@
 """
-Mocks by type: which type a ``DependencyProvider`` provides, and what stands in for a value of it.
-
-Knows ``typing`` and ``unittest.mock``, and of aiorpc the base class of providers alone.
+Finds the type that a ``DependencyProvider`` provides, and makes a mock of that type. Pure
+functions: they import ``typing``, ``unittest.mock`` and, of aiorpc, only the base class of
+providers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ __all__ = ["mock_of_type", "provided_type"]
 
 def provided_type(provider: Any) -> Any:
     """
-    ``T`` of the ``DependencyProvider[T]`` that *provider* (a class, or a generic one with its
-    arguments) derives from, over generic classes in between; ``Any`` where nobody says.
+    Return the ``T`` of the ``DependencyProvider[T]`` that *provider* derives from, also through
+    generic classes; ``Any`` if no class gives it.
+
+    Args:
+        provider: a class, or a generic class with its arguments.
     """
     cls = get_origin(provider) or provider
     if cls is DependencyProvider:
@@ -40,7 +43,7 @@ def provided_type(provider: Any) -> Any:
         if not (isinstance(origin, type) and issubclass(origin, DependencyProvider)):
             continue
         if get_args(base) and base.__parameters__:
-            # What nobody gives stays the variable it is.
+            # A variable that got no argument stays a variable.
             base = base[tuple(given.get(each, each) for each in base.__parameters__)]
         provided = provided_type(base)
         if provided is not Any and not isinstance(provided, TypeVar):
@@ -50,12 +53,12 @@ def provided_type(provider: Any) -> Any:
 
 def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
     """
-    An ``AsyncMock`` for what is called and awaited, an empty dict for a mapping, an autospec of a
-    class (of the one class in ``X | None``), else a ``MagicMock``.
+    Make an ``AsyncMock`` for a callable that is awaited, an empty dict for a mapping, an autospec
+    for a class, and a ``MagicMock`` for anything else. ``X | None`` counts as ``X``.
 
     Args:
-        inside: whether the class's properties, and what its asynchronous context managers yield,
-            are mocks by type as well.
+        inside: whether to mock by type the class's properties too, and what its asynchronous
+            context managers yield.
     """
     provided = _not_none(provided)
     cls = get_origin(provided) or provided
@@ -79,7 +82,7 @@ def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
 
 
 def _not_none(provided: Any) -> Any:
-    """``X`` of ``X | None``; anything else as it is."""
+    """Return ``X`` for ``X | None``, and anything else unchanged."""
     if get_origin(provided) in (Union, types.UnionType):
         members = [member for member in get_args(provided) if member is not types.NoneType]
         if len(members) == 1:
@@ -89,8 +92,8 @@ def _not_none(provided: Any) -> Any:
 
 def _given_inside(cls: type) -> Iterator[tuple[str, Any]]:
     """
-    The properties of *cls* with the class that each gives, and the methods to be entered by ``async
-    with``, with the class that each yields. An autospec sees neither.
+    Yield each property of *cls* with its class, and each method for ``async with`` with the class
+    that it yields. An autospec knows neither.
     """
     for name in dir(cls):
         member = inspect.getattr_static(cls, name, None)
@@ -110,18 +113,18 @@ def _given_inside(cls: type) -> Iterator[tuple[str, Any]]:
 def _yielded_by(method: types.FunctionType) -> Any:
     returned = _returned_by(method)
     kinds: tuple[Any, ...] = (AbstractAsyncContextManager,)
-    if hasattr(method, "__wrapped__"):  # as @asynccontextmanager leaves it
+    if hasattr(method, "__wrapped__"):  # made by @asynccontextmanager
         kinds += (AsyncGenerator, AsyncIterator)
     return next(iter(get_args(returned)), None) if get_origin(returned) in kinds else None
 
 
 def _returned_by(function: Any) -> Any:
-    """What its annotation says; ``None`` where that cannot be read outside a type checker."""
+    """Return the annotated class; ``None`` if only a type checker can read the annotation."""
     function = inspect.unwrap(function) if callable(function) else function
     annotation = getattr(function, "__annotations__", {}).get("return")
     if not isinstance(annotation, str):
         return annotation
     try:
         return eval(annotation, function.__globals__)
-    except Exception:  # noqa: BLE001 - a name that only type checkers import, most likely
+    except Exception:  # noqa: BLE001 - most likely a name that only type checkers import
         return None

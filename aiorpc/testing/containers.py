@@ -1,6 +1,6 @@
 """
-What is behind the fixtures ``container_factory`` and ``runner_factory``: the containers and runners
-of one test, the broker they are on, and what they leave there.
+The containers and runners of one test, behind the fixtures ``container_factory`` and
+``runner_factory``: makes them, stops them, and deletes their queues from the broker for tests.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
 from ..transports import open_transport
 
-__all__ = ["Config", "Hosts"]
+__all__ = ["Config", "Containers"]
 
 Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
 
 
-class Hosts:
+class Containers:
     """
-    Containers and runners of one test.
+    The containers and runners of one test.
 
     Args:
-        config: what they have for a configuration unless told otherwise.
-        amqp_uri: the broker for tests, on which nothing of theirs is kept. There may be services at
-            work on any other, so there no queue is deleted.
+        config: the configuration of those that a test makes without its own.
+        amqp_uri: the broker for tests. Queues are deleted on this broker only, because any other
+            may serve a running service.
     """
 
     def __init__(self, config: Mapping[str, Any], amqp_uri: str) -> None:
@@ -47,8 +47,8 @@ class Hosts:
     def runner(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner:
         if others := [service for service in services if not isinstance(service, type)]:
             raise ConfigurationError(
-                f"runner_factory takes service classes, got {type(others[0]).__name__}; the "
-                "configuration is that of the test, and one of its own goes in config="
+                f"runner_factory takes service classes, got {type(others[0]).__name__}; give a "
+                "configuration as config="
             )
         runner = _Runner(*services, config=self._resolved(config), **options)
         self._made.append(runner)
@@ -56,9 +56,9 @@ class Hosts:
 
     def _resolved(self, config: Config) -> Config:
         """
-        What a test writes down itself, a mapping or a URL, wins over the configuration of the
-        fixtures. Over a file, or what was read from one, that configuration wins: a file is what
-        production has too, and a test must not consume there because it wanted the other keys.
+        A mapping or a URL overrides the configuration of the fixtures, because the test itself
+        wrote it. A file, or ``Settings``, does not: production may use the same file, and a test
+        must not consume from production's broker because it needed the other keys.
         """
         match config:
             case None:
@@ -67,21 +67,21 @@ class Hosts:
                 return {**self._config, **config}
             case str() if "://" in config:
                 return {**self._config, "AMQP_URI": config}
-        # How its broker is spoken to goes with its broker.
+        # These keys belong to the file's broker, which the test does not use.
         ours = {"AMQP_SSL": None, "LOGIN_METHOD": None, **self._config}
         return resolve(config).with_defines(ours, "aiorpc_config")
 
     async def stop(self) -> None:
         """
-        Stop what still runs, and leave no messages to the next test.
+        Stop what still runs, and delete the queues, so that the next test gets no message.
 
         Raises:
-            Exception: what made a service fail, if no test was told; an ``ExceptionGroup`` of
-                several. All are stopped by then, and their queues deleted.
+            Exception: the error of a service that failed, if the test has not seen it; an
+                ``ExceptionGroup`` of several. All have stopped by then, and the queues are deleted.
         """
         failures: list[Exception] = []
         steps = [host.stop for host in reversed(self._made)]
-        steps += [container.tell for container in self._containers()]
+        steps += [container.raise_failure for container in self._containers()]
         for step in (*steps, self._delete_queues):
             try:
                 await step()
@@ -101,7 +101,7 @@ class Hosts:
         if left:
             transport = open_transport(left[0].settings, name="aiorpc tests")
             try:
-                await transport.start(CONNECT_TIMEOUT)  # no broker is no reason to hang
+                await transport.start(CONNECT_TIMEOUT)  # bounded: the broker may be gone
                 for queue in {queue for container in left for queue in _queues_of(container)}:
                     await transport.delete(queue)
             finally:
@@ -113,7 +113,7 @@ class Hosts:
             yield from (each for each in containers if isinstance(each, _Container))
 
     def _is_for_tests(self, settings: Settings) -> bool:
-        """Whether it is a server, which keeps queues, and the one that is there for tests."""
+        """Return whether *settings* name the broker for tests, and that is a server with queues."""
         ours = parse_broker_urls(self._amqp_uri, tls=bool(settings.amqp_ssl))
         return ours[0].scheme != "memory" and settings.broker_urls == ours
 
@@ -125,38 +125,36 @@ def _queues_of(container: ServiceContainer) -> Iterator[str]:
 
 
 class _Container(ServiceContainer):
-    """Knows whether its failure, if there was one, was raised where somebody awaited it."""
+    """A container that knows whether its failure was raised where the test awaited it."""
 
-    _told = False
+    _noticed = False
 
     async def start(self) -> None:
-        with self._telling():
+        with self._noticing():
             await super().start()
 
     async def wait(self) -> None:
-        with self._telling():
+        with self._noticing():
             await super().wait()
 
     @contextmanager
-    def _telling(self) -> Generator[None]:
+    def _noticing(self) -> Generator[None]:
         try:
             yield
         except Exception:
-            self._told = True
+            self._noticed = True
             raise
 
-    async def tell(self) -> None:
+    async def raise_failure(self) -> None:
         """
-        To be called when it has stopped.
-
-        Raises:
-            Exception: what made it fail, unless that has been raised already.
+        Raise the error that made the container fail, if the test has not seen it. The container has
+        to be stopped.
         """
-        if self.started and not self._told:
+        if self.started and not self._noticed:
             await self.wait()
 
 
 class _Runner(ServiceRunner):
-    """The same of several services."""
+    """A runner of such containers."""
 
     _container = _Container
