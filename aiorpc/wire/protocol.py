@@ -23,6 +23,7 @@ from ..call import Call
 from ..config import Settings
 from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline, new_id
 from ..exceptions import IncorrectSignature, MalformedReply, MalformedRequest, RpcTimeout
+from .bodies import as_utf8, decompress
 from .errors import error_from_payload, error_payload
 from .headers import FilledHeaders, HeaderTemplate, context_headers, context_of, read_headers
 from .message import Exchange, Message, Queue
@@ -38,7 +39,7 @@ from .names import (
     rpc_queue_name,
 )
 from .request import Request
-from .serializers import JSON, RAW, Serializer, SerializerSet, as_utf8, decompress
+from .serializers import JSON, RAW, Serializer, SerializerSet
 
 __all__ = ["Request", "Wire", "expiration_of"]
 
@@ -60,7 +61,6 @@ class Wire:
         self._clock_tolerance = clock_tolerance
         self._max_message_size = max_message_size or (1 << 30)
         self._default = serializers.default
-        self._usual = serializers.usual
 
     @classmethod
     def of(cls, settings: Settings) -> Wire:
@@ -214,9 +214,9 @@ class Wire:
             IncorrectSignature: `args` or `kwargs` is there, but not of its type (Nameko's answer).
         """
         message = request.message
-        codec = self._usual
-        if codec is None or message.content_type != codec.content_type:
-            request.serializer = codec = self.serializers.for_content_type(message.content_type)
+        codec = self.serializers.for_content_type(message.content_type)
+        if codec.content_type != request.serializer.content_type:
+            request.serializer = codec
         raw = message.body
         if not raw:
             _refuse_oversized(message)
@@ -280,9 +280,7 @@ class Wire:
             Exception: the error it brings; see :func:`aiorpc.wire.errors.error_from_payload`.
         """
         try:
-            codec = self._usual
-            if codec is None or message.content_type != codec.content_type:
-                codec = self.serializers.for_content_type(message.content_type)
+            codec = self.serializers.for_content_type(message.content_type)
             raw = message.body
             if not raw:
                 _refuse_oversized(message)

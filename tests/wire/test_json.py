@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aiorpc.exceptions import MalformedRequest, UnserializableValueError
-from aiorpc.wire.json import MAX_DEPTH, decode, encode, encode_plain
+from aiorpc.wire.json import decode, encode, encode_plain
+from aiorpc.wire.objects import MAX_DEPTH
 from tests.support.files import DATA
 
 GOLDEN = stdlib.loads((DATA / "golden_json.json").read_text())["values"]
@@ -86,6 +87,18 @@ def test_plain_data_is_what_the_standard_library_takes_it_for(value):
     assert repr(stdlib.loads(encode(value))) == repr(value)
     assert repr(decode(stdlib.dumps(value).encode())) == repr(value)
     assert encode_plain(value) == encode(value)
+
+
+@given(all_values)
+def test_the_short_way_of_msgspec_and_the_long_way_write_the_same(value):
+    # A Decimal sends the whole value the long way.
+    assert stdlib.loads(encode([value, Decimal(1)]))[0] == stdlib.loads(encode(value))
+
+
+@given(plain_values.map(encode))
+def test_the_short_way_of_msgspec_and_the_long_way_read_the_same(data):
+    # An escaped letter sends the whole text the long way.
+    assert repr(decode(b'[%s, "\\u0061"]' % data)[0]) == repr(decode(data))
 
 
 @given(st.binary() | st.text().map(str.encode) | plain_values.map(stdlib.dumps).map(str.encode))
@@ -408,11 +421,15 @@ def test_too_deep_to_read(depth, leaf):
         decode(b'{"a":' * depth + leaf + b"}" * depth)
 
 
-def test_what_can_be_written_can_be_read():
-    deep = nested(MAX_DEPTH - 1, 1)
-    assert decode(encode(deep)) == deep
-    deep = nested(MAX_DEPTH - 2, date(2020, 1, 2))
-    assert decode(encode(deep)) == deep
+@pytest.mark.parametrize("leaf", [1, 1.5, math.inf, {}, {"a": 1}, [1, 2], date(2020, 1, 2)])
+def test_what_can_be_written_can_be_read_and_the_limit_is_the_same(leaf):
+    levels = 0 if isinstance(leaf, int | float) else 1
+    deepest = nested(MAX_DEPTH - levels, leaf)
+    assert decode(encode(deepest)) == deepest
+    with pytest.raises(UnserializableValueError, match="nested deeper than 200"):
+        encode([deepest])
+    with pytest.raises(MalformedRequest, match="nested deeper than 200"):
+        decode(b"[%s]" % encode(deepest))
 
 
 @pytest.mark.parametrize("noise", ["[" * 1000, "{[" * 500, ']\\"[', '\\\\"[', "]" * 999])

@@ -1,0 +1,153 @@
+"""
+Objects that are sent as their fields, and the reason why a value cannot be sent. Pure functions:
+nothing here awaits or does I/O, but a ``__json__`` method or a property of a value may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from datetime import timedelta
+from enum import Enum
+from inspect import isawaitable
+from typing import Any
+
+import msgspec
+
+__all__ = ["MAX_DEPTH", "explain", "fields_of", "json_method"]
+
+#: Levels of lists and objects in a value that is sent or received.
+MAX_DEPTH = 200
+
+
+def json_method(value: Any) -> Callable[[], Any] | None:
+    """Return the ``__json__`` method of *value*, if it has one. A class has no such method."""
+    return None if isinstance(value, type) else getattr(value, "__json__", None)
+
+
+def fields_of(value: Any) -> Any:
+    """
+    Return the value of an Enum, or the fields of a dataclass, Struct or pydantic model, one level
+    deep.
+
+    Raises:
+        TypeError: it is none of these. The text says what to send instead.
+    """
+    kind = type(value)
+    if isinstance(value, Enum):
+        return value.value
+    # ORM objects may be dataclasses or models too, but reading their fields may query the database.
+    if not hasattr(kind, "__mapper__") and not isinstance(value, type):
+        if isinstance(value, msgspec.Struct):
+            return _struct_fields(value)
+        if is_dataclass(value):
+            return _present((field.name, getattr(value, field.name)) for field in fields(value))
+        if (dump := getattr(kind, "model_dump", None)) is not None:
+            return dump(value, by_alias=True)  # the model that reads it expects the aliases
+    raise TypeError(_remedy(value))
+
+
+def _struct_fields(struct: msgspec.Struct) -> Any:
+    """
+    Return what msgspec would write (renamed, tagged, or an array). ``msgspec.to_builtins`` would
+    also convert the values.
+    """
+    config = struct.__struct_config__
+    values = [getattr(struct, name) for name in struct.__struct_fields__]
+    if config.array_like:
+        return values if config.tag is None else [config.tag, *values]
+    present = _present(zip(struct.__struct_encode_fields__, values, strict=True))
+    if config.tag is None:
+        return present
+    return {config.tag_field: config.tag, **present}
+
+
+def _present(items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not msgspec.UNSET}
+
+
+# Explaining
+
+
+def explain(value: Any, reduce: Callable[[Any], Any], error: Exception) -> str:
+    """
+    Return why *value* cannot be encoded: its first fault, or else the text of the encoder's
+    *error*. *reduce* is the encoder's hook for objects.
+    """
+    try:
+        fault = _first_fault(value, "", reduce, ())
+    except RecursionError:
+        fault = None
+    if fault is not None:
+        return f"cannot encode {fault}"
+    if isinstance(error, RecursionError):
+        return f"cannot encode a value nested deeper than {MAX_DEPTH} levels: send it flatter"
+    return f"cannot encode a {type(value).__name__}: {error}"
+
+
+def _first_fault(
+    value: Any, path: str, reduce: Callable[[Any], Any], parents: tuple[int, ...]
+) -> str | None:
+    """Walk *value* as the encoder does, and describe the first part that it cannot write."""
+    if value is None or isinstance(value, str | int | float):
+        return None
+    where = f"{path or 'the value'} ({type(value).__name__})"
+    if id(value) in parents:
+        return f"{where}: it contains itself; send a copy without the cycle"
+    if len(parents) > MAX_DEPTH:
+        return f"{path[:80]}...: it is nested deeper than {MAX_DEPTH} levels; send it flatter"
+    parents = (*parents, id(value))
+    if not isinstance(value, dict | list | tuple):
+        try:
+            reduced = reduce(value)
+        except Exception as exc:  # noqa: BLE001 - this error is the explanation
+            return f"{where}: {exc}"
+        return _first_fault(reduced, path, reduce, parents)
+    for place, item in _places(value):
+        if place is None:
+            kind = type(item).__name__
+            return f"{where}: it has a {kind} for a key; keys are str, int, float, bool or None"
+        if fault := _first_fault(item, _join(path, place), reduce, parents):
+            return fault
+    return None
+
+
+def _places(
+    container: dict[Any, Any] | list[Any] | tuple[Any, ...],
+) -> Iterator[tuple[str | int | None, Any]]:
+    """Yield each item with its place; ``(None, key)`` for a key that JSON cannot have."""
+    if not isinstance(container, dict):
+        yield from enumerate(container)
+        return
+    for key, item in container.items():
+        if key is None or isinstance(key, str | int | float):
+            yield str(key), item
+        else:
+            yield None, key
+
+
+def _join(path: str, place: str | int) -> str:
+    if isinstance(place, int):
+        return f"{path}[{place}]"
+    if not place.isidentifier():
+        return f"{path}[{place[:40]!r}]"
+    return f"{path}.{place}" if path else place
+
+
+def _remedy(value: Any) -> str:
+    kind = type(value)
+    if isinstance(value, type):
+        return "it is a class; send its name, or an instance"
+    if hasattr(kind, "__mapper__"):
+        return "an ORM object needs a schema: name one with @returns(...) from aiorpc.sqlalchemy"
+    if isawaitable(value):
+        return "it was not awaited; await it first"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "JSON_TYPES: plain has no bytes; send text, for example base64"
+    if isinstance(value, timedelta):
+        return "JSON has no durations; send its total_seconds()"
+    if callable(getattr(value, "tolist", None)):
+        return "send its tolist()"
+    if isinstance(value, Iterator | set | frozenset | range) or hasattr(kind, "__iter__"):
+        return "JSON has only lists; send list(...) of it (or dict(...), if it is a mapping)"
+    return "send plain data, a dataclass or a Struct, or give the class a __json__() method"

@@ -1,0 +1,72 @@
+"""Bodies before they are decoded: charset and compression."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import zlib
+from typing import Any
+
+import pytest
+
+from aiorpc.exceptions import MalformedRequest
+from aiorpc.wire.bodies import as_utf8, decompress
+
+
+def test_a_body_in_another_charset():
+    assert as_utf8('"é"'.encode("latin-1"), "latin-1") == '"é"'.encode()
+    assert as_utf8("é".encode("utf-16"), "UTF-16") == "é".encode()
+
+
+@pytest.mark.parametrize("encoding", [None, "", "utf-8", "UTF-8", "binary", "hex", "no-such", "\0"])
+def test_a_body_whose_encoding_is_no_other_charset_stays_as_it_is(encoding):
+    assert as_utf8(b"\xff", encoding) == b"\xff"
+
+
+def test_a_body_that_is_not_in_its_charset():
+    with pytest.raises(MalformedRequest, match="utf-16"):
+        as_utf8(b"\x00\xd8", "utf-16-le")
+
+
+@pytest.mark.parametrize(
+    ("header", "packed"),
+    [
+        ("application/x-gzip", zlib.compress(b"x" * 1000)),
+        ("gzip", gzip.compress(b"x" * 1000, mtime=0)),
+        ("application/x-bz2", bz2.compress(b"x" * 1000)),
+    ],
+)
+def test_decompresses_what_kombu_compresses(header, packed):
+    assert decompress(packed, header, limit=1000) == b"x" * 1000
+    with pytest.raises(MalformedRequest, match="larger than 999 bytes"):
+        decompress(packed, header, limit=999)
+    with pytest.raises(MalformedRequest, match="cut short"):
+        decompress(packed[:-1], header, limit=1000)
+    with pytest.raises(MalformedRequest, match="is not the"):
+        decompress(b"nonsense" + packed, header, limit=1000)
+
+
+def test_a_zip_bomb_is_not_unpacked(monkeypatch):
+    bomb = zlib.compress(b"\0" * 50_000_000)
+    unpacked: list[int] = []
+
+    class Counting:
+        def __init__(self, **options: Any) -> None:
+            self.inflater = real(**options)
+
+        def decompress(self, data: bytes, max_length: int) -> bytes:
+            plain: bytes = self.inflater.decompress(data, max_length)
+            unpacked.append(len(plain))
+            return plain
+
+    real = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    with pytest.raises(MalformedRequest, match="larger than 1000 bytes"):
+        decompress(bomb, "application/x-gzip", limit=1000)
+    assert unpacked == [1001]
+
+
+@pytest.mark.parametrize("header", ["application/zstd", "", 5, None, ["gzip"]])
+def test_unknown_compression(header):
+    with pytest.raises(MalformedRequest, match=r"unknown compression.*application/x-gzip"):
+        decompress(b"x", header, limit=1000)
