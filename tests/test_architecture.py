@@ -196,7 +196,7 @@ TOO_LARGE_YET: set[str] = {
     *("config/settings.py", "entrypoints/rpc.py", "from_thread.py", "hosting/container.py"),
     *("hosting/worker.py", "sqlalchemy/engine/pool.py", "sqlalchemy/retry.py", "sync.py"),
     *("sqlalchemy/schemas/decorators.py", "testing/faults.py", "transports/amqp/consumer.py"),
-    *("transports/amqp/transport.py", "transports/base.py", "transports/codec/demultiplexer.py"),
+    *("transports/amqp/supervisor.py", "transports/base.py", "transports/codec/demultiplexer.py"),
     *("transports/codec/frames.py", "transports/codec/table.py", "transports/memory/broker.py"),
     *("transports/memory/message.py", "transports/memory/transport.py", "wire/json.py"),
     *("wire/protocol.py", "wire/serializers.py"),

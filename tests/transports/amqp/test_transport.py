@@ -287,7 +287,7 @@ async def test_a_consumer_comes_back_when_the_broker_closes_its_channel(
         subscription = await transport.subscribe(queue, inbox, prefetch=5)
         await transport.publish(to(queue, b"unsettled"))
         delivery = await inbox.next()
-        channel: Any = subscription._channel  # type: ignore[attr-defined]
+        channel: Any = subscription._channel
         channel.lane.write(channel.encoder.ack(999))  # 406: unknown delivery tag
         again = await inbox.next()
         assert again.redelivered
