@@ -30,6 +30,7 @@ from ..exceptions import (
 )
 from ..timers import Bucket, Timers
 from ..transports.base import Outgoing, State, Subscription, Transport
+from ..wire.cancellations import encode_cancellation
 from ..wire.headers import context_headers, template_of
 from ..wire.message import Message
 from ..wire.names import CANCEL_EXCHANGE, LONGEST_NAME, rpc_queue_name
@@ -240,7 +241,7 @@ class Client:
         context, own = call.context, self._context
         usual = context.data is own.data and context.call_id_stack is own.call_id_stack
         correlation_id = self._new_id()
-        message = self._wire.encode_request(
+        message = self._wire.requests.encode(
             call,
             reply_to=self._reply_to,
             correlation_id=correlation_id,
@@ -286,7 +287,7 @@ class Client:
                 Outgoing(
                     exchange=CANCEL_EXCHANGE.name,
                     routing_key="",
-                    message=self._wire.encode_cancel(self._reply_to, pending.correlation_id, left),
+                    message=encode_cancellation(self._reply_to, pending.correlation_id, left),
                     confirm=False,
                     expires_at=None if deadline is None else deadline.at,
                 )
@@ -306,7 +307,7 @@ class Client:
             log.debug("a reply nobody waits for was dropped: %s", message.correlation_id)
             return
         try:
-            result = self._wire.decode_reply(message)
+            result = self._wire.replies.decode(message)
         except Exception as exc:  # noqa: BLE001 - the remote error, whichever it is
             self._on_error(pending, exc)
             return
@@ -335,7 +336,7 @@ class Client:
         """The request to send again; a call that nobody waits for any more is not."""
         if not pending.resend or pending.correlation_id not in self._pending:
             return None
-        return self._wire.resend_request(pending.message, pending.call.context.deadline)
+        return self._wire.requests.resend(pending.message, pending.call.context.deadline)
 
     def _on_returned(self, message: Message, error: AioRpcError) -> None:
         self.undelivered(message.correlation_id or "", error)

@@ -190,7 +190,7 @@ async def event_dispatcher(
             ) from None
 
     async def dispatch(service: str, event_type: str, payload: Any = None) -> None:
-        message = wire.encode_payload(payload, context)
+        message = wire.payloads.encode(payload, context)
         exchange = event_exchange(service, auto_delete=settings.auto_delete_event_exchanges)
         if exchange.name not in declared and settings.declare_event_exchanges:
             await declare(exchange)

@@ -48,7 +48,7 @@ class EventDispatcher(DependencyProvider[Dispatch]):
             event = Outgoing(
                 exchange=exchange.name,
                 routing_key=event_type,
-                message=host.wire.encode_payload(payload, context),
+                message=host.wire.payloads.encode(payload, context),
                 mandatory=self._mandatory,
                 again=lambda message: message,
             )

@@ -12,8 +12,7 @@ from ..context import EMPTY, FAR, current
 from ..exceptions import UnserializableValueError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..transports.base import Outgoing
-from ..wire.message import Exchange, Message, Queue
-from ..wire.protocol import expiration_of
+from ..wire.message import Exchange, Message, Queue, expiration_of
 
 __all__ = ["Publish", "Publisher"]
 
@@ -102,7 +101,7 @@ class Publisher(DependencyProvider[Publish]):
         ) -> None:
             context = current.get()
             deadline = context.deadline
-            message = host.wire.encode_payload(payload, context, headers=headers)
+            message = host.wire.payloads.encode(payload, context, headers=headers)
             if expiration is not None:
                 message.expiration = _milliseconds(expiration)
             if properties:

@@ -29,7 +29,7 @@ from ..exceptions import (
 )
 from ..extensions import Host
 from ..transports.base import Delivery, Outgoing
-from ..wire.attempts import (
+from ..wire.copies import (
     attempts_of,
     copy_id_of,
     counted,

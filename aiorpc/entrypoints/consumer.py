@@ -12,7 +12,7 @@ from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Host, Outcome, declare
 from ..transports.base import Delivery
-from ..wire.attempts import was_resent
+from ..wire.copies import was_resent
 from ..wire.message import Queue
 from .attempts import Attempts
 
@@ -86,7 +86,7 @@ class _Intake:
     def _work(self, delivery: Delivery) -> None:
         host, entrypoint = self.host, self.entrypoint
         try:
-            payload, context = host.wire.decode_payload(delivery.message)
+            payload, context = host.wire.payloads.decode(delivery.message)
         except Exception as exc:  # noqa: BLE001 - nobody can be told but the log
             log.error(
                 "%s.%s: %s %s of queue %s cannot be read and is dropped: %s",

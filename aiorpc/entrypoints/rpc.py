@@ -12,7 +12,7 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
@@ -21,13 +21,14 @@ import msgspec
 from ..call import Call
 from ..calling.client import UNSET
 from ..calling.proxies import RpcReply
-from ..exceptions import AioRpcError, DeliveryUncertain, MalformedRequest, MethodNotFound
+from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
-from ..wire.attempts import attempts_of
+from ..wire.copies import attempts_of
 from ..wire.errors import text_of
-from ..wire.protocol import Request
+from ..wire.message import Message
+from ..wire.requests import Request
 from .attempts import Attempts
 from .withdrawals import Key, Withdrawals
 
@@ -91,9 +92,8 @@ class _Server:
         self.host = host
         self.wire = host.wire
         self.exchange = host.wire.rpc_exchange.name
-        self.persistent = host.settings.call_profile == "durable"
         self.confirm = host.settings.confirm_replies
-        self.withdrawals: Withdrawals[_Job] = Withdrawals(host.wire)
+        self.withdrawals: Withdrawals[_Job] = Withdrawals()
         self.attempts = Attempts(
             host,
             host.wire.rpc_queue(host.service_name).name,
@@ -121,7 +121,7 @@ class _Server:
         }
 
     def received(self, delivery: Delivery) -> None:
-        request = self.wire.request(delivery.message, delivery.routing_key)
+        request = self._request(delivery)
         if delivery.redelivered or request.resent:
             if self._is_known(delivery):
                 return
@@ -131,7 +131,11 @@ class _Server:
 
     def _work(self, delivery: Delivery) -> None:
         """A delivery that was counted."""
-        self._serve(delivery, self.wire.request(delivery.message, delivery.routing_key))
+        self._serve(delivery, self._request(delivery))
+
+    def _request(self, delivery: Delivery) -> Request:
+        method = delivery.routing_key.rpartition(".")[2]
+        return self.wire.requests.read(Request(delivery.message, method))
 
     def _serve(self, delivery: Delivery, request: Request) -> None:
         try:
@@ -157,7 +161,7 @@ class _Server:
             delivery.ack()
             return
         job = _Job(self, delivery, request, key)
-        encode = partial(self.wire.encode_result, request)
+        encode = partial(self.wire.replies.result, delivery.message)
         job.submission = self.host.submit(entrypoint, call, job.settle, encode)
         if not job.settled:
             withdrawals.running[key] = job
@@ -187,7 +191,7 @@ class _Server:
                 self._answered.popitem(last=False)
 
     def _read(self, delivery: Delivery, request: Request) -> tuple[Rpc, Call]:
-        args, kwargs = self.wire.decode_arguments(request)
+        args, kwargs = self.wire.requests.arguments(request)
         if request.late is not None:
             log.warning("%s.%s: %s", self.host.service_name, request.method, request.late)
             raise _Refused(request.late)
@@ -211,11 +215,7 @@ class _Server:
         return entrypoint, call
 
     def _given_up(self, delivery: Delivery, error: AioRpcError) -> None:
-        request = self.wire.request(delivery.message, delivery.routing_key)
-        with suppress(MalformedRequest):
-            # Not by decoding it: its body may be what is poisonous.
-            codec = self.wire.serializers.for_content_type(delivery.message.content_type)
-            request.serializer = codec
+        request = self._request(delivery)
         self.answer_error(delivery, request, error, refusal=True)
 
     def _uncertain(self, delivery: Delivery, request: Request) -> DeliveryUncertain:
@@ -233,14 +233,14 @@ class _Server:
     ) -> None:
         """An error that cannot be encoded, or is too large, is answered by one that says so."""
         try:
-            self.answer(delivery, request, self.wire.encode_error(request, error, refusal=refusal))
+            self.answer(delivery, self.wire.replies.error(delivery.message, error, refusal=refusal))
             return
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
         try:
-            self.answer(delivery, request, self.wire.encode_error(request, substitute))
+            self.answer(delivery, self.wire.replies.error(delivery.message, substitute))
         except Exception as exc:  # noqa: BLE001 - unacked, it would hold a place for ever
             log.error(
                 "%s.%s: its caller cannot be told of %s, and gets no answer: %s",
@@ -251,16 +251,16 @@ class _Server:
             )
             delivery.ack()
 
-    def answer(self, delivery: Delivery, request: Request, body: bytes) -> bool:
+    def answer(self, delivery: Delivery, message: Message) -> bool:
         """Reply, then ack; without a ``reply_to`` ack alone, and return False."""
-        reply_to = request.message.reply_to
+        reply_to = delivery.message.reply_to
         if not reply_to:
             delivery.ack()
             return False
         reply = Outgoing(
             exchange=self.exchange,
             routing_key=reply_to,
-            message=self.wire.reply(request, body, persistent=self.persistent),
+            message=message,
             confirm=self.confirm,
         )
         if not delivery.answer(reply):
@@ -306,7 +306,7 @@ class _Job(msgspec.Struct, eq=False):
         ending = outcome.ending
         if ending is _RETURNED:
             try:
-                if not server.answer(delivery, request, outcome.value):
+                if not server.answer(delivery, outcome.value):
                     log.warning(
                         "%s.%s: the request has no reply_to, so nobody got its result",
                         server.host.service_name,

@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from ..extensions import Host
+from ..wire.cancellations import decode_cancellation
 from ..wire.message import Message
-from ..wire.protocol import Wire
+from ..wire.names import cancel_queue
 
 __all__ = ["Withdrawals"]
 
@@ -50,8 +51,7 @@ class Withdrawals(Generic[T]):
             which that matters.
     """
 
-    def __init__(self, wire: Wire, clock: Callable[[], float] = time.monotonic) -> None:
-        self._wire = wire
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.running: dict[Key, T] = {}
         self.tombstones: OrderedDict[Key, float] = OrderedDict()
@@ -59,9 +59,7 @@ class Withdrawals(Generic[T]):
     @asynccontextmanager
     async def heard(self, host: Host) -> AsyncGenerator[None]:
         """Hear announcements inside the block."""
-        subscription = await host.transport.listen(
-            self._wire.cancel_queue(host.service_name), self.received
-        )
+        subscription = await host.transport.listen(cancel_queue(host.service_name), self.received)
         try:
             yield
         finally:
@@ -74,7 +72,7 @@ class Withdrawals(Generic[T]):
     def received(self, message: Message) -> None:
         """Handle one announcement."""
         try:
-            key, lifetime = self._wire.decode_cancel(message)
+            key, lifetime = decode_cancellation(message)
         except Exception as exc:  # noqa: BLE001 - whatever a peer put on that exchange
             log.warning("an announcement of a cancelled call cannot be read: %s", exc)
             return

@@ -6,13 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import ceil
 from typing import Any, Literal
 
 import msgspec
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["Exchange", "Message", "Queue"]
+__all__ = ["MAX_EXPIRATION", "Exchange", "Message", "Queue", "expiration_of"]
+
+#: Milliseconds, 49 days. RabbitMQ closes the channel for an ``expiration`` that is too large for
+#: it; no version refuses this one. A longer wait is bounded by the deadline alone.
+MAX_EXPIRATION = (1 << 32) - 1
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -83,3 +88,8 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
     type: str | None = None
     user_id: str | None = None
     app_id: str | None = None
+
+
+def expiration_of(seconds: float) -> int:
+    """The ``expiration`` of *seconds*: in milliseconds, rounded up, at least 1."""
+    return min(max(1, ceil(seconds * 1000)), MAX_EXPIRATION)

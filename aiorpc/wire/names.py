@@ -19,7 +19,6 @@ __all__ = [
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
     "LONGEST_NAME",
-    "MAX_EXPIRATION",
     "ORIGINAL_EXCHANGE",
     "ORIGINAL_ROUTING_KEY",
     "OVERSIZED",
@@ -29,6 +28,7 @@ __all__ = [
     "RESENT",
     "ROUTING_HEADERS",
     "UNBOUNDED_CANCEL",
+    "cancel_queue",
     "discovery_answers_queue",
     "discovery_queue",
     "event_exchange",
@@ -62,14 +62,11 @@ BROKER_HEADERS = frozenset(
 )
 OWN_PREFIX = "aiorpc-"
 
-#: Milliseconds. RabbitMQ closes the channel for an ``expiration`` that is too large for it; this
-#: one, of 49 days, no version refuses. Whoever waits longer is bounded by the deadline alone.
-MAX_EXPIRATION = (1 << 32) - 1
 #: Bytes of the name of a queue, an exchange or a key.
 LONGEST_NAME = 255
 #: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
 REPLY_QUEUE_EXPIRES = 300.0
-#: Where callers announce that they take a call back.
+#: Where callers say that they cancel a call.
 CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
 #: Where ``aiorpc ls`` asks which services are there.
 DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
@@ -79,6 +76,12 @@ UNBOUNDED_CANCEL = 300.0
 
 def rpc_queue_name(service: str) -> str:
     return f"rpc-{service}"
+
+
+def cancel_queue(owner: str) -> Queue:
+    """Where one instance of a service learns of cancelled calls; gone with its connection."""
+    name = f"aiorpc-cancel-{owner}-{new_id()}"
+    return Queue(name, CANCEL_EXCHANGE, durable=False, exclusive=True, auto_delete=True)
 
 
 def discovery_queue(owner: str) -> Queue:

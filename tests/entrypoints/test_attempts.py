@@ -30,7 +30,7 @@ from aiorpc.entrypoints.attempts import Attempts
 from aiorpc.exceptions import UnserializableValueError
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
-from aiorpc.wire.attempts import attempts_of, counted, parked
+from aiorpc.wire.copies import attempts_of, counted, parked
 from aiorpc.wire.message import Message
 from aiorpc.wire.protocol import Wire
 

@@ -24,6 +24,7 @@ from aiorpc.wire.errors import error_payload
 from aiorpc.wire.message import Message
 from aiorpc.wire.names import event_exchange, event_queue
 from aiorpc.wire.protocol import Wire
+from aiorpc.wire.requests import Request
 from tests.nameko.golden import DATA, Golden, flags_and_properties, golden_of, goldens
 
 EXPIRATION_FLAG = 1 << 8
@@ -36,6 +37,10 @@ def name_of(golden: Any) -> str:
 @pytest.fixture(scope="module")
 def wire() -> Wire:
     return Wire.of(resolve("memory://"))
+
+
+def received(wire: Wire, golden: Golden) -> Request:
+    return wire.requests.read(Request(golden.message, golden.routing_key.rpartition(".")[2]))
 
 
 def plain_json(text: str) -> Any:
@@ -69,13 +74,13 @@ def test_properties_are_read_as_they_were_meant(golden: Golden) -> None:
 
 @pytest.mark.parametrize("golden", goldens("request"), ids=name_of)
 def test_requests_are_read(wire: Wire, golden: Golden) -> None:
-    request = wire.request(golden.message, golden.routing_key)
+    request = received(wire, golden)
     assert request.method == golden.routing_key.rpartition(".")[2]
     assert list(request.context.call_id_stack) == golden.call_id_stack
     assert request.context.data == golden.context_data
     assert request.context.deadline is None
     assert request.late is None
-    args, kwargs = wire.decode_arguments(request)
+    args, kwargs = wire.requests.arguments(request)
     body = json.loads(golden.body)
     if "__type__" not in golden.body:
         assert [list(args), kwargs] == [body["args"], body["kwargs"]]
@@ -106,7 +111,7 @@ RESULTS = [
 
 @pytest.mark.parametrize(("golden", "expected"), RESULTS, ids=name_of)
 def test_typed_results_are_themselves(wire: Wire, golden: Golden, expected: object) -> None:
-    result = wire.decode_reply(golden.message)
+    result = wire.replies.decode(golden.message)
     assert result == expected
     assert type(result) is type(expected)
 
@@ -116,7 +121,7 @@ def test_replies_are_read(wire: Wire, golden: Golden) -> None:
     body = plain_json(golden.body)
     if error := body["error"]:
         with pytest.raises((RemoteError, MethodNotFound)) as caught:
-            wire.decode_reply(golden.message)
+            wire.replies.decode(golden.message)
         if isinstance(caught.value, RemoteError):
             assert caught.value.exc_type == error["exc_type"]
             assert caught.value.value == error["value"]
@@ -127,11 +132,11 @@ def test_replies_are_read(wire: Wire, golden: Golden) -> None:
             assert type(caught.value) is MethodNotFound
             assert caught.value.args == tuple(error["exc_args"])
     elif "__type__" in golden.body:
-        assert wire.decode_reply(golden.message) != body["result"]
+        assert wire.replies.decode(golden.message) != body["result"]
     elif "NaN" in golden.body:
-        assert wire.decode_reply(golden.message) != wire.decode_reply(golden.message)
+        assert wire.replies.decode(golden.message) != wire.replies.decode(golden.message)
     else:
-        assert wire.decode_reply(golden.message) == body["result"]
+        assert wire.replies.decode(golden.message) == body["result"]
 
 
 def test_a_registered_error_is_rebuilt_from_the_strings_that_nameko_sends(
@@ -141,13 +146,13 @@ def test_a_registered_error_is_rebuilt_from_the_strings_that_nameko_sends(
     known = deserialize_to_instance(type("KnownError", (Exception,), {"__module__": "svc"}))
     (golden,) = [one for one in goldens("reply") if one.name.endswith("service_x.err_known")]
     with pytest.raises(known) as caught:
-        wire.decode_reply(golden.message)
+        wire.replies.decode(golden.message)
     assert caught.value.args == ("known", "2")
 
 
 @pytest.mark.parametrize("golden", goldens("publish"), ids=name_of)
 def test_events_and_messages_are_read(wire: Wire, golden: Golden) -> None:
-    payload, context = wire.decode_payload(golden.message)
+    payload, context = wire.payloads.decode(golden.message)
     assert payload == json.loads(golden.body)
     assert context.data == golden.context_data
     assert list(context.call_id_stack) == golden.call_id_stack
@@ -158,7 +163,7 @@ def test_old_replies_without_path_and_arguments_are_read(wire: Wire) -> None:
     error = {"exc_type": "ValueError", "value": "bad"}
     message = Message(body=json.dumps({"result": None, "error": error}).encode())
     with pytest.raises(RemoteError, match=r"^ValueError bad$"):
-        wire.decode_reply(message)
+        wire.replies.decode(message)
 
 
 # What we write is what Nameko wrote
@@ -166,7 +171,7 @@ def test_old_replies_without_path_and_arguments_are_read(wire: Wire) -> None:
 
 @pytest.mark.parametrize("golden", goldens("request"), ids=name_of)
 def test_our_request_is_theirs(wire: Wire, golden: Golden) -> None:
-    message = wire.encode_request(
+    message = wire.requests.encode(
         call_of(golden),
         reply_to=golden.properties["reply_to"],
         correlation_id=golden.properties["correlation_id"],
@@ -180,7 +185,7 @@ def test_our_request_is_theirs(wire: Wire, golden: Golden) -> None:
 def test_a_deadline_adds_a_header_and_the_expiration_and_nothing_else(wire: Wire) -> None:
     golden = goldens("request")[0]
     before = time.time()
-    message = wire.encode_request(
+    message = wire.requests.encode(
         call_of(golden, Deadline.after(3)),
         reply_to=golden.properties["reply_to"],
         correlation_id=golden.properties["correlation_id"],
@@ -207,7 +212,7 @@ def test_no_integer_in_a_header_kills_an_old_nameko(wire: Wire, value: int) -> N
     golden = goldens("request")[0]
     call = call_of(golden)
     context = Context(call.context.call_id_stack, {"v": value})
-    message = wire.encode_request(
+    message = wire.requests.encode(
         Call(call.service, call.method, call.args, call.kwargs, context),
         reply_to="r",
         correlation_id="c",
@@ -228,17 +233,14 @@ REPLIES = [
 
 @pytest.mark.parametrize(("asked", "golden"), REPLIES, ids=name_of)
 def test_our_reply_is_theirs(wire: Wire, asked: Golden, golden: Golden) -> None:
-    request = wire.request(asked.message, asked.routing_key)
-    wire.decode_arguments(request)
     body = plain_json(golden.body)
     if body["error"]:
         try:
-            wire.decode_reply(golden.message)
+            wire.replies.decode(golden.message)
         except Exception as error:
-            encoded = wire.encode_error(request, error)
+            message = wire.replies.error(asked.message, error)
     else:
-        encoded = wire.encode_result(request, wire.decode_reply(golden.message))
-    message = wire.reply(request, encoded)
+        message = wire.replies.result(asked.message, wire.replies.decode(golden.message))
     assert flags_and_properties(message) == golden.flags_and_properties
     assert plain_json(message.body.decode()) == body
 
@@ -249,7 +251,7 @@ EVENTS = [one for one in goldens("publish") if "messaging/nk.ex/rk.b" not in one
 @pytest.mark.parametrize("golden", EVENTS, ids=name_of)
 def test_our_event_is_theirs(wire: Wire, golden: Golden) -> None:
     context = Context(tuple(golden.call_id_stack), golden.context_data)
-    message = wire.encode_payload(json.loads(golden.body), context)
+    message = wire.payloads.encode(json.loads(golden.body), context)
     assert flags_and_properties(message) == golden.flags_and_properties
     assert plain_json(message.body.decode()) == plain_json(golden.body)
 
@@ -384,16 +386,16 @@ def test_yaml_is_read_where_it_is_accepted_and_answered_in_yaml() -> None:
     wire = Wire.of(resolve({"AMQP_URI": "memory://", "ACCEPT": ["json", "yaml"]}))
     yaml = DATA["messages"]["other_serializers"]["application/x-yaml"]
     golden = golden_of("yaml", yaml["request"])
-    request = wire.request(golden.message, golden.routing_key)
-    args, kwargs = wire.decode_arguments(request)
+    request = received(wire, golden)
+    args, kwargs = wire.requests.arguments(request)
     assert (list(args), kwargs) == ([1], {})
-    reply = wire.reply(request, wire.encode_result(request, 1))
+    reply = wire.replies.result(golden.message, 1)
     assert flags_and_properties(reply) == golden_of("yaml", yaml["reply"]).flags_and_properties
-    assert wire.decode_reply(reply) == 1
+    assert wire.replies.decode(reply) == 1
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml"])
 def test_what_is_not_accepted_is_refused_unread(wire: Wire, content_type: str) -> None:
     message = Message(body=b"cos\nsystem\n(S'exit 1'\ntR.", content_type=content_type)
     with pytest.raises(MalformedRequest, match=re.escape(content_type)):
-        wire.decode_arguments(wire.request(message, "s.m"))
+        wire.requests.arguments(wire.requests.read(Request(message, "m")))

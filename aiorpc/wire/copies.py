@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..context import EMPTY, Deadline
-from .message import Message
+from .message import Message, expiration_of
 from .names import (
     ATTEMPTS,
     COPY,
@@ -20,7 +20,6 @@ from .names import (
     RESENT,
     ROUTING_HEADERS,
 )
-from .protocol import expiration_of
 
 __all__ = [
     "attempts_of",
