@@ -28,6 +28,7 @@ from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..hosting.container import ServiceContainer, Submit
 from ..hosting.runner import ServiceRunner
 from ..transports.base import State, Transport
+from .connections import cut
 from .entrypoints import Disguised, Dummy, entrypoint_named, intercepted
 
 __all__ = ["Fault", "delay", "drop_connection", "duplicate", "lose_reply"]
@@ -233,12 +234,11 @@ def drop_connection(connected: Connected) -> Generator[None]:
     Raises:
         ConfigurationError: *connected* is not connected yet, or was closed.
     """
-    transport = _transport_of(connected)
-    transport.drop_connection(None)
+    restore = cut(_transport_of(connected))
     try:
         yield
     finally:
-        transport.restore_connection()
+        restore()
 
 
 def _transport_of(connected: Connected) -> Transport:

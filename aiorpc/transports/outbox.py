@@ -1,5 +1,7 @@
 """
-Messages that wait for a connection, and the settling of messages. No I/O.
+Messages that wait for a connection, and the one way to send: on the channel, or by waiting here.
+
+Writes through the channel that a transport gives to ``Sender.resume``; does no I/O of its own.
 """
 
 from __future__ import annotations
@@ -10,113 +12,83 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from copy import copy
+from typing import Protocol
 
-import msgspec
+from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from .outgoing import Outgoing, refuse, settle, settle_soon, shorten
 
-from ..exceptions import AioRpcError, ConnectionLost
-from .base import Outgoing
-
-__all__ = ["Outbox", "settle", "settle_soon"]
+__all__ = ["Outbox", "PublishingChannel", "Sender"]
 
 log = logging.getLogger(__name__)
 
-#: What may wait, in messages and in bytes of body. Past it a message is refused with an error.
+#: How many messages, and how many bytes of body, may wait. The next message settles with an error.
 MAX_MESSAGES = 100_000
 MAX_BYTES = 256 << 20
-#: Senders that can wait should do so from here on.
+#: From here on the outbox is crowded: senders that can wait should wait.
 MANY_MESSAGES = 10_000
 MANY_BYTES = 16 << 20
-#: Seconds between two looks for what expired, at the least.
+#: Seconds between two searches for expired messages, at least.
 _SWEEP = 0.02
-
-
-def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:
-    """Tell the sender. Whatever it raises is logged."""
-    try:
-        outgoing.conclude(error)
-    except Exception:
-        log.exception("the sender of a message failed when it was told its outcome")
-
-
-def settle_soon(outgoing: Outgoing, error: AioRpcError | None) -> None:
-    """The same in the next turn of the loop: never inside ``send``."""
-    if outgoing.settled is not None or error is not None:
-        asyncio.get_running_loop().call_soon(settle, outgoing, error)
+#: Messages that leave the outbox in one turn of the loop.
+_BATCH = 200
 
 
 class Outbox:
     """
-    Messages in the order in which they are to leave, bounded; each leaves or expires.
+    Messages in the order in which they are to be sent, bounded; each is taken or expires.
 
     Args:
-        on_crowded: told when ``crowded`` changes.
+        on_crowded: called when ``crowded`` changes.
 
     Attributes:
-        why: completes "it was not sent: ...", for the errors of those that never leave.
+        why: why messages wait; completes "it was not sent: ..." in errors.
+        crowded: whether senders that can wait should wait.
     """
 
     def __init__(self, why: str, on_crowded: Callable[[], None]) -> None:
         self.why = why
+        self.crowded = False
         self._on_crowded = on_crowded
-        # By identity, so that retracting one of very many is cheap.
+        # By identity: retracting one of very many has to be cheap.
         self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
         self._bytes = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
-        #: Whether senders that can wait should.
-        self.crowded = False
-        self._roomy = asyncio.Event()
-        self._roomy.set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def roomy(self) -> None:
-        """Return when it is crowded no more."""
-        await self._roomy.wait()
-
     def add(self, outgoing: Outgoing) -> None:
-        """Put it at the end; if there is no room left, settle it with ``ConnectionLost``."""
+        """Put *outgoing* at the end; without room for it, settle it with ``ConnectionLost``."""
         size = len(outgoing.message.body)
         if len(self._waiting) >= MAX_MESSAGES or self._bytes + size > MAX_BYTES:
-            settle_soon(
-                outgoing,
-                ConnectionLost(
-                    f"{self._described(outgoing)} was not sent: {self.why}, and "
-                    f"{len(self._waiting)} messages ({self._bytes >> 20} MiB) wait already"
-                ),
+            error = ConnectionLost(
+                f"{outgoing.description} was not sent: {self.why}, and {len(self._waiting)} "
+                f"messages ({self._bytes >> 20} MiB) wait already"
             )
-            return
-        if id(outgoing) in self._waiting:
-            outgoing = copy(outgoing)  # sent twice: then it waits twice
-        self._waiting[id(outgoing)] = outgoing
-        self._added(outgoing)
+            settle_soon(outgoing, error)
+        else:
+            self._add(outgoing)
 
     def put_back(self, returning: Iterable[Outgoing]) -> None:
-        """Put *returning* in front of everything, in their order, whatever room there is."""
+        """Put *returning* in front, in their order, even if there is no room left."""
         for outgoing in reversed(list(returning)):
-            if id(outgoing) in self._waiting:
-                outgoing = copy(outgoing)  # sent twice: then it waits twice
-            self._waiting[id(outgoing)] = outgoing
-            self._waiting.move_to_end(id(outgoing), last=False)
-            self._added(outgoing)
+            self._waiting.move_to_end(self._add(outgoing), last=False)
 
     def take(self) -> Outgoing | None:
-        """The next one that is still worth sending; its ``expiration`` says what time is left."""
+        """Remove and return the next message that has not expired; shorten its ``expiration``."""
         now = asyncio.get_running_loop().time()
         while self._waiting:
             _, outgoing = self._waiting.popitem(last=False)
             self._removed(outgoing)
-            if outgoing.expires_at is None:
-                return outgoing
-            if outgoing.expires_at > now:
-                _shorten(outgoing, now)
+            if outgoing.expires_at is None or outgoing.expires_at > now:
+                shorten(outgoing, now)
                 return outgoing
             settle(outgoing, self._expired(outgoing))
         return None
 
     def discard(self, outgoing: Outgoing) -> bool:
-        """Take *outgoing* out without settling it; whether it was there."""
+        """Remove *outgoing* without settling it; return whether it was there."""
         if self._waiting.pop(id(outgoing), None) is None:
             return False
         self._removed(outgoing)
@@ -137,23 +109,25 @@ class Outbox:
     def _ease(self) -> None:
         if self.crowded:
             self.crowded = False
-            self._roomy.set()
             self._on_crowded()
 
-    def _added(self, outgoing: Outgoing) -> None:
+    def _add(self, outgoing: Outgoing) -> int:
+        """Put *outgoing* at the end; return its key."""
+        if id(outgoing) in self._waiting:
+            outgoing = copy(outgoing)  # sent twice: it waits twice
+        self._waiting[id(outgoing)] = outgoing
         self._bytes += len(outgoing.message.body)
         many = len(self._waiting) > MANY_MESSAGES or self._bytes > MANY_BYTES
         if many and not self.crowded:
             self.crowded = True
-            self._roomy.clear()
             self._on_crowded()
         if outgoing.expires_at is not None and outgoing.expires_at < self._sweep_at:
             self._sweep_by(outgoing.expires_at)
+        return id(outgoing)
 
     def _removed(self, outgoing: Outgoing) -> None:
         self._bytes -= len(outgoing.message.body)
-        few = len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2
-        if few:
+        if len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2:
             self._ease()
 
     def _sweep_by(self, at: float) -> None:
@@ -175,20 +149,136 @@ class Outbox:
             self._sweep_by(min(times))
 
     def _expired(self, outgoing: Outgoing) -> ConnectionLost:
-        return ConnectionLost(
-            f"{self._described(outgoing)} was not sent within its time: {self.why}"
-        )
-
-    @staticmethod
-    def _described(outgoing: Outgoing) -> str:
-        return f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r},"
+        return ConnectionLost(f"{outgoing.description} was not sent within its time: {self.why}")
 
 
-def _shorten(outgoing: Outgoing, now: float) -> None:
-    """Let ``expiration`` end no later than the message: part of it was spent waiting."""
-    expiration = outgoing.message.expiration
-    if expiration is None or outgoing.expires_at is None:
-        return
-    left = max(1, math.ceil((outgoing.expires_at - now) * 1000))
-    if left < expiration:
-        outgoing.message = msgspec.structs.replace(outgoing.message, expiration=left)
+class PublishingChannel(Protocol):
+    """What a sender sends on: a channel of RabbitMQ, or the way to the broker in this process."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is open, and the broker takes messages."""
+
+    def publish(self, outgoing: Outgoing) -> object:
+        """
+        Send *outgoing* now; the channel settles it.
+
+        Raises:
+            UnserializableValueError: AMQP cannot carry it, or it is too large; nothing was sent.
+        """
+
+    async def drained(self) -> None:
+        """Return when the channel can take more, or has ended."""
+
+
+class Sender:
+    """
+    Sends messages in order: on the channel while it takes them, else into the outbox.
+
+    Args:
+        why: why there is no connection yet.
+        check: raises ``UnserializableValueError`` for a message that can never be sent.
+        on_crowded: called when ``outbox.crowded`` changes.
+
+    Attributes:
+        channel: where messages go; ``None`` while they wait.
+        direct: the same channel while the outbox is empty, else ``None``.
+        outbox: where messages wait.
+    """
+
+    def __init__(
+        self, why: str, *, check: Callable[[Outgoing], object], on_crowded: Callable[[], None]
+    ) -> None:
+        self.channel: PublishingChannel | None = None
+        self.direct: PublishingChannel | None = None
+        self.outbox = Outbox(why, on_crowded)
+        self._check = check
+        self._closed: str | None = None
+        self._flusher: asyncio.Task[None] | None = None
+
+    def send(self, outgoing: Outgoing) -> None:
+        """See :meth:`.base.Transport.send`."""
+        channel = self.direct
+        try:
+            if channel is not None:
+                channel.publish(outgoing)
+                return
+            self._check(outgoing)
+        except UnserializableValueError as error:
+            refuse(outgoing, error)
+        else:
+            if self._closed is not None:
+                settle_soon(outgoing, ConnectionLost(self._closed))
+            else:
+                self.outbox.add(outgoing)
+
+    def retract(self, outgoing: Outgoing) -> bool:
+        """See :meth:`.base.Transport.retract`."""
+        outgoing.retracted()
+        return self.outbox.discard(outgoing)
+
+    def resume(self, channel: PublishingChannel) -> None:
+        """Send on *channel*: first what waits, in order, then let ``send`` write directly."""
+        self.channel = channel
+        # A finished flusher may still be here: its callback comes one turn of the loop later.
+        if (self._flusher is not None and not self._flusher.done()) or self._flush_batch():
+            return
+        self._flusher = asyncio.create_task(self._flush_rest())
+        self._flusher.add_done_callback(self._flushed)
+
+    def pause(self, why: str) -> None:
+        """Let messages wait; *why* is for the errors of those that expire meanwhile."""
+        self.direct = self.channel = None
+        self.outbox.why = why
+
+    def take_back(self, returning: Iterable[Outgoing]) -> None:
+        """Put messages that a channel had not confirmed when it ended in front of the others."""
+        # First: *returning* may settle messages while it is read, and their senders may send.
+        self.direct = None
+        self.outbox.put_back(returning)
+        if self.channel is not None:
+            self.resume(self.channel)
+
+    async def flushed(self) -> None:
+        """Return when what waited has been sent, or cannot be sent now."""
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+
+    def close(self, why: str) -> None:
+        """Settle what waits, and what is sent from now on, with ``ConnectionLost``."""
+        self._closed = why
+        self.pause(why)
+        if self._flusher is not None:
+            self._flusher.cancel()
+        self.outbox.fail(ConnectionLost(why))
+
+    def _flush_batch(self) -> bool:
+        """Send some of what waits; return whether nothing is left to do."""
+        channel = self.channel
+        if channel is None or not channel.ready:
+            return True
+        for _ in range(_BATCH):
+            outgoing = self.outbox.take()
+            if self.channel is not channel:  # by the sender of a message that expired in ``take``
+                self.take_back(() if outgoing is None else (outgoing,))
+                return True
+            if outgoing is None:
+                self.direct = channel
+                return True
+            try:
+                channel.publish(outgoing)
+            except UnserializableValueError as error:  # ``again`` may have returned anything
+                settle_soon(outgoing, error)
+        return False
+
+    async def _flush_rest(self) -> None:
+        while not self._flush_batch():
+            if self.channel is not None:
+                await self.channel.drained()
+            await asyncio.sleep(0)
+
+    def _flushed(self, flusher: asyncio.Task[None]) -> None:
+        if self._flusher is flusher:
+            self._flusher = None
+        if not flusher.cancelled() and (error := flusher.exception()) is not None:
+            log.error("sending the messages that waited failed", exc_info=error)

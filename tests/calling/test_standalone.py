@@ -25,6 +25,8 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.calling import standalone
+from aiorpc.testing import faults
+from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Transport
 from tests.support.amqp_proxy import proxied
@@ -217,7 +219,8 @@ async def test_an_event_in_flight_when_the_connection_breaks_is_sent_again(
         await dispatch("source", "happened", 1)
         dispatching = asyncio.create_task(dispatch("source", "happened", 2))
         await asyncio.sleep(0)
-        opened_transports[0].drop_connection()
+        with faults.drop_connection(opened_transports[0]):
+            pass
         await asyncio.wait_for(dispatching, 10)
         heard = [(await asyncio.wait_for(Listener.heard.get(), 10))[0] for _ in range(2)]
         assert heard == [1, 2]
@@ -236,10 +239,10 @@ async def test_dispatching_while_the_broker_is_away_is_bounded(
     async with event_dispatcher(config) as dispatch:
         await dispatch("known", "happened")
         (transport,) = opened_transports
-        transport.drop_connection(None)
+        restore = cut(transport)
         with pytest.raises(ConnectionLost):
             await dispatch("known", "happened")
         with pytest.raises(ConnectionLost, match=r"source\.events could not be declared"):
             await dispatch("source", "happened")
-        transport.restore_connection()
+        restore()
         await dispatch("source", "happened")

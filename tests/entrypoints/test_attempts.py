@@ -28,6 +28,7 @@ from aiorpc import (
 from aiorpc.config import resolve
 from aiorpc.entrypoints.attempts import Attempts
 from aiorpc.exceptions import UnserializableValueError
+from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
 from aiorpc.wire.copies import attempts_of, counted, parked
@@ -114,7 +115,7 @@ async def test_a_request_that_kills_is_parked_and_its_caller_is_told(
                     service, config, middleware=[recorder(runs)]
                 ) as container:
                     await asyncio.wait_for(service.dying.wait(), 10)
-                    container.transport.drop_connection(None)
+                    cut(container.transport)
             assert len(runs) == 1 + MOST
             assert [call.redelivered for call in runs] == [False, True, True]
             with caplog.at_level(logging.ERROR, "aiorpc.attempts"):
@@ -148,7 +149,7 @@ async def test_what_kills_at_its_first_step_is_parked_and_does_not_multiply(
 
         @rpc
         async def die(self) -> None:
-            self.container.transport.drop_connection(None)
+            cut(self.container.transport)
             starts.append("die")
             dying.set()
             await asyncio.Event().wait()
@@ -263,7 +264,7 @@ async def test_an_event_is_parked_for_the_handler_it_kills_alone(
             dying.clear()
             async with ServiceContainer(killed, config) as container:
                 await asyncio.wait_for(dying.wait(), 10)
-                container.transport.drop_connection(None)
+                cut(container.transport)
         dying.clear()
         async with ServiceContainer(killed, config):
             delivery = await take(onlooker, Queue(f"{queue}.parked"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
+from aiorpc.testing.connections import cut
 from aiorpc.transports.base import State
 from tests.support.waiting import eventually
 
@@ -25,18 +26,19 @@ class Redelivery:
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     runs: int = 0
+    restore: Callable[[], None] = lambda: None
 
     @property
     def service(self) -> Any:
         return self.cluster[self.container.service_name]
 
     async def loses_its_connection(self) -> None:
-        self.container.transport.drop_connection(pause=None)
+        self.restore = cut(self.container.transport)
         await eventually(lambda: self.container.transport.state is not State.CONNECTED)
 
     async def has_all_back(self) -> None:
         """Return when the service consumes again, and has what was redelivered."""
-        self.container.transport.restore_connection()
+        self.restore()
         await eventually(lambda: self.container.health().ok)
         assert await self.service.ping() == "pong"  # it stands behind them in the queue
 

@@ -12,6 +12,7 @@ import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, ServiceRunner, rpc
 from aiorpc.hosting.health import Health
+from aiorpc.testing.connections import cut
 from aiorpc.transports.base import State
 from tests.support.waiting import eventually
 
@@ -49,11 +50,11 @@ async def test_health_follows_the_connection(broker_config: dict[str, Any]) -> N
     assert not container.health().ok
     async with container:
         assert container.health() == Health()
-        container.transport.drop_connection(pause=None)
+        restore = cut(container.transport)
         health = await becomes(container, ok=False)
         assert "there is no connection to" in health.problems[0]
         assert "guest:guest" not in health.problems[0]
-        container.transport.restore_connection()
+        restore()
         await becomes(container, ok=True)
         for subscription in container.transport.subscriptions:
             assert subscription.consuming
@@ -101,13 +102,13 @@ async def test_a_drain_connects_again_for_a_reply_that_is_owed(
 ) -> None:
     gate = Gate()
     async with called(broker_config, gate) as (container, reply):
-        container.transport.drop_connection(pause=None)
+        restore = cut(container.transport)
         await becomes(container, ok=False)
         stopping = asyncio.create_task(container.stop())
         gate.opened.set()
         await eventually(lambda: container.transport.waiting)
         assert not stopping.done()
-        container.transport.restore_connection()
+        restore()
         assert await reply.result() == "done"
         async with asyncio.timeout(4):
             await stopping
@@ -118,7 +119,7 @@ async def test_a_drain_does_not_wait_for_a_connection_that_it_has_no_use_for(
     broker_config: dict[str, Any],
 ) -> None:
     async with ServiceContainer(gated(Gate()), broker_config) as container:
-        container.transport.drop_connection(pause=None)
+        cut(container.transport)
         await becomes(container, ok=False)
         async with asyncio.timeout(3):  # SHUTDOWN_TIMEOUT is 25
             await container.stop()
@@ -135,7 +136,7 @@ async def test_a_drain_gives_up_what_it_cannot_send(
         await container.start()
         cluster[container.service_name].method.call_async()
         await gate.entered.wait()
-        container.transport.drop_connection(pause=None)
+        cut(container.transport)
         await becomes(container, ok=False)
         gate.opened.set()
         async with asyncio.timeout(5):

@@ -1,6 +1,6 @@
 """
-Connections that tests can break, over any transport: ``memory://`` has knobs for it, and AMQP goes
-through a TCP proxy in this process, so that a transport cannot tell it from a bad network.
+Connections that tests can break, over any transport. ``memory://`` has switches for it. AMQP goes
+through a TCP proxy in this process, so its transport sees a bad network.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiorpc.config import resolve
+from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import State, Transport
 from aiorpc.transports.memory.transport import MemoryTransport
@@ -67,13 +68,15 @@ class MemoryLink(Link):
         self.transport = self._memory = transport
 
     def _break(self, *, stay: bool) -> None:
-        self._memory.drop_connection(None if stay else 0.005)
+        self._restore = cut(self._memory)
+        if not stay:
+            asyncio.get_running_loop().call_later(0.005, self.heal)
 
     def heal(self) -> None:
-        self._memory.restore_connection()
+        self._restore()
 
     def mute(self) -> None:
-        self._memory.hold_confirms()
+        self._memory.channel.confirming = False
 
 
 class ProxiedLink(Link):

@@ -12,7 +12,7 @@ from aiorpc.transports import outbox as module
 from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.amqp.resend import sort_out
 from aiorpc.transports.base import Outgoing
-from aiorpc.transports.outbox import Outbox
+from aiorpc.transports.outbox import Outbox, Sender
 from aiorpc.wire.message import Message
 
 
@@ -129,14 +129,80 @@ async def test_senders_are_asked_to_wait_and_told_when_there_is_room(
     for _ in range(6):
         outbox.add(message())
     assert outbox.crowded
-    roomy = asyncio.create_task(outbox.roomy())
-    await asyncio.sleep(0)
-    assert not roomy.done()
     bodies(outbox)
-    async with asyncio.timeout(5):
-        await roomy
     assert not outbox.crowded
     assert told == [True, False]
+
+
+# --- the sender
+
+
+class Channel:
+    """A channel on which everything leaves at once."""
+
+    def __init__(self) -> None:
+        self.left: list[int] = []
+        self.ready = True
+
+    def publish(self, outgoing: Outgoing) -> None:
+        self.left.append(int(outgoing.message.body))
+
+    async def drained(self) -> None:
+        pass
+
+
+class Bench:
+    """A sender with a channel."""
+
+    def __init__(self) -> None:
+        self.channel = Channel()
+        self.left = self.channel.left
+        self.sender = Sender("no", check=lambda outgoing: None, on_crowded=lambda: None)
+
+    async def all_left(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.left) < count:
+                await asyncio.sleep(0)
+
+
+async def test_what_waited_leaves_in_order_and_then_all_leaves_at_once() -> None:
+    bench = Bench()
+    for number in range(1000):
+        bench.sender.send(message(b"%d" % number))
+    bench.sender.resume(bench.channel)
+    await bench.all_left(1000)
+    bench.sender.send(message(b"1000"))
+    await bench.all_left(1001)
+    assert bench.left == list(range(1001))
+
+
+async def test_a_reply_taken_back_in_the_turn_in_which_the_outbox_emptied_leaves() -> None:
+    bench = Bench()
+    for number in range(300):
+        bench.sender.send(message(b"%d" % number))
+    bench.sender.resume(bench.channel)
+    await bench.all_left(300)
+    reply = message(b"300")
+    bench.sender.take_back([reply])
+    await bench.all_left(301)
+    bench.sender.send(message(b"301"))
+    await bench.all_left(302)
+    assert bench.left == list(range(302))
+
+
+async def test_a_broker_that_blocks_and_unblocks_in_two_turns_gets_the_rest() -> None:
+    bench = Bench()
+    for number in range(1000):
+        bench.sender.send(message(b"%d" % number))
+    bench.sender.resume(bench.channel)
+    await asyncio.sleep(0)
+    bench.channel.ready = False
+    bench.sender.pause("blocked")
+    await asyncio.sleep(0)
+    bench.channel.ready = True
+    bench.sender.resume(bench.channel)
+    await bench.all_left(1000)
+    assert bench.left == list(range(1000))
 
 
 # --- what was not confirmed
@@ -146,15 +212,15 @@ def same(sent: Message) -> Message:
     return sent
 
 
-def numbered(*outgoing: Outgoing) -> list[tuple[int, Outgoing]]:
-    return list(enumerate(outgoing, 1))
+def sorted_out(refused: Refused | None, *outgoing: Outgoing) -> list[Outgoing]:
+    return list(sort_out(dict(enumerate(outgoing, 1)), refused, "there"))
 
 
 def test_after_a_lost_connection_the_sender_decides() -> None:
     changed = Message(body=b"changed")
     agrees, declines = message(again=lambda sent: changed), message(again=lambda sent: None)
     silent, unconfirmed = message(), message(confirm=False, again=same)
-    returning = sort_out(numbered(agrees, declines, silent, unconfirmed), None, "there")
+    returning = sorted_out(None, agrees, declines, silent, unconfirmed)
     assert returning == [agrees]
     assert agrees.message is changed
     assert told(agrees) == told(unconfirmed) == []
@@ -175,7 +241,7 @@ def test_a_channel_closed_for_one_message_costs_that_message_alone(
 ) -> None:
     before, culprit = message(again=same), message(b"big", exchange="gone", again=same)
     behind, unconfirmed = message(), message(b"y", confirm=False)
-    returning = sort_out(numbered(before, culprit, behind, unconfirmed), refused, "there")
+    returning = sorted_out(refused, before, culprit, behind, unconfirmed)
     assert [each.message.body for each in returning] == [b"x", b"x", b"y"]
     assert returning[:2] == [before, behind]
     assert returning[2].settled is None  # it was settled when it was written
@@ -187,8 +253,8 @@ def test_a_channel_closed_for_one_message_costs_that_message_alone(
 def test_a_channel_that_closes_for_no_known_reason_is_tried_a_few_times() -> None:
     refused = Refused(406, "PRECONDITION_FAILED - something new")
     outgoing = message(again=same)
-    assert sort_out(numbered(outgoing), refused, "there") == [outgoing]
-    assert sort_out(numbered(outgoing), refused, "there") == [outgoing]
-    assert sort_out(numbered(outgoing), refused, "there") == []
+    assert sorted_out(refused, outgoing) == [outgoing]
+    assert sorted_out(refused, outgoing) == [outgoing]
+    assert sorted_out(refused, outgoing) == []
     (error,) = told(outgoing)
     assert "something new" in str(error)

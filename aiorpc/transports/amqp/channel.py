@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import aiormq
 
-from ...exceptions import AioRpcError, Overloaded, Unroutable, UnserializableValueError
+from ...exceptions import AioRpcError, Overloaded, Unroutable
 from ...wire.message import Message
-from ..base import Outgoing, Returned
+from ..base import Returned
 from ..codec.frames import Encoder
-from ..outbox import settle, settle_soon
+from ..outgoing import Outgoing, check_size, settle, settle_soon
 from .errors import Refused
 from .link import Link
+from .resend import sort_out
 
-__all__ = ["NO_LIMIT", "Channel", "Unconfirmed", "check"]
+__all__ = ["NO_LIMIT", "Channel", "TakeBack", "check"]
 
 log = logging.getLogger(__name__)
 
-#: Takes what was not confirmed when a channel ended, by delivery tag, and why it ended.
-Unconfirmed = Callable[[list[tuple[int, Outgoing]], Refused | None], None]
+#: Takes the messages to re-send when a channel has ended; see :meth:`.outbox.Sender.take_back`.
+TakeBack = Callable[[Iterable[Outgoing]], None]
 #: Bytes, for those who set no limit.
 NO_LIMIT = 1 << 62
 
@@ -35,7 +36,7 @@ class Channel:
     the first message that asks for one: until then the broker is spared the work, and we are.
 
     Args:
-        unconfirmed: takes what is not confirmed when the channel ends.
+        take_back: takes what is to be re-sent when the channel ends.
         returned: takes mandatory messages that came back, and were sent without confirms.
 
     Attributes:
@@ -54,8 +55,8 @@ class Channel:
         link: Link,
         channel: aiormq.Channel,
         *,
-        max_message_size: int | None,
-        unconfirmed: Unconfirmed,
+        max_message_size: int,
+        take_back: TakeBack,
         returned: Returned | None = None,
     ) -> None:
         self.link = link
@@ -66,12 +67,12 @@ class Channel:
         self.open = True
         self.ended: asyncio.Future[Refused | None] = channel.loop.create_future()
         self.unconfirmed: dict[int, Outgoing] = {}
-        self.max_message_size = max_message_size or NO_LIMIT
+        self.max_message_size = max_message_size
         self.encoder = Encoder(channel.number, link.frame_max)
         self._confirms = False
         self._published = 0
         self._oldest = 1  # no lower tag is unconfirmed
-        self._hand_back = unconfirmed
+        self._take_back = take_back
         self._returned = returned
         self._settled: asyncio.Event | None = None
         self.lane.attach(channel, self)
@@ -88,7 +89,7 @@ class Channel:
         """
         message = outgoing.message
         if len(message.body) > self.max_message_size:
-            raise too_large(outgoing, self.max_message_size)
+            check_size(outgoing, self.max_message_size)
         if not self._confirms:
             if not outgoing.confirm and (not outgoing.mandatory or outgoing.settled is None):
                 self.lane.write(
@@ -116,6 +117,16 @@ class Channel:
         if not self._confirms:
             self._confirms = True
             self.lane.write(self.encoder.confirm_select())
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is open, and the broker takes messages."""
+        return self.open and self.link.blocked_reason is None
+
+    async def drained(self) -> None:
+        """Return when its connection can take more, or is lost."""
+        if self.lane.congested:
+            await self.lane.drained()
 
     async def all_confirmed(self) -> None:
         """Return when nothing is unconfirmed, or the channel has ended."""
@@ -214,7 +225,7 @@ class Channel:
         if self._settled is not None:
             self._settled.set()
         self.ended.set_result(refused)
-        self._hand_back(list(unconfirmed.items()), refused)
+        self._take_back(sort_out(unconfirmed, refused, self.link.url.redacted()))
 
 
 def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
@@ -231,19 +242,8 @@ def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
     Raises:
         UnserializableValueError: it cannot be encoded, or its body is larger than *limit*.
     """
-    message = outgoing.message
-    if len(message.body) > limit:
-        raise too_large(outgoing, limit)
-    encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, message)
-
-
-def too_large(outgoing: Outgoing, limit: int) -> UnserializableValueError:
-    """The error for a message that is not sent because of its size."""
-    return UnserializableValueError(
-        f"a message to exchange {outgoing.exchange!r}, key {outgoing.routing_key!r}, has "
-        f"{len(outgoing.message.body)} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, send it "
-        "in parts, or raise the limit here, there and in the broker"
-    )
+    check_size(outgoing, limit)
+    encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message)
 
 
 def _nacked(outgoing: Outgoing) -> Overloaded:

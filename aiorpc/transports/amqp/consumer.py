@@ -21,9 +21,9 @@ from pamqp.commands import Basic
 from ...exceptions import UnserializableValueError
 from ...wire.message import Message
 from ...wire.names import OVERSIZED
-from ..base import Delivery, Heard, Outgoing, Received
-from ..outbox import settle_soon
-from .channel import Channel, Unconfirmed, check
+from ..base import Delivery, Heard, Received
+from ..outgoing import Outgoing, refuse
+from .channel import Channel, TakeBack, check
 from .errors import Refused, errors, quietly
 from .link import Link
 
@@ -83,12 +83,12 @@ class ConsumerChannel(Channel):
         link: Link,
         channel: aiormq.Channel,
         *,
-        max_message_size: int | None,
-        unconfirmed: Unconfirmed,
+        max_message_size: int,
+        take_back: TakeBack,
         received: Received,
         elsewhere: Callable[[Outgoing], None],
     ) -> None:
-        super().__init__(link, channel, max_message_size=max_message_size, unconfirmed=unconfirmed)
+        super().__init__(link, channel, max_message_size=max_message_size, take_back=take_back)
         self.unsettled: set[int] = set()
         self.cancelled: asyncio.Future[None] = self.loop.create_future()
         self._received = received
@@ -117,11 +117,8 @@ class ConsumerChannel(Channel):
             if self._given_back:
                 self.give_back()
             return
-        heard_at = self.lane.heard_at
         try:
-            self._received(
-                AmqpDelivery(message, exchange, routing_key, redelivered, heard_at, self, tag)
-            )
+            self._received(AmqpDelivery(message, exchange, routing_key, redelivered, self, tag))
         except Exception:
             log.exception(
                 "the handler of a delivery (exchange %r, key %r) failed; unless it was settled, "
@@ -192,9 +189,7 @@ class ConsumerChannel(Channel):
         try:
             published = self.publish(reply)
         except UnserializableValueError as error:
-            if reply.settled is None:
-                raise
-            settle_soon(reply, error)
+            refuse(reply, error)
             return False
         if reply.confirm:
             self._answers[published] = tag
@@ -207,9 +202,7 @@ class ConsumerChannel(Channel):
         try:
             check(reply, self.encoder, self.max_message_size)
         except UnserializableValueError as error:
-            if reply.settled is None:
-                raise
-            settle_soon(reply, error)
+            refuse(reply, error)
             return False
         self._held.append((tag, reply))
         return True

@@ -16,11 +16,12 @@ from typing import Any
 from ...config import BrokerUrl, Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ..base import State
+from ..outbox import Sender
 from .backoff import Backoff
+from .channel import Channel
 from .dialer import Dialer
 from .errors import Refused, quietly
 from .link import Link
-from .sender import Sender
 from .topology import Topology
 
 __all__ = ["Supervisor"]
@@ -38,6 +39,7 @@ class Supervisor:
         name: of the connection, for the log and for RabbitMQ's list of connections.
         topology: what to declare on each new connection.
         sender: pauses while there is no connection that takes messages.
+        open_publishing: opens a channel to send on. It raises ``Refused`` or ``OSError``.
         become: called with each new state.
         resubscribed: returns when every subscription consumes on the new link, or failed to.
         on_congested: called when the link's congestion changes, and when the link does.
@@ -45,6 +47,7 @@ class Supervisor:
     Attributes:
         dialer: connects. Tests may replace its ``connect``.
         link: the connection, from when its topology is declared until it is lost; else ``None``.
+        publishing: the channel to send on, once connected; it may have ended.
         reconnects: how many connections were lost so far.
         url: of the node that it connected to last, without the password.
         closing: set by the transport when it closes: a lost connection is expected then.
@@ -57,6 +60,7 @@ class Supervisor:
         name: str,
         topology: Topology,
         sender: Sender,
+        open_publishing: Callable[[Link], Awaitable[Channel]],
         become: Callable[[State], None],
         resubscribed: Callable[[Link], Awaitable[None]],
         on_congested: Callable[[], None],
@@ -65,6 +69,7 @@ class Supervisor:
             settings.broker_urls, name=name, connect=self._connect, failed=sender.pause
         )
         self.link: Link | None = None
+        self.publishing: Channel
         self.reconnects = 0
         self.url = settings.broker_urls[0].redacted()
         self.closing = False
@@ -72,6 +77,7 @@ class Supervisor:
         self._name = name
         self._topology = topology
         self._sender = sender
+        self._open_publishing = open_publishing
         self._become = become
         self._resubscribed = resubscribed
         self._on_congested = on_congested
@@ -104,19 +110,15 @@ class Supervisor:
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._started)
-        except TimeoutError:
-            await self._cancel_start()
+        except BaseException as error:
+            # Nothing keeps running after a failed start; ``start`` can be called again.
+            await self._end("start was cancelled")
+            self._become(State.CLOSED)
+            if not isinstance(error, TimeoutError):
+                raise
             raise ConnectionLost(
                 f"no connection to {self.url} within {timeout:g} s: {self.dialer.trouble}"
             ) from None
-        except BaseException:
-            await self._cancel_start()
-            raise
-
-    async def _cancel_start(self) -> None:
-        """Leave nothing running after a failed start; ``start`` can be called again."""
-        await self._end("start was cancelled")
-        self._become(State.CLOSED)
 
     async def stop(self) -> None:
         """Close the connection and end the task. Bounded; idempotent."""
@@ -175,6 +177,11 @@ class Supervisor:
                         if not started.done():
                             started.set_result(None)
                         await self._tend(link)
+                except (Refused, OSError) as error:
+                    log.debug("%s: cannot use %s: %s", self._name, self.url, error)
+                    if self.link is link:
+                        link.abort()
+                        await link.lost
                 except Exception:
                     # A bug of ours may cost one connection, but must not end the reconnecting.
                     log.exception("%s: error on the connection to %s", self._name, self.url)
@@ -196,13 +203,9 @@ class Supervisor:
         return link
 
     async def _resume(self, link: Link) -> bool:
-        """Declare, consume and send again on *link*. Return whether that succeeded."""
-        try:
-            await self._topology.restore(link)
-            await self._sender.open(link)
-        except (Refused, OSError) as error:
-            log.debug("%s: cannot use the new connection: %s", self._name, error)
-            return False
+        """Declare, consume and send again on *link*. Return whether *link* is not lost."""
+        await self._topology.restore(link)
+        self.publishing = await self._open_publishing(link)
         self.link = link
         self._on_congested()
         if self._available is None or self._available.done():
@@ -217,36 +220,24 @@ class Supervisor:
         log.info("%s: connected to %s", self._name, self.url)
         self._resumed = True
         self._become(State.CONNECTED if link.blocked_reason is None else State.BLOCKED)
-        self._sender.resume()
+        self._sender.resume(self.publishing)
         return True
 
     async def _tend(self, link: Link) -> None:
         """Return when *link* is lost; until then, replace each publishing channel that ends."""
         while True:
-            publishing = self._sender.channel
-            assert publishing is not None
-            either: list[asyncio.Future[Any]] = [link.lost, publishing.ended]
+            ended = self.publishing.ended
+            either: list[asyncio.Future[Any]] = [link.lost, ended]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if link.lost.done():
                 return
-            log.warning(
-                "%s: %s closed the publishing channel (%s); opening another",
-                self._name,
-                self.url,
-                publishing.ended.result(),
-            )
-            try:
-                await self._topology.restore(link)  # the cause may be a deleted exchange of ours
-                await self._sender.open(link)
-            except (Refused, OSError) as error:
-                log.debug("%s: cannot open a publishing channel: %s", self._name, error)
-                link.abort()
-                await link.lost
-                return
-            self._sender.resume()
+            why = ended.result()
+            log.warning("%s: %s closed the publishing channel: %s", self._name, self.url, why)
+            await self._topology.restore(link)  # the cause may be a deleted exchange of ours
+            self.publishing = await self._open_publishing(link)
+            self._sender.resume(self.publishing)
 
     def _lost(self, link: Link) -> None:
-        self._sender.drop()
         if self.link is not link:
             return  # it failed before it could be used
         self.link = None
@@ -287,7 +278,7 @@ class Supervisor:
         else:
             log.info("%s: %s takes messages again", self._name, self.url)
             self._become(State.CONNECTED)
-            self._sender.resume()
+            self._sender.resume(self.publishing)
 
 
 def _is_lost(available: asyncio.Future[Link]) -> bool:

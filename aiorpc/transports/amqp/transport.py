@@ -3,8 +3,8 @@ RabbitMQ: ``amqp://`` and ``amqps://``. The facade over the modules of this fold
 
 ``supervisor`` keeps the connection and uses ``dialer`` to connect. ``link`` is one connection,
 ``lane`` its socket; ``channel`` and ``consumer`` are channels on it. A ``subscription`` is a
-consumer that survives its connection. ``topology`` declares. ``sender`` sends, or lets messages
-wait.
+consumer that survives its connection. ``topology`` declares; ``resend`` decides what is re-sent
+after a channel ended.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ...config import BrokerUrl, Settings
+from ...config import Settings
 from ...exceptions import ConnectionLost
 from ...wire.message import Exchange, Queue
-from ..base import Heard, Outgoing, QueueState, Received, State, Subscription, Transport
+from ..base import Heard, QueueState, Received, State, Subscription, Transport
+from ..codec.frames import Encoder
+from ..outbox import Sender
+from .channel import NO_LIMIT, Channel, check
 from .consumer import ConsumerChannel, ListenerChannel
 from .errors import Refused, quietly, reason
 from .inspector import Inspector
 from .link import CLOSE_TIMEOUT, Link
-from .sender import Sender
 from .subscription import AmqpSubscription
 from .supervisor import Supervisor
 from .topology import Topology, delete_queue, misdeclared
@@ -45,12 +47,15 @@ class AmqpTransport(Transport):
     """
 
     def __init__(self, settings: Settings, *, name: str = "aiorpc") -> None:
-        super().__init__()
         self.name = name
-        self.max_message_size = settings.max_message_size
+        self.max_message_size = settings.max_message_size or NO_LIMIT
         self.url = settings.broker_urls[0].redacted()
-        self._sender = Sender(
-            self.url, settings.max_message_size, returned=self._returned, on_crowded=self._weigh
+        super().__init__(
+            Sender(
+                f"not connected to {self.url} yet",
+                check=partial(check, encoder=Encoder(0, 0), limit=self.max_message_size),
+                on_crowded=self._weigh,
+            )
         )
         self._topology = Topology()
         self._subscriptions: set[AmqpSubscription] = set()
@@ -59,13 +64,13 @@ class AmqpTransport(Transport):
             name=name,
             topology=self._topology,
             sender=self._sender,
+            open_publishing=self._open_publishing,
             become=self._supervised,
             resubscribed=self._resubscribed,
             on_congested=self._weigh,
         )
         self._inspector = Inspector(self.supervisor)
         self._closing: asyncio.Task[None] | None = None
-        self._restore: Callable[[], None] | None = None
 
     # --- the connection
 
@@ -89,7 +94,6 @@ class AmqpTransport(Transport):
     async def _close(self) -> None:
         was_running = self.supervisor.running
         self.supervisor.closing = True
-        self.restore_connection()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._finish_sending()
@@ -114,52 +118,14 @@ class AmqpTransport(Transport):
             await channel.all_confirmed()
         await link.lane.written()
 
-    def drop_connection(self, pause: float | None = 0.05) -> None:
-        self.restore_connection()
-        dialer, gate = self.supervisor.dialer, asyncio.Event()
-        connect = dialer.connect
-
-        async def connect_later(url: BrokerUrl) -> Link:
-            await gate.wait()
-            return await connect(url)
-
-        def restore() -> None:
-            dialer.connect = connect
-            gate.set()
-            if timer is not None:
-                timer.cancel()
-
-        dialer.connect = connect_later
-        loop = asyncio.get_running_loop()
-        timer = None if pause is None else loop.call_later(pause, self.restore_connection)
-        self._restore = restore
-        if self.supervisor.link is not None:
-            self.supervisor.link.abort()
-
-    def restore_connection(self) -> None:
-        if self._restore is not None:
-            self._restore()
-            self._restore = None
-
-    # --- sending
-
-    def send(self, outgoing: Outgoing) -> None:
-        """
-        As in :class:`~.base.Transport`.
-
-        Raises:
-            UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``
-                to be told so.
-        """
-        direct = self._sender.direct
-        if direct is not None and outgoing.settled is None:
-            direct.publish(outgoing)  # the usual way, a step shorter
-        else:
-            self._sender.send(outgoing)
-
-    def retract(self, outgoing: Outgoing) -> bool:
-        outgoing.retracted()
-        return self._sender.outbox.discard(outgoing)
+    async def _open_publishing(self, link: Link) -> Channel:
+        return Channel(
+            link,
+            await link.channel(),
+            max_message_size=self.max_message_size,
+            take_back=self._sender.take_back,
+            returned=self._returned,
+        )
 
     def condition(self) -> str:
         condition = super().condition()
@@ -171,22 +137,11 @@ class AmqpTransport(Transport):
     def subscriptions(self) -> Collection[Subscription]:
         return list(self._subscriptions)
 
-    @property
-    def waiting(self) -> int:
-        return len(self._sender.outbox)
-
     def _weigh(self) -> None:
         """Update ``congested``: the link, its congestion or that of the outbox has changed."""
         link = self.supervisor.link
         by_link = link is not None and link.lane.congested
-        self.congested = by_link or self._sender.outbox.crowded
-
-    async def drained(self) -> None:
-        while self.congested:
-            if self._sender.outbox.crowded:
-                await self._sender.outbox.roomy()
-            elif self.supervisor.link is not None:
-                await self.supervisor.link.lane.drained()
+        self._congest(by_link or self._sender.outbox.crowded)
 
     # --- topology and queues
 
@@ -250,7 +205,7 @@ class AmqpTransport(Transport):
                 partial(
                     opened,
                     max_message_size=self.max_message_size,
-                    unconfirmed=self._sender.take_back,
+                    take_back=self._sender.take_back,
                     elsewhere=self.send,
                 ),
                 prefetch=prefetch,

@@ -1,30 +1,27 @@
 """
-One small broker in this process, with RabbitMQ's semantics; its queues are in ``queue``, its
-exchanges in ``exchange``.
+A small broker in this process, with RabbitMQ's semantics: declares, routes, deletes. No I/O.
 
-It knows nothing of transports but that each of them owns its consumers and its exclusive queues.
-Everything runs in one event loop; what is handed out is handed out in a later turn of it, never
-inside ``publish``. The rules are those of https://www.rabbitmq.com/docs/ (queues, ttl, dlx,
-consumer-priority, consumer-prefetch), checked against RabbitMQ 3.10 by the contract suite.
+It knows nothing of transports, except that each owns its consumers and its exclusive queues. The
+rules are those of https://www.rabbitmq.com/docs/ (queues, ttl, dlx, consumer-priority,
+consumer-prefetch); the contract suite checks them against RabbitMQ.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ...exceptions import ConfigurationError, Unroutable
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
-from .exchange import MemoryExchange
+from .exchange import MemoryExchange, exchange_flags
 from .message import Carried, carried, check_short
-from .queue import Consumer, Deliver, MemoryQueue, goes_round
+from .queue import Consumer, MemoryQueue, goes_round, queue_flags
+from .turns import Turns
 
-__all__ = ["MemoryBroker", "Peer"]
+__all__ = ["MemoryBroker"]
 
 log = logging.getLogger(__name__)
 
@@ -45,58 +42,28 @@ _KNOWN_ARGUMENTS: Final = frozenset(
 )
 
 
-class Peer(Protocol):
-    """Who is connected to the broker."""
-
-    def blocked_changed(self) -> None:
-        """The broker takes messages no more, or again; see :attr:`MemoryBroker.blocked`."""
-
-
 class MemoryBroker:
     """
-    What lives in ``memory://name`` in one event loop, while a transport is connected to it.
+    The broker behind ``memory://name`` in one event loop, while a transport is connected to it.
 
     Attributes:
+        turns: runs everything that the broker does later.
         blocked: whether it takes no messages, as RabbitMQ under a memory or disk alarm.
-        peers: who is connected.
-        context: what handlers run in: never the context of who sent the message.
+        peers: who is connected, and what to call when ``blocked`` changes.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         self.name = name
         self.url = f"memory://{name}"
         self.loop = loop
-        self.time = loop.time
-        self.context = contextvars.copy_context()
-        self.peers: set[Peer] = set()
+        self.turns = Turns(loop)
+        self.peers: dict[object, Callable[[], None]] = {}
         self.exchanges: dict[str, MemoryExchange] = {}
         self.queues: dict[str, MemoryQueue] = {}
         self.blocked = False
         self._position = 0
-        self._turn: deque[Callable[[float], None]] = deque()
-        self._turn_handle: asyncio.Handle | None = None
         for kind in ("topic", "direct", "fanout", "headers"):
             self.exchanges[f"amq.{kind}"] = MemoryExchange(Exchange(f"amq.{kind}", kind))
-
-    # --- turns of the loop
-
-    def soon(self, callback: Callable[[float], None]) -> None:
-        """Call *callback* with the loop's time in the next turn of the loop."""
-        self._turn.append(callback)
-        if self._turn_handle is None:
-            self._turn_handle = self.loop.call_soon(self._run_turn, context=self.context)
-
-    def _run_turn(self) -> None:
-        self._turn_handle = None
-        turn = self._turn
-        now = self.loop.time()
-        try:
-            # What is added meanwhile is for the next turn.
-            for _ in range(len(turn)):
-                turn.popleft()(now)
-        finally:
-            if turn and self._turn_handle is None:  # KeyboardInterrupt in a handler
-                self._turn_handle = self.loop.call_soon(self._run_turn, context=self.context)
 
     # --- messages
 
@@ -104,8 +71,10 @@ class MemoryBroker:
         self, exchange: str, routing_key: str, message: Message, mandatory: bool
     ) -> Unroutable | None:
         """
-        Put a copy of *message* into the queues that take it. Returns what a mandatory message comes
-        back with, and what any does where there is no such exchange.
+        Put a copy of *message* into the queues that take it.
+
+        Returns:
+            The error of a mandatory message that no queue takes, or of any without its exchange.
 
         Raises:
             UnserializableValueError: AMQP cannot carry it; nothing was done.
@@ -127,10 +96,10 @@ class MemoryBroker:
         return None
 
     def bury(self, exchange: str, routing_key: str, dead: Carried, reason: str) -> None:
-        """Send a dead letter on its way."""
+        """Route a dead letter."""
         queues = self._queues_for(exchange, routing_key)
         if reason != "rejected":
-            # RabbitMQ lets no message go round by itself for ever.
+            # RabbitMQ drops a message that returns to a queue without having been rejected.
             queues = tuple(queue for queue in queues if not goes_round(dead, queue.name))
         self._position += 1
         for queue in queues:
@@ -156,8 +125,8 @@ class MemoryBroker:
         Declare *exchange*.
 
         Raises:
-            ConfigurationError: it is there with other flags, its name is reserved, or it is to be
-                there already and is not.
+            ConfigurationError: it exists with other flags, its name is reserved, or it is passive
+                and does not exist.
         """
         name = exchange.name
         if not name:
@@ -168,44 +137,38 @@ class MemoryBroker:
                 raise ConfigurationError(f"there is no exchange {name!r} on {self.url} (404)")
             return
         if there is not None:
-            there_flags, flags = _exchange_flags(there), _exchange_flags(exchange)
-            self._refuse_difference(f"exchange {name!r}", there_flags, flags)
+            self._refuse_difference(f"exchange {name!r}", there.flags, exchange_flags(exchange))
         elif name.startswith("amq."):
             raise ConfigurationError(
-                f"exchange {name!r}: names that begin with 'amq.' are the broker's own (403)"
+                f"exchange {name!r}: names that begin with 'amq.' are reserved for the broker (403)"
             )
         else:
             self.exchanges[name] = MemoryExchange(exchange)
 
-    def declare_queue(self, queue: Queue, owner: Peer) -> MemoryQueue:
+    def declare_queue(self, queue: Queue, peer: object) -> MemoryQueue:
         """
         Declare *queue* with its exchange and binding.
 
         Raises:
-            ConfigurationError: it is there with other flags, or is somebody else's.
+            ConfigurationError: it exists with other flags, or is exclusive to another peer.
         """
         self.declare_exchange(queue.exchange)
-        there = self._accessible(queue.name, owner)
-        if there is not None:
-            new = MemoryQueue(self, queue, owner)
-            self._refuse_difference(f"queue {queue.name!r}", _queue_flags(there), _queue_flags(new))
-            there.start_expiry()
+        there = self.queues.get(queue.name)
+        if there is None:
+            there = self._new_queue(queue, peer)
+        elif there.owner not in (None, peer):
+            raise ConfigurationError(
+                f"queue {queue.name!r} on {self.url} is exclusive to another connection (405 "
+                "RESOURCE_LOCKED): give this one a name of its own"
+            )
         else:
-            there = self._new_queue(queue, owner)
+            self._refuse_difference(f"queue {queue.name!r}", there.flags, queue_flags(queue))
+            there.start_expiry()
         if queue.exchange.name:
             self.exchanges[queue.exchange.name].bind(there, queue.routing_key)
         return there
 
-    def _accessible(self, name: str, owner: Peer) -> MemoryQueue | None:
-        queue = self.queues.get(name)
-        if queue is not None and queue.owner not in (None, owner):
-            raise ConfigurationError(
-                f"queue {name!r} on {self.url} is exclusive to another connection (405 "
-                "RESOURCE_LOCKED): give this one a name of its own"
-            )
-        return queue
-
-    def _new_queue(self, queue: Queue, owner: Peer) -> MemoryQueue:
+    def _new_queue(self, queue: Queue, peer: object) -> MemoryQueue:
         if not queue.name:
             raise ConfigurationError("a queue has no name, and brokers are not asked to invent one")
         for name in queue.arguments:
@@ -216,7 +179,8 @@ class MemoryBroker:
                 "queue %s is neither durable nor exclusive: RabbitMQ 4.3 refuses such queues",
                 queue.name,
             )
-        new = self.queues[queue.name] = MemoryQueue(self, queue, owner)
+        new = MemoryQueue(self.turns, queue, peer, bury=self.bury, delete=self.delete_queue)
+        self.queues[queue.name] = new
         new.start_expiry()
         return new
 
@@ -226,27 +190,27 @@ class MemoryBroker:
         for flag in {**there, **asked}:
             if there.get(flag) != asked.get(flag):
                 raise ConfigurationError(
-                    f"{what} on {self.url} is there with {flag} = {there.get(flag)!r}, and was "
+                    f"{what} on {self.url} exists with {flag} = {there.get(flag)!r}, and was "
                     f"declared with {flag} = {asked.get(flag)!r} (406 PRECONDITION_FAILED): "
                     "declare it alike everywhere, or delete it first"
                 )
 
-    def inspect(self, name: str, peer: Peer) -> QueueState | None:
+    def inspect(self, name: str, peer: object) -> QueueState | None:
         """
-        What a passive declare tells; ``None`` for a queue that is exclusive to somebody else. It is
-        a use of the queue, as in RabbitMQ: ``expires`` counts from here.
+        Return what a passive declare reports; ``None`` for a queue that is exclusive to another
+        peer. As in RabbitMQ it is a use of the queue: ``expires`` counts from now.
         """
         queue = self.queues.get(name)
         if queue is None:
             return QueueState(name, exists=False)
         if queue.owner not in (None, peer):
             return None
-        queue.drop_expired(self.loop.time())
+        queue.drop_expired(self.turns.time())
         queue.start_expiry()
         return QueueState(name, True, len(queue.ready), len(queue.consumers))
 
     def delete_queue(self, queue: MemoryQueue) -> None:
-        """Delete *queue* with what is in it, and cancel its consumers."""
+        """Delete *queue* with its messages, and cancel its consumers."""
         if queue.deleted:
             return
         queue.discard()
@@ -263,22 +227,8 @@ class MemoryBroker:
 
     # --- peers
 
-    def consume(
-        self,
-        queue: MemoryQueue,
-        deliver: Deliver,
-        gone: Callable[[], None],
-        *,
-        prefetch: int,
-        priority: int,
-    ) -> Consumer:
-        """A new consumer on *queue*."""
-        consumer = Consumer(queue, deliver, gone, prefetch, priority)
-        queue.add_consumer(consumer)
-        return consumer
-
-    def disconnect(self, peer: Peer, consumers: Iterable[Consumer]) -> None:
-        """*peer* is gone: what its *consumers* hold goes back, and its exclusive queues go."""
+    def disconnect(self, peer: object, consumers: Iterable[Consumer]) -> None:
+        """Requeue what the *consumers* of *peer* hold, and delete its exclusive queues."""
         consumers = list(consumers)
         for consumer in consumers:
             consumer.open = False
@@ -291,7 +241,7 @@ class MemoryBroker:
             self.delete_queue(queue)
 
     def block(self) -> None:
-        """Take no more messages, as RabbitMQ does under a memory or disk alarm: for tests."""
+        """Take no more messages, as RabbitMQ under a memory or disk alarm: for tests."""
         self._set_blocked(True)
 
     def unblock(self) -> None:
@@ -300,8 +250,8 @@ class MemoryBroker:
 
     def _set_blocked(self, blocked: bool) -> None:
         self.blocked = blocked
-        for peer in list(self.peers):
-            peer.blocked_changed()
+        for blocked_changed in list(self.peers.values()):
+            blocked_changed()
 
     def close(self) -> None:
         """Forget everything, and leave no timer behind."""
@@ -309,17 +259,4 @@ class MemoryBroker:
             queue.discard()
         self.queues.clear()
         self.exchanges.clear()
-        self._turn.clear()
-        if self._turn_handle is not None:
-            self._turn_handle.cancel()
-            self._turn_handle = None
-
-
-def _queue_flags(queue: MemoryQueue) -> dict[str, Any]:
-    flags = {flag: getattr(queue, flag) for flag in ("durable", "exclusive", "auto_delete")}
-    return {**flags, "x-queue-type": "classic", **queue.arguments}
-
-
-def _exchange_flags(exchange: Exchange | MemoryExchange) -> dict[str, Any]:
-    flags = {flag: getattr(exchange, flag) for flag in ("type", "durable", "auto_delete")}
-    return {**flags, **exchange.arguments}
+        self.turns.end()

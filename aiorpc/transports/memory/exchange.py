@@ -1,32 +1,31 @@
 """
-An exchange of the in-process broker: which queues a routing key goes to. No I/O.
+An exchange of the broker in this process: which queues take a routing key. Nothing here awaits.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from ...wire.message import Exchange
 from .message import check_short
 from .queue import MemoryQueue
 
-__all__ = ["MemoryExchange"]
+__all__ = ["MemoryExchange", "exchange_flags"]
 
-#: Routing keys whose queues an exchange remembers, before it begins anew.
+#: Routing keys whose queues an exchange remembers; then it forgets them all.
 MAX_ROUTES: Final = 4096
 
 
 class MemoryExchange:
-    """Where messages are sent to, and the bindings by which they go on."""
+    """Bindings, and the queues that they lead to."""
 
-    __slots__ = ("_bindings", "arguments", "auto_delete", "durable", "name", "routes", "type")
+    __slots__ = ("_bindings", "auto_delete", "flags", "name", "routes", "type")
 
     def __init__(self, exchange: Exchange) -> None:
         self.name = exchange.name
         self.type = exchange.type
-        self.durable = exchange.durable
         self.auto_delete = exchange.auto_delete
-        self.arguments = dict(exchange.arguments)
+        self.flags = exchange_flags(exchange)
         self._bindings: dict[tuple[str, str], MemoryQueue] = {}
         #: What ``route`` found, until a binding comes or goes.
         self.routes: dict[str, tuple[MemoryQueue, ...]] = {}
@@ -37,18 +36,18 @@ class MemoryExchange:
         return bool(self._bindings)
 
     def bind(self, queue: MemoryQueue, key: str) -> None:
-        """Let *queue* have what is sent under *key*."""
+        """Route messages with a routing key that matches *key* to *queue*."""
         self._bindings[queue.name, key] = queue
         self.routes.clear()
         queue.bound_to.add(self.name)
 
     def unbind(self, queue: MemoryQueue) -> None:
-        """Forget all bindings of *queue*."""
+        """Remove all bindings of *queue*."""
         self._bindings = {at: each for at, each in self._bindings.items() if each is not queue}
         self.routes.clear()
 
     def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
-        """The queues that take *routing_key*, each once; ``routes`` remembers them."""
+        """Return the queues that take *routing_key*, each once; ``routes`` remembers them."""
         check_short(routing_key, "routing key")
         if len(self.routes) >= MAX_ROUTES:
             self.routes.clear()
@@ -63,9 +62,19 @@ class MemoryExchange:
         elif self.type == "direct":
             found = [queue for (_, key), queue in bindings if key == routing_key]
         else:
-            # Fanout; and a headers exchange, whose binding without arguments takes everything.
+            # Fanout; and a headers exchange, where a binding without arguments takes everything.
             found = [queue for _, queue in bindings]
         return tuple(dict.fromkeys(found))
+
+
+def exchange_flags(exchange: Exchange) -> dict[str, Any]:
+    """Return everything that must be equal when an exchange is declared again."""
+    return {
+        "type": exchange.type,
+        "durable": exchange.durable,
+        "auto_delete": exchange.auto_delete,
+        **exchange.arguments,
+    }
 
 
 def _words(key: str) -> list[str]:
@@ -73,7 +82,7 @@ def _words(key: str) -> list[str]:
 
 
 def _matches(pattern: list[str], words: list[str]) -> bool:
-    """Topics: ``*`` is one word, ``#`` any number of words, none included."""
+    """Whether a topic matches: ``*`` stands for one word, ``#`` for any number of words."""
     if not pattern:
         return not words
     if pattern[0] == "#":

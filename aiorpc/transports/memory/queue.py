@@ -6,44 +6,25 @@ No I/O, and no clock but the loop's.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from ...wire.message import Queue
 from .message import Carried, deep_copy
+from .turns import Turns
 
-__all__ = ["Consumer", "Deliver", "Entry", "MemoryQueue", "goes_round"]
+__all__ = ["Consumer", "Deliver", "Entry", "MemoryQueue", "goes_round", "queue_flags"]
 
 log = logging.getLogger(__name__)
 
 #: Deliveries of one queue in one turn of the loop: timers and sockets get their turn too.
 MAX_BATCH: Final = 256
-
-
-class Host(Protocol):
-    """What a queue needs of its broker."""
-
-    loop: asyncio.AbstractEventLoop
-    #: What timers and handlers run in.
-    context: contextvars.Context
-    #: The loop's time.
-    time: Callable[[], float]
-
-    def soon(self, callback: Callable[[float], None]) -> None:
-        """Call *callback* with the loop's time in the next turn of the loop."""
-
-    def bury(self, exchange: str, routing_key: str, dead: Carried, reason: str) -> None:
-        """Send a dead letter on its way."""
-
-    def delete_queue(self, queue: MemoryQueue) -> None:
-        """Delete *queue*."""
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
@@ -108,54 +89,61 @@ class Consumer:
             self.queue.schedule()
 
 
-#: Takes what a queue hands out, and the loop time of this turn.
-Deliver: TypeAlias = Callable[[Consumer, Entry, float], None]
+#: Takes what a queue hands out.
+Deliver: TypeAlias = Callable[[Consumer, Entry], None]
 
 
 class MemoryQueue:
     """Messages in their order, and who takes them."""
 
     __slots__ = (
-        "_broker",
+        "_bury",
+        "_delete",
         "_expiry",
         "_head_expiry",
         "_scheduled",
-        "arguments",
+        "_turns",
         "auto_delete",
         "bound_to",
         "consumers",
         "dead_letters",
         "deleted",
-        "durable",
-        "exclusive",
         "expires",
+        "flags",
         "message_ttl",
         "name",
         "owner",
         "ready",
     )
 
-    def __init__(self, broker: Host, queue: Queue, owner: object) -> None:
-        self._broker = broker
+    def __init__(
+        self,
+        turns: Turns,
+        queue: Queue,
+        peer: object,
+        *,
+        bury: Callable[[str, str, Carried, str], None],
+        delete: Callable[[MemoryQueue], None],
+    ) -> None:
+        self._turns = turns
+        self._bury = bury
+        self._delete = delete
         self.name = queue.name
-        # RabbitMQ keeps an exclusive queue as a transient one, whatever was declared.
-        self.durable = queue.durable and not queue.exclusive
-        self.exclusive = queue.exclusive
+        self.flags = queue_flags(queue)
         self.auto_delete = queue.auto_delete
-        self.arguments = _arguments(queue)
-        self.owner = owner if queue.exclusive else None
+        self.owner = peer if queue.exclusive else None
         self.ready: deque[Entry] = deque()
         #: Highest priority first; within one priority, whose turn it is.
         self.consumers: list[Consumer] = []
         self.bound_to: set[str] = set()
         #: Milliseconds.
-        self.expires: int | None = self.arguments.get("x-expires")
+        self.expires: int | None = self.flags.get("x-expires")
         #: Milliseconds.
-        self.message_ttl: int | None = self.arguments.get("x-message-ttl")
+        self.message_ttl: int | None = self.flags.get("x-message-ttl")
         #: Exchange and routing key (``None``: as it was) of what is dropped.
         self.dead_letters: tuple[str, str | None] | None = None
-        if (exchange := self.arguments.get("x-dead-letter-exchange")) is not None:
-            self.dead_letters = exchange, self.arguments.get("x-dead-letter-routing-key")
+        if (exchange := self.flags.get("x-dead-letter-exchange")) is not None:
+            self.dead_letters = exchange, self.flags.get("x-dead-letter-routing-key")
         self.deleted = False
         self._scheduled = False
         self._expiry: asyncio.TimerHandle | None = None
@@ -172,7 +160,7 @@ class MemoryQueue:
         if ttl is None:
             expires_at = None
         elif ttl > 0:
-            expires_at = self._broker.time() + ttl / 1000
+            expires_at = self._turns.time() + ttl / 1000
         elif not self.ready and any(consumer.roomy for consumer in self.consumers):
             expires_at = None  # at once, or never: there is one who takes it at once
         else:
@@ -204,7 +192,7 @@ class MemoryQueue:
             exchange, routing_key = self.dead_letters
             if routing_key is None:
                 routing_key = entry.routing_key
-            self._broker.bury(exchange, routing_key, _dead_letter(entry, self.name, reason), reason)
+            self._bury(exchange, routing_key, _dead_letter(entry, self.name, reason), reason)
 
     def drop_expired(self, now: float) -> None:
         """Drop what expired at the head; behind an older message that lives it stays."""
@@ -218,7 +206,7 @@ class MemoryQueue:
         """Hand out what can be, in the next turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
-            self._broker.soon(self._hand_out)
+            self._turns.soon(self._hand_out)
 
     def _hand_out(self, now: float) -> None:
         self._scheduled = False
@@ -237,7 +225,7 @@ class MemoryQueue:
             ready.popleft()
             consumer.unacked.add(entry)
             try:
-                consumer.deliver(consumer, entry, now)
+                consumer.deliver(consumer, entry)
             except Exception:
                 log.exception(
                     "the handler of a delivery from queue %s (exchange %r, key %r) failed; unless "
@@ -276,9 +264,7 @@ class MemoryQueue:
             self._head_expiry.cancel()
             self._head_expiry = None
         if expires_at is not None:
-            self._head_expiry = self._broker.loop.call_at(
-                expires_at, self._head_expired, context=self._broker.context
-            )
+            self._head_expiry = self._turns.at(expires_at, self._head_expired)
 
     def _head_expired(self) -> None:
         self._head_expiry = None
@@ -300,7 +286,7 @@ class MemoryQueue:
         self.consumers.remove(consumer)
         if not self.consumers:
             if self.auto_delete:
-                self._broker.delete_queue(self)
+                self._delete(self)
             else:
                 self.start_expiry()
 
@@ -308,9 +294,8 @@ class MemoryQueue:
         """From now on it has ``expires`` left, if nobody consumes it or declares it again."""
         self.stop_expiry()
         if self.expires is not None and not self.consumers and not self.deleted:
-            self._expiry = self._broker.loop.call_later(
-                self.expires / 1000, self._broker.delete_queue, self, context=self._broker.context
-            )
+            at = self._turns.time() + self.expires / 1000
+            self._expiry = self._turns.at(at, self._delete, self)
 
     def stop_expiry(self) -> None:
         if self._expiry is not None:
@@ -332,11 +317,17 @@ def _position(entry: Entry) -> int:
     return entry.position
 
 
-def _arguments(queue: Queue) -> dict[str, Any]:
-    arguments = dict(queue.arguments)
-    if queue.expires is not None:
-        arguments["x-expires"] = round(queue.expires * 1000)
-    return arguments
+def queue_flags(queue: Queue) -> dict[str, Any]:
+    """Everything that must be equal when a queue is declared again."""
+    return {
+        # RabbitMQ keeps an exclusive queue as a transient one, whatever was declared.
+        "durable": queue.durable and not queue.exclusive,
+        "exclusive": queue.exclusive,
+        "auto_delete": queue.auto_delete,
+        "x-queue-type": "classic",
+        **({} if queue.expires is None else {"x-expires": round(queue.expires * 1000)}),
+        **queue.arguments,
+    }
 
 
 def _dead_letter(entry: Entry, queue: str, reason: str) -> Carried:

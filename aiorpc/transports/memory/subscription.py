@@ -1,16 +1,17 @@
 """
-What a transport of ``memory://`` hands to its users: subscriptions, and the deliveries they bring.
+What a transport of ``memory://`` gives to its users: subscriptions, and deliveries. No I/O.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ...wire.message import Queue
-from ..base import Delivery, Heard, Outgoing, Received, Subscription
-from .broker import MemoryBroker
+from ..base import Delivery, Heard, Received, Subscription
+from ..outgoing import Outgoing
+from .channel import MemoryChannel
 from .queue import Consumer, Deliver, Entry
 
 __all__ = ["MemoryDelivery", "MemorySubscription", "delivering", "hearing"]
@@ -18,27 +19,10 @@ __all__ = ["MemoryDelivery", "MemorySubscription", "delivering", "hearing"]
 log = logging.getLogger(__name__)
 
 
-class Host(Protocol):
-    """What deliveries and subscriptions need of their transport."""
-
-    def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
-        """See :meth:`.base.Delivery.answer`; ``False`` if *reply* can never be sent."""
-        ...
-
-    def forget(self, subscription: MemorySubscription) -> None:
-        """*subscription* was cancelled."""
-
-    def consume_again(self, subscription: MemorySubscription) -> None:
-        """The broker cancelled the consumer of *subscription*."""
-
-    def blocked_changed(self) -> None:
-        """See :class:`.broker.Peer`."""
-
-
 class MemoryDelivery(Delivery, eq=False):
     """A message that a queue handed out; ``entry`` is its place there, until it is settled."""
 
-    transport: Host
+    channel: MemoryChannel
     consumer: Consumer
     entry: Entry | None
 
@@ -57,35 +41,26 @@ class MemoryDelivery(Delivery, eq=False):
             self.consumer.reject(entry, requeue=requeue)
 
     def answer(self, reply: Outgoing) -> bool:
-        """
-        As in :class:`~.base.Delivery`.
-
-        Raises:
-            RuntimeError: it was settled before.
-            UnserializableValueError: the reply cannot be encoded, or is too large, and has no
-                ``settled`` to be told so. The delivery can still be settled.
-        """
         entry = self.entry
         if entry is None:
             raise RuntimeError("the delivery was acked, rejected or answered before")
         current = self.consumer.open
-        if self.transport.answer(self.consumer, entry, reply):
+        if self.channel.answer(self.consumer, entry, reply):
             self.entry = None
         return current
 
 
-def delivering(transport: Host, received: Received) -> Deliver:
-    """Each message as a delivery of *transport*, which *received* settles."""
+def delivering(channel: MemoryChannel, received: Received) -> Deliver:
+    """Return what gives each message to *received*, as a delivery that can be answered."""
 
-    def deliver(consumer: Consumer, entry: Entry, now: float) -> None:
+    def deliver(consumer: Consumer, entry: Entry) -> None:
         received(
             MemoryDelivery(
                 entry.carried.copy(),
                 entry.exchange,
                 entry.routing_key,
                 entry.redelivered,
-                now,
-                transport,
+                channel,
                 consumer,
                 entry,
             )
@@ -94,10 +69,10 @@ def delivering(transport: Host, received: Received) -> Deliver:
     return deliver
 
 
-def hearing(heard: Heard) -> Deliver:
-    """Each message told to *heard*, and acked."""
+def hearing(channel: MemoryChannel, heard: Heard) -> Deliver:
+    """Return what gives each message to *heard*, and acks it."""
 
-    def deliver(consumer: Consumer, entry: Entry, now: float) -> None:
+    def deliver(consumer: Consumer, entry: Entry) -> None:
         try:
             heard(entry.carried.copy())
         except Exception:
@@ -113,80 +88,88 @@ def hearing(heard: Heard) -> Deliver:
 
 class MemorySubscription(Subscription):
     """
-    See :meth:`.base.Transport.subscribe` for what the arguments mean.
+    See :meth:`.base.Transport.subscribe` for what *prefetch*, *keep*, *gone* and *arguments* mean.
 
     Args:
-        deliver: takes what the queue hands out.
+        deliver: returns what takes the deliveries of one connection.
+        cancelled: called when the subscription was cancelled.
+        cancelled_by_broker: called when the queue was deleted.
     """
 
     def __init__(
         self,
-        transport: Host,
         queue: Queue,
-        deliver: Deliver,
+        deliver: Callable[[MemoryChannel], Deliver],
         *,
+        cancelled: Callable[[MemorySubscription], None],
+        cancelled_by_broker: Callable[[MemorySubscription], None],
         prefetch: int,
         keep: bool,
         gone: Callable[[], None] | None,
         arguments: Callable[[int], dict[str, Any]] | None,
     ) -> None:
         self.queue = queue
-        self._transport = transport
         self._deliver = deliver
+        self._on_cancelled = cancelled
+        self._on_cancelled_by_broker = cancelled_by_broker
         self._prefetch = prefetch
         self._keep = keep
         self._gone = gone
         self._arguments = arguments
         self._consumer: Consumer | None = None
         self._consumed_before = False
-        self._cancelled = False
 
     @property
     def consuming(self) -> bool:
         return self._consumer is not None
 
     async def cancel(self) -> None:
-        self._cancelled = True
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)
-        self._transport.forget(self)
+        self._on_cancelled(self)
 
-    def consume(self, broker: MemoryBroker, reconnects: int) -> Consumer:
+    def consume(self, channel: MemoryChannel, peer: object, reconnects: int) -> Consumer:
         """
-        Declare the queue and consume from it.
+        Declare the queue for *peer*, and consume from it.
 
         Raises:
-            ConfigurationError: it is there with other flags, or is somebody else's.
+            ConfigurationError: it exists with other flags, or is exclusive to another peer.
         """
+        broker = channel.broker
         gone = self._keep and self._consumed_before and self.queue.name not in broker.queues
-        queue = broker.declare_queue(self.queue, self._transport)
+        queue = broker.declare_queue(self.queue, peer)
         if gone:
-            log.warning("queue %s was gone on %s; it is declared anew", self.queue.name, broker.url)
-            self._tell_gone()
+            log.warning(
+                "queue %s was gone on %s; it is declared again", self.queue.name, broker.url
+            )
+            self._call_gone()
         arguments = {} if self._arguments is None else self._arguments(reconnects)
         self._consumed_before = True
-        self._consumer = broker.consume(
+        self._consumer = Consumer(
             queue,
-            self._deliver,
-            self._on_cancelled,
-            prefetch=self._prefetch,
-            priority=arguments.get("x-priority", 0),
+            self._deliver(channel),
+            self._gone_at_broker,
+            self._prefetch,
+            arguments.get("x-priority", 0),
         )
+        queue.add_consumer(self._consumer)
         return self._consumer
 
     def disconnected(self) -> None:
         """The connection is lost, and the consumer with it."""
         self._consumer = None
 
-    def _on_cancelled(self) -> None:
+    def _gone_at_broker(self) -> None:
+        # A consumer that we cancelled is not in its queue any more, so it cannot be ours here.
         self._consumer = None
-        if not self._cancelled:
-            self._transport.consume_again(self)
+        self._on_cancelled_by_broker(self)
 
-    def _tell_gone(self) -> None:
+    def _call_gone(self) -> None:
         if self._gone is not None:
             try:
                 self._gone()
             except Exception:
-                log.exception("the owner of queue %s failed when told it is gone", self.queue.name)
+                log.exception(
+                    "the owner of queue %s failed when told that it was gone", self.queue.name
+                )

@@ -1,6 +1,6 @@
 """
 ``memory://name``: a transport without a server, for unit tests, notebooks, demos and programs of
-one process. The broker behind it is in ``broker``; here is the side of the one connected.
+one process. The broker behind it is in ``broker``; here is the side of one connection. No I/O.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any
 from weakref import WeakValueDictionary
 
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...wire.message import Exchange, Queue
-from ..base import Heard, Outgoing, QueueState, Received, State, Transport
+from ..base import Heard, QueueState, Received, State, Transport
+from ..outbox import Sender
 from .broker import MemoryBroker
-from .queue import Consumer, Entry, MemoryQueue
-from .sender import Sender
+from .channel import NO_LIMIT, MemoryChannel, check
+from .queue import Consumer, Deliver
 from .subscription import MemorySubscription, delivering, hearing
 
 __all__ = ["MemoryTransport"]
 
 log = logging.getLogger(__name__)
-
-#: Seconds that :meth:`MemoryTransport.drop_connection` keeps the transport away by default.
-RECONNECT_PAUSE: Final = 0.05
 
 # Alive while a transport is connected; by the identity of their loop, which they keep alive.
 _brokers: WeakValueDictionary[tuple[int, str], MemoryBroker] = WeakValueDictionary()
@@ -48,72 +47,82 @@ def _broker(name: str, loop: asyncio.AbstractEventLoop) -> MemoryBroker:
 
 class MemoryTransport(Transport):
     """
-    A connection to the broker ``memory://name``. It lives while any transport is connected to it,
-    with RabbitMQ's semantics: topic, direct and fanout exchanges, competing consumers, prefetch,
-    acks, requeueing, mandatory returns, expiring messages and queues, dead letters, priorities of
-    consumers. Whoever outgrows one process changes the URL.
+    A connection to the broker ``memory://name``. The broker lives while a transport is connected.
 
-    What it is not: nothing is kept on disk, so durable and persistent mean nothing here; nothing
-    crosses a process; and it is of one event loop: where another loop of the process uses the same
-    name, ``start`` raises ``ConfigurationError``. All queues are classic ones, which count no
-    deliveries.
+    It has RabbitMQ's semantics: topic, direct and fanout exchanges, competing consumers, prefetch,
+    acks, requeueing, mandatory returns, expiring messages and queues, dead letters, consumer
+    priorities. A program that outgrows one process changes its URL.
 
-    For tests, :meth:`drop_connection` breaks the connection, and :attr:`broker` can be blocked.
+    Nothing is kept on disk, so durable and persistent mean nothing here. Nothing crosses a process
+    or an event loop: if another loop of the process uses the name, ``start`` raises
+    ``ConfigurationError``. All queues are classic queues, which count no deliveries.
 
     Args:
-        name: transports of one name meet.
+        name: transports with one name share a broker.
         max_message_size: bytes of body that may be sent; ``None`` for no limit.
+
+    Attributes:
+        reachable: whether the broker can be reached. There is no network to break, so tests clear
+            this and call :meth:`lose` (see :mod:`aiorpc.testing.faults`).
+        reconnects: how often it has reconnected.
     """
 
     def __init__(self, name: str = "", *, max_message_size: int | None = None) -> None:
         self.name = name
         self.url = f"memory://{name}"
-        super().__init__()
+        self.reachable = True
         self.reconnects = 0
-        self._sender = Sender(self.url, max_message_size, on_crowded=self._weigh)
+        self._limit = max_message_size or NO_LIMIT
+        super().__init__(
+            Sender(
+                f"not connected to {self.url}",
+                check=partial(check, limit=self._limit),
+                on_crowded=self._on_crowded,
+            )
+        )
         self._broker: MemoryBroker | None = None
+        self._channel: MemoryChannel | None = None
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         self._subscriptions: dict[MemorySubscription, None] = {}
         #: Of this connection; also cancelled ones, whose deliveries may not be settled yet.
         self._consumers: set[Consumer] = set()
         self._connected = asyncio.Event()
-        self._reachable = True
-        self._reconnect: asyncio.TimerHandle | None = None
         self._closed = False
 
-    # --- starting and ending
+    # --- the connection
 
     @property
     def broker(self) -> MemoryBroker:
-        """The broker, once connected for the first time; ``ConnectionLost`` before and after."""
+        """The broker, while connected to it or reconnecting; ``ConnectionLost`` otherwise."""
         if self._broker is None:
             raise ConnectionLost(f"the transport to {self.url} is not started")
         return self._broker
+
+    @property
+    def channel(self) -> MemoryChannel:
+        """What this connection sends on; ``ConnectionLost`` while there is none."""
+        if self._channel is None:
+            raise ConnectionLost(f"the transport is not connected to {self.url}")
+        return self._channel
 
     async def start(self, timeout: float | None = None) -> None:
         if self._closed:
             raise self._was_closed()
         if self.state is State.CLOSED:
             self._become(State.CONNECTING)
-        if self._reachable and self._broker is None:
-            try:
-                self._connect()
-            except ConfigurationError:
-                self._become(State.CLOSED)
-                raise
-        if not self._connected.is_set():
-            log.warning("waiting for %s: it cannot be reached", self.url)
         try:
+            self.connect()
+            if not self._connected.is_set():
+                log.warning("waiting for %s: it cannot be reached", self.url)
             async with asyncio.timeout(timeout):
                 await self._connected.wait()
-        except TimeoutError:
-            self._become(State.CLOSED)
-            raise ConnectionLost(
-                f"no connection to {self.url} within {timeout:g} s: it cannot be reached"
-            ) from None
-        except asyncio.CancelledError:
+        except BaseException as error:
             self._become(State.CLOSED)  # nothing runs; it can be started again
+            if isinstance(error, TimeoutError):
+                raise ConnectionLost(
+                    f"no connection to {self.url} within {timeout:g} s: it cannot be reached"
+                ) from None
             raise
         if self._closed:
             raise self._was_closed()
@@ -122,63 +131,70 @@ class MemoryTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        if self._reconnect is not None:
-            self._reconnect.cancel()
-        self._sender.close(self._was_closed())
-        self._leave()
-        self._subscriptions.clear()
-        self._become(State.CLOSED)
-        self._connected.set()  # whoever waits for it sees that it is closed
+        try:
+            await self._sender.flushed()
+        finally:
+            self._leave()
+            self._subscriptions.clear()
+            self._become(State.CLOSED)
+            self._connected.set()  # whoever waits for it sees that it is closed
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         """
-        Take up, or take up again, with the broker.
+        Connect, or reconnect, if the broker is reachable and the transport was started.
 
         Raises:
-            ConfigurationError: it belongs to another event loop.
+            ConfigurationError: the name belongs to another event loop.
         """
-        self._reconnect = None
+        if not self.reachable or self.state is not State.CONNECTING or self._connected.is_set():
+            return
         broker = self._broker
         if broker is None:
-            broker = self._broker = _broker(self.name, asyncio.get_running_loop())
-            broker.peers.add(self)
+            broker = _broker(self.name, asyncio.get_running_loop())
+            broker.peers[self] = self._blocked_changed
+            self._broker = broker
         else:
             self.reconnects += 1
-        self._restore(broker)
-        self._connected.set()
-        self.blocked_changed()
-
-    def _restore(self, broker: MemoryBroker) -> None:
-        """Everything declared and subscribed, again."""
+        self._channel = MemoryChannel(
+            broker, self._limit, take_back=self._sender.take_back, elsewhere=self.send
+        )
         for exchange in self._exchanges.values():
             self._try(broker.declare_exchange, exchange)
         for queue in self._queues.values():
             self._try(broker.declare_queue, queue, self)
         for subscription in list(self._subscriptions):
-            self._try(self._consume, broker, subscription)
+            self._try(self._consume, self._channel, subscription)
+        self._connected.set()
+        self._blocked_changed()
 
-    def _try(self, restore: Callable[..., Any], *args: Any) -> None:
-        try:
-            restore(*args)
-        except ConfigurationError as error:
-            log.error("it could not be declared again: %s", error)
-        except Exception:
-            log.exception("%s: what was declared or subscribed could not be restored", self.url)
+    def lose(self) -> None:
+        """Lose the connection with the confirms on it; the broker requeues what is unacked."""
+        if self._connected.is_set() and not self._closed:
+            self._connected.clear()
+            self._disconnect(f"lost the connection to {self.url}")
+            self._become(State.CONNECTING)
 
-    def _disconnect(self) -> None:
-        """The broker takes back what this connection had; the broker itself lives on."""
-        if self._broker is not None:
+    def _disconnect(self, why: str) -> None:
+        """End everything on this connection; the broker stays."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
             consumers, self._consumers = self._consumers, set()
             for subscription in self._subscriptions:
                 subscription.disconnected()
-            self._broker.disconnect(self, consumers)
+            channel.broker.disconnect(self, consumers)
+            self._sender.pause(why)
+            channel.end()
 
     def _leave(self) -> None:
-        """Disconnect for good; whoever is last puts out the light."""
-        self._disconnect()
+        """Disconnect for good; the last transport that leaves ends the broker."""
+        if self._channel is not None:
+            self._channel.settle_all()
+        why = str(self._was_closed())
+        self._disconnect(why)
+        self._sender.close(why)
         broker, self._broker = self._broker, None
         if broker is not None:
-            broker.peers.discard(self)
+            del broker.peers[self]
             if not broker.peers:
                 with _brokers_lock:
                     _brokers.pop((id(broker.loop), broker.name), None)
@@ -187,83 +203,35 @@ class MemoryTransport(Transport):
     def _was_closed(self) -> ConnectionLost:
         return ConnectionLost(f"the transport to {self.url} was closed")
 
-    # --- broken connections, for tests
+    def _blocked_changed(self) -> None:
+        """The broker takes no more messages, or takes them again."""
+        channel = self._channel
+        if channel is None:
+            return
+        if channel.broker.blocked:
+            self._sender.pause(f"{self.url} takes no messages (it is blocked)")
+            self._become(State.BLOCKED)
+        else:
+            self._become(State.CONNECTED)
+            channel.unblocked()
+            self._sender.resume(channel)
 
-    def drop_connection(self, pause: float | None = RECONNECT_PAUSE) -> None:
-        """
-        Break the connection, as a network does: the broker takes back what is unacked, and confirms
-        that have not arrived yet are lost. It is back after *pause* seconds; with ``None``, not
-        before :meth:`restore_connection`. Before ``start``: the broker cannot be reached.
-        """
-        self._reachable = False
-        if self._reconnect is not None:
-            self._reconnect.cancel()
-            self._reconnect = None
-        if self._broker is not None and self._connected.is_set():
-            self._connected.clear()
-            self._disconnect()
-            self._sender.lose()
-            self._become(State.CONNECTING)
-        if pause is not None:
-            loop = asyncio.get_running_loop()
-            self._reconnect = loop.call_later(pause, self.restore_connection)
-
-    def restore_connection(self) -> None:
-        """End what :meth:`drop_connection` began."""
-        self._reachable = True
-        if self.state is State.CONNECTING and not self._connected.is_set():
-            self._connect()
-
-    def hold_confirms(self) -> None:
-        """From here on, until the connection breaks, the broker's confirms do not arrive."""
-        self._sender.mute = True
-
-    # --- sending
-
-    def send(self, outgoing: Outgoing) -> None:
-        """
-        As in :class:`~.base.Transport`.
-
-        Raises:
-            UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``
-                to be told so.
-        """
-        self._sender.send(outgoing)
-
-    def retract(self, outgoing: Outgoing) -> bool:
-        return self._sender.retract(outgoing)
-
-    def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
-        """See :class:`.subscription.Host`."""
-        return self._sender.answer(consumer, entry, reply)
-
-    @property
-    def subscriptions(self) -> Collection[MemorySubscription]:
-        return list(self._subscriptions)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._sender.outbox)
-
-    def _weigh(self) -> None:
-        self.congested = self._sender.outbox.crowded
-
-    async def drained(self) -> None:
-        await self._sender.outbox.roomy()
+    def _on_crowded(self) -> None:
+        self._congest(self._sender.outbox.crowded)
 
     # --- topology and queues
 
-    async def _available(self) -> MemoryBroker:
-        """The broker, once connected."""
+    async def _available(self) -> MemoryChannel:
+        """Return what this connection sends on, once connected."""
         await self._connected.wait()
-        if self._closed or self._broker is None:
+        if self._closed or self._channel is None:
             raise self._was_closed()
-        return self._broker
+        return self._channel
 
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
     ) -> None:
-        broker = await self._available()
+        broker = (await self._available()).broker
         for exchange in exchanges:
             broker.declare_exchange(exchange)
             self._exchanges[exchange.name] = exchange
@@ -281,11 +249,9 @@ class MemoryTransport(Transport):
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> MemorySubscription:
-        deliver = delivering(self, received)
+        deliver = partial(delivering, received=received)
         return await self._begin(
-            MemorySubscription(
-                self, queue, deliver, prefetch=prefetch, keep=keep, gone=gone, arguments=arguments
-            )
+            queue, deliver, prefetch=prefetch, keep=keep, gone=gone, arguments=arguments
         )
 
     async def listen(
@@ -297,67 +263,72 @@ class MemoryTransport(Transport):
         gone: Callable[[], None] | None = None,
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> MemorySubscription:
-        deliver = hearing(heard)
+        deliver = partial(hearing, heard=heard)
         return await self._begin(
-            MemorySubscription(
-                self, queue, deliver, prefetch=0, keep=keep, gone=gone, arguments=arguments
-            )
+            queue, deliver, prefetch=0, keep=keep, gone=gone, arguments=arguments
         )
 
-    async def _begin(self, subscription: MemorySubscription) -> MemorySubscription:
+    async def _begin(
+        self, queue: Queue, deliver: Callable[[MemoryChannel], Deliver], **options: Any
+    ) -> MemorySubscription:
+        subscription = MemorySubscription(
+            queue,
+            deliver,
+            cancelled=self._forget,
+            cancelled_by_broker=self._consume_again,
+            **options,
+        )
         self._consume(await self._available(), subscription)
         self._subscriptions[subscription] = None
         return subscription
 
-    def _consume(self, broker: MemoryBroker, subscription: MemorySubscription) -> None:
-        self._consumers.add(subscription.consume(broker, self.reconnects))
+    @property
+    def subscriptions(self) -> Collection[MemorySubscription]:
+        return list(self._subscriptions)
 
-    def consume_again(self, subscription: MemorySubscription) -> None:
+    def _consume(self, channel: MemoryChannel, subscription: MemorySubscription) -> None:
+        self._consumers.add(subscription.consume(channel, self, self.reconnects))
+
+    def _consume_again(self, subscription: MemorySubscription) -> None:
         """The broker cancelled the consumer of *subscription*."""
+        channel = self._channel
+        if channel is None:
+            return
+        log.warning(
+            "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
+            "consuming again",
+            subscription.queue.name,
+            self.url,
+        )
 
         def consume(now: float) -> None:
-            if self._connected.is_set() and subscription in self._subscriptions:
-                self._try(self._consume, broker, subscription)
+            if channel is self._channel and subscription in self._subscriptions:
+                self._try(self._consume, channel, subscription)
 
-        broker = self._broker
-        if broker is not None and self._connected.is_set():
-            log.warning(
-                "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
-                "consuming again",
-                subscription.queue.name,
-                self.url,
-            )
-            broker.soon(consume)
+        channel.broker.turns.soon(consume)
 
-    def forget(self, subscription: MemorySubscription) -> None:
+    def _forget(self, subscription: MemorySubscription) -> None:
         """*subscription* was cancelled."""
         self._subscriptions.pop(subscription, None)
         self._consumers = {
             each for each in self._consumers if each.unacked or each in each.queue.consumers
         }
 
+    def _try(self, restore: Callable[..., Any], *args: Any) -> None:
+        try:
+            restore(*args)
+        except ConfigurationError as error:
+            log.error("it could not be declared again: %s", error)
+        except Exception:
+            log.exception("%s: what was declared or subscribed could not be restored", self.url)
+
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
-        if self._broker is None or not self._connected.is_set():
-            return None
-        return self._broker.inspect(queue, self)
+        return None if self._channel is None else self._channel.broker.inspect(queue, self)
 
     async def delete(self, queue: str) -> None:
         self._queues.pop(queue, None)
-        if self._broker is not None and self._connected.is_set():
-            there: MemoryQueue | None = self._broker.queues.get(queue)
+        if self._channel is not None:
+            broker = self._channel.broker
+            there = broker.queues.get(queue)
             if there is not None and there.owner in (None, self):
-                self._broker.delete_queue(there)
-
-    # --- state
-
-    def blocked_changed(self) -> None:
-        """See :class:`.broker.Peer`."""
-        broker = self._broker
-        if broker is None or not self._connected.is_set():
-            return
-        if broker.blocked:
-            self._sender.pause()
-            self._become(State.BLOCKED)
-        else:
-            self._become(State.CONNECTED)
-            self._sender.resume(broker)
+                broker.delete_queue(there)

@@ -13,6 +13,7 @@ import pytest
 
 from aiorpc.config import resolve
 from aiorpc.exceptions import ConnectionLost, UnserializableValueError
+from aiorpc.testing import faults
 from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing, State
@@ -135,7 +136,8 @@ async def test_a_subscription_cancelled_in_its_pause_does_not_hold_up_the_others
 ) -> None:
     async with connected(broker_config) as transport:
         subscription = await transport.subscribe(bench.queue(), Inbox(), prefetch=1)
-        transport.drop_connection(0.0)
+        with faults.drop_connection(transport):
+            pass
         while transport.supervisor.link is not None:
             await asyncio.sleep(0)
         while transport.supervisor.link is None:
@@ -180,8 +182,8 @@ async def test_a_confirm_far_beyond_what_was_published_does_no_harm(
     async with through_proxy(broker_config) as (proxy, transport):
         await transport.declare(queues=[queue])
         await transport.publish(to(queue))
-        assert transport._sender.channel is not None
-        number = transport._sender.channel.number
+        assert transport.supervisor.publishing is not None
+        number = transport.supervisor.publishing.number
         proxy.inject(struct.pack(">BHIIQBB", 1, number, 13, 0x3C0050, 1 << 62, 1, 0xCE))
         loop = asyncio.get_running_loop()
         before = loop.time()
@@ -211,6 +213,7 @@ async def test_one_message_sent_twice_waits_twice(bench: Bench, broker_config: C
         outgoing.again = same
         transport.send(outgoing)
         transport.send(outgoing)
-        transport.drop_connection(0.0)  # before either is confirmed
+        with faults.drop_connection(transport):  # before either is confirmed
+            pass
         assert await outcome.all(2) == [None, None]
         assert len(await inbox.bodies(2)) == 2

@@ -23,6 +23,7 @@ from aiorpc.exceptions import (
     Unroutable,
     UnserializableValueError,
 )
+from aiorpc.testing import faults
 from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.topology import answered, declare_ahead
@@ -454,7 +455,7 @@ async def test_aiormq_hears_a_heartbeat_where_the_lane_eats_everything(bench: Be
         assert transport.supervisor.link is not None
         lane: Any = transport.supervisor.link.lane
         heartbeat = b"\x08\0\0\0\0\0\0\xce"
-        channel = transport._sender.channel
+        channel = transport.supervisor.publishing
         assert channel is not None
         confirm = from_broker(spec.Basic.Ack(delivery_tag=1 << 40), channel=channel.number)
         lane._fed_at = 0.0
@@ -550,8 +551,8 @@ async def test_it_runs_on_uvloop(bench: Bench) -> None:
             await transport.publish(to(queue, bytes(200_000), mandatory=True), PATIENCE)
             with pytest.raises(Unroutable):
                 await transport.publish(to(bench.queue(), mandatory=True), PATIENCE)
-            transport.drop_connection()
-            await reaches(transport, State.CONNECTING)
+            with faults.drop_connection(transport):
+                await reaches(transport, State.CONNECTING)
             await transport.publish(to(queue, b"later"), PATIENCE)
             return await inbox.bodies(2)
 

@@ -7,11 +7,13 @@ import contextlib
 import gc
 import uuid
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from aiorpc.exceptions import ConfigurationError, ConnectionLost, Unroutable
+from aiorpc.testing.connections import cut
 from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.transports.memory.broker import MemoryBroker
 from aiorpc.transports.memory.transport import MemoryTransport
@@ -97,7 +99,7 @@ async def test_nothing_is_left_behind(name: str) -> None:
                 late.message.expiration = 3_600_000
                 transport.send(late)
         await came.wait()
-        transport.drop_connection(3600)
+        cut(transport)
         transport.send(to("consumed", expires_at=loop.time() + 3600))
         broker = weakref.ref(other.broker)
         await transport.aclose()
@@ -171,8 +173,7 @@ async def test_an_answer_held_by_a_blocked_broker_is_sent_though_its_connection_
         await turns()
         server.broker.block()
         requests[0].answer(to("replies", b"answer"))
-        server.drop_connection(None)
-        server.restore_connection()
+        cut(server)()
         assert server.state is State.BLOCKED
         client.broker.unblock()
         await turns()
@@ -285,10 +286,10 @@ async def test_what_cannot_be_restored_is_logged_and_the_rest_is(
         await transport.subscribe(Queue("taken"), lambda delivery: None)
         await transport.subscribe(Queue("bad"), lambda delivery: None, arguments=arguments)
         await transport.subscribe(Queue("good"), lambda delivery: came.set())
-        transport.drop_connection(None)
+        restore = cut(transport)
         await other.delete("taken")
         await other.declare(queues=[Queue("taken", auto_delete=True)])
-        transport.restore_connection()
+        restore()
         assert "auto_delete" in caplog.text
         assert "no arguments" in caplog.text
         await other.publish(to("good"))
@@ -301,17 +302,19 @@ async def test_a_handler_may_do_anything_to_its_broker(name: str) -> None:
         for deed in ("drop", "block", "raise"):
             async with MemoryTransport(name) as transport:
                 came: list[bytes] = []
+                cuts: list[Callable[[], None]] = []
 
                 def received(
                     delivery: Delivery,
                     deed: str = deed,
                     transport: MemoryTransport = transport,
                     came: list[bytes] = came,
+                    cuts: list[Callable[[], None]] = cuts,
                 ) -> None:
                     came.append(delivery.message.body)
                     if len(came) == 2:
                         if deed == "drop":
-                            transport.drop_connection(None)
+                            cuts.append(cut(transport))
                         elif deed == "block":
                             transport.broker.block()
                         else:
@@ -324,7 +327,8 @@ async def test_a_handler_may_do_anything_to_its_broker(name: str) -> None:
                     keeper.send(to(queue, body))
                 await turns()
                 keeper.broker.unblock()
-                transport.restore_connection()
+                for restore in cuts:
+                    restore()
                 await turns()
                 expected = {"drop": [b"a", b"b", b"b", b"c"]}.get(deed, [b"a", b"b", b"c"])
                 assert came == expected, deed
@@ -348,10 +352,10 @@ async def test_keyboard_interrupts_lose_no_messages(name: str) -> None:
         transport.send(to("one", b"a"))
         transport.send(to("one", b"b"))
         transport.send(to("other", b"c"))
-        broker = transport.broker
-        assert broker._turn_handle is not None
-        broker._turn_handle.cancel()
+        turns_of_broker = transport.broker.turns
+        assert turns_of_broker._handle is not None
+        turns_of_broker._handle.cancel()
         with contextlib.suppress(Interrupt):
-            broker._run_turn()
+            turns_of_broker._run()
         await turns()
         assert sorted(came) == [b"a", b"b", b"c"]

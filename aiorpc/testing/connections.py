@@ -1,0 +1,61 @@
+"""
+Cuts the connection of a transport, and restores it. Knows the inside of both transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..transports.base import Transport
+from ..transports.memory.transport import MemoryTransport
+
+if TYPE_CHECKING:  # aio-pika is slow to import, and memory:// does not need it
+    from ..config import BrokerUrl
+    from ..transports.amqp.link import Link
+    from ..transports.amqp.transport import AmqpTransport
+
+__all__ = ["cut"]
+
+
+def cut(transport: Transport) -> Callable[[], None]:
+    """
+    Break the connection of *transport*, as a pulled cable does. It stays broken until the returned
+    function is called. What is unacked is requeued; confirms on their way are lost. A transport
+    that is not started yet cannot reach its broker.
+    """
+    if isinstance(transport, MemoryTransport):
+        return _cut_memory(transport)
+    from ..transports.amqp.transport import AmqpTransport
+
+    assert isinstance(transport, AmqpTransport), transport
+    return _cut_amqp(transport)
+
+
+def _cut_memory(transport: MemoryTransport) -> Callable[[], None]:
+    def restore() -> None:
+        transport.reachable = True
+        transport.connect()
+
+    transport.reachable = False
+    transport.lose()
+    return restore
+
+
+def _cut_amqp(transport: AmqpTransport) -> Callable[[], None]:
+    dialer = transport.supervisor.dialer
+    connect, restored = dialer.connect, asyncio.Event()
+
+    async def wait_and_connect(url: BrokerUrl) -> Link:
+        await restored.wait()
+        return await connect(url)
+
+    def restore() -> None:
+        dialer.connect = connect
+        restored.set()
+
+    dialer.connect = wait_and_connect
+    if transport.supervisor.link is not None:
+        transport.supervisor.link.abort()
+    return restore

@@ -1,0 +1,189 @@
+"""
+What is sent, and the rules for what becomes of it; RabbitMQ and ``memory://`` share them.
+
+Nothing here awaits or does I/O. ``settle_soon`` schedules a callback on the running event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from ..wire.message import Message
+
+__all__ = [
+    "Outgoing",
+    "check_size",
+    "refuse",
+    "resend",
+    "resend_suspect",
+    "resend_unseen",
+    "settle",
+    "settle_soon",
+    "shorten",
+]
+
+log = logging.getLogger(__name__)
+
+#: How often the broker may close a message's channel, for a reason that names no message, before
+#: the message settles with that reason.
+MAX_CLOSES = 3
+
+
+class Outgoing(msgspec.Struct, eq=False, kw_only=True):
+    """
+    A message to send, and what its sender wants to know about it.
+
+    Attributes:
+        mandatory: the broker returns the message if no queue takes it; it settles with
+            ``Unroutable``.
+        confirm: settle when the broker has taken responsibility. Without it the message settles
+            when it is written; a later return settles it a second time, with an error.
+        expires_at: loop time after which it is not sent; ``None`` for never. A message that expires
+            while it waits for a connection settles with ``ConnectionLost``.
+        again: called when the connection is lost before the confirm arrives. It returns the message
+            to send on the next connection, or ``None``. Without ``again``, with ``None``, or if it
+            raises, the message settles with ``ConnectionLost``.
+        settled: called at most once, with ``None`` (confirmed, or written) or with the error; never
+            inside ``send``. The error is ``Unroutable`` also for an exchange that does not exist,
+            and ``UnserializableValueError`` for what AMQP cannot carry.
+        closes: how often the broker closed the channel that this message was on. The transport
+            counts this.
+
+    A sender of very many messages may derive a class from it and override ``conclude`` and
+    ``once_more``: no callbacks are made for each message. Without ``settled``, the transport calls
+    ``conclude`` for errors only.
+    """
+
+    exchange: str
+    routing_key: str
+    message: Message
+    mandatory: bool = False
+    confirm: bool = True
+    expires_at: float | None = None
+    again: Callable[[Message], Message | None] | None = None
+    settled: Callable[[AioRpcError | None], None] | None = None
+    closes: int = 0
+
+    def conclude(self, error: AioRpcError | None) -> None:
+        """Call ``settled``; without it, log an error."""
+        if self.settled is not None:
+            self.settled(error)
+        elif error is not None:
+            # A lost connection may end thousands of messages, and has a log line of its own.
+            level = logging.DEBUG if isinstance(error, ConnectionLost) else logging.WARNING
+            log.log(level, "a message whose sender does not wait was not delivered: %s", error)
+
+    def once_more(self) -> Message | None:
+        """Return the message to send on the next connection, or ``None``."""
+        return None if self.again is None else self.again(self.message)
+
+    def retracted(self) -> None:
+        """Note that the sender has retracted it: it is not re-sent."""
+        self.again = None
+
+    @property
+    def description(self) -> str:
+        """What errors call it."""
+        return f"a message to exchange {self.exchange!r}, key {self.routing_key!r},"
+
+
+def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:
+    """Give *outgoing* its outcome. What its sender raises is logged."""
+    try:
+        outgoing.conclude(error)
+    except Exception:
+        log.exception("the sender of a message raised an exception when the message settled")
+
+
+def settle_soon(outgoing: Outgoing, error: AioRpcError | None) -> None:
+    """Settle *outgoing* in the next turn of the loop, since ``send`` never settles a message."""
+    if outgoing.settled is not None or error is not None:
+        asyncio.get_running_loop().call_soon(settle, outgoing, error)
+
+
+def refuse(outgoing: Outgoing, error: UnserializableValueError) -> None:
+    """
+    Settle *outgoing*, which can never be sent.
+
+    Raises:
+        UnserializableValueError: it is *error*; *outgoing* has no ``settled`` to call with it.
+    """
+    if outgoing.settled is None:
+        raise error
+    settle_soon(outgoing, error)
+
+
+def check_size(outgoing: Outgoing, limit: int) -> None:
+    """
+    Check that the body of *outgoing* has at most *limit* bytes.
+
+    Raises:
+        UnserializableValueError: it has more.
+    """
+    size = len(outgoing.message.body)
+    if size > limit:
+        raise UnserializableValueError(
+            f"{outgoing.description} has {size} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, "
+            "send it in parts, or raise the limit here, at the receiver and in the broker"
+        )
+
+
+def shorten(outgoing: Outgoing, now: float) -> None:
+    """Let ``expiration`` end when *outgoing* expires: it has spent part of its time waiting."""
+    expiration = outgoing.message.expiration
+    if expiration is None or outgoing.expires_at is None:
+        return
+    left = max(1, math.ceil((outgoing.expires_at - now) * 1000))
+    if left < expiration:
+        outgoing.message = msgspec.structs.replace(outgoing.message, expiration=left)
+
+
+# --- a message whose channel ended before its confirm: each returns what to re-send, if anything
+
+
+def resend(outgoing: Outgoing) -> Outgoing | None:
+    """The broker may have *outgoing*: re-send it if its sender agrees, as its sender says."""
+    if not outgoing.confirm:
+        return None  # it settled when it was written
+    try:
+        message = outgoing.once_more()
+    except Exception:
+        log.exception("the sender of a message raised an exception when asked to re-send it")
+        message = None
+    if message is None:
+        settle(
+            outgoing,
+            ConnectionLost(
+                f"the connection was lost before {outgoing.description} was confirmed; it may have "
+                "been delivered"
+            ),
+        )
+        return None
+    outgoing.message = message
+    return outgoing
+
+
+def resend_unseen(outgoing: Outgoing) -> Outgoing:
+    """The broker cannot have *outgoing*: re-send it unchanged."""
+    if outgoing.confirm or outgoing.settled is None:
+        return outgoing
+    # It settled when it was written, and must not settle twice.
+    return msgspec.structs.replace(outgoing, settled=None)
+
+
+def resend_suspect(outgoing: Outgoing, refusal: AioRpcError) -> Outgoing | None:
+    """
+    The broker may have closed the channel because of *outgoing*: re-send it, but not for ever. The
+    last time it settles with *refusal*.
+    """
+    outgoing.closes += 1
+    if outgoing.closes >= MAX_CLOSES:
+        settle(outgoing, refusal)
+        return None
+    return resend(outgoing)
