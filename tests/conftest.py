@@ -1,6 +1,6 @@
 """
-Servers and transports for tests. A test that needs a server asks for its URL (``rabbitmq_uri``) and
-is skipped, loudly, where there is none; with AIORPC_REQUIRE_SERVERS=1 it fails instead.
+Fixtures for servers and transports. A test that needs a server uses its URL (``rabbitmq_uri``).
+Without the server the test is skipped; with AIORPC_REQUIRE_SERVERS=1 it fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from tests.servers import urls
 
-#: Tests that start processes, build things or work for seconds: not in `make check`.
+#: Folders of tests that start processes, build packages or run for seconds; not in `make check`.
 SLOW = (
     "chaos",
     "cli",
@@ -33,7 +33,7 @@ settings.register_profile("quick", max_examples=10)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What is deselected as slow need not be imported either."""
+    """Do not import the slow tests if the mark expression deselects them."""
     skipped = "not slow" in config.option.markexpr and collection_path.name in SLOW
     return True if skipped else None
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
-    """xdist sends reports as UTF-8, and some have lone surrogates in what was logged."""
+    """Escape lone surrogates of logged text, because xdist sends reports as UTF-8."""
     return _as_utf8((yield))
 
 
@@ -62,7 +62,7 @@ def _as_utf8(data: Any) -> Any:
             return data
 
 
-REMEDY = "bring it up with `make servers`, or name yours in the environment"
+REMEDY = "start it with `make servers`, or name yours in the environment"
 
 
 def _server(kind: str) -> str:

@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("command", choices=["up", "down", "urls"])
     parser.add_argument("--exports", action="store_true", help="print `export NAME=URL` lines")
     options = parser.parse_args()
-    # As an exception it undoes what is half done: the lock, the policy that forbids services.
+    # An exception runs the cleanup: it frees the lock and removes the policy against services.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return _run(options.command, exports=options.exports)

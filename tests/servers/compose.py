@@ -1,4 +1,4 @@
-"""The servers of `compose.yaml`, when a Docker engine answers. Touches Docker."""
+"""Starts and stops the servers of `compose.yaml`, if a Docker engine answers. Touches Docker."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PULL_AND_START = 600.0  # seconds
 
 
 def urls(file: Path = COMPOSE_FILE) -> dict[str, str]:
-    """The URLs of the composed servers, by the environment variable that would carry them."""
+    """Return the URLs of the composed servers, by the environment variable of each."""
     return dict(_URL.findall(file.read_text()))
 
 
 def engine_answers() -> bool:
-    """Whether there is an engine, and a `docker compose` to tell it what to run."""
+    """Return whether a Docker engine and `docker compose` are there."""
     return (
         run(["docker", "version", "--format", "{{.Server.Version}}"], within=10).returncode == 0
         and run(["docker", "compose", "version"], within=10).returncode == 0
@@ -32,7 +32,7 @@ def engine_answers() -> bool:
 
 
 def start(services: Iterable[str]) -> list[str]:
-    """Start `services`, wait until they are healthy, and return those that did not run already."""
+    """Start `services`, wait until they are healthy, and return the ones that were not running."""
     wanted = list(services)
     running = _compose("ps", "--services", "--status", "running", within=60).split()
     new = [service for service in wanted if service not in running]

@@ -1,4 +1,4 @@
-"""The three kinds of server that the tests need, and what each is called where. Touches nothing."""
+"""The three kinds of server that the tests need, and their names in each place. Values only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rabbitmq import Rabbit
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind: its name is also that of the pytest mark, and that of its record."""
+    """One kind. Its name is also the name of the pytest mark and of the record."""
 
     private: type[PrivateServer]
     variable: str

@@ -1,4 +1,4 @@
-"""A private MariaDB for tests: fast rather than safe, since its data is thrown away."""
+"""A private MariaDB for tests: fast rather than safe, because `down` deletes its data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;
 
 
 class MariaDB(PrivateServer):
-    """One MariaDB with a database and an all-powerful user `aiorpc`; no Unix socket."""
+    """One MariaDB with a database and a user `aiorpc` who may do everything; no Unix socket."""
 
     kind = "mysql"
     title = "MariaDB"
@@ -28,7 +28,7 @@ class MariaDB(PrivateServer):
 
     @classmethod
     def program(cls) -> Path | None:
-        # Debian's mariadb-server-core has the first two, but not what the second one needs.
+        # Debian's mariadb-server-core lacks what the second program needs.
         parts = ("mariadbd", "mariadb-install-db", "my_print_defaults")
         found = [find_program([part]) for part in parts]
         return found[0] if all(found) else None
@@ -58,7 +58,7 @@ class MariaDB(PrivateServer):
             "tmpdir": self.directory,
             "bind-address": LOOPBACK,
             "port": self.record.ports["mysql"],
-            "socket": "",  # its path could be too long for a socket
+            "socket": "",  # its path could be too long for a Unix socket
             "init-file": self.directory / "initial.sql",
             "pid-file": self.directory / "mariadbd.pid",
             "character-set-server": "utf8mb4",

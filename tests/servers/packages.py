@@ -1,7 +1,7 @@
-"""Server packages by apt, without letting them start their system services.
+"""Installs server packages by apt, without starting their system services.
 
-Touches the machine's packages and, for as long as apt runs, /usr/sbin/policy-rc.d. Only as root on
-Debian, Ubuntu and their kin.
+Touches the machine's packages and, while apt runs, /usr/sbin/policy-rc.d. Works only as root on
+Debian, Ubuntu and their derivatives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORBIDDING = """\
 exit 101
 """
 
-# Enabled on installation, these would start at the next boot of a machine that runs systemd.
+# apt enables these services, so they would start at the next boot of a machine with systemd.
 _UNITS = (
     "rabbitmq-server.service",
     "epmd.service",
@@ -34,19 +34,19 @@ _UNITS = (
 
 
 def apt_works() -> bool:
-    """Whether packages can be installed: as root, where apt is."""
+    """Return whether packages can be installed: we are root, and apt is there."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def install(names: Iterable[str]) -> None:
-    """Install the packages called `names`; raises `ServerError` with apt's own words."""
+    """Install the packages `names`. Raises `ServerError` with apt's output if that fails."""
     environment = {
         **os.environ,
         "DEBIAN_FRONTEND": "noninteractive",
         "NEEDRESTART_SUSPEND": "1",
         "LC_ALL": "C.UTF-8",
     }
-    # Its failure may be that of a repository we do not need: it counts only when the rest fails.
+    # `update` may fail for a repository that we do not need: that counts only if `install` fails.
     updated = run(["apt-get", "update"], environment=environment, within=300)
     enabled = _enabled_units()
     options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
@@ -60,9 +60,9 @@ def install(names: Iterable[str]) -> None:
 
 @contextmanager
 def services_forbidden(policy: Path = POLICY) -> Iterator[None]:
-    """Forbid packages to start services; the machine's own policy, if any, is back afterwards."""
+    """Forbid packages to start services, and restore the machine's own policy at the end."""
     aside = policy.with_name(f"{policy.name}.before-aiorpc")
-    _restore(policy, aside)  # what an interrupted run left
+    _restore(policy, aside)  # left by an interrupted run
     if policy.exists():
         policy.rename(aside)
     try:
@@ -88,6 +88,6 @@ def _enabled_units() -> set[str]:
 
 
 def _disable(units: set[str]) -> None:
-    """Best effort: what was installed for private use shall not run as a service as well."""
+    """Disable the services of what was installed. Errors are ignored."""
     for unit in units:
         run(["systemctl", "disable", unit])

@@ -1,4 +1,4 @@
-"""A private PostgreSQL for tests: fast rather than safe, since its data is thrown away."""
+"""A private PostgreSQL for tests: fast rather than safe, because `down` deletes its data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PostgreSQL(PrivateServer):
     title = "PostgreSQL"
     accounts = ("postgres",)
     ports = ("postgresql",)
-    stop_signal = signal.SIGINT  # "fast": clients are disconnected; SIGTERM would wait for them
+    stop_signal = signal.SIGINT  # "fast" shutdown disconnects clients; SIGTERM would wait for them
 
     @classmethod
     def program(cls) -> Path | None:
@@ -47,7 +47,7 @@ class PostgreSQL(PrivateServer):
         initdb += ["--username", USER, "--pwfile", password, "--auth", "scram-sha-256"]
         initdb += ["--encoding", "UTF8", "--no-locale", "--no-sync"]
         self.run_tool(initdb)
-        # Before the server runs, by its single-user mode: no client program is needed.
+        # The single-user mode of the server needs no client program.
         single: list[str | Path] = [program, "--single", "-F", "-D", self.data, "postgres"]
         self.run_tool(single, given=f"CREATE DATABASE {DATABASE}\n")
 
@@ -55,7 +55,7 @@ class PostgreSQL(PrivateServer):
         settings = {
             "listen_addresses": LOOPBACK,
             "port": str(self.record.ports["postgresql"]),
-            "unix_socket_directories": "",  # its path could be too long for a socket
+            "unix_socket_directories": "",  # its path could be too long for a Unix socket
             "max_connections": "200",
             "fsync": "off",
             "synchronous_commit": "off",

@@ -1,7 +1,7 @@
-"""A server of our own: its data, its ports and its processes, apart from any other on the machine.
+"""A private server: its data, its ports and its processes, apart from any other on the machine.
 
-Touches its own directory, loopback ports and the processes it starts. The family is `RabbitMQ`,
-`PostgreSQL` and `MariaDB`, a module each.
+Touches its own directory, loopback ports and the processes it starts. The subclasses `Rabbit`,
+`PostgreSQL` and `MariaDB` have a module each.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import ClassVar, Self
 from .process import Account, Process, ServerError, free_ports, must, run, start, wait_ready
 from .state import Record, State
 
-# What a user's shell may say to a server must not reach ours.
+# Variables of a user's shell that would configure the server.
 _FOREIGN = ("RABBITMQ_", "ERL_", "PG", "MYSQL", "MARIADB", "NOTIFY_SOCKET", "LC_", "TMPDIR")
 
 READY_WITHIN = 120.0  # seconds; a loaded two-core machine needs 20 for RabbitMQ
 END_WITHIN = 20.0  # seconds until SIGKILL
 
-# Directories that a user's PATH leaves out, root's does not.
+# Directories that are in root's PATH but not in a user's.
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin")
 
 
 class PrivateServer(ABC):
-    """One private server; `record` is what is known of it, kept in step with the state file.
+    """One private server. `record` describes it and is written to the state file at each change.
 
-    Subclasses say which program it is, how its data directory is made, how it is started, and how
-    it shows that it is ready.
+    Subclasses name the program, fill the data directory, give the command that starts the server,
+    and check whether it is ready.
     """
 
     kind: ClassVar[str]
@@ -52,34 +52,36 @@ class PrivateServer(ABC):
     @classmethod
     @abstractmethod
     def program(cls) -> Path | None:
-        """The server's program on this machine, None when it is not installed."""
+        """Return the path of the server's program, or None if it is not installed."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Fill the fresh directory with what the first start needs."""
+        """Write what the first start needs into the empty directory."""
 
     @abstractmethod
     def command(self) -> list[str | Path]:
-        """The server in the foreground, on `record.ports` of loopback only."""
+        """
+        Return the command that runs the server in the foreground, on `record.ports` of loopback.
+        """
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether clients are served."""
+        """Return whether the server serves clients."""
 
     @classmethod
     @abstractmethod
     def url_at(cls, ports: dict[str, int]) -> str:
-        """The URL for clients."""
+        """Return the URL for clients."""
 
     @classmethod
     def create(cls, state: State, name: str) -> Self:
-        """Start a fresh, empty server called `name`, in `state.directory` if its user can."""
+        """Start an empty server called `name`, in `state.directory` if its user can enter that."""
         ports = dict(zip(cls.ports, free_ports(len(cls.ports)), strict=True))
         directory = cls._fresh_directory(state.directory / name)
         url = cls.url_at(ports)
         record = Record(name, cls.kind, "private", url, str(directory), ports=ports)
         server = cls(record, state)
-        state.put(record)  # from here on `down` knows what to remove
+        state.put(record)  # from now on `down` can remove it
         server.prepare()
         server.start()
         return server
@@ -91,7 +93,9 @@ class PrivateServer(ABC):
         account = Account.unprivileged(*cls.accounts)
         if account is None:
             return wanted
-        if not account.reaches(wanted):  # the checkout is below a home that is closed to others
+        if not account.reaches(
+            wanted
+        ):  # the checkout is in a home directory that other users cannot enter
             wanted.rmdir()
             wanted = Path(tempfile.mkdtemp(prefix=f"aiorpc-{wanted.name}-"))
         account.owns(wanted)
@@ -103,12 +107,12 @@ class PrivateServer(ABC):
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it lives, else None."""
+        """The server's process id while it runs, else None."""
         server = self.record.processes.get("server")
         return server.pid if server and server.alive else None
 
     def start(self) -> None:
-        """Start with the data and the ports it had, and return when it serves clients."""
+        """Start the server with its former data and ports, and return when it serves clients."""
         if self.pid is not None:
             return
         server = self._spawn(self.command(), self.log)
@@ -120,15 +124,15 @@ class PrivateServer(ABC):
             raise
 
     def stop(self) -> None:
-        """End the server in good order; its data, its ports and its companions stay for `start`."""
+        """Shut the server down. Its data, its ports and its companions stay for `start`."""
         self._end("server", self.stop_signal)
 
     def kill(self) -> None:
-        """End the server as a power cut would: SIGKILL."""
+        """Kill the server with SIGKILL, as a power cut would."""
         self._end("server", signal.SIGKILL)
 
     def remove(self) -> None:
-        """Stop it and everything that was started for it, and remove its data."""
+        """Stop the server and everything that was started for it, and remove its data."""
         self.stop()
         for role in self.record.processes:
             self._end(role, signal.SIGTERM)
@@ -136,7 +140,7 @@ class PrivateServer(ABC):
         self.state.forget(self.record.name)
 
     def environment(self) -> dict[str, str]:
-        """The environment of the server and its tools: ours, less what could misdirect them."""
+        """Return our environment without the variables that configure the server or its tools."""
         kept = {key: one for key, one in os.environ.items() if not key.startswith(_FOREIGN)}
         return {**kept, "HOME": str(self.directory), "LC_ALL": "C", "TZ": "UTC"}
 
@@ -151,7 +155,9 @@ class PrivateServer(ABC):
         )
 
     def run_tool(self, command: list[str | Path], *, given: str = "", within: float = 120) -> str:
-        """What `command` printed, run to its end as the server's user; else `ServerError`."""
+        """
+        Run `command` to its end as the server's user, and return its output. Raises `ServerError`.
+        """
         done = run(
             command,
             cwd=self.directory,
@@ -172,7 +178,7 @@ class PrivateServer(ABC):
         self.state.put(self.record)
 
     def write(self, name: str, text: str, mode: int = 0o644) -> Path:
-        """Write a file of the server's into its directory, readable by the user it runs as."""
+        """Write a file into the server's directory, readable by the server's user."""
         path = self.directory / name
         path.write_text(text)
         path.chmod(mode)
@@ -182,7 +188,7 @@ class PrivateServer(ABC):
 
 
 def find_program(names: Iterable[str], *directories: str) -> Path | None:
-    """The first of `names` in `directories` (patterns; the newest match first), PATH, or sbin."""
+    """Find the first of `names` in `directories` (patterns; newest match first), PATH or sbin."""
     searched = [str(path) for pattern in directories for path in _newest_first(pattern)]
     searched += [os.environ.get("PATH", os.defpath), *_SYSTEM_PATH]
     for name in names:
@@ -201,7 +207,7 @@ def _newest_first(pattern: str) -> list[Path]:
 
 
 def installed(server: type[PrivateServer]) -> Path:
-    """The program of `server`; `ServerError` when it is not there any more."""
+    """Return the program of `server`. Raises `ServerError` if it is no longer installed."""
     if (program := server.program()) is None:
         raise ServerError(f"{server.title} is not installed on this machine")
     return program

@@ -1,4 +1,6 @@
-"""Whether a server answers in its own protocol, without a client. Touches one socket each."""
+"""
+Checks whether a server answers in its own protocol. Each check opens one socket, without a client.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ DEFAULT_PORTS = {
 
 
 def listens(url: str, within: float = 2) -> bool:
-    """Whether a TCP connection to the host and port of `url` is taken within `within` seconds."""
+    """Return whether the host and port of `url` accept a TCP connection within `within` seconds."""
     parts = urlsplit(url)
     scheme = parts.scheme.partition("+")[0]
     try:
@@ -30,25 +32,29 @@ def listens(url: str, within: float = 2) -> bool:
 
 
 def speaks_amqp(port: int) -> bool:
-    """Whether RabbitMQ answers a protocol header with Connection.Start (AMQP 0-9-1, 4.2.2)."""
+    """
+    Return whether RabbitMQ answers a protocol header with Connection.Start (AMQP 0-9-1, 4.2.2).
+    """
     answer = _ask(port, b"AMQP\x00\x00\x09\x01", 11)
     return answer[:1] == b"\x01" and answer[7:] == struct.pack("!HH", 10, 10)
 
 
 def accepts_postgresql(port: int, user: str, database: str) -> bool:
-    """Whether PostgreSQL asks for a password ('R'); starting up it answers an error ('E')."""
+    """
+    Return whether PostgreSQL asks for a password ('R'). While it starts, it sends an error ('E').
+    """
     parameters = f"user\0{user}\0database\0{database}\0\0".encode()
     startup = struct.pack("!ii", len(parameters) + 8, 3 << 16) + parameters
     return _ask(port, startup, 1) == b"R"
 
 
 def greets_as_mysql(port: int) -> bool:
-    """Whether MariaDB or MySQL sends its greeting: a 4 byte header, then protocol version 10."""
+    """Return whether MariaDB or MySQL greets: a 4 byte header, then protocol version 10."""
     return _ask(port, b"", 5)[4:] == b"\x0a"
 
 
 def _ask(port: int, question: bytes, length: int) -> bytes:
-    """The first `length` bytes of the answer to `question`; fewer when it closed or kept silent."""
+    """Return the first `length` bytes of the answer to `question`; fewer if no more came."""
     answer = b""
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as connection:

@@ -1,8 +1,8 @@
-"""One detached process: start it, know it again later, end just it.
+"""One detached process: start it, find it again later, end only it.
 
-The process outlives the Python that started it: a short-lived shell starts it, so that it becomes
-a child of init and leaves neither a zombie nor a `ResourceWarning` in a test run. Touches processes
-and their logs; asks for ports on loopback.
+The process outlives the Python that started it: a short-lived shell starts it, so it becomes a
+child of init. It leaves neither a zombie nor a `ResourceWarning` in a test run. Touches processes
+and their logs, and looks for free ports on loopback.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.support.waiting import eventually_blocking
 LOOPBACK = "127.0.0.1"
 
 # Below the range from which kernels take the source ports of outgoing connections (32768 on Linux,
-# 49152 on macOS): a client that dials a stopped server again and again on a port of that range ends
-# up connected to itself, and the server then finds its own port taken.
+# 49152 on macOS). A client that dials a stopped server on a port of that range can connect to
+# itself, and then the server finds its own port taken.
 PORTS = range(20_000, 25_000)
 
-# Servers count their connections by this limit; more than this makes Erlang reserve tables for it.
+# The limit of open files. Erlang reserves tables for the limit, so it is not the system's highest.
 OPEN_FILES = 65_536
 
 # POSIX shells give a background command /dev/null as its input; `$1` is the limit, `$2` the log.
@@ -37,12 +37,12 @@ _DETACH = 'ulimit -S -n "$1"; log="$2"; shift 2; "$@" >>"$log" 2>&1 & echo $!'
 
 
 class ServerError(Exception):
-    """A server could not be started, stopped or asked; the text says which, and why."""
+    """A server could not be started, stopped or queried; the text says which one and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of this machine that a server runs as, since most servers refuse root."""
+    """The user that a server runs as, because most servers refuse root."""
 
     name: str
     uid: int
@@ -50,7 +50,7 @@ class Account:
 
     @classmethod
     def unprivileged(cls, *names: str) -> Account | None:
-        """The first of `names` that exists, else `nobody`; None when we are not root ourselves."""
+        """Return the first of `names` that exists, else `nobody`; None if we are not root."""
         if os.geteuid() != 0:
             return None
         for name in (*names, "nobody"):
@@ -62,18 +62,18 @@ class Account:
         raise ServerError(f"none of the users {', '.join(names)}, nobody exists to run a server as")
 
     def owns(self, path: Path) -> None:
-        """Give `path`, and nothing below it, to this user."""
+        """Make this user the owner of `path`, but of nothing below it."""
         os.chown(path, self.uid, self.gid)
 
     def reaches(self, directory: Path) -> bool:
-        """Whether this user may enter `directory`; not so below a home that is closed to others."""
+        """Return whether this user may enter `directory`; a closed home directory forbids it."""
         ask: list[str | Path] = ["/bin/sh", "-c", 'test -x "$0"', directory]
         return run(ask, account=self, cwd=Path("/")).returncode == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process by its id and the time it started: a recycled id is never taken for it."""
+    """A process, known by its id and its start time, so that a reused id is not mistaken for it."""
 
     pid: int
     started: str
@@ -83,7 +83,9 @@ class Process:
         return started_at(self.pid) == self.started
 
     def end(self, with_signal: signal.Signals, patience: float) -> None:
-        """Send `with_signal`, wait `patience` seconds, then SIGKILL; nothing if it is gone."""
+        """
+        Send `with_signal`, wait `patience` seconds, then send SIGKILL. Do nothing if it is gone.
+        """
         if self._ended_by(with_signal, patience) or self._ended_by(signal.SIGKILL, 10):
             return
         raise ServerError(f"process {self.pid} is still there 10 s after SIGKILL")
@@ -103,7 +105,9 @@ class Process:
 
 
 def started_at(pid: int) -> str | None:
-    """When process `pid` started, in an unit of this machine; None when it is gone or a zombie."""
+    """
+    Return when process `pid` started, in a unit of this machine; None if it is gone or a zombie.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -127,7 +131,7 @@ def start(
     environment: Mapping[str, str],
     account: Account | None,
 ) -> Process:
-    """Start `command` in a session of its own; what it says is appended to `log`."""
+    """Start `command` in its own session, and append its output to `log`."""
     arguments = [_open_files(), log, *command]
     shell = ["/bin/sh", "-c", _DETACH, "sh", *map(str, arguments)]
     answer = run(shell, cwd=cwd, environment=environment, account=account, new_session=True)
@@ -153,7 +157,7 @@ def run(
     given: str = "",
     new_session: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `command` to its end, as `account`; code 127 says it is missing, 124 too slow."""
+    """Run `command` to its end as `account`. Code 127: it is missing; 124: it was too slow."""
     try:
         return subprocess.run(
             [str(part) for part in command],
@@ -178,7 +182,7 @@ def run(
 
 
 def must(done: subprocess.CompletedProcess[str], what: str) -> str:
-    """The output of a command that has to succeed; `ServerError` with its last lines otherwise."""
+    """Return the output of a command. Raises `ServerError` with its last lines if it failed."""
     if done.returncode == 0:
         return done.stdout
     said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
@@ -188,7 +192,7 @@ def must(done: subprocess.CompletedProcess[str], what: str) -> str:
 def wait_ready(
     title: str, process: Process, answers: Callable[[], bool], log: Path, within: float
 ) -> None:
-    """Return once `answers()`; `ServerError` with the log's end if it died or took too long."""
+    """Return when `answers()` is true. Raises `ServerError` with the log's end if it ends first."""
     if not eventually_blocking(lambda: answers() or not process.alive, within):
         raise ServerError(f"{title} did not answer within {within:g} s; {tail(log)}")
     if not process.alive:
@@ -196,7 +200,7 @@ def wait_ready(
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of `log`, under a heading that says where they are from."""
+    """Return the last lines of `log` under a heading with its path."""
     try:
         with log.open(errors="replace") as text:
             last = "".join(f"    {line}" for line in deque(text, lines))
@@ -206,8 +210,8 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports of `PORTS` on which nobody listens on loopback."""
-    with ExitStack() as held:  # all held at once, so none is given twice
+    """Return `count` different TCP ports of `PORTS` that are free on loopback."""
+    with ExitStack() as held:  # holds all sockets at once, so no port is given twice
         found: list[int] = []
         for port in random.sample(PORTS, len(PORTS)):
             if len(found) == count:

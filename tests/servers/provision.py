@@ -1,6 +1,6 @@
-"""Bring the servers up, by the first way that works for each, and down again.
+"""Brings the servers up, each by the first way that works, and down again.
 
-Touches what the ways touch: Docker, apt, private processes; and `.servers/`.
+Touches `.servers/` and what the ways touch: Docker, apt, private processes.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from .state import Record, State
 
 Say = Callable[[str], None]
 
-_OTHERS_WITHIN = 1500.0  # seconds for which another `up`, with apt and all, may keep us waiting
+_OTHERS_WITHIN = 1500.0  # seconds to wait for another `up`, which may run apt
 
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where each server is, None where there is none; the names are those of the pytest marks."""
+    """The URL of each server, or None. The names are those of the pytest marks."""
 
     rabbitmq: str | None = None
     postgresql: str | None = None
     mysql: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """The URLs by the environment variables that carry them."""
+        """Return the URLs by environment variable."""
         found = {kind.variable: getattr(self, kind.name) for kind in KINDS}
         return {variable: url for variable, url in found.items() if url is not None}
 
 
 def urls() -> Urls:
-    """The servers at hand: those the environment names, as they are, else those that live."""
+    """Return the servers that the environment names, and for the others those that run."""
     records = State().records()
     return Urls(**{kind.name: _given(kind) or _living(records.get(kind.name)) for kind in KINDS})
 
@@ -53,7 +53,7 @@ def _living(record: Record | None) -> str | None:
 
 @dataclass(slots=True)
 class _Search:
-    """Who is still missing, and why each way failed; `say` hears of everything that takes long."""
+    """The kinds that are still missing, and why each way failed. `say` prints what takes long."""
 
     state: State
     say: Say
@@ -69,10 +69,10 @@ class _Search:
 
 
 def up(say: Say = print, kinds: Sequence[Kind] = KINDS) -> list[Kind]:
-    """Find or start the servers, tell `say` their URLs, and return the missing kinds.
+    """Find or start the servers, print their URLs by `say`, and return the missing kinds.
 
-    A second call finds what the first one started. Raises nothing for a server that cannot be had:
-    `say` gets a loud line with the reason and the remedy.
+    A second call finds what the first one started. A server that cannot be started is no error:
+    `say` prints the reason and the remedy.
     """
     search = _Search(State(), say, list(kinds))
     _from_environment(search)
@@ -88,7 +88,7 @@ def up(say: Say = print, kinds: Sequence[Kind] = KINDS) -> list[Kind]:
 
 
 def down(say: Say = print, kinds: Sequence[Kind] = KINDS) -> None:
-    """End just what `up` and tests started, all at once, and remove its data."""
+    """Stop what `up` and tests started, all at the same time, and remove its data."""
     state = State()
     with state.locked("up.lock", _OTHERS_WITHIN):
         records = list(state.records().values())
@@ -118,7 +118,7 @@ def _from_environment(search: _Search) -> None:
         if url is not None and listens(url):
             search.found(kind, url, f"given by {kind.variable}")
         elif url is not None:
-            search.failed(kind, f"{kind.variable} is set, but nobody answers there")
+            search.failed(kind, f"{kind.variable} is set, but no server answers there")
 
 
 def _already_up(search: _Search) -> None:
@@ -137,15 +137,15 @@ def _how(record: Record) -> str:
 
 
 def _clear_away(search: _Search, kind: Kind, record: Record) -> None:
-    """Remove what is left of a server that ended, or that lives without answering."""
+    """Remove what is left of a server that has ended, or that runs without answering."""
     try:
         kind.private(record, search.state).remove()
     except ServerError as error:
-        search.failed(kind, f"the one of an earlier run is in the way: {error}")
+        search.failed(kind, f"the server of an earlier run is in the way: {error}")
 
 
 def _unclaimed(search: _Search) -> list[Kind]:
-    """Those still missing, but for what a user has named: that is not replaced."""
+    """Return the missing kinds, without those that a user has named: these are not replaced."""
     return [kind for kind in search.missing if _given(kind) is None]
 
 
@@ -171,7 +171,9 @@ def _take_composed(search: _Search, kind: Kind, *, ours: bool) -> None:
         search.state.put(record)
         search.found(kind, record.url, "Docker" if ours else "Docker, already up")
         return
-    search.failed(kind, f"Docker has it, but nobody answers at {record.url}: a remote engine?")
+    search.failed(
+        kind, f"Docker runs it, but no server answers at {record.url}: is the engine remote?"
+    )
     if ours:
         with suppress(ServerError):
             compose.remove([kind.service])

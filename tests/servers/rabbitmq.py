@@ -1,7 +1,7 @@
-"""A private RabbitMQ node, with an EPMD of its own: no other Erlang on the machine ever meets it.
+"""A private RabbitMQ node with its own EPMD, so no other Erlang on the machine connects to it.
 
-Configuration: https://www.rabbitmq.com/docs/configure; works with 3.8 to 4.x. Besides `up`, tests
-use it to stop, kill and start a broker, and to have one of their own (`Rabbit.fresh()`).
+Configuration: https://www.rabbitmq.com/docs/configure; works with 3.8 to 4.x. Tests use it to stop,
+kill and start a broker, and to get a node that no other test uses (`Rabbit.fresh()`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .probes import listens, speaks_amqp
 from .process import LOOPBACK, Process, ServerError, wait_ready
 from .state import State
 
-# The alarms are for machines with somebody to call; here they would only block publishers.
+# In tests, alarms would only block publishers.
 _CONFIGURATION = """\
 listeners.tcp.1 = {loopback}:{amqp}
 vm_memory_high_watermark.relative = 0.9
@@ -31,7 +31,7 @@ _ON_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 
 
 class Rabbit(PrivateServer):
-    """One RabbitMQ node at `url`. Methods block; from a coroutine use `asyncio.to_thread`."""
+    """One RabbitMQ node at `url`. Its methods block; in a coroutine use `asyncio.to_thread`."""
 
     kind = "rabbitmq"
     title = "RabbitMQ"
@@ -40,7 +40,10 @@ class Rabbit(PrivateServer):
 
     @classmethod
     def main(cls) -> Self | None:
-        """The private node that `up` started; None when RabbitMQ came another way or is missing."""
+        """
+        Return the private node that `up` started; None if RabbitMQ came by another way or is
+        missing.
+        """
         state = State()
         record = state.records().get(cls.kind)
         return cls(record, state) if record is not None and record.way == "private" else None
@@ -48,9 +51,10 @@ class Rabbit(PrivateServer):
     @classmethod
     @contextmanager
     def fresh(cls) -> Iterator[Self]:
-        """A new, empty node for one test to maltreat; ended, with its data, on leaving.
+        """
+        A new, empty node that one test may break. It ends, with its data, at the end of the block.
 
-        It is in the state file, so `down` ends it too if the test run is killed. Raises
+        It is in the state file, so `down` ends it if the test run is killed. Raises
         `ServerError` when RabbitMQ is not installed (`Rabbit.program()` is None).
         """
         installed(cls)
@@ -62,8 +66,8 @@ class Rabbit(PrivateServer):
 
     @classmethod
     def program(cls) -> Path | None:
-        # Debian's /usr/sbin/rabbitmq-server is a wrapper that insists on the user and the
-        # directories of the system service; the server's own script is here.
+        # Debian's /usr/sbin/rabbitmq-server is a wrapper that requires the user and the
+        # directories of the system service. The server's own script is here.
         return find_program(["rabbitmq-server"], "/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin")
 
     @classmethod
@@ -78,17 +82,17 @@ class Rabbit(PrivateServer):
         self.write(".erlang.cookie", secrets.token_hex(20), mode=0o400)
 
     def start(self) -> None:
-        """Start the node with the data and ports it had; returns when it takes connections."""
+        """Start the node with its former data and ports, and return when it accepts connections."""
         epmd = self.record.processes.get("epmd")
         if epmd is None or not epmd.alive:
             self._note({**self.record.processes, "epmd": self._start_epmd()})
         super().start()
 
     def _start_epmd(self) -> Process:
-        """EPMD in the foreground; left to Erlang it would be a daemon that outlives the node."""
+        """Run EPMD in the foreground. Erlang would start it as a daemon that outlives the node."""
         program = find_program(["epmd"], *_erts_directories())
         if program is None:
-            raise ServerError("RabbitMQ is installed, but Erlang's `epmd` is not to be found")
+            raise ServerError("RabbitMQ is installed, but Erlang's `epmd` cannot be found")
         log = self.directory / "epmd.log"
         epmd = self._spawn([program, "-address", LOOPBACK], log)
         port = self.record.ports["epmd"]
@@ -99,18 +103,20 @@ class Rabbit(PrivateServer):
         return [installed(type(self))]
 
     def environment(self) -> dict[str, str]:
-        """What the node and `rabbitmqctl` are told; both read it in place of /etc/rabbitmq."""
+        """
+        The settings of the node and of `rabbitmqctl`, which read them in place of /etc/rabbitmq.
+        """
         directory, ports = str(self.directory), self.record.ports
         return {
             **super().environment(),
-            "LC_ALL": "C.UTF-8",  # Elixir complains of any other
+            "LC_ALL": "C.UTF-8",  # Elixir warns of any other
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_EPMD_PORT": str(ports["epmd"]),
             "RABBITMQ_NODENAME": f"{self.record.name}@localhost",
             "RABBITMQ_DIST_PORT": str(ports["distribution"]),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ON_LOOPBACK,
             "RABBITMQ_CTL_ERL_ARGS": _ON_LOOPBACK,
-            "RABBITMQ_CTL_DIST_PORT_MIN": "0",  # any free port, so that many may ask at once
+            "RABBITMQ_CTL_DIST_PORT_MIN": "0",  # any free port, so that several can run at once
             "RABBITMQ_CTL_DIST_PORT_MAX": "0",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_CONFIG_FILE": f"{directory}/rabbitmq.conf",
@@ -118,7 +124,7 @@ class Rabbit(PrivateServer):
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{directory}/enabled_plugins",
             "RABBITMQ_MNESIA_BASE": f"{directory}/data",
             "RABBITMQ_LOG_BASE": f"{directory}/log",
-            # The script then becomes the node, instead of waiting for it as its parent: the process
+            # The script becomes the node instead of waiting for it as its parent: the process
             # id is the node's, SIGTERM and SIGKILL reach it.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
@@ -127,13 +133,16 @@ class Rabbit(PrivateServer):
         return speaks_amqp(self.record.ports["amqp"])
 
     def ctl(self, *arguments: str, within: float = 60) -> str:
-        """What `rabbitmqctl` printed; `ServerError` when it fails or takes over `within` s."""
+        """
+        Return the output of `rabbitmqctl`. Raises `ServerError` if it fails or takes over `within`
+        s.
+        """
         program = installed(type(self)).with_name("rabbitmqctl")
         return self.run_tool([program, "--quiet", *arguments], within=within)
 
 
 def _erts_directories() -> list[str]:
-    """Where Erlang keeps its own programs, which not every package puts into PATH."""
+    """Return the directory of Erlang's own programs, which not every package adds to PATH."""
     erl = find_program(["erl"])
     return (
         [f"{erl.parents[1]}/erts-*/bin", f"{erl.parents[1]}/lib/erlang/erts-*/bin"] if erl else []

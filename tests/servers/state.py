@@ -1,4 +1,4 @@
-"""What runs: `.servers/state.json`. Touches that directory; AIORPC_SERVERS_DIR names another."""
+"""The record of what runs, `.servers/state.json`. Touches that directory, or AIORPC_SERVERS_DIR."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def servers_directory() -> Path:
-    """Where the private servers keep their data, and this package its notes."""
+    """Return the directory for the data of private servers and for the record."""
     return Path(os.environ.get("AIORPC_SERVERS_DIR") or REPOSITORY / ".servers").absolute()
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One server that `up` or a test started: how to reach it and what to end.
+    """One server that `up` or a test started: how to reach it and how to stop it.
 
-    `ours` is false for a composed server that somebody else had started: `down` leaves it alone.
+    `ours` is false for a composed server that was running before: `down` does not stop it.
     `ports` and `processes` are by role: {"amqp": ..., "distribution": ..., "epmd": ...} and
     {"server": ..., "epmd": ...} for RabbitMQ, {"server": ...} for the databases, none for Compose.
     """
@@ -43,7 +43,7 @@ class Record:
 
     @property
     def alive(self) -> bool:
-        """Whether the very process that was started lives, and its port is open."""
+        """Return whether the process that was started still runs, and its port is open."""
         server = self.processes.get("server")
         if self.way == "private" and not (server and server.alive):
             return False
@@ -56,14 +56,14 @@ class Record:
 
 
 class State:
-    """The records on disk; each change is one locked read-modify-write."""
+    """The records on disk. Each change is one locked read-modify-write."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or servers_directory()
         self.path = self.directory / "state.json"
 
     def records(self) -> dict[str, Record]:
-        """Every record by its name; none when the file is missing or not ours to understand."""
+        """Return every record by its name; none if the file is missing or cannot be read."""
         try:
             values = json.loads(self.path.read_text())
             return {name: Record.from_json(value) for name, value in values.items()}
@@ -80,7 +80,9 @@ class State:
 
     @contextmanager
     def locked(self, name: str, within: float) -> Iterator[None]:
-        """Hold the lock file `name`; `ServerError` when another keeps it for `within` s."""
+        """
+        Hold the lock file `name`. Raises `ServerError` if another process holds it for `within` s.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         end = time.monotonic() + within
         with (self.directory / name).open("w") as lock:
@@ -96,7 +98,7 @@ class State:
     def _write(self, records: dict[str, Record]) -> None:
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps({name: asdict(one) for name, one in records.items()}, indent=2))
-        draft.replace(self.path)  # a reader sees the old file or the new one, never half of one
+        draft.replace(self.path)  # a reader sees the old file or the new one, never a part
 
 
 def _taken(descriptor: int) -> bool:

@@ -1,6 +1,6 @@
-"""How `make servers` chooses, knows again and ends servers; with programs made up here, in seconds.
+"""How `make servers` chooses, recognizes and stops servers.
 
-Starts small Python programs that listen on loopback; no RabbitMQ, no database, no Docker, no apt.
+The servers are small Python programs that listen on loopback: no RabbitMQ, database, Docker or apt.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ FAILING = "import sys; sys.exit('disk full, says the program')"
 
 
 class Listener(PrivateServer):
-    """A private server that is a few lines of Python; it comes up wherever the tests run."""
+    """A private server in a few lines of Python, which can start wherever the tests run."""
 
     kind = "listener"
     title = "Listener"
-    accounts = ("root",)  # the interpreter may be where nobody else can go
+    accounts = ("root",)  # the interpreter may be where no other user can go
     ports = ("tcp",)
     source = LISTENER
 
@@ -90,7 +90,7 @@ LISTENER_KIND = kind_of(Listener)
 
 @pytest.fixture(autouse=True)
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state directory of the test's own, and a PATH (returned) without docker and apt-get."""
+    """A separate state directory for the test, and a PATH (returned) without docker and apt-get."""
     for kind in (*KINDS, LISTENER_KIND):
         monkeypatch.delenv(kind.variable, raising=False)
     monkeypatch.delenv("AIORPC_REQUIRE_SERVERS", raising=False)
@@ -110,7 +110,7 @@ def said() -> list[str]:
 
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server of one connection, handled by `answer` in a thread; the value is its port."""
+    """A server for one connection, handled by `answer` in a thread; yields its port."""
 
     def serve() -> None:
         with closing(server.accept()[0]) as connection:
@@ -224,7 +224,7 @@ def test_a_url_of_the_environment_where_nobody_answers_is_not_replaced(
 ) -> None:
     monkeypatch.setenv(LISTENER_KIND.variable, dead_url())
     assert provision.up(said.append, [LISTENER_KIND]) == [LISTENER_KIND]
-    assert f"{LISTENER_KIND.variable} is set, but nobody answers there" in said[-1]
+    assert f"{LISTENER_KIND.variable} is set, but no server answers there" in said[-1]
     assert State().records() == {}
 
 

@@ -1,7 +1,7 @@
 """
-A TCP proxy between a transport and RabbitMQ that knows where frames begin: it can cut what the
-broker sends into small pieces, slip frames in, hold everything back, and hang up. Optionally it
-speaks TLS to the transport. It imports nothing of aiorpc's.
+A TCP proxy between a transport and RabbitMQ that knows where frames begin. It can cut the broker's
+bytes into small pieces, add frames, stop the traffic and hang up. It can speak TLS to the
+transport. It imports nothing of aiorpc.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Proxy:
     """
     Attributes:
         url: where a transport connects to.
-        sent: all that transports have sent so far.
-        piece: the broker's bytes go on in pieces of so many; 0 for as they come.
-        muted: let nothing of the broker's through.
-        deaf: let nothing of the transport's through.
-        reading: clear it, and nothing more is read from transports.
+        sent: all bytes that transports have sent so far.
+        piece: size in bytes of the pieces in which the broker's bytes go on; 0: as they come.
+        muted: whether to hold back all bytes of the broker.
+        deaf: whether to hold back all bytes of the transport.
+        reading: clear it to read nothing more from transports.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,7 +39,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def inject(self, frames: bytes) -> None:
-        """Let *frames* come from the broker."""
+        """Send *frames* to the transports, as if they came from the broker."""
         for client in self._clients:
             client.write(frames)
 

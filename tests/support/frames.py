@@ -1,6 +1,6 @@
 """
-Frames as pamqp writes and reads them, and hypothesis strategies for what they carry. For the tests
-of the codec and of what stands on it; aiorpc itself writes and reads frames without pamqp.
+Writes and reads frames by pamqp, and has hypothesis strategies for messages. The tests of the codec
+compare with it: the codec itself uses no pamqp. Nothing here awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DECIMALS = st.builds(
     st.integers(-0x7FFFFFFF, 0x7FFFFFFF),
     st.integers(0, 20),
 )
-# pamqp reads negative decimals as unsigned ones; everything else must mean the same to both.
+# pamqp reads negative decimals as unsigned ones. Both read everything else alike.
 PLAIN = (
     st.none()
     | st.booleans()
@@ -83,7 +83,7 @@ def marshal(channel: int, *frames: Any) -> bytes:
 
 
 def unmarshal_all(stream: bytes) -> list[tuple[int, Any]]:
-    """(channel, frame) for each frame of *stream*, read by pamqp."""
+    """Return (channel, frame) for each frame of *stream*, read by pamqp."""
     frames = []
     while stream:
         used, channel, frame = pamqp.frame.unmarshal(stream)
@@ -93,7 +93,7 @@ def unmarshal_all(stream: bytes) -> list[tuple[int, Any]]:
 
 
 def content(message: Message, cuts: int) -> list[Any]:
-    """The content frames of *message*, its body in *cuts* pieces or so."""
+    """Return the content frames of *message*, with its body in about *cuts* pieces."""
     properties = spec.Basic.Properties(
         content_type=message.content_type,
         correlation_id=message.correlation_id,

@@ -1,8 +1,8 @@
 """
-Waits for what tells nobody when it happens. Imports nothing of aiorpc's.
+Waits for things that give no event. Imports nothing of aiorpc.
 
-A test waits for an event where there is one. Where there is none, as with a queue at the broker or
-a file that another process writes, it asks again and again, here and nowhere else.
+A test waits for an event if there is one. For something without an event, such as the length of a
+queue at the broker or a file of another process, it polls with these functions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["PATIENCE", "eventually", "eventually_blocking"]
 
 #: Seconds after which something that should happen counts as not happening.
 PATIENCE = 10.0
-#: Turns of the event loop to wait before `eventually` begins to sleep between two questions.
+#: Checks after which `eventually` sleeps 5 ms between two checks, instead of one loop turn.
 _TURNS = 20
 
 
@@ -23,10 +23,10 @@ async def eventually(
     check: Callable[[], object | Awaitable[object]], patience: float = PATIENCE
 ) -> None:
     """
-    Return when *check*, a function or a coroutine function, returns something true.
+    Wait until *check*, a function or a coroutine function, returns a true value.
 
     Raises:
-        TimeoutError: it did not within *patience* seconds.
+        TimeoutError: *check* returned no true value within *patience* seconds.
     """
     async with asyncio.timeout(patience):
         asked = 0
@@ -44,14 +44,14 @@ def eventually_blocking(
     check: Callable[[], object], patience: float = PATIENCE, *, every: float = 0.05
 ) -> bool:
     """
-    Ask *check* every *every* seconds, without an event loop, for at most *patience* seconds.
+    Call *check* every *every* seconds, for at most *patience* seconds, without an event loop.
 
     Returns:
-        Whether it returned something true in time.
+        Whether *check* returned a true value in time.
     """
     end = time.monotonic() + patience
     while not check():
         if time.monotonic() >= end:
             return False
-        time.sleep(every)  # nothing says when it happens
+        time.sleep(every)  # there is no event to wait for
     return True

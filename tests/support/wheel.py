@@ -1,11 +1,12 @@
 """
-The wheel, tried as a user would: built, installed into an empty environment of each interpreter
-found, and tested there by a project that knows nothing of this tree (`tests/testing/project`).
+Tests the wheel as a user would. Builds it, installs it into an empty environment of each
+interpreter found, and runs there the tests of a project that does not know this tree
+(`tests/testing/project`).
 
-    python -m tests.wheel [PYTHON ...]     all of it; or with these interpreters only
+    python -m tests.support.wheel [PYTHON ...]     with each interpreter, or only with these
 
-Needs a package index for what the wheel depends on, and says so where there is none. Writes to a
-temporary directory, and to `dist/` the wheel.
+Needs a package index for the wheel's dependencies. Writes to a temporary directory, and the wheel
+to `dist/`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "tests" / "testing" / "project"
 INTERPRETERS = ("python3.11", "python3.12", "python3.13", "python3.14")
-#: Seconds that one step may take.
+#: Seconds after which a step has failed.
 PATIENCE = 300
 
 _LOOP = ("-o", "asyncio_default_fixture_loop_scope=function")
-#: How the project's tests are run: pytest's arguments.
+#: Pytest's arguments for each run of the project's tests.
 RUNS: Mapping[str, Sequence[str]] = {
     "pytest-asyncio, auto": (*_LOOP, "-o", "asyncio_mode=auto", "test_auto.py"),
     "pytest-asyncio, strict": (
@@ -40,15 +41,15 @@ RUNS: Mapping[str, Sequence[str]] = {
 
 
 class Failed(Exception):
-    """A step failed; the text has what it printed."""
+    """A step failed; the text has its output."""
 
 
 def build(directory: Path) -> Path:
     """
-    The wheel of this tree, made in *directory*, without network where hatchling is installed.
+    Build the wheel of this tree in *directory*. Needs no network if hatchling is installed.
 
     Raises:
-        Failed: it could not be built.
+        Failed: the build failed.
     """
     offline = importlib.util.find_spec("hatchling") is not None
     isolation = ["--no-build-isolation"] if offline else []
@@ -61,10 +62,10 @@ def run(
     command: Sequence[str], cwd: Path = ROOT, environment: Mapping[str, str] | None = None
 ) -> str:
     """
-    What *command* printed.
+    Run *command* and return its output.
 
     Raises:
-        Failed: it did not exit with 0 within :data:`PATIENCE`.
+        Failed: it did not exit with 0 within :data:`PATIENCE` seconds.
     """
     shown = " ".join(command)
     try:
@@ -85,7 +86,9 @@ def run(
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would let the tree, or our options, into the other environments."""
+    """
+    Return our environment without the variables that would bring this tree or our options along.
+    """
     ours = ("PYTHONPATH", "PYTHONHOME", "PYTEST_ADDOPTS", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
@@ -95,7 +98,7 @@ def _pip(python: str) -> list[str]:
 
 
 def interpreters(names: Sequence[str] = INTERPRETERS) -> list[str]:
-    """Those of *names* that are here, can make virtual environments, and are new enough."""
+    """Return the interpreters of *names* that exist, are 3.11 or newer, and have venv."""
     code = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
     found = []
     for name in names:
@@ -110,7 +113,7 @@ def try_wheel(wheel: Path, interpreter: str, directory: Path) -> None:
     Install *wheel* into an empty environment and try it there.
 
     Raises:
-        Failed: something did not go as it should.
+        Failed: a step failed.
     """
     step = functools.partial(_step, interpreter)
     home = directory / Path(interpreter).name
@@ -138,7 +141,7 @@ def try_wheel(wheel: Path, interpreter: str, directory: Path) -> None:
 
 
 class _step:
-    """Prints what is done, and how long it took."""
+    """Prints a step and its duration."""
 
     def __init__(self, interpreter: str, what: str) -> None:
         self._line = f"{Path(interpreter).name:<11} {what}"
@@ -154,7 +157,9 @@ class _step:
 def main(names: Sequence[str]) -> int:
     found = interpreters(names or INTERPRETERS)
     if not found:
-        print(f"none of {', '.join(names or INTERPRETERS)} is here, with venv, and 3.11 or newer")
+        print(
+            f"none of {', '.join(names or INTERPRETERS)} exists with venv and Python 3.11 or newer"
+        )
         return 1
     with tempfile.TemporaryDirectory(prefix="aiorpc-wheel-") as name:
         directory = Path(name)
