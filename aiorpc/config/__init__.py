@@ -1,25 +1,16 @@
 """
-Nameko's YAML, read unchanged and decoded once into one typed value: :class:`Settings`. Also the
-broker's URL, TLS, and how both are shown without secrets.
+The configuration: Nameko's YAML, decoded once into one typed value, :class:`Settings`.
 
-Reads files and environment variables, and nothing else: no connection, no log. It may import
-``exceptions``, msgspec, PyYAML and the standard library; what few programs need (yaml, ssl,
-tomllib, difflib) is imported where it is used, since ``import aiorpc`` has to be quick.
+Also the broker's URL and TLS. Reads files and environment variables; opens no connection and logs
+nothing. Imports ``exceptions`` and msgspec. ``import aiorpc`` has to be quick, so functions import
+yaml, ssl, tomllib and difflib when they need them.
 """
 
 from .broker_url import BrokerUrl, parse_broker_urls
+from .keys import parse_address
+from .loading import from_mapping, load, parse_define, resolve
 from .redaction import redact_url
-from .settings import (
-    SerializerOptions,
-    Settings,
-    TlsOptions,
-    from_mapping,
-    load,
-    parse_address,
-    parse_define,
-    redacted,
-    resolve,
-)
+from .settings import SerializerOptions, Settings, TlsOptions, redacted
 from .tls import ssl_context, tls_server_hostname
 
 __all__ = [

@@ -1,6 +1,5 @@
 """
-``AMQP_URI`` as kombu reads it, as a value. Parses and formats text; imports ``exceptions`` and the
-``redaction`` beside it.
+Parses ``AMQP_URI`` into values, as kombu does. No I/O. Imports ``exceptions`` and ``redaction``.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 from .redaction import MASK, redact_url
+
+__all__ = ["BrokerUrl", "parse_broker_urls"]
 
 _SCHEMES: Mapping[str, Literal["amqp", "amqps", "memory"]] = {
     "amqp": "amqp",
@@ -44,9 +45,9 @@ _PARAMETERS = (
 
 class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One broker, percent-decoded. Hashable; ``str`` and ``repr`` hide the password.
+    The URL of one broker, percent-decoded. Hashable. ``str`` and ``repr`` hide the password.
 
-    For ``memory://name``, ``host`` is the name (maybe empty) and the rest means nothing.
+    For ``memory://name``, ``host`` is the name, which may be empty, and the rest has no meaning.
     """
 
     scheme: Literal["amqp", "amqps", "memory"]
@@ -58,7 +59,7 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[tuple[str, str], ...] = ()
 
     def parameter(self, *names: str) -> str | None:
-        """Value of the first of these query parameters that the URL has."""
+        """The value of the first of these query parameters that the URL has."""
         values = dict(self.query)
         return next((values[name] for name in names if name in values), None)
 
@@ -87,7 +88,7 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """What the query says about TLS, as options of ``AMQP_SSL``; it wins over those."""
+        """The TLS parameters of the query, as options of ``AMQP_SSL``, which they override."""
         query = dict(self.query)
         options: dict[str, Any] = {
             option: query[name] for name, option in _TLS_PARAMETERS.items() if query.get(name)
@@ -108,8 +109,8 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_url(self, **query: str | float) -> str:
         """
-        The URL that aio-pika reads, percent-encoded, password included. Its query is what is given
-        here and nothing else: kombu's parameters mean nothing, or something else, to aio-pika.
+        Return the URL for aio-pika, percent-encoded, with the password. Its query holds only the
+        given parameters, because aio-pika does not understand kombu's.
         """
         if self.scheme == "memory":
             return f"memory://{self.host}"
@@ -117,7 +118,7 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
         return self._with_credentials(credentials) + (f"?{urlencode(query)}" if query else "")
 
     def redacted(self) -> str:
-        """For logs and errors: no password, no query."""
+        """The URL for logs and errors, without password and query."""
         if self.scheme == "memory":
             return self.to_url()
         return self._with_credentials(f"{quote(self.user, safe='')}:{MASK}")
@@ -151,14 +152,15 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
     """
-    Read ``AMQP_URI`` as kombu does: ``[py]amqp[s]://user:password@host:port/vhost?query``, each
-    part optional, user, password, host and vhost percent-encoded; several with ``;`` between them
-    are alternatives. Defaults: guest:guest@localhost, port 5672 (TLS: 5671), vhost ``/`` (which is
-    also what an empty path and ``//`` mean). ``memory://name`` is a broker in this process.
+    Parse ``AMQP_URI`` as kombu does: ``[py]amqp[s]://user:password@host:port/vhost?query``.
 
-    ``tls`` (``AMQP_SSL`` is set), or ``ssl=1`` in the query, makes ``amqps`` of ``amqp``.
+    Each part is optional; user, password, host and vhost are percent-encoded. Several URLs with
+    ``;`` between them are alternatives. Defaults: guest:guest@localhost, port 5672 (TLS: 5671),
+    vhost ``/``, which an empty path and ``//`` mean, too. ``memory://name`` is a broker in this
+    process. ``tls`` (``AMQP_SSL`` is set), or ``ssl=1`` in the query, makes ``amqps`` of ``amqp``.
 
-    Raises ``ConfigurationError`` with the URL, never with its password.
+    Raises:
+        ConfigurationError: names the URL, but never its password.
     """
     try:
         parts = [part.strip() for part in text.split(";")]
@@ -171,12 +173,12 @@ def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
             "AMQP_URI is empty; it looks like amqp://guest:guest@localhost:5672/"
         )
     if len(urls) > 1 and any(url.scheme == "memory" for url in urls):
-        raise ConfigurationError("AMQP_URI: memory:// has no alternatives, it stands alone")
+        raise ConfigurationError("AMQP_URI: memory:// cannot be one of several URLs: use it alone")
     return urls
 
 
 def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
-    """Raises ``ValueError`` with a problem that quotes nothing secret."""
+    """Parse one URL. Raises ``ValueError``, whose text quotes nothing secret."""
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
         raise ValueError(
@@ -201,7 +203,7 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
         vhost=unquote(parts.path[1:]) or "/",
         query=query,
     )
-    _ = url.heartbeat, url.connect_timeout, url.tls_options  # say now what is wrong with them
+    _ = url.heartbeat, url.connect_timeout, url.tls_options  # raises now if one of them is wrong
     if url.scheme == "amqp":
         for name, _ in query:
             if name in _ABOUT_TLS:
@@ -219,14 +221,14 @@ def _parse_memory_url(rest: str) -> BrokerUrl:
 
 
 def _split(rest: str) -> tuple[SplitResult, int | None]:
-    """What comes after the scheme, and the port in it."""
+    """Split the text after the scheme; the port comes as an int."""
     try:
         parts = urlsplit(f"http://{rest}")
         port = parts.port
     except ValueError:
         parts, port = None, None
-    # urlsplit's own errors quote what they choke on: often half a password. An @ behind the host
-    # is of a password with / or ? in it, and what stands there is the other half.
+    # urlsplit's own errors quote the text, often half a password. An @ behind the host belongs to a
+    # password with / or ? in it, and the text there is its other half.
     if parts is None or parts.fragment or "@" in parts.path + parts.query:
         raise ValueError(
             "host and port cannot be told apart; write special characters in user, password and "

@@ -1,6 +1,7 @@
 """
-From what YAML gives to what a type asks for, with errors that say where, what was expected and
-what was there. Knows no setting by name; imports ``exceptions``, msgspec and the standard library.
+Converts values from YAML to the type of a setting, with errors that name the place and the value.
+
+Knows no setting by name. No I/O. Imports ``exceptions`` and msgspec.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 
+__all__ = ["Decoder", "closest", "describe"]
+
 _TYPE_NAMES = {bool: "true or false", float: "number", NoneType: "null", dict: "mapping"}
 
 
 class Decoder:
     """
-    Converts values and names them by their path (``DB_URIS['x:Base']``) where that fails.
+    Converts values. An error names the value by its path, such as ``DB_URIS['x:Base']``.
 
-    ``source`` begins every error; values under ``confidential`` top-level keys are not quoted;
-    ``unset`` are environment variables that were asked for in vain, mentioned where null is wrong.
+    ``source`` begins every error. Errors do not quote values under ``confidential`` top-level keys.
+    ``unset`` are environment variables without a value; an error about null names them.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Decoder:
         self.unset = unset
 
     def convert(self, value: Any, expected: Any, path: str) -> Any:
-        """``value`` as the type ``expected``; raises ``ConfigurationError``."""
+        """Convert ``value`` to the type ``expected``. Raises ``ConfigurationError``."""
         if expected is Any:
             return value
         if isinstance(value, enum.Enum):
@@ -58,12 +61,12 @@ class Decoder:
             return msgspec.convert(value, expected)
         except msgspec.ValidationError:
             raise self.error(
-                f"{path} must be {_describe(expected)}, got {self._show(value, path)}"
+                f"{path} must be {describe(expected)}, got {self._show(value, path)}"
                 f"{self._unset_hint(value)}"
             ) from None
 
     def error(self, text: str) -> ConfigurationError:
-        """The error to raise about this source."""
+        """Return the error to raise about this source."""
         return ConfigurationError(f"{self.source}: {text}")
 
     def _convert_struct(
@@ -84,7 +87,7 @@ class Decoder:
         )
 
     def _show(self, value: Any, path: str) -> str:
-        """Type and value, or the type alone where the value may be secret or is long."""
+        """Describe a value by type and text, or by the type alone if it is secret or long."""
         if value is None:
             return "null"
         text = repr(value)
@@ -104,11 +107,11 @@ class Decoder:
 
 
 def closest(key: str, known: Collection[str]) -> str | None:
-    """The known key of which this is probably a misspelling."""
+    """Return the known key that *key* probably misspells."""
     from difflib import get_close_matches
 
     by_lower_case = {name.lower(): name for name in known}
-    # 0.83 takes AMQP_URL and DB_URL for AMQP_URI and DB_URI, and lets AMQP_USER and TCP_TIMEOUT be.
+    # 0.83 takes AMQP_URL and DB_URL for AMQP_URI and DB_URI, but accepts AMQP_USER and TCP_TIMEOUT.
     matches = get_close_matches(key.lower(), by_lower_case, n=1, cutoff=0.83)
     return by_lower_case[matches[0]] if matches else None
 
@@ -124,7 +127,7 @@ def _arms(expected: Any) -> tuple[Any, ...]:
 
 
 def _arm(expected: Any, origin: type) -> Any:
-    """The arm that is a ``dict[...]``, or a ``list[...]``."""
+    """The arm of the union that is a ``dict[...]``, or a ``list[...]``."""
     return next((arm for arm in _arms(expected) if get_origin(arm) is origin), None)
 
 
@@ -139,22 +142,22 @@ def _is_null(expected: Any) -> bool:
     return expected is NoneType
 
 
-def _describe(expected: Any) -> str:
-    """A type in the words of somebody who writes YAML: ``int >= 1 or null``."""
+def describe(expected: Any) -> str:
+    """Describe a type for somebody who writes YAML: ``int >= 1 or null``."""
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is Annotated:
         base, meta = arguments
         lower = f" >= {meta.ge}" if meta.ge is not None else f" > {meta.gt}"
         upper = f" and <= {meta.le}" if meta.le is not None else ""
-        return f"{_describe(base)}{lower}{upper}"
+        return f"{describe(base)}{lower}{upper}"
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is list:
-        return f"list of {_describe(arguments[0])}"
+        return f"list of {describe(arguments[0])}"
     if origin is dict:
-        return "mapping" if arguments[1] is Any else f"mapping to {_describe(arguments[1])}"
-    if arguments:  # a union; its null reads best at the end
-        return " or ".join(_describe(arm) for arm in sorted(arguments, key=_is_null))
+        return "mapping" if arguments[1] is Any else f"mapping to {describe(arguments[1])}"
+    if arguments:  # a union: null comes last
+        return " or ".join(describe(arm) for arm in sorted(arguments, key=_is_null))
     if isinstance(expected, type) and issubclass(expected, msgspec.Struct):
         return f"mapping with {', '.join(expected.__struct_fields__)}"
     return _TYPE_NAMES.get(expected) or str(expected.__name__)

@@ -1,6 +1,7 @@
 """
-Reading YAML (and TOML) with environment variables in it, as Nameko does. Knows no setting by name;
-imports ``exceptions``, PyYAML and the standard library.
+Reads YAML and TOML and substitutes environment variables in them, as Nameko does.
+
+Reads the file and the environment. Knows no setting by name. Imports ``exceptions`` and PyYAML.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from typing import Any
 
 from ..exceptions import ConfigurationError
 
+__all__ = ["Environment", "parse_yaml", "read_file"]
+
 _NAME = re.compile(r"[^{}:\s]+")
-# Values may name further variables; deeper than this they go in a circle, or double at each step.
+# Values may name further variables. Deeper than this, they refer to one another in a circle.
 _MAX_EXPANSIONS = 10
 
 
 class Environment:
-    """Environment variables, and which of them were asked for in vain."""
+    """Environment variables, and a record of those that a file names and that are not set."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self.variables = os.environ if variables is None else variables
         self.unset: list[str] = []
-        #: What became of text from which variables were missing, and which.
+        #: Text after substitution -> the variables that were missing in it.
         self.incomplete: dict[str, list[str]] = {}
 
     def substitute(self, text: str) -> str:
-        """Replace each ``${NAME}`` and ``${NAME:default}``; values are not looked into."""
+        """Replace each ``${NAME}`` and ``${NAME:default}`` in *text*, but none in their values."""
         known = len(self.unset)
         result = self._substitute(text)
         if missing := self.unset[known:]:
@@ -58,16 +61,17 @@ class Environment:
 
 def read_file(path: str, environment: Environment) -> Any:
     """
-    The content of a YAML file, or of a TOML file by its suffix; variables substituted.
+    Return the content of a YAML file, or of a TOML file by its suffix, with variables substituted.
 
-    Raises ``ConfigurationError`` naming the file; a value of a variable is never quoted.
+    Raises:
+        ConfigurationError: names the file, and never quotes the value of a variable.
     """
     parse = parse_toml if path.endswith(".toml") else parse_yaml
     return parse(_read_text(path), environment, path)
 
 
 def parse_toml(text: str, environment: Environment, source: str) -> Any:
-    """TOML's strings are all quoted, so each that holds ``${`` is taken for a plain scalar."""
+    """Parse TOML. It quotes all strings, so each one with ``${`` is treated as a plain scalar."""
     import tomllib
 
     try:
@@ -78,7 +82,7 @@ def parse_toml(text: str, environment: Environment, source: str) -> Any:
 
 
 def parse_yaml(text: str, environment: Environment, source: str, depth: int = 0) -> Any:
-    """YAML with Nameko's substitution. ``depth`` counts how often a value was expanded already."""
+    """Parse YAML with Nameko's substitution. ``depth`` counts the expansions that led here."""
     if depth > _MAX_EXPANSIONS:
         raise ConfigurationError(
             f"{source}: environment variables refer to each other more than {_MAX_EXPANSIONS} deep,"
@@ -92,7 +96,7 @@ def parse_yaml(text: str, environment: Environment, source: str, depth: int = 0)
         return loader.get_single_data()
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001 - PyYAML's constructors raise what comes: !!bool x
+    except Exception as error:  # noqa: BLE001 - PyYAML's constructors raise anything, as for !!bool x
         raise ConfigurationError(_yaml_problem(error, source, depth)) from None
     finally:
         if loader is not None:
@@ -113,7 +117,7 @@ def _read_text(path: str) -> str:
 
 def _expand(template: str, environment: Environment, source: str, depth: int) -> Any:
     value = environment.substitute(template)
-    # A reference to itself, and text that only looks like a reference, stand as they are.
+    # A variable that refers to itself, and text that only looks like a reference, stay unchanged.
     return template if value == template else parse_yaml(value, environment, source, depth + 1)
 
 
@@ -129,7 +133,7 @@ def _expand_strings(value: Any, environment: Environment, source: str) -> Any:
 
 @functools.cache
 def _yaml_loader() -> Any:
-    """A safe loader that leaves Nameko's two tags, and plain scalars with ``${``, to its owner."""
+    """A safe loader. Its ``expand`` and ``expand_raw`` handle Nameko's two tags and ``${``."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -148,21 +152,21 @@ def _yaml_loader() -> Any:
 
 
 def _yaml_problem(error: Exception, source: str, depth: int) -> str:
-    """PyYAML's complaint without its excerpt of the text, which may hold a password."""
+    """PyYAML's error without its excerpt of the text, which may hold a password."""
     if depth:
         return (
             f"{source}: the value of an environment variable is not valid YAML; "
             'a string is kept as it is by !raw_env_var "${NAME}"'
         )
     problem = getattr(error, "problem", None) or getattr(error, "reason", None)
-    problem = problem or "a value is not what its tag, or its look, says"
+    problem = problem or "a value does not fit its tag"
     mark = getattr(error, "problem_mark", None)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return f"{source} is not valid YAML{place}: {problem}"
 
 
 def _reference(text: str, start: int) -> tuple[str | None, str | None, int]:
-    """Name, default and end of the reference at ``start``; no name: it is ordinary text."""
+    """Name, default and end of the reference at ``start``. No name: it is ordinary text."""
     ordinary = None, None, start + 2
     name = _NAME.match(text, start + 2)
     close = _closing_brace(text, start + 1)
@@ -176,7 +180,7 @@ def _reference(text: str, start: int) -> tuple[str | None, str | None, int]:
 
 
 def _closing_brace(text: str, opening: int) -> int:
-    """Index of the brace that closes the one at ``opening``, or -1. Defaults may hold braces."""
+    """Index of the brace that closes the one at ``opening``, or -1. A default may hold braces."""
     depth = 0
     for index in range(opening, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)

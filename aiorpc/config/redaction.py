@@ -1,7 +1,4 @@
-"""
-How a configuration is shown to people: nothing secret in it. Text in, text out; imports the
-standard library only.
-"""
+"""Masks secrets in URLs and in values that people will see. Pure functions on values and text."""
 
 from __future__ import annotations
 
@@ -9,39 +6,41 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+__all__ = ["MASK", "redact", "redact_url", "redact_urls"]
+
 MASK = "***"
 
 _SECRET_WORDS = frozenset({"authorization", "cred", "credential", "dsn"})
-# Of whole words, and of those that were run together: DBPASS, PRIVATEKEY.
+# Ends of words that say secret, also of words without a separator: DBPASS, PRIVATEKEY.
 _SECRET_ENDINGS = (
     *("key", "pass", "passcode", "passphrase", "passwd", "password", "pwd"),
     *("secret", "token"),
 )
 _HARMLESS = frozenset({"bypass", "compass", "donkey", "hockey", "hotkey", "monkey", "turkey"})
 
-# Not compiled here: that takes its time at every import, and most processes show no configuration.
+# Not compiled here: that would slow down every import, and most processes show no configuration.
 _WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
 _SCHEME = r"[A-Za-z][\w+.-]*://"
 _NEXT_URL = rf"(?<=[;,\s])(?={_SCHEME})"
-# Up to the *last* @, since people forget to encode those in their passwords.
+# Up to the *last* @, because people forget to encode an @ in a password.
 _PASSWORD = r"(?s)(://[^:@]*):.*@"
-# user:password with the host forgotten, or cut off by a # or a ; in the password
+# user:password without a host, or with a # or ; in the password that cuts off the host
 _LONE_PASSWORD = r"(?s)(://[^:@/\[]*):(?!\d*(?:[/?#;,\s]|$)).*"
 _PARAMETER = r"([?&])([^=&#]+)=([^&#]*)"
 
 
 def redact_url(url: str) -> str:
     """
-    A URL with ``***`` for its password and for query parameters that look like one.
+    Mask the password of a URL, and query parameters whose name says secret.
 
-    Several URLs in one string (``url1;url2``) are redacted one by one. What is no valid URL loses
-    rather too much than too little.
+    Masks several URLs in one string (``url1;url2``) one by one. Masks too much, rather than too
+    little, of text that is not a valid URL.
     """
     return "".join(map(_redact_one_url, re.split(_NEXT_URL, url)))
 
 
 def redact_urls(value: Any) -> Any:
-    """A URL, or a mapping of URLs. Text that is no URL is masked: it may be half of one."""
+    """Mask a URL, or a mapping of URLs. Other text is masked as a whole: it may be half a URL."""
     if isinstance(value, Mapping):
         return {name: redact_urls(item) for name, item in value.items()}
     if isinstance(value, str):
@@ -51,8 +50,8 @@ def redact_urls(value: Any) -> Any:
 
 def redact(name: Any, value: Any, known: Collection[str] = ()) -> Any:
     """
-    A value without secrets, at any depth: passwords in URLs, and whatever is named like a
-    password, a secret, a token or a key. ``known`` names are never secret themselves.
+    Mask secrets in a value, at any depth: passwords in URLs, and values whose name says password,
+    secret, token or key. The ``known`` names are never secret.
     """
     if value is not None and name not in known and _is_secret_name(str(name)):
         return MASK
@@ -82,7 +81,7 @@ def _is_secret_name(name: str) -> bool:
 
 
 def _is_secret_word(word: str) -> bool:
-    # "pass" is no plural.
+    # The word itself comes first, because "pass" is not a plural.
     return any(
         one in _SECRET_WORDS or (one.endswith(_SECRET_ENDINGS) and one not in _HARMLESS)
         for one in (word, word.removesuffix("s"))

@@ -1,6 +1,7 @@
 """
-``AMQP_SSL`` and ``amqps://`` as a context of :mod:`ssl`. Reads certificates; opens no connection.
-Imports ``exceptions`` and the modules beside it.
+Makes the :mod:`ssl` context for ``AMQP_SSL`` and ``amqps://``.
+
+Reads certificate files; opens no connection. Imports ``exceptions`` and ``settings``.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from ..exceptions import ConfigurationError
 from .broker_url import BrokerUrl
 from .settings import Settings, TlsOptions
 
+__all__ = ["ssl_context", "tls_server_hostname"]
+
 if TYPE_CHECKING:
-    import ssl  # 10 ms that a process without TLS need not spend
+    import ssl  # takes 10 ms, which a process without TLS saves
 
 
 def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
     """
-    The TLS context for a connection to ``url``, or None for plain TCP.
+    Return the TLS context for a connection to ``url``, or None for plain TCP.
 
-    TLS is asked for by ``amqps://``, by ``ssl=1`` in the URL, or by a truthy ``AMQP_SSL``; without
-    options it verifies against the system's authorities. Options in the URL's query win over those
-    in ``AMQP_SSL``.
+    ``amqps://``, ``ssl=1`` in the URL, and a truthy ``AMQP_SSL`` ask for TLS. Without options the
+    system's authorities verify the certificate. The URL's query overrides ``AMQP_SSL``.
 
-    Safer than Nameko, which checks the broker's host name only where ``server_hostname`` is given:
-    here it is checked wherever a certificate is required, against :func:`tls_server_hostname`.
-    ``check_hostname: false`` keeps the certificate and gives up the name; ``cert_reqs: 0`` gives
-    up both.
+    This is stricter than Nameko, which checks the broker's host name only if ``server_hostname`` is
+    given. Here the name is checked, against :func:`tls_server_hostname`, if a certificate is
+    required. ``check_hostname: false`` switches off the check of the name, ``cert_reqs: 0`` both.
 
-    Raises ``ConfigurationError`` where a file cannot be read or options contradict each other.
+    Raises:
+        ConfigurationError: a file cannot be read, or options contradict each other.
     """
     options = _options(settings, url)
     if options is None:
@@ -45,13 +47,13 @@ def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
 
 
 def tls_server_hostname(settings: Settings, url: BrokerUrl) -> str | None:
-    """The name to send as SNI and to expect in the broker's certificate; None without TLS."""
+    """Return the name for SNI and for the check of the certificate, or None without TLS."""
     options = _options(settings, url)
     return None if options is None else options.server_hostname or url.host
 
 
 def _options(settings: Settings, url: BrokerUrl) -> TlsOptions | None:
-    """None: no TLS."""
+    """Return the options that apply to ``url``, or None for plain TCP."""
     if url.scheme == "memory" or (url.scheme == "amqp" and not settings.amqp_ssl):
         return None
     configured = settings.amqp_ssl if isinstance(settings.amqp_ssl, TlsOptions) else TlsOptions()
@@ -69,7 +71,7 @@ def _set_verification(context: ssl.SSLContext, options: TlsOptions) -> None:
         raise ConfigurationError(
             "AMQP_SSL: check_hostname needs a certificate to check: set cert_reqs: CERT_REQUIRED"
         )
-    # In this order: a context refuses CERT_NONE as long as it checks host names.
+    # This order is necessary: a context that checks host names refuses CERT_NONE.
     context.check_hostname = check_hostname
     context.verify_mode = mode
 
@@ -100,7 +102,7 @@ def _load_certificates(context: ssl.SSLContext, options: TlsOptions) -> None:
             context.set_ciphers(options.ciphers)
         if options.certfile:
             step = f"certfile {options.certfile}, keyfile {options.keyfile}"
-            # The empty password keeps OpenSSL from asking for one on the terminal.
+            # Without a password, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(options.certfile, options.keyfile, password="")
         if options.ca_certs:
             step = f"ca_certs {options.ca_certs}"
