@@ -36,7 +36,7 @@ class Content:
     def answering(self, message: Message) -> Serializer:
         """The serializer of the reply to *message*: its own, or the default if that is unknown."""
         try:
-            return self.serializers.for_content_type(message.content_type)
+            return self.serializers.accepted[message.content_type]
         except MalformedRequest:
             return self.default
 
@@ -55,7 +55,7 @@ class Content:
                 type that is not accepted.
         """
         if serializer is None:
-            serializer = self.serializers.for_content_type(message.content_type)
+            serializer = self.serializers.accepted[message.content_type]
         body = message.body
         if not body:
             refuse_oversized(message)

@@ -198,7 +198,7 @@ def decode(data: bytes) -> Any:
         )  # NaN, 1e999 or a lone surrogate, which kombu reads; or it explains
     except RecursionError:
         raise _unreadable(_TOO_DEEP) from None
-    if _is_too_deep(data):
+    if len(data) > 2 * MAX_DEPTH and _is_too_deep(data):
         raise _unreadable(_TOO_DEEP)
     return value
 
@@ -275,7 +275,7 @@ def _is_too_deep(text: bytes) -> bool:
     Brackets inside strings can hide depth from the first look; the interpreter's recursion limit is
     the bound then. They never make a text look deeper than it is.
     """
-    if len(text) <= 2 * MAX_DEPTH or not (_has_many(b"[", text) or _has_many(b"{", text)):
+    if not (_has_many(b"[", text) or _has_many(b"{", text)):
         return False
     return _nests_deeper(text) and _nests_deeper(_without_strings(text))
 

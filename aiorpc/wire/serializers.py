@@ -166,12 +166,31 @@ _RAW_CONTENT_TYPES = frozenset({"", "application/data", "application/text"})
 # The choice of a configuration
 
 
+class Accepted(dict[str | None, Serializer]):
+    """
+    The serializers that a configuration accepts, by content type.
+
+    A content type that is not a key is looked up again without its parameters (``;
+    charset=utf-8``) and case. MalformedRequest says which types are accepted.
+    """
+
+    def __missing__(self, content_type: str | None) -> Serializer:
+        serializer = self.get(_bare(content_type))
+        if serializer is None:
+            accepted = ", ".join(sorted(map(str, self)))
+            came = f"the content type {content_type!r}" if content_type else "no content type"
+            raise MalformedRequest(
+                f"{came} is not accepted here: send {accepted}, or add it to ACCEPT of the receiver"
+            )
+        return serializer
+
+
 class SerializerSet:
     """The serializers of one configuration: the one to send with, and those that are accepted."""
 
     def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
         self.default = default
-        self._accepted = {serializer.content_type: serializer for serializer in accepted}
+        self.accepted = Accepted((serializer.content_type, serializer) for serializer in accepted)
 
     @classmethod
     def of(cls, settings: Settings) -> SerializerSet:
@@ -186,33 +205,14 @@ class SerializerSet:
         default = known.find(settings.serializer, "serializer")
         return cls(default, [known.find(name, "ACCEPT") for name in settings.accepted])
 
-    def for_content_type(self, content_type: str | None) -> Serializer:
-        """
-        Return the serializer for *content_type*, without regard to its parameters
-        (``; charset=utf-8``).
-
-        Raises:
-            MalformedRequest: it is not accepted. The text says which types are.
-        """
-        serializer = self._accepted.get(content_type or "")
-        if serializer is None:
-            serializer = self._accepted.get(_bare(content_type))
-        if serializer is None:
-            accepted = ", ".join(sorted(self._accepted))
-            came = f"the content type {content_type!r}" if content_type else "no content type"
-            raise MalformedRequest(
-                f"{came} is not accepted here: send {accepted}, or add it to ACCEPT of the receiver"
-            )
-        return serializer
-
     def for_payload(self, content_type: str | None) -> Serializer:
         """
-        Do as :meth:`for_content_type`, for events and plain messages. Without a content type, or
-        with one that only says "data", the payload stays undecoded, as with Nameko.
+        Return the serializer of an event or a plain message. Without a content type, or with one
+        that only says "data", the payload stays undecoded, as with Nameko.
         """
         if _bare(content_type) in _RAW_CONTENT_TYPES:
             return RAW
-        return self.for_content_type(content_type)
+        return self.accepted[content_type]
 
 
 def _bare(content_type: str | None) -> str:
