@@ -1,14 +1,15 @@
 """
-Databases for services, by SQLAlchemy's asyncio side: a session for each call, ORM objects as
-arguments and results. nameko-sqlalchemy's names, awaited.
+Databases for services: a session for each call, and ORM objects as arguments and results. It uses
+SQLAlchemy's asyncio side, and the names of nameko-sqlalchemy.
 
-A leaf: nothing else in aiorpc imports it. It needs the extra ``sqlalchemy``, and one of
-``postgresql`` (asyncpg), ``mysql`` (aiomysql) and ``sqlite`` (aiosqlite) for a driver.
+An optional leaf: only ``aiorpc.testing`` imports it. It needs one of the extras ``postgresql``
+(asyncpg), ``mysql`` (aiomysql) and ``sqlite`` (aiosqlite), or ``sqlalchemy`` for another driver.
 """
 
 from __future__ import annotations
 
-from .engine.opening import DatabaseConfig, configured, open_engine
+from .engine.configuration import DatabaseConfig, configured
+from .engine.opening import open_engine
 from .engine.pool import CallPool, DatabaseUnreachable, PoolTimeout
 from .engine.urls import DatabaseUrl, parse_database_url
 from .providers import CallDatabase, Database, DatabaseSession

@@ -1,11 +1,13 @@
 """
-What a service declares to use a database: ``DatabaseSession`` and ``Database``.
+The dependencies that give a service its database: ``DatabaseSession`` and ``Database``.
+
+Awaits the database when a call ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,10 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
-from .engine.opening import configured, open_engine
+from .engine.configuration import configured
+from .engine.opening import open_engine
 from .session import CallSession, WatchedSession, watch
 
-__all__ = ["CallDatabase", "Database", "DatabaseSession"]
+__all__ = ["CallDatabase", "Database", "DatabaseSession", "session_of"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -24,11 +27,11 @@ _SESSION_DEFAULTS: Mapping[str, Any] = {"expire_on_commit": False, "close_resets
 
 
 class _DatabaseProvider(DependencyProvider[T_co]):
-    """Has an engine as long as the container, one for all providers of the same database."""
+    """Has an engine while the container runs; the providers of one database share it."""
 
-    #: The engine, while the container runs; ``engine.pool`` has the counts.
+    #: The engine; ``engine.pool`` has the counts of connections.
     engine: AsyncEngine
-    #: ``CallSession`` with all its arguments but the call.
+    #: Makes a ``CallSession``; the call is given as an argument.
     _new_session: Callable[..., CallSession]
 
     def __init__(
@@ -66,7 +69,7 @@ class _DatabaseProvider(DependencyProvider[T_co]):
             self._new_session()
         except TypeError as exc:
             raise ConfigurationError(
-                f"{database.key}: a session cannot be made of DB_SESSION_OPTIONS "
+                f"{database.key}: SQLAlchemy cannot make a session of DB_SESSION_OPTIONS "
                 f"({', '.join(sorted(database.session_options))}): {exc}"
             ) from None
         yield
@@ -84,18 +87,18 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
             async def count_books(self) -> int:
                 return await self.db.scalar(select(func.count()).select_from(Book)) or 0
 
-    Its URL is ``DB_URIS["library:Base"]``. It connects with its first query: a call that sends none
-    costs no connection. When the call ends it is rolled back and closed; changes that were not
-    committed are named in a warning.
+    Its URL is ``DB_URIS["library:Base"]``. It connects with its first query; a call without a query
+    uses no connection. When the call ends, the session is rolled back and closed. A warning names
+    changes that were not committed.
 
     Args:
-        declarative_base: the base of the mapped classes; its name is half of the key in
+        declarative_base: the base of the mapped classes; its name is the second half of the key in
             ``DB_URIS``.
-        engine_options: for ``create_async_engine``; ``DB_ENGINE_OPTIONS`` replaces them.
-        session_options: for ``AsyncSession``; ``DB_SESSION_OPTIONS`` replaces them.
-            ``expire_on_commit`` is False unless said otherwise.
+        engine_options: options of ``create_async_engine``; ``DB_ENGINE_OPTIONS`` replaces them.
+        session_options: options of ``AsyncSession``; ``DB_SESSION_OPTIONS`` replaces them.
+            ``expire_on_commit`` is False by default.
         commit: commit when the method has returned and its result is encoded, before the caller is
-            answered; roll back if it raises.
+            answered; roll back if the method raises.
     """
 
     def __init__(
@@ -109,30 +112,12 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
         super().__init__(declarative_base, engine_options, session_options)
         self._commit = commit
 
-    def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[AsyncSession]:
-        return _SessionForCall(self._new_session(call=worker_ctx.call, commits_at_end=self._commit))
-
-
-class _SessionForCall(AbstractAsyncContextManager[AsyncSession]):
-    """
-    A session from entry to the end of its call. No ``@asynccontextmanager``: a generator and its
-    two coroutines cost a good part of what the session does, in every call.
-    """
-
-    __slots__ = ("_session",)
-
-    def __init__(self, session: CallSession) -> None:
-        self._session = session
-
-    async def __aenter__(self) -> AsyncSession:
-        return self._session
-
-    async def __aexit__(self, error_type: object, error: object, traceback: object) -> None:
-        session = self._session
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[AsyncSession]:
+        session = self._new_session(call=worker_ctx.call, commits_at_end=self._commit)
         try:
-            if error_type is not None:
-                return
-            if session.commits_at_end:
+            yield session
+            if self._commit:
                 await session.commit_at_end()
             else:
                 session.warn_of_uncommitted()
@@ -141,7 +126,7 @@ class _SessionForCall(AbstractAsyncContextManager[AsyncSession]):
 
 
 class CallDatabase:
-    """What ``self.db`` is where a service declares ``db = Database(Base)``."""
+    """The value of ``self.db`` in a service that declares ``db = Database(Base)``."""
 
     def __init__(self, provider: _DatabaseProvider[Any], call: object) -> None:
         self._provider = provider
@@ -156,32 +141,27 @@ class CallDatabase:
 
     @property
     def session(self) -> AsyncSession:
-        """The session of this call, made when it is first asked for. Nothing commits it."""
+        """The session of this call, made at first use. Nothing commits it by itself."""
         if self._session is None:
             self._session = self._new_session()
         return self._session
 
     @property
     def was_used(self) -> bool:
-        """Whether ``session`` was asked for in this call."""
+        """Whether this call has used ``session``."""
         return self._session is not None
 
-    def get_session(
-        self, *, close_on_exit: bool = True
-    ) -> AbstractAsyncContextManager[AsyncSession]:
+    @asynccontextmanager
+    async def get_session(self, *, close_on_exit: bool = True) -> AsyncGenerator[AsyncSession]:
         """
-        A session for a block, committed at its end and rolled back if it raises::
+        A session for a block: committed at its end, rolled back if the block raises::
 
             async with self.db.get_session() as session:
                 session.add(Book(title="Emma"))
 
         Args:
-            close_on_exit: False keeps it usable until the call ends.
+            close_on_exit: False keeps the session open until the call ends.
         """
-        return self._block(close_on_exit)
-
-    @asynccontextmanager
-    async def _block(self, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
         session = self._new_session()
         try:
             yield session
@@ -200,7 +180,7 @@ class CallDatabase:
 
     def _new_session(self) -> CallSession:
         session = self._provider._new_session(call=self._call)
-        if self._ended:  # for a task that was left behind: nobody would return its connection
+        if self._ended:  # a task that the method left behind would never return its connection
             session.sync_session.close()
         return session
 
@@ -216,28 +196,23 @@ class CallDatabase:
 
 class Database(_DatabaseProvider[CallDatabase]):
     """
-    Sessions when a call asks for them: ``self.db.session``, one for the call, and ``async with
-    self.db.get_session() as session``, one for a block, committed at its end.
+    Sessions on demand. ``self.db.session`` is one for the whole call; ``async with
+    self.db.get_session() as session`` gives one for a block, and commits it at the end.
 
-    Arguments are those of :class:`DatabaseSession`.
+    Args:
+        declarative_base, engine_options, session_options: as for :class:`DatabaseSession`.
     """
 
-    def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[CallDatabase]:
-        return _DatabaseForCall(CallDatabase(self, worker_ctx.call))
-
-
-class _DatabaseForCall(AbstractAsyncContextManager[CallDatabase]):
-    __slots__ = ("_database",)
-
-    def __init__(self, database: CallDatabase) -> None:
-        self._database = database
-
-    async def __aenter__(self) -> CallDatabase:
-        return self._database
-
-    async def __aexit__(self, error_type: object, error: object, traceback: object) -> None:
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[CallDatabase]:
+        database = CallDatabase(self, worker_ctx.call)
         try:
-            if error_type is None:
-                self._database._warn_of_uncommitted()
+            yield database
+            database._warn_of_uncommitted()
         finally:
-            await self._database._end()
+            await database._end()
+
+
+def session_of(value: Any) -> Any:
+    """A session itself, or that of a ``CallDatabase`` or of its stand-in in a test."""
+    return value if hasattr(value, "rollback") else value.session

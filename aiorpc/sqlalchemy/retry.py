@@ -1,33 +1,39 @@
 """
-Trying a transaction again: nameko-sqlalchemy's ``transaction_retry``, awaited.
+nameko-sqlalchemy's ``transaction_retry``, awaited: runs a method again if its transaction failed.
 
-What is tried again: a connection that was lost, and transactions that the server gave up in favour
-of others (serialisation failures, deadlocks, waits for a lock). Anything else is raised at once.
+It retries a lost connection, and a transaction that the server ended in favour of another: a
+serialisation failure, a deadlock, a lock that was not free in time. It raises other errors at once.
+Awaits the database, and sleeps between attempts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, overload
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..context import current
+from ..exceptions import ConfigurationError
 from .engine.pool import DatabaseUnreachable
-from .methods import mark_retried, require_coroutine_function
-from .providers import CallDatabase
+from .providers import CallDatabase, session_of
 from .session import CallSession
 
-__all__ = ["is_transient", "transaction_retry"]
+__all__ = ["is_retried", "is_transient", "require_coroutine_function", "transaction_retry"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: functools.wraps() copies this mark to the functions around a retried one.
+_RETRIED = "_aiorpc_transaction_retry"
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SQLSTATES = {
@@ -48,18 +54,76 @@ _MYSQL_ERRORS = {
     2006,  # CR_SERVER_GONE_ERROR
     2013,  # CR_SERVER_LOST
 }
-#: ER_SP_DOES_NOT_EXIST: after a deadlock in ``begin_nested()``, rolling back to its savepoint finds
-#: that it went with the transaction, and this is what is raised.
+#: ER_SP_DOES_NOT_EXIST. A deadlock in ``begin_nested()`` ends the whole transaction; the roll back
+#: to the savepoint then fails with this error.
 _NO_SAVEPOINT = 1305
 _SQLITE_ERRORS = ("database is locked", "database table is locked", "database schema is locked")
 
 
-class _Retry(Protocol):
-    # What comes out says object and None, as it may: `@rpc` is overloaded, and where mypy sees an
-    # Any among the arguments of an overload it gives up.
+@dataclass(frozen=True)
+class _Retry:
+    """The decorator that ``transaction_retry(...)`` returns."""
+
+    session: AsyncSession | Callable[[Any], Any] | None
+    total: int
+    backoff_factor: float
+    backoff_max: float | None
+
+    # The result says object and None: mypy drops the types of an overloaded decorator around it,
+    # such as `@rpc`, if an argument has Any.
     def __call__(
         self, function: Callable[P, Coroutine[Any, Any, T]], /
-    ) -> Callable[P, Coroutine[object, None, T]]: ...
+    ) -> Callable[P, Coroutine[object, None, T]]:
+        require_coroutine_function(function, "transaction_retry")
+
+        @functools.wraps(function)
+        async def attempts(*args: P.args, **kwargs: P.kwargs) -> T:
+            for attempt in range(1, self.total + 1):
+                try:
+                    return await one_attempt(*args, **kwargs)
+                except (DBAPIError, DatabaseUnreachable) as error:
+                    if not is_transient(error):
+                        raise
+                    await _roll_back(self._sessions(args))
+                    delay = self._delay(attempt)
+                    deadline = current.get().deadline
+                    if deadline is not None and deadline.remaining() <= delay:
+                        raise
+                    self._log(function, attempt, delay, error)
+                if delay:
+                    await asyncio.sleep(delay)
+            return await one_attempt(*args, **kwargs)
+
+        async def one_attempt(*args: P.args, **kwargs: P.kwargs) -> T:
+            result = await function(*args, **kwargs)
+            if args:
+                await _flush_before_commit(self._sessions(args))
+            return result
+
+        setattr(attempts, _RETRIED, True)
+        return attempts
+
+    def _sessions(self, args: tuple[Any, ...]) -> list[AsyncSession]:
+        if self.session is None:
+            return _sessions_in(args[0]) if args else []
+        if isinstance(self.session, AsyncSession):
+            return [self.session]
+        return [session_of(self.session(args[0]) if callable(self.session) else self.session)]
+
+    def _delay(self, attempt: int) -> float:
+        """Seconds before the next attempt, by the formula of nameko-sqlalchemy."""
+        delay = 0.0 if attempt == 1 else self.backoff_factor * 2.0 ** (attempt - 1)
+        return delay if self.backoff_max is None else min(delay, self.backoff_max)
+
+    def _log(self, function: Any, attempt: int, delay: float, error: Exception) -> None:
+        log.info(
+            "%s: attempt %d of %d failed, retrying in %g s: %s",
+            function.__qualname__,
+            attempt,
+            self.total + 1,
+            delay,
+            getattr(error, "orig", error),
+        )
 
 
 @overload
@@ -85,78 +149,49 @@ def transaction_retry(
     backoff_max: float | None = None,
 ) -> Any:
     """
-    Run a coroutine function again when its transaction failed for a reason that passes::
+    Run a coroutine function again when its transaction failed for a transient reason::
 
         @rpc
         @transaction_retry(total=3, backoff_factor=0.05)
         async def borrow(self, book_id: int) -> None: ...
 
-    It stands under ``@rpc`` and above ``@accepts`` and ``@returns``: what they do is part of the
-    attempt. Changes in a session declared with ``commit=True`` are sent to the database within the
-    attempt; their COMMIT comes later, when the result is encoded, and is not tried again if it
-    fails: a lost connection, PostgreSQL at SERIALIZABLE. Who cannot have that commits by hand.
-
-    The session is rolled back before each new attempt, which starts where the function does: what
-    it did beside the database is done again. A connection can be lost while a commit is under way;
-    then nobody knows whether it was committed, and it is tried again: give such work a unique key.
+    Write it under ``@rpc``, and above ``@accepts`` and ``@returns``: their work belongs to the
+    attempt. A new attempt rolls the session back first, and repeats all that the function does, in
+    other systems too. If a connection is lost during a COMMIT, the work may be done twice: give it
+    a unique key. With ``commit=True``, the COMMIT comes after the attempt and is not retried.
 
     Args:
-        session: what to roll back: a session, or a function from the method's ``self`` to one
+        session: the session to roll back, or a function from the method's ``self`` to it
             (``operator.attrgetter("db.session")``). None: every ``DatabaseSession`` and
-            ``Database`` of the service whose method it is.
-        total: how many times to try again.
-        backoff_factor: seconds to wait: none before the first new attempt, then
-            ``backoff_factor * 2 ** (n - 1)`` before the n-th. The deadline of the call ends it.
-        backoff_max: the longest wait in seconds; None: no bound.
+            ``Database`` of the service.
+        total: how many times to retry.
+        backoff_factor: seconds to wait before the n-th retry: ``backoff_factor * 2 ** (n - 1)``,
+            but none before the first. A retry that would start after the deadline is left out.
+        backoff_max: the longest wait in seconds; None: unlimited.
 
     Raises:
-        ConfigurationError: it decorates what is no coroutine function.
+        ConfigurationError: it decorates something other than a coroutine function.
     """
+    retry = _Retry(session, total, backoff_factor, backoff_max)
+    return retry if function is None else retry(function)
 
-    def decorate(
-        function: Callable[..., Coroutine[Any, Any, T]],
-    ) -> Callable[..., Coroutine[Any, Any, T]]:
-        require_coroutine_function(function, "transaction_retry")
 
-        async def one_attempt(*args: Any, **kwargs: Any) -> T:
-            result = await function(*args, **kwargs)
-            if args:
-                await _flush_what_will_be_committed(session, args)
-            return result
+def require_coroutine_function(method: Any, decorator: str) -> None:
+    """Raise ``ConfigurationError`` unless *decorator* can await what *method* returns."""
+    if not inspect.iscoroutinefunction(method):
+        name = getattr(method, "__qualname__", type(method).__name__)
+        raise ConfigurationError(
+            f"@{decorator} decorates coroutine functions: make {name} `async def`"
+        )
 
-        @functools.wraps(function)
-        async def attempts(*args: Any, **kwargs: Any) -> T:
-            for attempt in range(1, total + 1):
-                try:
-                    return await one_attempt(*args, **kwargs)
-                except (DBAPIError, DatabaseUnreachable) as error:
-                    if not is_transient(error):
-                        raise
-                    await _roll_back(session, args)
-                    delay = _delay(attempt, backoff_factor, backoff_max)
-                    deadline = current.get().deadline
-                    if deadline is not None and deadline.remaining() <= delay:
-                        raise
-                    log.info(
-                        "%s: attempt %d of %d failed, again in %g s: %s",
-                        function.__qualname__,
-                        attempt,
-                        total + 1,
-                        delay,
-                        getattr(error, "orig", error),
-                    )
-                if delay:
-                    await asyncio.sleep(delay)
-            return await one_attempt(*args, **kwargs)
 
-        mark_retried(attempts)
-        return attempts
-
-    return decorate if function is None else decorate(function)
+def is_retried(method: Any) -> bool:
+    """Whether *method* is decorated with ``@transaction_retry``, under any other decorators."""
+    return getattr(method, _RETRIED, False)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when it is tried again."""
+    """Whether the same transaction may succeed if it is run again."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, DatabaseUnreachable)
     if error.connection_invalidated:
@@ -174,12 +209,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _code(original: BaseException | None) -> Any:
-    """What MySQL's drivers give as a number, and SQLite's as words."""
+    """The error code of MySQL's drivers, a number, or the text of SQLite's."""
     return original.args[0] if original is not None and original.args else None
 
 
 def _what_led_to(error: BaseException) -> Iterator[DBAPIError]:
-    """The other errors of the database that were being handled when *error* was raised."""
+    """The earlier database errors that were being handled when *error* was raised."""
     seen = {id(error)}
     found = [error.__cause__, error.__context__]
     while found:
@@ -192,39 +227,25 @@ def _what_led_to(error: BaseException) -> Iterator[DBAPIError]:
             yield earlier
 
 
-def _delay(attempt: int, factor: float, longest: float | None) -> float:
-    delay = 0.0 if attempt == 1 else factor * 2.0 ** (attempt - 1)
-    return delay if longest is None else min(delay, longest)
-
-
-async def _roll_back(session: Any, args: tuple[Any, ...]) -> None:
-    for one in _sessions(session, args):
+async def _roll_back(sessions: list[AsyncSession]) -> None:
+    for session in sessions:
         try:
-            await one.rollback()
+            await session.rollback()
         except (DBAPIError, DatabaseUnreachable) as error:
-            # The connection is gone, and the transaction with it.
+            # The connection is lost, and the transaction with it.
             log.debug("rolling back failed: %r", error)
-            await one.invalidate()
+            await session.invalidate()
 
 
-async def _flush_what_will_be_committed(session: Any, args: tuple[Any, ...]) -> None:
-    for one in _sessions(session, args):
-        if isinstance(one, CallSession) and one.commits_at_end:
-            await one.flush_pending()
+async def _flush_before_commit(sessions: list[AsyncSession]) -> None:
+    """Send the changes that ``commit=True`` commits later, so that their errors are retried."""
+    for session in sessions:
+        if isinstance(session, CallSession) and session.commits_at_end:
+            await session.flush_pending()
 
 
-def _sessions(session: Any, args: tuple[Any, ...]) -> list[AsyncSession]:
-    if session is None:
-        return _sessions_of(args[0]) if args else []
-    if isinstance(session, AsyncSession):
-        return [session]
-    named: Any = session(args[0]) if callable(session) else session
-    # Of a Database, or of what stands in for one.
-    return [named if hasattr(named, "rollback") else named.session]
-
-
-def _sessions_of(service: Any) -> list[AsyncSession]:
-    """Those that the service has on its attributes in this call."""
+def _sessions_in(service: Any) -> list[AsyncSession]:
+    """The sessions in the attributes of *service* that this call has used."""
     found = []
     for value in getattr(service, "__dict__", {}).values():
         if isinstance(value, AsyncSession):

@@ -1,6 +1,8 @@
 """
-The session of one call. It is an ``AsyncSession`` that a cancelled call cannot leave half committed
-or half closed, and that says so when changes were forgotten.
+The session of one call: an ``AsyncSession`` that a cancelled call cannot leave half committed or
+half closed, and that warns of changes which were not committed.
+
+Awaits the database. SQLAlchemy calls the functions at the end, for events, in a greenlet.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
@@ -29,21 +30,20 @@ _CONNECTIONS = "aiorpc_connections"
 
 async def finish(work: Coroutine[Any, Any, T], within: float, *, by: float | None = None) -> T:
     """
-    Await *work* to its end, even if we are cancelled meanwhile; the cancel is raised afterwards.
+    Await *work* to its end, even if we are cancelled meanwhile. Raise the cancellation afterwards.
 
-    Once cancelled, *work* has *within* seconds left, but none after loop time *by*, and none when
-    we are cancelled again; then it is cancelled itself.
+    Args:
+        within: seconds that *work* may take after we are cancelled; then it is cancelled too. If we
+            are cancelled twice, it is cancelled at once.
+        by: the loop time at which *work* is cancelled at the latest, once we are cancelled.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    # As asyncio.wait() does, which makes ready for many tasks.
-    ended: asyncio.Future[None] = loop.create_future()
-    task.add_done_callback(partial(_wake, ended))
     try:
-        await ended
+        await asyncio.wait((task,))
     except asyncio.CancelledError:
-        give_up_at = loop.time() + within
-        timer = loop.call_at(give_up_at if by is None else min(give_up_at, by), task.cancel)
+        latest = loop.time() + within
+        timer = loop.call_at(latest if by is None else min(latest, by), task.cancel)
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
@@ -52,28 +52,23 @@ async def finish(work: Coroutine[Any, Any, T], within: float, *, by: float | Non
         finally:
             timer.cancel()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("failed while its call was cancelled: %r", error)
+            log.warning("a cancelled call failed to finish its transaction: %r", error)
         raise
     return task.result()
-
-
-def _wake(waiter: asyncio.Future[None], _: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class CallSession(AsyncSession):
     """
     An ``AsyncSession`` for one call of one method.
 
-    * ``commit`` is not broken off once the COMMIT is under way: what is done is known.
-    * ``close`` gives the connection back, and the session can be used again; after the call it is
-      closed for good, so that a task left behind cannot take a connection that nobody returns.
+    * A cancelled ``commit`` still finishes its COMMIT, so that the result is known.
+    * ``close`` returns the connection, and the session can be used again. After the call it is
+      closed for good: a task that the method left behind cannot take a connection.
 
     Args:
-        call: who uses it, for messages: what prints as ``service.method``.
-        cleanup_timeout: seconds that a commit or roll back may go on after a cancel.
-        commits_at_end: whether it is committed when the method has returned.
+        call: the call that uses the session, for messages; prints as ``service.method``.
+        cleanup_timeout: seconds to finish a commit or a roll back after a cancellation.
+        commits_at_end: commit when the method has returned.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class CallSession(AsyncSession):
         self._cleanup_timeout = cleanup_timeout
 
     async def commit(self) -> None:
-        # What is flushed can still be given up; it may have to wait for somebody's lock.
+        # A flush may wait for a lock, and can still be cancelled.
         await self.flush_pending()
         await finish(super().commit(), self._cleanup_timeout)
 
@@ -103,8 +98,8 @@ class CallSession(AsyncSession):
 
     async def commit_at_end(self) -> None:
         """
-        Commit when the worker closes, within its time for that. Nobody cancels it there but a
-        middleware with a timeout of its own, and the COMMIT is not broken off for that either.
+        Commit when the worker closes, within ``cleanup_timeout``. Only a middleware with a timeout
+        of its own can cancel us here, and the COMMIT is finished then too.
         """
         if self.in_transaction():
             by = asyncio.get_running_loop().time() + self._cleanup_timeout
@@ -112,19 +107,19 @@ class CallSession(AsyncSession):
 
     async def end(self) -> None:
         """
-        Close for good: roll back what is not committed, give the connection back.
+        Close for good: roll back what is not committed, and return the connection.
 
-        It cannot fail: a connection that does not roll back is thrown away, and what it did not
-        commit the server forgets.
+        It cannot fail: a connection that does not roll back is thrown away, and the server then
+        rolls back.
         """
         session = self.sync_session
         if not session.in_transaction():
-            session.close()  # nothing to say to a server
+            session.close()  # there is nothing to roll back
             return
         task = asyncio.current_task()
         try:
             if task is not None and task.cancelling():
-                # Who cancels us when we take too long has done so, maybe for a session before us.
+                # The timeout around us fires only once, and it may have fired for another session.
                 async with asyncio.timeout(self._cleanup_timeout):
                     await self._roll_back_and_close()
             else:
@@ -133,17 +128,17 @@ class CallSession(AsyncSession):
             await greenlet_spawn(_drop_connections, session)
             if not isinstance(exc, Exception):
                 raise
-            log.warning("%s: its session did not close, and was dropped: %r", self._call, exc)
+            log.warning("%s: its session did not close and was dropped: %r", self._call, exc)
 
     async def end_unbroken(self) -> None:
-        """The same where a cancel may come: inside the method."""
+        """Close for good inside the method, where we may be cancelled."""
         if self.in_transaction():
             await finish(self.end(), self._cleanup_timeout)
         else:
             await self.end()
 
     def warn_of_uncommitted(self) -> None:
-        """Say which changes are about to be rolled back, if there are any."""
+        """Log the changes that are about to be rolled back, if there are any."""
         session = self.sync_session
         if session._is_clean() and not session.info.get(_UNCOMMITTED):
             return
@@ -167,7 +162,7 @@ class CallSession(AsyncSession):
             )
 
     async def flush_pending(self) -> None:
-        """``flush``, without its cost where there is nothing to flush."""
+        """Flush if there is something to flush: ``AsyncSession.flush`` starts a greenlet anyway."""
         if not self.sync_session._is_clean():
             await self.flush()
 
@@ -178,19 +173,19 @@ class CallSession(AsyncSession):
             await self._close_when_unused()
 
     async def _close_when_unused(self) -> None:
-        """A task that the method left behind may be in the middle of something: let it finish."""
-        give_up_at = asyncio.get_running_loop().time() + self._cleanup_timeout
+        """Close once a task that the method left behind has finished its statement."""
+        latest = asyncio.get_running_loop().time() + self._cleanup_timeout
         while True:
             await asyncio.sleep(0.01)
             try:
                 return await greenlet_spawn(self.sync_session.close)
             except IllegalStateChangeError:
-                if asyncio.get_running_loop().time() > give_up_at:
+                if asyncio.get_running_loop().time() > latest:
                     raise
 
 
 class _Transaction(AsyncSessionTransaction):
-    """``async with session.begin():``, whose commit is not broken off either."""
+    """``async with session.begin():``; its COMMIT is finished even if the call is cancelled."""
 
     async def commit(self) -> None:
         session = self._owner
@@ -214,8 +209,10 @@ class _Transaction(AsyncSessionTransaction):
 
 class WatchedSession(Session):
     """
-    Remembers whether it sent changes that are not committed. By methods, where listeners would do:
-    one for ``do_orm_execute`` makes SQLAlchemy prepare every query twice.
+    Remembers whether it sent changes that are not committed.
+
+    It overrides methods because a listener for ``do_orm_execute`` makes SQLAlchemy prepare every
+    query twice.
     """
 
     def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
@@ -236,7 +233,7 @@ class WatchedSession(Session):
 
 
 def watch(session_cls: type[Session]) -> None:
-    """Let sessions of *session_cls* remember their connections, and flushes not committed."""
+    """Make sessions of *session_cls* remember their connections, and whether they flushed."""
     if not event.contains(session_cls, "after_flush", _flushed):
         event.listen(session_cls, "after_begin", _began)
         event.listen(session_cls, "after_flush", _flushed)
@@ -248,23 +245,23 @@ def _began(session: Session, _: Any, connection: Connection) -> None:
     held = session.info.get(_CONNECTIONS)
     if held is None:
         session.info[_CONNECTIONS] = [connection]
-    else:  # a session may live through very many transactions
+    else:  # a session may have very many transactions: forget the connections that ended
         held[:] = [one for one in held if not one.closed]
         held.append(connection)
 
 
 def _drop_connections(session: Session) -> None:
     """
-    Throw away what *session* holds. A session whose roll back failed does not know its connections
-    any more, and would leave them to the garbage collector.
+    Throw away the connections of *session*. A session whose roll back failed forgets them, and
+    would leave them to the garbage collector.
     """
     for connection in session.info.pop(_CONNECTIONS, ()):
         if not connection.closed:
             try:
                 connection.invalidate()
                 connection.close()
-            except Exception as exc:  # noqa: BLE001 - one must not keep the others
-                log.debug("dropping a connection failed: %r", exc)
+            except Exception as exc:  # noqa: BLE001 - drop the others too
+                log.debug("could not drop a connection: %r", exc)
 
 
 def _flushed(session: Session, _: Any) -> None:
@@ -272,5 +269,5 @@ def _flushed(session: Session, _: Any) -> None:
 
 
 def _settled(session: Session) -> None:
-    if session.get_nested_transaction() is None:  # a savepoint settles nothing
+    if session.get_nested_transaction() is None:  # the end of a savepoint commits nothing
         session.info.pop(_UNCOMMITTED, None)

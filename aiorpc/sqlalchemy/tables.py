@@ -1,7 +1,8 @@
 """
-The tables of services, for demos, tests and first steps. What is in production is changed by
-migrations (Alembic); ``open_engine(configured(...))`` is the engine that they need, with all that
-its URL says to the driver.
+Creates the tables of services, for demos, tests and first steps. Awaits the database.
+
+In production, use migrations (Alembic). ``open_engine(configured(...))`` gives them an engine with
+all the arguments of the configured URL.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 from ..config import Settings
 from ..exceptions import ConfigurationError
 from ..extensions import providers_of, service_name_of
-from .engine.opening import configured, open_engine
+from .engine.configuration import configured
+from .engine.opening import open_engine
 from .providers import Database, DatabaseSession
 
 __all__ = ["create_tables"]
@@ -28,11 +30,11 @@ async def create_tables(
     Create the tables that are missing in the databases of *services*.
 
     Args:
-        drop: drop them first, with all that is in them.
+        drop: drop the tables first, with all their rows.
 
     Raises:
-        ConfigurationError: a database is not configured, or lives in memory only and would be
-            gone before a service could use it.
+        ConfigurationError: a database is not configured, or is a SQLite database in memory, which
+            is deleted before a service can use it.
     """
     for service in services:
         name = service_name_of(service)
@@ -45,9 +47,9 @@ async def create_tables(
             database = configured(config, name, base)
             if database.url.in_memory:
                 raise ConfigurationError(
-                    f"{database.key} is a SQLite database in memory, and each container has one of "
-                    "its own: name a file (sqlite:///library.db), or make the tables in a method, "
-                    "by self.db.engine of a Database"
+                    f"{database.key} is a SQLite database in memory, and each container has its "
+                    "own: name a file (sqlite:///library.db), or create the tables in a method, "
+                    "with self.db.engine of a Database"
                 )
             async with (
                 open_engine(database) as engine,

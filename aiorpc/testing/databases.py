@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import (
     AsyncSessionTransaction,
 )
 
-from ..sqlalchemy.engine.opening import configured, open_engine
+from ..sqlalchemy.engine.configuration import configured
+from ..sqlalchemy.engine.opening import open_engine
 from ..sqlalchemy.providers import CallDatabase
 
 __all__ = ["SessionDatabase", "opened_session"]
@@ -98,7 +99,7 @@ class SessionDatabase(CallDatabase):
         return True
 
     @asynccontextmanager
-    async def _block(self, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
+    async def get_session(self, *, close_on_exit: bool = True) -> AsyncGenerator[AsyncSession]:
         session = self._only_session
         savepoint = await session.begin_nested()
         self._blocks += 1

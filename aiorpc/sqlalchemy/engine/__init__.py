@@ -1,1 +1,1 @@
-"""Database URLs, drivers, engines and pools."""
+"""Database URLs, drivers, engines and their connection pool. Knows no session and no service."""

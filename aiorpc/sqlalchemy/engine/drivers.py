@@ -1,6 +1,7 @@
 """
-What SQLAlchemy does not ask of the drivers: asyncpg, aiomysql, aiosqlite. Imports none of them
-before it is used.
+What we ask of asyncpg, aiomysql and aiosqlite beside what SQLAlchemy asks.
+
+Awaits the drivers. Imports none of them at the top: only the driver in use has to be installed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = [
 
 
 def looks_alive(connection: Any) -> bool:
-    """Whether the driver, without asking the server, knows of no end of the connection."""
+    """Whether the driver believes the connection to be open. Asks nothing of the server."""
     match driver_of(connection):
         case "asyncpg":
             return not connection.is_closed()
@@ -39,40 +40,43 @@ def looks_alive(connection: Any) -> bool:
 
 
 def driver_of(connection: Any) -> str:
+    """The name of the package that *connection*, a driver's own connection, comes from."""
     return type(connection).__module__.partition(".")[0]
 
 
 async def roll_back_interrupted(connection: Any) -> None:
-    """End what aiosqlite's *connection* does, and its transaction."""
-    with contextlib.suppress(ValueError, sqlite3.Error):  # it is closed already, or in no state to
+    """End the statement of aiosqlite's *connection*, and roll back its transaction."""
+    with contextlib.suppress(ValueError, sqlite3.Error):  # closed already, or nothing to roll back
         await connection.interrupt()
         await connection.rollback()
 
 
-# MariaDB and MySQL go on with a statement when its connection is cut. aiomysql cuts it when it is
-# cancelled, where asyncpg asks the server to stop, so this is done here.
+# MariaDB and MySQL continue a statement when its connection is cut. aiomysql cuts its connection
+# when it is cancelled; asyncpg asks the server to stop. So for aiomysql we ask the server here.
 
 
 class Statement(NamedTuple):
-    """What a connection was doing when it was cut."""
+    """A statement that a server still runs, though its connection was cut."""
 
-    #: The name and the port of the server, by which it knows itself.
+    #: The host name and the port that the server gives for itself.
     server: tuple[Any, ...]
     thread_id: int
 
 
-#: Two servers behind one address give the same ids.
+#: The server of each connection: two servers behind one address may give the same thread ids.
 _servers: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
 
 
 def note_server(connection: Any, _: object = None) -> None:
-    """Remember which server aiomysql's *connection*, just opened, leads to."""
-    with contextlib.suppress(Exception):  # what speaks MySQL's protocol may not know its name
+    """Remember the server of aiomysql's *connection*, which was just opened."""
+    with contextlib.suppress(
+        Exception
+    ):  # a server with MySQL's protocol may not have these variables
         _servers[connection.driver_connection] = _server_of(connection)
 
 
 def broken_off(connection: Any) -> Statement | None:
-    """What goes on at the server, if aiomysql's *connection* was cut in the middle of something."""
+    """The statement that the server still runs after aiomysql cut *connection*; None if none."""
     server = _servers.get(connection) if driver_of(connection) == "aiomysql" else None
     if server is None or getattr(connection, "_close_reason", None) is None:
         return None
@@ -80,7 +84,7 @@ def broken_off(connection: Any) -> Statement | None:
 
 
 def kill(connection: Any, statement: Statement) -> None:
-    """End *statement*, and the transaction around it, over another connection to its server."""
+    """End *statement* and its transaction over *connection*, if that leads to the same server."""
     if _server_of(connection) == statement.server:
         with contextlib.closing(connection.cursor()) as cursor:
             cursor.execute(f"KILL {statement.thread_id:d}")
@@ -92,13 +96,17 @@ def _server_of(connection: Any) -> tuple[Any, ...]:
         return tuple(cursor.fetchone())
 
 
-# What aiomysql itself does not do, or not any more.
+# What aiomysql 0.3 does not do.
 
 
 async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any) -> Any:
     """
-    ``aiomysql.connect``; by TLS or not at all, if *tls_for* names what asks for it. aiomysql alone
-    uses TLS where the server offers it, and else says nothing and goes on.
+    Connect as ``aiomysql.connect`` does, and require TLS if *tls_for* is given.
+
+    aiomysql itself continues without TLS, and without a warning, if the server offers none.
+
+    Args:
+        tls_for: the place in the configuration that asks for TLS, for the error.
 
     Raises:
         ConfigurationError: the server offers no TLS. No password has been sent.
@@ -109,9 +117,9 @@ async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any
         await connection._connect()
     except _NoTls:
         raise ConfigurationError(
-            f"{tls_for} asks for TLS, and the server offers none, or somebody on the way says so: "
-            "set it up there, take the ssl arguments out of the URL, or write ssl_mode=preferred, "
-            "which goes on without"
+            f"{tls_for} asks for TLS, but the server, or someone in between, offers none. Set up "
+            "TLS on the server, take the ssl arguments out of the URL, or write "
+            "ssl_mode=preferred, which connects without TLS where the server offers none"
         ) from None
     return connection
 
@@ -120,7 +128,7 @@ class _NoTls(Exception):
     pass
 
 
-#: MySQL's bit for it, in what a server says it can do.
+#: The bit for TLS in the capabilities of a MySQL server.
 _CLIENT_SSL = 1 << 11
 
 
@@ -139,7 +147,7 @@ def _connection_class() -> Any:
             await super()._request_authentication()
 
         def escape(self, obj: Any) -> Any:
-            # aiomysql 0.3 calls a function for bytes that PyMySQL 1.2 does not have any more.
+            # aiomysql 0.3 calls a function that PyMySQL 1.2 removed.
             return f"_binary X'{obj.hex()}'" if isinstance(obj, bytes) else super().escape(obj)
 
     return MendedConnection

@@ -1,9 +1,13 @@
 """
-The pool of connections of one engine: calls get them in their order, and within their deadlines.
+The connection pool of one engine. It serves calls in their order, within their deadlines.
 
-SQLAlchemy's own pool (``AsyncAdaptedQueuePool``) does not know deadlines, lets newcomers overtake
-who waits, wakes nobody when an attempt to connect fails, and throws a connection away when the call
-that opens it is cancelled. This one has the same options and counts.
+SQLAlchemy's own pool (``AsyncAdaptedQueuePool``) knows no deadlines, lets a newcomer overtake the
+calls that wait, wakes no waiting call when an attempt to connect fails, and throws a connection
+away when the call that opens it is cancelled. ``CallPool`` has the same options and counts. ADR 5
+has the reasons.
+
+Awaits the database server. SQLAlchemy calls the methods without an underscore, and ``_do_...``, in
+a greenlet, where ``await_only`` can wait.
 """
 
 from __future__ import annotations
@@ -14,46 +18,87 @@ import math
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import exc
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
-from sqlalchemy.util.concurrency import in_greenlet
 
 from ...context import current
-from .drivers import Statement, broken_off, driver_of, kill, looks_alive, roll_back_interrupted
+from .closing import InterruptiblePool
+from .drivers import looks_alive
 
 __all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
-#: Seconds for which an unused connection is taken to be alive if it looks alive: a ping costs more
-#: than a small query (asyncpg's is three round trips).
+T = TypeVar("T")
+
+#: Seconds without use after which a connection is pinged. A younger one is only looked at, because
+#: a ping costs more than a small query (three round trips with asyncpg).
 PING_AFTER = 1.0
 
-#: Seconds for the server to take leave of a connection that is thrown away.
-TERMINATE = 2.5
-
-#: Seconds that a connection may still take to open when the call that wanted it is gone.
+#: Seconds to finish opening a connection after the call that wanted it was cancelled.
 LINGER = 5.0
 
 
 class DatabaseUnreachable(ConnectionError):
-    """The database server cannot be connected to. The text says which, and why."""
+    """The database server cannot be connected to. The text names the database and the reason."""
 
 
 class PoolTimeout(exc.TimeoutError):
-    """No connection came free in time. The text says how many there are and what to change."""
+    """No connection became free in time. The text has the pool's limits and what to change."""
 
 
-class CallPool(Pool):
+class _WaitingLine(Generic[T]):
     """
-    At most ``pool_size + max_overflow`` connections, of which ``pool_size`` stay open unused.
+    Calls that wait for a connection, served in the order in which they came.
 
-    A call that finds none free waits its turn, ``pool_timeout`` seconds at most and so long as its
-    deadline leaves time to say that it was in vain.
+    Args:
+        take_back: called with a value that was handed to a waiter which was cancelled meanwhile.
+    """
+
+    def __init__(self, take_back: Callable[[T], None]) -> None:
+        self._take_back = take_back
+        self._waiters: deque[asyncio.Future[T]] = deque()
+
+    def __len__(self) -> int:
+        return sum(not waiter.done() for waiter in self._waiters)
+
+    async def wait(self, within: float) -> T:
+        """
+        Wait up to *within* seconds to be served.
+
+        Raises:
+            TimeoutError: nobody served it in time.
+        """
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(within):
+                return await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():  # served and cancelled at the same time
+                self._take_back(waiter.result())
+            waiter.cancel()
+            raise
+
+    def serve(self, value: T) -> bool:
+        """Hand *value* to the waiter that has waited longest. False if nobody waits."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(value)
+                return True
+        return False
+
+
+class CallPool(InterruptiblePool):
+    """
+    At most ``pool_size + max_overflow`` connections; up to ``pool_size`` of them stay open unused.
+
+    A call that finds no free connection waits up to ``pool_timeout`` seconds, and a moment less
+    than its deadline, so that the caller gets the error.
     """
 
     _is_asyncio = True  # pyright: ignore[reportAssignmentType]  # as SQLAlchemy's own pools do
@@ -74,26 +119,22 @@ class CallPool(Pool):
         self._use_lifo = use_lifo
         self._keep: float = pool_size or math.inf
         self._limit: float = math.inf if self._max_overflow < 0 else pool_size + max_overflow
-        #: Unused connections, each with the time at which it was given back.
+        #: Unused connections, each with the time at which it was returned.
         self._idle: deque[tuple[ConnectionPoolEntry, float]] = deque()
-        #: How many of ``_limit`` are taken: by connections, used or not, and attempts to open one.
+        #: The part of ``_limit`` in use: by connections, used or not, and by attempts to connect.
         self._places = 0
-        #: Calls that wait. They get a connection, or None: a place in which to open one.
-        self._waiting: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
-        #: What has begun and ends by itself, above all attempts to connect.
-        self._background: set[asyncio.Task[Any]] = set()
-        #: The database's name in the configuration, for messages.
-        self.database = ""
+        #: A waiting call gets a connection, or None: a place in which to open one.
+        self._line: _WaitingLine[ConnectionPoolEntry | None] = _WaitingLine(self._take_back)
 
     # What SQLAlchemy asks of a pool
 
     def connect(self) -> PoolProxiedConnection:
         try:
             return super().connect()
-        except OSError as error:  # asyncpg lets these through as they are
+        except OSError as error:  # asyncpg's errors of the network pass SQLAlchemy unchanged
             raise DatabaseUnreachable(
-                f"cannot connect to {self.database or 'the database'}: {error or repr(error)}; is "
-                "the server up, and are host and port of its URL in DB_URIS right?"
+                f"cannot connect to {self.database or 'the database'}: {error or repr(error)}. "
+                "Check that the server is up, and the host and port of its URL in DB_URIS"
             ) from error
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -103,7 +144,7 @@ class CallPool(Pool):
         if self._places < self._limit:
             self._places += 1
         else:
-            handed_over: ConnectionPoolEntry | None = await_only(self._turn())
+            handed_over: ConnectionPoolEntry | None = await_only(self._wait())
             if handed_over is not None:
                 return self._checked(handed_over, monotonic())
         opened: ConnectionPoolEntry = await_only(self._open())
@@ -112,15 +153,12 @@ class CallPool(Pool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if record.dbapi_connection is None:  # invalidated: its place is free for a new one
             self._free_place()
-        elif (waiter := self._next_waiter()) is not None:
-            waiter.set_result(record)
+        elif self._line.serve(record):
+            pass
         elif len(self._idle) < self._keep:
             self._idle.append((record, monotonic()))
         else:
-            try:
-                record.close()
-            finally:
-                self._free_place()
+            self._discard(record)
 
     def recreate(self) -> CallPool:
         pool = type(self)(
@@ -142,11 +180,7 @@ class CallPool(Pool):
 
     def dispose(self) -> None:
         while self._idle:
-            record, _ = self._idle.pop()
-            try:
-                record.close()
-            finally:
-                self._free_place()
+            self._discard(self._idle.pop()[0])
 
     # Counts, by the names of QueuePool
 
@@ -166,6 +200,10 @@ class CallPool(Pool):
     def overflow(self) -> int:
         return self._places - self._size
 
+    def waiting(self) -> int:
+        """Calls that wait for a connection. ``QueuePool`` does not have this count."""
+        return len(self._line)
+
     def status(self) -> str:
         return (
             f"Pool size: {self._size}  Connections in pool: {self.checkedin()} Current Overflow: "
@@ -174,61 +212,43 @@ class CallPool(Pool):
 
     # Waiting
 
-    async def _turn(self) -> ConnectionPoolEntry | None:
-        waiter: asyncio.Future[ConnectionPoolEntry | None]
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        patience = self._patience()
+    async def _wait(self) -> ConnectionPoolEntry | None:
+        patience = self._timeout
+        if (deadline := current.get().deadline) is not None:
+            # The error needs a moment to reach the caller before the deadline.
+            remaining = deadline.remaining()
+            patience = max(0.0, min(patience, remaining - min(0.25, max(0.02, remaining * 0.05))))
         try:
-            async with asyncio.timeout(patience):
-                return await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled():  # it came, and we are leaving
-                self._hand_back(waiter.result())
-            waiter.cancel()
-            if isinstance(error, TimeoutError):
-                raise PoolTimeout(self._explain(patience)) from None
-            raise
-
-    def _patience(self) -> float:
-        """Seconds to wait; a little is kept back for the answer to reach the caller in time."""
-        deadline = current.get().deadline
-        if deadline is None:
-            return self._timeout
-        remaining = deadline.remaining()
-        return max(0.0, min(self._timeout, remaining - min(0.25, max(0.02, remaining * 0.05))))
+            return await self._line.wait(patience)
+        except TimeoutError:
+            raise PoolTimeout(self._explain(patience)) from None
 
     def _explain(self, patience: float) -> str:
-        waiting = sum(not waiter.done() for waiter in self._waiting)
-        own_bound = patience >= self._timeout
+        bound = "pool_timeout" if patience >= self._timeout else "the deadline of the call"
         return (
-            f"no connection to {self.database or 'the database'} came free within {patience:.2f} s "
-            f"({'pool_timeout' if own_bound else 'what the deadline of the call left'}): all "
-            f"{self._limit:g} are taken (pool_size {self._size}, max_overflow "
-            f"{self._max_overflow}), and {waiting} more calls wait. Raise these in "
-            "DB_ENGINE_OPTIONS, commit or roll back before slow work so that connections go back "
-            "sooner, or lower max_workers"
+            f"no connection to {self.database or 'the database'} became free within "
+            f"{patience:.2f} s ({bound}): all {self._limit:g} are in use (pool_size {self._size}, "
+            f"max_overflow {self._max_overflow}), and {self.waiting()} more calls wait. Raise "
+            "the limits in DB_ENGINE_OPTIONS, commit or roll back before slow work so that "
+            "connections return sooner, or lower max_workers"
         )
 
-    def _next_waiter(self) -> asyncio.Future[ConnectionPoolEntry | None] | None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                return waiter
-        return None
-
     def _free_place(self) -> None:
-        """Give the place to the call that waits longest; it opens a connection there."""
-        if (waiter := self._next_waiter()) is not None:
-            waiter.set_result(None)
-        else:
+        """Give a place to the call that waits longest; it opens a connection there."""
+        if not self._line.serve(None):
             self._places -= 1
 
-    def _hand_back(self, record: ConnectionPoolEntry | None) -> None:
-        """Return outside of SQLAlchemy's greenlet, where nothing can be awaited."""
+    def _discard(self, record: ConnectionPoolEntry) -> None:
+        try:
+            record.close()
+        finally:
+            self._free_place()
+
+    def _take_back(self, record: ConnectionPoolEntry | None) -> None:
+        """Return *record* outside of SQLAlchemy's greenlet, where closing it cannot be awaited."""
         if record is None:
             self._free_place()
-        elif len(self._idle) < self._keep or any(not waiter.done() for waiter in self._waiting):
+        elif len(self._idle) < self._keep or len(self._line):
             self._do_return_conn(record)
         else:
             self._in_background(greenlet_spawn(self._do_return_conn, record))
@@ -237,9 +257,9 @@ class CallPool(Pool):
 
     async def _open(self) -> ConnectionPoolEntry:
         """
-        Connect in a task of its own, in the place that we hold. If the call is cancelled meanwhile
-        the connection is opened all the same, and serves the next one: drivers that are cancelled
-        while they connect leave sockets and threads behind.
+        Connect in a task of its own, in the place that we hold. If the call is cancelled meanwhile,
+        the connection is still opened, and serves the next call: drivers that are cancelled while
+        they connect leave sockets and threads behind.
         """
         task = self._in_background(greenlet_spawn(self._create_connection))
         try:
@@ -259,80 +279,17 @@ class CallPool(Pool):
         if task.cancelled():
             self._free_place()
         elif (error := task.exception()) is not None:
-            log.debug("connecting to %s failed: %r", self.database, error)
+            log.debug("%s: an attempt to connect failed: %r", self.database, error)
             self._free_place()
         else:
             record = task.result()
             record.fresh = False  # type: ignore[attr-defined]  # who gets it may get it late
-            self._hand_back(record)
-
-    def _in_background(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
-
-    async def settle(self, within: float) -> None:
-        """Wait for what goes on in the background, *within* seconds; then end it."""
-        if self._background:
-            _, late = await asyncio.wait(self._background, timeout=within)
-            for task in late:
-                task.cancel()
-
-    # Closing
-
-    def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
-        if terminate and in_greenlet():
-            await_only(self._terminate(connection))
-        else:
-            super()._close_connection(connection, terminate=terminate)
-
-    async def _terminate(self, connection: DBAPIConnection) -> None:
-        """
-        Close a connection that a cancelled call leaves in the middle of something. First politely,
-        so that the server ends what it does; but some drivers wait for it without a bound.
-        """
-        driver_connection = self._dialect.get_driver_connection(connection)
-        if driver_of(driver_connection) == "aiosqlite":
-            # Its thread runs to the end of the statement, and never ends if it is stopped twice. So
-            # it is left to itself where we are cancelled.
-            await asyncio.shield(self._in_background(self._end_sqlite(connection)))
-            return
-        try:
-            async with asyncio.timeout(TERMINATE):
-                if (statement := broken_off(driver_connection)) is not None:
-                    await asyncio.shield(self._in_background(self._kill(statement)))
-                await greenlet_spawn(super()._close_connection, connection, terminate=True)
-        except TimeoutError:
-            log.debug("%s: a connection did not close in %g s", self.database, TERMINATE)
-
-    async def _end_sqlite(self, connection: DBAPIConnection) -> None:
-        """A connection closed with a cursor alive would keep its transaction, and the lock."""
-        try:
-            await roll_back_interrupted(self._dialect.get_driver_connection(connection))
-        finally:  # its thread would keep the process from ending
-            await greenlet_spawn(super()._close_connection, connection, terminate=True)
-
-    async def _kill(self, statement: Statement) -> None:
-        """End it at the server, which goes on with it, and keeps its locks, when we are gone."""
-        try:
-            async with asyncio.timeout(TERMINATE):
-                await greenlet_spawn(self._kill_by_another, statement)
-        except Exception as exc:  # noqa: BLE001 - the server may be gone, or full
-            log.debug("%s: a statement was not ended at the server: %r", self.database, exc)
-
-    def _kill_by_another(self, statement: Statement) -> None:
-        # None: it belongs to no entry of this pool.
-        connection = self._invoke_creator(None)  # type: ignore[arg-type]
-        try:
-            kill(connection, statement)
-        finally:
-            super()._close_connection(connection, terminate=True)
+            self._take_back(record)
 
     # Liveness
 
     def _checked(self, record: ConnectionPoolEntry, returned_at: float) -> ConnectionPoolEntry:
-        """Spare it the ping if it was used a moment ago and looks alive."""
+        """Spare *record* the ping if it was used a moment ago and looks alive."""
         if (
             self._pre_ping
             and monotonic() - returned_at < PING_AFTER

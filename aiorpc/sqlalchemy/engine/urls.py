@@ -1,8 +1,8 @@
 """
-A database URL as people write it for sync SQLAlchemy, and as its asyncio side needs it.
+Translates a database URL from the form of sync SQLAlchemy to the form of its asyncio side.
 
-Text in, values out: no connection is made here. Nothing that this file raises or returns for people
-to read holds a password.
+Awaits nothing, and connects nowhere. No text that people read, in an error or a ``repr``, has a
+password.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from sqlalchemy.exc import ArgumentError
 
 from ...config import redact_url
 from ...exceptions import ConfigurationError
-from ..schemas.arguments import aiomysql_arguments, asyncpg_arguments, sqlite_arguments
+from .url_arguments import aiomysql_arguments, asyncpg_arguments, sqlite_arguments
 
 __all__ = ["DatabaseUrl", "parse_database_url"]
 
-# What stands before the "+", and the driver that is awaited when none is named.
+# The kind of database, before the "+" of a URL, and the asyncio driver that we choose for it.
 _DRIVERS = {
     "postgresql": "asyncpg",
     "mysql": "aiomysql",
     "mariadb": "aiomysql",
     "sqlite": "aiosqlite",
 }
-# heroku's spelling, which SQLAlchemy dropped in 1.4
+# SQLAlchemy 1.4 dropped Heroku's spelling, postgres://.
 _OTHER_NAMES = {"postgres": "postgresql", "pgsql": "postgresql", "sqlite3": "sqlite"}
 
-# Drivers that cannot be awaited, as they stand in the configuration of Nameko services.
+# Sync drivers in the configuration of Nameko services.
 _SYNC_DRIVERS = frozenset(
     {"psycopg2", "psycopg2cffi", "pg8000"}
     | {"pymysql", "mysqldb", "mysqlconnector", "mariadbconnector", "cymysql"}
@@ -42,7 +42,7 @@ _EXTRAS = {"asyncpg": "postgresql", "aiomysql": "mysql", "aiosqlite": "sqlite"}
 
 @dataclass(frozen=True, repr=False)
 class DatabaseUrl:
-    """What ``create_async_engine`` takes: its URL, and what its driver takes beside it."""
+    """A URL for ``create_async_engine``, and the arguments that go straight to the driver."""
 
     url: URL
     connect_args: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class DatabaseUrl:
 
     @property
     def in_memory(self) -> bool:
-        """Whether it is a SQLite database that lives as long as its last connection."""
+        """Whether this is a SQLite database in memory, which its last connection deletes."""
         return self.driver == "aiosqlite" and self.url.database in (None, "", ":memory:")
 
     def __str__(self) -> str:
@@ -71,17 +71,17 @@ class DatabaseUrl:
 
 def parse_database_url(text: str, where: str = "the database URL") -> DatabaseUrl:
     """
-    Translate *text* to an asyncio driver and to the arguments that it knows.
+    Translate *text* for an asyncio driver.
 
-    ``postgres://`` and a bare ``postgresql://`` go to asyncpg, ``mysql://`` and ``mariadb://`` to
-    aiomysql, ``sqlite://`` to aiosqlite. A driver that is named (``+psycopg``, ``+asyncmy``) is
-    kept, unless it cannot be awaited (``+psycopg2``, ``+pymysql``): then the one above is taken.
+    ``postgres://`` and ``postgresql://`` get asyncpg, ``mysql://`` and ``mariadb://`` aiomysql,
+    ``sqlite://`` aiosqlite. A URL that names an asyncio driver (``+psycopg``, ``+asyncmy``) keeps
+    it; a sync driver (``+psycopg2``, ``+pymysql``) is replaced.
 
     Args:
-        where: what holds the URL, for messages.
+        where: the place of the URL in the configuration, for messages.
 
     Raises:
-        ConfigurationError: it is no URL, or has an argument that the driver does not know.
+        ConfigurationError: *text* is no URL, or has an argument that the driver does not have.
     """
     url = _with_async_driver(_parse(text, where), where)
     driver = url.drivername.partition("+")[2]
@@ -91,7 +91,7 @@ def parse_database_url(text: str, where: str = "the database URL") -> DatabaseUr
         query, connect_args = aiomysql_arguments(url.query, where)
     elif driver == "aiosqlite":
         query, connect_args = sqlite_arguments(url.query, where)
-    else:  # somebody chose it, and knows what it takes
+    else:  # the user chose the driver, and knows its arguments
         query, connect_args = dict(url.query), {}
     return DatabaseUrl(url.set(query=query), connect_args)
 
@@ -100,11 +100,11 @@ def _parse(text: str, where: str) -> URL:
     try:
         return make_url(text)
     except (ArgumentError, ValueError):
-        # Their texts may quote a piece of the password.
+        # The texts of these errors may quote a part of the password.
         raise ConfigurationError(
-            f"{where} is no database URL: {redact_url(text) if '://' in text else '(hidden)'}; it "
-            "looks like postgresql://user:password@host:5432/database, with what is special in a "
-            "password written as %40 for @, %2F for /, %3A for :"
+            f"{where} is no database URL: {redact_url(text) if '://' in text else '(hidden)'}. "
+            "Write postgresql://user:password@host:5432/database, and special characters of a "
+            "password as %40 for @, %2F for /, %3A for :"
         ) from None
 
 
@@ -114,9 +114,9 @@ def _with_async_driver(url: URL, where: str) -> URL:
     if not driver or driver in _SYNC_DRIVERS:
         if backend not in _DRIVERS:
             raise ConfigurationError(
-                f"{where} names no driver that can be awaited: write {backend}+DRIVER://..., for "
-                "example mssql+aioodbc:// or oracle+oracledb_async://; without a driver aiorpc "
-                f"knows {', '.join(sorted(_DRIVERS))}"
+                f"{where} names no asyncio driver: write {backend}+DRIVER://..., for example "
+                "mssql+aioodbc:// or oracle+oracledb_async://. aiorpc chooses a driver for "
+                f"{', '.join(sorted(_DRIVERS))}"
             )
         driver = _DRIVERS[backend]
     return url.set(drivername=f"{backend}+{driver}")

@@ -1,1 +1,1 @@
-"""Marshmallow schemas: arguments are loaded, results are dumped."""
+"""ORM objects as arguments and results. Only this folder imports marshmallow."""

@@ -1,5 +1,7 @@
 """
-``@returns`` and ``@accepts``: methods that return and take ORM objects, under ``@rpc``.
+``@returns`` and ``@accepts``, for methods under ``@rpc`` that return and take ORM objects.
+
+Awaits the database through ``dump`` and ``load``.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...exceptions import ConfigurationError
 from ...extensions import providers_of
-from ..methods import is_retried, require_coroutine_function
-from ..providers import Database, DatabaseSession
+from ..providers import Database, DatabaseSession, session_of
+from ..retry import is_retried, require_coroutine_function
 from .dump import Lazy, dump
 from .load import invalid, validated
 from .made import AnySchema, as_schema
@@ -41,20 +43,20 @@ def returns(
 
 def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load") -> Any:
     """
-    Let a method return ORM objects; its caller gets plain data::
+    Dump the ORM objects that a method returns; its caller gets plain data::
 
         @rpc
         @returns(AuthorSchema())
         async def get_author(self, author_id: int) -> Author | None:
             return await self.db.get(Author, author_id)
 
-    They are dumped while the session is open.
+    The session is still open when they are dumped.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns).
-        many: the method returns several, in a list or as a query's result. None: as the
+        many: the method returns several objects, in a list or as a query's result. None: as the
             schema says.
-        lazy: ``load`` what is not loaded, or ``raise``, naming what to load in the query.
+        lazy: ``load`` attributes that are not loaded, or ``raise`` an error that names them.
 
     Raises:
         NotLoaded: an attribute is not loaded, and *lazy* is ``raise`` or its session is closed.
@@ -81,7 +83,7 @@ def accepts(
     **named: AnySchema,
 ) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Callable[..., Coroutine[object, None, R]]]:
     """
-    Make ORM objects of a method's arguments before it runs::
+    Load ORM objects from a method's arguments before it runs::
 
         @rpc
         @accepts(author=AuthorSchema())
@@ -92,57 +94,61 @@ def accepts(
     Args:
         schemas: for the first arguments, in their order; *named*: by the argument's name. A
             marshmallow schema (with ``many=True`` for lists), its class, or a mapped class.
-        update: look objects up by the primary keys that arrive, and change them. Otherwise they
-            are new (transient): adding one whose key exists is an ``IntegrityError``.
-        session: the attribute that has the session for *update*; needed only where the service has
-            more than one for the class.
+        update: look objects up by the primary keys in the data, and change them. Otherwise the
+            objects are new (transient): adding one whose key exists is an ``IntegrityError``.
+        session: the attribute with the session for *update*; needed only if the service has
+            several for the class.
 
     Raises:
-        BadArguments: an argument is not valid; ``messages`` has marshmallow's, by argument and
-            field.
+        BadArguments: an argument is not valid; ``messages`` has marshmallow's messages by argument
+            and field.
         ConfigurationError: when the class is made: the method has no such argument, or
-            ``@transaction_retry`` stands under an *update*, which belongs above it.
+            ``@transaction_retry`` stands under an *update*; it belongs above.
     """
+    return functools.partial(_accepting, schemas, named, update, session)
 
-    def decorate(
-        method: Callable[..., Coroutine[Any, Any, R]],
-    ) -> Callable[..., Coroutine[object, None, R]]:
-        require_coroutine_function(method, "accepts")
-        if update and is_retried(method):
-            # A new attempt begins with a roll back, which undoes what was loaded before it.
-            raise ConfigurationError(
-                f"{method.__qualname__}: @accepts(update=True) above @transaction_retry would lose "
-                "the changes when it tries again: put @transaction_retry above @accepts"
-            )
-        arguments = _arguments(method, schemas, named)
 
-        @functools.wraps(method)
-        async def loading(*args: Any, **kwargs: Any) -> R:
-            given: dict[int | str, Any] = dict(enumerate(args))
-            given.update(kwargs)
-            messages: dict[str, Any] = {}
-            for argument in arguments:
-                place = argument.index if argument.index in given else argument.name
-                if place not in given or argument.is_loaded(given[place]):
-                    continue
-                source = _session_of(args[0], argument, session) if update else None
-                try:
-                    given[place] = await validated(argument.schema, given[place], source)
-                except ValidationError as exc:
-                    messages[argument.name] = exc.messages
-            if messages:
-                raise invalid(messages, where=method.__qualname__)
-            positional = (given[index] for index in range(len(args)))
-            return await method(*positional, **{name: given[name] for name in kwargs})
+def _accepting(
+    schemas: tuple[AnySchema, ...],
+    named: Mapping[str, AnySchema],
+    update: bool,
+    session: str | None,
+    method: Callable[..., Coroutine[Any, Any, R]],
+) -> Callable[..., Coroutine[object, None, R]]:
+    require_coroutine_function(method, "accepts")
+    if update and is_retried(method):
+        # A new attempt begins with a roll back, which undoes what was loaded before it.
+        raise ConfigurationError(
+            f"{method.__qualname__}: @accepts(update=True) above @transaction_retry would lose the "
+            "changes when it tries again: put @transaction_retry above @accepts"
+        )
+    arguments = _arguments(method, schemas, named)
 
-        _annotate(method, {argument.name: argument.wire_type for argument in arguments})
-        return loading
+    @functools.wraps(method)
+    async def loading(*args: Any, **kwargs: Any) -> R:
+        given: dict[int | str, Any] = dict(enumerate(args))
+        given.update(kwargs)
+        messages: dict[str, Any] = {}
+        for argument in arguments:
+            place = argument.index if argument.index in given else argument.name
+            if place not in given or argument.is_loaded(given[place]):
+                continue
+            source = _session_for(args[0], argument, session) if update else None
+            try:
+                given[place] = await validated(argument.schema, given[place], source)
+            except ValidationError as exc:
+                messages[argument.name] = exc.messages
+        if messages:
+            raise invalid(messages, where=method.__qualname__)
+        positional = (given[index] for index in range(len(args)))
+        return await method(*positional, **{name: given[name] for name in kwargs})
 
-    return decorate
+    _annotate(method, {argument.name: argument.wire_type for argument in arguments})
+    return loading
 
 
 class _Argument:
-    """One argument that a schema makes an object of."""
+    """An argument of a method, and its schema."""
 
     def __init__(self, index: int, parameter: inspect.Parameter, schema: AnySchema) -> None:
         _require_schema(schema, "accepts")
@@ -151,7 +157,7 @@ class _Argument:
         self.schema = schema
         self._may_be_none = parameter.default is None
         many = isinstance(schema, Schema) and schema.many
-        #: What the sender sends; replaces an annotation that names a mapped class.
+        #: The type on the wire; it replaces an annotation that names a mapped class.
         self.wire_type: Any = list[dict[str, Any]] if many else dict[str, Any]
 
     @property
@@ -160,7 +166,7 @@ class _Argument:
         return schema.opts.model if isinstance(schema, SQLAlchemySchema) else None
 
     def is_loaded(self, value: Any) -> bool:
-        """Whether there is nothing to do: a test, or the service itself, passed objects."""
+        """Whether *value* is an object already: a test, or the service itself, may pass one."""
         if value is None:
             return self._may_be_none
         model = self.model
@@ -182,7 +188,7 @@ def _arguments(
     }
     if len(schemas) > len(by_name):
         raise ConfigurationError(
-            f"@accepts has {len(schemas)} schemas, and {method.__qualname__} has {len(by_name)} "
+            f"@accepts has {len(schemas)} schemas, but {method.__qualname__} has {len(by_name)} "
             "arguments"
         )
     wanted = {**dict(zip(by_name, schemas, strict=False)), **named}
@@ -195,13 +201,9 @@ def _arguments(
     return [_Argument(*by_name[name], schema) for name, schema in wanted.items()]
 
 
-def _session_of(service: Any, argument: _Argument, attribute: str | None) -> AsyncSession:
+def _session_for(service: Any, argument: _Argument, attribute: str | None) -> AsyncSession:
     """The session of *service* for the class of *argument*."""
-    if attribute is None:
-        attribute = _attribute_for(type(service), argument)
-    value = getattr(service, attribute)
-    if not isinstance(value, AsyncSession):  # of a Database, or of what stands in for one
-        value = value.session
+    value = session_of(getattr(service, attribute or _attribute_for(type(service), argument)))
     assert isinstance(value, AsyncSession)
     return value
 
@@ -233,10 +235,10 @@ def _require_schema(schema: Any, decorator: str) -> None:
 
 def _annotate(method: Callable[..., Any], annotations: Mapping[str, Any]) -> None:
     """
-    Say what goes over the wire in place of what the method works with: a request is checked
-    against the annotations, and a mapped class is nothing that can be checked.
+    Replace annotations of *method* by the types on the wire: requests are checked against the
+    annotations, and data cannot be checked against a mapped class.
     """
     try:
         method.__annotations__.update(annotations)
-    except NameError:  # Python 3.14 evaluates them all; some name is not there yet
+    except NameError:  # Python 3.14 evaluates them all, and a name may not exist yet
         method.__annotations__ = dict(annotations)

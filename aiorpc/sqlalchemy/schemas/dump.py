@@ -1,9 +1,9 @@
 """
-ORM objects to plain data.
+Dumps ORM objects as plain data. Awaits the database for attributes that are not loaded.
 
-marshmallow knows nothing of asyncio: a schema that reaches a relationship which is not loaded would
-raise ``MissingGreenlet``. So it runs where SQLAlchemy can wait, as in ``session.run_sync``; with
-``lazy="raise"`` it runs over what is loaded only.
+marshmallow cannot await: a schema that reads a relationship which is not loaded would raise
+``MissingGreenlet``. So it runs in a greenlet, where SQLAlchemy can wait, as in
+``session.run_sync``. With ``lazy="raise"`` it reads only what is loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import event, inspect
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult, async_session
-from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, RelationshipProperty
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, RelationshipProperty, Session
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.util import greenlet_spawn
 
@@ -30,20 +30,20 @@ Lazy: TypeAlias = Literal["load", "raise"]
 
 
 class NotLoaded(AioRpcError):
-    """A schema needs an attribute that is not loaded. The text names it and what loads it."""
+    """A schema needs an attribute that is not loaded. The text names it, and how to load it."""
 
 
 async def dump(
     schema: AnySchema, value: Any, *, many: bool | None = None, lazy: Lazy = "load"
 ) -> Any:
     """
-    ORM objects as plain data: a dict, or a list of dicts if *many*; None for None.
+    Dump ORM objects as plain data: a dict, or a list of dicts if *many*; None for None.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns).
         many: None: as the schema says.
-        lazy: what to do about attributes that are not loaded: ``load`` them one by one, in the
-            session that the object belongs to, or ``raise``.
+        lazy: for attributes that are not loaded: ``load`` each with a query, in the session of
+            the object, or ``raise``.
 
     Raises:
         NotLoaded: an attribute is not loaded, and *lazy* is ``raise`` or its session is closed.
@@ -53,23 +53,21 @@ async def dump(
     schema = as_schema(schema)
     many = bool(schema.many if many is None else many)
     value = await _collected(value, many)
-    await _flush_what_will_be_committed(schema, value if many else [value], lazy)
+    await _flush_before_commit(schema, value if many else [value], lazy)
     run = schema.dump if lazy == "load" else functools.partial(_dump_loaded, schema)
     try:
-        # Where SQLAlchemy can wait for what it loads.
         return await greenlet_spawn(run, value, many=many)
     except DetachedInstanceError as exc:
         _refuse_unloaded(schema, value if many else [value])
         raise NotLoaded(f"{type(schema).__name__}: {exc}") from exc
 
 
-async def _flush_what_will_be_committed(schema: Schema, values: Sequence[Any], lazy: Lazy) -> None:
+async def _flush_before_commit(schema: Schema, values: Sequence[Any], lazy: Lazy) -> None:
     """
-    The database gives keys and defaults, and the caller is to see them: ``commit=True`` sends the
-    changes only when the result is encoded.
+    Send the changes that ``commit=True`` commits after the dump, so that the dump has the keys and
+    defaults from the database.
     """
-    sessions = {state.session for state in map(_state_of, values) if state and state.session}
-    for session in sessions:
+    for session in _sessions_of(values):
         owner = async_session(session)
         if not isinstance(owner, CallSession) or not owner.commits_at_end:
             continue
@@ -82,7 +80,7 @@ async def _flush_what_will_be_committed(schema: Schema, values: Sequence[Any], l
 async def _load_rest_of(
     new: set[InstanceState[Any]], session: CallSession, schema: Schema, values: Sequence[Any]
 ) -> None:
-    """No query could have loaded what *schema* reads of objects that were not there before."""
+    """Load what *schema* reads of the objects *new*: no query of the method could load it."""
     missing: dict[InstanceState[Any], list[str]] = {}
     for value in values:
         for state, name in _unloaded(schema, value):
@@ -93,35 +91,38 @@ async def _load_rest_of(
 
 
 async def _collected(value: Any, many: bool) -> Any:
-    """The objects themselves, out of whatever a query gave."""
+    """The objects in *value*, which may be the result of a query."""
     if isinstance(value, AsyncResult | AsyncScalarResult):
         value = [one async for one in value]
     if not many:
         if isinstance(value, list | tuple | set | Iterator) and not isinstance(value, Row):
             raise ConfigurationError(
-                f"a {type(value).__name__} was to be dumped by a schema for one object: add "
+                f"cannot dump a {type(value).__name__} with a schema for one object: add "
                 "many=True, or take one() of a query's result"
             )
         return _entity(value)
     if isinstance(value, Mapping | str) or not isinstance(value, Iterable):
         raise ConfigurationError(
-            f"one {type(value).__name__} was to be dumped by a schema for many objects: leave out "
+            f"cannot dump one {type(value).__name__} with a schema for many objects: leave out "
             "many=True"
         )
     return [_entity(one) for one in value]
 
 
 def _entity(value: Any) -> Any:
-    """``execute(select(Author))`` gives rows of one author, where ``scalars`` gives authors."""
+    """The object in a row of one: ``execute(select(Author))`` gives rows, ``scalars`` authors."""
     return value[0] if isinstance(value, Row) and len(value) == 1 else value
 
 
 def _dump_loaded(schema: Schema, value: Any, *, many: bool) -> Any:
-    """Dump what is loaded. What fields read by methods of their own is caught when it loads."""
+    """
+    Dump what is loaded, or raise ``NotLoaded``. A listener refuses the loads of fields whose reads
+    are not known before, such as ``fields.Function``.
+    """
     values = value if many else [value]
     _refuse_unloaded(schema, values)
     refuse = functools.partial(_refuse_to_load, schema)
-    sessions = {state.session for state in map(_state_of, values) if state and state.session}
+    sessions = _sessions_of(values)
     for session in sessions:
         event.listen(session, "do_orm_execute", refuse)
     try:
@@ -140,10 +141,14 @@ def _refuse_to_load(schema: Schema, execution: ORMExecuteState) -> None:
             raise NotLoaded(_remedy(schema, relationship.parent, name, detached=False))
     if execution.is_relationship_load or execution.is_column_load:
         raise NotLoaded(
-            f"{type(schema).__name__} reads what is not loaded of "
-            f"{mapper.class_.__name__ if mapper else 'an object'}, by a property or a method: "
+            f"{type(schema).__name__} reads, by a property or a method, an attribute of "
+            f"{mapper.class_.__name__ if mapper else 'an object'} that is not loaded: "
             'load it in the query, refresh the object, or dump with lazy="load"'
         )
+
+
+def _sessions_of(values: Iterable[Any]) -> set[Session]:
+    return {state.session for state in map(_state_of, values) if state and state.session}
 
 
 def _state_of(value: Any) -> InstanceState[Any] | None:
@@ -158,14 +163,14 @@ def _refuse_unloaded(schema: Schema, values: Iterable[Any]) -> None:
 
 
 def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[InstanceState[Any], str]]:
-    """What *schema* reads of *value*, and of what is nested in it, that is not loaded."""
+    """The attributes that *schema* reads of *value* and of nested objects, and are not loaded."""
     state = _state_of(value)
     if state is None or state.transient or state.pending:
         return
     unloaded = state.unloaded
     for field_name, field in schema.dump_fields.items():
         if isinstance(field, fields.Function | fields.Method | fields.Constant):
-            continue  # what these read, nobody can tell
+            continue  # what these read is not known
         name = (field.attribute or field_name).partition(".")[0]
         if name in unloaded:
             yield state, name
@@ -200,8 +205,8 @@ def _remedy(schema: Schema, mapper: Mapper[Any], name: str, *, detached: bool) -
                 ' (the database sets it: __mapper_args__ = {"eager_defaults": True} reads it when '
                 "the row is written)"
             )
-    why = "its session is closed" if detached else 'lazy="raise" forbids to load it now'
+    why = "its session is closed" if detached else 'lazy="raise" forbids loading it now'
     return (
         f"{type(schema).__name__} needs {attribute}, which is not loaded, and {why}: {remedy}, or "
-        f"take {name} out of the schema"
+        f"remove {name} from the schema"
     )

@@ -1,8 +1,8 @@
 """
-Plain data to ORM objects.
+Loads ORM objects from plain data. Awaits the database where a session is given.
 
-A schema with a session looks rows up and changes them; without one it makes new objects only. A
-schema keeps its session in an attribute, and calls overlap: each load has fields of its own.
+With a session, marshmallow-sqlalchemy looks rows up and changes them; without one, it makes new
+objects. A schema has its session in an attribute, and calls overlap, so each load uses a copy.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, fields
 from marshmallow_sqlalchemy import SQLAlchemySchema
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from ...exceptions import BadArguments
-from .made import AnySchema, as_schema, nesting_field, with_nested
+from .made import AnySchema, as_schema
 
 __all__ = ["invalid", "load", "validated"]
 
@@ -32,20 +32,21 @@ async def load(
     name: str = "",
 ) -> Any:
     """
-    Plain data as an ORM object, or as a list of them if *many*.
+    Load plain data as an ORM object, or as a list of objects if *many*.
 
-    Without a *session* the objects are new (transient), whatever *data* says. With one, an object
-    whose primary key is in *data* is looked up and **changed**, as marshmallow-sqlalchemy does:
-    give a session only for data whose sender may change any row that it names. It is validated
-    first, as a whole: what is not valid changes nothing.
+    Without a *session*, the objects are new (transient), whatever keys *data* has. With one,
+    marshmallow-sqlalchemy looks up an object whose primary key is in *data*, and **changes** it:
+    give a session only if the sender may change any row. All of *data* is validated first; invalid
+    data changes nothing.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns). It makes
-            instances unless its ``Meta`` says ``load_instance = False``.
-        name: what the data is called in errors.
+            instances unless its ``Meta`` has ``load_instance = False``.
+        many: None: as the schema says.
+        name: the name of the data in errors.
 
     Raises:
-        BadArguments: it is not valid; ``messages`` has marshmallow's, by field.
+        BadArguments: the data is not valid; ``messages`` has marshmallow's messages by field.
     """
     try:
         return await validated(schema, data, session, many=many)
@@ -56,65 +57,71 @@ async def load(
 async def validated(
     schema: AnySchema, data: Any, session: AsyncSession | None, *, many: bool | None = None
 ) -> Any:
-    """As :func:`load`, and raises marshmallow's own ``ValidationError``."""
+    """Load as :func:`load` does, but raise marshmallow's own ``ValidationError``."""
     schema = as_schema(schema)
     many = bool(schema.many if many is None else many)
     if session is None:
-        return _transient(schema).load(data, many=many)
-    return await session.run_sync(functools.partial(_load, _fresh(schema), data, many))
+        return _for_new_objects(schema).load(data, many=many)
+    return await session.run_sync(functools.partial(_load, schema, data, many))
 
 
 def _load(schema: Schema, data: Any, many: bool, session: Session) -> Any:
-    """Into *session*; what is looked up is changed only if all of *data* is valid."""
-    _prepare(schema, session, transient=True)
-    if errors := schema.validate(data, many=many):
+    """Validate all of *data* without a look-up, then look rows up in *session* and change them."""
+    if errors := _copied(schema, session, transient=True).validate(data, many=many):
         raise ValidationError(cast("Any", errors))
-    _prepare(schema, session, transient=False)
-    return schema.load(data, many=many)
-
-
-def invalid(messages: Any, where: str = "") -> BadArguments:
-    """The error for marshmallow's *messages*, which are by field, list index or ``_schema``."""
-    text = "; ".join(f"{path}: {message}" for path, message in _flat(messages, ""))
-    return BadArguments(f"{where}: {text}" if where else text, _with_text_keys(messages))
+    return _copied(schema, session, transient=False).load(data, many=many)
 
 
 @functools.lru_cache(maxsize=1024)
-def _transient(schema: Schema) -> Schema:
-    """A copy that makes new objects only, nested ones too. It keeps no state and can be shared."""
-    fresh = _fresh(schema)
-    _prepare(fresh, None, transient=True)
-    return fresh
+def _for_new_objects(schema: Schema) -> Schema:
+    """A copy that makes new objects. It has no session, so loads can share it."""
+    return _copied(schema, None, transient=True)
 
 
-def _prepare(schema: Schema, session: Session | None, *, transient: bool) -> None:
+def _copied(schema: Schema, session: Session | None, *, transient: bool) -> Schema:
     """
-    Tell *schema* and all that is nested in it what to load into. Nested fields of
-    marshmallow-sqlalchemy's hand it down themselves, those of marshmallow do not; and the former
-    ask even a plain schema for it.
+    Copy *schema* as it is, with what its constructor was given, for loads into *session*.
+
+    The fields are copied too, because a field finds the session at the schema that it is bound to.
+    Schemas nested in it are copied when they are first used: a schema may nest itself.
     """
-    for one in with_nested(schema):
-        if isinstance(one, SQLAlchemySchema):
-            one.session = cast("Any", session)
-            one.transient = transient
-            if one.opts.model is not None and not hasattr(one.Meta, "load_instance"):
-                # As the ``ModelSchema`` of old did; today it is silent if one forgets to say so.
-                one._load_instance = True
-        else:
-            vars(one).update(session=session, transient=transient)
+    own = copy.copy(schema)
+    own.declared_fields, own.fields, own.load_fields, own.dump_fields = copy.deepcopy(
+        (schema.declared_fields, schema.fields, schema.load_fields, schema.dump_fields)
+    )
+    for field in own.declared_fields.values():
+        _unbind(field, session, transient)
+    for name, field in own.fields.items():
+        own._bind_field(name, field)
+    if isinstance(own, SQLAlchemySchema):
+        own.session = cast("Any", session)
+        own.transient = transient
+        if own.opts.model is not None and not hasattr(own.Meta, "load_instance"):
+            # As marshmallow-sqlalchemy's ModelSchema did. Its successors load dicts by default.
+            own._load_instance = True
+    else:  # marshmallow-sqlalchemy's Nested reads these of any schema around it
+        vars(own).update(session=session, transient=transient)
+    return own
 
 
-def _fresh(schema: Schema, depth: int = 0) -> Schema:
-    """The same schema with fields of its own, which find their session at their schema."""
-    fresh = copy.copy(schema)
-    fresh.declared_fields = copy.deepcopy(type(schema)._declared_fields)
-    fresh._init_fields()
-    for field in fresh.fields.values():
-        nesting = nesting_field(field)
-        # A schema of a class is made for the field alone; an instance is shared by all.
-        if nesting is not None and not isinstance(nesting.nested, type | str) and depth < 5:
-            nesting._schema = _fresh(nesting.schema, depth + 1)
-    return fresh
+def _unbind(field: fields.Field[Any], session: Session | None, transient: bool) -> None:
+    """Make *field*, a copy, ready to be bound to a copied schema."""
+    field.parent = field.name = field.root = None
+    if isinstance(field, fields.List):
+        field.inner = copy.copy(field.inner)
+        _unbind(field.inner, session, transient)
+        field.only, field.exclude = None, ()
+    elif isinstance(field, fields.Nested):
+        original = copy.copy(field)
+        field.nested = lambda: _copied(original.schema, session, transient=transient)
+        # The original's schema has these already.
+        field.only, field.exclude, field._schema = None, (), None
+
+
+def invalid(messages: Any, where: str = "") -> BadArguments:
+    """Make an error of marshmallow's *messages*, by field, list index or ``_schema``."""
+    text = "; ".join(f"{path}: {message}" for path, message in _flat(messages, ""))
+    return BadArguments(f"{where}: {text}" if where else text, _with_text_keys(messages))
 
 
 # Messages
@@ -140,7 +147,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def _with_text_keys(messages: Any) -> Any:
-    """As JSON can carry them."""
+    """Copy *messages* with keys and values that JSON can carry."""
     if isinstance(messages, Mapping):
         return {str(key): _with_text_keys(inner) for key, inner in messages.items()}
     if isinstance(messages, list | tuple):

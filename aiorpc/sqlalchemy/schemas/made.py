@@ -1,11 +1,11 @@
 """
-Schemas, by marshmallow and marshmallow-sqlalchemy: those that users write, and those made for
-mapped classes where users write none.
+Finds the marshmallow schema that a user wrote, or makes one for a mapped class.
+
+Awaits nothing, and does no I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any, TypeAlias
 
@@ -22,9 +22,7 @@ __all__ = [
     "AnySchema",
     "as_schema",
     "nested_schema",
-    "nesting_field",
     "schema_for",
-    "with_nested",
 ]
 
 #: A schema, its class, or a mapped class, for which a schema is made.
@@ -33,11 +31,11 @@ AnySchema: TypeAlias = Schema | type[Any]
 
 def schema_for(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     """
-    The schema of a mapped class: all its columns, foreign keys too, and no relationships. What
-    tells the classes of one table apart (``polymorphic_on``) is dumped only.
+    Make the schema of a mapped class: all its columns, foreign keys too, and no relationships. The
+    column of ``polymorphic_on`` is dumped, and not loaded.
 
     Raises:
-        ConfigurationError: it is no mapped class, or has a column that marshmallow does not know.
+        ConfigurationError: *model* is no mapped class, or marshmallow has no field for a column.
     """
     if model not in _schemas:
         _schemas[model] = _make_schema(model)
@@ -79,7 +77,7 @@ def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
 
 
 class Binary(fields.Field[bytes]):
-    """Bytes as they are: the wire carries them. marshmallow's own field makes text of them."""
+    """Bytes, unchanged: the wire carries them. marshmallow's own field makes text of them."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bytes:
         if not isinstance(value, bytes | bytearray | memoryview):
@@ -93,7 +91,7 @@ class _MadeSchema(SQLAlchemyAutoSchema[Any]):
         try:
             return super().make_instance(data, **kwargs)
         except TypeError as exc:
-            if is_dataclass(self.opts.model):  # its __init__ has a mind of its own
+            if is_dataclass(self.opts.model):  # its __init__ has arguments of its own
                 raise ValidationError(str(exc).removeprefix("__init__() ")) from exc
             raise
 
@@ -103,8 +101,8 @@ _MadeSchema.TYPE_MAPPING = {**SQLAlchemyAutoSchema.TYPE_MAPPING, bytes: Binary}
 
 def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:
     """
-    The attribute by which SQLAlchemy tells classes of one table apart. It follows from the class: a
-    row with another value cannot be read any more, nor can any query that meets it.
+    The attribute of ``polymorphic_on``. SQLAlchemy sets it to the class of the object; a query that
+    meets a row with another value fails.
     """
     if mapper.polymorphic_on is None:
         return ()
@@ -116,7 +114,7 @@ def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:
 
 
 def _inherited_keys(mapper: Mapper[Any]) -> list[str]:
-    """Parts of the primary key that the parent's table gives, where it does not want them told."""
+    """The parts of the primary key that come from a parent whose schema does not require them."""
     if mapper.inherits is None or mapper.concrete:
         return []
     parent = schema_for(mapper.inherits.class_)().fields
@@ -130,7 +128,7 @@ def _inherited_keys(mapper: Mapper[Any]) -> list[str]:
 
 
 def as_schema(schema: AnySchema) -> Schema:
-    """A schema of what users may write for one."""
+    """The schema for a schema, its class, or a mapped class."""
     if isinstance(schema, Schema):
         return schema
     if schema not in _instances:
@@ -139,26 +137,8 @@ def as_schema(schema: AnySchema) -> Schema:
     return _instances[schema]
 
 
-def with_nested(schema: Schema, seen: set[int] | None = None) -> Iterator[Schema]:
-    """*schema* and all that are nested in it."""
-    seen = set() if seen is None else seen
-    if id(schema) in seen:
-        return
-    seen.add(id(schema))
-    yield schema
-    for field in schema.fields.values():
-        if (nested := nested_schema(field)) is not None and len(seen) < 100:
-            yield from with_nested(nested, seen)
-
-
 def nested_schema(field: fields.Field[Any]) -> Schema | None:
     """The schema of a field that nests one, or a list of one."""
-    nesting = nesting_field(field)
-    return nesting.schema if nesting is not None else None
-
-
-def nesting_field(field: fields.Field[Any]) -> fields.Nested | None:
-    """The field itself that nests a schema, where there may be a list around it."""
     if isinstance(field, fields.List):
         field = field.inner
-    return field if isinstance(field, fields.Nested) else None
+    return field.schema if isinstance(field, fields.Nested) else None

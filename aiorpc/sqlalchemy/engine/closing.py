@@ -1,0 +1,100 @@
+"""
+Closes connections that a cancelled call leaves in the middle of a statement.
+
+Awaits the database server, at most ``TERMINATE`` seconds for each step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import Pool
+from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+from .drivers import Statement, broken_off, driver_of, kill, roll_back_interrupted
+
+__all__ = ["InterruptiblePool"]
+
+log = logging.getLogger("aiorpc.sqlalchemy")
+
+T = TypeVar("T")
+
+#: Seconds to close a connection that is thrown away, and to end its statement at the server.
+TERMINATE = 2.5
+
+
+class InterruptiblePool(Pool):
+    """A pool that can close a connection in the middle of a statement, within a bounded time."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        #: The key of the database in the configuration, for messages.
+        self.database = ""
+        #: Work that no call waits for: attempts to connect, and ending statements.
+        self._background: set[asyncio.Task[Any]] = set()
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def settle(self, within: float) -> None:
+        """Wait up to *within* seconds for the work in the background; then cancel it."""
+        if self._background:
+            _, late = await asyncio.wait(self._background, timeout=within)
+            for task in late:
+                task.cancel()
+
+    def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
+        if terminate and in_greenlet():
+            await_only(self._terminate(connection))
+        else:
+            super()._close_connection(connection, terminate=terminate)
+
+    async def _terminate(self, connection: DBAPIConnection) -> None:
+        """
+        Close *connection*, which may be in the middle of a statement. The driver first asks the
+        server to end the statement; some drivers wait for the answer without a bound.
+        """
+        driver_connection = self._dialect.get_driver_connection(connection)
+        if driver_of(driver_connection) == "aiosqlite":
+            # Its thread runs to the end of the statement, and never ends if it is stopped twice. If
+            # we are cancelled, the work continues in the background.
+            await asyncio.shield(self._in_background(self._end_sqlite(connection)))
+            return
+        try:
+            async with asyncio.timeout(TERMINATE):
+                if (statement := broken_off(driver_connection)) is not None:
+                    await asyncio.shield(self._in_background(self._kill(statement)))
+                await greenlet_spawn(super()._close_connection, connection, terminate=True)
+        except TimeoutError:
+            log.debug("%s: a connection did not close within %g s", self.database, TERMINATE)
+
+    async def _end_sqlite(self, connection: DBAPIConnection) -> None:
+        """Roll back first: closing alone keeps the transaction, and its lock, if a cursor lives."""
+        try:
+            await roll_back_interrupted(self._dialect.get_driver_connection(connection))
+        finally:  # the connection's thread would keep the process from ending
+            await greenlet_spawn(super()._close_connection, connection, terminate=True)
+
+    async def _kill(self, statement: Statement) -> None:
+        """End *statement* at the server, which otherwise continues it and keeps its locks."""
+        try:
+            async with asyncio.timeout(TERMINATE):
+                await greenlet_spawn(self._kill_by_another, statement)
+        except Exception as exc:  # noqa: BLE001 - the server may be gone, or full
+            log.debug("%s: could not end a statement at the server: %r", self.database, exc)
+
+    def _kill_by_another(self, statement: Statement) -> None:
+        # None: the connection belongs to no entry of this pool.
+        connection = self._invoke_creator(None)  # type: ignore[arg-type]
+        try:
+            kill(connection, statement)
+        finally:
+            super()._close_connection(connection, terminate=True)

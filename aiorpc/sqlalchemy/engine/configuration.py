@@ -1,0 +1,139 @@
+"""
+Which database, with which options, belongs to a service and a declarative base.
+
+Reads the configuration; awaits nothing, and connects nowhere.
+
+::
+
+    DB_URIS:
+      "library:Catalogue": postgresql://user:password@localhost/catalogue
+      "library:Lending": mysql://user:password@localhost/lending?charset=utf8
+    DB_ENGINE_OPTIONS:
+      pool_size: 20                    # of every database
+      "library:Lending":               # of this one
+        pool_recycle: 3600
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...config import Settings, resolve
+from ...config.decoding import closest
+from ...exceptions import ConfigurationError
+from .urls import DatabaseUrl, parse_database_url
+
+__all__ = ["DatabaseConfig", "configured"]
+
+_TEMPLATE = re.compile(r"\{\{|\}\}|\{(?:0\[)?(service_name|declarative_base_name)\]?\}")
+
+
+@dataclass(frozen=True)
+class DatabaseConfig:
+    """One database of one service, as configured."""
+
+    #: ``service:Base``, its key in ``DB_URIS``.
+    key: str
+    url: DatabaseUrl
+    engine_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    session_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Seconds to close sessions and connections: ``CLEANUP_TIMEOUT``.
+    cleanup_timeout: float = 5.0
+
+
+def configured(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None,
+    service_name: str,
+    base: type[Any],
+    engine_options: Mapping[str, Any] | None = None,
+    session_options: Mapping[str, Any] | None = None,
+) -> DatabaseConfig:
+    """
+    Find the database of *base* in the service *service_name*, for scripts and migrations too::
+
+        async with open_engine(configured("config.yaml", "library", Catalogue)) as engine:
+            ...
+
+    ``url.url`` alone lacks the arguments that only the driver takes, such as TLS and
+    ``search_path``; ``url.connect_args`` has them.
+
+    Args:
+        config: the path of a file, a mapping, or settings.
+        base: the declarative base. Its name in the configuration is the ``name`` given to
+            ``declarative_base(name=...)``, or the name of the class.
+        engine_options, session_options: options from code; the configuration replaces them.
+
+    Raises:
+        ConfigurationError: *base* is no declarative base, no database is configured for it, or its
+            URL is wrong. The text has the configured keys.
+    """
+    settings = resolve(config)
+    base_name = _name_of(base)
+    key = f"{service_name}:{base_name}"
+    text, where = _find_url(settings, key)
+    return DatabaseConfig(
+        key,
+        parse_database_url(_fill_in(text, service_name, base_name), where),
+        {**(engine_options or {}), **_options(settings, "DB_ENGINE_OPTIONS", key)},
+        {**(session_options or {}), **_options(settings, "DB_SESSION_OPTIONS", key)},
+        settings.cleanup_timeout,
+    )
+
+
+def _name_of(base: Any) -> str:
+    if not isinstance(base, type) or not hasattr(base, "metadata"):
+        shown = base.__qualname__ if isinstance(base, type) else f"a {type(base).__name__}"
+        raise ConfigurationError(
+            f"{shown} is no declarative base: make one by `class Base(DeclarativeBase): pass`, or "
+            'by `declarative_base(name="Base")`'
+        )
+    return base.__name__
+
+
+def _find_url(settings: Settings, key: str) -> tuple[str, str]:
+    """The URL of *key*, and its place in the configuration, for messages."""
+    fallback = settings.db_uri
+    mappings = {"DB_URIS": settings.db_uris}
+    if isinstance(fallback, Mapping):
+        mappings["DB_URI"] = dict(fallback)
+    for name, urls in mappings.items():
+        if key in urls:
+            return urls[key], f'{settings.source}: {name}["{key}"]'
+    if isinstance(fallback, str):
+        return fallback, f"{settings.source}: DB_URI"
+    known = sorted({known for urls in mappings.values() for known in urls})
+    if not known:
+        raise ConfigurationError(
+            f'{settings.source} has no database for "{key}"; add  DB_URIS: '
+            f'{{"{key}": "postgresql://user:password@localhost/database"}}'
+        )
+    likely = closest(key, known)
+    raise ConfigurationError(
+        f'{settings.source}: DB_URIS has no "{key}" (service name, colon, name of the declarative '
+        f"base); it has {', '.join(known)}" + (f". Did you mean {likely}?" if likely else "")
+    )
+
+
+def _fill_in(text: str, service_name: str, base_name: str) -> str:
+    """
+    Replace ``{service_name}`` and ``{declarative_base_name}``; also nameko-sqlalchemy's
+    ``{0[service_name]}``, and its doubled braces by single ones.
+    """
+    words = {"service_name": service_name, "declarative_base_name": base_name}
+    return _TEMPLATE.sub(lambda match: words[match[1]] if match[1] else match[0][0], text)
+
+
+def _options(settings: Settings, name: str, key: str) -> dict[str, Any]:
+    """The options for every database, overridden by those under *key*."""
+    given: Mapping[str, Any] = getattr(settings, name.lower())
+    own = given.get(key) or {}
+    if not isinstance(own, Mapping):
+        raise ConfigurationError(
+            f'{settings.source}: {name}["{key}"] must be a mapping of options, got '
+            f"{type(own).__name__}"
+        )
+    return {**{option: value for option, value in given.items() if ":" not in option}, **own}
