@@ -95,6 +95,34 @@ def mysql_uri() -> str:
 
 @pytest.fixture(
     params=[
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mysql", marks=pytest.mark.mysql),
+    ]
+)
+def server_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database server of each kind."""
+    return _server(request.param)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/database.sqlite"
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mysql", marks=pytest.mark.mysql),
+    ]
+)
+def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
+    """The URL of a database of each kind."""
+    return sqlite_url if request.param == "sqlite" else _server(request.param)
+
+
+@pytest.fixture(
+    params=[
         "memory",
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
     ]

@@ -1,4 +1,4 @@
-"""Connections: who gets them when, what happens when they die, when none is left."""
+"""The pool: the order of calls, connections that die, and calls that get no connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, make_url, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aiorpc import RemoteError, RpcTimeout, rpc
 from aiorpc.context import Context, Deadline, current
@@ -23,8 +23,8 @@ from aiorpc.sqlalchemy import (
     configured,
     open_engine,
 )
-from tests.sqlalchemy.forwarder import Forwarder
-from tests.sqlalchemy.library import Base, all_returned, engine_of, running
+from tests.support.databases import Base, all_returned, engine_of, running
+from tests.support.forwarder import Forwarder
 from tests.support.waiting import eventually
 
 
@@ -36,7 +36,7 @@ async def engine_with(url: str, **options: Any) -> AsyncIterator[tuple[AsyncEngi
         assert engine.pool.checkedout() == 0
 
 
-async def test_who_waits_longest_is_served_first(sqlite_url: str) -> None:
+async def test_the_call_that_waits_longest_is_served_first(sqlite_url: str) -> None:
     served: list[int] = []
 
     async def work(number: int) -> None:
@@ -47,14 +47,13 @@ async def test_who_waits_longest_is_served_first(sqlite_url: str) -> None:
     async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, pool):
         async with engine.connect():
             waiting = [asyncio.create_task(work(number)) for number in range(5)]
-            while len(pool._waiting) < 5:
-                await asyncio.sleep(0)
-        # A newcomer finds the connection on its way to somebody else.
+            await eventually(lambda: pool.waiting() == 5)
+        # The pool has handed the connection to the first of them when a newcomer asks for it.
         await asyncio.gather(*waiting, work(5))
     assert served == [0, 1, 2, 3, 4, 5]
 
 
-async def test_overflow_is_closed_and_the_rest_kept(sqlite_url: str) -> None:
+async def test_connections_beyond_pool_size_are_closed_when_they_return(sqlite_url: str) -> None:
     async with engine_with(sqlite_url, pool_size=2, max_overflow=2) as (engine, pool):
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(4):
@@ -69,7 +68,7 @@ async def test_overflow_is_closed_and_the_rest_kept(sqlite_url: str) -> None:
         assert engine.pool.checkedin() == 1
 
 
-async def test_a_pool_without_bounds(sqlite_url: str) -> None:
+async def test_pool_size_zero_means_unlimited(sqlite_url: str) -> None:
     async with engine_with(sqlite_url, pool_size=0) as (engine, pool):
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(20):
@@ -78,28 +77,30 @@ async def test_a_pool_without_bounds(sqlite_url: str) -> None:
         assert pool.checkedin() == 20
 
 
-async def test_waiting_ends_with_the_time_of_the_pool(sqlite_url: str) -> None:
+async def test_a_call_waits_up_to_pool_timeout(sqlite_url: str) -> None:
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05}
     async with engine_with(sqlite_url, **options) as (engine, _), engine.connect():
-        with pytest.raises(PoolTimeout, match=r"tests:Base came free within 0.05 s \(pool_timeout"):
+        with pytest.raises(
+            PoolTimeout, match=r"tests:Base became free within 0.05 s \(pool_timeout"
+        ):
             await engine.connect()
 
 
 @pytest.mark.alone  # milliseconds count
-async def test_waiting_ends_before_the_deadline_of_the_call(sqlite_url: str) -> None:
+async def test_waiting_ends_a_moment_before_the_deadline_of_the_call(sqlite_url: str) -> None:
     loop = asyncio.get_running_loop()
     async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, _):
         async with engine.connect():
             began = loop.time()
             token = current.set(Context(deadline=Deadline.after(0.4)))
-            with pytest.raises(PoolTimeout, match=r"what the deadline of the call left") as caught:
+            with pytest.raises(PoolTimeout, match=r"the deadline of the call") as caught:
                 await engine.connect()
             current.reset(token)
         assert 0.3 < loop.time() - began < 0.4
-        assert "all 1 are taken (pool_size 1, max_overflow 0)" in str(caught.value)
+        assert "all 1 are in use (pool_size 1, max_overflow 0)" in str(caught.value)
 
 
-async def test_a_waiter_that_gives_up_passes_its_turn_on(sqlite_url: str) -> None:
+async def test_a_cancelled_waiter_passes_its_connection_on(sqlite_url: str) -> None:
     async def work() -> None:
         async with engine.connect():
             pass
@@ -107,19 +108,17 @@ async def test_a_waiter_that_gives_up_passes_its_turn_on(sqlite_url: str) -> Non
     async with engine_with(sqlite_url, pool_size=1, max_overflow=0) as (engine, pool):
         async with engine.connect():
             tasks = [asyncio.create_task(work()) for _ in range(3)]
-            while len(pool._waiting) < 3:
-                await asyncio.sleep(0)
-        # The connection was just handed to the first, which is cancelled before it wakes.
+            await eventually(lambda: pool.waiting() == 3)
+        # The pool has handed the connection to the first, which is cancelled before it runs.
         tasks[0].cancel()
         await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
         assert tasks[0].cancelled()
 
 
 class SlowConnect:
-    """In place of the driver's ``connect``: slow, and failing when told to."""
+    """In place of the driver's ``connect``: waits for an event, and fails while ``failing``."""
 
-    def __init__(self, url: str) -> None:
-        self.path = make_url(url).database or ""
+    def __init__(self) -> None:
         self.connecting = asyncio.Event()
         self.may_connect = asyncio.Event()
         self.failing = False
@@ -140,8 +139,10 @@ class SlowConnect:
         return {"connect_args": {"async_creator_fn": self}}
 
 
-async def test_a_connection_whose_call_was_cancelled_serves_the_next(sqlite_url: str) -> None:
-    connect = SlowConnect(sqlite_url)
+async def test_a_connection_opened_for_a_cancelled_call_serves_the_next_one(
+    sqlite_url: str,
+) -> None:
+    connect = SlowConnect()
     connects: list[Any] = []
     options = {**connect.options, "pool_size": 1, "max_overflow": 0}
     async with engine_with(sqlite_url, **options) as (engine, pool):
@@ -152,111 +153,101 @@ async def test_a_connection_whose_call_was_cancelled_serves_the_next(sqlite_url:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert pool.checkedout() == 1  # its place is taken until it is open
-        waiting = asyncio.create_task(_select_one(engine))
+        waiting = asyncio.create_task(select_one(engine))
         connect.may_connect.set()
         assert await waiting == 1
         assert len(connects) == 1
 
 
-async def test_it_is_pinged_if_the_next_comes_late(sqlite_url: str) -> None:
-    connect = SlowConnect(sqlite_url)
-    pings: list[Any] = []
+async def test_a_connection_opened_for_a_cancelled_call_is_pinged_if_it_was_unused(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiorpc.sqlalchemy.engine.pool.PING_AFTER", 0)
+    connect = SlowConnect()
     async with engine_with(sqlite_url, **connect.options) as (engine, pool):
-        ping = engine.dialect.do_ping
-        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)
-        task = asyncio.create_task(_select_one(engine))
+        pings = noted_pings(engine)
+        task = asyncio.create_task(select_one(engine))
         await connect.connecting.wait()
         task.cancel()
         await asyncio.wait([task])
         connect.may_connect.set()
-        await eventually(lambda: pool._idle)
-        pool._idle[0] = (pool._idle[0][0], 0.0)
-        assert await _select_one(engine) == 1
+        await eventually(lambda: pool.checkedin() == 1)
+        assert await select_one(engine) == 1
         assert pings
 
 
 async def test_a_failed_attempt_to_connect_lets_the_next_one_try(sqlite_url: str) -> None:
-    connect = SlowConnect(sqlite_url)
+    connect = SlowConnect()
     connect.failing = True
     options = {**connect.options, "pool_size": 1, "max_overflow": 0}
     async with engine_with(sqlite_url, **options) as (engine, pool):
-        tasks = [asyncio.create_task(_select_one(engine)) for _ in range(3)]
+        tasks = [asyncio.create_task(select_one(engine)) for _ in range(3)]
         await connect.connecting.wait()
-        while len(pool._waiting) < 2:
-            await asyncio.sleep(0)
+        await eventually(lambda: pool.waiting() == 2)
         connect.may_connect.set()
         results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
         assert {type(result) for result in results} == {DatabaseUnreachable}
         assert str(results[0]).startswith("cannot connect to tests:Base: nobody there")
         connect.failing = False
-        assert await _select_one(engine) == 1
+        assert await select_one(engine) == 1
 
 
-async def test_an_attempt_that_nobody_waits_for_ends_with_the_engine(sqlite_url: str) -> None:
-    connect = SlowConnect(sqlite_url)
-    database = configured({"DB_URI": sqlite_url, "CLEANUP_TIMEOUT": 0.1}, "tests", Base)
-    async with open_engine(
-        configured({"DB_URI": sqlite_url, "CLEANUP_TIMEOUT": 0.1}, "tests", Base, connect.options)
-    ) as engine:
-        task = asyncio.create_task(_select_one(engine))
+async def test_an_attempt_to_connect_without_a_call_ends_with_the_engine(sqlite_url: str) -> None:
+    connect = SlowConnect()
+    before = asyncio.all_tasks()
+    config = {"DB_URI": sqlite_url, "CLEANUP_TIMEOUT": 0.1}
+    async with open_engine(configured(config, "tests", Base, connect.options)) as engine:
+        task = asyncio.create_task(select_one(engine))
         await connect.connecting.wait()
         task.cancel()
         await asyncio.wait([task])
-    pool = engine.pool
-    assert database.cleanup_timeout == 0.1
-    assert not pool._background
+        assert asyncio.all_tasks() > before  # the attempt
+    await eventually(lambda: asyncio.all_tasks() <= before)
 
 
-async def test_a_connection_that_the_server_ended_is_replaced(server_url: str) -> None:
+@pytest.mark.parametrize("idle", [0.0, 1.2], ids=["looked at", "pinged"])
+async def test_a_connection_that_the_server_ended_is_replaced(server_url: str, idle: float) -> None:
     async with engine_with(server_url, pool_size=2) as (engine, pool):
-        for pause in (0.0, 1.2):  # looked at only, and pinged
-            async with contextlib.AsyncExitStack() as stack:
-                for _ in range(2):
-                    await stack.enter_async_context(engine.connect())
-            assert pool.checkedin() == 2
-            await _end_connections(server_url, engine)
-            await asyncio.sleep(pause)
-            assert await _select_one(engine) == 1
-            assert await _select_one(engine) == 1
+        async with engine.connect() as first, engine.connect() as second:
+            ids = [await one.scalar(text(OWN_ID[engine.name])) for one in (first, second)]
+        assert pool.checkedin() == 2
+        # As an administrator, or a restart, ends them.
+        async with engine_with(server_url) as (other, _), other.connect() as administrator:
+            for number in ids:
+                await administrator.execute(text(END[engine.name].format(number)))
+        # Ends reach the client through its socket; an idle connection is pinged after a second.
+        await asyncio.sleep(0.05 + idle)
+        assert await select_one(engine) == 1
+        assert await select_one(engine) == 1
 
 
-async def test_a_connection_just_used_is_not_pinged(database_url: str) -> None:
+async def test_a_connection_just_used_is_not_pinged(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with engine_with(database_url) as (engine, _):
-        await _select_one(engine)
-        pings = []
-        ping = engine.dialect.do_ping
-        engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)
-        await _select_one(engine)
+        await select_one(engine)
+        pings = noted_pings(engine)
+        await select_one(engine)
         assert not pings
-        engine.pool._idle[0] = (engine.pool._idle[0][0], 0.0)
-        await _select_one(engine)
+        monkeypatch.setattr("aiorpc.sqlalchemy.engine.pool.PING_AFTER", 0)
+        await select_one(engine)
         assert pings
 
 
-async def _select_one(engine: AsyncEngine) -> Any:
+async def select_one(engine: AsyncEngine) -> Any:
     async with engine.connect() as connection:
         return await connection.scalar(select(1))
 
 
-async def _end_connections(url: str, engine: AsyncEngine) -> None:
-    """End them from outside, as an administrator or a restart would."""
-    other = create_async_engine(configured({"DB_URI": url}, "tests", Base).url.url)
-    ids = [_server_id(record) for record, _ in engine.pool._idle]
-    async with other.connect() as connection:
-        for connection_id in ids:
-            if engine.dialect.name == "postgresql":
-                await connection.execute(text(f"SELECT pg_terminate_backend({connection_id})"))
-            else:
-                await connection.execute(text(f"KILL {connection_id}"))
-    await other.dispose()
-    await asyncio.sleep(0.05)  # the end of a connection has to come through the socket
+def noted_pings(engine: AsyncEngine) -> list[Any]:
+    pings: list[Any] = []
+    ping = engine.dialect.do_ping
+    engine.dialect.do_ping = lambda *args: pings.append(1) or ping(*args)
+    return pings
 
 
-def _server_id(record: Any) -> int:
-    connection = record.driver_connection
-    if hasattr(connection, "get_server_pid"):
-        return int(connection.get_server_pid())
-    return int(connection.thread_id())
+END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
+OWN_ID = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
 
 
 # In a service
@@ -285,7 +276,7 @@ async def test_more_calls_than_connections_wait_for_one_another(database_url: st
 
 
 @pytest.mark.alone  # milliseconds count
-async def test_the_caller_learns_that_no_connection_was_left(database_url: str) -> None:
+async def test_the_caller_gets_pool_timeout_if_no_connection_is_free(database_url: str) -> None:
     Busy.may_end = asyncio.Event()
     async with running(Busy, database_url) as (proxy, container):
         holding = [proxy.hold.call_async() for _ in range(2)]
@@ -295,7 +286,7 @@ async def test_the_caller_learns_that_no_connection_was_left(database_url: str) 
             await proxy.quick.with_options(timeout=0.5)()
         assert caught.value.exc_type == "PoolTimeout"
         assert re.search(
-            r"no connection to busy:Base came free within 0\.[34]\d s .*all 2 are taken",
+            r"no connection to busy:Base became free within 0\.[34]\d s .*all 2 are in use",
             caught.value.value,
         )
         Busy.may_end.set()
@@ -304,7 +295,7 @@ async def test_the_caller_learns_that_no_connection_was_left(database_url: str) 
         assert await proxy.quick() == 1
 
 
-async def test_a_network_that_swallows_everything_costs_the_deadline_and_no_more(
+async def test_a_silent_network_costs_the_deadline_and_no_more(
     server_url: str,
 ) -> None:
     loop = asyncio.get_running_loop()

@@ -1,8 +1,8 @@
 """
-Calls that end early, by their deadline or because their caller took them back, leave nothing
+Calls that end early, by their deadline or because their caller cancelled them, leave nothing
 behind: no connection out of the pool, no open transaction on the server. On all three databases.
 
-AIORPC_CANCELLED_CALLS=2000 says how many calls; -s prints the figures.
+AIORPC_CANCELLED_CALLS=2000 sets the number of calls; -s prints the figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,14 +47,14 @@ class Base(DeclarativeBase):
 
 
 class Entry(Base):
-    __tablename__ = f"aiorpc_cancelled_{os.getpid()}"  # others may test on the same server
+    __tablename__ = f"aiorpc_cancelled_{os.getpid()}"  # other test runs may use the same server
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run: Mapped[int]
 
 
 class Victims:
-    """Calls that are to be taken back in a certain phase, and the phase in which each was."""
+    """The calls to cancel in a certain phase, and the phase in which each was."""
 
     def __init__(self) -> None:
         self.phase: dict[int, str] = {}
@@ -70,7 +69,7 @@ class Victims:
         return self.by_id.get(ids[-1]) if ids else None
 
     def entered(self, phase: str) -> None:
-        """The running call enters *phase*; if that is its fate, it is withdrawn soon."""
+        """The running call enters *phase*; if it is to be cancelled there, cancel it soon."""
         number = self.running()
         if number is None:
             return
@@ -125,28 +124,19 @@ async def _sqlite_transactions(engine: AsyncEngine) -> int:
     return 0
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mysql", marks=pytest.mark.mysql),
-    ]
-)
-def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_uri")
-        url += f"{'&' if '?' in url else '?'}application_name={APPLICATION}"
+@pytest.fixture
+def kind(database_url: str) -> Kind:
+    if database_url.startswith("postgres"):
+        url = f"{database_url}{'&' if '?' in database_url else '?'}application_name={APPLICATION}"
         return Kind(url, "asyncpg", "SELECT pg_sleep(0.02)", _postgresql_transactions)
-    if request.param == "mysql":
-        url = request.getfixturevalue("mysql_uri")
-        return Kind(url, "aiomysql", "SELECT SLEEP(0.02)", _mysql_transactions)
+    if database_url.startswith("mysql"):
+        return Kind(database_url, "aiomysql", "SELECT SLEEP(0.02)", _mysql_transactions)
     slow = (
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 10000) "
         "SELECT count(*) FROM c"
     )
     # Forty writers queue for one file, and SQLite does not serve them in their order.
-    url = f"sqlite:///{tmp_path}/db.sqlite?timeout=60"
-    return Kind(url, "aiosqlite", slow, _sqlite_transactions)
+    return Kind(f"{database_url}?timeout=60", "aiosqlite", slow, _sqlite_transactions)
 
 
 def service(kind: Kind, victims: Victims) -> type:
@@ -197,7 +187,7 @@ def service(kind: Kind, victims: Victims) -> type:
 
 
 class Run:
-    """Fires calls until enough of them were cancelled, in every phase."""
+    """Starts calls until enough of them were cancelled, in every phase."""
 
     def __init__(self, container: ServiceContainer, victims: Victims, cluster: Any) -> None:
         self.container = container

@@ -1,4 +1,4 @@
-"""Transactions that are tried again, and those that are not."""
+"""Transactions that are retried, and those that are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from aiorpc import ClusterRpcProxy, ConfigurationError, RemoteError, ServiceContainer, rpc
 from aiorpc.context import Context, Deadline, current
 from aiorpc.sqlalchemy import Database, DatabaseSession, accepts, returns, transaction_retry
-from tests.sqlalchemy.library import Author, Base, all_returned, running, settings_for
+from tests.support.databases import Author, Base, all_returned, running, settings_for
 
 
 def locked() -> OperationalError:
@@ -32,7 +32,7 @@ class FailsAtFirst:
         return "done"
 
 
-async def test_one_new_attempt_unless_told_otherwise() -> None:
+async def test_a_transaction_is_retried_once_by_default() -> None:
     work = FailsAtFirst(locked())
     work.__qualname__ = "work"
 
@@ -48,7 +48,7 @@ async def test_one_new_attempt_unless_told_otherwise() -> None:
     assert work.attempts == 4
 
 
-async def test_attempts_are_spaced_by_nameko_sqlalchemys_formula(
+async def test_the_waits_follow_nameko_sqlalchemys_formula(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept: list[float] = []
@@ -75,7 +75,7 @@ async def test_attempts_are_spaced_by_nameko_sqlalchemys_formula(
         LookupError("something else"),
     ],
 )
-async def test_what_will_not_pass_is_not_tried_again(error: Exception) -> None:
+async def test_a_permanent_error_is_not_retried(error: Exception) -> None:
     work = FailsAtFirst(error)
 
     @transaction_retry(total=3)
@@ -87,7 +87,7 @@ async def test_what_will_not_pass_is_not_tried_again(error: Exception) -> None:
     assert work.attempts == 1
 
 
-async def test_the_deadline_ends_it() -> None:
+async def test_the_deadline_ends_the_retries() -> None:
     work = FailsAtFirst(*(locked() for _ in range(10)))
 
     @transaction_retry(total=10, backoff_factor=10)
@@ -211,14 +211,14 @@ def no_attempts_yet() -> None:
     Accounts.attempts = 0
 
 
-async def test_a_lost_connection(server_url: str) -> None:
+async def test_a_lost_connection_is_retried(server_url: str) -> None:
     async with running(Accounts, server_url) as (proxy, container):
         assert await proxy.add_through_a_break("Austen") == 2
         assert await proxy.count() == 1
         await all_returned(container)
 
 
-async def test_a_deadlock(server_url: str) -> None:
+async def test_a_deadlock_is_retried(server_url: str) -> None:
     async with running(Accounts, server_url) as (proxy, container):
         await proxy.set_up()
         replies = [proxy.lock_both.call_async(1, 2), proxy.lock_both.call_async(2, 1)]
@@ -229,7 +229,7 @@ async def test_a_deadlock(server_url: str) -> None:
         await all_returned(container)
 
 
-async def test_a_deadlock_inside_of_a_savepoint(server_url: str) -> None:
+async def test_a_deadlock_inside_a_savepoint_is_retried(server_url: str) -> None:
     async with running(Accounts, server_url) as (proxy, container):
         await proxy.set_up()
         locking = proxy.lock_both_by_savepoint
@@ -239,7 +239,7 @@ async def test_a_deadlock_inside_of_a_savepoint(server_url: str) -> None:
         await all_returned(container)
 
 
-async def test_what_is_committed_at_the_end_is_sent_within_the_attempt(server_url: str) -> None:
+async def test_changes_for_commit_true_are_flushed_within_the_attempt(server_url: str) -> None:
     async with running(Accounts, server_url) as (proxy, container):
         await proxy.set_up()
         locking = proxy.lock_both_at_the_end
@@ -248,14 +248,14 @@ async def test_what_is_committed_at_the_end_is_sent_within_the_attempt(server_ur
         await all_returned(container)
 
 
-async def test_and_not_committed_before_the_result_is_encoded(database_url: str) -> None:
+async def test_a_retried_method_commits_only_after_its_result_is_encoded(database_url: str) -> None:
     async with running(Accounts, database_url) as (proxy, _):
         with pytest.raises(RemoteError):
             await proxy.add_and_return_nonsense("Austen")
         assert await proxy.count() == 0
 
 
-def test_mistakes_are_found_when_the_class_is_made() -> None:
+def test_mistakes_are_errors_when_the_class_is_made() -> None:
     async def method(self: object, author: Author) -> Author:
         return author
 
@@ -270,7 +270,7 @@ def test_mistakes_are_found_when_the_class_is_made() -> None:
         transaction_retry(sync_method)
 
 
-async def test_serialisation_failures(server_url: str) -> None:
+async def test_a_serialisation_failure_is_retried(server_url: str) -> None:
     async with running(Accounts, server_url) as (proxy, _):
         await proxy.set_up()
         await asyncio.gather(*(proxy.count_up_serializable() for _ in range(3)))
@@ -278,14 +278,14 @@ async def test_serialisation_failures(server_url: str) -> None:
         assert Accounts.attempts > 3
 
 
-async def test_the_session_is_rolled_back_first(sqlite_url: str) -> None:
+async def test_the_session_is_rolled_back_before_a_retry(sqlite_url: str) -> None:
     async with running(Accounts, sqlite_url) as (proxy, _):
         assert await proxy.add_by_attribute("Austen") == 2
         # The object of the first attempt is gone with its transaction.
         assert await proxy.count() == 1
 
 
-async def test_a_server_that_is_not_there() -> None:
+async def test_an_unreachable_server_is_retried() -> None:
     class Nowhere:
         name = "nowhere"
         db = DatabaseSession(Base)

@@ -1,4 +1,4 @@
-"""URLs of sync SQLAlchemy as asyncio drivers need them: translated, or refused by name."""
+"""URLs of sync SQLAlchemy: translated for asyncio drivers, or refused with the name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiorpc import ConfigurationError
 from aiorpc.sqlalchemy import configured, open_engine, parse_database_url
-from tests.sqlalchemy.forwarder import Forwarder
-from tests.sqlalchemy.library import Base
+from tests.support.databases import Base
+from tests.support.forwarder import Forwarder
 
 
 @pytest.mark.parametrize(
@@ -35,17 +35,16 @@ from tests.sqlalchemy.library import Base
         ("oracle+oracledb_async://u:p@h/db", "oracle+oracledb_async"),
     ],
 )
-def test_a_driver_that_can_be_awaited_is_chosen_and_one_that_is_named_is_kept(
+def test_a_sync_driver_is_replaced_and_an_asyncio_driver_is_kept(
     text: str, drivername: str
 ) -> None:
     assert parse_database_url(text).url.drivername == drivername
 
 
-def test_the_url_of_the_article() -> None:
+def test_utf8_of_mysql_becomes_utf8mb4() -> None:
     database = parse_database_url("mysql://user:pass@host:3306/firstbase?charset=utf8")
     assert (database.url.host, database.url.port) == ("host", 3306)
     assert database.url.password == "pass"
-    # MySQL's utf8 has no room for four bytes.
     assert database.connect_args == {"charset": "utf8mb4"}
     assert not database.url.query
 
@@ -76,7 +75,7 @@ def test_arguments_of_libpq_become_those_of_asyncpg(
     assert connect_args or not found
 
 
-def test_several_hosts_are_left_to_sqlalchemy() -> None:
+def test_sqlalchemy_reads_several_hosts_itself() -> None:
     database = parse_database_url("postgresql://u:p@/db?host=a:1&host=b:2")
     engine = create_async_engine(database.url)
     _, arguments = engine.dialect.create_connect_args(database.url)
@@ -112,7 +111,7 @@ def test_arguments_of_pymysql_become_those_of_aiomysql(
         ("ssl_verify_identity=true", ssl.CERT_REQUIRED, True),
     ],
 )
-def test_tls_switches_of_mysql_become_a_context(
+def test_tls_arguments_of_mysql_become_a_context(
     query: str, verify_mode: ssl.VerifyMode, check_hostname: bool
 ) -> None:
     context = parse_database_url(f"mysql://u:p@h/db?{query}").connect_args["ssl"]
@@ -138,7 +137,9 @@ def test_tls_switches_of_mysql_become_a_context(
         ("nonsense", ["no database URL"]),
     ],
 )
-def test_what_cannot_be_said_to_the_driver_is_refused_by_name(text: str, words: list[str]) -> None:
+def test_the_error_for_an_argument_that_the_driver_lacks_names_it(
+    text: str, words: list[str]
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_database_url(text, 'config: DB_URIS["library:Base"]')
     assert str(caught.value).startswith('config: DB_URIS["library:Base"]')
@@ -172,7 +173,7 @@ def test_a_parsed_url_shows_no_password() -> None:
         assert "s3cret" not in f"{database} {database!r}"
 
 
-def test_what_was_parsed_makes_an_engine_without_a_warning() -> None:
+def test_a_parsed_url_makes_an_engine_without_a_warning() -> None:
     for text in (
         "postgresql://u:p@h/db?sslmode=require&connect_timeout=3",
         "mysql://u:p@h/db?charset=utf8&client_flag=2",
@@ -189,7 +190,7 @@ def test_what_was_parsed_makes_an_engine_without_a_warning() -> None:
 @pytest.mark.parametrize(
     "query", ["ssl=true", "ssl_mode=REQUIRED", "ssl_mode=VERIFY_CA", "ssl_verify_identity=true"]
 )
-async def test_no_password_goes_out_where_tls_is_asked_for_and_not_offered(
+async def test_no_password_is_sent_if_the_server_does_not_offer_the_required_tls(
     mysql_uri: str, query: str
 ) -> None:
     url = make_url(mysql_uri)

@@ -1,4 +1,4 @@
-"""Statements broken off in the middle of a transaction: what the database keeps of them."""
+"""Connections closed in the middle of a statement: what the database keeps of it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sqlalchemy.util import greenlet_spawn
 from aiorpc import RemoteError, RpcTimeout, rpc
 from aiorpc.sqlalchemy import Database, DatabaseSession, configured, open_engine
 from aiorpc.sqlalchemy.engine.drivers import Statement, kill
-from tests.sqlalchemy.forwarder import Forwarder
-from tests.sqlalchemy.library import Author, Base, FirstBase, all_returned, running
+from tests.support.databases import Author, Base, FirstBase, all_returned, running
+from tests.support.forwarder import Forwarder
 
 #: A statement of many seconds.
 SLOW = {
@@ -52,7 +52,7 @@ class Writing:
 
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
-    """It would close what is left behind."""
+    """A collection would close the connections that the code under test leaves open."""
     gc.collect()
     gc.disable()
     yield
@@ -60,7 +60,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
-async def test_a_statement_broken_off_leaves_no_lock(database_url: str) -> None:
+async def test_a_cancelled_statement_leaves_no_lock(database_url: str) -> None:
     async with running(Writing, database_url) as (proxy, container):
         await proxy.set_up()
         for number in range(3):
@@ -74,7 +74,7 @@ async def test_a_statement_broken_off_leaves_no_lock(database_url: str) -> None:
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
-async def test_nor_does_one_in_memory() -> None:
+async def test_a_cancelled_statement_in_memory_leaves_no_lock() -> None:
     class InMemory(Writing):
         name = "in_memory"
 
@@ -93,7 +93,9 @@ async def test_nor_does_one_in_memory() -> None:
 
 
 @pytest.mark.mysql
-async def test_nothing_is_killed_on_another_server_of_the_same_address(mysql_uri: str) -> None:
+async def test_a_statement_is_not_killed_on_another_server_of_the_same_address(
+    mysql_uri: str,
+) -> None:
     database = configured({"DB_URI": mysql_uri}, "tests", Base)
     async with (
         open_engine(database) as engine,
@@ -111,7 +113,7 @@ async def test_nothing_is_killed_on_another_server_of_the_same_address(mysql_uri
 
 
 class Several:
-    """Each method leaves two sessions to be closed, and a server that does not answer any more."""
+    """Each method leaves two sessions to close, and a network that swallows every byte."""
 
     name = "several"
     a = DatabaseSession(Base)
@@ -146,7 +148,7 @@ class Several:
 async def test_closing_is_bounded_for_every_session_of_a_call(
     server_url: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiorpc.sqlalchemy.engine.pool.TERMINATE", 0.2)
+    monkeypatch.setattr("aiorpc.sqlalchemy.engine.closing.TERMINATE", 0.2)
     loop = asyncio.get_running_loop()
     url = make_url(server_url)
     Several.hole = hole = Forwarder(url)

@@ -1,4 +1,4 @@
-"""Schemas nested in one another, by every way that marshmallow has, and data that is not valid."""
+"""Nested schemas, by every way that marshmallow has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
 from aiorpc import BadArguments
-from aiorpc.sqlalchemy import configured, load, open_engine
+from aiorpc.sqlalchemy import load
+from tests.support.databases import opened_session
 
 RUN = f"aiorpc_nested_{os.getpid()}"
 
@@ -99,18 +100,12 @@ def schema(request: pytest.FixtureRequest) -> Schema:
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[AsyncSession]:
-    async with open_engine(configured({"DB_URI": database_url}, "tests", Base)) as engine:
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.drop_all)
-            await connection.run_sync(Base.metadata.create_all)
-        async with AsyncSession(engine, expire_on_commit=False) as session:
-            page = Page(id=1, text="It is a truth")
-            book = Book(id=1, title="Pride and Prejudice", pages=[page])
-            session.add(Author(id=1, name="Austen", books=[book]))
-            await session.commit()
-            yield session
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.drop_all)
+    async with opened_session(Base, database_url) as session:
+        page = Page(id=1, text="It is a truth")
+        book = Book(id=1, title="Pride and Prejudice", pages=[page])
+        session.add(Author(id=1, name="Austen", books=[book]))
+        await session.commit()
+        yield session
 
 
 def data(**more: Any) -> dict[str, Any]:
@@ -137,7 +132,7 @@ async def test_nested_objects_are_new_without_a_session_and_found_with_one(
     assert author.books[0].pages[0].text == "universally acknowledged"
 
 
-async def test_what_is_not_valid_changes_nothing(schema: Schema, session: AsyncSession) -> None:
+async def test_invalid_data_changes_no_row(schema: Schema, session: AsyncSession) -> None:
     with pytest.raises(BadArguments, match="name: Not a valid string"):
         await load(schema, data(name=7), session)
     with pytest.raises(BadArguments, match="nonsense: Unknown field"):
@@ -148,7 +143,9 @@ async def test_what_is_not_valid_changes_nothing(schema: Schema, session: AsyncS
 
 
 @pytest.mark.parametrize("nesting", [Nested, fields.Nested])
-async def test_a_plain_schema_may_nest_one_of_a_class(nesting: Any, session: AsyncSession) -> None:
+async def test_a_plain_schema_may_nest_the_schema_of_a_mapped_class(
+    nesting: Any, session: AsyncSession
+) -> None:
     plain = Schema.from_dict({"page": nesting(PageSchema)})()
     new = await load(plain, {"page": {"id": 1, "text": "new"}})
     assert inspect(new["page"]).transient
@@ -156,7 +153,7 @@ async def test_a_plain_schema_may_nest_one_of_a_class(nesting: Any, session: Asy
     assert found["page"] in session
 
 
-async def test_a_validator_may_ask_the_session(session: AsyncSession) -> None:
+async def test_a_validator_may_query_the_session(session: AsyncSession) -> None:
     class Unique(SQLAlchemyAutoSchema[Any]):
         class Meta:
             model = Page

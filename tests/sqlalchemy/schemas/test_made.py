@@ -1,14 +1,14 @@
-"""Schemas that are made for mapped classes: binary columns, classes that share tables."""
+"""Schemas made for mapped classes."""
 
 from __future__ import annotations
 
-import os
+import datetime
+import decimal
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import ForeignKey, LargeBinary, String, func, select
+from sqlalchemy import ForeignKey, LargeBinary, Numeric, String, select, types
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -17,11 +17,16 @@ from sqlalchemy.orm import (
     with_polymorphic,
 )
 
-from aiorpc import BadArguments, RemoteError, rpc
-from aiorpc.sqlalchemy import Database, DatabaseSession, accepts, load, returns, schema_for
-from tests.sqlalchemy.library import running
-
-RUN = f"aiorpc_{os.getpid()}"
+from aiorpc import BadArguments, ConfigurationError, rpc
+from aiorpc.sqlalchemy import (
+    DatabaseSession,
+    accepts,
+    dump,
+    load,
+    returns,
+    schema_for,
+)
+from tests.support.databases import RUN, Book, running
 
 
 class Base(DeclarativeBase):
@@ -95,7 +100,7 @@ class Company:
         return picture
 
 
-async def test_a_caller_cannot_say_of_which_class_a_row_is(database_url: str) -> None:
+async def test_a_caller_cannot_set_the_class_of_a_row(database_url: str) -> None:
     async with running(Company, database_url) as (proxy, _):
         for kind in ("manager", "nonsense"):
             with pytest.raises(BadArguments, match=r"who\.kind: Unknown field"):
@@ -110,7 +115,7 @@ async def test_a_caller_cannot_say_of_which_class_a_row_is(database_url: str) ->
         assert everybody == {"Alice": "employee", "Robert": "manager"}
 
 
-def test_a_key_that_the_table_of_the_parent_gives_need_not_be_told() -> None:
+def test_a_key_from_the_table_of_the_parent_is_not_required() -> None:
     for model in (Employee, Manager, Director):
         fields = schema_for(model)().fields
         assert not fields["id"].required
@@ -118,48 +123,15 @@ def test_a_key_that_the_table_of_the_parent_gives_need_not_be_told() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", b"\xff\xfe\x00'\"\\%s"])
-async def test_bytes_come_back_as_they_went(database_url: str, data: bytes) -> None:
+async def test_bytes_come_back_unchanged(database_url: str, data: bytes) -> None:
     async with running(Company, database_url) as (proxy, _):
         picture = await proxy.add_picture({"data": data})
         assert picture == {"id": picture["id"], "data": data, "thumbnail": None}
 
 
-async def test_text_is_not_taken_for_bytes() -> None:
+async def test_text_is_not_accepted_as_bytes() -> None:
     with pytest.raises(BadArguments, match=r"data: Not valid bytes\.; thumbnail: Longer than"):
         await load(Picture, {"data": "abc", "thumbnail": b"12345"})
-
-
-class Dated(Base):
-    __tablename__ = f"dated_{RUN}"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(20))
-    changed: Mapped[datetime | None] = mapped_column(onupdate=func.current_timestamp())
-
-
-class Dates:
-    name = "dates"
-    db = Database(Base)
-
-    @rpc
-    async def set_up(self) -> None:
-        async with self.db.get_session() as session:
-            session.add(Dated(name="new"))
-
-    @rpc
-    @returns(Dated)
-    async def change(self) -> Dated:
-        async with self.db.get_session() as session:
-            dated = (await session.scalars(select(Dated))).one()
-            dated.name = "changed"
-        return dated
-
-
-async def test_what_the_database_sets_and_nobody_read_is_named(sqlite_url: str) -> None:
-    async with running(Dates, sqlite_url) as (proxy, _):
-        await proxy.set_up()
-        with pytest.raises(RemoteError, match=r"Dated.changed.*session is closed.*eager_defaults"):
-            await proxy.change()
 
 
 class DataBase(MappedAsDataclass, DeclarativeBase):
@@ -174,10 +146,56 @@ class Point(DataBase):
     label: Mapped[str | None] = mapped_column(String(20))
 
 
-async def test_a_mapped_dataclass_says_what_it_does_not_take() -> None:
+async def test_the_error_of_a_mapped_dataclass_names_the_argument() -> None:
     point = await load(Point, {"x": 1, "label": None})
     assert (point.x, point.label) == (1, None)
     with pytest.raises(BadArguments, match=r"^the data: missing 1 required .* 'label'"):
         await load(Point, {"x": 1})
     with pytest.raises(BadArguments, match=r"^point: got an unexpected keyword argument 'id'"):
         await load(Point, {"id": 1, "x": 1, "label": None}, name="point")
+
+
+# Made schemas
+
+
+class OtherBase(DeclarativeBase):
+    pass
+
+
+class Everything(OtherBase):
+    __tablename__ = "everything"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(String(5))
+    price: Mapped[decimal.Decimal] = mapped_column(Numeric(10, 2))
+    when: Mapped[datetime.datetime]
+    day: Mapped[datetime.date]
+    flag: Mapped[bool] = mapped_column(default=True)
+
+
+async def test_a_schema_made_for_a_class_has_its_columns() -> None:
+    made = schema_for(Book)
+    assert made is schema_for(Book)
+    assert set(made().fields) == {"id", "title", "author_id"}
+    data = {"text": "abc", "price": "1.50", "when": "2024-02-29T12:00:00", "day": "2024-02-29"}
+    thing = await load(Everything, data)
+    assert (thing.price, thing.day) == (decimal.Decimal("1.50"), datetime.date(2024, 2, 29))
+    assert (await dump(Everything, thing))["when"] == "2024-02-29T12:00:00"
+    with pytest.raises(BadArguments, match="text: Longer than maximum length 5"):
+        await load(Everything, {**data, "text": "too long"})
+
+
+def test_a_column_that_marshmallow_does_not_know_is_an_error() -> None:
+    class Odd(types.UserDefinedType[Any]):
+        cache_ok = True
+
+    class OddThing(OtherBase):
+        __tablename__ = "odd"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        odd: Mapped[Any] = mapped_column(Odd)
+
+    with pytest.raises(ConfigurationError, match=r"no schema can be made for .*OddThing"):
+        schema_for(OddThing)
+    with pytest.raises(ConfigurationError, match="neither a marshmallow schema nor a class"):
+        schema_for(dict)

@@ -1,4 +1,4 @@
-"""A network between a service and its database, that a test can listen to, and can break."""
+"""A network between a service and its database, which a test can break, or listen to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Forwarder:
     Forwards to the server of *url*.
 
     Attributes:
-        said: what its clients have said so far.
-        open: clear it, and everything is swallowed, as a broken network does.
+        said: the bytes that its clients have sent.
+        open: while it is cleared, the network swallows every byte and stays connected.
     """
 
     def __init__(self, url: URL) -> None:
@@ -28,7 +28,7 @@ class Forwarder:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
-        """Forwards inside the block; gives its port."""
+        """Forward inside the block; give the port."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         try:
             yield server.sockets[0].getsockname()[1]

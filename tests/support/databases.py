@@ -1,4 +1,4 @@
-"""The article's services, awaited: one service with two databases; and fixtures' models."""
+"""Mapped classes, and services with databases that run on ``memory://``. Awaits the databases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import ForeignKey, String
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column, relationship
 
 from aiorpc import ClusterRpcProxy, Middleware, ServiceContainer
@@ -19,10 +19,10 @@ from aiorpc.extensions import providers_of
 from aiorpc.sqlalchemy import configured, create_tables, open_engine
 from tests.support.waiting import eventually
 
-#: Others may test on the same server.
+#: In the names of tables: other test runs may use the same server.
 RUN = f"aiorpc_{os.getpid()}"
 
-#: As in the article: the base has its name from here.
+#: A base with the name given here.
 FirstBase: Any = declarative_base(name="firstbase")
 
 
@@ -56,7 +56,7 @@ class Book(Base):
 
 
 def settings_for(service: type, urls: Mapping[str, str] | str, **more: Any) -> Settings:
-    """On a broker of its own; *urls* by the names of the bases, or one for all."""
+    """With a broker of its own. *urls* are by the names of the bases, or one for all."""
     name: str = service.name
     databases: dict[str, Any]
     if isinstance(urls, str):
@@ -74,7 +74,7 @@ async def running(
     middleware: Sequence[Middleware] = (),
     **more: Any,
 ) -> AsyncIterator[tuple[Any, ServiceContainer]]:
-    """*service* with empty tables: its proxy, and its container."""
+    """Run *service* with empty tables; give its proxy and its container."""
     settings = settings_for(service, urls, **more)
     if urls != "sqlite://":  # where every container has a database of its own
         await create_tables(settings, service, drop=True)
@@ -87,6 +87,19 @@ async def running(
             yield cluster[it.service_name], it
     finally:
         await drop_tables(settings, service)
+
+
+@asynccontextmanager
+async def opened_session(base: Any, url: str) -> AsyncIterator[AsyncSession]:
+    """A plain session on the database at *url*, with the empty tables of *base*."""
+    async with open_engine(configured({"DB_URI": url}, "tests", base)) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(base.metadata.drop_all)
+            await connection.run_sync(base.metadata.create_all)
+        async with AsyncSession(engine, expire_on_commit=False) as session:
+            yield session
+        async with engine.begin() as connection:
+            await connection.run_sync(base.metadata.drop_all)
 
 
 async def drop_tables(settings: Settings, service: type) -> None:
@@ -106,6 +119,6 @@ def engine_of(container: ServiceContainer, index: int = 0) -> AsyncEngine:
 
 
 async def all_returned(container: ServiceContainer, within: float = 10) -> None:
-    """Wait until all connections are back: a call that timed out may still be giving up its own."""
+    """Wait until no call holds a connection: a call that timed out may still close its session."""
     pools = [engine_of(container, index).pool for index in range(len(container.providers))]
     await eventually(lambda: not any(pool.checkedout() for pool in pools), within)

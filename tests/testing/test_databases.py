@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
@@ -25,7 +25,7 @@ from aiorpc.sqlalchemy import (
 )
 from aiorpc.testing import replace_dependencies, worker_factory
 from aiorpc.testing.databases import opened_session
-from tests.sqlalchemy.library import Author, Base, drop_tables, settings_for
+from tests.support.databases import Author, Base, drop_tables, settings_for
 
 
 class Library:
@@ -71,7 +71,7 @@ async def db_url(database_url: str) -> AsyncIterator[str]:
     await drop_tables(from_mapping({"DB_URI": database_url}), service)
 
 
-async def test_what_was_committed_is_gone(database_url: str, db_url: str) -> None:
+async def test_a_commit_is_rolled_back_after_the_test(database_url: str, db_url: str) -> None:
     async with opened_session(Base, db_url) as session:
         session.add(Author(name="Austen"))
         await session.commit()
@@ -82,7 +82,7 @@ async def test_what_was_committed_is_gone(database_url: str, db_url: str) -> Non
         assert await session.scalar(select(func.count()).select_from(Author)) == 0
 
 
-async def test_arguments_that_change_rows_find_the_session(
+async def test_accepts_with_update_finds_the_session(
     db_session: AsyncSession, database: Any
 ) -> None:
     author = Author(name="Austen")
@@ -93,7 +93,9 @@ async def test_arguments_that_change_rows_find_the_session(
     assert author.name == "Jane"
 
 
-async def test_commits_are_seen_in_the_test(db_session: AsyncSession, database: Any) -> None:
+async def test_the_test_sees_commits_of_the_service(
+    db_session: AsyncSession, database: Any
+) -> None:
     db_session.add(Author(name="Austen"))
     await db_session.commit()
     library = worker_factory(Library, db=db_session, database=database)
@@ -105,7 +107,7 @@ async def test_commits_are_seen_in_the_test(db_session: AsyncSession, database: 
     assert await library.count() == 3
 
 
-async def test_a_container_uses_them_too(db_session: AsyncSession, database: Any) -> None:
+async def test_a_container_uses_the_fixtures(db_session: AsyncSession, database: Any) -> None:
     settings = settings_for(Library, "postgresql://nobody@127.0.0.1:1/nowhere")
     container = ServiceContainer(Library, settings)
     replace_dependencies(container, db=db_session, database=database)
@@ -132,26 +134,3 @@ class TestTables:
         db_session.add(Author(name="Austen"))
         await db_session.commit()
         assert await db_session.scalar(select(func.count()).select_from(Author)) == 1
-
-
-async def test_savepoints_of_sqlite_are_rolled_back_with_their_transaction(
-    sqlite_url: str,
-) -> None:
-    async with open_engine(configured({"DB_URI": sqlite_url}, "tests", Base)) as engine:
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
-        async with AsyncSession(engine) as session:
-            async with session.begin_nested():
-                session.add(Author(name="Austen"))
-            await session.rollback()
-            assert await session.scalar(select(func.count()).select_from(Author)) == 0
-
-
-async def test_tables_of_services_are_created_and_dropped(sqlite_url: str) -> None:
-    settings = settings_for(Library, sqlite_url)
-    for drop in (False, False, True):
-        await create_tables(settings, Library, drop=drop)
-    async with open_engine(configured(settings, "library", Base)) as engine:
-        async with engine.connect() as connection:
-            names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-        assert Author.__tablename__ in names
