@@ -78,8 +78,7 @@ class Requests:
 
         Args:
             headers: further headers, as they stand on the wire.
-            template: :func:`.headers.template_of` the headers of the call's context, if the caller
-                has it.
+            template: :func:`.headers.template_of` the context's headers, if the caller has it.
 
         Raises:
             UnserializableValueError: an argument cannot be put on the wire.

@@ -65,6 +65,7 @@ def values_of(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
                 is_no_envelope
             )
         ),
+        max_leaves=20,
     )
 
 
