@@ -86,25 +86,18 @@ class Requests:
         """
         serializer = self._content.default
         deadline = call.context.deadline
-        fields: Mapping[str, Any]
-        expiration = None
-        if deadline is None:
-            fields = {**context_headers(call.context), **(headers or EMPTY)}
-        else:
-            left = deadline.at - monotonic()
-            if left <= 0:
-                raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
-            expiration = expiration_of(left)
-            fields = _dated_headers(call.context, left, headers, template)
+        left = None if deadline is None else deadline.at - monotonic()
+        if left is not None and left <= 0:
+            raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
         return Message(
             body=serializer.encode({"args": call.args, "kwargs": dict(call.kwargs)}),
             content_type=serializer.content_type,
             content_encoding=serializer.content_encoding,
-            headers=fields,
+            headers=_headers(call.context, left, headers, template),
             persistent=persistent,
             correlation_id=correlation_id,
             reply_to=reply_to,
-            expiration=expiration,
+            expiration=None if left is None else expiration_of(left),
         )
 
     def resend(self, message: Message, deadline: Deadline | None) -> Message | None:
@@ -195,13 +188,15 @@ class Requests:
         return args, kwargs
 
 
-def _dated_headers(
+def _headers(
     context: Context,
-    left: float,
+    left: float | None,
     headers: Mapping[str, Any] | None,
     template: HeaderTemplate | None,
 ) -> Mapping[str, Any]:
-    """The headers of a request whose deadline is *left* seconds from now."""
+    """The headers of a request whose deadline, if it has one, is *left* seconds from now."""
+    if left is None:
+        return {**context_headers(context), **(headers or EMPTY)}
     moment = ceil((epoch() + left) * 1000)
     if template is not None and not headers:
         return FilledHeaders(template, moment)
