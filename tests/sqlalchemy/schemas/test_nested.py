@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -50,18 +50,22 @@ class Page(Base):
     book_id: Mapped[int | None] = mapped_column(ForeignKey(Book.id))
 
 
+class Node(Base):
+    __tablename__ = f"node_{RUN}"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey(f"node_{RUN}.id"))
+    children: Mapped[list[Node]] = relationship()
+
+
 class PageSchema(SQLAlchemyAutoSchema[Any]):
     class Meta:
         model = Page
 
 
-def made(nesting: Any, *, instances: bool = False) -> Schema:
-    """A schema of authors with their books, and these with their pages, nested by *nesting*."""
-
-    def nest(schema: type[Schema]) -> Any:
-        if instances:
-            return nesting(schema(many=True))
-        return nesting(schema, many=True)
+def made(nest: Callable[[type[Schema]], fields.Field[Any]]) -> type[Schema]:
+    """A schema of authors with their books, and of books with their pages, nested by *nest*."""
 
     class BookSchema(SQLAlchemyAutoSchema[Any]):
         class Meta:
@@ -77,25 +81,28 @@ def made(nesting: Any, *, instances: bool = False) -> Schema:
 
         books = nest(BookSchema)
 
-    return AuthorSchema()
-
-
-def in_a_list(schema: type[Schema], *, many: bool) -> fields.List[Any]:
-    return fields.List(fields.Nested(schema))
+    return AuthorSchema
 
 
 @pytest.fixture(
     params=[
-        pytest.param(lambda: made(Nested), id="their class"),
-        pytest.param(lambda: made(Nested, instances=True), id="their instance"),
-        pytest.param(lambda: made(fields.Nested), id="class"),
-        pytest.param(lambda: made(fields.Nested, instances=True), id="instance"),
-        pytest.param(lambda: made(in_a_list), id="list"),
+        pytest.param(lambda schema: Nested(schema, many=True), id="their class"),
+        pytest.param(lambda schema: Nested(schema(many=True)), id="their instance"),
+        pytest.param(lambda schema: Nested(lambda: schema(many=True)), id="their callable"),
+        pytest.param(lambda schema: fields.Nested(schema, many=True), id="class"),
+        pytest.param(lambda schema: fields.Nested(schema(many=True)), id="instance"),
+        pytest.param(lambda schema: fields.Nested(lambda: schema(many=True)), id="callable"),
+        pytest.param(lambda schema: fields.List(fields.Nested(schema)), id="list"),
+        pytest.param(lambda schema: fields.List(fields.Nested(schema())), id="list of instance"),
     ]
 )
-def schema(request: pytest.FixtureRequest) -> Schema:
-    made_schema: Schema = request.param()
-    return made_schema
+def schema_class(request: pytest.FixtureRequest) -> type[Schema]:
+    return made(request.param)
+
+
+@pytest.fixture
+def schema(schema_class: type[Schema]) -> Schema:
+    return schema_class()
 
 
 @pytest.fixture
@@ -140,6 +147,69 @@ async def test_invalid_data_changes_no_row(schema: Schema, session: AsyncSession
     assert not session.dirty
     await session.commit()
     assert await session.scalar(select(Page.text)) == "It is a truth"
+
+
+@pytest.mark.parametrize(
+    "options", [{"exclude": ("books.title",)}, {"only": ("id", "name", "books.id", "books.pages")}]
+)
+async def test_a_nested_field_that_the_schema_leaves_out_is_refused(
+    schema_class: type[Schema], options: dict[str, Any], session: AsyncSession
+) -> None:
+    for source in (None, session):
+        with pytest.raises(BadArguments, match=r"^books\[0\]\.title: Unknown field\.$"):
+            await load(schema_class(**options), data(), source)
+    assert not session.dirty
+
+
+async def test_a_schema_that_names_another_nests_it(session: AsyncSession) -> None:
+    class NamedAuthorSchema(SQLAlchemyAutoSchema[Any]):
+        class Meta:
+            model = Author
+
+        books = Nested("NamedBookSchema", many=True)
+
+    class NamedBookSchema(SQLAlchemyAutoSchema[Any]):
+        class Meta:
+            model = Book
+
+    named = NamedAuthorSchema(exclude=("books.title",))
+    found = await load(named, {"id": 1, "name": "Jane", "books": [{"id": 1}]}, session)
+    assert found.books[0].title == "Pride and Prejudice"
+    with pytest.raises(BadArguments, match=r"books\[0\]\.title: Unknown field"):
+        await load(named, {"id": 1, "name": "Jane", "books": [{"id": 1, "title": "P"}]}, session)
+
+
+async def test_changes_to_the_fields_of_a_schema_hold_for_loading(session: AsyncSession) -> None:
+    class Changed(SQLAlchemyAutoSchema[Any]):
+        class Meta:
+            model = Page
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.fields["text"].required = False
+            del self.load_fields["id"]
+
+    for source in (None, session):
+        assert (await load(Changed(), {}, source)).text is None
+        with pytest.raises(BadArguments, match=r"^id: Unknown field\.$"):
+            await load(Changed(), {"id": 1}, source)
+
+
+async def test_a_schema_may_nest_itself() -> None:
+    class Tree(SQLAlchemyAutoSchema[Any]):
+        class Meta:
+            model = Node
+
+        children = Nested(lambda: Tree(), many=True)
+
+    tree: dict[str, Any] = {"name": "leaf", "children": []}
+    for _ in range(30):
+        tree = {"name": "branch", "children": [tree]}
+    node = await load(Tree(), tree)
+    depth = 0
+    while node.children:
+        node, depth = node.children[0], depth + 1
+    assert (depth, node.name, inspect(node).transient) == (30, "leaf", True)
 
 
 @pytest.mark.parametrize("nesting", [Nested, fields.Nested])
