@@ -1,6 +1,6 @@
 """
-The long form: `python -m tests.chaos [--short] [WORD ...]`: the scenarios whose names contain a
-word, all without one. Prints the table; exits 1 when a promise was broken.
+The long form: `python -m tests.chaos [--short] [WORD ...]` plays the scenarios whose names contain
+a word, or all. Prints the table, and exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations

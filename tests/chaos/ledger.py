@@ -1,8 +1,8 @@
 """
-The ledger: a table of PostgreSQL with a line for every run of every call.
+The ledger: a table in PostgreSQL with a row for every run of every call.
 
-A line is committed at once, apart from the method's own transaction if it has one: what is here has
-run, whatever became of the reply.
+Each row is committed at once, outside the method's own transaction. So a call with a row has run,
+even if its reply was lost.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-#: How asyncpg names its connections to the server, so that they can be told from others.
+#: The name of our connections at the server, to tell them from others.
 APPLICATION = "aiorpc-chaos"
 
 
 class Ledger:
     """
     Attributes:
-        table: the name of the table; every scenario has one of its own.
+        table: the name of the table; every scenario has its own.
     """
 
     def __init__(self, url: str, table: str, pool: asyncpg.Pool) -> None:
@@ -30,12 +30,12 @@ class Ledger:
         self._pool = pool
 
     async def runs(self) -> Counter[str]:
-        """How often each call has run, by call id."""
+        """Return how often each call has run, by call id."""
         rows = await self._pool.fetch(f"SELECT call, count(*) AS runs FROM {self.table} GROUP BY 1")
         return Counter({row["call"]: row["runs"] for row in rows})
 
     async def open_transactions(self) -> int:
-        """Connections of services that are in the middle of a transaction and do nothing."""
+        """Return how many connections of services are idle inside a transaction."""
         count: int = await self._pool.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 "
             "AND state LIKE 'idle in transaction%'",
@@ -46,7 +46,7 @@ class Ledger:
 
 @asynccontextmanager
 async def new_ledger(url: str) -> AsyncIterator[Ledger]:
-    """An empty ledger, dropped at the end."""
+    """Create an empty ledger, and drop it at the end."""
     table = f"chaos_{secrets.token_hex(4)}"
     async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
         await pool.execute(

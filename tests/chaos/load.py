@@ -1,6 +1,6 @@
 """
-Callers at a stated rate, who write down what became of every call. They do not wait for one another
-(open loop), unless a number of callers is stated instead of a rate.
+Callers at a given rate, who record the outcome of every call. They do not wait for one another
+(open loop), unless a number of callers is given instead of a rate.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from aiorpc import RemoteError
 from tests.chaos.report import Report
 from tests.support.waiting import eventually
 
-#: Makes the call with this id, within so many seconds.
+#: Makes the call with this id and this timeout in seconds.
 Caller = Callable[[str, float], Awaitable[object]]
 
-#: Seconds past its deadline after which a call hangs.
+#: Seconds past its deadline after which a call counts as hung.
 HANGS = 5.0
-#: Seconds after a fault for which we wait for the first answer.
+#: Seconds to wait for the first answer after a fault.
 RECOVERS = 20.0
 
 
@@ -37,10 +37,10 @@ class Load:
     """
     Args:
         call: makes one call.
-        timeout: seconds for each.
-        rate: calls a second; 0 where *callers* call one after the other instead.
+        timeout: seconds for each call.
+        rate: calls a second; 0 if *callers* call one after the other instead.
         pause: seconds between two calls of one caller.
-        hangs: seconds past its deadline after which a call counts as hung, and is given up.
+        hangs: seconds past its deadline after which a call counts as hung and is cancelled.
     """
 
     call: Caller
@@ -72,7 +72,7 @@ class Load:
                 task.cancel()
 
     async def answered_since(self, at: float, within: float = RECOVERS) -> None:
-        """Return when there was a right answer after loop time *at*, or *within* seconds."""
+        """Return when a right answer came after loop time *at*, or after *within* seconds."""
         with suppress(TimeoutError):
             await eventually(lambda: self._answered_at >= at, within)
 
@@ -93,7 +93,9 @@ class Load:
 
     async def _one_after_another(self, caller: str) -> None:
         made = 0
-        await asyncio.sleep(int(caller) / self.callers * self.pause)  # not all at once
+        await asyncio.sleep(
+            int(caller) / self.callers * self.pause
+        )  # the callers start one after the other
         while not self._stop.is_set():
             await self._one(f"{caller}.{made:04}")
             made += 1
@@ -113,20 +115,20 @@ class Load:
         self.outcomes[call_id] = _Outcome(sent_at, loop.time(), kind)
 
     def as_if_all_ran(self) -> Counter[str]:
-        """A ledger that has every call once."""
+        """Return a ledger in which every call ran once."""
         return Counter(list(self.outcomes))
 
     async def _watch_loop(self) -> None:
-        """How late our own loop is: what it adds to every time that is measured in it."""
+        """Measure how late our own loop is: every time that we measure has that error."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + 0.005
-            await asyncio.sleep(0.005)  # what it takes longer is the lag
+            await asyncio.sleep(0.005)  # the time beyond this is the lag
             self.lag = max(self.lag, loop.time() - due)
 
     def report(self, name: str, runs: Counter[str], *, lifted_at: float, outlasts: bool) -> Report:
         """
-        What became of all calls, by the ledger's *runs*.
+        Report the outcome of all calls, compared with the ledger's *runs*.
 
         Args:
             lifted_at: loop time at which the fault ended.

@@ -1,6 +1,6 @@
 """
-Server processes: started, waited for, told to stop, killed. Each runs `tests.chaos.service`, or
-whatever command it is given, and says in its log when it is ready.
+Server processes: starts them, waits for them, stops and kills them. Each runs `tests.chaos.service`
+or another command, and logs a line when it is ready.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = (sys.executable, "-m", "tests.chaos.service")
 
-#: Seconds for a process to be ready on a busy machine, and to end once it was told to.
+#: Seconds for a process to become ready on a busy machine, and to end after a signal.
 READY_WITHIN = 40.0
 END_WITHIN = 40.0
 
@@ -27,7 +27,7 @@ class Server:
 
     Attributes:
         log: the last lines that it wrote.
-        heard: is told every line that it writes.
+        heard: called with every line that it writes.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, ready: str) -> None:
@@ -45,7 +45,7 @@ class Server:
         command: Sequence[str] = SERVICE,
         ready: str = " ready: ",
     ) -> Server:
-        """Start one; :meth:`ready` waits until it serves."""
+        """Start a process; :meth:`ready` waits until it serves."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -58,10 +58,10 @@ class Server:
 
     async def ready(self) -> None:
         """
-        Return when it serves.
+        Wait until the process serves.
 
         Raises:
-            AssertionError: it ended, or takes too long; the text has its log.
+            AssertionError: it ended or took too long; the text has its log.
         """
         waiting = asyncio.create_task(self._ready.wait())
         await asyncio.wait(
@@ -83,13 +83,13 @@ class Server:
         self._process.send_signal(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """End it as the kernel would: SIGKILL."""
+        """Kill the process with SIGKILL."""
         if self.alive:
             self._process.kill()
         await self.ended()
 
     async def ended(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for its end and return its exit status."""
         status = await asyncio.wait_for(self._process.wait(), END_WITHIN)
         await self._reading
         return status

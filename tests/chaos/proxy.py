@@ -1,7 +1,7 @@
 """
-A TCP proxy that breaks: connections end with a RST or a FIN, fall silent for ever, or are slow.
+A TCP proxy that breaks connections: by a RST, by a FIN, by silence or by delay.
 
-It knows nothing of AMQP (`tests/support/amqp_proxy.py` does). It listens on loopback alone.
+It knows no AMQP (`tests/support/amqp_proxy.py` does). It listens only on loopback.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 
 class _Pair:
-    """One connection: the client's half, the server's half, and what is between them."""
+    """One connection: the client's half, the server's half, and their state."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
-        #: Nothing goes through any more, and neither side hears of the other's end.
+        #: Nothing goes through any more, and neither side sees the other one close.
         self.dark = False
 
     def reset(self) -> None:
@@ -33,7 +33,7 @@ class _Pair:
             half.transport.abort()
 
     def finish(self) -> None:
-        """End both halves with a FIN, behind what was written."""
+        """End both halves with a FIN, after what was written."""
         self.client.close()
         self.server.close()
 
@@ -41,10 +41,10 @@ class _Pair:
 class CuttingProxy:
     """
     Attributes:
-        url: where to connect to instead of the URL it was made of.
-        refusing: new connections are reset at once.
-        delay: seconds by which every piece is held up, in both directions.
-        opened: how many connections there have been.
+        url: the URL of the proxy, for clients.
+        refusing: whether to reset new connections at once.
+        delay: seconds by which to delay every piece, in both directions.
+        opened: how many connections have been opened so far.
     """
 
     def __init__(self, url: str) -> None:
@@ -66,8 +66,8 @@ class CuttingProxy:
 
     def go_dark(self) -> None:
         """
-        Let nothing through the connections there are: to both sides they look alive. New ones work,
-        as after a firewall has forgotten its table.
+        Let nothing through the present connections, which look alive to both sides. New connections
+        work. A firewall that lost its table does the same.
         """
         for pair in self._pairs:
             pair.dark = True
@@ -77,7 +77,7 @@ class CuttingProxy:
             if self.refusing:
                 raise ConnectionRefusedError
             upstream, server = await asyncio.open_connection(*self._upstream)
-        except OSError:  # the server is down: so are we
+        except OSError:  # the server is down: hang up too
             client.transport.abort()
             return
         self.opened += 1
@@ -88,7 +88,7 @@ class CuttingProxy:
                 self._pump(pair, reader, server), self._pump(pair, upstream, client)
             )
             if pair.dark:
-                await asyncio.Event().wait()  # the other side must not hear of it
+                await asyncio.Event().wait()  # the other side must not see it close
         finally:
             self._pairs.discard(pair)
             pair.reset() if pair.dark else pair.finish()

@@ -1,5 +1,5 @@
 """
-What a scenario measured, what is wrong with it, and the table.
+What a scenario measured, which promises that breaks, and the table. Values only.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-#: Seconds past its deadline within which a caller has its answer or error.
+#: Seconds past its deadline within which a caller must have its answer or error.
 PROMPT = 0.05
 
 
@@ -16,18 +16,18 @@ PROMPT = 0.05
 class Report:
     """
     Attributes:
-        offered: calls that were made.
+        offered: calls that the callers made.
         answered: right answers.
         errors: calls that ended with an error, by its name.
-        hung: calls that had not ended some seconds past their deadline.
-        lost: calls that were answered and never ran; and where every call had more time than the
-            fault took, those that ended with ``RpcTimeout`` and never ran.
-        wrong: answers that belong to another call, or to none.
+        hung: calls that had not ended `HANGS` seconds past their deadline.
+        lost: calls that were answered but never ran. If every call had more time than the fault
+            took, also calls that ended with ``RpcTimeout`` and never ran.
+        wrong: answers that belong to another call, or to no call.
         twice: calls that ran more than once.
         overrun: the longest time past a deadline, in seconds.
-        lag: the longest that the callers' own event loop was late meanwhile, in seconds.
-        again: seconds from the fault's end until the first right answer after it.
-        complaints: what went wrong apart from the figures.
+        lag: the longest delay of the callers' own event loop, in seconds.
+        again: seconds from the end of the fault to the next right answer.
+        complaints: failures that the figures do not show.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Report:
         return self.answered / self.offered if self.offered else 0.0
 
     def failures(self, *, floor: float, allowed: frozenset[str], twice: int | None) -> list[str]:
-        """What breaks the promise; *twice*: how many calls may run twice, ``None`` for any."""
+        """List the broken promises. *twice*: how many calls may run twice; ``None``: any number."""
         wrong = list(self.complaints)
         wrong += [f"{count} calls {what}" for what, count in self._never() if count]
         if self.success < floor:
@@ -97,7 +97,7 @@ HEAD = [
 
 
 def table(reports: Sequence[Report]) -> str:
-    """A table in Markdown, legible as it is."""
+    """Return a Markdown table that is readable as plain text."""
     rows = [HEAD, *(report.row() for report in reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [

@@ -1,6 +1,6 @@
 """
-The scenarios: what is broken, under which load, what callers may see, and how many calls have to
-succeed at the least. `docs/guarantees.md` tells the same in prose.
+The scenarios: the fault, the load, what callers may see, and how many calls must succeed.
+`docs/guarantees.md` says the same in prose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.chaos.stage import Stage, set_stage
 from tests.servers import Rabbit
 from tests.support.waiting import eventually
 
-#: What breaks, and returns when it is whole again. The second argument: seconds to stay broken.
+#: Breaks something, and returns when it works again. The second argument: seconds to stay broken.
 Fault = Callable[[Stage, float], Awaitable[None]]
 
 
@@ -26,14 +26,14 @@ Fault = Callable[[Stage, float], Awaitable[None]]
 class Scenario:
     """
     Attributes:
-        broken: seconds for which the fault lasts, where that can be chosen.
+        broken: seconds that the fault lasts, if that can be chosen.
         rate: calls a second; or *callers* that call one after the other.
         before: seconds of load before the fault.
         after: seconds of load after the first answer that follows it.
         timeout: seconds for each call.
         hold: seconds that the method takes.
         outlasts: whether every call has more time than the fault takes.
-        floor: the part of the calls that has to succeed.
+        floor: the part of the calls that must succeed, from 0 to 1.
         errors: names of the errors that callers may see.
         twice: how many calls may run twice; ``None`` for any number.
     """
@@ -60,11 +60,11 @@ class Scenario:
     short: bool = True
 
     def failures(self, report: Report) -> list[str]:
-        """What *report* says that should not be."""
+        """Return the promises that *report* shows as broken."""
         return report.failures(floor=self.floor, allowed=self.errors, twice=self.twice)
 
     def longer(self) -> Scenario:
-        """The same for `make chaos`: more load, for a longer time."""
+        """Return this scenario for `make chaos`: more load, for a longer time."""
         return replace(
             self,
             broken=self.broken * 5,
@@ -75,7 +75,7 @@ class Scenario:
 
 
 async def play(scenario: Scenario, node: Rabbit, ledger_url: str) -> Report:
-    """Run *scenario* on *node*, and say what became of every call."""
+    """Play *scenario* on *node*, and report the outcome of every call."""
     async with (
         set_stage(
             node,
@@ -127,7 +127,7 @@ def caller(cluster: Any, service: str, scenario: Scenario) -> Caller:
 
 
 async def broker_restarts(stage: Stage, broken: float) -> None:
-    """In good order; meanwhile another server is started, which has to wait for the broker."""
+    """Restart the broker. Meanwhile another server starts and has to wait for the broker."""
     await stage.stop_broker()
     late = await stage.start_server(ready=False)
     await asyncio.sleep(broken)
@@ -146,7 +146,7 @@ async def broker_closes_connections(stage: Stage, broken: float) -> None:
 
 
 async def connections_are_reset(stage: Stage, broken: float) -> None:
-    """RST, then FIN, then a network that refuses for a while."""
+    """Break connections by RST, then by FIN, then refuse new ones for a while."""
     (network,) = stage.network
     network.cut_with_rst()
     await asyncio.sleep(broken / 2)
@@ -159,7 +159,7 @@ async def connections_are_reset(stage: Stage, broken: float) -> None:
 
 
 async def network_goes_dark(stage: Stage, broken: float) -> None:
-    """Without a FIN: both sides hold a connection that is dead. Over with the first new one."""
+    """Both sides keep a dead connection, without a FIN. It is over when all have a new one."""
     (network,) = stage.network
     before = network.opened
     network.go_dark()
@@ -174,7 +174,7 @@ async def network_is_slow(stage: Stage, broken: float) -> None:
 
 
 async def first_node_fails(stage: Stage, broken: float) -> None:
-    """One of the URLs goes away for good: the other one has to do."""
+    """One of two URLs stops working for good, so the other one has to do."""
     first = stage.network[0]
     first.refusing = True
     first.cut_with_rst()
@@ -182,13 +182,13 @@ async def first_node_fails(stage: Stage, broken: float) -> None:
 
 
 async def server_is_killed(stage: Stage, broken: float) -> None:
-    """SIGKILL; another takes its place."""
+    """Kill a server with SIGKILL, and start another one."""
     await stage.alive[0].kill()
     await stage.start_server()
 
 
 async def servers_are_replaced(stage: Stage, broken: float) -> None:
-    """A rolling restart: each of them gets a successor and then a SIGTERM."""
+    """A rolling restart: start a successor for each server, then stop it with SIGTERM."""
     for old in stage.alive:
         await stage.start_server()
         old.terminate()
@@ -197,7 +197,7 @@ async def servers_are_replaced(stage: Stage, broken: float) -> None:
 
 
 async def broker_blocks(stage: Stage, broken: float) -> None:
-    """A memory alarm, during which one server is told to stop: it has to end all the same."""
+    """A memory alarm. A server that gets SIGTERM meanwhile has to end all the same."""
     await stage.ctl("set_vm_memory_high_watermark", "0.00001")
     try:
         await asyncio.sleep(broken)
@@ -209,13 +209,13 @@ async def broker_blocks(stage: Stage, broken: float) -> None:
 
 
 async def queue_is_deleted(stage: Stage, broken: float) -> None:
-    """The requests that wait in it are gone; the broker cancels the consumers."""
+    """Delete the queue with the requests that wait in it. The broker cancels the consumers."""
     async with stage.channel() as channel:
         await channel.queue_delete(f"rpc-{stage.service}")
 
 
 async def exchange_is_deleted(stage: Stage, broken: float) -> None:
-    """Publishing channels are closed with 404 until somebody declares it again; with bindings."""
+    """Delete the exchange and its bindings. The broker closes publishing channels with 404."""
     async with stage.channel() as channel:
         await channel.exchange_delete("nameko-rpc")
 
@@ -283,7 +283,7 @@ SCENARIOS = [
         settings={"CONFIRM_REPLIES": True},
         short=False,
     ),
-    # Stopping and starting takes a broker some eight seconds.
+    # A broker takes about 8 s to stop and start.
     Scenario(
         name="broker restarted, 200 callers",
         fault=broker_restarts,

@@ -1,6 +1,6 @@
 """
-The service under test, in a process of its own: `python -m tests.chaos.service` with what it needs
-in the environment. Its log is on standard output.
+The service under test, in its own process: `python -m tests.chaos.service`, with its configuration
+in the environment. It logs to standard output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = os.environ.get("CHAOS_TABLE", "")
 
 
 class _Database(DependencyProvider[Any]):
-    """The pool, as long as the container lives."""
+    """A connection pool with the lifetime of the container."""
 
     pool: asyncpg.Pool
 
@@ -41,7 +41,7 @@ class _Database(DependencyProvider[Any]):
 
 
 class Record(_Database):
-    """Writes a line for this run, committed at once."""
+    """Writes a row for this run and commits it at once."""
 
     def value(self, worker_ctx: WorkerContext) -> Callable[[str], Awaitable[Any]]:
         def record(call_id: str) -> Awaitable[Any]:
@@ -51,7 +51,9 @@ class Record(_Database):
 
 
 class Transaction(_Database):
-    """A transaction as long as the worker: committed at its end, rolled back at an error."""
+    """
+    A transaction with the lifetime of the worker: committed at its end, rolled back by an error.
+    """
 
     @asynccontextmanager
     async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[Any]:
@@ -80,7 +82,7 @@ class Chaos:
 
     @rpc
     async def relay(self, call_id: str, hold: float) -> str:
-        """The same over a second hop."""
+        """Call `work` over a second hop."""
         return await self.itself.work(call_id, hold)
 
     @rpc
@@ -92,7 +94,7 @@ class Chaos:
 
 
 class Booking:
-    """Its lines are in the ledger only if the call's transaction was committed."""
+    """Write rows by the call's transaction: the ledger has them only if that was committed."""
 
     name = f"{Chaos.name}_booking"
     transaction = Transaction()

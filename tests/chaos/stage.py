@@ -1,6 +1,5 @@
 """
-The stage of a scenario: a broker of the tests' own, server processes, a client, and the network
-between them.
+The stage of a scenario: a private broker, server processes, a client, and the network between them.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from tests.servers import Rabbit
 class Stage:
     """
     Attributes:
-        node: the broker, to be maltreated; its methods block.
-        service: the name of the service under test, of this stage alone.
-        network: what lies between servers and broker, and between client and broker.
-        urls: the broker's URLs for servers and client; those of *network*.
-        servers: the processes that were started, also those that have ended.
+        node: the broker; its methods block.
+        service: the name of the service under test, which no other stage uses.
+        network: the proxies between broker and servers, and between broker and client.
+        urls: the URLs of *network*, for servers and client.
+        servers: all processes that were started, also the ended ones.
     """
 
     node: Rabbit
@@ -44,7 +43,7 @@ class Stage:
 
     @property
     def reply_queue(self) -> str:
-        """The name of our client's reply queue."""
+        """The name of the client's reply queue."""
         assert self.client is not None
         client = self.client._client
         assert client is not None
@@ -75,7 +74,7 @@ class Stage:
         return server
 
     async def ctl(self, *arguments: str) -> str:
-        """What `rabbitmqctl` says."""
+        """Run `rabbitmqctl` and return its output."""
         return await asyncio.to_thread(self.node.ctl, *arguments)
 
     async def stop_broker(self) -> None:
@@ -89,7 +88,7 @@ class Stage:
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-        """A channel past the network, for what an operator does to a broker."""
+        """A channel that bypasses the network, for the actions of an operator."""
         async with await aio_pika.connect(self.node.url) as connection:
             yield await connection.channel()
 
@@ -106,11 +105,11 @@ async def set_stage(
     booking: bool = False,
 ) -> AsyncIterator[Stage]:
     """
-    Start *servers* processes and wait until all of them serve.
+    Start *servers* processes, and wait until all of them serve.
 
     Args:
-        ways: URLs that servers and client are given, each with a proxy of its own.
-        query: of those URLs, as in ``heartbeat=1``.
+        ways: number of URLs for servers and client, each with its own proxy.
+        query: the query of those URLs, such as ``heartbeat=1``.
     """
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(new_ledger(ledger_url))

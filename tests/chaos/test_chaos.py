@@ -1,5 +1,5 @@
 """
-The short form of the chaos suite: each scenario once, on one private broker, in some seconds.
+The short form of the chaos suite: each short scenario once, on one private broker.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.chaos.stage import set_stage
 from tests.servers import Rabbit
 from tests.support.waiting import eventually
 
-# Alone: how late a call may be, and how many succeed, holds for a machine that does nothing else.
+# Alone: the limits for lateness and success hold for a machine that does nothing else.
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.alone]
 
 SHORT = [scenario for scenario in SCENARIOS if scenario.short]
-#: Those that break the whole broker, each by itself; the others harm their own service alone.
+#: Scenarios that break the whole broker run one by one. The others break only their own service.
 ALONE = ("broker restarted", "memory alarm")
 GROUPS = {
     **{each.name: [each] for each in SHORT if each.name in ALONE},
@@ -44,7 +44,7 @@ def node() -> Iterator[Rabbit]:
 async def test_nothing_hangs_and_nothing_is_lost(
     group: list[Scenario], node: Rabbit, postgresql_uri: str
 ) -> None:
-    # Together, since they mostly wait; each has its own service, network and ledger.
+    # At the same time, because they mostly wait. Each has its own service, network and ledger.
     plays = [play(scenario, node, postgresql_uri) for scenario in group]
     reports = await asyncio.gather(*plays)
     print(table(reports))
@@ -59,7 +59,7 @@ async def test_nothing_hangs_and_nothing_is_lost(
 async def test_cancelled_calls_are_rolled_back_over_two_hops(
     node: Rabbit, postgresql_uri: str
 ) -> None:
-    """Their callers stop waiting in the middle; not one transaction stays, open or committed."""
+    """The callers cancel inside a transaction: none stays open and none is committed."""
     async with (
         set_stage(node, postgresql_uri, servers=2, booking=True) as stage,
         ClusterRpcProxy(stage.config, timeout=20) as cluster,
@@ -71,7 +71,9 @@ async def test_cancelled_calls_are_rolled_back_over_two_hops(
         async def open_transactions_are(number: int) -> bool:
             return await stage.ledger.open_transactions() == number
 
-        await eventually(lambda: open_transactions_are(16), 15)  # two pools of 8: all are in it
+        await eventually(
+            lambda: open_transactions_are(16), 15
+        )  # two pools of 8 connections, all in use
         for call in calls:
             call.cancel()
         await eventually(lambda: open_transactions_are(0), 4)  # less than the method takes
@@ -80,7 +82,7 @@ async def test_cancelled_calls_are_rolled_back_over_two_hops(
 
 
 async def test_a_load_counts_what_it_sees() -> None:
-    """The suite's own scales: a hang, a wrong answer, an error and a lateness are seen."""
+    """Test the suite itself: it sees a hang, a wrong answer, an error and a late answer."""
 
     async def call(call_id: str, timeout: float) -> object:
         match int(call_id) % 4:

@@ -1,1 +1,1 @@
-"""The documentation is tested: its code runs, and its tables agree with the code."""
+"""Tests of the documentation: its code runs, and its tables agree with the code."""

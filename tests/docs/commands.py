@@ -1,4 +1,4 @@
-"""Checks the command lines that the pages show: that the commands and their options exist."""
+"""Checks that the commands and options in the pages' command lines exist. Runs no command."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .markdown import ROOT
 
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 _MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-#: What the pages may use of the rest of the world, unchecked.
+#: Commands of other projects, which are not checked.
 _OTHERS = frozenset({".", "docker", "cd", "curl", "git", "python", "python3", "pytest", "uvicorn"})
 
 
 def check_command(words: list[str], place: str) -> None:
     """
-    ``aiorpc`` commands with their options, ``make`` targets, and the extras in ``pip install``.
+    Check ``aiorpc`` commands with their options, ``make`` targets, and extras of ``pip install``.
 
     Raises:
-        AssertionError: names the place and what there is not.
+        AssertionError: something does not exist; the text names it and the place.
     """
     checks = {"aiorpc": _check_aiorpc, "make": _check_make, "pip": _check_pip}
     check = checks.get(words[0])
@@ -51,7 +51,7 @@ def _check_make(words: list[str], place: str) -> None:
 
 
 def _check_pip(words: list[str], place: str) -> None:
-    """Nobody may be sent to the unrelated project of the same name."""
+    """Refuse the unrelated project that is called aiorpc on PyPI."""
     for word in words[1:]:
         requirement = re.fullmatch(r"(?P<name>[\w.-]+?)(\[(?P<extras>[\w,-]+)\])?", word)
         if requirement is None or requirement["name"] == _PROJECT["project"]["name"]:
@@ -59,4 +59,4 @@ def _check_pip(words: list[str], place: str) -> None:
                 known = _PROJECT["project"]["optional-dependencies"]
                 assert not extra or extra in known, f"{place}: there is no extra {extra!r}"
         else:
-            assert requirement["name"] != "aiorpc", f"{place}: that is somebody else's project"
+            assert requirement["name"] != "aiorpc", f"{place}: that is another project"

@@ -1,4 +1,4 @@
-"""Reads the code blocks and tables of the Markdown pages. Runs nothing."""
+"""Reads the code blocks and tables of Markdown pages. Runs nothing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Block:
     """One fenced block of code."""
 
     page: Path
-    #: Of its first line of code, from 1.
+    #: The number of its first line of code, from 1.
     line: int
     language: str
     code: str
-    #: Why the page says that it is not run, in a comment before it; ``None``: it is run.
+    #: The reason in the comment that says not to run it; ``None``: it is run.
     not_run: str | None = None
-    #: The ``text`` block that follows it at once: what it prints.
+    #: Its output: the ``text`` block that follows directly.
     output: str | None = None
 
     @property
@@ -36,7 +36,7 @@ class Block:
 
     @property
     def file_name(self) -> str | None:
-        """The file that the first line says this block is: ``# greetings.py``."""
+        """The file name in the first line, such as ``# greetings.py``."""
         first = self.code.partition("\n")[0]
         match = _FILE_NAME.fullmatch(first)
         return match["name"] if match and self.language == "python" else None
@@ -47,7 +47,7 @@ def page_id(page: Path) -> str:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The fenced blocks of *page* in their order; a block of output goes with what prints it."""
+    """Return the fenced blocks of *page* in order, each with the block of its output."""
     blocks: list[Block] = []
     not_run: str | None = None
     adjacent = False
@@ -74,7 +74,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def table_rows(page: Path) -> list[list[str]]:
-    """The cells of every table row of *page*, as they are written."""
+    """Return the cells of every table row of *page*, unchanged."""
     rows = []
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("| ") and not set(line) <= set("| -:"):

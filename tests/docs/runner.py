@@ -1,6 +1,6 @@
 """
-Runs the code blocks of one page, in their order, as a reader would: what each block does is in
-:class:`Reader`. The broker of every page is its own ``memory://``, whatever URL the page shows.
+Runs the code blocks of one page in order, as a reader would; :class:`Reader` says how. Each page
+has its own ``memory://`` broker, in place of the URL that the page shows.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from aiorpc.config import load
 from .commands import check_command
 from .markdown import ROOT, Block, page_id
 
-#: What the pages call their RabbitMQ server.
+#: The URL of RabbitMQ in the pages.
 RABBITMQ = "amqp://guest:guest@localhost/"
-#: The pages' plain ``memory://``, not one with a name.
+#: A ``memory://`` without a name in the pages.
 _MEMORY = re.compile(r"memory://(?=[\"'\s]|$)")
-#: Nothing that a page would have to tell its reader. Where tests are not asynchronous it need not
-#: speak of fixture loops, of which pytest-asyncio warns; hypothesis takes a second to import.
+#: Options that a reader does not need: pytest-asyncio warns without a scope of fixture loops, and
+#: hypothesis takes 1 s to import.
 _PYTEST_OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 _PYTEST_OPTIONS += ("-o", "asyncio_default_fixture_loop_scope=function")
 if not any(entry.name == "aiorpc" for entry in entry_points(group="pytest11")):
@@ -45,7 +45,7 @@ _PROGRAMS = {
     "pytest": ("-m", "pytest", *_PYTEST_OPTIONS),
     "aiorpc": ("-m", "aiorpc"),
 }
-#: How long a program of a page may take, in seconds.
+#: Seconds that a program of a page may take.
 PROGRAM_TIMEOUT = 20
 
 
@@ -54,16 +54,17 @@ class Reader:
     Follows one page, block by block:
 
     - ``python`` is executed, with top-level ``await``, in one namespace for the whole page;
-    - ``python`` whose first line names a file (``# greetings.py``) is written to that file instead,
-      for later blocks to import or run;
+    - ``python`` whose first line names a file (``# greetings.py``) is written to that file, which
+      later blocks import or run;
     - ``sh`` is read line by line: ``python FILE``, ``pytest``, ``pytest FILE``, ``cd`` and ``aiorpc
-      new`` are run; ``aiorpc run MODULE ...`` hosts the services on the page's broker from there
-      on; of other ``aiorpc``, ``make`` and ``pip`` commands the names and options are checked;
+      new`` are run. ``aiorpc run MODULE ...`` hosts the services on the page's broker for the rest
+      of the page. Of other ``aiorpc``, ``make`` and ``pip`` commands, names and options are
+      checked;
     - ``yaml`` is loaded as a configuration;
-    - ``ini`` is a file that its first line names (``# pytest.ini``);
-    - ``text`` right after one of these is what it prints (``...`` stands for anything); in other
+    - ``ini`` is written to the file that its first line names (``# pytest.ini``);
+    - ``text`` directly after one of these is its output (``...`` stands for any text). In any other
       ``text``, the commands after ``$ aiorpc`` are checked;
-    - an expression with a literal in a comment behind it (``1 + 1  # 2``) has that value.
+    - an expression with a literal in a comment after it (``1 + 1  # 2``) must have that value.
     """
 
     def __init__(self, page: Path, directory: Path) -> None:
@@ -126,7 +127,7 @@ class Reader:
         self.used.discard(name)
 
     def _imports(self, block: Block) -> None:
-        """What a block that runs imports is used, and what that imports in its turn."""
+        """Record that a block uses the files that *code* imports, directly or not."""
         for name in re.findall(r"^(?:from|import) (\w+)", block.code, re.MULTILINE):
             file = f"{name}.py"
             if file in self.written and file not in self.used:
@@ -165,7 +166,7 @@ class Reader:
                 self._imports(self.written[file])
         services = set(load_services(targets))
         names = {service.name for service in services}
-        for hosted, stack in self._hosted:  # started again: Ctrl-C came before
+        for hosted, stack in self._hosted:  # a reader stopped the first one by Ctrl-C
             if names & {service.name for service in hosted}:
                 await stack.aclose()
         stack = AsyncExitStack()
@@ -176,7 +177,7 @@ class Reader:
         return words == ["pytest"] or (words[0] in _PROGRAMS and words[1] in self.written)
 
     def _program(self, words: list[str], block: Block) -> None:
-        """Run ``python FILE``, ``pytest FILE`` or ``aiorpc new`` in a process of its own."""
+        """Run ``python FILE``, ``pytest FILE`` or ``aiorpc new`` in its own process."""
         read = {*words, *(["conftest.py"] if words[0] == "pytest" else [])}
         for file in self.written.keys() & read:
             self.used.add(file)
@@ -198,7 +199,7 @@ class Reader:
 
     @contextmanager
     def printed(self, block: Block) -> Iterator[None]:
-        """What is printed inside is what the page shows, where it shows something."""
+        """Compare what the block prints with what the page shows, if it shows output."""
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             yield
@@ -225,14 +226,14 @@ class Reader:
         (self.directory / name).write_text(block.code, encoding="utf-8")
 
     async def _text(self, block: Block) -> None:
-        """A picture, or a transcript: of what was typed there (``$ aiorpc``), names are checked."""
+        """Check the commands of a transcript (``$ aiorpc ...``). Other text is a picture."""
         for line in block.code.splitlines():
             if line.startswith("$ aiorpc "):
                 check_command(shlex.split(line.removeprefix("$ "), comments=True), block.place)
 
 
 def _compile(code: str, block: Block) -> Any:
-    """The code, checking values that comments tell; its tracebacks show the page's own lines."""
+    """Compile the code with checks of the values in comments. Tracebacks show lines of the page."""
     tree = _ValuesInComments(code).visit(ast.parse(code, block.place))
     ast.increment_lineno(ast.fix_missing_locations(tree), block.line - 1)
     return compile(tree, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

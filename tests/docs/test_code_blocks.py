@@ -1,4 +1,4 @@
-"""Every code block of the README and of the documentation is run, as :class:`Reader` says."""
+"""Runs every code block of the README and of the documentation; :class:`Reader` says how."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .markdown import PAGES, Block, blocks_of, page_id
 from .runner import Reader
 
 WITH_CODE = [page for page in PAGES if blocks_of(page)]
-#: Made by Sphinx, and checked there.
+#: Sphinx makes and checks this page.
 DIRECTIVES = ("{",)
 
 
@@ -24,18 +24,18 @@ async def test_code_blocks_of_a_page_run(
             if block.not_run is None and not block.language.startswith(DIRECTIVES):
                 await reader.follow(block)
         unused = set(reader.written) - reader.used
-        assert not unused, f"{page.name} writes {unused}, and neither imports nor runs them"
+        assert not unused, f"{page.name} writes {unused}, and no block imports or runs them"
 
 
-# The tests of the tests: a page that is wrong is found.
+# Tests of the tests: they find a page that is wrong.
 
-#: Language, code, and what the error has to say.
+#: Language, code, and text of the error.
 WRONG = {
     "a value in a comment": ("python", "1 + 1  # 3\n", "the page says 3, it is 2"),
     "a value deeper down": ("python", "if True:\n    f = str\n    f(1)  # '2'\n", "it is '1'"),
     "an exception": ("python", "raise ValueError('boom')\n", "boom"),
     "an awaited exception": ("python", "async def f(): 1 / 0\nawait f()\n", "division by zero"),
-    "a file nobody uses": ("python", "# unused.py\n", "neither imports nor runs"),
+    "a file nobody uses": ("python", "# unused.py\n", "no block imports or runs"),
     "a file that fails": ("python", "# a.py\n1 / 0\n```\n```sh\npython a.py\n", "by zero"),
     "a failing test": (
         "python",
@@ -47,14 +47,14 @@ WRONG = {
         "# test_a.py\nasync def test_a(): ...\n```\n```sh\npytest test_a.py\n",
         "async def functions are not natively supported",
     ),
-    "a configuration of somebody's": ("ini", "[pytest]\n", "which file is it"),
+    "a configuration without a name": ("ini", "[pytest]\n", "which file is it"),
     "output": ("python", "print(1)\n```\n```text\n2\n", "and the page says"),
     "a command": ("sh", "aiorpc walk\n", "there is no command `aiorpc walk`"),
     "a command in a transcript": ("text", "$ aiorpc walk\n", "no command `aiorpc walk`"),
     "an option": ("sh", "aiorpc run services.web --sideways\n", "--sideways"),
     "a make target": ("sh", "make tea\n", "no target tea"),
     "a program": ("sh", "rm -r x\n", "what is 'rm'"),
-    "the wrong project": ("sh", "pip install aiorpc\n", "somebody else's project"),
+    "the wrong project": ("sh", "pip install aiorpc\n", "that is another project"),
     "an extra": ("sh", "pip install 'aiorpc-amqp[tea]'\n", "no extra 'tea'"),
     "a key": ("yaml", "AMQP_URL: amqp://localhost/\n", "did you mean AMQP_URI"),
     "a language": ("tex", "x\n", "no way to test 'tex'"),

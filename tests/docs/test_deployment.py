@@ -1,4 +1,4 @@
-"""What the page on deployment says of RabbitMQ's permissions, on a broker that has no others."""
+"""The permissions of the page on deployment suffice, on a RabbitMQ that grants no others."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Shop:
 
 @pytest.fixture
 def limited() -> Iterator[str]:
-    """The URL of a user who has the permissions that the page gives, and no others."""
+    """The URL of a user who has only the permissions of the page."""
     if Rabbit.program() is None:
-        pytest.skip("this starts a RabbitMQ of its own, and none is installed")
+        pytest.skip("this test starts its own RabbitMQ, and none is installed")
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith("rabbitmqctl set_permissions")]
     *_, configure, write, read = shlex.split(line)

@@ -1,4 +1,4 @@
-"""What the pages list is what there is: keys, errors, the migration's imports, the public API."""
+"""The lists of the pages are complete: keys, errors, imports of the migration, the public API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .markdown import ROOT, table_rows
 
 DOCS = ROOT / "docs"
 KEYS = dict(fields())
-#: Settings that are used under another name.
+#: Settings that have another name in the configuration.
 USED_AS = {
     "accept": "accepted",
     "amqp_uri": "broker_urls",
@@ -64,7 +64,7 @@ def test_a_key_without_effect_says_so(key: str) -> None:
         for path in sources
         if path.name not in {"settings.py", "keys.py"}
     )
-    own = key == "EXTRA_KEYS"  # used where it is decoded
+    own = key == "EXTRA_KEYS"  # used only while it is decoded
     assert used or own or "no effect" in KEY_ROWS[key][3].lower()
     assert not (used and "no effect" in KEY_ROWS[key][3].lower())
 

@@ -1,4 +1,4 @@
-"""The second half of the tutorial as its reader runs it: processes, and a RabbitMQ server."""
+"""The second half of the tutorial as a reader runs it: in processes, on a RabbitMQ server."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ async def directory(tmp_path: Path, rabbitmq_uri: str) -> AsyncIterator[Path]:
 
 
 def command(line: str, broker: str) -> list[str]:
-    """``aiorpc ...`` as the page has it, of this tree and on the broker of the tests."""
+    """Run the page's ``aiorpc ...`` from this tree, on the broker of the tests."""
     return [sys.executable, "-m", *shlex.split(line.replace(RABBITMQ, broker))]
 
 
 @contextmanager
 def running(line: str, broker: str, directory: Path) -> Iterator[None]:
-    """A terminal in which *line* was typed: from when its service is ready until Ctrl-C."""
+    """
+    Run *line* as in a terminal. The block begins when the service is ready; its end is Ctrl-C.
+    """
     process = subprocess.Popen(
         command(line, broker), cwd=directory, env=environment(), stderr=subprocess.PIPE, text=True
     )

@@ -1,9 +1,9 @@
 """
-Fixtures for tests beside real Nameko: its processes, RabbitMQ, and services of ours under names
-that no other run uses.
+Fixtures for tests with real Nameko: its processes, RabbitMQ, and our services under names that no
+other run uses.
 
-What cannot be had (RabbitMQ, pip, an old Python) skips the tests with one line that names the
-remedy, or fails them with AIORPC_REQUIRE_SERVERS=1.
+If RabbitMQ, pip or an old Python is missing, the tests are skipped with one line that names the
+remedy. With AIORPC_REQUIRE_SERVERS=1 they fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.servers import urls
 
 TOKEN = secrets.token_hex(3)
 
-#: Stacks that cannot be had, and why.
+#: Stacks that are not available, and why.
 _missing = pytest.StashKey[dict[str, str]]()
 
 
@@ -34,7 +34,7 @@ def unavailable(why: str) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make the virtual environments before the first test, whose time is bounded."""
+    """Make the virtual environments before the first test, because a test has a time limit."""
     stacks = {
         item.callspec.params["nameko_processes"]
         for item in session.items
@@ -66,7 +66,7 @@ def rabbitmq_url() -> str:
 
 @pytest.fixture
 def broker(rabbitmq_url: str) -> dict[str, Any]:
-    """The configuration of all that is ours."""
+    """The configuration of our services and clients."""
     return {"AMQP_URI": rabbitmq_url}
 
 
@@ -88,7 +88,7 @@ def nameko_processes(
 
 @pytest.fixture
 def nameko(nameko_processes: Nameko) -> Iterator[Nameko]:
-    """Real Nameko of each stack, which lives through whatever the test does."""
+    """The Nameko processes of each stack. The fixture fails if a test killed one."""
     nameko_processes.check()
     yield nameko_processes
     nameko_processes.check()
@@ -108,7 +108,7 @@ def _delete_queues(url: str, names: list[str]) -> None:
 
 @pytest.fixture
 async def channel(rabbitmq_url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-    """A raw channel, for what no client of ours would send."""
+    """A raw channel, to send what our client would not."""
     async with await aio_pika.connect(rabbitmq_url) as connection:
         yield await connection.channel()
 
@@ -117,7 +117,7 @@ async def channel(rabbitmq_url: str) -> AsyncIterator[aio_pika.abc.AbstractChann
 async def new_name(
     channel: aio_pika.abc.AbstractChannel,
 ) -> AsyncIterator[Callable[[str], str]]:
-    """Makes service names of this test alone; their queues are gone afterwards."""
+    """Makes service names that only this test uses, and deletes their queues at the end."""
     names = []
 
     def make(prefix: str) -> str:

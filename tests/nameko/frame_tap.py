@@ -1,7 +1,7 @@
 """
-A TCP relay between a client and RabbitMQ that keeps what the client says, frame by frame.
+A TCP relay between a client and RabbitMQ that records the client's frames.
 
-What a library made of our values shows nowhere else: property flags and the type tags of headers.
+Only the frames show the property flags and the type tags of headers that a client wrote.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Published:
 
 @dataclass
 class Tap:
-    """What clients of *url* said."""
+    """The frames that clients of *url* sent."""
 
     url: str
     methods: list[Any] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Tap:
 
 @asynccontextmanager
 async def tapped(url: str) -> AsyncIterator[Tap]:
-    """Relay to the broker at *url*; connect to the tap's own ``url`` instead."""
+    """Relay to the broker at *url*. Clients connect to the tap's ``url``."""
     parts = urlsplit(url)
     relays: set[asyncio.Task[None]] = set()
 

@@ -1,7 +1,7 @@
 """
 The golden messages of `tests/data/nameko_messages.json`, as values of `aiorpc.wire`.
 
-Reads that file, nothing else. `Golden.header` is the payload of the content header frame as Nameko
+Reads only that file. `Golden.header` is the payload of the content header frame as Nameko
 wrote it: class (2 bytes), weight (2), body size (8), then property flags and properties.
 """
 
@@ -35,7 +35,7 @@ class Golden:
 
     @property
     def message(self) -> Message:
-        """As our transports deliver it."""
+        """Return the message as our transports deliver it."""
         return decode_content_header(self.header, self.body.encode())
 
     @property
@@ -48,7 +48,7 @@ class Golden:
 
     @property
     def context_data(self) -> dict[str, Any]:
-        """What Nameko put in, by name without prefix."""
+        """Return Nameko's headers by name, without their prefix."""
         return {
             key.removeprefix("nameko."): value
             for key, value in self.headers.items()
@@ -57,12 +57,12 @@ class Golden:
 
     @property
     def flags_and_properties(self) -> bytes:
-        """To the letter: which properties there are, their order, their type tags, their values."""
+        """Return flags and properties byte by byte: order, type tags and values."""
         return self.header[_BEFORE_FLAGS:]
 
 
 def flags_and_properties(message: Message) -> bytes:
-    """The same of a message of ours, as it goes to the socket."""
+    """Return flags and properties of one of our messages, as our transport sends it."""
     frames = Encoder(channel=1, frame_max=131072).publish("e", "k", False, message)
     method_size = int.from_bytes(frames[3:7])
     header = frames[7 + method_size + 1 :]
@@ -74,7 +74,7 @@ STACKS = ("2.14.1", "2.14.1-old", "3.0.0rc11")
 
 
 def goldens(*kinds: str, stacks: tuple[str, ...] = STACKS) -> list[Golden]:
-    """All messages of these *kinds*: `request`, `reply`, `publish`."""
+    """Return all messages of these *kinds*: `request`, `reply`, `publish`."""
     return [
         golden_of(f"{stack}:{name}", sent)
         for stack in stacks
@@ -85,7 +85,7 @@ def goldens(*kinds: str, stacks: tuple[str, ...] = STACKS) -> list[Golden]:
 
 
 def golden_of(name: str, sent: dict[str, Any]) -> Golden:
-    """One message of the file, under *name*."""
+    """Return the message with this *name*."""
     return Golden(
         name=name,
         exchange=sent["exchange"],

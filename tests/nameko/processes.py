@@ -1,9 +1,9 @@
 """
-The Nameko processes of a test session: one that serves, one that calls, both told what to do over
-their pipes (`peers/`).
+The Nameko processes of a test session: one serves, one calls. Both take commands over pipes
+(`peers/`).
 
-They end when their standard input does, so they never outlive the tests. Everything here blocks,
-but for `Nameko.call` and its kin, which wait in a thread.
+They end when their standard input ends, so they cannot outlive the tests. The functions here block,
+except `Nameko.call` and `Nameko.call_all`, which wait in a thread.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.nameko.peers import values
 
 PEERS = Path(__file__).parent / "peers"
 
-#: Seconds for a process to start (imports, on a busy machine) and, over the call's own, to answer.
+#: Seconds for a process to start on a busy machine, and to answer beyond the call's timeout.
 STARTING = 30.0
 ANSWERING = 10.0
 
 
 class NamekoError(Exception):
-    """What a call by a Nameko client raised there; ``text`` is its ``str``."""
+    """The error that a call by a Nameko client raised; ``text`` is its ``str``."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         super().__init__(*told["args"])
@@ -43,7 +43,7 @@ class NamekoError(Exception):
 
 
 class Peer:
-    """A script of `peers/` in its own process; one line in, one line out."""
+    """A script of `peers/` in its own process. It answers each line with one line."""
 
     def __init__(
         self, python: Path, script: str, url: str, log: Path, environment: Mapping[str, str]
@@ -55,7 +55,7 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                # Not ours: PYTHONPATH and the like would bring our packages into its environment.
+                # Without PYTHONPATH and similar variables, which would bring our packages along.
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", **environment},
             )
         self._lock = threading.Lock()
@@ -65,11 +65,11 @@ class Peer:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """``None`` while it lives."""
+        """The exit status; ``None`` while the process runs."""
         return self._process.poll()
 
     def line(self, timeout: float) -> str:
-        """The next line that it writes."""
+        """Wait for the next line of its output."""
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         deadline = time.monotonic() + timeout
@@ -93,7 +93,7 @@ class Peer:
             return self.line(timeout)
 
     def stop(self) -> None:
-        """Let it end by itself; kill it if it does not."""
+        """Close its input, and kill it if it does not end by itself."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -105,7 +105,7 @@ class Peer:
         self._process.stdout.close()
 
     def tail(self) -> str:
-        """The end of its log."""
+        """Return the last lines of its log."""
         return self.log.read_text(errors="replace")[-3000:]
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class Peer:
 
 class Nameko:
     """
-    One stack's Nameko: two services in a process, and a standalone client in another.
+    Nameko of one stack: two services in one process, and a standalone client in another.
 
     Attributes:
         x, y: names of the services in `peers/services.py`.
@@ -136,7 +136,7 @@ class Nameko:
 
     @property
     def is_old(self) -> bool:
-        """Whether its kombu writes plain dates and opens no envelope."""
+        """Whether its kombu writes plain dates and does not decode envelopes."""
         return self.stack.endswith("-old")
 
     @property
@@ -152,7 +152,7 @@ class Nameko:
         timeout: float = 5.0,
         **kwargs: Any,
     ) -> Any:
-        """Call by Nameko's standalone client; raises `NamekoError` with what it raised."""
+        """Call by Nameko's standalone client. Raises `NamekoError` with the client's error."""
         calls = [(args, kwargs)]
         (answer,) = await self.call_async(service, method, calls, context=context, timeout=timeout)
         if isinstance(answer, NamekoError):
@@ -169,8 +169,8 @@ class Nameko:
         timeout: float = 5.0,
     ) -> list[Any]:
         """
-        All *calls* in flight at once, by `call_async`; their results, or `NamekoError` (returned),
-        in their order.
+        Make all *calls* at the same time by `call_async`. Return their results, or a `NamekoError`
+        for each that failed, in order.
         """
         command = {
             "service": service,
@@ -187,7 +187,7 @@ class Nameko:
         ]
 
     def check(self) -> None:
-        """Fail if a process died: nothing that aiorpc sends may kill Nameko."""
+        """Fail if a process died: no message of aiorpc may kill Nameko."""
         for peer in (self._services, self._client):
             assert peer.exit_code() is None, f"{peer} died\n{peer.tail()}"
 

@@ -1,8 +1,8 @@
 """
-A client that sends what no client should: frames made by hand, replies as they stand.
+A client that sends invalid messages and returns replies undecoded.
 
-`Caller` publishes through aio-pika, which is enough for wrong bodies and properties. `send_garbled`
-takes properties that no library would write; it talks to RabbitMQ over its own socket.
+`Caller` publishes through aio-pika, which suffices for wrong bodies and properties. `send_garbled`
+writes properties that no library would write, over its own socket.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from pamqp import commands, frame
 
-#: Seconds within which every answer must come: the machine may be busy, an answer takes 2 ms.
+#: Seconds to wait for an answer. It takes 2 ms, but the machine may be busy.
 PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it came."""
+    """An undecoded answer."""
 
     message: AbstractIncomingMessage
 
@@ -46,7 +46,7 @@ class Reply:
 
 
 class Caller:
-    """Sends requests to one service, and takes the replies."""
+    """Sends requests to one service, and receives the replies."""
 
     def __init__(self, channel: AbstractChannel, service: str) -> None:
         self._channel = channel
@@ -70,7 +70,7 @@ class Caller:
         self._replies.put_nowait(Reply(message))
 
     async def send(self, method: str, body: bytes | Mapping[str, Any], **properties: Any) -> None:
-        """Publish; properties as aio-pika names them, ``None`` leaves one out."""
+        """Publish with properties under aio-pika's names; ``None`` omits a property."""
         if not isinstance(body, bytes):
             body = json.dumps(body).encode()
         usual = {
@@ -84,11 +84,11 @@ class Caller:
             body, **{name: value for name, value in given.items() if value is not None}
         )
         if given["content_type"] is None:
-            message.content_type = None  # aio-pika would say octet-stream
+            message.content_type = None  # aio-pika's default is octet-stream
         await self._exchange.publish(message, f"{self.service}.{method}")
 
     async def reply(self) -> Reply:
-        """The next reply to anything that was sent."""
+        """Wait for the next reply to any request."""
         return await asyncio.wait_for(self._replies.get(), PATIENCE)
 
     async def ask(self, method: str, body: bytes | Mapping[str, Any], **properties: Any) -> Reply:
@@ -96,12 +96,12 @@ class Caller:
         return await self.reply()
 
     def no_more(self) -> bool:
-        """Whether no reply came that nobody took."""
+        """Return whether the test has taken every reply."""
         return self._replies.empty()
 
 
 def arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The body of a good request."""
+    """Return the body of a valid request."""
     return {"args": args, "kwargs": kwargs}
 
 
@@ -111,7 +111,7 @@ async def send_garbled(
     """
     Publish a message with the properties *flags* and *properties*, and wait for its confirm.
 
-    The broker reads no more of them than it needs for routing.
+    The broker parses only the properties that it needs for routing.
     """
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 5672)
@@ -164,10 +164,10 @@ JSON = b"\x10application/json"
 
 
 def short(text: bytes) -> bytes:
-    """A short string as it stands on the wire."""
+    """Return *text* as a short string on the wire."""
     return bytes([len(text)]) + text
 
 
 def table(content: bytes) -> bytes:
-    """A field table of these fields as it stands on the wire."""
+    """Return these fields as a field table on the wire."""
     return len(content).to_bytes(4) + content

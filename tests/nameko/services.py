@@ -1,6 +1,6 @@
 """
-Our side of the talks with Nameko: services of the same shape as those in `peers/services.py`, so
-that a test can put either in either place.
+Our services for the tests with Nameko. They have the shape of those in `peers/services.py`, so a
+test can use either in either place.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ SPECIAL: dict[str, Any] = {
 
 @deserialize_to_instance
 class KnownError(Exception):
-    """Registered on both sides, by the import path that it has in the Nameko processes."""
+    """Registered on both sides, under its import path in the Nameko processes."""
 
     __module__ = "peer_errors"
 
 
 class CustomError(Exception):
-    """Registered nowhere."""
+    """Not registered."""
 
     __module__ = "peer_errors"
 
 
 class NoText(Exception):
-    """Its text cannot be had."""
+    """Its ``str()`` fails."""
 
     __module__ = "peer_errors"
 
@@ -75,7 +75,7 @@ class CurrentWorker(DependencyProvider[WorkerContext]):
 
 @dataclass
 class Booking:
-    """What comes as an object, and is to be whole again."""
+    """Comes as an object, and is converted to a dataclass."""
 
     day: datetime.date
     price: decimal.Decimal
@@ -84,7 +84,7 @@ class Booking:
 
 
 def service(name_: str) -> type:
-    """A service class with that name."""
+    """Make a service class with this name."""
 
     class Service:
         name = name_
@@ -132,7 +132,7 @@ def service(name_: str) -> type:
 
         @rpc
         async def context(self) -> dict[str, Any]:
-            """Context data and the call id stack, under Nameko's key for it."""
+            """Return context data, and the call id stack under Nameko's key."""
             return {**self.worker.context_data, "call_id_stack": self.worker.call_id_stack}
 
         @rpc
@@ -142,7 +142,7 @@ def service(name_: str) -> type:
 
         @rpc
         async def remaining(self) -> float | None:
-            """Seconds that are left."""
+            """Return the seconds until the deadline."""
             deadline = self.worker.call.context.deadline
             return None if deadline is None else deadline.remaining()
 
@@ -163,12 +163,12 @@ def service(name_: str) -> type:
         async def hop(
             self, service: str, method: str, args: Sequence[Any], kwargs: dict[str, Any]
         ) -> Any:
-            """Call on; what comes back goes back, an error too."""
+            """Call another service, and return its result or raise its error."""
             return await self.cluster[service][method](*args, **kwargs)
 
         @rpc
         async def hop_meets(self, service: str, method: str, args: Sequence[Any]) -> Any:
-            """Call on; tell how the error of it looks in here."""
+            """Call another service, and describe the error that it raises here."""
             try:
                 await self.cluster[service][method](*args)
             except Exception as error:

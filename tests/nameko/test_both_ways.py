@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
 async def ours(
     nameko: Nameko, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> AsyncIterator[str]:
-    """The name of a service of ours that runs."""
+    """The name of our service, which runs."""
     name = new_name("ours")
     async with ServiceContainer(service(name), config=broker):
         yield name
@@ -35,7 +35,7 @@ async def ours(
 
 @pytest.fixture
 async def cluster(nameko: Nameko, broker: dict[str, Any]) -> AsyncIterator[ClusterProxy]:
-    """A client of ours. It leaves nothing pending behind."""
+    """Our client. The fixture fails if calls stay pending."""
     proxy = ClusterRpcProxy(broker, timeout=5)
     async with proxy as entered:
         yield entered
@@ -43,7 +43,7 @@ async def cluster(nameko: Nameko, broker: dict[str, Any]) -> AsyncIterator[Clust
 
 CONTEXT = {
     "language": "en-GB",
-    "user_id": 200,  # these three die in Nameko's parser if their tags are wrong (trap 1)
+    "user_id": 200,  # with wrong type tags these three break Nameko's parser (trap 1)
     "minus": -5,
     "less": -1000,
     "big": 2**40,
@@ -54,7 +54,7 @@ CONTEXT = {
 }
 
 
-#: What JSON has no word for, and what a kombu before 5.3 makes of it.
+#: Values that JSON lacks, and what a kombu before 5.3 sends for them.
 TYPED = ["datetime", "aware", "date", "time", "decimal", "uuid", "bytes", "badbytes"]
 PLAIN = {
     "datetime": "2020-01-02T03:04:05",
@@ -64,7 +64,7 @@ PLAIN = {
     "decimal": "1.10",
     "uuid": "00000000-0000-0000-0000-000000000005",
 }
-#: As they arrive between two that speak typed JSON.
+#: The same values between two sides that use typed JSON.
 BACK = {**SPECIAL, "tuple": [1, 2], "intkey": {"1": 2}}
 
 
@@ -93,7 +93,8 @@ async def test_typed_results_of_ours_reach_nameko(nameko: Nameko, ours: str) -> 
     results = dict(zip(SPECIAL, answers, strict=True))
     assert math.isnan(results.pop("nan"))
     if nameko.is_old:
-        # Its kombu opens no envelope: what it is given is an object. JSON_TYPES: plain is for it.
+        # Its kombu does not decode envelopes, so it gets an object; `JSON_TYPES: plain` avoids
+        # that.
         for kind in TYPED:
             assert set(results.pop(kind)) == {"__type__", "__value__"}
     expected = {kind: BACK[kind] for kind in results}
@@ -115,7 +116,7 @@ async def test_plain_json_is_what_an_old_nameko_sends_itself(
 async def test_typed_arguments_of_nameko_reach_annotated_methods_whole(
     nameko: Nameko, ours: str
 ) -> None:
-    """Also those of an old kombu, whose dates are datetimes at midnight, as strings."""
+    """Also for an old kombu, which sends dates as strings of datetimes at midnight."""
     kinds = ["datetime", "date", "time", "decimal", "uuid"]
     args = [SPECIAL[kind] for kind in kinds]
     assert await nameko.call(ours, "annotated", *args) == [repr(arg) for arg in args]
@@ -177,7 +178,7 @@ async def test_nameko_meets_our_refusals_as_it_would_its_own(nameko: Nameko, our
     assert (signature.type, "'a'" in signature.text) == ("IncorrectSignature", True)
     assert (await refused("signature", 1, 2, 3, 4)).type == "IncorrectSignature"
     assert (await refused("signature", 1, x=1)).type == "IncorrectSignature"
-    # Nameko has no such class: it is ours, and a subclass of IncorrectSignature here.
+    # This class is ours, a subclass of IncorrectSignature; Nameko has no such class.
     wrong = await refused("double", "two")
     assert (wrong.type, wrong.exc_type) == ("RemoteError", "BadArguments")
     assert re.search("number.*int.*str", wrong.value or "")
@@ -309,7 +310,7 @@ async def test_our_context_data_and_stack_reach_nameko(
 ) -> None:
     async with ClusterRpcProxy(broker, timeout=5, context_data=CONTEXT) as cluster:
         seen = await cluster[nameko.x].context()
-        moment = seen.pop("aiorpc_deadline")  # Nameko keeps it, and so sends it on
+        moment = seen.pop("aiorpc_deadline")  # Nameko keeps it and sends it on
         *parents, own = seen.pop("call_id_stack")
         assert seen == CONTEXT
         assert own.startswith(f"{nameko.x}.context.")
@@ -403,7 +404,7 @@ async def test_the_stack_keeps_the_last_ten_parents(
 async def test_errors_keep_what_they_can_through_a_nameko_hop(
     nameko: Nameko, ours: str, cluster: ClusterProxy
 ) -> None:
-    """Nameko sends on what its client raised: a registered class stays, all others are nested."""
+    """Nameko sends on the error of its client: a registered class stays, others are nested."""
     with pytest.raises(KnownError):
         await cluster[nameko.x].hop(ours, "fail", ["known"], {})
     with pytest.raises(aiorpc.RemoteError) as caught:
@@ -439,7 +440,7 @@ async def test_errors_of_nameko_keep_their_first_name_through_us(nameko: Nameko,
 async def test_an_error_without_registration_between_is_itself_again_where_it_is_known(
     nameko: Nameko, ours: str, cluster: ClusterProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Our service in between does not know the class, its caller does: the path came through."""
+    """Our service in between does not know the class, but its caller does, by the path."""
     registry = dict(exceptions._registry)
     registry.pop("peer_errors.KnownError")
     monkeypatch.setattr(exceptions, "_registry", registry)
@@ -483,7 +484,7 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
 
     Slow.name = name
     async with ServiceContainer(Slow, config=broker):
-        # The error of our worker, as Nameko sends it on, may come while we look into ours.
+        # Nameko may send on our worker's error while we diagnose our own timeout.
         with pytest.raises(
             aiorpc.RpcError, match=r"RpcTimeout|gave no answer within 0\.(5|49\d) s"
         ):
@@ -521,7 +522,7 @@ async def messages_in(channel: AbstractChannel, name: str) -> int:
 async def test_a_service_moves_from_nameko_to_us_on_the_same_queue(
     nameko: Nameko, broker: dict[str, Any], cluster: ClusterProxy
 ) -> None:
-    """Ours declares Nameko's queue as Nameko did, and both consume it: each gets its turn."""
+    """Our service declares Nameko's queue as Nameko does; both consume it in turn."""
     async with ServiceContainer(service(nameko.y), config=broker):
         results = await asyncio.gather(
             *(cluster[nameko.y].context() for _ in range(40)), return_exceptions=True

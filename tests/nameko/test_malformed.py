@@ -1,8 +1,8 @@
 """
-Requests that no client should send, to a service of ours on RabbitMQ: the process lives, the next
-good call is answered, nothing stays unacked, and who can be answered gets a typed error.
+Invalid requests to our service on RabbitMQ. The process survives, the next valid call is answered,
+nothing stays unacked, and a caller who can be answered gets a typed error.
 
-The probes are those of `server_probes` in the golden data, of which eleven kill Nameko, and more.
+The probes are those of `server_probes` in the golden data, eleven of which kill Nameko, and more.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Failing(DependencyProvider[None]):
 
 
 class Recursive(Exception):
-    """Its arguments contain themselves."""
+    """An error whose arguments contain themselves."""
 
     def __init__(self) -> None:
         self_containing: list[Any] = []
@@ -173,17 +173,17 @@ def service_class(name_: str) -> type:
 
 @dataclass(frozen=True)
 class Probe:
-    """A request, and what is to be answered."""
+    """A request, and the expected answer."""
 
     name: str
     body: bytes | dict[str, Any] = field(default_factory=lambda: arguments(1))
     method: str = "echo"
     properties: dict[str, Any] = field(default_factory=dict)
-    #: The result; or the error's class name and something of its text; or no answer.
+    #: The result, or the error's class name and a part of its text, or no answer.
     result: Any = None
     error: tuple[str, str] | None = None
     silent: bool = False
-    #: Whether a person should find one line about it in the log.
+    #: Whether the log must have one line about it.
     warns: bool = False
 
     def __str__(self) -> str:
@@ -226,7 +226,7 @@ TYPED = [
     {"__type__": "base64", "__value__": "YWJj"},
 ]
 
-#: By the names of `server_probes`; `test_every_probe_of_the_golden_data_is_here` holds us to it.
+#: Named as in `server_probes`; `test_every_probe_of_the_golden_data_is_here` checks that.
 PROBES = [
     ok("ok"),
     ok("ok kwargs", body=arguments(a=1), result=[[], {"a": 1}]),
@@ -319,7 +319,7 @@ PROBES = [
     wrong(
         "get_dependency raises", "RuntimeError", "opening", method="dep", body=arguments("opening")
     ),
-    # Nameko answers "ok" in these two, and dies.
+    # Nameko answers "ok" to these two, and then dies.
     wrong(
         "worker_result raises", "RuntimeError", "closing", method="dep", body=arguments("closing")
     ),
@@ -446,14 +446,14 @@ async def probed(
     channel: AbstractChannel, config: dict[str, Any], name: str
 ) -> AsyncIterator[Caller]:
     """
-    The service, running, and a raw client of it. At the end a good call is answered, and, once the
-    service has stopped (so that what it kept unacked is back), its queue is empty.
+    The running service and a raw client of it. At the end a valid call is answered. When the
+    service has stopped, its queue is empty: an unacked request would be in it again.
     """
     async with Caller(channel, name).listening() as caller:
         async with ServiceContainer(service_class(name), config=config):
             yield caller
             good = await caller.ask("echo", arguments("good"), correlation_id="good")
-            assert good.message.correlation_id == "good", "an answer came that nobody expected"
+            assert good.message.correlation_id == "good", "an unexpected answer came"
             assert good.result == [["good"], {}]
             assert caller.no_more()
         queue = await channel.declare_queue(f"rpc-{name}", passive=True)
@@ -462,7 +462,7 @@ async def probed(
 
 
 def lines_about(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
-    """What the log says of the service's calls, as warnings or worse."""
+    """Return the warnings and errors that were logged about the service's calls."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -596,9 +596,11 @@ async def test_a_keyboard_interrupt_ends_the_process_and_is_no_poison(
     new_name: Callable[[str], str],
     broker: dict[str, Any],
 ) -> None:
-    """asyncio lets nobody catch it. The call is answered, so it does not end the next process."""
+    """
+    asyncio re-raises it from the loop. The call is answered, so no redelivery ends the next one.
+    """
     name = new_name("interrupted")
-    # Declared by us, so that the request may wait there for the process to start.
+    # The test declares the queue, so that the request can wait for the process.
     async with Caller(channel, name).listening() as caller:
         queue = await channel.declare_queue(f"rpc-{name}", durable=True)
         await queue.bind("nameko-rpc", f"{name}.*")
@@ -678,7 +680,7 @@ async def test_call_id_stacks_that_are_none_are_dropped_and_long_ones_cut(
 async def test_a_deadline_of_another_type_or_of_long_ago_binds_nobody(
     channel: AbstractChannel, config: dict[str, Any], new_name: Callable[[str], str]
 ) -> None:
-    """Rules 1 and 3: without an expiration, a past deadline came through a Nameko event."""
+    """Rules 1 and 3: a past deadline without an expiration came through a Nameko event."""
     async with probed(channel, config, new_name("probed")) as caller:
         for deadline in ["soon", 1.5, True, None, [1], 0, -1, 1]:
             headers = {"nameko.aiorpc_deadline": deadline}
@@ -695,7 +697,7 @@ GARBLED = {
         CONTENT_TYPE | HEADERS | REPLY_TO,
         JSON + table(short(b"key") + b"S" + table(b"\xff\xfe")),
     ),
-    # Answered, but aio-pika could not read the answer, which has the same id.
+    # They are answered, but aio-pika cannot read the answer, which has the same id.
     "correlation id": (CONTENT_TYPE | CORRELATION_ID, JSON + short(b"\xff\xfe")),
     # These two cannot be answered.
     "header name": (CONTENT_TYPE | HEADERS, JSON + table(short(b"\xffkey") + b"t\x01")),
@@ -712,7 +714,7 @@ async def test_properties_that_are_no_text_of_any_encoding(
     new_name: Callable[[str], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """aiormq alone would hang up when it meets one of these, again and again."""
+    """aiormq alone would close the connection at each of these."""
     flags, properties = GARBLED[what]
     async with probed(channel, config, new_name("probed")) as caller:
         if what in ANSWERED:

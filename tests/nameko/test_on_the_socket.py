@@ -1,5 +1,5 @@
 """
-What goes over the socket: flags, properties and type tags as Nameko's own, and queues declared as
+What aiorpc sends over the socket: Nameko's flags, properties and type tags, and queues declared as
 Nameko declares them.
 """
 

@@ -1,6 +1,6 @@
 """
-Our wire against the messages of real Nameko, without a server: all of theirs are read, and ours are
-theirs to the letter, but for the spaces in JSON, the deadline and the expiration.
+Our wire against captured messages of real Nameko, without a server. We read all of them, and write
+the same bytes, except spaces in JSON, the deadline and the expiration.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def received(wire: Wire, golden: Golden) -> Request:
 
 
 def plain_json(text: str) -> Any:
-    """What stands there, envelopes unopened; NaN made comparable."""
+    """Return the JSON value with envelopes undecoded, and with a NaN that equals itself."""
     return json.loads(text, parse_constant=str)
 
 
@@ -55,7 +55,7 @@ def call_of(golden: Golden, deadline: Deadline | None = None) -> Call:
     return Call(service, method, tuple(body["args"]), body["kwargs"], context)
 
 
-# What Nameko wrote, we read
+# Reading what Nameko wrote
 
 
 @pytest.mark.parametrize("golden", goldens("request", "reply", "publish"), ids=name_of)
@@ -159,14 +159,14 @@ def test_events_and_messages_are_read(wire: Wire, golden: Golden) -> None:
 
 
 def test_old_replies_without_path_and_arguments_are_read(wire: Wire) -> None:
-    """Of Nameko before 1.5; a registered class is found by its path, so this one is not."""
+    """A reply of Nameko before 1.5 has no path, which would find the registered class."""
     error = {"exc_type": "ValueError", "value": "bad"}
     message = Message(body=json.dumps({"result": None, "error": error}).encode())
     with pytest.raises(RemoteError, match=r"^ValueError bad$"):
         wire.replies.decode(message)
 
 
-# What we write is what Nameko wrote
+# Writing what Nameko wrote
 
 
 @pytest.mark.parametrize("golden", goldens("request"), ids=name_of)
@@ -201,7 +201,7 @@ def test_a_deadline_adds_a_header_and_the_expiration_and_nothing_else(wire: Wire
     assert list(added) == ["nameko.aiorpc_deadline"]
     moment = added["nameko.aiorpc_deadline"]
     assert (before + 3) * 1000 <= moment <= (after + 3) * 1000 + 1
-    # Tag L: py-amqp before 5.4 reads no other integer of this size right (trap 1).
+    # Tag L: py-amqp before 5.4 misreads any other integer of this size (trap 1).
     assert b"\x16nameko.aiorpc_deadlineL" + moment.to_bytes(8) in ours
 
 
@@ -369,7 +369,7 @@ def test_event_queues_are_theirs(
     )
     theirs = theirs_named("queues", re.escape(ours.name))
     assert (ours.auto_delete, ours.exclusive) == (theirs["auto_delete"], theirs["exclusive"])
-    assert ours.durable is True  # the broker stores exclusive queues as transient
+    assert ours.durable is True  # the broker makes exclusive queues transient
     assert ours.routing_key == bound_by(ours.name)
     their_exchange = theirs_named("exchanges", re.escape(exchange.name))
     assert (exchange.type, exchange.durable, exchange.auto_delete) == (
@@ -379,7 +379,7 @@ def test_event_queues_are_theirs(
     )
 
 
-# Other serialisations
+# Other serializers
 
 
 def test_yaml_is_read_where_it_is_accepted_and_answered_in_yaml() -> None:

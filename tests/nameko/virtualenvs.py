@@ -1,10 +1,10 @@
 """
-Virtual environments with real Nameko, one per stack, below `.venv-nameko/` of the checkout.
+Virtual environments with real Nameko, one per stack, in `.venv-nameko/` of the checkout.
 
-Made once, with pip and an interpreter that Nameko still runs on; found again by the pins written
-into them. Runs `python -m venv` and `pip install`, and touches `.venv-nameko/` alone. Two test runs
-at the same time wait for one another. As a script it makes all of them:
-`python -m tests.nameko.virtualenvs [STACK ...]`.
+Makes each one once, with pip and an interpreter that Nameko supports, and finds it again by the
+pins written into it. Runs `python -m venv` and `pip install`, and touches only `.venv-nameko/`.
+Test runs at the same time wait for one another. As a script it makes all of them: `python -m
+tests.nameko.virtualenvs [STACK ...]`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2] / ".venv-nameko"
 
-#: Nameko imports `pkg_resources` (gone from setuptools 80 on) and names of werkzeug 2.
+#: Nameko imports `pkg_resources` (removed in setuptools 80) and names of werkzeug 2.
 _COMMON = ("setuptools<80", "werkzeug<3")
 
-#: The stacks of which the golden messages in `tests/data/nameko_messages.json` were captured. The
-#: old one speaks plain dates (kombu < 5.3) and dies of 16 bit integers in headers (py-amqp < 5.4).
+#: The golden messages in `tests/data/nameko_messages.json` were captured with these stacks. The old
+#: stack sends plain dates (kombu < 5.3) and dies of 16 bit integers in headers (py-amqp < 5.4).
 STACKS: dict[str, tuple[str, ...]] = {
     "2.14.1": (*_COMMON, "nameko==2.14.1", "kombu==5.7.0", "amqp==5.4.2", "eventlet==0.41.3"),
     "2.14.1-old": (
@@ -34,12 +34,12 @@ STACKS: dict[str, tuple[str, ...]] = {
         "kombu==5.2.4",
         "amqp==5.1.1",
         "eventlet==0.33.3",
-        "dnspython<2.7",  # of what came later, this eventlet cannot patch `dns.query`
+        "dnspython<2.7",  # this eventlet cannot patch `dns.query` of later versions
     ),
     "3.0.0rc11": (*_COMMON, "nameko==3.0.0rc11", "kombu==5.7.0", "amqp==5.4.2", "eventlet==0.41.3"),
 }
 
-#: Nameko is not known to run on anything later.
+#: Nameko is not known to run on a later version.
 NEWEST = (3, 11)
 
 #: Seconds that pip may take for one stack.
@@ -47,12 +47,12 @@ PATIENCE = 240
 
 
 class Unavailable(Exception):
-    """This stack cannot be had on this machine. The text says why and names the remedy."""
+    """This stack is not available on this machine. The text says why and names the remedy."""
 
 
 def python_of(stack: str) -> Path:
     """
-    The interpreter of the virtual environment of *stack*, which is made if need be (10 s).
+    Return the interpreter of the virtual environment of *stack*. Makes it if needed (10 s).
 
     Raises:
         Unavailable: no interpreter is old enough, or pip could not install the packages.
@@ -84,13 +84,13 @@ def _make(home: Path, stack: str) -> None:
     pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
     options = ["--quiet", "--no-input", "--retries", "1", "--timeout", "15"]
     _run([*pip, *options, *STACKS[stack]], f"install Nameko {stack} with pip")
-    # Written last: an environment without it is half made, and made again.
+    # Written last: an environment without it is incomplete and is made again.
     (home / "made-of.txt").write_text(_pins(stack))
 
 
 @functools.cache
 def old_enough_python() -> str:
-    """An interpreter that Nameko runs on: `AIORPC_NAMEKO_PYTHON`, or one of the usual names."""
+    """Find an interpreter for Nameko: `AIORPC_NAMEKO_PYTHON`, or one of the usual names."""
     named = os.environ.get("AIORPC_NAMEKO_PYTHON")
     usual = [f"python3.{minor}" for minor in range(NEWEST[1], 8, -1)]
     for candidate in [named] if named else [sys.executable, *usual, "python3"]:
@@ -104,7 +104,7 @@ def old_enough_python() -> str:
 
 
 def _version(python: str) -> tuple[int, int]:
-    """Its version, or one that is too new if it cannot make virtual environments."""
+    """Return its version; a version that is too new if it cannot make virtual environments."""
     code = "import ensurepip, sys, venv; print(*sys.version_info[:2])"
     try:
         done = subprocess.run(

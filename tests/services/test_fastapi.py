@@ -1,4 +1,4 @@
-"""The FastAPI example: its lifespan, its calls, and what becomes of their errors."""
+"""The FastAPI example: its lifespan, its calls, and their errors as HTTP answers."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ async def test_a_service_that_never_ran_is_503(visitor: httpx.AsyncClient) -> No
 @pytest.mark.usefixtures("short_timeout")
 async def test_a_service_that_is_down_is_504(visitor: httpx.AsyncClient) -> None:
     async with ServiceContainer(ServiceX, BROKER):
-        pass  # it leaves its queue behind
+        pass  # its queue stays
     response = await visitor.get("/mark/hello")
     assert (response.status_code, response.json()) == (504, {"error": "RpcTimeout"})
 
 
 async def test_an_error_of_the_service_is_500(visitor: httpx.AsyncClient) -> None:
-    async with ServiceContainer(ServiceX, BROKER):  # and no service_y for it to call
+    async with ServiceContainer(ServiceX, BROKER):  # service_y, which it calls, does not run
         response = await visitor.get("/mark/hello")
     assert (response.status_code, response.json()) == (500, {"error": "RemoteError"})
 

@@ -1,4 +1,4 @@
-"""The library of services/: on SQLite, and with books on PostgreSQL and loans on MariaDB."""
+"""The library example: on SQLite, and with books on PostgreSQL and loans on MariaDB."""
 
 from __future__ import annotations
 

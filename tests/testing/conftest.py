@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-# A project of its own, run as such by test_plugin.py and by tests/support/wheel.py.
+# A separate project, whose tests test_plugin.py and tests/support/wheel.py run.
 collect_ignore = ["project"]

@@ -1,6 +1,6 @@
 """
-Hooks, waiters, restrictions and replacements: on ``memory://`` alone, since they stand between the
-container and its workers, where no transport reaches.
+Hooks, waiters, restrictions and replacements. ``memory://`` suffices, because they stand between
+a container and its workers, and use no transport.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from aiorpc.testing import (
 
 
 class Log(DependencyProvider[list[str]]):
-    """Writes down when workers open and close."""
+    """Records when workers open and close."""
 
     lines: ClassVar[list[str]] = []
 
@@ -56,7 +56,7 @@ class Log(DependencyProvider[list[str]]):
 
 
 def service_class() -> Any:
-    """A service that nobody else on the broker has."""
+    """Make a service with a name that no other test uses."""
     service_name = f"tested_{uuid.uuid4().hex[:8]}"
 
     class Tested:
@@ -142,7 +142,7 @@ async def service(running: ServiceContainer, broker_config: Any) -> AsyncIterato
 async def test_a_hook_runs_the_method_within_its_dependencies(
     running: ServiceContainer, lines: list[str]
 ) -> None:
-    value = object()  # no wire, so it need not be serializable
+    value = object()  # nothing is sent, so the value need not be serializable
     async with entrypoint_hook(running, "echo") as echo:
         assert await echo(value) is value
         assert lines == ["open", "method", "close"]

@@ -1,4 +1,4 @@
-"""Faults strike when they are told to, over every transport, and what follows is real."""
+"""Faults strike the calls that they are given for, on every transport."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 
 
 class Journal(DependencyProvider[list[Any]]):
-    """What was committed: calls that raise leave no line."""
+    """Records what workers commit; a worker whose method raises commits nothing."""
 
     def __init__(self) -> None:
         self.committed: list[Any] = []
@@ -44,7 +44,7 @@ class Journal(DependencyProvider[list[Any]]):
 
 
 class Faulty:
-    """A service that nobody else on the broker has, the container it runs in, and its callers."""
+    """A service with a unique name, its container, and the events that its methods set."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -92,7 +92,7 @@ class Faulty:
 
     @property
     def committed(self) -> list[Any]:
-        # bound copies share what they were constructed with
+        # bound copies share this list
         return self.journal.committed
 
 
@@ -343,7 +343,7 @@ async def test_what_was_running_goes_on_and_is_answered_once(faulty: Faulty, ser
     await eventually(lambda: faulty.began)
     with faults.drop_connection(faulty.container):
         await reaches(faulty.container.transport, State.CONNECTING)
-    # The broker delivers the request again, to the process that still runs it: once is enough.
+    # The broker redelivers the request to the process that still runs it, which runs it once.
     await reaches(faulty.container.transport, State.CONNECTED)
     faulty.gate.set()
     assert await reply == 1

@@ -1,6 +1,6 @@
 """
-What the fixtures promise, in this very process: its pytest has the plugin. How they do under other
-plugins than pytest-asyncio in auto mode is in test_plugin.py.
+The fixtures, in the process of this test run, whose pytest has the plugin. test_plugin.py tests
+them with other plugins than pytest-asyncio in auto mode.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Service:
 
 @pytest.fixture
 async def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
-    """Overridden, and by an asynchronous fixture."""
+    """Overrides the fixture by an asynchronous one."""
     return {"AMQP_URI": amqp_uri, "ONE": 1, "TWO": 1}
 
 

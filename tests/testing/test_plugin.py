@@ -1,4 +1,6 @@
-"""The pytest plugin, in processes of its own: under every plugin that runs coroutines, and not."""
+"""
+The pytest plugin, in separate processes: with each plugin that runs coroutines, and with none.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    # pytest rewrites its plugins in every process that may not keep the result
+    # pytest would rewrite its plugins again in every process
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
     return pytester
@@ -126,7 +128,7 @@ def test_the_helpers_need_no_pytest() -> None:
 
 
 def test_namekos_plugin_is_refused_with_one_line(run: pytest.Pytester) -> None:
-    """A stand-in for it: a distribution with its entry point, its options and its fixtures."""
+    """A stand-in for Nameko has its entry point, its options and its fixtures."""
     run.makepyfile(
         standin="""
         import pytest
@@ -170,7 +172,7 @@ def test_real_nameko(run: pytest.Pytester) -> None:
     ).stdout.strip()
     if f"python3.{sys.version_info.minor}" not in site:
         pytest.skip(f"Nameko is installed for another Python: {site}")
-    # Last on the path, so that it brings Nameko and shadows nothing.
+    # Last on the path, so that only Nameko comes from there.
     code = f"import sys; sys.path.append({site!r}); import pytest; sys.exit(pytest.main())"
     run.makepyfile("def test_it(amqp_uri): assert amqp_uri.startswith('memory://')")
     command = [sys.executable, "-c", code, *AUTO]

@@ -1,6 +1,6 @@
 """
-The wheel has what it should, and works where the tree is not. `make wheel-test` does it in full: in
-empty environments, with each interpreter.
+The wheel is complete, and works without the tree. `make wheel-test` does the same in empty
+environments with each interpreter.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_its_metadata(contents: dict[str, bytes]) -> None:
 
 
 def test_a_project_on_it(wheel: Path, tmp_path: Path) -> None:
-    """In this environment, with the wheel before the tree."""
+    """Runs in this environment, with the wheel before the tree on the path."""
     site, project = tmp_path / "site", tmp_path / "project"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     wheels.run([*pip, "--no-deps", "--no-index", "--target", str(site), str(wheel)])

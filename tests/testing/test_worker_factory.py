@@ -1,4 +1,4 @@
-"""Services without a container: their dependencies are mocks that suit."""
+"""Services without a container, with a suitable mock for each dependency."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_every_way_to_call_is_the_same_method(service: Any) -> None:
 async def test_an_async_call_that_fails_raises_where_it_is_awaited(service: Any) -> None:
     service.by_name.method.side_effect = ValueError("no")
     reply = service.by_name.method.call_async()
-    await asyncio.sleep(0)  # nobody awaits it yet, and nobody has to
+    await asyncio.sleep(0)  # no await: the call runs all the same
     with pytest.raises(ValueError, match="no"):
         await reply
 
@@ -192,7 +192,7 @@ async def test_a_publisher_takes_what_a_real_one_takes(service: Any) -> None:
 
 
 async def test_the_signature_of_the_dispatcher_is_that_of_the_real_one(service: Any) -> None:
-    """It is written down twice: the real one is made inside its provider."""
+    """The mock repeats the signature, because the real one is made inside its provider."""
 
     class Dispatching:
         name = "dispatching"

@@ -1,4 +1,7 @@
-"""Database dependencies and decorators, as a type checker sees them: never run, only checked."""
+"""
+Database dependencies and decorators as type checkers see them. Never runs: mypy and pyright check
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed proxies, as a type checker sees them: never run, only checked."""
+"""Typed proxies as type checkers see them. Never runs: mypy and pyright check it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""aiorpc.testing, as a type checker sees it: never run, only checked."""
+"""aiorpc.testing as type checkers see it. Never runs: mypy and pyright check it."""
 
 from __future__ import annotations
 

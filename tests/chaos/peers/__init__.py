@@ -1,4 +1,4 @@
 """
-Nameko and aio-pika's `patterns.RPC` under faults of this suite, for the table in the documentation:
-`python -m tests.chaos.peers`. No part of `make test`.
+Nameko and aio-pika's `patterns.RPC` under the faults of this suite, for the table in the docs:
+`python -m tests.chaos.peers`. Not part of `make test`.
 """

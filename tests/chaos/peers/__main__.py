@@ -1,6 +1,6 @@
 """
-Prints the table of the neighbours: `python -m tests.chaos.peers [WORD ...]` chooses scenarios. Each
-neighbour is started and called as its documentation says, with the same faults and loads.
+Prints the table of the peers. `python -m tests.chaos.peers [WORD ...]` chooses scenarios. Each peer
+is started and called as its documentation says, with the same faults and loads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHOSEN = (
 
 
 class FileLedger:
-    """Lines of a file, one for each run: the neighbours need no driver of a database for it."""
+    """A ledger in a file, one line for each run, so that the peers need no database driver."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class FileLedger:
 
 @dataclass
 class PeerStage(Stage):
-    """A stage on which a neighbour's processes play."""
+    """A stage with the processes of a peer."""
 
     command: Sequence[str] = ()
 
@@ -61,7 +61,7 @@ class PeerStage(Stage):
 
 @dataclass
 class PeerClient:
-    """A process that calls, and the futures of what it was asked to call."""
+    """A process that calls, and the futures of its calls."""
 
     server: Server
     calls: dict[str, asyncio.Future[str]] = field(default_factory=dict)
@@ -114,7 +114,7 @@ async def _play(scenario: Scenario, stage: PeerStage, name: str) -> Report:
         try:
             await scenario.fault(stage, scenario.broken)
         except (AssertionError, TimeoutError) as error:
-            failed = str(error).partition("\n")[0] or "it never came back"
+            failed = str(error).partition("\n")[0] or "it never answered again"
         lifted_at = asyncio.get_running_loop().time()
         await load.answered_since(lifted_at)
         await asyncio.sleep(scenario.after)

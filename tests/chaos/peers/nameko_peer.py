@@ -1,9 +1,9 @@
 """
-Nameko under the same faults; runs in Nameko's own virtual environment.
+Nameko under the same faults. Runs in Nameko's own virtual environment.
 
 `nameko_peer.py serve URI SERVICE FILE` hosts the service, which appends a line to FILE for each
-run. `nameko_peer.py call URI SERVICE` reads lines `ID TIMEOUT HOLD`, makes each call in a green
-thread, on a standalone proxy that no other call uses meanwhile, and prints `ID KIND`.
+run. `nameko_peer.py call URI SERVICE` reads lines `ID TIMEOUT HOLD` and prints `ID KIND`. It makes
+each call in a green thread, on a standalone proxy that no other call uses at that time.
 """
 
 import eventlet
@@ -33,7 +33,7 @@ class Service:
 
 
 def serve():
-    """As `nameko run` does it."""
+    """Serve as `nameko run` does."""
     runner = ServiceRunner(CONFIG)
     runner.add_service(Service)
 

@@ -1,6 +1,6 @@
 """
-aio-pika's `patterns.RPC` on its robust connection, under the same faults: commands and lines are
-those of `nameko_peer.py`. Callers wait with `asyncio.timeout`, since it has no timeout itself.
+aio-pika's `patterns.RPC` on its robust connection, under the same faults. It has the commands and
+lines of `nameko_peer.py`. Callers use `asyncio.timeout`, because `patterns.RPC` has no timeout.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
-A Nameko standalone client that does what it is told, one JSON line each way (`values.py`).
+A Nameko standalone client. It reads a JSON line for each command and answers with one
+(`values.py`).
 
 `python client.py AMQP_URI` reads from standard input `{service, method, calls: [[args, kwargs],
-...], context, timeout}`: all calls are sent, then their answers awaited in the opposite order. It
+...], context, timeout}`. It sends all calls, then waits for their answers in reverse order. It
 writes `{"answers": [{"result": ...} | {"error": {type, module, text, exc_type, value, args}}]}`.
 """
 
@@ -19,7 +20,7 @@ clusters = {}
 
 
 def cluster_for(context, timeout):
-    """One client for each context and timeout: a standalone client has these for life."""
+    """Keep one client for each context and timeout, which a standalone client cannot change."""
     key = values.dumps([context, timeout])
     if key not in clusters:
         clusters[key] = stack.cluster(context, timeout)

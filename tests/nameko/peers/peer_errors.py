@@ -1,9 +1,9 @@
 """
-Errors that Nameko and aiorpc know by the same import path, and some that only the raising side
+Errors that Nameko and aiorpc know by the same import path, and errors that only the raising side
 knows.
 
-Imported by the Nameko processes, whose script directory is on their path; the tests define their
-twins with the same ``__module__``.
+The Nameko processes import this file from their script directory. The tests define the same classes
+with the same ``__module__``.
 """
 
 from nameko.exceptions import deserialize_to_instance
@@ -15,11 +15,11 @@ class KnownError(Exception):
 
 
 class CustomError(Exception):
-    """Registered nowhere: it arrives as RemoteError."""
+    """Not registered: it arrives as RemoteError."""
 
 
 class NoText(Exception):
-    """Its text cannot be had."""
+    """Its ``str()`` fails."""
 
     def __str__(self):
         raise ValueError("no text")

@@ -20,7 +20,7 @@ import services  # noqa: E402
 
 
 def exit_at_end_of_input():
-    """At once: stopping in good order takes Nameko a second, and nobody waits for its calls."""
+    """End the process at once: a clean stop takes Nameko 1 s, and no call is waiting."""
     while True:
         eventlet.hubs.trampoline(sys.stdin.fileno(), read=True)
         if not os.read(sys.stdin.fileno(), 1024):

@@ -1,8 +1,8 @@
 """
 The Nameko services that tests call. Their names come from the environment, unique in each session.
 
-Methods are named after what they do. Returned values are what JSON can say; `describe` tells how
-arguments arrived.
+Methods are named after what they do. They return JSON values; `describe` shows how arguments
+arrived.
 """
 
 import datetime
@@ -95,7 +95,7 @@ class ServiceX:
 
     @rpc
     def context(self):
-        """Context data and the call id stack, under Nameko's key for it."""
+        """Return context data, and the call id stack under Nameko's key."""
         return dict(self.worker.context_data)
 
     @rpc
@@ -121,19 +121,19 @@ class ServiceX:
 
     @rpc
     def hop(self, service, method, args, kwargs):
-        """Call on; what comes back goes back, an error too."""
+        """Call another service, and return its result or raise its error."""
         return getattr(self.cluster[service], method)(*args, **kwargs)
 
     @rpc
     def hop_async(self, service, method, all_args):
-        """Call on, several at a time; results in the order of the calls."""
+        """Make several calls at the same time; return results in the order of the calls."""
         method = getattr(self.cluster[service], method)
         replies = [method.call_async(*args) for args in all_args]
         return [reply.result() for reply in reversed(replies)][::-1]
 
     @rpc
     def hop_meets(self, service, method, args):
-        """Call on; tell how the error of it looks in here."""
+        """Call another service, and describe the error that it raises here."""
         try:
             getattr(self.cluster[service], method)(*args)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What differs between Nameko 2.14 and 3.0 in starting services and making calls."""
+"""Hides how Nameko 2.14 and 3.0 differ in starting services and making calls."""
 
 import eventlet
 
@@ -13,7 +13,7 @@ IS_3 = hasattr(nameko, "config")
 
 
 def configure(config):
-    """Must come before services are imported: 3.0 reads it where a class is defined."""
+    """Set the configuration before services are imported: 3.0 reads it when a class is defined."""
     configure.config = config
     if IS_3:
         nameko.config.setup(config)
@@ -24,7 +24,7 @@ def runner():
 
 
 def cluster(context_data, timeout):
-    """A standalone proxy, started."""
+    """Start a standalone proxy."""
     if IS_3:
         return ClusterRpcProxy(context_data=context_data, timeout=timeout).start()
     return ClusterRpcProxy(configure.config, context_data=context_data, timeout=timeout).start()

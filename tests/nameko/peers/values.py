@@ -1,8 +1,8 @@
 """
 JSON between a test and a Nameko process, with the types that JSON lacks as Python source.
 
-Shared by both sides, so it runs on each of their interpreters and imports the standard library
-only. `eval` is safe here: both ends are this test suite.
+Both sides use it, so it runs on all interpreters and imports only the standard library. `eval` is
+safe here, because both sides belong to this test suite.
 """
 
 import datetime
@@ -21,12 +21,12 @@ _NAMES = {
 
 
 def dumps(value):
-    """One line of text. What JSON cannot say goes as its ``repr``."""
+    """Write one line of text. A value that JSON lacks becomes its ``repr``."""
     return json.dumps(value, default=lambda other: {"$py": repr(other)})
 
 
 def loads(line):
-    """The values back as they were; what has no source (``<object ...>``) as its ``repr``."""
+    """Read the values. One without Python source (``<object ...>``) stays its ``repr``."""
     return json.loads(line, object_hook=_whole)
 
 

@@ -1,4 +1,4 @@
-"""Two services of a project that uses aiorpc from its wheel."""
+"""Two services of a project that uses the installed aiorpc."""
 
 from __future__ import annotations
 

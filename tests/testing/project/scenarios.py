@@ -1,6 +1,6 @@
 """
-The tests of that project. The test modules beside this one have them run by pytest-asyncio, in
-either mode, and by anyio's plugin.
+The tests of this project. The test modules beside this file run them with pytest-asyncio, in both
+modes, and with anyio's plugin.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def test_one_service_alone(container_factory, cluster_rpc):
     container = container_factory(ServiceX)
     y = replace_dependencies(container, "y")
     y.append_identifier.return_value = "from y"
-    await container.start()  # and the fixture stops it
+    await container.start()  # the fixture stops it
     assert await cluster_rpc.project_service_x.remote_method("hello") == "from y"
     async with entrypoint_hook(container, "what_language", {"language": "en"}) as what_language:
         assert await what_language() == "en"

@@ -1,3 +1,3 @@
-"""pytest-asyncio in auto mode needs no marks."""
+"""Runs the scenarios with pytest-asyncio in auto mode, without marks."""
 
 from scenarios import *  # noqa: F403 - each module runs the same tests

@@ -1,4 +1,4 @@
-"""Strict mode, and one loop for the whole module."""
+"""Runs the scenarios with pytest-asyncio in strict mode, with one loop for the module."""
 
 import pytest
 from scenarios import *  # noqa: F403 - each module runs the same tests
