@@ -1,8 +1,8 @@
 """
-The one shape of aiorpc.
+A call, and the shapes of what handles it. Values; nothing here awaits or does I/O.
 
-A call is the same object where it is made and where it is served, so whatever wraps a call (a span,
-a counter, a check of rights) wraps it on either side.
+The caller and the service use the same class. So a middleware (a span, a counter, a check of
+rights) can wrap a call on both sides.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ __all__ = ["Call", "Handler", "Middleware", "compose"]
 
 
 class Call(msgspec.Struct, frozen=True, eq=False):
-    """One firing of one entrypoint: who, what with, and on whose behalf."""
+    """A call of one method: its name, its arguments and its context."""
 
     service: str
     method: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = EMPTY
     context: Context = NO_CONTEXT
-    #: What fired it: ``rpc``, ``event``, ``timer``, or an entrypoint's own word.
+    #: What caused it: ``rpc``, ``event``, ``timer``, or the name of another kind of entrypoint.
     kind: str = "rpc"
-    #: Whether it may have run before, in part or whole: its message was delivered or sent again.
+    #: Whether it may have run before: its message was redelivered or re-sent.
     redelivered: bool = False
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ Middleware: TypeAlias = Callable[[Call, Handler], Awaitable[Any]]
 
 
 def compose(middleware: Sequence[Middleware], handler: Handler) -> Handler:
-    """Wrap *handler* in *middleware*; the first is the outermost."""
+    """Return *handler* wrapped in *middleware*; the first one is the outermost."""
     for wrap in reversed(middleware):
         handler = functools.partial(_step, wrap, handler)
     return handler

@@ -1,6 +1,8 @@
 """
-What travels with a call from service to service and is not an argument: the ids of the calls that
-led here, the context data, and the deadline. Values only; nothing here waits.
+The context of a call: the ids of the calls that led to it, the context data, and the deadline. It
+travels with the call from service to service.
+
+Values; nothing here awaits or does I/O. The clock is read for deadlines.
 """
 
 from __future__ import annotations
@@ -19,35 +21,39 @@ import msgspec
 __all__ = ["NO_CONTEXT", "Context", "Deadline", "current", "id_source", "new_id"]
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-#: Seconds; a timeout as long as this, ``math.inf`` too, is none: no process lives that long.
+#: Seconds; a timeout of at least this, also ``math.inf``, means unlimited.
 FAR = 1e9
 
 
 class Deadline(msgspec.Struct, frozen=True, order=True, gc=False):
     """
-    A point in time after which nobody waits, on this process's own monotonic clock, which is also
-    the event loop's (``loop.time()``, of asyncio and of uvloop).
+    The time after which nobody waits for an answer.
+
+    Attributes:
+        at: seconds on the monotonic clock of this process, which is also the clock of the event
+            loop (``loop.time()`` of asyncio and uvloop).
     """
 
     at: float
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
+        """Return the deadline *seconds* from now."""
         return cls(time.monotonic() + seconds)
 
     def remaining(self, least: float = 0.0) -> float:
-        """Seconds that are left; *least* when they are fewer, or it has passed."""
+        """Return the seconds until the deadline, or *least* if they are fewer."""
         return max(least, self.at - time.monotonic())
 
 
 class Context(msgspec.Struct, frozen=True, dict=False):
     """
-    On whose behalf a call runs.
+    The context of one call. A change returns a new one.
 
     Attributes:
-        call_id_stack: ids of the calls that led here, the oldest first, this call's own last.
+        call_id_stack: ids of the calls that led to this one, oldest first, its own id last.
         data: context data by name, without Nameko's ``nameko.`` prefix.
-        deadline: when the outermost caller stops waiting; ``None`` if nobody said.
+        deadline: when the outermost caller stops waiting; ``None`` if it waits without limit.
     """
 
     call_id_stack: tuple[str, ...] = ()
@@ -55,7 +61,7 @@ class Context(msgspec.Struct, frozen=True, dict=False):
     deadline: Deadline | None = None
 
     def within(self, timeout: float | None) -> Context:
-        """The same under a deadline no later than *timeout* seconds from now."""
+        """Return it with a deadline no later than *timeout* seconds from now."""
         if timeout is None or timeout >= FAR:
             return self
         at = time.monotonic() + timeout
@@ -64,14 +70,14 @@ class Context(msgspec.Struct, frozen=True, dict=False):
         return Context(self.call_id_stack, self.data, Deadline(at))
 
     def entered(self, call_id: str, keep: int) -> Context:
-        """The same one call deeper; of the older ids at most *keep* are kept, the nearest ones."""
+        """Return it for the call *call_id* made in it, with the nearest *keep* of the older ids."""
         stack = self.call_id_stack
         if len(stack) > keep:
             stack = stack[-keep:] if keep else ()
         return Context((*stack, call_id), self.data, self.deadline)
 
     def with_data(self, data: Mapping[str, Any]) -> Context:
-        """The same with *data* laid over its context data."""
+        """Return it with its context data updated by *data*."""
         return Context(self.call_id_stack, {**self.data, **data}, self.deadline)
 
 
@@ -83,9 +89,10 @@ current: ContextVar[Context] = ContextVar("aiorpc.context", default=NO_CONTEXT)
 
 def id_source() -> Callable[[], str]:
     """
-    A maker of ids that no other maker, of any process, makes. They are shaped like UUIDs: 74 random
-    bits, then a counter, and made without a step in Python: a fresh uuid4 per call costs more than
-    the rest of making a call.
+    Return a function that makes unique ids, in the shape of UUIDs: 74 random bits, then a counter.
+
+    No Python code runs for an id. A new ``uuid4`` for each call would cost more than the rest of
+    making the call.
     """
     prefix = str(uuid.uuid4())[:24]
     return map((prefix + "%012x").__mod__, itertools.count(1)).__next__
@@ -95,7 +102,7 @@ _make_id = id_source()
 
 
 def new_id() -> str:
-    """An id that no other call of any process has."""
+    """Return an id that is unique among all processes."""
     return _make_id()
 
 

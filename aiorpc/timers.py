@@ -1,9 +1,9 @@
 """
-The deadlines of many calls on one timer of the event loop.
+Deadlines of many calls on one timer of the event loop. It sets that timer and awaits nothing.
 
-Nearly every deadline is taken back: the answer comes first. So adding and removing have to be
+Nearly every deadline is removed, because the answer comes first. So adding and removing must be
 cheap, and firing need not be exact: a deadline fires within ``TICK`` after its time, never before.
-A timer of the loop for each call costs some ten times as much.
+A ``loop.call_at`` for each call costs about ten times as much.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["TICK", "Bucket", "Expiring", "Timers"]
 
 log = logging.getLogger("aiorpc.timers")
 
-#: Seconds; how late a deadline may fire.
+#: Seconds by which a deadline may fire late.
 TICK = 0.01
-#: Buckets at which those that are empty are looked for.
+#: Buckets at which empty ones are looked for.
 _MANY = 1000
 
 
 class Expiring(Protocol):
-    """What has a deadline. Hashed by identity."""
+    """An object with a deadline. Hashed by identity."""
 
     def expired(self) -> None:
-        """The deadline has passed. Called once, unless it was removed before."""
+        """Called once when the deadline has passed, unless the object was removed before."""
 
 
 #: Deadlines that fire together.
@@ -37,7 +37,7 @@ Bucket: TypeAlias = dict[Expiring, None]
 
 class Timers:
     """
-    Deadlines on *loop*, by loop time, in buckets of ``TICK`` seconds. Ends with ``close``.
+    Deadlines on *loop*, by its time, in buckets of ``TICK`` seconds. ``close`` ends it.
     """
 
     __slots__ = (
@@ -54,10 +54,10 @@ class Timers:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._buckets: dict[int, Bucket] = {}
-        #: That of the deadline that was added last: the next one is most often of the same tick.
+        #: The bucket of the deadline that was added last; the next one is mostly of the same tick.
         self._bucket: Bucket = {}
         self._tick = -1
-        #: The ticks of all buckets, a heap; empty buckets stay until they are due, or too many.
+        #: A heap of the ticks of all buckets. Empty buckets stay until they are due, or too many.
         self._due: list[int] = []
         self._sweep_at = _MANY
         self._timer: asyncio.TimerHandle | None = None
@@ -65,8 +65,9 @@ class Timers:
 
     def add(self, at: float, expiring: Expiring) -> Bucket:
         """
-        Fire *expiring* at loop time *at*. It is taken back by ``pop(expiring, None)`` from what is
-        returned; nothing happens then if it has fired.
+        Call ``expiring.expired()`` at loop time *at*, and return its bucket.
+
+        ``bucket.pop(expiring, None)`` removes the deadline. It does nothing if that has fired.
         """
         tick = int(at / TICK) + 1
         if tick != self._tick:
@@ -87,8 +88,8 @@ class Timers:
         self._tick, self._bucket = tick, bucket
 
     def _sweep(self) -> None:
-        """Forget the buckets that were emptied: of far deadlines they would be very many."""
-        # In place: this may happen while some of them fire.
+        """Delete empty buckets: far deadlines that were removed would leave very many."""
+        # In place, because deadlines may be firing.
         for tick in [tick for tick, bucket in self._buckets.items() if not bucket]:
             del self._buckets[tick]
         self._due[:] = self._buckets
@@ -96,7 +97,7 @@ class Timers:
         self._sweep_at = max(_MANY, 2 * len(self._due))
 
     def close(self) -> None:
-        """Nothing fires any more."""
+        """Remove all deadlines, and cancel the timer of the loop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -121,10 +122,10 @@ class Timers:
             if bucket is self._bucket:
                 self._tick = -1
             for expiring in list(bucket):
-                if expiring in bucket:  # one that fires may take another back
+                if expiring in bucket:  # a callback may remove another deadline
                     del bucket[expiring]
                     _guarded(expiring.expired)
-        if due:  # a callback may have set the timer already, for a later tick
+        if due:  # a callback may have set the timer for a later tick
             self._wake_at(due[0])
 
 
@@ -132,4 +133,4 @@ def _guarded(callback: Callable[[], None]) -> None:
     try:
         callback()
     except Exception:
-        log.exception("what had to happen at a deadline failed")
+        log.exception("a callback at a deadline failed")

@@ -12,7 +12,7 @@ import pytest
 from aiorpc.context import FAR, NO_CONTEXT, Context, Deadline, new_id
 
 
-def test_what_is_left_of_a_deadline_never_falls_below_nothing(
+def test_the_time_left_of_a_deadline_is_never_negative(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
@@ -22,7 +22,7 @@ def test_what_is_left_of_a_deadline_never_falls_below_nothing(
     assert deadline.remaining() == 0.0
 
 
-def test_a_timeout_only_ever_brings_a_deadline_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_only_makes_a_deadline_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     outer = Context(("a",), {"k": "v"}, Deadline(110.0))
     assert outer.within(5).deadline == Deadline(105.0)
@@ -32,7 +32,7 @@ def test_a_timeout_only_ever_brings_a_deadline_nearer(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("timeout", [FAR, math.inf])
-def test_a_timeout_longer_than_any_process_lives_is_none(timeout: float) -> None:
+def test_a_very_long_timeout_is_unlimited(timeout: float) -> None:
     assert NO_CONTEXT.within(timeout) is NO_CONTEXT
 
 
@@ -47,19 +47,19 @@ def test_the_stack_keeps_the_nearest_ids(keep: int, expected: tuple[str, ...]) -
     assert context.call_id_stack == ("a", "b", "c")
 
 
-def test_context_data_is_laid_over_what_is_there() -> None:
+def test_new_context_data_updates_the_old() -> None:
     context = Context((), {"a": 1, "b": 1})
     assert context.with_data({"b": 2}).data == {"a": 1, "b": 2}
     assert context.data == {"a": 1, "b": 1}
 
 
-def test_ids_of_many_threads_differ() -> None:
+def test_ids_made_in_many_threads_differ() -> None:
     with ThreadPoolExecutor(8) as threads:
         ids = list(threads.map(lambda _: new_id(), range(4000)))
     assert len(set(ids)) == len(ids)
 
 
-def test_a_forked_process_makes_ids_of_its_own() -> None:
+def test_a_forked_process_makes_other_ids() -> None:
     fork = multiprocessing.get_context("fork")
     queue = fork.SimpleQueue()
     child = fork.Process(target=lambda: queue.put(new_id()))

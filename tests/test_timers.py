@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ class Item:
         self.expired = callback
 
 
-async def test_each_fires_once_after_its_time_and_within_a_tick_or_so() -> None:
+async def test_each_deadline_fires_once_after_its_time_in_order() -> None:
     loop = asyncio.get_running_loop()
     timers = Timers(loop)
     fired: list[tuple[float, float]] = []
@@ -39,7 +41,7 @@ async def test_each_fires_once_after_its_time_and_within_a_tick_or_so() -> None:
     assert [time for time, _ in fired] == sorted(times)
 
 
-async def test_what_was_removed_does_not_fire() -> None:
+async def test_a_removed_deadline_does_not_fire() -> None:
     loop = asyncio.get_running_loop()
     timers = Timers(loop)
     last = asyncio.Event()
@@ -65,7 +67,7 @@ async def test_a_callback_may_add_and_remove_and_fail(caplog: pytest.LogCaptureF
     assert "boom" in caplog.text
 
 
-async def test_one_that_fires_may_take_back_another_of_the_same_time() -> None:
+async def test_a_callback_may_remove_another_deadline_of_the_same_time() -> None:
     loop = asyncio.get_running_loop()
     timers = Timers(loop)
     last, at = asyncio.Event(), loop.time()
@@ -76,25 +78,36 @@ async def test_one_that_fires_may_take_back_another_of_the_same_time() -> None:
     await asyncio.wait_for(last.wait(), 5)
 
 
-async def test_after_closing_nothing_fires_and_no_timer_is_left() -> None:
+async def test_closing_cancels_the_timer_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
+    handles: list[asyncio.TimerHandle] = []
+    call_at = loop.call_at
+
+    def recording(*args: Any) -> asyncio.TimerHandle:
+        handles.append(call_at(*args))
+        return handles[-1]
+
+    monkeypatch.setattr(loop, "call_at", recording)
     timers = Timers(loop)
-    timers.add(loop.time() + 3600, Item(lambda: pytest.fail("it was closed")))
-    handle = timers._timer
-    assert handle is not None
+    bucket = timers.add(loop.time() + 3600, Item(lambda: pytest.fail("it was closed")))
+    assert [handle.cancelled() for handle in handles] == [False]
     timers.close()
-    assert handle.cancelled()
+    assert [handle.cancelled() for handle in handles] == [True]
+    assert not bucket
 
 
-async def test_far_deadlines_that_were_taken_back_leave_nothing() -> None:
+async def test_removed_far_deadlines_leave_few_buckets() -> None:
     loop = asyncio.get_running_loop()
     timers = Timers(loop)
     fired = asyncio.Event()
     now = loop.time()
     timers.add(now + 0.02, Item(fired.set))
-    for number in range(20_000):  # each of a tick of its own
+    buckets = []
+    for number in range(20_000):  # each in a bucket of its own
         item = Item(lambda: None)
-        timers.add(now + 3600 + number * TICK, item).pop(item, None)
-    assert len(timers._buckets) <= 1000
+        buckets.append(timers.add(now + 3600 + number * TICK, item))
+        buckets[-1].pop(item, None)
+    # Two references are ours: the list, and the argument of getrefcount.
+    assert sum(sys.getrefcount(buckets[at]) > 2 for at in range(len(buckets))) <= 1000
     await asyncio.wait_for(fired.wait(), 5)
     timers.close()

@@ -1,8 +1,9 @@
 """
-One value made what its annotation says: the converters of :mod:`aiorpc.wire.arguments`. Pure.
+Converts one value as its annotation says, for :mod:`aiorpc.wire.arguments`. Pure functions: nothing
+here awaits or does I/O.
 
-msgspec does the converting; here is what it leaves out: kombu's date forms, pydantic models, and
-errors that name the place without showing the value.
+msgspec converts. This module adds what msgspec lacks: kombu's old form of dates, pydantic models,
+and errors that name the place without showing the value.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ class Unsupported(Exception):
 
 
 def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
-    """What checks and converts one value; ``None`` if any will do."""
+    """
+    Return what checks and converts one value; ``None`` if every value passes.
+
+    Raises:
+        Unsupported: msgspec cannot check *expected*.
+    """
     if expected is Any or expected is object:
         return None
     try:
@@ -45,7 +51,7 @@ def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
 
 
 def _parts(shape: shapes.Type, seen: set[int] | None = None) -> Iterator[shapes.Type]:
-    """*shape* and all shapes within; types may refer to themselves."""
+    """Yield *shape* and all shapes in it, each once: a type may contain itself."""
     seen = set() if seen is None else seen
     if id(shape) in seen:
         return
@@ -73,17 +79,17 @@ def _is_convertible(kind: Any) -> bool:
 
 
 class Unfit(Exception):
-    """A value is not what its annotation says; the text reads on from what it was for."""
+    """A value does not fit its annotation. The text continues a sentence about its place."""
 
 
 class Converter:
-    """Makes values of one annotation."""
+    """Converts values of one annotation."""
 
     __slots__ = ("_expected", "_has_dates", "_shape", "_strict", "exact", "name")
 
     def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
         self.name = name
-        #: Values of exactly these types are right as they are: most values are.
+        #: Values of exactly these types need no conversion. Most values have one of them.
         self.exact = frozenset(_exact_types(shape))
         self._expected = expected
         self._shape = shape
@@ -91,7 +97,12 @@ class Converter:
         self._has_dates = any(isinstance(part, shapes.DateType) for part in _parts(shape))
 
     def convert(self, value: Any) -> Any:
-        """*value* as the annotation has it. Raises :class:`Unfit`."""
+        """
+        Return *value* as the annotation says.
+
+        Raises:
+            Unfit: it does not fit.
+        """
         try:
             try:
                 return self._convert(value)
@@ -110,14 +121,14 @@ class Converter:
             self._expected,
             strict=self._strict,
             str_keys=True,
-            # Bytes come as bytes: a str is not taken for base64.
+            # The serializer made bytes already, so a str is not base64.
             builtin_types=(bytes, bytearray, memoryview),
             dec_hook=_convert_model,
         )
 
 
 def _exact_types(shape: shapes.Type) -> Iterator[type]:
-    """Types whose values need no look inside."""
+    """Yield the types whose values need no check."""
     match shape:
         case shapes.Metadata():
             yield from _exact_types(shape.type)
@@ -128,7 +139,7 @@ def _exact_types(shape: shapes.Type) -> Iterator[type]:
             if isinstance(shape.cls, type) and shape.cls is not object:
                 yield shape.cls
         case _:
-            # Only without constraints (`Meta(ge=1)`, `list[int]`): then it equals its like.
+            # A shape with constraints (`Meta(ge=1)`, `list[int]`) equals none of these.
             yield from (kind for kind, plain in _PLAIN_SHAPES if shape == plain)
 
 
@@ -142,13 +153,13 @@ _PLAIN_SHAPES = tuple(
 
 
 def _convert_model(expected: Any, value: Any) -> Any:
-    """msgspec asks for what it does not know: pydantic models, and ``object``."""
+    """Convert a value of a type that msgspec does not know: a pydantic model, or ``object``."""
     if isinstance(value, expected):
         return value
     try:
         return expected.model_validate(value)
     except ValueError as exc:
-        # pydantic's own text shows the value.
+        # The text of pydantic shows the value.
         raise ValueError(_model_faults(exc)) from None
 
 
@@ -164,8 +175,9 @@ def _model_faults(exc: ValueError) -> str:
 
 def _without_midnight(value: Any, shape: shapes.Type) -> Any:
     """
-    Dates of kombu < 5.3, ``"2020-01-02T00:00:00"``, as dates; everything else as it is. Follows the
-    annotation, since a ``str`` of that look is nobody's business.
+    Return *value* with dates of kombu < 5.3, ``"2020-01-02T00:00:00"``, cut to the date.
+
+    Only where the annotation says ``date``: such a text may also be an argument of type ``str``.
     """
     match shape:
         case shapes.DateType():
@@ -192,20 +204,20 @@ def _without_midnight(value: Any, shape: shapes.Type) -> Any:
 
 
 def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]:
-    """The shapes of an array's items, one each."""
+    """Return the shape of each of the *count* items of an array."""
     if (item := getattr(shape, "item_type", None)) is not None:
         return [item] * count
     known = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
     return [*known, *[None] * (count - len(known))]
 
 
-# Words
+# Texts of errors
 
 
-# Not compiled here: only errors need them, and `import aiorpc` would pay.
+# Not compiled here: only errors need them, and compiling slows `import aiorpc`.
 _PATH = r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$"
 _MISMATCH = r"Expected `[^`]*`, got `[^`]*`$"
-# msgspec speaks of JSON's types; people who read Python code think in Python's.
+# msgspec names the types of JSON; readers of Python code expect those of Python.
 _JSON_NAMES = r"`(object|array|null)`"
 _PYTHON_NAMES = {"object": "`dict`", "array": "`list`", "null": "`None`"}
 _SHOWN_VALUE = r"(?s:(Invalid (?:enum )?value) .*)"
@@ -214,8 +226,8 @@ _MODULES = r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)"
 
 def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
     """
-    ``must be Order: items[2].price must be float, got str``: msgspec's message in Python's words,
-    with the types of values and not the values, which may be large or secret.
+    Return msgspec's message in terms of Python: ``must be Order: items[2].price must be float, got
+    str``. It shows types and no values, because these may be large or secret.
     """
     path = re.search(_PATH, message)
     if path:
@@ -233,14 +245,14 @@ def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
 
 
 def _reason(message: str) -> str:
-    """What is wrong with a value, to be put after its place or its type."""
+    """Return what is wrong with a value, as a text that follows its place or its type."""
     message = re.sub(_JSON_NAMES, lambda name: _PYTHON_NAMES[name[1]], message)
     message = re.sub(_SHOWN_VALUE, r"\1", message)
     if message.startswith("Expected "):
         return " must be " + message.removeprefix("Expected ").replace("`", "")
     if message.startswith(("Object ", "Invalid ")):
         return ": " + message[0].lower() + message[1:].replace("`", "'")
-    return ": " + message  # of a constructor or a model
+    return ": " + message  # the text of a constructor or a model
 
 
 def _place(path: re.Match[str]) -> str:
@@ -261,7 +273,7 @@ def _choices(shape: shapes.Type) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """An annotation as it stands in the code, without modules."""
+    """Return an annotation as it is in the code, without modules."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if isinstance(annotation, type) and not get_args(annotation):

@@ -1,10 +1,11 @@
 """
-Errors to the wire and back, as Nameko does it (nameko 2.14 ``nameko/exceptions.py``: ``serialize``,
-``deserialize``, ``safe_for_serialization``). Pure functions.
+Encodes and decodes the errors of replies. Pure functions: nothing here awaits or does I/O.
 
-An error is ``{"exc_type", "exc_path", "exc_args", "value"}``. Ours may have ``"refusal": true``:
-the method did not raise it, its host refused the call or ended it. A caller sees such an error as
-the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...); Nameko ignores the key.
+An error is ``{"exc_type", "exc_path", "exc_args", "value"}``, as in Nameko (nameko 2.14
+``nameko/exceptions.py``: ``serialize``, ``deserialize``, ``safe_for_serialization``). aiorpc adds
+``"refusal": true`` if the host refused or ended the call, so the method did not raise the error.
+The caller then gets the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...). Nameko ignores
+this key.
 """
 
 from __future__ import annotations
@@ -37,13 +38,20 @@ _REFUSALS: Mapping[str, type[AioRpcError]] = {
     exc_type.__name__: exc_type
     for exc_type in (RpcTimeout, DeliveryUncertain, InProgress, Overloaded)
 }
+#: Levels of an error's arguments that are sent.
 _DEPTH = 20
-#: The most items of one error's arguments, at all depths together.
+#: Items of an error's arguments that are sent, in all levels together.
 _ITEMS = 1000
 
 
 def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any]:
-    """The ``error`` of a reply. What came from further away keeps the name that it had there."""
+    """
+    Return the ``error`` of a reply.
+
+    Args:
+        exc: a RemoteError keeps the name that it had in the service that raised it.
+        refusal: whether the host refused or ended the call.
+    """
     if isinstance(exc, RemoteError):
         return {
             "exc_type": exc.exc_type,
@@ -65,12 +73,16 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
 
 def error_from_payload(payload: Any) -> Exception:
     """
-    The error to raise at the caller: the registered class, or :class:`RemoteError`. A class that
-    cannot be made from the arguments that came is a RemoteError too.
+    Return the error to raise at the caller: an instance of the registered class, or else
+    :class:`RemoteError`, also if that class does not take the arguments.
     """
     if not isinstance(payload, Mapping):
-        return MalformedReply(f"the reply's error is a {type(payload).__name__}, not an object")
-    exc_type, value = _text(payload.get("exc_type")), _text(payload.get("value"))
+        kind = type(payload).__name__
+        return MalformedReply(
+            f"the error in the reply is a {kind}, not an object with exc_type, exc_args and value: "
+            "check that the service speaks Nameko's protocol"
+        )
+    exc_type, value = text_of(payload.get("exc_type")), text_of(payload.get("value"))
     path = payload.get("exc_path") or ""
     args = payload.get("exc_args") or ()
     if payload.get("refusal") is True and exc_type in _REFUSALS:
@@ -81,20 +93,18 @@ def error_from_payload(payload: Any) -> Exception:
     if local is not None:
         try:
             return local(*args)
-        except Exception:  # noqa: BLE001, S110 - a foreign constructor: the error itself must get through
+        except Exception:  # noqa: BLE001, S110 - the constructor may raise anything
             pass
     return RemoteError(exc_type, value, args, path if isinstance(path, str) else "")
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
 class _Safe:
     """
-    Nameko's ``safe_for_serialization``: strings, mappings and iterables keep their shape, the rest
-    becomes ``str``. Bounded in depth and in items, since Nameko's dies of arguments that contain
-    themselves: a tree whose nodes know their parents has more paths than anybody can walk.
+    Nameko's ``safe_for_serialization``, with bounds.
+
+    Strings, mappings and iterables keep their shape, everything else becomes ``str``. Depth and
+    items are limited because arguments may contain themselves, which Nameko's version does not
+    survive. A tree whose nodes link to their parents has too many paths to walk.
     """
 
     __slots__ = ("_left",)
@@ -110,7 +120,7 @@ class _Safe:
         if depth and self._left > 0 and isinstance(value, Iterable):
             try:
                 return [self.value(item, depth - 1) for item in self._some(value)]
-            except Exception:  # noqa: BLE001, S110 - somebody's __iter__
+            except Exception:  # noqa: BLE001, S110 - an __iter__ may raise anything
                 pass
         return text_of(value)
 
@@ -123,8 +133,8 @@ class _Safe:
 
 
 def text_of(value: Any) -> str:
-    """*value* as a text, whatever its ``__str__`` does."""
+    """Return ``str(value)``, or Nameko's text if ``__str__`` raises."""
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 - somebody's __str__; the text is Nameko's
+    except Exception:  # noqa: BLE001 - a __str__ may raise anything
         return "[__unicode__ failed]"

@@ -1,5 +1,5 @@
 """
-The nouns of AMQP, as plain values. Nothing here knows what a call is, and nothing here does I/O.
+Exchanges, queues and messages of AMQP, as plain values. Nothing here awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_EXPIRATION = (1 << 32) - 1
 
 class Exchange(msgspec.Struct, frozen=True):
     """
-    An exchange; the name ``""`` is the default exchange, which nobody declares. Without a type it
+    An exchange. The name ``""`` is the default exchange, which is never declared. The default type
     is ``direct``, as in kombu.
     """
 
@@ -31,10 +31,10 @@ class Exchange(msgspec.Struct, frozen=True):
     durable: bool = True
     auto_delete: bool = False
     arguments: Mapping[str, Any] = {}
-    #: Somebody else declares it: it has to be there, as it may be, and queues are bound to it.
+    #: The exchange must exist, of any type. It is not declared; queues are only bound to it.
     passive: bool = False
 
-    def __hash__(self) -> int:  # arguments have none
+    def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.type))
 
 
@@ -42,7 +42,7 @@ class Queue(msgspec.Struct, frozen=True):
     """
     A queue and the binding that feeds it.
 
-    Never declare a transient queue that is not exclusive: RabbitMQ 4.3 refuses it.
+    RabbitMQ 4.3 refuses to declare a transient queue that is not exclusive.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Queue(msgspec.Struct, frozen=True):
                 'Queue("name", Exchange("exchange"), "routing key")'
             )
 
-    def __hash__(self) -> int:  # arguments have none
+    def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.exchange, self.routing_key))
 
 
@@ -91,5 +91,5 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
 
 
 def expiration_of(seconds: float) -> int:
-    """The ``expiration`` of *seconds*: in milliseconds, rounded up, at least 1."""
+    """Return the ``expiration`` for *seconds*: milliseconds, rounded up, at least 1."""
     return min(max(1, ceil(seconds * 1000)), MAX_EXPIRATION)

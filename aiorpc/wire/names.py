@@ -1,6 +1,8 @@
 """
-Every name of an exchange, a queue or a header that is on the wire is made in this file, as Nameko
-makes it where Nameko has it (2.14.1 and 3.0, captured; the trap numbers are those of that capture).
+Names on the wire: exchanges, queues and headers. Values and pure functions; no I/O.
+
+All such names are made here. A name that Nameko has too is Nameko's (2.14.1 and 3.0, captured; the
+trap numbers in this folder are those of that capture).
 """
 
 from __future__ import annotations
@@ -39,24 +41,24 @@ __all__ = [
 
 PREFIX = "nameko."
 CALL_ID_STACK = "nameko.call_id_stack"
-#: Integer epoch milliseconds. The prefix lets an unmodified Nameko hop carry it on: Nameko keeps
-#: every header as context data and sends it with its own calls.
+#: Integer epoch milliseconds. The prefix lets a Nameko service pass it on: Nameko keeps each header
+#: as context data and sends it with its own calls.
 DEADLINE = "nameko.aiorpc_deadline"
 RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
-#: Made by a transport, and never sent: the size of a body too large to be taken.
+#: The size in bytes of a body that was too large to read. Transports add it; it is never sent.
 OVERSIZED = "aiorpc-oversized"
-#: Tells one copy of a message that is counted from another.
+#: The id of one copy of a message whose attempts are counted.
 COPY = "aiorpc-copy"
-#: How a message that was sent on came to its queue at first.
+#: Where a message came from before it was parked or sent to its queue again.
 ORIGINAL_EXCHANGE = "aiorpc-exchange"
 ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
-#: What a quorum queue counts.
+#: How often a quorum queue has delivered a message.
 DELIVERY_COUNT = "x-delivery-count"
-#: The broker would send a copy to these queues too.
+#: The broker also sends a message to the routing keys in these headers.
 ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
-#: What the broker or a mail-like convention adds, and what is ours: never context data.
+#: Headers of the broker, and of compression, which are never context data.
 BROKER_HEADERS = frozenset(
     {"x-death", DELIVERY_COUNT, "x-acquired-count", "x-received-from", "BCC", "CC", COMPRESSION}
 )
@@ -64,44 +66,49 @@ OWN_PREFIX = "aiorpc-"
 
 #: Bytes of the name of a queue, an exchange or a key.
 LONGEST_NAME = 255
-#: Seconds without a consumer after which a reply queue goes away; Nameko's own number.
+#: Seconds without a consumer after which the broker deletes a reply queue; Nameko's value.
 REPLY_QUEUE_EXPIRES = 300.0
-#: Where callers say that they cancel a call.
+#: Callers send here which call they cancel.
 CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
-#: Where ``aiorpc ls`` asks which services are there.
+#: ``aiorpc ls`` sends here that it wants to know the services.
 DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
-#: Seconds for which the cancelling of a call without a deadline (or with a far one) is remembered.
+#: Seconds for which a service remembers a cancelled call that has no deadline, or a later one.
 UNBOUNDED_CANCEL = 300.0
 
 
 def rpc_queue_name(service: str) -> str:
+    """Return the name of the queue of the requests to *service*."""
     return f"rpc-{service}"
 
 
 def cancel_queue(owner: str) -> Queue:
-    """Where one instance of a service learns of cancelled calls; gone with its connection."""
-    name = f"aiorpc-cancel-{owner}-{new_id()}"
-    return Queue(name, CANCEL_EXCHANGE, durable=False, exclusive=True, auto_delete=True)
+    """Return the queue from which one instance of a service learns of cancelled calls."""
+    return _transient(f"cancel-{owner}", CANCEL_EXCHANGE)
 
 
 def discovery_queue(owner: str) -> Queue:
-    """Where one instance hears who asks for services; gone with its connection."""
-    name = f"aiorpc-discovery-{owner}-{new_id()}"
-    return Queue(name, DISCOVERY_EXCHANGE, durable=False, exclusive=True, auto_delete=True)
+    """Return the queue from which one instance learns who asks for services."""
+    return _transient(f"discovery-{owner}", DISCOVERY_EXCHANGE)
 
 
 def discovery_answers_queue() -> Queue:
-    """Where whoever asked gets the answers; gone with its connection."""
-    name = f"aiorpc-discovery-answers-{new_id()}"
-    return Queue(name, durable=False, exclusive=True, auto_delete=True)
+    """Return the queue of the answers to one question for services."""
+    return _transient("discovery-answers", Exchange())
+
+
+def _transient(name: str, exchange: Exchange) -> Queue:
+    """Return a queue of one connection, which the broker deletes with that connection."""
+    unique = f"aiorpc-{name}-{new_id()}"
+    return Queue(unique, exchange, durable=False, exclusive=True, auto_delete=True)
 
 
 def parked_queue(queue: str) -> Queue:
-    """Where the messages of *queue* go that nobody could work on."""
+    """Return the queue of the messages of *queue* that failed for good."""
     return Queue(f"{queue}.parked")
 
 
 def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:
+    """Return the exchange of the events of the service *source*."""
     return Exchange(f"{source}.events", "topic", auto_delete=auto_delete, passive=passive)
 
 
@@ -115,8 +122,12 @@ def event_queue(
     reliable: bool,
 ) -> Queue:
     """
-    The queue of an event handler. The kinds of handler differ by its name: a singleton has no
-    *listener* (``service.method``), a service pool has one, a broadcast adds the *instance*.
+    Return the queue of an event handler.
+
+    Args:
+        listener: ``service.method``; ``None`` for a singleton handler.
+        instance: the instance of a broadcast handler, else ``None``.
+        reliable: whether events wait in the queue while no handler runs.
     """
     name = f"evt-{source}-{event}"
     if listener is not None:
