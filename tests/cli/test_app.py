@@ -25,7 +25,7 @@ from tests.support.command_line import PATIENCE, SCRIPT, invoke, run
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
-def test_version(option: str) -> None:
+def test_version_is_printed(option: str) -> None:
     done = invoke(option)
     assert (done.code, done.stdout) == (0, f"aiorpc {aiorpc.__version__}\n")
 
@@ -47,7 +47,7 @@ def test_help_of_a_command_shows_examples_as_they_are_typed(command: str) -> Non
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_examples_keep_their_brackets() -> None:
+def test_examples_in_help_keep_their_brackets() -> None:
     assert """aiorpc call service_x.remote_method '["hello"]'""" in invoke("call", "--help").stdout
 
 
@@ -109,7 +109,7 @@ def test_a_pipe_that_closes_early_is_no_traceback() -> None:
         (ConnectionLost("no"), 5),
     ],
 )
-def test_exit_codes_of_errors(error: aiorpc.AioRpcError, code: int) -> None:
+def test_each_error_has_its_exit_code(error: aiorpc.AioRpcError, code: int) -> None:
     assert exit_code_of(error) == code
 
 

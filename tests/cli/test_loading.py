@@ -41,12 +41,12 @@ def write_module(project: Project) -> None:
     )
 
 
-def test_a_module_is_all_services_in_it(here: Project) -> None:
+def test_a_module_stands_for_all_services_in_it(here: Project) -> None:
     write_module(here)
     assert names_of(["shop"]) == ["Orders", "Stock"]
 
 
-def test_a_class_is_itself(here: Project) -> None:
+def test_a_target_with_a_class_is_that_class(here: Project) -> None:
     write_module(here)
     assert names_of(["shop:Stock"]) == ["Stock"]
 
@@ -89,7 +89,7 @@ def write_shop(project: Project) -> None:
     )
 
 
-def test_what_is_imported_to_be_called_is_not_run_and_that_is_told(
+def test_a_service_that_is_imported_to_call_it_does_not_run_and_a_line_says_so(
     here: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_shop(here)
@@ -98,7 +98,7 @@ def test_what_is_imported_to_be_called_is_not_run_and_that_is_told(
     assert caplog.messages == ["Prices is called by Till and not run: name prices:Prices to run it"]
 
 
-def test_what_is_called_is_run_where_it_is_named(
+def test_a_called_service_runs_if_it_is_named(
     here: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_shop(here)
@@ -132,7 +132,7 @@ def test_a_module_that_gathers_services_runs_all_of_them(here: Project) -> None:
     assert names_of(["gathered"]) == ["Prices", "Till"]
 
 
-def test_classes_of_libraries_do_no_harm(here: Project) -> None:
+def test_odd_classes_in_a_module_do_no_harm(here: Project) -> None:
     here.write(
         "odd.py",
         """
@@ -161,7 +161,7 @@ def test_classes_of_libraries_do_no_harm(here: Project) -> None:
     assert names_of(["odd"]) == ["Service"]
 
 
-def test_a_class_inside_a_class(here: Project) -> None:
+def test_a_class_inside_a_class_is_found(here: Project) -> None:
     here.write(
         "nested.py",
         """

@@ -25,7 +25,7 @@ async def measured(call: Call, of: Plan) -> Measurement:
 
 
 class Answering:
-    """Answers *together* calls when all of them are there, and notes how many were at once."""
+    """Answers *together* calls when all of them have begun; counts the most at the same time."""
 
     def __init__(self, together: int = 1) -> None:
         self.most = self.calls = self._now = 0
@@ -58,11 +58,11 @@ async def test_a_rate_is_kept() -> None:
 
     found = await measured(call, plan(in_flight=10, rate=100, duration=0.2))
     assert len(found.latencies) == 20
-    # None is early, however late a busy machine may make them.
+    # A busy machine may delay calls, but none may come early.
     assert all(at >= found.began + number / 100 for number, at in enumerate(begun))
 
 
-async def test_what_waits_behind_a_slow_call_counts_as_slow() -> None:
+async def test_a_call_that_waits_behind_a_slow_one_counts_as_slow() -> None:
     """One caller, a call due every 10 ms, and the first takes 100 ms."""
     durations = iter([0.1])
 
@@ -108,7 +108,7 @@ async def test_without_a_result_there_is_no_latency() -> None:
     assert report.results_per_second == 0
 
 
-async def test_it_can_be_ended_early() -> None:
+async def test_a_measurement_can_be_ended_early() -> None:
     called = asyncio.Event()
 
     async def call() -> None:
@@ -126,6 +126,6 @@ async def test_it_can_be_ended_early() -> None:
 @pytest.mark.parametrize(
     ("percent", "value"), [(0, 1), (1, 1), (50, 50), (95, 95), (99, 99), (100, 100)]
 )
-def test_percentiles(percent: float, value: int) -> None:
+def test_percentiles_are_values_that_were_measured(percent: float, value: int) -> None:
     assert percentile(range(1, 101), percent) == value
     assert percentile([7], percent) == 7

@@ -34,7 +34,7 @@ def test_reload_starts_again_when_a_file_changes(project: Project) -> None:
     assert "ending at once" not in process.output
 
 
-def test_kill_reaches_the_child_though_there_is_a_terminal(project: Project) -> None:
+def test_kill_reaches_the_child_although_stdin_is_a_terminal(project: Project) -> None:
     project.write_service()
     ours, theirs = pty.openpty()
     arguments = ("run", "greetings", "--reload", *MEMORY)
@@ -49,7 +49,7 @@ def test_kill_reaches_the_child_though_there_is_a_terminal(project: Project) -> 
     assert process.output.count("SIGINT: finishing the calls in hand") == 1
 
 
-def test_ctrl_c_reaches_the_child_once_though_there_is_no_terminal(project: Project) -> None:
+def test_ctrl_c_reaches_the_child_once_without_a_terminal(project: Project) -> None:
     project.write_slow_service(1)
     with Started("run", "slow", "--reload", *MEMORY, cwd=project.directory) as process:
         process.waits_for("ready")
@@ -72,7 +72,7 @@ def test_only_the_second_signal_ends_a_child_that_stops_for_a_reload(
         process.waits_for("finishing the calls in hand")
         for _ in range(times):
             process.signal(signal.SIGTERM)
-            time.sleep(0.2)  # or two would be one to the kernel
+            time.sleep(0.2)  # the kernel merges two signals that are pending at the same time
         assert process.ends() == (0 if times == 1 else 128 + signal.SIGTERM)
     assert ("finished" in process.output) == (times == 1)
     assert ("ending at once" in process.output) == (times == 2)

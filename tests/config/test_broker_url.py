@@ -37,12 +37,12 @@ from aiorpc.exceptions import ConfigurationError
         ("amqp://u:p+q@h/", ("amqp", "u", "p+q", "h", 5672, "/")),
     ],
 )
-def test_parts(text, expected):
+def test_a_url_is_split_into_its_parts(text, expected):
     (url,) = parse_broker_urls(text)
     assert (url.scheme, url.user, url.password, url.host, url.port, url.vhost) == expected
 
 
-def test_alternatives():
+def test_urls_with_semicolons_are_alternatives():
     urls = parse_broker_urls("amqp://a ; pyamqp://b:5673/v;")
     assert [(url.host, url.port, url.vhost) for url in urls] == [
         ("a", 5672, "/"),
@@ -55,7 +55,7 @@ def test_amqp_ssl_makes_it_tls():
     assert (url.scheme, url.port) == ("amqps", 5671)
 
 
-def test_memory():
+def test_a_memory_url_has_only_a_name():
     assert [parse_broker_urls(text)[0].host for text in ("memory://", "memory://Name/")] == [
         "",
         "Name",
@@ -63,7 +63,7 @@ def test_memory():
     assert str(parse_broker_urls("memory://tests")[0]) == "memory://tests"
 
 
-def test_parameters():
+def test_parameters_of_the_query_are_read():
     (url,) = parse_broker_urls("amqp://h/?heartbeat=10&connect_timeout=2.5&login_method=plain")
     assert (url.heartbeat, url.connect_timeout, url.login_method) == (10, 2.5, "PLAIN")
     (url,) = parse_broker_urls("amqp://h")
@@ -116,7 +116,7 @@ def test_parameters_of_tls_go_with_amqp_ssl():
         settings.with_defines({"AMQP_SSL": False})
 
 
-def test_neither_str_nor_repr_nor_a_cause_shows_the_password():
+def test_no_text_of_a_url_shows_the_password():
     (url,) = parse_broker_urls("amqp://u:s3cret@h/v?timeout=3")
     assert str(url) == "amqp://u:***@h:5672/v"
     assert "s3cret" not in f"{url!r} {url.__rich_repr__()}"
@@ -125,7 +125,7 @@ def test_neither_str_nor_repr_nor_a_cause_shows_the_password():
     assert caught.value.__suppress_context__
 
 
-def test_urls_serve_as_keys():
+def test_urls_are_hashable():
     assert len({parse_broker_urls("amqp://h")[0], parse_broker_urls("pyamqp://h/")[0]}) == 1
 
 

@@ -50,7 +50,7 @@ from aiorpc.exceptions import ConfigurationError
         ("100$", "100$"),
     ],
 )
-def test_scalars(read, scalar, expected):
+def test_variables_in_scalars_are_substituted(read, scalar, expected):
     settings = read(
         f"MINE: {scalar}",
         NUMBER="42",
@@ -86,7 +86,7 @@ def test_variables_that_go_in_a_circle_are_an_error(complaint):
     assert "refer to each other" in text
 
 
-def test_a_value_that_is_no_yaml_names_the_remedy(complaint):
+def test_a_variable_that_is_not_valid_yaml_names_the_remedy(complaint):
     text = complaint("MINE: ${A}", A="@secret")
     assert "!raw_env_var" in text
     assert "secret" not in text
@@ -104,7 +104,7 @@ def test_an_empty_file_is_all_defaults(read):
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "hello\n"])
-def test_what_is_no_mapping_is_refused(complaint, text):
+def test_a_file_without_a_mapping_is_refused(complaint, text):
     assert "must hold a mapping of keys to values, got " in complaint(text)
 
 
@@ -116,27 +116,27 @@ def test_bad_yaml_names_the_place(complaint):
     "text",
     ["a: x\x07y", "a: !!timestamp foo", "a: !!bool foo", 'a: !!int ""', "a: &x {b: *x}"],
 )
-def test_odd_yaml_is_an_error_of_ours(complaint, text):
+def test_odd_yaml_is_a_configuration_error(complaint, text):
     assert complaint(text).partition("config.yaml")[2].startswith((" is not valid", ": a value"))
 
 
-def test_foreign_tags_are_refused(complaint):
+def test_foreign_yaml_tags_are_refused(complaint):
     assert "could not determine a constructor" in complaint("a: !!python/object:os.system x")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_an_error_names_a_missing_file(tmp_path):
     with pytest.raises(ConfigurationError, match=r"nowhere\.yaml cannot be read: No such file"):
         load(tmp_path / "nowhere.yaml")
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_an_error_names_a_file_that_is_not_text(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_bytes(b"a: \xff")
     with pytest.raises(ConfigurationError, match="not UTF-8 at byte 3"):
         load(path)
 
 
-def test_toml(read):
+def test_toml_is_read_by_its_suffix(read):
     settings = read(
         'max_workers = 3\nHEARTBEAT = "${BEAT:5}"\nMINE = "plain"\n'
         '[DB_URIS]\n"x:Base" = "sqlite:///${NAME}"\n',

@@ -75,7 +75,7 @@ def test_no_error_shows_a_password(complaint, text):
     assert "cret" not in complained
 
 
-def test_null_is_the_default_where_it_means_nothing_of_its_own(read):
+def test_null_is_the_default_where_it_is_not_a_value(read):
     settings = read("max_workers:\nJSON_TYPES: null\nDB_URIS: null\n")
     assert settings.max_workers == 100
     assert settings.json_types == "typed"
@@ -120,16 +120,16 @@ def test_a_variable_that_is_empty_or_elsewhere_may_be_missing(read):
     assert settings.raw["MINE"] == "ab"
 
 
-def test_a_define_with_a_hole_in_its_url_is_refused():
+def test_a_define_whose_url_lacks_a_variable_is_refused():
     with pytest.raises(ConfigurationError, match="--define AMQP_URI: AMQP_URI is incomplete"):
         parse_define("AMQP_URI=amqp://${RHOST}/", {})
 
 
-def test_what_is_prefetched_fits_its_field():
+def test_prefetch_fits_the_16_bits_of_amqp():
     assert from_mapping({"max_workers": 100_000}).prefetch == 65535
 
 
-def test_off_is_a_word_here_though_yaml_reads_false(read):
+def test_plain_off_is_the_word_although_yaml_reads_false(read):
     assert read("VALIDATE_ARGUMENTS: off").validate_arguments == "off"
     assert read("VALIDATE_ARGUMENTS: 'off'").validate_arguments == "off"
     assert read("VALIDATE_ARGUMENTS: on").validate_arguments == "strict"
@@ -140,7 +140,7 @@ def test_db_uri_is_one_url_or_several(read):
     assert read("DB_URI: {'x:Base': sqlite://}").db_uri == {"x:Base": "sqlite://"}
 
 
-def test_whole_numbers_serve_as_seconds():
+def test_whole_numbers_are_seconds_too():
     timeout = from_mapping({"RPC_TIMEOUT": 3}).rpc_timeout
     assert timeout == 3.0
     assert isinstance(timeout, float)
@@ -155,7 +155,7 @@ def test_whole_numbers_serve_as_seconds():
         ("[::1]:80", ("::1", 80)),
     ],
 )
-def test_addresses(text, address):
+def test_an_address_is_read_with_and_without_a_host(text, address):
     assert parse_address(text) == address
     from_mapping({"WEB_SERVER_ADDRESS": text})
 

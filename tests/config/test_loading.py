@@ -32,7 +32,7 @@ from aiorpc.exceptions import ConfigurationError
         ("FROM=${A:b}", ("FROM", "b")),
     ],
 )
-def test_values_are_yaml(text, expected):
+def test_values_of_defines_are_yaml(text, expected):
     assert parse_define(text, {}) == expected
 
 
@@ -42,7 +42,7 @@ def test_a_key_is_needed():
     assert "s3cret" not in str(caught.value)
 
 
-def test_they_win_over_the_file(read):
+def test_defines_win_over_the_file(read):
     settings = read("max_workers: 3\nHEARTBEAT: 5\nMINE: 1\n")
     changed = settings.with_defines({"max_workers": 4, "MINE": 2, "A.B": 1})
     assert (changed.max_workers, changed.heartbeat) == (4, 5)
@@ -50,12 +50,12 @@ def test_they_win_over_the_file(read):
     assert settings.max_workers == 3
 
 
-def test_they_keep_what_a_program_set():
+def test_defines_keep_what_a_program_set():
     settings = Settings(max_workers=3).with_defines({"HEARTBEAT": 5})
     assert (settings.max_workers, settings.heartbeat) == (3, 5)
 
 
-def test_what_they_replace_is_not_read(tmp_path):
+def test_a_value_that_a_define_replaces_is_not_decoded(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("AMQP_URI: ${NOT_SET}\nmax_workers: 3\nAMQP_SSL: {zzz: 1}\n")
     settings = load(path, {}, replaced=["AMQP_URI", "AMQP_SSL"])
@@ -67,7 +67,7 @@ def test_what_they_replace_is_not_read(tmp_path):
     )
 
 
-def test_null_takes_back_what_the_file_says(read):
+def test_null_restores_the_default(read):
     assert read("max_workers: 3").with_defines({"max_workers": None}).max_workers == 100
 
 
@@ -78,46 +78,46 @@ def test_errors_name_the_option_and_not_the_file(read):
         Settings().with_defines({"AMQP_URI": "x"}, source="--broker")
 
 
-def test_a_url():
+def test_a_url_is_the_broker():
     assert resolve("memory://tests").broker_urls[0].host == "tests"
 
 
-def test_a_mapping():
+def test_a_mapping_is_decoded():
     assert resolve({"AMQP_URI": "memory://", "max_workers": 2}).max_workers == 2
 
 
-def test_settings_are_themselves():
+def test_settings_stay_as_they_are():
     settings = Settings()
     assert resolve(settings) is settings
 
 
-def test_nothing_is_the_defaults():
+def test_none_means_the_defaults():
     assert resolve(None) == Settings()
 
 
-def test_a_path(tmp_path):
+def test_a_path_is_loaded(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("max_workers: 2")
     assert resolve(path).max_workers == 2
     assert resolve(str(path)).max_workers == 2
 
 
-def test_neither_url_nor_file():
+def test_text_that_is_neither_url_nor_file_is_an_error():
     with pytest.raises(ConfigurationError, match=r"cannot be read.*amqp://guest"):
         resolve("localhost")
 
 
-def test_anything_else():
+def test_any_other_type_is_refused():
     with pytest.raises(ConfigurationError, match=r"config must be a URL .* got int"):
         resolve(3)
 
 
-def test_a_bad_url():
+def test_a_wrong_url_is_an_error():
     with pytest.raises(ConfigurationError, match="scheme 'http' is not one of amqp, pyamqp"):
         resolve("http://u:p@h")
 
 
-def test_importing_it_does_not_load_what_few_need():
+def test_importing_config_loads_no_module_that_few_programs_need():
     # In a new interpreter, and beneath an empty package, since aiorpc itself imports asyncio.
     script = f"""
 import sys, types

@@ -32,12 +32,12 @@ from aiorpc.config import (
         ("sqlite:///file.db", "sqlite:///file.db"),
     ],
 )
-def test_urls(url, shown):
+def test_passwords_in_urls_are_masked(url, shown):
     assert redact_url(url) == shown
 
 
 @given(st.text(alphabet="abc;:/?#@&=[]%", min_size=1, max_size=12))
-def test_no_odd_password_escapes(oddity):
+def test_every_odd_password_is_masked(oddity):
     shown = redact_url(f"amqp://user:SECRET{oddity}SECRET@host/vhost")
     assert "SECRET" not in shown
 
@@ -58,17 +58,17 @@ def test_no_odd_password_escapes(oddity):
         *("PRIVATE_KEY", "PRIVATEKEY", "AUTHORIZATION", "PASS_PHRASE", "creds", "DSNS"),
     ],
 )
-def test_names_of_secrets(name):
+def test_values_with_a_secret_name_are_masked(name):
     shown = redacted(from_mapping({name: "s3cret", "nested": [{name: "s3cret"}]}))
     assert shown == {name: "***", "nested": [{name: "***"}]}
 
 
 @pytest.mark.parametrize("name", ["BYPASS_CACHE", "compass", "keyfile", "passenger", "address"])
-def test_names_that_are_no_secrets(name):
+def test_values_with_a_harmless_name_are_shown(name):
     assert redacted(from_mapping({name: "shown"})) == {name: "shown"}
 
 
-def test_a_config_is_shown_as_given_without_its_secrets():
+def test_a_configuration_is_shown_without_its_secrets():
     settings = from_mapping(
         {
             "AMQP_URI": "amqp://u:s3cret@h",
@@ -91,7 +91,7 @@ def test_a_config_is_shown_as_given_without_its_secrets():
     }
 
 
-def test_defaults_are_shown_on_demand():
+def test_defaults_are_shown_on_request():
     settings = from_mapping({"AMQP_SSL": {"cert_reqs": 0}, "MINE": 1})
     shown = redacted(settings, defaults=True)
     assert shown["AMQP_URI"] == "amqp://guest:***@localhost/"

@@ -57,7 +57,7 @@ SENTRY: {DSN: null}
     assert settings.extra == {"SENTRY": {"DSN": None}}
 
 
-def test_defaults():
+def test_defaults_are_those_of_the_page():
     settings = from_mapping({})
     assert settings.broker_urls == (BrokerUrl(scheme="amqp", host="localhost", port=5672),)
     assert settings.rpc_exchange == "nameko-rpc"
@@ -74,7 +74,7 @@ def test_prefetch_and_threads_follow_max_workers_unless_given():
     assert (settings.prefetch, settings.sync_threads) == (3, 2)
 
 
-def test_what_is_accepted_is_the_own_serializer_unless_given():
+def test_the_own_serializer_is_accepted_by_default():
     assert from_mapping({"serializer": "yaml"}).accepted == ("yaml",)
     assert from_mapping({"serializer": "yaml", "ACCEPT": ["json"]}).accepted == ("json",)
 
@@ -89,7 +89,7 @@ def test_keys_of_the_users_own_are_kept(read):
     "key",
     ["SMTP_URI", "AMQP_USER", "DB_USER", "TCP_TIMEOUT", "LOG_LEVEL", "LOGGER", "MAX_RETRIES"],
 )
-def test_a_key_far_from_ours_is_the_users_own(key):
+def test_a_key_unlike_ours_is_the_users_own(key):
     assert from_mapping({key: 1}).extra == {key: 1}
 
 
@@ -136,7 +136,7 @@ def test_settings_cannot_be_changed():
         Settings().max_workers = 3
 
 
-def test_settings_cross_a_process_border():
+def test_settings_can_be_pickled():
     settings = from_mapping({"AMQP_SSL": {"ca_certs": "x"}, "MINE": 1})
     assert pickle.loads(pickle.dumps(settings)) == settings
 
@@ -147,13 +147,13 @@ def test_options_without_effect_are_noted():
 
 
 @pytest.mark.parametrize("value", [True, False, None])
-def test_a_former_setting_is_noted_and_no_error(value):
+def test_a_former_setting_is_a_note_and_not_an_error(value):
     (note,) = from_mapping({"AMQP_FAST_LANE": value}, "x.yaml").notes
     assert "x.yaml: AMQP_FAST_LANE has no effect" in note
     assert "Delete the key" in note
 
 
-def test_objects_that_no_yaml_could_hold_pass_in_free_mappings():
+def test_python_objects_pass_in_free_mappings():
     stream = object()
     handlers = {"h": {"stream": stream}}
     settings = from_mapping({"LOGGING": {"version": 1, "handlers": handlers}})

@@ -45,11 +45,11 @@ def handshake(context, host, server=None):
 
 
 @pytest.mark.parametrize("amqp_ssl", [None, False, {}])
-def test_plain_tcp_unless_asked_for(amqp_ssl):
+def test_plain_tcp_is_the_default(amqp_ssl):
     assert context_of(amqp_ssl) is None
 
 
-def test_memory_knows_no_tls():
+def test_memory_has_no_tls():
     assert context_of(True, uri="memory://") is None
 
 
@@ -75,7 +75,7 @@ def test_the_own_authority_is_trusted():
     handshake(context_of({"ca_certs": str(CA)}), "broker.test")
 
 
-def test_an_unknown_authority_is_not():
+def test_an_unknown_authority_is_not_trusted():
     with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
         handshake(context_of(True), "broker.test")
 
@@ -85,19 +85,19 @@ def test_the_name_must_be_in_the_certificate():
         handshake(context_of({"ca_certs": str(CA)}), "other.test")
 
 
-def test_the_name_can_be_given_up_alone():
+def test_the_check_of_the_name_can_be_switched_off_alone():
     context = context_of({"ca_certs": str(CA), "check_hostname": False})
     handshake(context, "other.test")
     assert context.verify_mode == ssl.CERT_REQUIRED
 
 
 @pytest.mark.parametrize("cert_reqs", [0, "CERT_NONE", ssl.CERT_NONE])
-def test_verification_can_be_given_up(cert_reqs):
+def test_verification_can_be_switched_off(cert_reqs):
     handshake(context_of({"cert_reqs": cert_reqs}), "other.test")
 
 
 @pytest.mark.parametrize("cert_reqs", [2, "CERT_REQUIRED", ssl.CERT_REQUIRED])
-def test_cert_reqs_as_number_name_or_constant(cert_reqs):
+def test_cert_reqs_is_a_number_a_name_or_a_constant(cert_reqs):
     context = context_of({"ca_certs": str(CA), "cert_reqs": cert_reqs})
     assert context.verify_mode == ssl.CERT_REQUIRED
     handshake(context, "broker.test")
@@ -113,7 +113,7 @@ def test_the_own_certificate_is_sent():
     assert session.getpeercert()["subject"] == ((("commonName", "broker.test"),),)
 
 
-def test_the_name_to_expect():
+def test_the_expected_name_is_the_host_or_the_configured_one():
     def expected_name(uri, amqp_ssl):
         settings = from_mapping({"AMQP_URI": uri, "AMQP_SSL": amqp_ssl})
         return tls_server_hostname(settings, settings.broker_urls[0])
@@ -124,7 +124,7 @@ def test_the_name_to_expect():
 
 
 @pytest.mark.parametrize("parameter", ["verify=verify_peer", "no_verify_ssl=0"])
-def test_the_url_may_insist_on_verification(parameter):
+def test_the_url_can_require_verification(parameter):
     context = context_of({"cert_reqs": 0}, f"amqps://h/?{parameter}")
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
@@ -148,14 +148,14 @@ def test_options_in_the_url_win():
         ({"ssl_version": ssl.PROTOCOL_TLS_CLIENT}, (None, None)),
     ],
 )
-def test_versions(options, bounds):
+def test_tls_versions_are_bounded(options, bounds):
     context, default = context_of(options), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     low, high = bounds
     assert context.minimum_version == (low or default.minimum_version)
     assert context.maximum_version == (high or default.maximum_version)
 
 
-def test_ciphers():
+def test_ciphers_are_set():
     context = context_of({"ciphers": "ECDHE-RSA-AES256-GCM-SHA384"})
     assert "ECDHE-RSA-AES256-GCM-SHA384" in {c["name"] for c in context.get_ciphers()}
     assert "ECDHE-RSA-AES128-GCM-SHA256" not in {c["name"] for c in context.get_ciphers()}

@@ -14,7 +14,9 @@ from .markdown import ROOT
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 _MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 #: Commands of other projects, which are not checked.
-_OTHERS = frozenset({".", "docker", "cd", "curl", "git", "python", "python3", "pytest", "uvicorn"})
+_OTHERS = frozenset(
+    {".", "complete", "docker", "cd", "curl", "git", "python", "python3", "pytest", "uvicorn"}
+)
 
 
 def check_command(words: list[str], place: str) -> None:

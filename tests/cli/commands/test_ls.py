@@ -1,40 +1,30 @@
-"""``aiorpc ls``, and the discovery it stands on."""
+"""``aiorpc ls``: which queues it lists, what it prints, and its exit codes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from aiorpc import (
     BROADCAST,
-    ConfigurationError,
     ConnectionLost,
-    Entrypoint,
-    Host,
     ServiceContainer,
-    ServiceRunner,
     event_handler,
     rpc,
 )
 from aiorpc.cli.commands.ls import Listed, list_services, print_table
 from aiorpc.config import resolve
-from aiorpc.hosting.discovery import Fired, Instance, discover
-from aiorpc.transports import open_transport
-from aiorpc.transports.base import Outgoing, QueueState, Subscription
+from aiorpc.transports.base import QueueState, Subscription
 from aiorpc.transports.memory.transport import MemoryTransport
-from aiorpc.wire.message import Message, Queue
-from aiorpc.wire.names import DISCOVERY_EXCHANGE
+from aiorpc.wire.message import Queue
 from tests.support.command_line import Project, Started, invoke, run
 
-#: Seconds in which whoever is there answers.
+#: Seconds to wait for answers.
 WAIT = 0.3
 PROCESS = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -56,145 +46,7 @@ class Two:
     async def only(self) -> None: ...
 
 
-def ours(instances: list[Instance]) -> list[Instance]:
-    """Others may use the same broker."""
-    return [each for each in instances if each.service in {One.name, Two.name}]
-
-
-async def test_every_container_answers(broker_config: dict[str, Any]) -> None:
-    settings = resolve(broker_config)
-    async with (
-        open_transport(settings) as transport,
-        ServiceRunner(One, Two, config=settings),
-        ServiceContainer(One, settings),
-    ):
-        found = ours(await discover(transport, WAIT))
-    assert [each.service for each in found] == [One.name, One.name, Two.name]
-    assert found[0] == Instance(
-        One.name,
-        socket.gethostname(),
-        os.getpid(),
-        (Fired("first", "Rpc", "rpc-tests_one"), Fired("second", "Rpc", "rpc-tests_one")),
-    )
-
-
-async def test_who_has_stopped_or_keeps_silent_is_not_found(broker_config: dict[str, Any]) -> None:
-    settings = resolve(broker_config)
-    async with open_transport(settings) as transport:
-        async with ServiceContainer(One, settings):
-            pass
-        async with ServiceContainer(Two, {**broker_config, "DISCOVERY": False}):
-            assert ours(await discover(transport, WAIT)) == []
-
-
-async def test_nothing_is_left_on_the_broker(broker_config: dict[str, Any]) -> None:
-    settings = resolve(broker_config)
-    queues: list[str] = []
-    async with open_transport(settings) as transport:
-        subscribe = transport.subscribe
-
-        async def recording(queue: Queue, *args: Any, **options: Any) -> Subscription:
-            queues.append(queue.name)
-            return await subscribe(queue, *args, **options)
-
-        transport.subscribe = recording
-        async with ServiceContainer(One, settings, transport=transport):
-            await discover(transport, WAIT)
-        looks = [await transport.inspect(name, 2) for name in queues if "discovery" in name]
-    assert len(looks) == 2
-    assert not any(look is None or look.exists for look in looks)
-
-
-async def test_a_question_that_is_none_is_no_harm(broker_config: dict[str, Any]) -> None:
-    settings = resolve(broker_config)
-    async with open_transport(settings) as transport, ServiceContainer(One, settings):
-        for message in (Message(body=b"?"), Message(body=b"", reply_to="aiorpc-nobody")):
-            await transport.publish(
-                Outgoing(exchange=DISCOVERY_EXCHANGE.name, routing_key="", message=message)
-            )
-        assert [each.service for each in ours(await discover(transport, WAIT))] == [One.name]
-
-
-class Slow(Entrypoint):
-    """Takes its time until it is ready to fire."""
-
-    begun = asyncio.Event()
-    allowed = asyncio.Event()
-
-    @classmethod
-    @asynccontextmanager
-    async def listen_all(
-        cls, host: Host, entrypoints: Sequence[Entrypoint]
-    ) -> AsyncGenerator[None]:
-        cls.begun.set()
-        await cls.allowed.wait()
-        yield
-
-
-async def test_who_is_not_ready_answers_when_it_is(broker_config: dict[str, Any]) -> None:
-    class NotYet:
-        name = Two.name
-        method = Slow.decorator(lambda self: None)
-
-    Slow.begun, Slow.allowed = asyncio.Event(), asyncio.Event()
-    settings = resolve(broker_config)
-    async with open_transport(settings) as transport:
-        container = ServiceContainer(NotYet, settings)
-        starting = asyncio.create_task(container.start())
-        await Slow.begun.wait()
-        # When this has waited in vain its queue is there, and the next question gets in.
-        assert ours(await discover(transport, WAIT)) == []
-        asking = asyncio.create_task(discover(transport, 2 * WAIT))
-        await asyncio.sleep(WAIT)
-        Slow.allowed.set()
-        await starting
-        assert [each.service for each in ours(await asking)] == [Two.name]
-        await container.stop()
-
-
-async def test_starting_may_be_cancelled_while_it_becomes_discoverable(
-    broker_config: dict[str, Any],
-) -> None:
-    class NotYet:
-        name = Two.name
-        method = Slow.decorator(lambda self: None)
-
-    Slow.begun, Slow.allowed = asyncio.Event(), asyncio.Event()
-    settings = resolve(broker_config)
-    async with open_transport(settings) as transport:
-        before = len(transport.subscriptions)
-        container = ServiceContainer(NotYet, settings, transport=transport)
-        starting = asyncio.create_task(container.start())
-        await Slow.begun.wait()
-        starting.cancel()
-        await asyncio.wait([starting])
-        assert len(transport.subscriptions) == before
-        assert [task for task in asyncio.all_tasks() if Two.name in task.get_name()] == []
-
-
-class Forbidding(MemoryTransport):
-    """A broker on which we may not have queues for discovery."""
-
-    async def subscribe(self, queue: Queue, *args: Any, **options: Any) -> Subscription:
-        if "discovery" in queue.name:
-            raise ConfigurationError("the user lacks the permission to configure it")
-        return await super().subscribe(queue, *args, **options)
-
-
-async def test_a_service_starts_where_discovery_is_forbidden(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.INFO, "aiorpc.hosting"):
-        async with (
-            Forbidding("forbidding") as transport,
-            ServiceContainer(One, "memory://forbidding", transport=transport),
-        ):
-            pass
-    assert "tests_one will not show in `aiorpc ls`: the user lacks the permission" in caplog.text
-    assert "tests_one ready" in caplog.text
-
-
-async def test_queues_are_listed_with_who_consumes_and_what_waits() -> None:
+async def test_queues_are_listed_with_their_consumers_and_waiting_messages() -> None:
     settings = resolve("memory://cli-ls")
     async with ServiceContainer(One, settings), ServiceContainer(One, settings):
         async with ServiceContainer(Two, settings):
@@ -215,7 +67,7 @@ class Announced:
     async def hear(self, payload: Any) -> None: ...
 
 
-async def test_a_queue_that_nobody_may_look_at_does_not_end_the_list(
+async def test_a_queue_that_cannot_be_inspected_does_not_end_the_list(
     broker_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = resolve(broker_config)
@@ -235,7 +87,7 @@ async def test_a_queue_that_nobody_may_look_at_does_not_end_the_list(
 
 
 class Silent(MemoryTransport):
-    """A broker that falls silent when it has let us in."""
+    """A broker that stops answering after the connection is made."""
 
     async def subscribe(self, queue: Queue, *args: Any, **options: Any) -> Subscription:
         await asyncio.sleep(60)
@@ -243,7 +95,7 @@ class Silent(MemoryTransport):
 
 
 class Mute(MemoryTransport):
-    """A broker that takes questions, and does not say how its queues are."""
+    """A broker that confirms messages, but does not describe its queues."""
 
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
         await asyncio.sleep(timeout)
@@ -265,7 +117,7 @@ async def test_a_silent_broker_is_a_lost_connection(
 
 
 @pytest.mark.parametrize("number", ["inf", "nan", "0"])
-def test_who_waits_waits_for_a_finite_time(number: str, closed_port: int) -> None:
+def test_the_wait_is_a_finite_number(number: str, closed_port: int) -> None:
     done = invoke("ls", "--wait", number, "--broker", f"amqp://127.0.0.1:{closed_port}/")
     assert done.code == 2
     assert "--wait" in done.error
@@ -294,7 +146,7 @@ def test_a_broker_that_is_not_there_exits_5(
 
 
 @pytest.mark.rabbitmq
-def test_ls_for_people_and_for_programs(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
+def test_ls_prints_a_table_or_json(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
     project = service_on_rabbitmq
     queue = f"rpc-{project.name}"
     broker = ("--broker", rabbitmq_uri)
@@ -320,7 +172,7 @@ def test_ls_for_people_and_for_programs(service_on_rabbitmq: Project, rabbitmq_u
                 "processes": [f"{socket.gethostname()}:{process.pid}"],
             }
         ]
-    # Nobody consumes it now, and the other never was.
+    # Now nobody consumes the first queue, and the second never existed.
     done = run("ls", project.name, "nobody_ever", "--wait", "0.05", *broker)
     assert done.code == 3
     rows = [line.split() for line in done.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""``aiorpc new``: what it makes runs as it stands."""
+"""``aiorpc new``: the files that it writes work without a change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiorpc.config import load
 from tests.support.command_line import Project, invoke
 
 
-def test_what_it_makes_is_tested_and_runs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_service_passes_its_test(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("new", "greeting-cards")
     assert (done.code, done.stderr) == (0, "")
     made = here.directory / "greeting-cards"
@@ -60,7 +60,7 @@ def test_what_it_makes_is_tested_and_runs(here: Project, monkeypatch: pytest.Mon
         ("cluster-rpc-proxy", "would be named ClusterRpcProxy, which is taken"),
     ],
 )
-def test_a_name_that_will_not_do_is_one_line_and_exits_2(
+def test_a_name_that_cannot_be_used_is_one_line_and_exits_2(
     name: str, told: str, here: Project
 ) -> None:
     done = invoke("new", name)
@@ -76,7 +76,7 @@ def test_nothing_is_overwritten(here: Project) -> None:
     assert done.error == f"{Path.cwd() / 'cards'} exists already"
 
 
-def test_the_configuration_is_nothing_but_keys_there_are(here: Project) -> None:
+def test_the_new_configuration_has_known_keys_only(here: Project) -> None:
     invoke("new", "cards")
     text = (here.directory / "cards" / "config.yaml").read_text(encoding="utf-8")
     assert set(yaml.safe_load(text)) == {"AMQP_URI", "max_workers"}

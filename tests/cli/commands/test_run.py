@@ -44,7 +44,7 @@ def test_run_imports_no_library_that_it_does_not_need(project: Project) -> None:
         assert process.ends() == 0
 
 
-def test_it_waits_for_the_broker_and_says_so(project: Project, closed_port: int) -> None:
+def test_run_waits_for_the_broker_and_says_so(project: Project, closed_port: int) -> None:
     project.write_service()
     url = f"amqp://guest:secret@127.0.0.1:{closed_port}/"
     with Started("run", "greetings", "--broker", url, cwd=project.directory) as process:

@@ -25,7 +25,7 @@ MEMORY = ("--broker", "memory://")
 # In a pipe
 
 
-def test_what_is_piped_in_runs_with_await_and_the_cluster() -> None:
+def test_a_script_from_a_pipe_runs_with_await_and_the_cluster() -> None:
     done = invoke(
         "shell",
         *MEMORY,
@@ -56,14 +56,14 @@ def test_an_exception_exits_1_and_shows_the_scripts_own_frames() -> None:
     assert lines[-1] == "ZeroDivisionError: division by zero"
 
 
-def test_what_does_not_compile_exits_1() -> None:
+def test_a_script_that_does_not_compile_exits_1() -> None:
     done = invoke("shell", *MEMORY, stdin="x = (\n")
     assert done.code == 1
     assert done.stderr.splitlines()[0] == '  File "<stdin>", line 1'
     assert "SyntaxError" in done.stderr
 
 
-def test_a_script_has_no_future_of_ours() -> None:
+def test_a_script_does_not_inherit_our_future_imports() -> None:
     script = "def f(x: int): ...\nprint(f.__annotations__)\n"
     assert invoke("shell", *MEMORY, stdin=script).stdout == "{'x': <class 'int'>}\n"
 
@@ -80,7 +80,7 @@ def test_the_exit_code_of_the_script_is_kept() -> None:
 
 
 @pytest.mark.rabbitmq
-def test_it_calls_services(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
+def test_a_script_calls_services(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
     project = service_on_rabbitmq
     broker = ("--broker", rabbitmq_uri)
     with Started("run", "greetings", *broker, cwd=project.directory) as process:
@@ -102,7 +102,7 @@ def test_a_broker_that_is_not_there_exits_5(closed_port: int) -> None:
     assert "no connection to" in done.error
 
 
-def test_a_broker_that_falls_silent_exits_5(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_stops_answering_exits_5(monkeypatch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
     async def silent(settings: Settings) -> AsyncGenerator[None]:
         await asyncio.sleep(60)
@@ -119,7 +119,7 @@ def test_a_broker_that_falls_silent_exits_5(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Terminal:
-    """``aiorpc shell`` with a person before it."""
+    """``aiorpc shell`` on a pseudo-terminal."""
 
     def __init__(self, cwd: Path, startup: Path) -> None:
         self._ours, theirs = pty.openpty()
@@ -135,7 +135,7 @@ class Terminal:
         os.close(theirs)
 
     def reads_until(self, text: str) -> str:
-        """What it prints, up to *text*."""
+        """Return the output up to *text*."""
         read, ends = "", time.monotonic() + PATIENCE
         while text not in read:
             ready, _, _ = select.select([self._ours], [], [], max(0, ends - time.monotonic()))
@@ -144,16 +144,19 @@ class Terminal:
         return read
 
     def types(self, line: str) -> str:
-        """Type *line*, and return what is printed up to the next prompt."""
-        os.write(self._ours, f"{line}\n".encode())
+        """Type *line*, and return the output up to the next prompt."""
+        self.sends(f"{line}\n".encode())
         return self.reads_until(">>> ").partition("\n")[2].removesuffix(">>> ")
+
+    def sends(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
 
     def presses_ctrl_c(self, expected: str) -> str:
         self._process.send_signal(signal.SIGINT)
         return self.reads_until(expected)
 
     def leaves(self, key: bytes) -> int:
-        os.write(self._ours, key)
+        self.sends(key)
         return self._process.wait(PATIENCE)
 
     def close(self) -> None:
@@ -171,7 +174,7 @@ def terminal(project: Project) -> Iterator[Terminal]:
     terminal.close()
 
 
-def test_a_prompt_with_await(terminal: Terminal) -> None:
+def test_a_prompt_evaluates_awaits_and_ctrl_c_cancels_them(terminal: Terminal) -> None:
     banner = terminal.reads_until(">>> ")
     assert "memory://" in banner
     assert "await n.rpc.service.method" in banner
@@ -183,22 +186,22 @@ def test_a_prompt_with_await(terminal: Terminal) -> None:
     assert failed.splitlines()[1] == '  File "<console>", line 1, in <module>'
     assert "aiorpc.exceptions.UnknownService" in failed
     assert "SyntaxError" in terminal.types("1 +")
-    # Ctrl-C takes back what is awaited, and the prompt goes on.
-    os.write(terminal._ours, b"await asyncio.sleep(60)\n")
+    # Ctrl-C cancels the await, and the prompt stays.
+    terminal.sends(b"await asyncio.sleep(60)\n")
     terminal.reads_until("60)\n")
     assert "KeyboardInterrupt" in terminal.presses_ctrl_c("KeyboardInterrupt\n>>> ")
     assert terminal.types("len(asyncio.all_tasks()) < 20") == "True\n"
     assert terminal.leaves(b"exit(3)\n") == 3
 
 
-def test_ctrl_d_leaves(terminal: Terminal) -> None:
+def test_ctrl_d_leaves_the_shell(terminal: Terminal) -> None:
     terminal.reads_until(">>> ")
     assert terminal.leaves(b"\x04") == 0
 
 
-def test_a_line_that_blocks_does_not_hold_who_leaves(terminal: Terminal) -> None:
+def test_a_line_that_blocks_does_not_keep_the_shell_open(terminal: Terminal) -> None:
     terminal.reads_until(">>> ")
-    os.write(terminal._ours, b"import time; print('runs', flush=True); time.sleep(600)\n")
-    terminal.reads_until("runs\n")  # the terminal's echo alone may come before that begins
+    terminal.sends(b"import time; print('runs', flush=True); time.sleep(600)\n")
+    terminal.reads_until("runs\n")  # the echo of the terminal comes earlier than this output
     terminal.presses_ctrl_c("KeyboardInterrupt\n>>> ")
     assert terminal.leaves(b"\x04") == 130

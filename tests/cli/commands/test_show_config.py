@@ -39,7 +39,7 @@ def test_variables_are_substituted_and_secrets_masked(shown: dict[str, Any]) -> 
     assert shown["DB_URIS"] == {"service_x:Base": "postgresql://app:***@db/x"}
 
 
-def test_the_command_line_is_in_it(shown: dict[str, Any]) -> None:
+def test_options_of_the_command_line_are_shown(shown: dict[str, Any]) -> None:
     assert shown["RPC_TIMEOUT"] == 3
 
 
@@ -54,7 +54,7 @@ def test_the_command_line_wins_over_a_variable_that_is_not_set(
 
 
 @pytest.mark.parametrize("command", [("show-config",), ("run", "x", "--reload")])
-def test_a_url_for_a_file_is_told_without_its_password(command: tuple[str, ...]) -> None:
+def test_a_url_in_place_of_a_file_is_an_error(command: tuple[str, ...]) -> None:
     done = invoke(*command, "--config", "amqp://user:hunter2@host/")
     assert done.code == 2
     assert done.error == "--config amqp://user:***@host: that is a URL: use --broker"
@@ -79,7 +79,7 @@ def test_a_wrong_configuration_is_one_line_and_exits_2(here: Project) -> None:
     assert done.error.startswith("config.yaml: max_workers must be ")
 
 
-def test_what_yaml_has_no_words_for_is_shown_all_the_same() -> None:
+def test_values_without_yaml_syntax_are_shown_by_their_repr() -> None:
     assert yaml.safe_load(as_yaml({"a": 1 + 2j, "b": {"c": [None, True, "ä"]}})) == {
         "a": "(1+2j)",
         "b": {"c": [None, True, "ä"]},

@@ -58,7 +58,7 @@ async def test_the_client_calls_what_run_would_run(capsys: pytest.CaptureFixture
     assert "'hello-x-y'" in capsys.readouterr().out
 
 
-def test_the_configuration_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_of_the_example_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMQP_URI", raising=False)
     settings = load("services/config.yaml")
     assert settings.amqp_uri == "amqp://guest:guest@localhost/"
