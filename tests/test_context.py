@@ -1,4 +1,4 @@
-"""Ids, context data and deadlines: values that travel."""
+"""Contexts: ids, context data and deadlines."""
 
 from __future__ import annotations
 

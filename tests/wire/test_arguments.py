@@ -1,4 +1,4 @@
-"""Arguments checked against signatures and made what their annotations say; results too."""
+"""Arguments are checked against signatures, and converted as annotations say; results too."""
 
 import functools
 import inspect
@@ -113,7 +113,7 @@ METHODS = [name for name in vars(Service) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_accepts_and_refuses_what_python_does(name):
+def test_arguments_are_accepted_and_refused_as_python_does(name):
     method = getattr(Service, name)
     arguments = Arguments.of(method, name=f"service_x.{name}")
     names = ("a", "b", "c", "x", "self")
@@ -134,18 +134,18 @@ def test_accepts_and_refuses_what_python_does(name):
                 assert arguments.bind(args, kwargs) == (tuple(args), kwargs)
 
 
-def test_text_of_a_misfit_is_namekos():
+def test_the_text_for_wrong_arguments_is_namekos():
     arguments = Arguments.of(Service.one)
     with pytest.raises(IncorrectSignature, match=r"one\(\) missing 1 required .*: 'a'"):
         arguments.bind([], {})
 
 
-def test_keywords_that_are_no_names():
+def test_keywords_that_are_not_strings_are_refused():
     with pytest.raises(IncorrectSignature, match="keywords must be strings"):
         Arguments.of(Service.keywords).bind([], {1: 2})
 
 
-def test_a_method_bound_to_its_class_has_no_self_to_skip():
+def test_a_class_method_keeps_its_first_argument():
     class Sample:
         @classmethod
         def method(cls, value: str) -> None: ...
@@ -158,7 +158,7 @@ def test_a_method_bound_to_its_class_has_no_self_to_skip():
         arguments.bind([5], {})
 
 
-def test_decorators_are_looked_through():
+def test_the_signature_is_that_of_the_decorated_method():
     def traced(function: Any) -> Any:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -287,7 +287,7 @@ def test_mode_off_checks_the_outermost_signature_and_no_types():
     ],
 )
 @pytest.mark.parametrize("mode", ["strict", "lax"])
-def test_values_become_what_their_annotation_says(annotation, value, expected, mode):
+def test_values_are_converted_as_their_annotation_says(annotation, value, expected, mode):
     (converted,) = bind(taking(annotation), value, mode=mode)
     assert converted == expected
     assert type(converted) is type(expected)
@@ -337,7 +337,7 @@ def test_values_become_what_their_annotation_says(annotation, value, expected, m
         (Literal["a", "b"], "hunter2", "must be one of 'a', 'b', got another str"),
     ],
 )
-def test_what_does_not_fit_is_named_and_not_shown(annotation, value, text):
+def test_an_error_names_the_argument_and_does_not_show_its_value(annotation, value, text):
     for args, kwargs in (([value], {}), ([], {"value": value})):
         with pytest.raises(BadArguments) as caught:
             bind(taking(annotation), *args, **kwargs)
@@ -350,14 +350,14 @@ def test_what_does_not_fit_is_named_and_not_shown(annotation, value, text):
     ("annotation", "value", "expected"),
     [(int, "5", 5), (bool, 1, True), (float, "1.5", 1.5), (list[int], ["1"], [1])],
 )
-def test_lax_takes_what_strict_does_not(annotation, value, expected):
+def test_lax_converts_values_that_strict_refuses(annotation, value, expected):
     assert bind(taking(annotation), value, mode="lax") == (expected,)
     with pytest.raises(BadArguments):
         bind(taking(annotation), value, mode="strict")
     assert bind(taking(annotation), value, mode="off") == (value,)
 
 
-def test_lax_takes_no_nonsense():
+def test_lax_refuses_a_text_that_is_not_a_number():
     with pytest.raises(BadArguments, match="must be int, got str"):
         bind(taking(int), "x", mode="lax")
 
@@ -382,7 +382,7 @@ def test_every_kind_of_parameter_is_converted():
         assert f"argument {name} must be Item, got int" in str(caught.value)
 
 
-def test_what_is_given_is_left_as_it_was():
+def test_the_given_arguments_are_not_changed():
     def method(a: Item, b: Item) -> None: ...
 
     args, kwargs = [{"name": "x"}], {"b": {"name": "x"}}
@@ -414,7 +414,7 @@ def test_parameters_without_annotation_pass_unchecked():
         bind(method, value, "1", value)
 
 
-def test_a_value_nested_too_deep_is_bad_input():
+def test_a_value_nested_too_deep_is_a_bad_argument():
     deep: Any = {"day": date(2020, 1, 2)}
     for _ in range(100_000):
         deep = {"day": date(2020, 1, 2), "children": [deep]}
@@ -447,7 +447,7 @@ class Model(pydantic.BaseModel):
     day: date | None = None
 
 
-def test_pydantic_models_are_made_whole():
+def test_objects_become_pydantic_models():
     model = Model(Size=3, day=date(2020, 1, 2))
     for form in ({"Size": 3, "day": "2020-01-02T00:00:00"}, {"Size": 3, "day": date(2020, 1, 2)}):
         assert bind(taking(Model), form) == (model,)
@@ -457,7 +457,7 @@ def test_pydantic_models_are_made_whole():
     assert bind(taking(list[Model]), [model]) == ([model],)
 
 
-def test_faults_of_a_pydantic_model_are_named_and_not_shown():
+def test_an_error_of_a_pydantic_model_does_not_show_values():
     with pytest.raises(BadArguments) as caught:
         bind(taking(list[Model]), [{"Size": "hunter2"}])
     text = str(caught.value)
@@ -488,7 +488,7 @@ class Opaque:
         (Item | Order, "is unsupported"),
     ],
 )
-def test_an_annotation_beyond_checking_is_one_warning(annotation, reason, caplog):
+def test_an_annotation_that_cannot_be_checked_gives_one_warning(annotation, reason, caplog):
     def method(before: int, value: Any, after: int) -> None: ...
 
     method.__annotations__["value"] = annotation
@@ -506,7 +506,7 @@ def test_an_annotation_beyond_checking_is_one_warning(annotation, reason, caplog
     assert reason in text
 
 
-def test_mode_off_looks_at_no_annotation(caplog):
+def test_mode_off_ignores_annotations(caplog):
     assert bind(taking("Missing"), 1, mode="off") == (1,)
     assert not caplog.records
 
@@ -531,7 +531,7 @@ def test_mode_off_looks_at_no_annotation(caplog):
         (inspect.Signature.empty, 5, 5),
     ],
 )
-def test_results_become_what_the_annotation_says(annotation, value, expected, caplog):
+def test_results_are_converted_as_the_annotation_says(annotation, value, expected, caplog):
     def method() -> Any: ...
 
     if annotation is inspect.Signature.empty:
@@ -542,7 +542,7 @@ def test_results_become_what_the_annotation_says(annotation, value, expected, ca
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_result_that_does_not_fit():
+def test_a_result_that_does_not_fit_is_a_malformed_reply():
     async def method() -> Order: ...
 
     with pytest.raises(MalformedReply) as caught:

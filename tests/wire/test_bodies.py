@@ -13,17 +13,17 @@ from aiorpc.exceptions import MalformedRequest
 from aiorpc.wire.bodies import as_utf8, decompress
 
 
-def test_a_body_in_another_charset():
+def test_a_body_in_another_charset_is_read_as_utf8():
     assert as_utf8('"é"'.encode("latin-1"), "latin-1") == '"é"'.encode()
     assert as_utf8("é".encode("utf-16"), "UTF-16") == "é".encode()
 
 
 @pytest.mark.parametrize("encoding", [None, "", "utf-8", "UTF-8", "binary", "hex", "no-such", "\0"])
-def test_a_body_whose_encoding_is_no_other_charset_stays_as_it_is(encoding):
+def test_a_body_without_another_charset_is_not_changed(encoding):
     assert as_utf8(b"\xff", encoding) == b"\xff"
 
 
-def test_a_body_that_is_not_in_its_charset():
+def test_a_body_that_is_not_in_its_charset_is_refused():
     with pytest.raises(MalformedRequest, match="utf-16"):
         as_utf8(b"\x00\xd8", "utf-16-le")
 
@@ -36,7 +36,7 @@ def test_a_body_that_is_not_in_its_charset():
         ("application/x-bz2", bz2.compress(b"x" * 1000)),
     ],
 )
-def test_decompresses_what_kombu_compresses(header, packed):
+def test_bodies_that_kombu_compressed_are_decompressed(header, packed):
     assert decompress(packed, header, limit=1000) == b"x" * 1000
     with pytest.raises(MalformedRequest, match="larger than 999 bytes"):
         decompress(packed, header, limit=999)
@@ -67,6 +67,6 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch):
 
 
 @pytest.mark.parametrize("header", ["application/zstd", "", 5, None, ["gzip"]])
-def test_unknown_compression(header):
+def test_an_unknown_compression_is_refused(header):
     with pytest.raises(MalformedRequest, match=r"unknown compression.*application/x-gzip"):
         decompress(b"x", header, limit=1000)

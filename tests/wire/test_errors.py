@@ -1,4 +1,4 @@
-"""Errors to the wire and back."""
+"""Errors are encoded as Nameko does, and come back as their class or as RemoteError."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def there_and_back(error: BaseException, *, refusal: bool = False) -> Exception:
     return error_from_payload(error_payload(error, refusal=refusal))
 
 
-def test_an_error_has_namekos_four_fields() -> None:
+def test_an_error_has_the_four_fields_of_nameko() -> None:
     assert error_payload(ValueError("boom", 1)) == {
         "exc_type": "ValueError",
         "exc_path": "builtins.ValueError",
@@ -47,7 +47,7 @@ def test_an_error_has_namekos_four_fields() -> None:
 
 
 @pytest.mark.parametrize("exc_type", [MalformedRequest, MethodNotFound, IncorrectSignature])
-def test_namekos_own_errors_go_out_under_its_paths(exc_type: type[Exception]) -> None:
+def test_errors_of_nameko_are_sent_with_its_paths(exc_type: type[Exception]) -> None:
     payload = error_payload(exc_type("why"))
     assert payload["exc_path"] == f"nameko.exceptions.{exc_type.__name__}"
     back = error_from_payload(payload)
@@ -55,7 +55,7 @@ def test_namekos_own_errors_go_out_under_its_paths(exc_type: type[Exception]) ->
     assert str(back) == "why"
 
 
-def test_bad_arguments_are_themselves_again() -> None:
+def test_bad_arguments_come_back_as_bad_arguments() -> None:
     back = there_and_back(BadArguments("`n` must be int", {"n": ["wrong"]}))
     assert type(back) is BadArguments
     assert str(back) == "`n` must be int"
@@ -74,7 +74,7 @@ def test_a_registered_error_that_cannot_be_made_is_a_remote_error() -> None:
     assert (back.exc_type, back.exc_args) == ("Demanding", ("only one",))
 
 
-def test_an_error_keeps_its_first_name_over_hops() -> None:
+def test_an_error_keeps_its_first_name_through_several_services() -> None:
     first = there_and_back(ValueError("boom"))
     second = there_and_back(first)
     assert isinstance(second, RemoteError)
@@ -87,20 +87,22 @@ def test_an_error_keeps_its_first_name_over_hops() -> None:
 
 
 @pytest.mark.parametrize("error", [RpcTimeout("late"), UnknownService("x"), Overloaded("full")])
-def test_a_failure_of_the_callees_own_calls_is_not_the_callers(error: Exception) -> None:
+def test_an_error_of_the_services_own_call_is_a_remote_error_for_its_caller(
+    error: Exception,
+) -> None:
     back = there_and_back(error)
     assert type(back) is RemoteError
     assert back.exc_type == type(error).__name__
 
 
 @pytest.mark.parametrize("exc_type", [RpcTimeout, DeliveryUncertain, InProgress, Overloaded])
-def test_what_the_host_refuses_is_the_class_itself(exc_type: type[Exception]) -> None:
+def test_a_refusal_by_the_host_comes_back_as_its_class(exc_type: type[Exception]) -> None:
     back = there_and_back(exc_type("why"), refusal=True)
     assert type(back) is exc_type
     assert str(back) == "why"
 
 
-def test_not_every_error_can_be_a_refusal() -> None:
+def test_only_known_errors_can_be_a_refusal() -> None:
     payload = {"exc_type": "SystemExit", "value": "0", "refusal": True}
     assert type(error_from_payload(payload)) is RemoteError
 
@@ -113,16 +115,16 @@ def test_not_every_error_can_be_a_refusal() -> None:
         {"exc_type": ["a"], "exc_path": ["b"], "exc_args": {"c": 1}, "value": {"d": 2}},
     ],
 )
-def test_an_odd_error_is_still_an_error(payload: dict[str, Any]) -> None:
+def test_an_error_with_fields_of_wrong_types_is_a_remote_error(payload: dict[str, Any]) -> None:
     assert isinstance(error_from_payload(payload), RemoteError)
 
 
 @pytest.mark.parametrize("payload", ["boom", 1, ["x"]])
-def test_an_error_that_is_no_object_is_a_malformed_reply(payload: object) -> None:
+def test_an_error_that_is_not_an_object_is_a_malformed_reply(payload: object) -> None:
     assert isinstance(error_from_payload(payload), MalformedReply)
 
 
-def test_a_tree_whose_nodes_know_their_parents_does_not_take_for_ever() -> None:
+def test_an_argument_that_contains_itself_is_encoded_within_a_second() -> None:
     root: dict[str, Any] = {"name": "root"}
     root["children"] = [{"parent": root, "again": root, "name": str(n)} for n in range(50)]
     begun = time.perf_counter()
@@ -131,13 +133,13 @@ def test_a_tree_whose_nodes_know_their_parents_does_not_take_for_ever() -> None:
     assert payload["exc_type"] == "ValueError"
 
 
-def test_arguments_of_any_length_are_cut() -> None:
+def test_a_very_long_argument_is_cut() -> None:
     (numbers,) = error_payload(ValueError(range(10**9)))["exc_args"]
     assert len(numbers) < 1001
     assert numbers[:3] == ["0", "1", "2"]
 
 
-def test_what_has_no_text_says_so() -> None:
+def test_an_error_whose_str_raises_has_namekos_text() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no")
@@ -145,11 +147,11 @@ def test_what_has_no_text_says_so() -> None:
     assert error_payload(Mute())["value"] == "[__unicode__ failed]"
 
 
-def test_a_mapping_keeps_its_shape() -> None:
+def test_a_mapping_in_an_errors_arguments_keeps_its_shape() -> None:
     assert error_payload(ValueError({1: {"a": None}}))["exc_args"] == [{"1": {"a": "None"}}]
 
 
-def test_what_no_coroutine_can_raise_cannot_be_registered() -> None:
+def test_an_error_that_no_coroutine_can_raise_cannot_be_registered() -> None:
     class Stop(StopIteration):
         pass
 

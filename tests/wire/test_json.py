@@ -1,4 +1,4 @@
-"""JSON values: kombu's forms written and read, everything else explained."""
+"""JSON: the forms of kombu are written and read, and every other value is explained."""
 
 from __future__ import annotations
 
@@ -74,36 +74,36 @@ all_values = values_of(plain_leaves | typed_leaves)
 
 
 @given(all_values)
-def test_what_is_encoded_decodes_to_itself(value):
+def test_a_value_decodes_to_itself(value):
     assert decode(encode(value)) == value
 
 
 @given(all_values)
-def test_the_standard_library_reads_what_is_written(value):
+def test_the_standard_library_reads_our_json(value):
     stdlib.loads(encode(value))
 
 
 @given(plain_values)
-def test_plain_data_is_what_the_standard_library_takes_it_for(value):
+def test_plain_data_is_written_and_read_as_the_standard_library_does(value):
     assert repr(stdlib.loads(encode(value))) == repr(value)
     assert repr(decode(stdlib.dumps(value).encode())) == repr(value)
     assert encode_plain(value) == encode(value)
 
 
 @given(all_values)
-def test_the_short_way_of_msgspec_and_the_long_way_write_the_same(value):
+def test_msgspec_and_the_standard_library_write_the_same(value):
     # A Decimal sends the whole value the long way.
     assert stdlib.loads(encode([value, Decimal(1)]))[0] == stdlib.loads(encode(value))
 
 
 @given(plain_values.map(encode))
-def test_the_short_way_of_msgspec_and_the_long_way_read_the_same(data):
+def test_msgspec_and_the_standard_library_read_the_same(data):
     # An escaped letter sends the whole text the long way.
     assert repr(decode(b'[%s, "\\u0061"]' % data)[0]) == repr(decode(data))
 
 
 @given(st.binary() | st.text().map(str.encode) | plain_values.map(stdlib.dumps).map(str.encode))
-def test_decodes_just_what_the_standard_library_decodes(data):
+def test_text_is_refused_if_the_standard_library_refuses_it(data):
     try:
         expected = stdlib.loads(data.decode("utf-8"))
     except ValueError:
@@ -117,12 +117,12 @@ def test_decodes_just_what_the_standard_library_decodes(data):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_writes_what_kombu_5_3_and_later_write(name):
+def test_values_are_written_as_kombu_5_3_and_later_do(name):
     assert stdlib.loads(encode(VALUES[name])) == GOLDEN[name]["kombu >= 5.3"]
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_reads_the_envelopes_of_every_kombu(name):
+def test_the_envelopes_of_every_kombu_are_read(name):
     for version, form in GOLDEN[name].items():
         if version != "kombu < 5.3":
             decoded = decode(stdlib.dumps({"args": [form]}).encode())["args"][0]
@@ -131,18 +131,18 @@ def test_reads_the_envelopes_of_every_kombu(name):
 
 
 @pytest.mark.parametrize("name", [name for name in VALUES if "kombu < 5.3" in GOLDEN[name]])
-def test_plain_form_is_that_of_kombu_before_5_3(name):
+def test_plain_values_are_written_as_kombu_before_5_3_does(name):
     form = GOLDEN[name]["kombu < 5.3"]
     assert stdlib.loads(encode_plain({"x": VALUES[name]})) == {"x": form}
     assert decode(stdlib.dumps(form).encode()) == form
 
 
-def test_plain_form_has_no_bytes():
+def test_the_plain_form_refuses_bytes():
     with pytest.raises(UnserializableValueError, match=r"args\[0\] \(bytes\).*base64"):
         encode_plain({"args": [b"abc"]})
 
 
-def test_a_datetime_of_an_old_kombu_inside_an_envelope():
+def test_an_envelope_may_contain_a_datetime_of_an_old_kombu():
     data = b'[{"__type__": "datetime", "__value__": "2020-01-02T00:00:00Z"}]'
     assert decode(data) == [datetime(2020, 1, 2, tzinfo=UTC)]
     data = b'[{"__type__": "date", "__value__": "2020-01-02T00:00:00"}]'
@@ -150,11 +150,11 @@ def test_a_datetime_of_an_old_kombu_inside_an_envelope():
 
 
 @pytest.mark.parametrize("key", ['"\\u005f_type__"', '"__\\u0074ype__"', '"__typ\\u0065_\\u005F"'])
-def test_an_escaped_key_is_an_envelope_too(key):
+def test_an_envelope_with_an_escaped_key_is_opened(key):
     assert decode(b'{%s: "bytes", "__value__": "x"}' % key.encode()) == b"x"
 
 
-def test_only_exactly_two_keys_make_an_envelope():
+def test_only_an_object_with_exactly_two_keys_is_an_envelope():
     value = {"__type__": "datetime", "__value__": "2020-01-02T00:00:00", "more": 1}
     assert decode(encode(value)) == value
     assert decode(b'{"__type__": "datetime"}') == {"__type__": "datetime"}
@@ -163,7 +163,7 @@ def test_only_exactly_two_keys_make_an_envelope():
 @pytest.mark.parametrize(
     "literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"1" * 4000, b'"\\ud800"']
 )
-def test_literals_beyond_strict_json_are_read_as_the_standard_library_does(literal):
+def test_literals_that_strict_json_lacks_are_read_as_the_standard_library_does(literal):
     expected = stdlib.loads(literal)
     assert decode(literal) == expected or math.isnan(expected)
     assert type(decode(literal)) is type(expected)
@@ -181,7 +181,7 @@ def test_literals_beyond_strict_json_are_read_as_the_standard_library_does(liter
         (10**4000, b"[1" + b"0" * 4000 + b"]"),
     ],
 )
-def test_writes_beyond_strict_json_what_kombu_writes(value, text):
+def test_values_that_strict_json_lacks_are_written_as_kombu_does(value, text):
     assert encode([value]) == text
     assert encode([value, Decimal(1)]).startswith(text[:-1])
 
@@ -292,11 +292,11 @@ DAY = {"__type__": "date", "__value__": "2020-01-02"}
         ),
     ],
 )
-def test_objects_go_as_their_fields_or_value(value, expected):
+def test_objects_are_sent_as_their_fields_or_value(value, expected):
     assert stdlib.loads(encode({"result": value})) == {"result": expected}
 
 
-def test_pydantic_models_go_by_alias():
+def test_pydantic_models_are_sent_by_alias():
     pydantic = pytest.importorskip("pydantic")
 
     class Model(pydantic.BaseModel):
@@ -367,14 +367,14 @@ KeyPair = namedtuple("KeyPair", "x y")
         (Opaque(), "the value (Opaque)", "dataclass"),
     ],
 )
-def test_refusals_name_place_type_and_remedy(value, place, remedy):
+def test_a_refusal_names_the_place_the_type_and_the_remedy(value, place, remedy):
     with pytest.raises(UnserializableValueError) as caught:
         encode(value)
     assert place in str(caught.value)
     assert remedy in str(caught.value)
 
 
-def test_a_forgotten_await_is_called_that():
+def test_the_error_for_a_coroutine_names_the_forgotten_await():
     pending = coroutine()
     with pytest.raises(UnserializableValueError, match=r"result \(coroutine\).*await"):
         encode({"result": pending})
@@ -388,7 +388,7 @@ def test_an_int_beyond_pythons_own_limit_is_refused():
         decode(b"1" * 5000)
 
 
-def test_a_value_that_contains_itself():
+def test_a_value_that_contains_itself_is_refused():
     cycle: dict[str, Any] = {"children": []}
     cycle["children"].append(cycle)
     with pytest.raises(UnserializableValueError, match=r"result.children\[0\].*contains itself"):
@@ -408,14 +408,14 @@ def nested(depth: int, innermost: Any) -> Any:
 
 @pytest.mark.parametrize("leaf", [1, math.nan, date(2020, 1, 2)])
 @pytest.mark.parametrize("depth", [MAX_DEPTH * 2, 100_000])
-def test_too_deep_to_write(depth, leaf):
+def test_a_value_nested_too_deep_is_not_written(depth, leaf):
     with pytest.raises(UnserializableValueError, match="nested deeper than 200"):
         encode(nested(depth, leaf))
 
 
 @pytest.mark.parametrize("leaf", [b"1", b"NaN", b'{"__type__": "bytes", "__value__": ""}'])
 @pytest.mark.parametrize("depth", [MAX_DEPTH * 2, 100_000])
-def test_too_deep_to_read(depth, leaf):
+def test_a_text_nested_too_deep_is_not_read(depth, leaf):
     with pytest.raises(MalformedRequest, match="nested deeper than 200"):
         decode(b"[" * depth + leaf + b"]" * depth)
     with pytest.raises(MalformedRequest, match="nested deeper than 200"):
@@ -423,7 +423,7 @@ def test_too_deep_to_read(depth, leaf):
 
 
 @pytest.mark.parametrize("leaf", [1, 1.5, math.inf, {}, {"a": 1}, [1, 2], date(2020, 1, 2)])
-def test_what_can_be_written_can_be_read_and_the_limit_is_the_same(leaf):
+def test_the_limit_of_nesting_is_the_same_for_writing_and_reading(leaf):
     levels = 0 if isinstance(leaf, int | float) else 1
     deepest = nested(MAX_DEPTH - levels, leaf)
     assert decode(encode(deepest)) == deepest
@@ -434,7 +434,7 @@ def test_what_can_be_written_can_be_read_and_the_limit_is_the_same(leaf):
 
 
 @pytest.mark.parametrize("noise", ["[" * 1000, "{[" * 500, ']\\"[', '\\\\"[', "]" * 999])
-def test_brackets_in_strings_are_no_depth(noise):
+def test_brackets_in_strings_do_not_count_as_nesting(noise):
     value = [{"text": noise, "more": [noise]} for _ in range(MAX_DEPTH)]
     assert decode(encode(value)) == value
     assert decode(encode([value, Decimal(1)])) == [value, Decimal(1)]
@@ -463,12 +463,12 @@ def test_brackets_in_strings_are_no_depth(noise):
         (b'{"__type__": "bytes", "__value__": 1}', "__value__ of a bytes"),
     ],
 )
-def test_bad_input_is_explained(data, text):
+def test_the_error_for_bad_json_explains_it(data, text):
     with pytest.raises(MalformedRequest, match=text):
         decode(data)
 
 
-def test_errors_show_no_values():
+def test_errors_do_not_show_values():
     with pytest.raises(MalformedRequest) as caught:
         decode(b'{"__type__": "decimal", "__value__": "hunter2"}')
     assert "hunter2" not in str(caught.value)
@@ -477,7 +477,7 @@ def test_errors_show_no_values():
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_uuid_of_any_version_survives_its_version():
+def test_a_uuid_with_its_version_is_read():
     for value in (uuid4(), UUID(int=5)):
         data = {"__type__": "uuid", "__value__": {"hex": value.hex, "version": value.version}}
         assert decode(stdlib.dumps(data).encode()) == value

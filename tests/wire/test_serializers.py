@@ -64,13 +64,13 @@ def by_name(serializer):
 
 
 @pytest.mark.parametrize("serializer", BUILT_IN, ids=by_name)
-def test_plain_data_comes_back(serializer):
+def test_every_serializer_reads_the_plain_data_that_it_writes(serializer):
     value = {"args": [1, 2.5, "é", None, True, [], {}], "kwargs": {"x": [{"y": "z"}]}}
     assert serializer.decode(serializer.encode(value)) == value
 
 
 @pytest.mark.parametrize("serializer", BUILT_IN, ids=by_name)
-def test_objects_go_as_their_fields(serializer):
+def test_every_serializer_sends_objects_as_their_fields(serializer):
     value = [Colour.RED, Pair(1, 2), Text("t"), Custom(), (1,)]
     assert serializer.decode(serializer.encode(value)) == ["red", [1, 2], "t", {"custom": [1]}, [1]]
     decoded = serializer.decode(serializer.encode(Item(UUID(int=5), Colour.RED)))
@@ -79,24 +79,24 @@ def test_objects_go_as_their_fields(serializer):
 
 
 @pytest.mark.parametrize("serializer", [MSGPACK, YAML], ids=by_name)
-def test_what_the_format_has_no_word_for_goes_as_text(serializer):
+def test_types_that_a_format_lacks_are_sent_as_text(serializer):
     value = [Decimal("1.10"), UUID(int=5), time(1, 2, 3)]
     texts = ["1.10", "00000000-0000-0000-0000-000000000005", "01:02:03"]
     assert serializer.decode(serializer.encode(value)) == texts
 
 
-def test_yaml_and_msgpack_keep_what_they_can():
+def test_yaml_and_msgpack_keep_the_types_that_they_have():
     value = {"day": date(2020, 1, 2), "at": datetime(2020, 1, 2, 3, 4, 5), "blob": b"\xff"}
     assert YAML.decode(YAML.encode(value)) == value
     assert MSGPACK.decode(MSGPACK.encode({"blob": b"\xff"})) == {"blob": b"\xff"}
 
 
-def test_yaml_is_what_nameko_sends():
+def test_yaml_is_the_same_as_namekos():
     assert YAML.encode({"args": [1], "kwargs": {}}) == b"args:\n- 1\nkwargs: {}\n"
     assert YAML.encode({"error": None, "result": 1}) == b"error: null\nresult: 1\n"
 
 
-def test_content_types_are_kombus():
+def test_content_types_are_the_same_as_kombus():
     assert [(s.name, s.content_type, s.content_encoding) for s in BUILT_IN] == [
         ("json", "application/json", "utf-8"),
         ("json", "application/json", "utf-8"),
@@ -118,7 +118,7 @@ def test_encode_raises_unserializable_and_nothing_else(serializer, value):
         serializer.encode(value)
 
 
-def test_msgpack_has_no_ints_beyond_64_bits():
+def test_msgpack_refuses_an_int_of_more_than_64_bits():
     with pytest.raises(UnserializableValueError, match=r"dict as msgpack.*2\*\*64"):
         MSGPACK.encode({"result": 2**70})
 
@@ -147,7 +147,7 @@ def test_decode_raises_malformed_request_and_nothing_else(serializer, data):
         serializer.decode(data)
 
 
-def test_raw_is_text_where_it_can_be():
+def test_a_raw_payload_is_text_if_it_is_utf8():
     assert RAW.decode("é".encode()) == "é"
     assert RAW.decode(b"\xff") == b"\xff"
     assert RAW.encode("é") == "é".encode()
@@ -163,17 +163,17 @@ def serializers(**config):
     return SerializerSet.of(from_mapping(config, "config.yaml"))
 
 
-def test_json_by_default():
+def test_the_default_serializer_is_json():
     chosen = serializers()
     assert chosen.default is JSON
     assert chosen.accepted["application/json"] is JSON
 
 
-def test_plain_json_for_old_peers():
+def test_json_types_plain_chooses_plain_json():
     assert serializers(JSON_TYPES="plain").default is PLAIN_JSON
 
 
-def test_only_the_own_serializer_is_accepted_unless_said_otherwise():
+def test_only_the_chosen_serializer_is_accepted_by_default():
     chosen = serializers(serializer="msgpack")
     assert chosen.default is MSGPACK
     with pytest.raises(MalformedRequest):
@@ -192,7 +192,7 @@ def test_parameters_and_case_of_a_content_type_do_not_matter(content_type):
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-python-serialize", "", None])
-def test_what_is_not_accepted_is_told_what_is(content_type):
+def test_the_error_for_a_content_type_says_which_are_accepted(content_type):
     chosen = serializers(ACCEPT=["json", "msgpack"])
     with pytest.raises(MalformedRequest) as caught:
         chosen.accepted[content_type]
@@ -202,7 +202,7 @@ def test_what_is_not_accepted_is_told_what_is(content_type):
 
 
 @pytest.mark.parametrize("content_type", [None, "", "application/data", "application/text"])
-def test_payloads_without_a_format_come_undecoded(content_type):
+def test_payloads_without_a_format_stay_undecoded(content_type):
     assert serializers().for_payload(content_type) is RAW
 
 
@@ -226,7 +226,7 @@ def test_pickle_is_refused_with_a_reason_and_a_remedy(config):
 
 
 @pytest.mark.parametrize("config", [{"serializer": "jsn"}, {"ACCEPT": ["text/plain"]}])
-def test_an_unknown_serializer_is_told_which_there_are(config):
+def test_the_error_for_an_unknown_serializer_lists_the_known_ones(config):
     with pytest.raises(ConfigurationError, match=r"json, msgpack, yaml.*SERIALIZERS"):
         serializers(**config)
 
@@ -262,7 +262,7 @@ def custom(**changes):
     return serializers(SERIALIZERS={"rev": options}, serializer="rev").default
 
 
-def test_a_custom_serializer():
+def test_a_custom_serializer_writes_and_reads_as_with_nameko():
     rev = custom()
     # Captured from Nameko with the same serializer.
     data = b'}}{ :"sgrawk" ,]1[ :"sgra"{'
@@ -275,13 +275,13 @@ def test_a_custom_serializer():
     )
 
 
-def test_a_custom_serializer_in_another_charset():
+def test_a_custom_serializer_may_use_another_charset():
     rev = custom(content_encoding="utf-16-le")
     assert rev.encode("x") == '"x"'.encode("utf-16-le")
     assert rev.decode('"x"'.encode("utf-16-le")) == "x"
 
 
-def test_a_custom_binary_serializer():
+def test_a_custom_serializer_may_be_binary():
     binary = custom(
         encoder=f"{__name__}.to_bytes", decoder=f"{__name__}.from_bytes", content_encoding="binary"
     )
@@ -289,7 +289,7 @@ def test_a_custom_binary_serializer():
     assert binary.decode(b"\x01\xff") == [1, 255]
 
 
-def test_errors_of_a_custom_serializer_are_ours():
+def test_errors_of_a_custom_serializer_become_ours():
     rev = custom()
     with pytest.raises(UnserializableValueError, match="as rev"):
         rev.encode(Opaque())
@@ -311,16 +311,16 @@ def test_a_custom_serializer_is_accepted_by_its_content_type():
 
 
 @pytest.mark.parametrize("path", ["no_such_module.encode", f"{__name__}.nothing", "encode", ""])
-def test_a_path_that_leads_nowhere(path):
+def test_a_path_that_cannot_be_imported_is_refused(path):
     with pytest.raises(ConfigurationError, match=r"SERIALIZERS.rev.encoder .*cannot be imported"):
         custom(encoder=path)
 
 
-def test_an_encoding_that_is_no_charset():
+def test_an_encoding_that_is_not_a_charset_is_refused():
     with pytest.raises(ConfigurationError, match=r"SERIALIZERS.rev.content_encoding .*'hex'"):
         custom(content_encoding="hex")
 
 
 @pytest.mark.parametrize("codec", [JSON, PLAIN_JSON], ids=["json", "plain"])
-def test_an_enum_whose_members_are_decimals_is_its_value(codec: Any) -> None:
+def test_an_enum_of_decimals_is_sent_as_its_value(codec: Any) -> None:
     assert codec.encode([Vat.FULL]) == codec.encode([Decimal("0.2")])
