@@ -157,8 +157,37 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
             assert room(path) in leaves[name], f"{path} imports {name}"
 
 
+#: The parts of a room whose imports go down too: each may import the parts to the left of it.
+INSIDE = {
+    "sqlalchemy": ["engine", "session", "providers", "retry", "tables", "schemas", "__init__"],
+}
+
+
+@pytest.mark.parametrize("own", INSIDE)
+def test_imports_go_down_inside_a_room(own: str) -> None:
+    floor = {part: number for number, part in enumerate(INSIDE[own])}
+    for path, targets in EDGES.items():
+        if room(path) == own:
+            mine = path.parts[1].removesuffix(".py")
+            for target in targets:
+                if room(target) == own:
+                    other = target.parts[1].removesuffix(".py")
+                    assert floor[other] <= floor[mine], f"{path} imports {target}"
+
+
+def test_only_the_schemas_know_marshmallow() -> None:
+    for path, tree in FILES.items():
+        if third_parties(tree) & {"marshmallow", "marshmallow_sqlalchemy"}:
+            assert path.parts[:2] == ("sqlalchemy", "schemas"), path
+
+
 @pytest.mark.parametrize(
-    "own", ["wire", "transports/codec", "call", "context", "exceptions", "config"]
+    "own",
+    [
+        *("wire", "transports/codec", "call", "context", "exceptions", "config"),
+        *("sqlalchemy/engine/urls", "sqlalchemy/engine/url_arguments"),
+        *("sqlalchemy/engine/configuration", "sqlalchemy/schemas/made"),
+    ],
 )
 def test_protocol_and_values_never_await(own: str) -> None:
     waits = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
@@ -194,8 +223,7 @@ def test_import_is_lean() -> None:
 TOO_LARGE_YET: set[str] = {
     *("calling/client.py", "calling/standalone.py", "cli/commands/bench.py", "cli/commands/ls.py"),
     *("config/settings.py", "entrypoints/rpc.py", "from_thread.py", "hosting/container.py"),
-    *("hosting/worker.py", "sqlalchemy/engine/pool.py", "sqlalchemy/retry.py", "sync.py"),
-    *("sqlalchemy/schemas/decorators.py", "testing/faults.py", "transports/amqp/consumer.py"),
+    *("hosting/worker.py", "sync.py", "testing/faults.py", "transports/amqp/consumer.py"),
     *("transports/amqp/supervisor.py", "transports/base.py", "transports/codec/demultiplexer.py"),
     *("transports/codec/frames.py", "transports/codec/table.py", "transports/memory/broker.py"),
     *("transports/memory/message.py", "transports/memory/transport.py", "wire/json.py"),

@@ -86,11 +86,11 @@ def _copied(schema: Schema, session: Session | None, *, transient: bool) -> Sche
     Schemas nested in it are copied when they are first used: a schema may nest itself.
     """
     own = copy.copy(schema)
-    own.declared_fields, own.fields, own.load_fields, own.dump_fields = copy.deepcopy(
-        (schema.declared_fields, schema.fields, schema.load_fields, schema.dump_fields)
-    )
-    for field in own.declared_fields.values():
-        _unbind(field, session, transient)
+    kinds = {kind: getattr(schema, kind) for kind in ("declared_fields", "fields", "load_fields")}
+    originals = {id(field): field for named in kinds.values() for field in named.values()}
+    copies = {key: _unbound(field, session, transient) for key, field in originals.items()}
+    for kind, named in kinds.items():
+        setattr(own, kind, {name: copies[id(field)] for name, field in named.items()})
     for name, field in own.fields.items():
         own._bind_field(name, field)
     if isinstance(own, SQLAlchemySchema):
@@ -104,18 +104,26 @@ def _copied(schema: Schema, session: Session | None, *, transient: bool) -> Sche
     return own
 
 
-def _unbind(field: fields.Field[Any], session: Session | None, transient: bool) -> None:
-    """Make *field*, a copy, ready to be bound to a copied schema."""
-    field.parent = field.name = field.root = None
-    if isinstance(field, fields.List):
-        field.inner = copy.copy(field.inner)
-        _unbind(field.inner, session, transient)
-        field.only, field.exclude = None, ()
-    elif isinstance(field, fields.Nested):
-        original = copy.copy(field)
-        field.nested = lambda: _copied(original.schema, session, transient=transient)
-        # The original's schema has these already.
-        field.only, field.exclude, field._schema = None, (), None
+def _unbound(field: fields.Field[Any], session: Session | None, transient: bool) -> Any:
+    """A copy of *field* that can be bound to a copied schema; also of the fields inside it."""
+    own: Any = copy.copy(field)
+    own.parent = own.name = own.root = None
+    inside = functools.partial(_unbound, session=session, transient=transient)
+    match own:
+        case fields.List():
+            own.inner = inside(own.inner)
+            own.only, own.exclude = None, ()
+        case fields.Tuple():
+            own.tuple_fields = [inside(one) for one in own.tuple_fields]
+        case fields.Mapping():
+            own.only, own.exclude = None, ()
+            own.key_field = own.key_field and inside(own.key_field)
+            own.value_field = own.value_field and inside(own.value_field)
+        case fields.Nested() if isinstance(field, fields.Nested):
+            own.nested = lambda: _copied(field.schema, session, transient=transient)
+            # The original's schema has the original's only and exclude already.
+            own.only, own.exclude, own._schema = None, (), None
+    return own
 
 
 def invalid(messages: Any, where: str = "") -> BadArguments:

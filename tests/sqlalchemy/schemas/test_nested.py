@@ -223,6 +223,25 @@ async def test_a_plain_schema_may_nest_the_schema_of_a_mapped_class(
     assert found["page"] in session
 
 
+@pytest.mark.parametrize("nesting", [Nested, fields.Nested])
+async def test_a_mapping_or_a_tuple_may_nest_a_schema(nesting: Any, session: AsyncSession) -> None:
+    class Shelf(Schema):
+        by_name = fields.Dict(keys=fields.String(), values=nesting(PageSchema, exclude=("text",)))
+        pair = fields.Tuple((fields.String(), nesting(PageSchema)))
+
+    for _ in range(2):
+        new = await load(Shelf(), {"by_name": {"a": {"id": 1}}, "pair": ["b", {"text": "b"}]})
+        assert inspect(new["by_name"]["a"]).transient
+        assert inspect(new["pair"][1]).transient
+        found = await load(
+            Shelf(), {"by_name": {"a": {"id": 1}}, "pair": ["b", {"id": 1, "text": "b"}]}, session
+        )
+        assert found["by_name"]["a"] is found["pair"][1]
+        assert found["pair"][1] in session
+        with pytest.raises(BadArguments, match=r"text: Unknown field"):
+            await load(Shelf(), {"by_name": {"a": {"text": "c"}}}, session)
+
+
 async def test_a_validator_may_query_the_session(session: AsyncSession) -> None:
     class Unique(SQLAlchemyAutoSchema[Any]):
         class Meta:
