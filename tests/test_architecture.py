@@ -285,7 +285,7 @@ def test_one_name_is_one_class() -> None:
 SYNC = Path("sync.py")
 
 
-def test_no_file_is_named_after_nothing() -> None:
+def test_no_file_has_a_name_that_fits_any_file() -> None:
     """A file has the name of what it is about. These names fit any file."""
     nothing = {"utils", "util", "helpers", "common", "core", "manager", "misc", "base_classes"}
     for path in FILES:

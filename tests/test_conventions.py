@@ -43,7 +43,7 @@ def test_no_test_module_imports_another(path: Path) -> None:
 SLEEP = re.compile(r"(?<![\w.])(?:asyncio|time)\.sleep\(([\d.]+)\)")
 
 
-def test_a_wait_for_time_says_why() -> None:
+def test_a_sleep_has_its_reason_beside_it() -> None:
     """Sleeping for 0 s lets other tasks run, and 30 s or more stands for work that never ends."""
     unexplained = []
     for path, text in FILES.items():

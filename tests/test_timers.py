@@ -53,7 +53,7 @@ async def test_a_removed_deadline_does_not_fire() -> None:
     await asyncio.wait_for(last.wait(), 5)
 
 
-async def test_a_callback_may_add_and_remove_and_fail(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_timer_callback_may_add_remove_and_fail(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     timers = Timers(loop)
     last = asyncio.Event()

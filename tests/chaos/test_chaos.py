@@ -81,7 +81,7 @@ async def test_cancelled_calls_are_rolled_back_over_two_hops(
         assert await stage.ledger.runs() == {"kept": 1}
 
 
-async def test_a_load_counts_what_it_sees() -> None:
+async def test_a_load_counts_hung_wrong_failed_and_late_calls() -> None:
     """Test the suite itself: it sees a hang, a wrong answer, an error and a late answer."""
 
     async def call(call_id: str, timeout: float) -> object:

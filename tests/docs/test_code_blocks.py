@@ -15,7 +15,7 @@ DIRECTIVES = ("{",)
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=page_id)
-async def test_code_blocks_of_a_page_run(
+async def test_the_code_blocks_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -68,17 +68,17 @@ async def test_a_wrong_block_is_found(
     page = tmp_path / "page.md"
     page.write_text(f"```{language}\n{code}```\n", encoding="utf-8")
     with pytest.raises(Exception, match=told):
-        await test_code_blocks_of_a_page_run(page, tmp_path, monkeypatch)
+        await test_the_code_blocks_of_a_page_run(page, tmp_path, monkeypatch)
 
 
-async def test_a_reason_for_not_running_is_needed(tmp_path: Path) -> None:
+async def test_a_block_that_is_not_run_needs_a_reason(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- not run: -->\n\n```python\n1\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="needs a reason"):
         blocks_of(page)
 
 
-def test_output_goes_with_what_prints_it_and_marks_with_what_follows_them(tmp_path: Path) -> None:
+def test_output_belongs_to_the_block_before_and_a_mark_to_the_block_after(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```python\nprint(1)\n```\n\n```text\n1\n```\n\nWords.\n\n```text\na picture\n```\n\n"

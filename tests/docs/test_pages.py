@@ -40,12 +40,12 @@ KEY_ROWS = {
 }
 
 
-def test_the_configuration_page_has_exactly_the_keys_there_are() -> None:
+def test_the_configuration_page_has_exactly_the_keys_that_exist() -> None:
     assert set(KEY_ROWS) == set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_is_documented_with_its_default_and_its_values(key: str) -> None:
+def test_the_configuration_page_has_each_keys_default_and_values(key: str) -> None:
     field = KEYS[key]
     default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
     _, told_default, told_values, _ = KEY_ROWS[key]
@@ -87,7 +87,7 @@ def test_the_api_reference_has_every_public_name() -> None:
 _IMPORT = re.compile(r"from (?P<module>aiorpc[\w.]*) import (?P<names>[\w, ]+)")
 
 
-def test_the_imports_that_nameko_users_are_told_exist() -> None:
+def test_the_imports_of_the_migration_page_exist() -> None:
     text = "\n".join(" ".join(row) for row in table_rows(DOCS / "from-nameko.md"))
     found = [*_IMPORT.finditer(text)]
     assert len(found) > 10

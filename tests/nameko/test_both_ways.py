@@ -75,7 +75,7 @@ def types_of(values: dict[str, Any]) -> dict[str, type]:
 # A Nameko client calls us
 
 
-async def test_nameko_gets_our_results(nameko: Nameko, ours: str) -> None:
+async def test_nameko_receives_our_results(nameko: Nameko, ours: str) -> None:
     assert await nameko.call(ours, "append_identifier", "hello") == "hello-y"
     args = (1, "h\xe9\u2603", None, 1.5, True, [1], {"k": {"n": 1}})
     assert await nameko.call(ours, "echo", *args, kw=2) == [list(args), {"kw": 2}]
@@ -83,7 +83,7 @@ async def test_nameko_gets_our_results(nameko: Nameko, ours: str) -> None:
     assert await nameko.call(ours, "signature", 1, c=3) == [1, 1, 3]
 
 
-async def test_nameko_has_many_calls_of_ours_in_flight(nameko: Nameko, ours: str) -> None:
+async def test_nameko_serves_many_calls_of_ours_at_once(nameko: Nameko, ours: str) -> None:
     calls = [((number,), {}) for number in range(200)]
     assert await nameko.call_async(ours, "double", calls) == [2 * n for n in range(200)]
 
@@ -102,7 +102,7 @@ async def test_typed_results_of_ours_reach_nameko(nameko: Nameko, ours: str) -> 
     assert types_of(results) == types_of(expected)
 
 
-async def test_plain_json_is_what_an_old_nameko_sends_itself(
+async def test_plain_json_is_what_an_old_nameko_sends(
     nameko: Nameko, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> None:
     name = new_name("plain")
@@ -113,9 +113,7 @@ async def test_plain_json_is_what_an_old_nameko_sends_itself(
                 assert await nameko.call(nameko.x, "special", kind) == expected
 
 
-async def test_typed_arguments_of_nameko_reach_annotated_methods_whole(
-    nameko: Nameko, ours: str
-) -> None:
+async def test_typed_arguments_of_nameko_reach_annotated_methods(nameko: Nameko, ours: str) -> None:
     """Also for an old kombu, which sends dates as strings of datetimes at midnight."""
     kinds = ["datetime", "date", "time", "decimal", "uuid"]
     args = [SPECIAL[kind] for kind in kinds]
@@ -134,7 +132,7 @@ async def test_an_object_of_nameko_becomes_a_dataclass(nameko: Nameko, ours: str
     assert await nameko.call(ours, "book", fields) == repr(Booking(**fields))
 
 
-async def test_typed_arguments_of_nameko_are_themselves_without_annotations(
+async def test_typed_arguments_of_nameko_keep_their_types_without_annotations(
     nameko: Nameko, ours: str
 ) -> None:
     args = [SPECIAL[kind] for kind in TYPED]
@@ -145,7 +143,7 @@ async def test_typed_arguments_of_nameko_are_themselves_without_annotations(
         assert strings == [repr(text) for text in PLAIN.values()]
 
 
-async def test_nameko_meets_our_errors_as_it_would_its_own(nameko: Nameko, ours: str) -> None:
+async def test_nameko_raises_our_errors_as_its_own(nameko: Nameko, ours: str) -> None:
     expected = {
         "value": ("RemoteError", "ValueError bad value"),
         "key": ("RemoteError", "KeyError 'missing'"),
@@ -164,7 +162,7 @@ async def test_nameko_meets_our_errors_as_it_would_its_own(nameko: Nameko, ours:
     ]
 
 
-async def test_nameko_meets_our_refusals_as_it_would_its_own(nameko: Nameko, ours: str) -> None:
+async def test_nameko_raises_our_refusals_as_its_own(nameko: Nameko, ours: str) -> None:
     async def refused(method: str, *args: Any, **kwargs: Any) -> NamekoError:
         with pytest.raises(NamekoError) as caught:
             await nameko.call(ours, method, *args, **kwargs)
@@ -203,7 +201,7 @@ async def test_nameko_context_data_and_stack_reach_us(nameko: Nameko, ours: str)
     assert await nameko.call(ours, "remaining") is None
 
 
-async def test_nameko_times_out_and_goes_on(nameko: Nameko, ours: str) -> None:
+async def test_nameko_times_out_and_can_call_again(nameko: Nameko, ours: str) -> None:
     with pytest.raises(NamekoError) as caught:
         await nameko.call(ours, "sleep", 1.3, timeout=1)
     assert caught.value.type == "RpcTimeout"
@@ -213,7 +211,7 @@ async def test_nameko_times_out_and_goes_on(nameko: Nameko, ours: str) -> None:
 # Our client calls Nameko
 
 
-async def test_we_get_nameko_results(nameko: Nameko, cluster: ClusterProxy) -> None:
+async def test_we_receive_results_of_nameko(nameko: Nameko, cluster: ClusterProxy) -> None:
     x = cluster[nameko.x]
     assert await x.remote_method("hello") == "hello-x-y"
     args = (1, "h\xe9\u2603", None, 1.5, True, [1], {"k": {"n": 1}}, 2**60, "\ud800")
@@ -221,9 +219,7 @@ async def test_we_get_nameko_results(nameko: Nameko, cluster: ClusterProxy) -> N
     assert await x.signature(1, c=3) == [1, 1, 3]
 
 
-async def test_we_have_many_calls_of_nameko_in_flight(
-    nameko: Nameko, cluster: ClusterProxy
-) -> None:
+async def test_we_serve_many_calls_of_nameko_at_once(nameko: Nameko, cluster: ClusterProxy) -> None:
     replies = [cluster[nameko.x].echo.call_async(number) for number in range(200)]
     results = await asyncio.gather(*replies)
     assert results == [[[number], {}] for number in range(200)]
@@ -244,7 +240,9 @@ async def test_typed_results_of_nameko_reach_us(nameko: Nameko, cluster: Cluster
     assert types_of(results) == types_of(expected)
 
 
-async def test_typed_arguments_of_ours_reach_nameko(nameko: Nameko, broker: dict[str, Any]) -> None:
+async def test_typed_arguments_of_aiorpc_reach_nameko(
+    nameko: Nameko, broker: dict[str, Any]
+) -> None:
     args = [SPECIAL[kind] for kind in TYPED]
     config = dict(broker)
     if nameko.is_old:
@@ -256,7 +254,7 @@ async def test_typed_arguments_of_ours_reach_nameko(nameko: Nameko, broker: dict
         assert await cluster[nameko.x].describe(*args) == expected
 
 
-async def test_we_meet_the_errors_of_nameko(nameko: Nameko, cluster: ClusterProxy) -> None:
+async def test_we_raise_the_errors_of_nameko(nameko: Nameko, cluster: ClusterProxy) -> None:
     for kind, path, value, args in [
         ("value", "builtins.ValueError", "bad value", ("bad value",)),
         ("key", "builtins.KeyError", "'missing'", ("missing",)),
@@ -278,13 +276,15 @@ async def test_we_meet_the_errors_of_nameko(nameko: Nameko, cluster: ClusterProx
         assert str(error) == f"{name} {value}"
 
 
-async def test_we_meet_a_registered_error_as_itself(nameko: Nameko, cluster: ClusterProxy) -> None:
+async def test_we_raise_a_registered_error_of_nameko_as_itself(
+    nameko: Nameko, cluster: ClusterProxy
+) -> None:
     with pytest.raises(KnownError) as caught:
         await cluster[nameko.x].fail("known")
     assert caught.value.args == ("known", "2")
 
 
-async def test_we_meet_the_refusals_of_nameko(nameko: Nameko, cluster: ClusterProxy) -> None:
+async def test_we_raise_the_refusals_of_nameko(nameko: Nameko, cluster: ClusterProxy) -> None:
     x = cluster[nameko.x]
     with pytest.raises(aiorpc.MethodNotFound, match=r"^nope$"):
         await x.nope()
@@ -365,7 +365,7 @@ async def test_we_call_nameko_and_nameko_calls_us(
     assert await cluster[nameko.x].hop(ours, "hop", [ours, "double", [4], {}], {}) == 8
 
 
-async def test_the_stack_and_context_data_grow_over_all_hops(
+async def test_the_call_id_stack_grows_and_context_data_stays_over_all_hops(
     nameko: Nameko, ours: str, cluster: ClusterProxy
 ) -> None:
     path = [ours, "hop", [nameko.y, "context", [], {}], {}]
@@ -401,7 +401,7 @@ async def test_the_stack_keeps_the_last_ten_parents(
     assert not stack[0].startswith("standalone")
 
 
-async def test_errors_keep_what_they_can_through_a_nameko_hop(
+async def test_errors_through_a_nameko_hop_keep_class_or_text(
     nameko: Nameko, ours: str, cluster: ClusterProxy
 ) -> None:
     """Nameko sends on the error of its client: a registered class stays, others are nested."""
@@ -417,7 +417,7 @@ async def test_errors_keep_what_they_can_through_a_nameko_hop(
         await cluster[nameko.x].hop(ours, "signature", [], {})
 
 
-async def test_errors_of_nameko_keep_their_first_name_through_us(nameko: Nameko, ours: str) -> None:
+async def test_errors_of_nameko_keep_their_class_name_through_us(nameko: Nameko, ours: str) -> None:
     async def through_us(*hop: Any) -> NamekoError:
         with pytest.raises(NamekoError) as caught:
             await nameko.call(ours, "hop", *hop)
@@ -437,7 +437,7 @@ async def test_errors_of_nameko_keep_their_first_name_through_us(nameko: Nameko,
     assert met == ["RemoteError", r"CustomError ('boom', 1, None, b'\x01')"]
 
 
-async def test_an_error_without_registration_between_is_itself_again_where_it_is_known(
+async def test_an_error_passes_a_service_that_does_not_know_its_class(
     nameko: Nameko, ours: str, cluster: ClusterProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Our service in between does not know the class, but its caller does, by the path."""
@@ -452,7 +452,7 @@ async def test_an_error_without_registration_between_is_itself_again_where_it_is
 # Time
 
 
-async def test_the_deadline_goes_through_a_nameko_hop(
+async def test_the_deadline_passes_through_a_nameko_hop(
     nameko: Nameko, ours: str, cluster: ClusterProxy
 ) -> None:
     direct = cluster[ours].remaining.with_options(timeout=3)
@@ -495,7 +495,7 @@ async def test_the_deadline_ends_our_worker_behind_a_nameko_hop(
 
 
 @pytest.mark.alone  # milliseconds count
-async def test_the_broker_drops_what_expires_unread_for_servers_that_know_no_deadline(
+async def test_the_broker_drops_an_expired_request_that_waits_for_nameko(
     channel: AbstractChannel, new_name: Callable[[str], str], broker: dict[str, Any]
 ) -> None:
     name = new_name("later")

@@ -477,7 +477,7 @@ def names(probe: Any) -> str:
 
 
 @pytest.mark.parametrize("probe", [*PROBES, *FURTHER], ids=names)
-async def test_probe(
+async def test_the_service_survives_and_answers_each_probe(
     probe: Probe,
     channel: AbstractChannel,
     config: dict[str, Any],
@@ -530,7 +530,7 @@ async def test_all_of_them_together_take_no_worker_and_no_prefetch_away(
             check(expected.pop(reply.message.correlation_id), reply.body)
 
 
-async def test_a_service_that_cannot_be_made_answers_so(
+async def test_a_service_that_cannot_be_instantiated_answers_with_an_error(
     channel: AbstractChannel, config: dict[str, Any], new_name: Callable[[str], str]
 ) -> None:
     name = new_name("unmade")
@@ -559,7 +559,7 @@ async def test_a_service_that_cannot_be_made_answers_so(
 
 
 @pytest.mark.parametrize("kind", ["generator exit", "base"])
-async def test_exceptions_that_are_no_errors_end_their_call_only(
+async def test_a_base_exception_ends_only_its_call(
     kind: str,
     channel: AbstractChannel,
     config: dict[str, Any],
@@ -590,7 +590,7 @@ asyncio.run(serve(Interrupted, config=json.loads(sys.argv[2])))
 
 
 @pytest.mark.parametrize("method", ["fail", "fail_sync"])
-async def test_a_keyboard_interrupt_ends_the_process_and_is_no_poison(
+async def test_a_keyboard_interrupt_ends_the_process_but_its_request_is_answered(
     method: str,
     channel: AbstractChannel,
     new_name: Callable[[str], str],
@@ -623,7 +623,7 @@ INTEGERS = [0, 1, 127, 128, 200, 255, 256, 1000, 32767, 32768, 65535, 65536, 2**
 INTEGERS += [2**32 - 1, 2**32, 2**63 - 1, -129, -1000, -32768, -32769, -(2**31), -(2**63)]
 
 
-async def test_header_values_of_every_type_are_context_data(
+async def test_header_values_of_every_type_arrive_as_context_data(
     channel: AbstractChannel, config: dict[str, Any], new_name: Callable[[str], str]
 ) -> None:
     """pamqp writes each integer with the smallest tag there is: b, B, s, u, I, i, l."""
@@ -659,7 +659,7 @@ async def test_header_values_of_every_type_are_context_data(
             assert result == expected
 
 
-async def test_call_id_stacks_that_are_none_are_dropped_and_long_ones_cut(
+async def test_invalid_call_id_stacks_are_ignored_and_long_ones_cut(
     channel: AbstractChannel, config: dict[str, Any], new_name: Callable[[str], str]
 ) -> None:
     async with probed(channel, config, new_name("probed")) as caller:
@@ -677,7 +677,7 @@ async def test_call_id_stacks_that_are_none_are_dropped_and_long_ones_cut(
         assert await stack([str(n) for n in range(20)]) == [str(n) for n in range(10, 20)]
 
 
-async def test_a_deadline_of_another_type_or_of_long_ago_binds_nobody(
+async def test_a_deadline_of_another_type_or_long_past_is_ignored(
     channel: AbstractChannel, config: dict[str, Any], new_name: Callable[[str], str]
 ) -> None:
     """Rules 1 and 3: a past deadline without an expiration came through a Nameko event."""
@@ -707,7 +707,7 @@ ANSWERED = {"content type", "header value"}
 
 
 @pytest.mark.parametrize("what", GARBLED)
-async def test_properties_that_are_no_text_of_any_encoding(
+async def test_properties_that_are_not_utf8_are_survived(
     what: str,
     channel: AbstractChannel,
     config: dict[str, Any],

@@ -59,7 +59,7 @@ def call_of(golden: Golden, deadline: Deadline | None = None) -> Call:
 
 
 @pytest.mark.parametrize("golden", goldens("request", "reply", "publish"), ids=name_of)
-def test_properties_are_read_as_they_were_meant(golden: Golden) -> None:
+def test_unusual_properties_are_read(golden: Golden) -> None:
     message, sent = golden.message, golden.properties
     assert message.content_type == sent["content_type"]
     assert message.content_encoding == sent["content_encoding"]
@@ -73,7 +73,7 @@ def test_properties_are_read_as_they_were_meant(golden: Golden) -> None:
 
 
 @pytest.mark.parametrize("golden", goldens("request"), ids=name_of)
-def test_requests_are_read(wire: Wire, golden: Golden) -> None:
+def test_requests_of_nameko_are_read(wire: Wire, golden: Golden) -> None:
     request = received(wire, golden)
     assert request.method == golden.routing_key.rpartition(".")[2]
     assert list(request.context.call_id_stack) == golden.call_id_stack
@@ -110,14 +110,14 @@ RESULTS = [
 
 
 @pytest.mark.parametrize(("golden", "expected"), RESULTS, ids=name_of)
-def test_typed_results_are_themselves(wire: Wire, golden: Golden, expected: object) -> None:
+def test_typed_results_keep_their_types(wire: Wire, golden: Golden, expected: object) -> None:
     result = wire.replies.decode(golden.message)
     assert result == expected
     assert type(result) is type(expected)
 
 
 @pytest.mark.parametrize("golden", goldens("reply"), ids=name_of)
-def test_replies_are_read(wire: Wire, golden: Golden) -> None:
+def test_replies_of_nameko_are_read(wire: Wire, golden: Golden) -> None:
     body = plain_json(golden.body)
     if error := body["error"]:
         with pytest.raises((RemoteError, MethodNotFound)) as caught:
@@ -151,7 +151,7 @@ def test_a_registered_error_is_rebuilt_from_the_strings_that_nameko_sends(
 
 
 @pytest.mark.parametrize("golden", goldens("publish"), ids=name_of)
-def test_events_and_messages_are_read(wire: Wire, golden: Golden) -> None:
+def test_events_and_messages_of_nameko_are_read(wire: Wire, golden: Golden) -> None:
     payload, context = wire.payloads.decode(golden.message)
     assert payload == json.loads(golden.body)
     assert context.data == golden.context_data
@@ -170,7 +170,7 @@ def test_old_replies_without_path_and_arguments_are_read(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("golden", goldens("request"), ids=name_of)
-def test_our_request_is_theirs(wire: Wire, golden: Golden) -> None:
+def test_our_request_is_encoded_as_nameko_encodes_it(wire: Wire, golden: Golden) -> None:
     message = wire.requests.encode(
         call_of(golden),
         reply_to=golden.properties["reply_to"],
@@ -232,7 +232,9 @@ REPLIES = [
 
 
 @pytest.mark.parametrize(("asked", "golden"), REPLIES, ids=name_of)
-def test_our_reply_is_theirs(wire: Wire, asked: Golden, golden: Golden) -> None:
+def test_our_reply_is_encoded_as_nameko_encodes_it(
+    wire: Wire, asked: Golden, golden: Golden
+) -> None:
     body = plain_json(golden.body)
     if body["error"]:
         try:
@@ -249,7 +251,7 @@ EVENTS = [one for one in goldens("publish") if "messaging/nk.ex/rk.b" not in one
 
 
 @pytest.mark.parametrize("golden", EVENTS, ids=name_of)
-def test_our_event_is_theirs(wire: Wire, golden: Golden) -> None:
+def test_our_event_is_encoded_as_nameko_encodes_it(wire: Wire, golden: Golden) -> None:
     context = Context(tuple(golden.call_id_stack), golden.context_data)
     message = wire.payloads.encode(json.loads(golden.body), context)
     assert flags_and_properties(message) == golden.flags_and_properties
@@ -281,7 +283,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_our_errors_are_theirs(wire: Wire, name: str) -> None:
+def test_our_errors_are_encoded_as_nameko_encodes_them(wire: Wire, name: str) -> None:
     replies = goldens("reply", stacks=("2.14.1",))
     (golden,) = [one for one in replies if one.name.endswith(f"service_x.{name}")]
     theirs = re.sub("<object object at 0x[0-9a-f]+>", str(THING), golden.body)
@@ -301,7 +303,7 @@ def theirs_named(kind: str, pattern: str) -> dict[str, Any]:
 UUID = "[0-9a-f-]{36}"
 
 
-def test_the_exchange_is_theirs(wire: Wire) -> None:
+def test_the_exchange_is_declared_as_nameko_declares_it(wire: Wire) -> None:
     theirs = theirs_named("exchanges", "nameko-rpc")
     ours = wire.rpc_exchange
     assert (ours.type, ours.durable, ours.auto_delete) == (
@@ -312,7 +314,7 @@ def test_the_exchange_is_theirs(wire: Wire) -> None:
     assert list(ours.arguments) == theirs["arguments"]
 
 
-def test_the_request_queue_is_theirs(wire: Wire) -> None:
+def test_the_request_queue_is_declared_as_nameko_declares_it(wire: Wire) -> None:
     theirs = theirs_named("queues", "rpc-service_x")
     ours = wire.rpc_queue("service_x")
     assert ours.name == theirs["name"]
@@ -328,7 +330,7 @@ def test_the_request_queue_is_theirs(wire: Wire) -> None:
     assert ours.routing_key == bound_by(ours.name)
 
 
-def test_the_reply_queue_is_theirs(wire: Wire) -> None:
+def test_the_reply_queue_is_declared_as_nameko_declares_it(wire: Wire) -> None:
     theirs = theirs_named("queues", f"rpc.reply-service_x-{UUID}")
     reply_to = bound_by(theirs["name"])
     ours = wire.reply_queue("service_x", reply_to)
@@ -360,7 +362,7 @@ HANDLERS = [
 
 
 @pytest.mark.parametrize(("event", "listener", "instance", "reliable"), HANDLERS)
-def test_event_queues_are_theirs(
+def test_event_queues_are_declared_as_nameko_declares_them(
     event: str, listener: str | None, instance: str | None, reliable: bool
 ) -> None:
     exchange = event_exchange("service_x")
@@ -382,7 +384,7 @@ def test_event_queues_are_theirs(
 # Other serializers
 
 
-def test_yaml_is_read_where_it_is_accepted_and_answered_in_yaml() -> None:
+def test_yaml_is_read_if_accepted_and_answered_in_yaml() -> None:
     wire = Wire.of(resolve({"AMQP_URI": "memory://", "ACCEPT": ["json", "yaml"]}))
     yaml = DATA["messages"]["other_serializers"]["application/x-yaml"]
     golden = golden_of("yaml", yaml["request"])
@@ -395,7 +397,7 @@ def test_yaml_is_read_where_it_is_accepted_and_answered_in_yaml() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml"])
-def test_what_is_not_accepted_is_refused_unread(wire: Wire, content_type: str) -> None:
+def test_a_serializer_that_is_not_accepted_is_refused_unread(wire: Wire, content_type: str) -> None:
     message = Message(body=b"cos\nsystem\n(S'exit 1'\ntR.", content_type=content_type)
     with pytest.raises(MalformedRequest, match=re.escape(content_type)):
         wire.requests.arguments(wire.requests.read(Request(message, "m")))

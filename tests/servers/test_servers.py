@@ -136,7 +136,7 @@ def a_program(directory: Path, name: str, script: str) -> None:
 # -- up, urls, down ------------------------------------------------------------------------------
 
 
-def test_a_program_that_is_installed_is_started_privately(said: list[str]) -> None:
+def test_an_installed_program_is_started_privately(said: list[str]) -> None:
     assert provision.up(said.append, [LISTENER_KIND]) == []
     record = State().records()["listener"]
     assert record.alive
@@ -153,14 +153,14 @@ def test_a_second_up_finds_the_first_one(said: list[str]) -> None:
     assert "already up" in said[-1]
 
 
-def test_two_ups_at_once_start_one_server(said: list[str]) -> None:
+def test_two_runs_of_up_at_once_start_one_server(said: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         for missing in pool.map(lambda _: provision.up(said.append, [LISTENER_KIND]), range(2)):
             assert missing == []
     assert len({line.split()[1] for line in said}) == 1
 
 
-def test_a_server_that_died_is_started_anew(said: list[str]) -> None:
+def test_a_server_that_died_is_started_again(said: list[str]) -> None:
     provision.up(said.append, [LISTENER_KIND])
     first = State().records()["listener"]
     Listener(first, State()).kill()
@@ -171,7 +171,7 @@ def test_a_server_that_died_is_started_anew(said: list[str]) -> None:
     assert second.processes != first.processes
 
 
-def test_down_ends_the_server_and_removes_its_data(said: list[str]) -> None:
+def test_down_stops_the_server_and_removes_its_data(said: list[str]) -> None:
     provision.up(said.append, [LISTENER_KIND])
     record = State().records()["listener"]
     provision.down(said.append, [LISTENER_KIND])
@@ -181,7 +181,7 @@ def test_down_ends_the_server_and_removes_its_data(said: list[str]) -> None:
     assert said[-1] == "listener stopped"
 
 
-def test_down_spares_a_process_that_only_has_the_id_of_ours(said: list[str]) -> None:
+def test_down_spares_another_process_with_a_reused_id(said: list[str]) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         recycled = Process(stranger.pid, "long ago")
         record = Record("listener", "listener", "private", dead_url(), "/nonexistent")
@@ -191,7 +191,7 @@ def test_down_spares_a_process_that_only_has_the_id_of_ours(said: list[str]) -> 
         stranger.communicate(b"\n")
 
 
-def test_what_cannot_be_had_is_one_loud_line_with_the_remedy(said: list[str]) -> None:
+def test_a_missing_server_is_reported_in_one_line_with_the_remedy(said: list[str]) -> None:
     absent = kind_of(NotInstalled)
     assert provision.up(said.append, [absent, LISTENER_KIND]) == [absent]
     loud = [line for line in said if "MISSING" in line]
@@ -201,14 +201,14 @@ def test_what_cannot_be_had_is_one_loud_line_with_the_remedy(said: list[str]) ->
     assert absent.variable in loud[0]
 
 
-def test_a_server_that_does_not_start_says_its_last_words(said: list[str]) -> None:
+def test_the_error_of_a_server_that_does_not_start_has_its_last_output(said: list[str]) -> None:
     failing = kind_of(Failing)
     assert provision.up(said.append, [failing]) == [failing]
     assert "ended while it was starting" in said[-1]
     assert "disk full, says the program" in said[-1]
 
 
-def test_a_url_of_the_environment_comes_first(
+def test_a_url_in_the_environment_is_used_first(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -219,7 +219,7 @@ def test_a_url_of_the_environment_comes_first(
     assert State().records() == {}
 
 
-def test_a_url_of_the_environment_where_nobody_answers_is_not_replaced(
+def test_a_url_in_the_environment_without_a_server_is_not_replaced(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LISTENER_KIND.variable, dead_url())
@@ -228,7 +228,7 @@ def test_a_url_of_the_environment_where_nobody_answers_is_not_replaced(
     assert State().records() == {}
 
 
-def test_urls_are_those_of_the_environment_else_of_what_lives(
+def test_urls_come_from_the_environment_or_from_running_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = Listener.create(State(), "listener")
@@ -250,7 +250,7 @@ def test_urls_are_those_of_the_environment_else_of_what_lives(
 
 
 @pytest.mark.parametrize(("required", "code"), [("", 0), ("1", 1)])
-def test_the_exit_code_tells_of_missing_servers_only_when_they_are_required(
+def test_the_exit_code_shows_missing_servers_only_if_they_are_required(
     required: str, code: int
 ) -> None:
     claimed = {kind.variable: dead_url() for kind in KINDS}
@@ -288,7 +288,7 @@ def test_a_server_stopped_by_a_test_starts_again_where_it_was(
     assert State().records()["listener"] == server.record
 
 
-def test_several_servers_of_one_kind_live_side_by_side() -> None:
+def test_several_servers_of_one_kind_run_at_once() -> None:
     one, other = (Listener.create(State(), name) for name in ("listener", "listener-2"))
     other.remove()
     assert one.record.alive
@@ -296,7 +296,7 @@ def test_several_servers_of_one_kind_live_side_by_side() -> None:
     assert not other.directory.exists()
 
 
-def test_the_environment_of_a_server_has_nothing_that_was_meant_for_another(
+def test_a_servers_environment_lacks_variables_for_other_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RABBITMQ_NODENAME", "production@localhost")
@@ -308,7 +308,7 @@ def test_the_environment_of_a_server_has_nothing_that_was_meant_for_another(
 # -- processes and ports -------------------------------------------------------------------------
 
 
-def test_a_process_is_known_by_its_id_and_its_start() -> None:
+def test_a_process_is_recognized_by_its_id_and_start_time() -> None:
     started = started_at(os.getpid())
     assert started is not None
     assert Process(os.getpid(), started).alive
@@ -343,7 +343,7 @@ def test_free_ports_are_different_and_not_ephemeral() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"rabbitmq": {"name": "rabbitmq"}}'])
-def test_a_state_file_that_makes_no_sense_is_as_good_as_none(content: str) -> None:
+def test_a_broken_state_file_counts_as_empty(content: str) -> None:
     state = State()
     state.directory.mkdir()
     state.path.write_text(content)
@@ -362,7 +362,7 @@ def test_a_lock_that_is_held_too_long_is_an_error() -> None:
 # -- probes --------------------------------------------------------------------------------------
 
 
-def test_a_broker_is_recognised_by_connection_start() -> None:
+def test_rabbitmq_is_recognized_by_its_connection_start() -> None:
     def broker(connection: socket.socket) -> None:
         assert connection.recv(8) == b"AMQP\x00\x00\x09\x01"
         connection.sendall(b"\x01\x00\x00\x00\x00\x01\xf4\x00\x0a\x00\x0a\x00\x09")
@@ -372,7 +372,7 @@ def test_a_broker_is_recognised_by_connection_start() -> None:
 
 
 @pytest.mark.parametrize(("first", "ready"), [(b"R", True), (b"E", False), (b"", False)])
-def test_postgresql_is_ready_when_it_asks_for_the_password(first: bytes, ready: bool) -> None:
+def test_postgresql_is_ready_when_it_asks_for_a_password(first: bytes, ready: bool) -> None:
     def server(connection: socket.socket) -> None:
         length = int.from_bytes(connection.recv(4), "big")
         assert b"user\0ann\0database\0books\0" in connection.recv(length - 4)
@@ -383,12 +383,12 @@ def test_postgresql_is_ready_when_it_asks_for_the_password(first: bytes, ready: 
 
 
 @pytest.mark.parametrize(("version", "ready"), [(b"\x0a", True), (b"\xff", False)])
-def test_mariadb_is_ready_when_it_greets(version: bytes, ready: bool) -> None:
+def test_mariadb_is_ready_when_it_sends_its_greeting(version: bytes, ready: bool) -> None:
     with answering(lambda connection: connection.sendall(b"\x4a\0\0\0" + version)) as port:
         assert probes.greets_as_mysql(port) is ready
 
 
-def test_nobody_at_the_port_is_not_an_error() -> None:
+def test_a_closed_port_is_no_error_of_a_probe() -> None:
     port = free_ports(1)[0]
     assert not probes.speaks_amqp(port)
     assert not probes.listens(f"amqp://127.0.0.1:{port}/")
@@ -399,9 +399,7 @@ def test_nobody_at_the_port_is_not_an_error() -> None:
 # -- Docker --------------------------------------------------------------------------------------
 
 
-def test_a_docker_client_without_an_engine_is_passed_over(
-    bare_machine: Path, said: list[str]
-) -> None:
+def test_docker_without_an_engine_is_skipped(bare_machine: Path, said: list[str]) -> None:
     assert not compose.engine_answers()
     a_program(bare_machine, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     assert not compose.engine_answers()
@@ -409,7 +407,7 @@ def test_a_docker_client_without_an_engine_is_passed_over(
     assert "private" in said[-1]
 
 
-def test_only_what_docker_started_for_us_is_ours(bare_machine: Path, tmp_path: Path) -> None:
+def test_only_containers_that_we_started_are_ours(bare_machine: Path, tmp_path: Path) -> None:
     log = tmp_path / "docker.log"
     a_program(
         bare_machine,
@@ -427,7 +425,9 @@ def test_only_what_docker_started_for_us_is_ours(bare_machine: Path, tmp_path: P
     ]
 
 
-def test_when_docker_fails_the_next_way_is_taken(bare_machine: Path, said: list[str]) -> None:
+def test_after_a_failure_of_docker_the_next_way_is_tried(
+    bare_machine: Path, said: list[str]
+) -> None:
     a_program(
         bare_machine,
         "docker",
@@ -465,7 +465,7 @@ def test_the_composed_urls_agree_with_the_services(kind: Kind, composition: dict
         assert settings.get(f"{prefix}_DB", settings.get(f"{prefix}_DATABASE")) == url.path[1:]
 
 
-def test_composed_servers_are_on_loopback_and_say_when_they_are_healthy(
+def test_composed_servers_listen_on_loopback_and_have_health_checks(
     composition: dict[str, Any],
 ) -> None:
     services = composition["services"]

@@ -46,7 +46,7 @@ async def test_an_endpoint_awaits_a_call(visitor: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("services")
-async def test_an_endpoint_has_several_calls_in_flight(visitor: httpx.AsyncClient) -> None:
+async def test_an_endpoint_makes_several_calls_at_once(visitor: httpx.AsyncClient) -> None:
     response = await visitor.get("/mark", params={"value": ["one", "two"]})
     assert response.json() == ["one-x-y", "two-x-y"]
 
@@ -71,27 +71,27 @@ async def test_a_header_becomes_context_data(visitor: httpx.AsyncClient) -> None
     assert response.json() == "hello in fr"
 
 
-async def test_a_service_that_never_ran_is_503(visitor: httpx.AsyncClient) -> None:
+async def test_a_service_that_never_ran_answers_503(visitor: httpx.AsyncClient) -> None:
     response = await visitor.get("/mark/hello")
     assert (response.status_code, response.json()) == (503, {"error": "UnknownService"})
 
 
 @pytest.mark.usefixtures("short_timeout")
-async def test_a_service_that_is_down_is_504(visitor: httpx.AsyncClient) -> None:
+async def test_a_service_that_is_down_answers_504(visitor: httpx.AsyncClient) -> None:
     async with ServiceContainer(ServiceX, BROKER):
         pass  # its queue stays
     response = await visitor.get("/mark/hello")
     assert (response.status_code, response.json()) == (504, {"error": "RpcTimeout"})
 
 
-async def test_an_error_of_the_service_is_500(visitor: httpx.AsyncClient) -> None:
+async def test_an_error_of_the_service_answers_500(visitor: httpx.AsyncClient) -> None:
     async with ServiceContainer(ServiceX, BROKER):  # service_y, which it calls, does not run
         response = await visitor.get("/mark/hello")
     assert (response.status_code, response.json()) == (500, {"error": "RemoteError"})
 
 
 @pytest.mark.usefixtures("services", "visitor")
-async def test_the_connection_ends_with_the_application() -> None:
+async def test_the_connection_closes_with_the_application() -> None:
     async with web.app.router.lifespan_context(web.app):
         mark = web.app.state.cluster.service_x.remote_method
         assert await mark("hello") == "hello-x-y"

@@ -73,7 +73,7 @@ async def test_books_are_found_with_their_authors(cluster: Any) -> None:
         await cluster.library.add_author({"books": []})
 
 
-async def test_a_book_is_lent_once_however_many_ask_for_it(cluster: Any) -> None:
+async def test_a_book_is_lent_once_when_many_ask_for_it(cluster: Any) -> None:
     austen = await cluster.library.add_author(AUSTEN)
     emma = austen["books"][0]["id"]
     names = ("Ada", "Bob", "Cleo", "Dan")
@@ -90,7 +90,7 @@ async def test_a_book_is_lent_once_however_many_ask_for_it(cluster: Any) -> None
     await cluster.library.give_back(emma)
 
 
-async def test_there_are_no_loans_without_book_or_member(cluster: Any) -> None:
+async def test_a_loan_needs_a_book_and_a_member(cluster: Any) -> None:
     austen = await cluster.library.add_author(AUSTEN)
     with pytest.raises(NotAvailable, match="there is no book 999"):
         await cluster.library.lend(999, 1)
@@ -108,7 +108,7 @@ async def test_the_demo_prints_what_it_calls(
     assert "BadArguments: Library.add_author: author.name: Missing data" in printed
 
 
-def test_compose_names_what_the_configuration_asks_for() -> None:
+def test_compose_starts_the_missing_servers_by_name() -> None:
     compose = yaml.safe_load((demo.CONFIG.parents[2] / "compose.yaml").read_text())
     environment = compose["services"]["library"]["environment"]
     settings = load(demo.CONFIG, environment)
@@ -122,6 +122,6 @@ def test_compose_names_what_the_configuration_asks_for() -> None:
         assert {url.username, url.password, url.database} <= set(variables)
 
 
-def test_every_file_can_be_read_at_one_sitting() -> None:
+def test_no_file_of_the_examples_is_long() -> None:
     for path in demo.CONFIG.parent.glob("*.*"):
         assert len(path.read_text().splitlines()) < 80, path

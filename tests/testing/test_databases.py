@@ -82,7 +82,7 @@ async def test_a_commit_is_rolled_back_after_the_test(database_url: str, db_url:
         assert await session.scalar(select(func.count()).select_from(Author)) == 0
 
 
-async def test_accepts_with_update_finds_the_session(
+async def test_accepts_with_update_uses_the_session_of_the_test(
     db_session: AsyncSession, database: Any
 ) -> None:
     author = Author(name="Austen")
@@ -130,7 +130,7 @@ class TestTables:
             assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
         connection.close()
 
-    async def test_are_made_and_dropped(self, db_session: AsyncSession) -> None:
+    async def test_missing_tables_are_created_and_dropped(self, db_session: AsyncSession) -> None:
         db_session.add(Author(name="Austen"))
         await db_session.commit()
         assert await db_session.scalar(select(func.count()).select_from(Author)) == 1

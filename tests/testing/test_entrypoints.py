@@ -185,7 +185,9 @@ async def test_a_hook_carries_context_data(running: ServiceContainer) -> None:
         assert await what_language() == "en"
 
 
-async def test_a_hook_is_bounded(running: ServiceContainer, lines: list[str]) -> None:
+async def test_a_hook_cancels_a_call_at_its_timeout(
+    running: ServiceContainer, lines: list[str]
+) -> None:
     async with entrypoint_hook(running, "slow", timeout=0.01) as slow:
         with pytest.raises(TimeoutError, match=r"slow did not end within 0.01 s.*cancelled"):
             await slow()
@@ -204,7 +206,7 @@ async def test_a_hook_needs_an_entrypoint_and_a_started_container(
             await echo(1)
 
 
-async def test_a_hook_says_when_the_container_stopped_first(running: ServiceContainer) -> None:
+async def test_a_hook_raises_when_the_container_has_stopped(running: ServiceContainer) -> None:
     async with entrypoint_hook(running, "echo") as echo:
         await running.stop()
         with pytest.raises(AioRpcError, match="did not run to its end: abandoned"):
@@ -266,14 +268,14 @@ async def test_an_error_in_the_callback_is_raised(running: ServiceContainer, ser
             assert await service.echo(1) == 1
 
 
-async def test_a_waiter_gives_up_and_says_what_it_saw(running: ServiceContainer) -> None:
+async def test_a_waiter_times_out_and_counts_the_other_calls(running: ServiceContainer) -> None:
     waiter = entrypoint_waiter(running, "echo", timeout=0.05, callback=lambda *_: False)
     with pytest.raises(entrypoint_waiter.Timeout, match=r"within 0.05 s; 1 other call"):
         async with waiter, entrypoint_hook(running, "echo") as echo:
             await echo(1)
 
 
-async def test_an_error_in_the_block_is_not_waited_with(running: ServiceContainer) -> None:
+async def test_an_error_in_the_block_is_raised_without_waiting(running: ServiceContainer) -> None:
     with pytest.raises(KeyError):
         async with entrypoint_waiter(running, "echo", timeout=60):
             raise KeyError
@@ -337,7 +339,7 @@ async def test_waiters_leave_nothing_behind(running: ServiceContainer, service: 
 # restrict_entrypoints
 
 
-async def test_a_restricted_container_fires_the_rest_only(
+async def test_a_restricted_container_fires_only_the_given_methods(
     container: ServiceContainer, broker_config: Any
 ) -> None:
     restrict_entrypoints(container, "echo")
@@ -347,7 +349,7 @@ async def test_a_restricted_container_fires_the_rest_only(
             await cluster[container.service_name].happen(1)
 
 
-async def test_restricting_to_nothing(broker_config: Any) -> None:
+async def test_a_container_restricted_to_nothing_fires_nothing(broker_config: Any) -> None:
     class Ticking:
         name = f"ticking_{uuid.uuid4().hex[:8]}"
 
@@ -361,7 +363,9 @@ async def test_restricting_to_nothing(broker_config: Any) -> None:
         assert container.entrypoints == []
 
 
-async def test_what_cannot_be_restricted(running: ServiceContainer, broker_config: Any) -> None:
+async def test_restricting_refuses_a_started_container_and_an_unknown_method(
+    running: ServiceContainer, broker_config: Any
+) -> None:
     with pytest.raises(RuntimeError, match="before it starts"):
         restrict_entrypoints(running, "echo")
     with pytest.raises(ConfigurationError, match="no entrypoint 'ecco'"):
@@ -381,7 +385,9 @@ async def test_a_replaced_dependency_is_a_mock_in_every_worker(
     assert y.method.await_count == 2
 
 
-async def test_several_are_replaced_at_once(container: ServiceContainer, lines: list[str]) -> None:
+async def test_several_dependencies_are_replaced_at_once(
+    container: ServiceContainer, lines: list[str]
+) -> None:
     y, dispatch = replace_dependencies(container, "y", "dispatch", log=["given"])
     y.method.return_value = 1
     async with container:
@@ -392,7 +398,7 @@ async def test_several_are_replaced_at_once(container: ServiceContainer, lines: 
     assert lines == []  # the replaced one was not opened
 
 
-async def test_what_is_replaced_is_not_started(broker_config: Any) -> None:
+async def test_a_replaced_dependency_is_not_opened(broker_config: Any) -> None:
     class Unreachable(DependencyProvider[Any]):
         @asynccontextmanager
         async def lifespan(self, host: Any) -> AsyncGenerator[None]:
@@ -413,7 +419,9 @@ async def test_what_is_replaced_is_not_started(broker_config: Any) -> None:
         assert await method() == "a stand-in"
 
 
-async def test_what_cannot_be_replaced(running: ServiceContainer, broker_config: Any) -> None:
+async def test_replacing_refuses_a_started_container_an_unknown_name_and_a_name_given_twice(
+    running: ServiceContainer, broker_config: Any
+) -> None:
     with pytest.raises(RuntimeError, match="before it starts"):
         replace_dependencies(running, "y")
     other = ServiceContainer(service_class(), broker_config)

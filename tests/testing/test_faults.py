@@ -121,7 +121,7 @@ async def test_a_lost_reply_is_a_timeout_after_the_commit(faulty: Faulty, servic
     assert faulty.committed == [1, 2]
 
 
-async def test_who_waits_for_the_method_sees_what_became_of_it(
+async def test_a_waiter_sees_the_true_result_of_a_call_whose_reply_is_lost(
     faulty: Faulty, service: Any
 ) -> None:
     with faults.lose_reply(faulty.container), faults.lose_reply(faulty.container):
@@ -134,12 +134,12 @@ async def test_who_waits_for_the_method_sees_what_became_of_it(
         failed.get()
 
 
-async def test_a_lost_error_is_lost_too(faulty: Faulty, service: Any) -> None:
+async def test_an_error_is_lost_as_a_reply_is(faulty: Faulty, service: Any) -> None:
     with faults.lose_reply(faulty.container), pytest.raises(RpcTimeout):
         await service.fail.with_options(timeout=0.1)()
 
 
-async def test_other_methods_are_spared(faulty: Faulty, service: Any) -> None:
+async def test_a_fault_spares_other_methods(faulty: Faulty, service: Any) -> None:
     with faults.lose_reply(faulty.container, "fail") as fault:
         assert await service.add(1) == 1
     assert fault.struck == 0
@@ -168,7 +168,7 @@ def test_a_fault_that_cannot_strike_is_refused(fault: Any, method: str, why: str
         wrong.__enter__()
 
 
-def test_nor_can_it_strike_where_nothing_is_fired() -> None:
+def test_a_fault_is_refused_for_a_container_that_fires_nothing_it_strikes() -> None:
     container = Faulty({"AMQP_URI": "memory://"}).container
     restrict_entrypoints(container, "on_happened")
     wrong = faults.lose_reply(container)
@@ -194,7 +194,7 @@ async def test_a_call_delayed_past_its_deadline_does_not_run(faulty: Faulty, ser
     assert faulty.committed == [2]
 
 
-async def test_what_is_delayed_goes_on_when_the_block_ends(faulty: Faulty, service: Any) -> None:
+async def test_delayed_calls_arrive_when_the_block_ends(faulty: Faulty, service: Any) -> None:
     with faults.delay(faulty.container, "add", seconds=60) as fault:
         reply = service.add.call_async(1)
         await eventually(lambda: fault.struck)
@@ -202,7 +202,7 @@ async def test_what_is_delayed_goes_on_when_the_block_ends(faulty: Faulty, servi
     assert await reply == 1
 
 
-async def test_a_delayed_call_can_be_taken_back(faulty: Faulty, service: Any) -> None:
+async def test_a_delayed_call_can_be_cancelled(faulty: Faulty, service: Any) -> None:
     with faults.delay(faulty.container, "add", seconds=60, times=1) as fault:
         reply = service.add.call_async(1)
         await eventually(lambda: fault.struck)
@@ -214,7 +214,7 @@ async def test_a_delayed_call_can_be_taken_back(faulty: Faulty, service: Any) ->
     assert faulty.committed == [2, 3]
 
 
-async def test_delayed_events(faulty: Faulty, service: Any) -> None:
+async def test_an_event_can_be_delayed(faulty: Faulty, service: Any) -> None:
     with faults.delay(faulty.container, "on_happened", seconds=0.05) as fault:
         async with entrypoint_waiter(faulty.container, "on_happened", timeout=5):
             await service.happen(1)
@@ -248,9 +248,7 @@ async def test_a_duplicated_call_runs_twice_and_is_answered_once(
     assert faulty.committed == [1, 1, 2, 2]
 
 
-async def test_the_second_run_can_come_while_the_first_goes_on(
-    faulty: Faulty, service: Any
-) -> None:
+async def test_the_second_run_can_begin_while_the_first_runs(faulty: Faulty, service: Any) -> None:
     faulty.gate.clear()
     with faults.duplicate(faulty.container, "add", times=1, concurrently=True) as fault:
         async with entrypoint_waiter(faulty.container, "add", timeout=5):
@@ -268,7 +266,7 @@ async def test_an_at_most_once_method_refuses_its_duplicate(faulty: Faulty, serv
     assert faulty.committed == [1]
 
 
-async def test_duplicated_events(faulty: Faulty, service: Any) -> None:
+async def test_an_event_can_be_duplicated(faulty: Faulty, service: Any) -> None:
     def second(worker_ctx: WorkerContext, *_: Any) -> bool:
         return worker_ctx.call.redelivered
 
@@ -278,7 +276,7 @@ async def test_duplicated_events(faulty: Faulty, service: Any) -> None:
     assert faulty.committed == [1, 1]
 
 
-async def test_what_comes_in_no_message_is_not_duplicated(broker_config: Any) -> None:
+async def test_a_method_that_no_message_fires_is_not_duplicated(broker_config: Any) -> None:
     faulty = Faulty(broker_config)
     with faults.duplicate(faulty.container) as fault:
         async with entrypoint_waiter(faulty.container, "at_start", timeout=5):
@@ -290,7 +288,7 @@ async def test_what_comes_in_no_message_is_not_duplicated(broker_config: Any) ->
 # several, and none
 
 
-async def test_faults_go_together(faulty: Faulty, service: Any) -> None:
+async def test_several_faults_can_strike_together(faulty: Faulty, service: Any) -> None:
     with (
         faults.delay(faulty.container, "add", seconds=0.01) as delay,
         faults.duplicate(faulty.container, "add") as duplicate,
@@ -309,7 +307,7 @@ async def test_faults_leave_nothing_behind(faulty: Faulty, service: Any) -> None
     assert await service.add(1) == 1
 
 
-async def test_a_misspelt_method_is_named(faulty: Faulty) -> None:
+async def test_a_fault_names_a_misspelt_method(faulty: Faulty) -> None:
     for fault in (faults.lose_reply, faults.duplicate):
         wrong = fault(faulty.container, "ad")
         with pytest.raises(ConfigurationError, match="no entrypoint 'ad'; it has: add, add_once"):
@@ -337,7 +335,9 @@ async def test_a_call_waits_out_its_callers_lost_connection(faulty: Faulty, serv
     assert await reply == 2
 
 
-async def test_what_was_running_goes_on_and_is_answered_once(faulty: Faulty, service: Any) -> None:
+async def test_a_call_that_runs_while_the_connection_drops_is_answered_once(
+    faulty: Faulty, service: Any
+) -> None:
     faulty.gate.clear()
     reply = service.add.call_async(1)
     await eventually(lambda: faulty.began)
@@ -349,7 +349,7 @@ async def test_what_was_running_goes_on_and_is_answered_once(faulty: Faulty, ser
     assert await reply == 1
 
 
-async def test_the_connection_of_a_runner_and_of_a_cluster(broker_config: Any) -> None:
+async def test_the_connection_of_a_runner_or_a_cluster_can_be_dropped(broker_config: Any) -> None:
     faulty = Faulty(broker_config)
     proxy = ClusterRpcProxy(broker_config, timeout=5)
     async with ServiceRunner(faulty.service_cls, config=broker_config) as runner, proxy as cluster:
@@ -360,7 +360,7 @@ async def test_the_connection_of_a_runner_and_of_a_cluster(broker_config: Any) -
             assert await reply == 1
 
 
-async def test_what_has_no_connection_is_named(faulty: Faulty) -> None:
+async def test_dropping_a_connection_that_does_not_exist_is_refused(faulty: Faulty) -> None:
     other = ServiceContainer(faulty.service_cls, faulty.config)
     runner = ServiceRunner(faulty.service_cls, config=faulty.config)
     stopped = ServiceContainer(faulty.service_cls, faulty.config)

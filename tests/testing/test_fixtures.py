@@ -54,7 +54,7 @@ async def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
     return {"AMQP_URI": amqp_uri, "ONE": 1, "TWO": 1}
 
 
-async def test_a_configuration_is_laid_over_the_overridden_one(
+async def test_a_mapping_overrides_keys_of_the_fixtures_configuration(
     container_factory: ContainerFactory, cluster_rpc: ClusterProxy
 ) -> None:
     async with container_factory(Service, {"TWO": 2}):
@@ -63,7 +63,7 @@ async def test_a_configuration_is_laid_over_the_overridden_one(
 
 
 @pytest.mark.parametrize("read", [str, Path, load])
-async def test_a_file_does_not_lead_to_its_broker(
+async def test_a_configuration_file_does_not_choose_the_broker(
     read: Any, container_factory: ContainerFactory, cluster_rpc: ClusterProxy, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.yaml"
@@ -74,13 +74,13 @@ async def test_a_file_does_not_lead_to_its_broker(
         assert await cluster_rpc.service.read("TWO") == 1
 
 
-def test_a_broker_that_the_test_names_is_taken(container_factory: ContainerFactory) -> None:
+def test_a_broker_that_the_test_names_is_used(container_factory: ContainerFactory) -> None:
     for config in ("amqp://there/", {"AMQP_URI": "amqp://there/"}):
         settings = container_factory(Service, config).settings
         assert (settings.amqp_uri, settings.raw["ONE"]) == ("amqp://there/", 1)
 
 
-def test_a_configuration_in_namekos_place_is_told_its_own(
+def test_a_configuration_where_nameko_takes_it_raises_an_error_that_names_config(
     runner_factory: RunnerFactory, aiorpc_config: Any
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"takes service classes, got dict; .* config="):
@@ -88,7 +88,7 @@ def test_a_configuration_in_namekos_place_is_told_its_own(
 
 
 @pytest.mark.rabbitmq
-async def test_only_on_the_broker_for_tests_queues_are_deleted(rabbitmq_uri: str) -> None:
+async def test_queues_are_deleted_only_on_the_broker_for_tests(rabbitmq_uri: str) -> None:
     class Guest(Service):
         name = f"guest_{uuid.uuid4().hex[:8]}"
 
@@ -147,12 +147,14 @@ class TestFailures:
     def containers(self, amqp_uri: str) -> Containers:
         return Containers({"AMQP_URI": amqp_uri}, amqp_uri)
 
-    async def test_one_that_nobody_was_told_is_raised(self, containers: Containers) -> None:
+    async def test_an_error_that_the_test_has_not_seen_is_raised(
+        self, containers: Containers
+    ) -> None:
         await containers.container(First).start()
         with pytest.raises(OSError, match="first did not close"):
             await containers.stop()
 
-    async def test_several_are_raised_together_when_all_have_stopped(
+    async def test_several_errors_are_raised_together_when_all_have_stopped(
         self, containers: Containers
     ) -> None:
         sound = containers.container(Service)
@@ -165,7 +167,7 @@ class TestFailures:
         with pytest.raises(AioRpcError, match="abandoned"):
             await entrypoint_hook(sound, "read")("ONE")
 
-    async def test_one_that_was_raised_in_the_test_is_not_raised_again(
+    async def test_an_error_that_the_test_has_seen_is_not_raised_again(
         self, containers: Containers
     ) -> None:
         for host in (containers.container(First), containers.runner(Second)):
@@ -208,7 +210,7 @@ class TestDatabases:
         return url
 
     @pytest.mark.parametrize("turn", [1, 2])
-    async def test_nothing_lasts(
+    async def test_the_next_test_finds_no_data_of_this_one(
         self, db_session: AsyncSession, database: SessionDatabase, turn: int
     ) -> None:
         assert (await db_session.scalars(select(Book.id))).all() == []
@@ -224,7 +226,7 @@ class TestDatabases:
                 session.add_all([Book(id=4), Book(id=1)])
         assert (await db_session.scalars(select(Book.id).order_by(Book.id))).all() == [1, 3]
 
-    async def test_an_inner_block_takes_back_its_own_changes_only(
+    async def test_a_failing_inner_block_rolls_back_its_own_changes_only(
         self, db_session: AsyncSession, database: SessionDatabase
     ) -> None:
         async with database.get_session() as outer:
@@ -260,7 +262,7 @@ class TestDatabases:
                 raise KeyError
         assert (await db_session.scalars(select(Book.id).order_by(Book.id))).all() == [1, 3, 4]
 
-    async def test_it_stands_in_for_what_a_service_declares(
+    async def test_the_database_fixture_stands_in_for_a_declared_database(
         self, db_session: AsyncSession, database: SessionDatabase, db_url: str
     ) -> None:
         class Books:

@@ -42,7 +42,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Py
 
 
 @pytest.mark.parametrize("how", RUNS)
-def test_a_project_under(how: str, run: pytest.Pytester) -> None:
+def test_a_projects_tests_pass_with_each_async_plugin(how: str, run: pytest.Pytester) -> None:
     modules, options = RUNS[how]
     shutil.copytree(PROJECT, run.path, dirs_exist_ok=True)
     files = [f"test_{module}.py" for module in modules]
@@ -51,7 +51,9 @@ def test_a_project_under(how: str, run: pytest.Pytester) -> None:
 
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("option", ["--aiorpc-amqp-uri", "--amqp-uri"])
-def test_a_project_on_rabbitmq(option: str, run: pytest.Pytester, rabbitmq_uri: str) -> None:
+def test_a_projects_tests_run_on_rabbitmq_with_the_option(
+    option: str, run: pytest.Pytester, rabbitmq_uri: str
+) -> None:
     shutil.copytree(PROJECT, run.path, dirs_exist_ok=True)
     run.makepyfile(
         test_uri=f"""
@@ -63,7 +65,7 @@ def test_a_project_on_rabbitmq(option: str, run: pytest.Pytester, rabbitmq_uri: 
     result.assert_outcomes(passed=7)
 
 
-def test_the_short_option_is_left_to_who_has_it(run: pytest.Pytester) -> None:
+def test_the_short_option_is_left_to_another_plugin_that_has_it(run: pytest.Pytester) -> None:
     run.makeconftest("def pytest_addoption(parser): parser.addoption('--amqp-uri', dest='theirs')")
     run.makepyfile(
         """
@@ -76,7 +78,7 @@ def test_the_short_option_is_left_to_who_has_it(run: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_without_a_loop_of_asyncio_the_remedy_is_named(run: pytest.Pytester) -> None:
+def test_fixtures_without_an_asyncio_loop_name_the_remedy(run: pytest.Pytester) -> None:
     run.makepyfile(
         """
         import pytest
@@ -85,7 +87,7 @@ def test_without_a_loop_of_asyncio_the_remedy_is_named(run: pytest.Pytester) -> 
         def anyio_backend(): return ("trio", {})
 
         @pytest.mark.anyio
-        async def test_trio(cluster_rpc): ...
+        async def test_anyio_with_trio_is_refused(cluster_rpc): ...
 
         def test_no_plugin(container_factory): ...
         """
@@ -122,7 +124,7 @@ def test_without_sqlalchemy_the_plugin_loads_and_the_remedy_is_named(run: pytest
 # Beside others
 
 
-def test_the_helpers_need_no_pytest() -> None:
+def test_aiorpc_testing_imports_no_pytest() -> None:
     code = "import sys; sys.modules['pytest'] = None; import aiorpc.testing"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
@@ -159,7 +161,7 @@ def test_namekos_plugin_is_refused_with_one_line(run: pytest.Pytester) -> None:
 
 
 @pytest.mark.nameko
-def test_real_nameko(run: pytest.Pytester) -> None:
+def test_real_namekos_plugin_is_refused(run: pytest.Pytester) -> None:
     try:
         python = python_of("2.14.1")
     except Unavailable as reason:

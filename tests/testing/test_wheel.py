@@ -32,7 +32,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_it_has_the_package_and_nothing_else(contents: dict[str, bytes]) -> None:
+def test_the_wheel_has_the_package_and_nothing_else(contents: dict[str, bytes]) -> None:
     packaged = {name for name in contents if ".dist-info/" not in name}
     tree = {
         str(path.relative_to(ROOT))
@@ -44,7 +44,7 @@ def test_it_has_the_package_and_nothing_else(contents: dict[str, bytes]) -> None
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in contents)
 
 
-def test_its_metadata(contents: dict[str, bytes]) -> None:
+def test_the_wheels_metadata_is_complete(contents: dict[str, bytes]) -> None:
     (metadata,) = (body for name, body in contents.items() if name.endswith("/METADATA"))
     message = message_from_bytes(metadata)
     assert message["Name"] == "aiorpc-amqp"
@@ -57,7 +57,7 @@ def test_its_metadata(contents: dict[str, bytes]) -> None:
     assert b"aiorpc = aiorpc.testing.plugin" in points.split(b"[pytest11]")[1]
 
 
-def test_a_project_on_it(wheel: Path, tmp_path: Path) -> None:
+def test_a_projects_tests_pass_with_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """Runs in this environment, with the wheel before the tree on the path."""
     site, project = tmp_path / "site", tmp_path / "project"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]

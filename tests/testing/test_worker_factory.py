@@ -111,13 +111,13 @@ def service() -> Any:
     return worker_factory(ServiceX)
 
 
-async def test_a_proxy_is_configured_and_awaited(service: Any) -> None:
+async def test_a_mock_of_a_proxy_is_configured_and_awaited(service: Any) -> None:
     service.y.append_identifier.return_value = "from y"
     assert await service.remote_method("hello") == "from y"
     service.y.append_identifier.assert_awaited_once_with("hello-x")
 
 
-async def test_a_proxy_raises_what_it_is_told_to(service: Any) -> None:
+async def test_a_mock_of_a_proxy_raises_its_side_effect(service: Any) -> None:
     service.y.append_identifier.side_effect = ValueError("no")
     with pytest.raises(ValueError, match="no"):
         await service.remote_method("hello")
@@ -143,7 +143,9 @@ async def test_an_async_call_that_fails_raises_where_it_is_awaited(service: Any)
 
 
 @pytest.mark.parametrize("proxy", ["y", "by_protocol"])
-async def test_a_typed_proxy_has_what_it_calls_has(service: Any, proxy: str) -> None:
+async def test_a_mock_of_a_typed_proxy_has_only_the_services_methods(
+    service: Any, proxy: str
+) -> None:
     mock = getattr(service, proxy)
     with pytest.raises(TypeError, match="missing a required argument: 'value'"):
         await mock.append_identifier()
@@ -154,13 +156,15 @@ async def test_a_typed_proxy_has_what_it_calls_has(service: Any, proxy: str) -> 
 
 
 @pytest.mark.parametrize("name", ["not_remote", "on_something", "tick"])
-async def test_what_is_not_remote_is_not_on_a_proxy(service: Any, name: str) -> None:
+async def test_a_mock_of_a_proxy_lacks_methods_that_are_not_remote(service: Any, name: str) -> None:
     with pytest.raises(AttributeError, match=r"it has: append_identifier, in_a_thread$"):
         getattr(service.y, name)
 
 
 @pytest.mark.parametrize("proxy", ["y", "by_protocol", "by_name"])
-async def test_a_method_is_called_in_no_other_way_than_a_real_one(service: Any, proxy: str) -> None:
+async def test_a_mock_of_a_method_refuses_what_the_real_method_refuses(
+    service: Any, proxy: str
+) -> None:
     method = getattr(service, proxy).append_identifier
     with pytest.raises(TypeError, match="'timout'"):
         method.with_options(timout=3)
@@ -171,7 +175,7 @@ async def test_a_method_is_called_in_no_other_way_than_a_real_one(service: Any, 
     assert method.with_options(timeout=UNSET, fail_fast=True) is method
 
 
-async def test_a_dispatcher_takes_what_a_real_one_takes(service: Any) -> None:
+async def test_a_mock_of_a_dispatcher_takes_the_real_arguments_only(service: Any) -> None:
     await service.dispatch("something_happened")
     for args, kwargs in ((("a", {}, "surplus"), {}), (("a",), {"nonsense": 1}), ((), {})):
         with pytest.raises(TypeError):
@@ -179,7 +183,7 @@ async def test_a_dispatcher_takes_what_a_real_one_takes(service: Any) -> None:
     assert service.dispatch.await_count == 1
 
 
-async def test_a_publisher_takes_what_a_real_one_takes(service: Any) -> None:
+async def test_a_mock_of_a_publisher_takes_the_real_arguments_only(service: Any) -> None:
     await service.publish({}, routing_key="a", expiration=1.5, priority=3)
     service.publish.assert_awaited_once_with({}, routing_key="a", expiration=1.5, priority=3)
     with pytest.raises(TypeError, match="'routing_keyy'"):
@@ -191,7 +195,7 @@ async def test_a_publisher_takes_what_a_real_one_takes(service: Any) -> None:
         await service.publish({})
 
 
-async def test_the_signature_of_the_dispatcher_is_that_of_the_real_one(service: Any) -> None:
+async def test_a_mocked_dispatcher_has_the_signature_of_the_real_one(service: Any) -> None:
     """The mock repeats the signature, because the real one is made inside its provider."""
 
     class Dispatching:
@@ -212,7 +216,7 @@ async def test_a_sync_method_is_awaited_by_its_callers(service: Any) -> None:
     assert await service.y.in_a_thread("y", times=2) == "yy"
 
 
-async def test_a_proxy_by_name_takes_any_method(service: Any) -> None:
+async def test_a_mock_of_a_proxy_by_name_has_any_method(service: Any) -> None:
     service.by_name.anything.return_value = 1
     assert await service.by_name.anything(1, a=2) == 1
     assert service.by_name.anything is service.by_name["anything"]
@@ -220,7 +224,7 @@ async def test_a_proxy_by_name_takes_any_method(service: Any) -> None:
         _ = service.by_name._private
 
 
-async def test_a_cluster_has_any_service(service: Any) -> None:
+async def test_a_cluster_mock_has_any_service(service: Any) -> None:
     service.cluster.service_z.method.return_value = 1
     assert await service.cluster["service_z"].method() == 1
     service.cluster.typed(ServiceY).append_identifier.return_value = "from y"
@@ -230,14 +234,14 @@ async def test_a_cluster_has_any_service(service: Any) -> None:
         _ = service.cluster.typed(ServiceY).nope
 
 
-async def test_what_is_awaited_can_be_awaited(service: Any) -> None:
+async def test_mocks_of_awaited_dependencies_can_be_awaited(service: Any) -> None:
     await service.dispatch("something_happened", {"id": 1})
     service.dispatch.assert_awaited_once_with("something_happened", {"id": 1})
     await service.send("hello")
     service.send.assert_awaited_once_with("hello")
 
 
-async def test_a_class_is_mocked_with_its_methods(service: Any) -> None:
+async def test_a_mock_of_a_class_has_its_methods(service: Any) -> None:
     service.storage.get.return_value = b"x"
     assert await service.storage.get("key") == b"x"
     assert isinstance(service.storage, NonCallableMagicMock)
@@ -247,7 +251,7 @@ async def test_a_class_is_mocked_with_its_methods(service: Any) -> None:
         _ = service.storage.nope
 
 
-def test_mappings_are_empty_and_the_unknown_is_a_magic_mock(service: Any) -> None:
+def test_a_mapping_is_mocked_as_an_empty_dict_and_the_unknown_as_a_magic_mock(service: Any) -> None:
     assert (service.config, service.translations, service.context_data) == ({}, {}, {})
     assert service.language is None
     assert isinstance(service.untyped, MagicMock)
@@ -262,7 +266,7 @@ class WithDatabases:
     blocks = Database(Base)
 
 
-async def test_a_database_session_is_a_mock_of_one() -> None:
+async def test_a_database_session_is_mocked_as_an_async_session() -> None:
     container = ServiceContainer(WithDatabases, "memory://")
     for session in (worker_factory(WithDatabases).db, replace_dependencies(container, "db")):
         await session.commit()
@@ -273,7 +277,7 @@ async def test_a_database_session_is_a_mock_of_one() -> None:
             _ = session.no_such_method
 
 
-async def test_so_are_the_sessions_of_a_database() -> None:
+async def test_commits_of_a_database_session_are_rolled_back_after_the_test() -> None:
     database: Any = worker_factory(WithDatabases).blocks
     async with database.get_session() as session:
         await session.flush()
@@ -334,13 +338,13 @@ class WithGenerics:
 
 
 @pytest.mark.parametrize("name", ["between", "declared_where_used", "optional", "optional_between"])
-async def test_the_class_is_found_behind_generic_ones(name: str) -> None:
+async def test_the_provided_class_is_found_through_generic_classes(name: str) -> None:
     storage: Any = getattr(worker_factory(WithGenerics), name)
     assert isinstance(storage, Storage)
     await storage.get("key")
 
 
-def test_where_no_class_is_told_it_is_a_magic_mock() -> None:
+def test_a_dependency_of_unknown_type_is_mocked_as_a_magic_mock() -> None:
     service: Any = worker_factory(WithGenerics)
     for mock in (service.one_of_two, service.unsaid):
         assert isinstance(mock, MagicMock)
@@ -348,13 +352,13 @@ def test_where_no_class_is_told_it_is_a_magic_mock() -> None:
 
 
 @pytest.mark.parametrize("name", ["calling", "calling_int"])
-async def test_what_is_called_and_awaited_may_be_generic(name: str) -> None:
+async def test_a_generic_awaited_callable_is_mocked_as_an_async_mock(name: str) -> None:
     call: Any = getattr(worker_factory(WithGenerics), name)
     await call(1)
     call.assert_awaited_once_with(1)
 
 
-async def test_what_a_class_gives_away_is_mocked_by_its_type() -> None:
+async def test_properties_and_context_managers_of_a_class_are_mocked_by_type() -> None:
     pool: Any = worker_factory(WithGenerics).pool
     await pool.storage.get("key")
     async with pool.acquire() as storage:
@@ -363,14 +367,14 @@ async def test_what_a_class_gives_away_is_mocked_by_its_type() -> None:
     assert isinstance(pool.unknown(), MagicMock)
 
 
-def test_what_is_given_is_taken_as_it_is() -> None:
+def test_a_given_dependency_is_used_unchanged() -> None:
     storage = Storage()
     service = worker_factory(ServiceX, storage=storage, language="en")
     assert service.storage is storage
     assert service.language == "en"
 
 
-def test_an_unknown_dependency_is_named_with_those_there_are() -> None:
+def test_an_unknown_dependency_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError) as info:
         worker_factory(ServiceY, yy=1)
     assert str(info.value) == "ServiceY has no dependency 'yy'; it has: none"
@@ -408,12 +412,12 @@ async def test_a_sync_method_awaits_mocks() -> None:
 @pytest.mark.parametrize(
     ("raised", "seen"), [(ValueError, ValueError), (StopIteration, RuntimeError)]
 )
-async def test_a_sync_method_raises(raised: Any, seen: Any) -> None:
+async def test_run_sync_raises_what_the_method_raises(raised: Any, seen: Any) -> None:
     with pytest.raises(seen):
         await run_sync(worker_factory(Sync).fail, raised())
 
 
-async def test_who_is_cancelled_cancels_what_the_method_awaits() -> None:
+async def test_cancelling_run_sync_cancels_what_the_method_awaits() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def for_long(value: str) -> None:
@@ -436,6 +440,6 @@ async def test_a_coroutine_needs_no_thread() -> None:
         await run_sync(worker_factory(ServiceX).remote_method, "a")
 
 
-def test_a_sync_method_elsewhere_is_told_of_the_remedy() -> None:
+def test_a_sync_method_outside_run_sync_names_the_remedy() -> None:
     with pytest.raises(RuntimeError, match=r"by aiorpc.testing.run_sync\(\)"):
         worker_factory(Sync).ask("a")
