@@ -1,0 +1,181 @@
+"""Exchanges, bindings and queues; over every transport."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiorpc.exceptions import (
+    ConfigurationError,
+    Unroutable,
+)
+from aiorpc.transports.base import Outgoing, QueueState
+from aiorpc.wire.message import Exchange, Message, Queue
+from tests.support.transports import (
+    PATIENCE,
+    Bench,
+    Inbox,
+    look,
+    to,
+)
+
+
+async def test_a_topic_exchange_matches_words(bench: Bench) -> None:
+    transport = await bench.connect()
+    exchange = bench.exchange("topic")
+    keys = ["", "a", "b", "a.b", "a.c", "a.b.c", "x.b", "x.y.b", "a.", "a..b"]
+    bindings = {
+        "a.b": {"a.b"},
+        "a.*": {"a.b", "a.c", "a."},
+        "*": {"a", "b"},
+        "#": set(keys),
+        "a.#": {"a", "a.b", "a.c", "a.b.c", "a.", "a..b"},
+        "#.b": {"b", "a.b", "x.b", "x.y.b", "a..b"},
+        "*.b": {"a.b", "x.b"},
+        "a.*.c": {"a.b.c"},
+        "a.#.b": {"a.b", "a..b"},
+        "#.#": set(keys),
+        "*.#": set(keys) - {""},
+    }
+    inboxes: list[tuple[Queue, Inbox, set[str]]] = []
+    for binding, expected in bindings.items():
+        queue, inbox = bench.queue(exchange, binding), Inbox()
+        await transport.subscribe(queue, inbox)
+        inboxes.append((queue, inbox, expected))
+    for key in keys:
+        await transport.publish(
+            Outgoing(exchange=exchange.name, routing_key=key, message=Message(body=key.encode()))
+        )
+    for queue, inbox, expected in inboxes:
+        marker = Outgoing(exchange="", routing_key=queue.name, message=Message(body=b"marker"))
+        await transport.publish(marker)
+        came = [body.decode() for body in await inbox.until(b"marker")]
+        assert came == [key for key in keys if key in expected], queue.routing_key
+
+
+async def test_direct_and_fanout_exchanges_and_the_default_exchange_route(bench: Bench) -> None:
+    transport = await bench.connect()
+    for kind, expected in (("direct", [b"a"]), ("fanout", [b"a", b"b"])):
+        exchange = bench.exchange(kind)
+        bound, other, inbox = bench.queue(exchange, "a"), bench.queue(exchange, "c"), Inbox()
+        await transport.declare(queues=[other])
+        await transport.subscribe(bound, inbox)
+        for key in ("a", "b"):
+            await transport.publish(
+                Outgoing(
+                    exchange=exchange.name, routing_key=key, message=Message(body=key.encode())
+                )
+            )
+        marker = Outgoing(exchange="", routing_key=bound.name, message=Message(body=b"marker"))
+        await transport.publish(marker)
+        assert await inbox.until(b"marker") == expected
+
+
+async def test_a_queue_takes_a_message_once_though_two_bindings_match(bench: Bench) -> None:
+    transport = await bench.connect()
+    exchange, inbox = bench.exchange(), Inbox()
+    queue = bench.queue(exchange, "a.*")
+    await transport.declare(queues=[queue, Queue(queue.name, exchange, "#")])
+    await transport.subscribe(queue, inbox)
+    for key in ("a.b", "c"):
+        await transport.publish(
+            Outgoing(exchange=exchange.name, routing_key=key, message=Message(body=key.encode()))
+        )
+    assert await inbox.until(b"c") == [b"a.b"]
+
+
+async def test_a_declared_queue_takes_messages(bench: Bench) -> None:
+    transport = await bench.connect()
+    exchange = bench.exchange()
+    queue = bench.queue(exchange, "key")
+    await transport.declare([exchange], [queue])
+    await transport.publish(to(queue, mandatory=True))
+    assert await look(transport, queue) == QueueState(queue.name, True, 1, 0)
+    await transport.declare([exchange], [queue])
+    assert (await look(transport, queue)).messages == 1
+
+
+async def test_declare_waits_for_a_connection(bench: Bench) -> None:
+    link = await bench.link(start=False)
+    queue = bench.queue()
+    declared = asyncio.create_task(link.transport.declare(queues=[queue]))
+    await asyncio.sleep(0)
+    assert not declared.done()
+    await link.transport.start(PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        await declared
+    assert (await look(link.transport, queue)).exists
+
+
+async def test_everything_is_declared_again_before_waiting_messages_are_sent(
+    bench: Bench,
+) -> None:
+    link, other = await bench.link(), await bench.connect()
+    queue, doomed = bench.queue(bench.exchange(), "key"), bench.queue()
+    await link.transport.declare([queue.exchange], [queue, doomed])
+    await link.transport.delete(doomed.name)
+    await link.cut()
+    await other.delete(queue.name)  # and with it the exchange
+    published = asyncio.create_task(link.transport.publish(to(queue, mandatory=True), PATIENCE))
+    await asyncio.sleep(0)
+    link.heal()
+    await published
+    assert not (await look(other, doomed)).exists
+
+
+@pytest.mark.parametrize(
+    ("flag", "there", "asked", "named"),
+    [
+        ("expires", 300.0, 60.0, ["x-expires", "300000", "60000"]),
+        ("auto_delete", True, False, ["auto_delete", "true", "false"]),
+        ("durable", True, False, ["durable", "true", "false"]),
+        ("arguments", {"x-message-ttl": 7000}, {"x-message-ttl": 8000}, ["x-message-ttl", "7000"]),
+        ("arguments", {"x-dead-letter-exchange": "grave"}, {}, ["x-dead-letter-exchange"]),
+    ],
+)
+async def test_a_queue_with_other_flags_is_a_configuration_error_that_names_them(
+    bench: Bench, flag: str, there: Any, asked: Any, named: list[str]
+) -> None:
+    transport = await bench.connect()
+    queue = bench.queue(**{flag: there})
+    await transport.declare(queues=[queue])
+    other = Queue(queue.name, **{flag: asked})
+    for refused in (
+        lambda: transport.declare(queues=[other]),
+        lambda: transport.subscribe(other, Inbox()),
+    ):
+        with pytest.raises(ConfigurationError) as error:
+            await refused()
+        text = str(error.value).lower()
+        assert queue.name in text
+        assert [word for word in named if word not in text] == []
+    # It harmed nothing.
+    await transport.declare(queues=[queue])
+    await transport.publish(to(queue, mandatory=True))
+
+
+async def test_an_exchange_of_another_type_is_a_configuration_error_that_names_both(
+    bench: Bench,
+) -> None:
+    transport = await bench.connect()
+    exchange = bench.exchange("topic")
+    await transport.declare(queues=[bench.queue(exchange, "key")])
+    with pytest.raises(ConfigurationError) as error:
+        await transport.declare([Exchange(exchange.name, "direct", auto_delete=True)])
+    assert exchange.name in str(error.value)
+    assert "topic" in str(error.value)
+    assert "direct" in str(error.value)
+
+
+async def test_an_auto_delete_exchange_is_deleted_with_its_last_binding(bench: Bench) -> None:
+    transport = await bench.connect()
+    first = bench.queue(bench.exchange("fanout"))
+    second = bench.queue(first.exchange)
+    await transport.declare(queues=[first, second])
+    await transport.delete(first.name)
+    await transport.publish(to(second, mandatory=True))
+    await transport.delete(second.name)
+    with pytest.raises(Unroutable):
+        await transport.publish(to(second))
