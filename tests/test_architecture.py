@@ -282,7 +282,7 @@ def test_one_name_is_one_class() -> None:
     assert {name: where for name, where in twice.items() if name not in NAMED_TWICE_YET} == {}
 
 
-SYNC = Path("sync.py")
+SYNC = Path("calling", "sync.py")
 
 
 def test_no_file_has_a_name_that_fits_any_file() -> None:

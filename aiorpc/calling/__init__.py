@@ -1,1 +1,1 @@
-"""The caller's side: clients, proxies and their options. May import transports and wire."""
+"""The caller's side: client, proxies, options, sync. May import transports, wire, extensions."""

@@ -1,6 +1,6 @@
 """
-How a call is made: what its caller may choose, and what follows from that for all calls of one
-method. Values only; nothing here waits.
+How a call is made: what its caller chooses, and what follows for all calls of one method.
+Values only; nothing here awaits.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ UNSET: Final = msgspec.UNSET
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How one call is made. ``UNSET`` is the client's own default.
+    How one call is made. ``UNSET`` means the client's default.
 
     Attributes:
-        timeout: seconds until the caller stops waiting; ``None`` for never, explicitly.
-        headers: further AMQP headers, as they are to stand on the wire.
-        context_data: laid over the context data that the call carries anyway.
+        timeout: seconds that the caller waits for the answer; ``None`` for no limit.
+        headers: further AMQP headers, sent unchanged.
+        context_data: added to the context data that the call inherits; its values win.
         persistent: whether the request survives a restart of the broker.
-        confirm: whether the broker confirms the request. Unconfirmed ones are not sent again.
-        resend: whether a request that was not confirmed when the connection broke is sent again;
-            ``False`` fails the call with ``ConnectionLost`` instead.
+        confirm: whether the broker confirms the request. An unconfirmed request is not re-sent.
+        resend: whether a request is re-sent when the connection broke before the confirm came.
+            With ``False`` the call fails with ``ConnectionLost`` instead.
         fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
     """
 
@@ -47,10 +47,10 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def checked_timeout(timeout: float | None) -> float | None:
     """
-    *timeout* itself.
+    Return *timeout* unchanged.
 
     Raises:
-        ValueError: it is no number of seconds, and not ``None``.
+        ValueError: it is neither a number of seconds nor ``None``.
     """
     if timeout is None or (type(timeout) in (int, float) and timeout == timeout):
         return timeout
@@ -64,7 +64,7 @@ DEFAULTS = CallOptions()
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """What all calls of one method with the same options have in common, worked out once."""
+    """What all calls of one method with the same options have in common, computed once."""
 
     service: str
     method: str
@@ -74,5 +74,3 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None
     persistent: bool
     confirm: bool
-    #: Whether nothing has to be looked at, or waited for, before the request may leave.
-    direct: bool

@@ -1,8 +1,9 @@
 """
-What a caller holds: a cluster, a service in it, a method of that, and a reply to come.
+What a caller holds: a cluster, a service in it, a method of that service, the reply to a call.
+Awaits the client, and does no I/O of its own.
 
-Every name on a service is a method, so none of these classes has public attributes of its own where
-names are looked up; what would clash is reached as ``cluster["typed"]["with_options"]``.
+Every name on a service is a method, so a service proxy has no public attributes of its own. Names
+that clash with Python's or ours are items: ``cluster["typed"]["with_options"]``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import msgspec
 
 from ..extensions import service_name_of
 from ..wire.arguments import Result
-from .client import DEFAULTS, UNSET, CallOptions, Client
+from .client import Client
+from .options import DEFAULTS, UNSET, CallOptions
 
-__all__ = ["ClusterProxy", "MethodProxy", "RpcReply", "ServiceProxy"]
+__all__ = ["ClusterProxy", "MethodProxy", "Names", "RpcReply", "ServiceProxy"]
 
-#: The most names that a proxy remembers. They may come from outside, in a gateway.
-MOST_REMEMBERED = 1000
+#: The most names that a proxy keeps. In a gateway, names come from outside.
+MOST_NAMES = 1000
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -28,31 +30,31 @@ T_co = TypeVar("T_co", covariant=True)
 
 class RpcReply(Generic[T_co]):
     """
-    The answer to a call that has been sent. Await it, or its ``result()``, as often as you like and
-    from as many tasks: each gets the result, or has the error raised.
+    The answer to a call that was sent. Await it, or its ``result()``, as often as you like and from
+    as many tasks as you like: each gets the result, or has the error raised.
 
-    Cancelling one that awaits it does not cancel the call; ``cancel()`` does.
+    Cancelling a task that awaits it does not cancel the call; ``cancel()`` does.
     """
 
-    __slots__ = ("_abandon", "_convert", "_future")
+    __slots__ = ("_cancel", "_convert", "_future")
 
     def __init__(
         self,
         future: asyncio.Future[Any],
-        abandon: Callable[[], object],
+        cancel: Callable[[], object],
         convert: Callable[[Any], Any] | None = None,
     ) -> None:
         self._future = future
-        self._abandon = abandon
+        self._cancel = cancel
         self._convert = convert
-        # Nobody has to await a reply: an error that nobody asks for is no warning of asyncio's.
+        # Nobody has to await a reply, so asyncio must not warn of an error that nobody retrieved.
         future.add_done_callback(_mark_retrieved)
 
     async def result(self) -> T_co:
-        """The result; what it raises is what calling the method raises."""
+        """Wait for the result. Raises what calling the method raises."""
         future = self._future
         if not future.done():
-            await asyncio.wait((future,))
+            await asyncio.wait((future,))  # cancelled here, it leaves the future alone
         value = future.result()
         return value if self._convert is None else self._convert(value)  # type: ignore[no-any-return]
 
@@ -60,12 +62,12 @@ class RpcReply(Generic[T_co]):
         return self.result().__await__()
 
     def done(self) -> bool:
-        """Whether the answer, or an error, is here."""
+        """Whether the answer, or an error, has arrived."""
         return self._future.done()
 
     def cancel(self) -> None:
-        """Take the call back; who awaits the reply gets ``CancelledError``."""
-        self._abandon()
+        """Cancel the call. Every task that awaits the reply gets ``CancelledError``."""
+        self._cancel()
 
     def __repr__(self) -> str:
         return f"<RpcReply {'done' if self.done() else 'pending'}>"
@@ -77,13 +79,7 @@ def _mark_retrieved(future: asyncio.Future[Any]) -> None:
 
 
 class MethodProxy:
-    """
-    A remote method::
-
-        await cluster.service_x.remote_method("hello")
-        reply = cluster.service_x.remote_method.call_async("hello")
-        await cluster.service_x.remote_method.with_options(timeout=0.5)("hello")
-    """
+    """A remote method. Await a call of it, or send it by ``call_async`` and await the reply."""
 
     __slots__ = ("_client", "_convert", "_route")
 
@@ -104,36 +100,30 @@ class MethodProxy:
         Call the method and wait for its answer. Cancelling this cancels the call.
 
         Raises:
-            RpcTimeout: no answer within the timeout; the text says why.
+            RpcTimeout: no answer came within the timeout; the text says why.
             UnknownService: no queue takes calls of that service.
+            ServiceUnavailable: nobody consumes that queue (asked for with ``fail_fast=True``).
+            Overloaded: the broker refused the request, because that queue is full.
             ConnectionLost: the broker went away, and the answer cannot come any more.
             UnserializableValueError: an argument cannot be sent.
             MethodNotFound, IncorrectSignature, BadArguments: the service refused the call.
-            RemoteError: the method raised; or the error itself, if its class is registered with
-                ``deserialize_to_instance``.
+            DeliveryUncertain: an at-most-once method may have run already.
+            MalformedReply: the answer is not one, or does not fit the declared return type.
+            RemoteError: the method raised. An error whose class is registered with
+                ``deserialize_to_instance`` is raised itself.
         """
         client, route = self._client, self._route
-        call = client.new_call(route, args, kwargs)
-        if not route.direct or client.transport.congested:
-            result = await client.call(call, route)
-        else:  # what client.call does, without its coroutine
-            pending = client.start(call, route)
-            try:
-                result = await pending.future
-            except asyncio.CancelledError:
-                client.abandon(pending)
-                raise
+        result = await client.call(client.new_call(route, args, kwargs), route)
         return result if self._convert is None else self._convert(result)
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
-        """Send the call now, and return the reply that will come."""
+        """
+        Send the call now, and return the reply to wait for. With middleware or ``fail_fast`` the
+        call is sent when these have run.
+        """
         client, route = self._client, self._route
-        call = client.new_call(route, args, kwargs)
-        if route.direct:
-            pending = client.start(call, route)
-            return RpcReply(pending.future, lambda: client.abandon(pending), self._convert)
-        task = asyncio.ensure_future(client.call(call, route))
-        return RpcReply(task, task.cancel, self._convert)
+        future, cancel = client.call_async(client.new_call(route, args, kwargs), route)
+        return RpcReply(future, cancel, self._convert)
 
     def with_options(
         self,
@@ -146,7 +136,7 @@ class MethodProxy:
         resend: bool | msgspec.UnsetType = UNSET,
         fail_fast: bool | msgspec.UnsetType = UNSET,
     ) -> MethodProxy:
-        """The same method, called otherwise; see :class:`aiorpc.calling.options.CallOptions`."""
+        """The same method with other options; see :class:`aiorpc.calling.options.CallOptions`."""
         given = {
             name: value
             for name, value in (
@@ -168,11 +158,39 @@ class MethodProxy:
         return f"<MethodProxy {self._route.routing_key}>"
 
 
-class ServiceProxy:
-    """A remote service: each attribute, or item, is a method of it."""
+class Names(Generic[T]):
+    """Attributes and items that are made when they are first asked for, and kept."""
 
-    # Methods live in __dict__ once they have been asked for, so the second look is a plain one.
-    __slots__ = ("__dict__", "_client", "_interface", "_options", "_service")
+    # What was made is kept in __dict__, so Python finds it there and does not ask __getattr__.
+    __slots__ = ("__dict__",)
+
+    def _make(self, name: str) -> T:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> T:
+        if name.startswith("_"):
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}: a remote name with a leading "
+                f'underscore is written as an item, ["{name}"]'
+            )
+        return self[name]
+
+    def __getitem__(self, name: str) -> T:
+        kept: dict[str, T] = self.__dict__
+        made = kept.get(name)
+        if made is None:
+            made = self._make(name)
+            # Kept in __dict__, such a name would hide an attribute of ours.
+            hides = name.startswith("_") or hasattr(type(self), name)
+            if not hides and len(kept) < MOST_NAMES:
+                kept[name] = made
+        return made
+
+
+class ServiceProxy(Names[MethodProxy]):
+    """A remote service: each attribute, and each item, is one of its methods."""
+
+    __slots__ = ("_client", "_interface", "_options", "_service")
 
     def __init__(
         self,
@@ -186,38 +204,23 @@ class ServiceProxy:
         self._options = options
         self._interface = interface
 
-    def __getattr__(self, name: str) -> MethodProxy:
-        if name.startswith("_"):
-            raise AttributeError(
-                f"{name!r}: names with a leading underscore are no remote methods; if this one is, "
-                f'write proxy["{name}"]'
-            )
-        return self[name]
-
-    def __getitem__(self, name: str) -> MethodProxy:
-        methods: dict[str, MethodProxy] = self.__dict__
-        method = methods.get(name)
-        if method is None:
-            declared = getattr(self._interface, name, None)
-            convert = Result.of(declared).convert if callable(declared) else None
-            method = MethodProxy(self._client, self._service, name, self._options, convert)
-            # A name with a leading underscore is reached as an item only.
-            if not name.startswith("_") and len(methods) < MOST_REMEMBERED:
-                methods[name] = method
-        return method
+    def _make(self, name: str) -> MethodProxy:
+        declared = getattr(self._interface, name, None)
+        convert = Result.of(declared).convert if callable(declared) else None
+        return MethodProxy(self._client, self._service, name, self._options, convert)
 
     def __repr__(self) -> str:
         return f"<ServiceProxy {self._service}>"
 
 
-class ClusterProxy:
+class ClusterProxy(Names[ServiceProxy]):
     """
     All services of a broker: each attribute but ``typed``, and each item, is a service.
 
     ``cluster.service_x``, ``cluster["service-x"]``, ``cluster.typed(ServiceX)``.
     """
 
-    __slots__ = ("__dict__", "_client", "_options")
+    __slots__ = ("_client", "_options")
 
     def __init__(self, client: Client, options: CallOptions = DEFAULTS) -> None:
         self._client = client
@@ -230,31 +233,15 @@ class ClusterProxy:
 
     def typed(self, service: Any, name: str | None = None, /) -> Any:
         """
-        A service proxy that mypy and pyright check calls of: of a service class, or of a Protocol
-        and the service's name. Results come back as the annotated type.
+        A service proxy whose calls mypy and pyright check. *service* is the service's class, or a
+        Protocol together with the service's *name*. Results come back as the annotated type.
         """
         return ServiceProxy(
             self._client, name or service_name_of(service), self._options, interface=service
         )
 
-    def __getattr__(self, name: str) -> ServiceProxy:
-        if name.startswith("_"):
-            raise AttributeError(
-                f"{name!r}: names with a leading underscore are no services; if this one is, "
-                f'write cluster["{name}"]'
-            )
-        return self[name]
-
-    def __getitem__(self, name: str) -> ServiceProxy:
-        services: dict[str, ServiceProxy] = self.__dict__
-        service = services.get(name)
-        if service is None:
-            service = ServiceProxy(self._client, name, self._options)
-            # As an attribute it would hide what has that name already: ``typed``.
-            hides = name.startswith("_") or hasattr(ClusterProxy, name)
-            if not hides and len(services) < MOST_REMEMBERED:
-                services[name] = service
-        return service
+    def _make(self, name: str) -> ServiceProxy:
+        return ServiceProxy(self._client, name, self._options)
 
     def __repr__(self) -> str:
         return "<ClusterProxy>"

@@ -1,42 +1,39 @@
 """
-Calling services, and dispatching events, from outside any service: the asyncio programs of the rest
-of the world. Each of these owns its connection.
+Calls services and dispatches events from outside any service: web applications, bots, scripts.
+Each proxy opens and closes a connection of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from ..call import Middleware
 from ..config import Settings, resolve
 from ..context import Context, new_id
-from ..exceptions import ConnectionLost, Unroutable
+from ..exceptions import ConnectionLost
 from ..transports import open_transport
-from ..transports.base import Outgoing, Transport
-from ..wire.message import Exchange
-from ..wire.names import event_exchange
+from ..transports.base import Transport
 from ..wire.protocol import Wire
-from .client import UNSET, Client
-from .options import checked_timeout
+from .client import Client
+from .options import UNSET, checked_timeout
 from .proxies import ClusterProxy, ServiceProxy
+from .publishing import CONNECT_TIMEOUT, Events
 
-__all__ = ["ClusterRpcProxy", "ServiceRpcProxy", "event_dispatcher"]
+__all__ = ["ClusterRpcProxy", "ServiceRpcProxy", "StandaloneDispatch", "event_dispatcher"]
 
 P = TypeVar("P")
 
 Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
-#: Seconds to wait for the broker, at the start or to declare, where calls have no timeout.
-CONNECT_TIMEOUT = 30.0
 
 
 class _Standalone(Generic[P]):
-    """A connection, a client on it, and the proxy that it gives."""
+    """A connection, a client on it, and the proxy that its user calls."""
 
     def __init__(
         self,
@@ -58,12 +55,12 @@ class _Standalone(Generic[P]):
 
     async def start(self) -> P:
         """
-        Connect, and return what to call. For programs whose life is no ``async with`` block (a
-        FastAPI lifespan, a bot); close with ``aclose``.
+        Connect, and return the proxy to call. Where ``async with`` does not fit (a FastAPI
+        lifespan, a bot), call ``start`` and ``aclose``.
 
         Raises:
             ConnectionLost: the broker was not there within the timeout (30 s without one).
-            ConfigurationError: it refuses the user, the password or the vhost.
+            ConfigurationError: the broker refuses the user, the password or the vhost.
         """
         if self._transport is not None:
             raise RuntimeError(f"this {type(self).__name__} was started already; make another one")
@@ -85,17 +82,17 @@ class _Standalone(Generic[P]):
                 await client.open()
         except BaseException as error:
             await self.aclose()
-            self._transport = None  # it may be tried again
+            self._transport = None  # it may be started again
             if isinstance(error, TimeoutError) and until.expired():
                 raise ConnectionLost(
-                    f"no queue for replies on {transport.url} within {bound:g} s: the broker took "
-                    "the connection, and then said nothing in time"
+                    f"no queue for replies on {transport.url} within {bound:g} s: the broker "
+                    "accepted the connection, and then did not answer in time"
                 ) from None
             raise
         return self._proxy(client)
 
     async def aclose(self) -> None:
-        """Fail the calls that still wait, and hang up. Bounded; idempotent."""
+        """Fail the calls that still wait, and disconnect. Bounded; idempotent."""
         client, self._client = self._client, None
         transport = self._transport
         try:
@@ -119,15 +116,16 @@ class ClusterRpcProxy(_Standalone[ClusterProxy]):
         async with ClusterRpcProxy("amqp://guest:guest@localhost/", timeout=3) as cluster:
             await cluster.service_x.remote_method("hello")
 
-    One of these is one connection and one reply queue, for any number of calls in flight and any
-    number of tasks of its event loop. Make one per process and keep it.
+    It is one connection and one reply queue, for any number of calls in flight and any number of
+    tasks of its event loop. Make one per process and keep it.
 
     Args:
         config: a URL, a mapping as in Nameko (``{"AMQP_URI": ...}``), a path of a YAML file, or
             Settings.
-        timeout: seconds that a call may take, unless it says otherwise; ``None`` for no limit. By
-            default ``RPC_TIMEOUT`` of the configuration, which is 30.
-        context_data: carried by every call.
+        timeout: seconds that a call may take, where it has no timeout of its own; ``None`` for no
+            limit. The default is ``RPC_TIMEOUT`` of the configuration, which is 30.
+        context_data: sent with every call.
+        middleware: wraps every call; the first is the outermost.
     """
 
     def _proxy(self, client: Client) -> ClusterProxy:
@@ -148,66 +146,42 @@ class ServiceRpcProxy(_Standalone[ServiceProxy]):
         return ServiceProxy(client, self._service)
 
 
-Dispatch: TypeAlias = Callable[[str, str, Any], Coroutine[Any, Any, None]]
+class StandaloneDispatch(Protocol):
+    """The function that :func:`event_dispatcher` yields."""
+
+    async def __call__(self, service: str, event_type: str, payload: Any = None) -> None: ...
 
 
 @asynccontextmanager
 async def event_dispatcher(
     config: Config = None, *, context_data: Mapping[str, Any] | None = None
-) -> AsyncGenerator[Dispatch]:
+) -> AsyncGenerator[StandaloneDispatch]:
     """
-    Dispatches events in the name of services::
+    Dispatch events in the name of services::
 
         async with event_dispatcher(url) as dispatch:
             await dispatch("service_x", "something_happened", {"id": 1})
 
-    An event that nobody handles is dropped, as in Nameko. The exchange is declared, so a service
-    that never ran is no error (it is one in Nameko).
+    An event that nobody handles is discarded, as in Nameko. The exchange is declared first, so an
+    event of a service that never ran is no error (in Nameko it is one).
 
     Raises:
         ConnectionLost: the broker was not there, or did not confirm an event, within RPC_TIMEOUT.
-        ConfigurationError: it refuses the user, the password or the vhost.
+        ConfigurationError: the broker refuses the user, the password or the vhost.
+        Overloaded: the queue of a handler is full, and refused an event.
         UnserializableValueError: a payload cannot be put on the wire.
     """
     settings = resolve(config)
-    wire = Wire.of(settings)
     transport = open_transport(settings, name="standalone_event_dispatcher")
+    events = Events(transport, Wire.of(settings), settings)
     context = Context((), dict(context_data or {}))
-    bound = CONNECT_TIMEOUT if settings.rpc_timeout is None else settings.rpc_timeout
-    declared: set[str] = set()
-    lock = asyncio.Lock()
-
-    async def declare(exchange: Exchange) -> None:
-        try:
-            async with asyncio.timeout(bound), lock:
-                if exchange.name not in declared:
-                    await transport.declare([exchange])
-                    declared.add(exchange.name)
-        except TimeoutError:
-            raise ConnectionLost(
-                f"exchange {exchange.name} could not be declared on {transport.url} within "
-                f"{bound:g} s: {transport.state.value}; the event was not sent"
-            ) from None
 
     async def dispatch(service: str, event_type: str, payload: Any = None) -> None:
-        message = wire.payloads.encode(payload, context)
-        exchange = event_exchange(service, auto_delete=settings.auto_delete_event_exchanges)
-        if exchange.name not in declared and settings.declare_event_exchanges:
-            await declare(exchange)
-        event = Outgoing(
-            exchange=exchange.name,
-            routing_key=event_type,
-            message=message,
-            again=lambda message: message,
-        )
-        try:
-            await transport.publish(event, settings.rpc_timeout)
-        except Unroutable:
-            if not exchange.auto_delete:  # else it went with its last handler
-                raise
+        await events.dispatch(service, event_type, payload, context)
 
+    timeout = settings.rpc_timeout
     try:
-        await transport.start(bound)
+        await transport.start(CONNECT_TIMEOUT if timeout is None else timeout)
         yield dispatch
     finally:
         await transport.aclose()

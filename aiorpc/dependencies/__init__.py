@@ -1,1 +1,4 @@
-"""What a service is given for each call. Each file stands on ``aiorpc.extensions``, no sibling."""
+"""
+What a service gets for each call. Files here stand on ``extensions`` and ``calling``, and do not
+import one another.
+"""

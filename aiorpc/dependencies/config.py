@@ -1,4 +1,7 @@
-"""What a service may know of how it is run and on whose behalf: ``Config`` and ``ContextData``."""
+"""
+``Config`` and ``ContextData`` give a service its configuration and the context data of its call.
+They stand on ``extensions``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["Config", "ContextData"]
 
 
 class Config(DependencyProvider[Mapping[str, Any]]):
-    """The configuration as it was written, by its keys: ``self.config["MY_KEY"]``."""
+    """The configuration as the user wrote it, by key: ``self.config["MY_KEY"]``."""
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
@@ -25,8 +28,10 @@ class Config(DependencyProvider[Mapping[str, Any]]):
 
 class ContextData(DependencyProvider[Any]):
     """
-    One value of the context data that came with the call: ``language = ContextData("language")``
-    gives ``self.language``, ``None`` where the caller sent none. Without a key: all of them.
+    One value of the context data that came with the call.
+
+    ``language = ContextData("language")`` gives ``self.language``, which is ``None`` where the
+    caller sent no such value. Without a key it gives a dict of all values.
     """
 
     def __init__(self, key: str | None = None) -> None:

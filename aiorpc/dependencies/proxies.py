@@ -1,4 +1,7 @@
-"""Proxies of other services, for a service: one of them (``RpcProxy``) or any (``ClusterRpc``)."""
+"""
+``RpcProxy`` and ``ClusterRpc`` let a service call one other service, or any. They stand on
+``extensions`` and ``calling``.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import msgspec
 
-from ..calling.client import UNSET, CallOptions, Client
+from ..calling.client import Client
+from ..calling.options import UNSET, CallOptions
 from ..calling.proxies import ClusterProxy, ServiceProxy
 from ..extensions import DependencyProvider, Host, WorkerContext, service_name_of
 
 __all__ = ["ClusterRpc", "RpcProxy"]
 
 if TYPE_CHECKING:
-    # With a default (PEP 696), which typing itself has from Python 3.13: RpcProxy("name") is
-    # RpcProxy[ServiceProxy] to a type checker.
+    # To a type checker, RpcProxy("name") is RpcProxy[ServiceProxy]. Defaults of type variables
+    # (PEP 696) are in typing from Python 3.13.
     import typing_extensions
 
     T = typing_extensions.TypeVar("T", default=ServiceProxy)
@@ -26,12 +30,10 @@ else:
 
 async def _client_of(host: Host) -> Client:
     """The one client of a container: one reply queue for all its proxies, as in Nameko."""
-
-    def open_client() -> Any:
-        return Client(host.transport, host.wire, host.settings, owner=host.service_name).listening()
-
-    client: Client = await host.share(Client, open_client)
-    return client
+    return await host.share(
+        Client,
+        lambda: Client(host.transport, host.wire, host.settings, owner=host.service_name),
+    )
 
 
 class RpcProxy(DependencyProvider[T]):
@@ -42,8 +44,8 @@ class RpcProxy(DependencyProvider[T]):
 
     Args:
         service: the class, or the name, of the service to call.
-        timeout: seconds a call may take, unless it says otherwise; never longer than the deadline
-            of the call that makes it.
+        timeout: seconds that a call may take, where it has no timeout of its own. The deadline of
+            the call that runs is never exceeded.
         fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
     """
 
@@ -76,7 +78,7 @@ class RpcProxy(DependencyProvider[T]):
 
     @property
     def interface(self) -> type | None:
-        """The class that says which methods there are, where one was given."""
+        """The class or Protocol that declares the methods, if one was given."""
         if not isinstance(self._service, str):
             return self._service  # type: ignore[no-any-return]
         return next(iter(get_args(getattr(self, "__orig_class__", None))), None)
@@ -90,7 +92,7 @@ class RpcProxy(DependencyProvider[T]):
         yield
 
     def value(self, worker_ctx: WorkerContext) -> T:
-        return self._proxy  # type: ignore[return-value]  # a proxy stands for what it calls
+        return self._proxy  # type: ignore[return-value]  # a proxy stands in for the service
 
 
 class ClusterRpc(DependencyProvider[ClusterProxy]):

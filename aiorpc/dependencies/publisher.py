@@ -1,4 +1,4 @@
-"""Publishes messages of any kind: ``publish = Publisher(exchange=Exchange("name"))``."""
+"""``Publisher`` publishes messages of any kind. Stands on ``extensions`` and ``calling``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..calling.publishing import seconds_to_publish
 from ..context import EMPTY, FAR, current
 from ..exceptions import UnserializableValueError
 from ..extensions import DependencyProvider, Host, WorkerContext
@@ -18,7 +19,7 @@ __all__ = ["Publish", "Publisher"]
 
 
 class Publish(Protocol):
-    """What a :class:`Publisher` gives to a service."""
+    """The function that a :class:`Publisher` gives to a service."""
 
     async def __call__(
         self,
@@ -31,18 +32,20 @@ class Publish(Protocol):
         **properties: Any,
     ) -> None:
         """
-        Publish *payload* with the context data of the call that runs; return when the broker has
-        it.
+        Publish *payload* with the context data of the call that runs. Return when the broker has
+        confirmed it.
 
         Args:
-            expiration: seconds after which the broker drops it, if nobody has taken it.
+            mandatory: raise ``Unroutable`` if no queue takes it. The default is the Publisher's.
+            expiration: seconds after which the broker discards it, if nobody has consumed it.
             properties: further AMQP properties: ``priority``, ``persistent``, ``correlation_id``,
                 ``reply_to``, ``message_id``, ``timestamp``, ``type``, ``app_id``, ``user_id``.
 
         Raises:
             Unroutable: it was mandatory, and no queue takes it.
-            ConnectionLost: the broker did not confirm it within the call's deadline, or within
-                CLEANUP_TIMEOUT where less is left.
+            Overloaded: a queue that it goes to is full, and refused it.
+            ConnectionLost: the broker did not confirm it within the call's deadline. A call that
+                has less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
             UnserializableValueError: the payload, or a property, cannot be put on the wire.
             TypeError: there is no such property.
         """
@@ -51,14 +54,15 @@ class Publish(Protocol):
 
 def _with_properties(message: Message, properties: dict[str, Any]) -> Message:
     try:
-        msgspec.convert({**properties, "body": b""}, Message)  # replace() looks at names alone
+        # msgspec.structs.replace() checks names, but not types.
+        msgspec.convert({**properties, "body": b""}, Message)
     except msgspec.ValidationError as error:
         raise UnserializableValueError(f"publish() cannot set a property: {error}") from None
     return msgspec.structs.replace(message, **properties)
 
 
 def _milliseconds(expiration: float) -> int | None:
-    if not expiration > 0:  # a NaN neither
+    if not expiration > 0:  # also refuses a NaN
         raise UnserializableValueError(
             f"publish() takes an expiration above 0 seconds, got {expiration}"
         )
@@ -67,9 +71,13 @@ def _milliseconds(expiration: float) -> int | None:
 
 class Publisher(DependencyProvider[Publish]):
     """
-    ``await self.publish(payload, routing_key="key")`` publishes to *exchange*, which is declared
-    when the service starts, as are the queues of *declare*. Without an exchange the routing key is
-    the name of a queue.
+    Publishes to *exchange*: ``await self.publish(payload, routing_key="key")``. Without an exchange
+    the routing key is the name of a queue.
+
+    Args:
+        exchange: is declared when the service starts.
+        declare: queues that are declared when the service starts.
+        mandatory: raise ``Unroutable`` for a message that no queue takes.
     """
 
     def __init__(
@@ -100,25 +108,19 @@ class Publisher(DependencyProvider[Publish]):
             **properties: Any,
         ) -> None:
             context = current.get()
-            deadline = context.deadline
             message = host.wire.payloads.encode(payload, context, headers=headers)
             if expiration is not None:
                 message.expiration = _milliseconds(expiration)
             if properties:
                 message = _with_properties(message, properties)
-            await host.transport.publish(
-                Outgoing(
-                    exchange=exchange.name,
-                    routing_key=routing_key,
-                    message=message,
-                    mandatory=default if mandatory is None else mandatory,
-                    again=lambda message: message,
-                ),
-                # Also of use when the deadline has passed: what a method sends while it cleans up.
-                host.settings.rpc_timeout
-                if deadline is None
-                else deadline.remaining(least=host.settings.cleanup_timeout),
+            outgoing = Outgoing(
+                exchange=exchange.name,
+                routing_key=routing_key,
+                message=message,
+                mandatory=default if mandatory is None else mandatory,
+                again=lambda message: message,
             )
+            await host.transport.publish(outgoing, seconds_to_publish(context, host.settings))
 
         self._publish: Publish = publish
         yield

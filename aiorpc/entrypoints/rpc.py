@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, over
 import msgspec
 
 from ..call import Call
-from ..calling.client import UNSET
+from ..calling.options import UNSET
 from ..calling.proxies import RpcReply
 from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission

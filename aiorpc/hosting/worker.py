@@ -321,7 +321,9 @@ class Worker(msgspec.Struct, eq=False):
         until the thread returns: closed before, they would be closed under its feet.
         """
         way_back = Bridge(asyncio.get_running_loop())
-        job = self._workshop.threads().submit(way_back.there(method, *call.args, **call.kwargs))
+        job = self._workshop.threads().submit(
+            way_back.for_thread(method, *call.args, **call.kwargs)
+        )
         running = asyncio.wrap_future(job)
         cancelled: BaseException | None = None
         while not running.done():

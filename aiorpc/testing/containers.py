@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from ..calling.standalone import CONNECT_TIMEOUT
+from ..calling.publishing import CONNECT_TIMEOUT
 from ..config import Settings, parse_broker_urls, resolve
 from ..exceptions import ConfigurationError
 from ..hosting.container import ServiceContainer

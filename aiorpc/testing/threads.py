@@ -43,6 +43,6 @@ async def run_sync(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwarg
     loop = asyncio.get_running_loop()
     way_back = Bridge(loop)
     try:
-        return await loop.run_in_executor(None, way_back.there(method, *args, **kwargs))
+        return await loop.run_in_executor(None, way_back.for_thread(method, *args, **kwargs))
     finally:
         way_back.end()

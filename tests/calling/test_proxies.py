@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 
 from aiorpc import Call, ClusterRpcProxy, Handler, RemoteError, RpcTimeout, ServiceContainer, rpc
-from aiorpc.calling.client import CallOptions
-from aiorpc.calling.proxies import MOST_REMEMBERED, ClusterProxy
+from aiorpc.calling.options import CallOptions
+from aiorpc.calling.proxies import MOST_NAMES, ClusterProxy
 
 
 @dataclass
@@ -82,11 +82,11 @@ async def test_leading_underscores_are_items_only(cluster: ClusterProxy, name: s
 
 
 async def test_names_from_outside_do_not_fill_the_memory(cluster: ClusterProxy) -> None:
-    for number in range(MOST_REMEMBERED + 100):
+    for number in range(MOST_NAMES + 100):
         cluster[f"service{number}"]
         cluster.echo[f"method{number}"]
-    assert len(vars(cluster)) == MOST_REMEMBERED
-    assert len(vars(cluster.echo)) == MOST_REMEMBERED
+    assert len(vars(cluster)) == MOST_NAMES
+    assert len(vars(cluster.echo)) == MOST_NAMES
     assert await cluster.echo.say("still") == "still"
 
 

@@ -1,22 +1,25 @@
-"""The client for threads: the same calls, from programs without an event loop."""
+"""Calls and events from programs without an event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import queue
-import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from aiorpc import (
+    Call,
     ConnectionLost,
+    Handler,
     RemoteError,
     RpcTimeout,
     ServiceContainer,
@@ -30,13 +33,32 @@ from aiorpc.sync import ClusterRpcProxy, event_dispatcher
 pytestmark = pytest.mark.rabbitmq
 
 
+@contextmanager
+def hosted(service_cls: type, config: Any) -> Generator[None]:
+    """Host *service_cls* in a thread with a loop of its own, as another process would."""
+    started, stop = threading.Event(), threading.Event()
+
+    async def host() -> None:
+        async with ServiceContainer(service_cls, config):
+            started.set()
+            await asyncio.to_thread(stop.wait, 30)
+
+    thread = threading.Thread(target=lambda: asyncio.run(host()))
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+
+
 @pytest.fixture
 def service(rabbitmq_uri: str) -> Iterator[str]:
-    """A service in a loop of its own, as another process would have it."""
-    name_ = f"sync_{uuid.uuid4().hex[:8]}"
+    """The name of a service that runs."""
 
     class Service:
-        name = name_
+        name = f"sync_{uuid.uuid4().hex[:8]}"
 
         @rpc
         async def hello(self, value: str) -> str:
@@ -47,25 +69,15 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
             raise ValueError("boom")
 
         @rpc
+        async def names(self, **names: Any) -> list[str]:
+            return sorted(names)
+
+        @rpc
         async def slow(self) -> None:
             await asyncio.sleep(60)
 
-    started, stop = threading.Event(), threading.Event()
-
-    async def host() -> None:
-        async with ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}) as container:
-            started.set()
-            await asyncio.to_thread(stop.wait)
-            transport = container.transport
-            await container.stop()
-            del transport
-
-    thread = threading.Thread(target=lambda: asyncio.run(host()))
-    thread.start()
-    assert started.wait(10)
-    yield name_
-    stop.set()
-    thread.join(10)
+    with hosted(Service, {"AMQP_URI": rabbitmq_uri}):
+        yield Service.name
 
 
 @pytest.mark.alone  # milliseconds count
@@ -85,6 +97,25 @@ def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
             cluster.service_that_never_was.method()
 
 
+def test_a_method_may_have_arguments_of_any_name(rabbitmq_uri: str, service: str) -> None:
+    names = ["args", "function", "kwargs", "self", "thread", "timeout"]
+    with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster:
+        method: Any = cluster[service].names
+        arguments: dict[str, Any] = dict.fromkeys(names[:3] + names[4:], 1)
+        assert method(**arguments) == sorted(arguments)
+        assert method.call_async(**arguments).result() == sorted(arguments)
+
+
+def test_a_cancelled_reply_raises_cancelled_error(rabbitmq_uri: str, service: str) -> None:
+    with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster:
+        reply = cluster[service].slow.call_async()
+        assert not reply.done()
+        reply.cancel()
+        assert reply.done()
+        with pytest.raises(concurrent.futures.CancelledError):
+            reply.result()
+
+
 def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
     with (
         ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=10) as cluster,
@@ -94,7 +125,7 @@ def test_many_threads_share_one_proxy(rabbitmq_uri: str, service: str) -> None:
         assert list(results) == [f"hello {n}" for n in range(200)]
 
 
-def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> None:
+def test_a_closed_proxy_refuses_calls_and_leaves_no_thread(rabbitmq_uri: str) -> None:
     before = threading.active_count()
     proxy = ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5)
     cluster = proxy.start()
@@ -105,9 +136,9 @@ def test_after_closing_it_says_so_and_leaves_no_thread(rabbitmq_uri: str) -> Non
         cluster.service.method()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
+def test_a_proxy_used_after_a_fork_names_the_remedy(rabbitmq_uri: str) -> None:
     with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster:
         pid = os.fork()
         if pid == 0:
@@ -120,61 +151,51 @@ def test_after_a_fork_it_names_the_remedy(rabbitmq_uri: str) -> None:
         assert os.waitstatus_to_exitcode(status) == 0
 
 
-def test_what_a_signal_handler_raises_takes_the_call_back() -> None:
-    class TimeLimit(Exception):
-        """Celery's is one: no KeyboardInterrupt."""
+class Hanging:
+    """A middleware in which every call hangs."""
 
-    def interrupt(signum: int, frame: object) -> None:
-        raise TimeLimit
+    def __init__(self) -> None:
+        self.begun, self.cancelled = threading.Event(), threading.Event()
 
-    cancelled = threading.Event()
-
-    async def endless() -> None:
+    async def __call__(self, call: Call, handler: Handler) -> None:
+        self.begun.set()
         try:
-            os.kill(os.getpid(), signal.SIGUSR1)
             await asyncio.Event().wait()
         finally:
-            cancelled.set()
-
-    proxy = ClusterRpcProxy("memory://")
-    proxy.start()
-    thread = proxy._thread
-    assert thread is not None
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    try:
-        with pytest.raises(TimeLimit):
-            thread.wait(endless())
-        assert cancelled.wait(5)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-        proxy.close()
+            self.cancelled.set()
 
 
-def test_a_call_that_another_thread_makes_while_it_closes_ends() -> None:
-    proxy = ClusterRpcProxy("memory://")
-    proxy.start()
-    thread = proxy._thread
-    assert thread is not None
-    begun = threading.Event()
-
-    async def endless() -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
+def test_a_call_in_another_thread_ends_when_the_proxy_is_closed() -> None:
+    hanging = Hanging()
+    proxy = ClusterRpcProxy("memory://", middleware=[hanging])
+    cluster = proxy.start()
     with ThreadPoolExecutor(1) as others:
-        waiting = others.submit(lambda: thread.wait(endless()))
-        assert begun.wait(10)
+        waiting = others.submit(cluster.service.method)
+        assert hanging.begun.wait(10)
         proxy.close()
         with pytest.raises(ConnectionLost, match="closed by another thread"):
             waiting.result(10)
+    assert hanging.cancelled.is_set()
     with pytest.raises(RuntimeError, match="was closed"):
-        thread.wait(endless())
+        cluster.service.method()
+
+
+def test_a_call_in_the_proxys_own_loop_is_refused() -> None:
+    async def calls_again(call: Call, handler: Handler) -> Any:
+        return cluster.service.method()
+
+    proxy = ClusterRpcProxy("memory://", middleware=[calls_again])
+    cluster = proxy.start()
+    try:
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            cluster.service.method()
+    finally:
+        proxy.close()
 
 
 def test_events_are_dispatched_from_any_thread(rabbitmq_uri: str) -> None:
     source = f"sync_source_{uuid.uuid4().hex[:8]}"
     heard: queue.Queue[Any] = queue.Queue()
-    started, stop = threading.Event(), threading.Event()
 
     class Listener:
         name = f"{source}_listener"
@@ -183,29 +204,18 @@ def test_events_are_dispatched_from_any_thread(rabbitmq_uri: str) -> None:
         async def hear(self, payload: Any) -> None:
             heard.put(payload)
 
-    async def host() -> None:
-        async with ServiceContainer(Listener, {"AMQP_URI": rabbitmq_uri}):
-            started.set()
-            await asyncio.to_thread(stop.wait, 30)
-
-    thread = threading.Thread(target=lambda: asyncio.run(host()))
-    thread.start()
-    assert started.wait(10)
-    try:
+    with hosted(Listener, {"AMQP_URI": rabbitmq_uri}):
         with (
             event_dispatcher({"AMQP_URI": rabbitmq_uri}) as dispatch,
             ThreadPoolExecutor(4) as pool,
         ):
             list(pool.map(lambda number: dispatch(source, "happened", number), range(8)))
-            dispatch(source, "happened")
+            dispatch(source, event_type="happened")
             with pytest.raises(UnserializableValueError):
                 dispatch(source, "happened", object())
         assert [heard.get(timeout=10) for _ in range(9)][-1] is None
         with pytest.raises(RuntimeError, match="this event_dispatcher was closed"):
             dispatch(source, "happened")
-    finally:
-        stop.set()
-        thread.join(10)
 
 
 def test_a_dispatcher_without_a_broker_says_so_and_leaves_no_thread() -> None:
@@ -216,35 +226,3 @@ def test_a_dispatcher_without_a_broker_says_so_and_leaves_no_thread() -> None:
     ):
         pass
     assert threading.active_count() == before
-
-
-def test_what_a_signal_handler_raises_before_the_call_is_waited_for_takes_it_back_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class TimeLimit(Exception):
-        pass
-
-    async def endless() -> None:
-        await asyncio.Event().wait()
-
-    proxy = ClusterRpcProxy("memory://")
-    proxy.start()
-    thread = proxy._thread
-    assert thread is not None
-    begin = asyncio.run_coroutine_threadsafe
-
-    def interrupted(*args: Any) -> Any:
-        begin(*args)
-        raise TimeLimit  # as a signal between this call and the next line
-
-    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
-    with pytest.raises(TimeLimit):
-        thread.wait(endless())
-    monkeypatch.undo()
-
-    async def still_runs() -> list[str | None]:
-        await asyncio.sleep(0)
-        return [task.get_coro().__name__ for task in asyncio.all_tasks()]
-
-    assert thread.wait(still_runs()).count("unless_given_up") == 1  # this one
-    proxy.close()

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from ... import __version__
 from ...calling.proxies import ClusterProxy
-from ...calling.standalone import ClusterRpcProxy, Dispatch, event_dispatcher
+from ...calling.standalone import ClusterRpcProxy, StandaloneDispatch, event_dispatcher
 from ...config import Settings
 from ...exceptions import ConnectionLost
 from ..calls import CONNECT_TIMEOUT
@@ -92,7 +92,9 @@ def execute(arguments: argparse.Namespace) -> int:
 class Cluster:
     """What the shell calls ``n``: ``rpc``, ``dispatch_event`` and ``config``, as in Nameko."""
 
-    def __init__(self, rpc: ClusterProxy, dispatch: Dispatch, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, rpc: ClusterProxy, dispatch: StandaloneDispatch, config: Mapping[str, Any]
+    ) -> None:
         self.rpc = rpc
         self.config = config
         self._dispatch = dispatch

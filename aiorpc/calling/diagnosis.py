@@ -1,0 +1,101 @@
+"""
+Says why a call gets no answer: the texts of ``RpcTimeout``, ``UnknownService`` and
+``ServiceUnavailable``.
+
+It asks the broker for the state of the service's queue, each time within a bound.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ..call import Call
+from ..exceptions import RpcTimeout, ServiceUnavailable, UnknownService
+from ..transports.base import State, Transport
+from ..wire.names import LONGEST_NAME, rpc_queue_name
+
+__all__ = ["Diagnosis", "timed_out"]
+
+#: Seconds that the explanation of a timeout may take.
+LOOK = 0.04
+#: Seconds during which ``fail_fast`` trusts that a queue has consumers.
+LOOK_HOLDS = 1.0
+
+
+class Diagnosis:
+    """Explains calls that get no answer over *transport*."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        #: ``time.monotonic()`` at which a queue had consumers, by its name.
+        self._consumed_at: dict[str, float] = {}
+
+    async def why_no_answer(self, call: Call) -> str:
+        """The reason why *call* has no answer at its deadline. Takes at most ``LOOK`` seconds."""
+        transport, queue = self._transport, rpc_queue_name(call.service)
+        if transport.state is State.BLOCKED:
+            return f"{transport.url} blocks publishing (a memory or disk alarm of the broker)"
+        if transport.state is not State.CONNECTED:
+            return f"there is no connection to {transport.url} ({transport.state.value})"
+        state = await transport.inspect(queue, LOOK)
+        if state is None:
+            return f"{transport.url} did not report the state of queue {queue} in time"
+        if not state.exists:
+            return f"queue {queue} does not exist any more"
+        if state.consumers == 0:
+            return f"queue {queue} has 0 consumers; the request expired unread"
+        plural = "s" if state.consumers != 1 else ""
+        waiting = f" and {state.messages} waiting messages" if state.messages else ""
+        return (
+            f"queue {queue} has {state.consumers} consumer{plural}{waiting}: the service is there, "
+            "but slow or saturated"
+        )
+
+    async def require_consumers(self, call: Call) -> None:
+        """
+        Return if somebody consumes the queue of *call*, or if the broker does not say.
+
+        Raises:
+            UnknownService: the queue does not exist.
+            ServiceUnavailable: it has no consumers.
+        """
+        queue, now = rpc_queue_name(call.service), monotonic()
+        if len(queue.encode()) > LONGEST_NAME:
+            return  # the broker cannot be asked; sending the request raises what is wrong
+        consumed_at = self._consumed_at.get(queue)
+        if consumed_at is not None and now - consumed_at <= LOOK_HOLDS:
+            return
+        state = await self._transport.inspect(queue)
+        if state is None:
+            return
+        if not state.exists:
+            raise self.unknown_service(call)
+        if state.consumers:
+            self._consumed_at[queue] = now
+            return
+        waiting = f"; {state.messages} messages wait there" if state.messages else ""
+        raise ServiceUnavailable(
+            f"{call} was not sent: queue {queue} on {self._transport.url} has 0 consumers"
+            f"{waiting}. Start the service, or call without fail_fast to let the request wait "
+            "until its deadline"
+        )
+
+    def unknown_service(self, call: Call) -> UnknownService:
+        """The error for a request that reached no queue."""
+        if "." in call.method:
+            hint = "a method's name cannot have a dot on this wire"
+        else:
+            hint = f"no service named {call.service!r} ever ran there, or the name is wrong"
+        return UnknownService(
+            call.service,
+            f"{call.service}: no queue takes {call} on {self._transport.url} "
+            f"(queue {rpc_queue_name(call.service)} does not exist): {hint}",
+        )
+
+
+def timed_out(call: Call, sent_at: float, why: str) -> RpcTimeout:
+    """The error for a *call* sent at ``time.monotonic()`` *sent_at* whose deadline has passed."""
+    deadline = call.context.deadline
+    seconds = (deadline.at if deadline else monotonic()) - sent_at
+    # A call is sent a moment after its deadline was set. Rounded, 0.4996 s are the 0.5 s asked for.
+    return RpcTimeout(f"{call} gave no answer within {round(seconds, 2):g} s: {why}")
