@@ -83,7 +83,8 @@ class Interrupted:
 def test_an_exception_before_the_wait_begins_cancels_the_coroutine_too(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    bridge: Any = Bridge(Interrupted(loop))  # type: ignore[arg-type]
+    interrupted: Any = Interrupted(loop)
+    bridge = Bridge(interrupted)
     with pytest.raises(TimeLimit):
         bridge.run(Endless())
 
