@@ -223,7 +223,7 @@ def test_import_is_lean() -> None:
 TOO_LARGE_YET: set[str] = {
     *("calling/client.py", "calling/standalone.py", "cli/commands/bench.py", "cli/commands/ls.py"),
     *("config/settings.py", "entrypoints/rpc.py", "from_thread.py", "hosting/container.py"),
-    *("hosting/worker.py", "sync.py", "testing/faults.py", "transports/amqp/consumer.py"),
+    *("hosting/worker.py", "sync.py", "transports/amqp/consumer.py"),
     *("transports/amqp/supervisor.py", "transports/base.py", "transports/codec/demultiplexer.py"),
     *("transports/codec/frames.py", "transports/codec/table.py", "transports/memory/broker.py"),
     *("transports/memory/message.py", "transports/memory/transport.py", "wire/json.py"),

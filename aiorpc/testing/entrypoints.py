@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -27,7 +27,6 @@ __all__ = [
     "entrypoint_hook",
     "entrypoint_named",
     "entrypoint_waiter",
-    "intercepted",
     "restrict_entrypoints",
 ]
 
@@ -69,22 +68,6 @@ def restrict_entrypoints(container: ServiceContainer, *methods: str) -> None:
     container.entrypoints = [
         entrypoint for entrypoint in container.entrypoints if entrypoint.method_name in methods
     ]
-
-
-@contextmanager
-def intercepted(container: ServiceContainer, strike: Callable[..., Submission]) -> Generator[None]:
-    """
-    Put *strike* between the entrypoints of *container* and its workers while the block lasts.
-
-    Args:
-        strike: gets the ``submit`` that it replaces, then the arguments of
-            :meth:`aiorpc.extensions.Host.submit`, and returns what ``submit`` returns.
-    """
-    remove = container.intercept(lambda submit: partial(strike, submit))
-    try:
-        yield
-    finally:
-        remove()
 
 
 class entrypoint_hook:  # noqa: N801 - used like a function
@@ -180,9 +163,10 @@ class EntrypointResult:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
+        #: The method's result and its error, one of which is None; or the error of the callback.
+        self._ended: asyncio.Future[tuple[Any, BaseException | None]] = (
+            asyncio.get_running_loop().create_future()
+        )
 
     def get(self) -> Any:
         """
@@ -194,20 +178,17 @@ class EntrypointResult:
                 ``__cause__``: its ``CancelledError`` must not cancel the test.
             RuntimeError: the method has not run yet.
         """
-        if not self._done:
+        if not self._ended.done() or self._ended.cancelled():
             raise RuntimeError(
                 f"{self._label} has not run yet; its result is there after the block of "
                 "entrypoint_waiter"
             )
-        error = self._error
+        value, error = self._ended.result()
         if error is None:
-            return self._value
+            return value
         if isinstance(error, Exception):
             raise error
         raise AioRpcError(f"{self._label} raised {type(error).__name__}({error})") from error
-
-    def _set(self, value: Any, error: BaseException | None) -> None:
-        self._done, self._value, self._error = True, value, error
 
 
 class entrypoint_waiter:  # noqa: N801 - used like a function
@@ -251,18 +232,17 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         self._ended = 0
 
     async def __aenter__(self) -> EntrypointResult:
-        self._matched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._result = EntrypointResult(self._label)
-        self._interception = intercepted(self._container, self._watched)
-        self._interception.__enter__()
-        return self._result
+        result = EntrypointResult(self._label)
+        self._matched = result._ended
+        self._remove = self._container.intercept(lambda submit: partial(self._watched, submit))
+        return result
 
     async def __aexit__(self, exc_type: object, exc: object, tb: object) -> None:
         try:
             if exc_type is None:
                 await self._wait()
         finally:
-            self._interception.__exit__(None, None, None)
+            self._remove()
             self._matched.cancel()
 
     async def _wait(self) -> None:
@@ -276,7 +256,8 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if self._matched.done():
-                return self._matched.result()
+                self._matched.result()
+                return
             if stopped.done():
                 stopped.result()
                 raise AioRpcError(f"{self._label} did not run before {self._container!r} stopped")
@@ -319,20 +300,15 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         error = outcome.error
         if outcome.ending is Ending.WITHDRAWN:
             error = AioRpcError(f"the caller of {self._label} cancelled the call")
-        if error is not None:
-            value = None
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        value = value if error is None else None
         try:
-            if self._callback is None or self._callback(worker_ctx, value, _exc_info(error)):
-                self._result._set(value, error)
-                self._matched.set_result(None)
+            if self._callback is None or self._callback(worker_ctx, value, exc_info):
+                self._matched.set_result((value, error))
             else:
                 self._ended += 1
         except Exception as exc:  # noqa: BLE001 - the callback's: raised where the test waits
             self._matched.set_exception(exc)
-
-
-def _exc_info(error: BaseException | None) -> ExcInfo | None:
-    return None if error is None else (type(error), error, error.__traceback__)
 
 
 class Dummy(Entrypoint):

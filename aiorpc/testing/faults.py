@@ -29,7 +29,7 @@ from ..hosting.container import ServiceContainer, Submit
 from ..hosting.runner import ServiceRunner
 from ..transports.base import State, Transport
 from .connections import cut
-from .entrypoints import Disguised, Dummy, entrypoint_named, intercepted
+from .entrypoints import Disguised, Dummy, entrypoint_named
 
 __all__ = ["Fault", "delay", "drop_connection", "duplicate", "lose_reply"]
 
@@ -57,15 +57,37 @@ class Fault:
         struck: how often the fault has struck.
     """
 
-    def __init__(self, container: ServiceContainer, method: str | None, times: int | None) -> None:
+    def __init__(
+        self,
+        container: ServiceContainer,
+        method: str | None,
+        times: int | None,
+        can_strike: Callable[[Entrypoint], bool] = lambda entrypoint: True,
+        why_not: str = "",
+    ) -> None:
+        """
+        Raises:
+            ConfigurationError: no entrypoint that fires *method* (by default: any) can be struck.
+                The text says what fires it, and *why_not*.
+        """
         if method is not None:
-            entrypoint_named(container, method)
+            entrypoint_named(container, method)  # a misspelt name has its own error
+        fired = [each for each in container.entrypoints if method in (None, each.method_name)]
+        if why_not and not any(map(can_strike, fired)):
+            kinds = sorted({type(entrypoint).__name__ for entrypoint in fired})
+            raise ConfigurationError(
+                f"{container.service_name}{'.' + method if method else ''} is fired by "
+                f"{' and '.join(kinds) or 'nothing'}, {why_not}"
+            )
         self.struck = 0
         self._method = method
         self._times = times
+        self._can_strike = can_strike
 
     def _strikes(self, entrypoint: Entrypoint) -> bool:
         if self._method not in (None, entrypoint.method_name) or self.struck == self._times:
+            return False
+        if not self._can_strike(entrypoint):
             return False
         self.struck += 1
         return True
@@ -86,13 +108,13 @@ def lose_reply(
     Raises:
         ConfigurationError: the method sends no reply, such as an event handler.
     """
-    _require(
+    fault = Fault(
         container,
         method,
+        times,
         lambda entrypoint: not isinstance(entrypoint, _UNANSWERED),
         "which sends no reply, so there is none to lose: give an @rpc method",
     )
-    fault = Fault(container, method, times)
 
     def losing(
         submit: Submit, entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
@@ -106,7 +128,7 @@ def lose_reply(
 
         return submit(entrypoint, call, unanswered if call.kind == "rpc" else settle, encode)
 
-    with intercepted(container, losing):
+    with _intercepted(container, losing):
         yield fault
 
 
@@ -136,7 +158,7 @@ def delay(
             return submit(entrypoint, call, settle, encode)
         return _Delayed(seconds, waiting, partial(submit, entrypoint, call, settle, encode), settle)
 
-    with intercepted(container, delaying):
+    with _intercepted(container, delaying):
         try:
             yield fault
         finally:
@@ -184,32 +206,29 @@ def duplicate(
     concurrently: bool = False,
 ) -> Generator[Fault]:
     """
-    Let a message be delivered twice: the method runs and its dependencies commit, but the request
-    is requeued before reply and ack, as if the connection broke. The broker delivers it again with
-    ``redelivered`` set, and the second run answers.
+    Let a message be delivered twice. The first run commits, but the message is requeued before reply
+    and ack, as if the connection broke. The second run, with ``redelivered`` set, answers.
 
     Args:
         method: the method to run twice; by default everything that messages fire.
-        times: how many messages at most; by default all that come while the block lasts.
+        times: how many messages at most; by default all while the block lasts.
         concurrently: deliver again at once, while the first run is under way.
 
     Raises:
         ConfigurationError: no message fires the method, for example a timer does.
     """
-    _require(
+    fault = Fault(
         container,
         method,
+        times,
         lambda entrypoint: entrypoint.queue_name(container) is not None,
-        "which no message fires, so nothing is delivered twice: give a method with @rpc, "
-        "@event_handler or @consume",
+        "which no message fires: give a method with @rpc, @event_handler or @consume",
     )
-    fault = Fault(container, method, times)
 
     def duplicating(
         submit: Submit, entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
     ) -> Submission:
-        from_a_queue = entrypoint.queue_name(container) is not None
-        if not from_a_queue or call.redelivered or not fault._strikes(entrypoint):
+        if call.redelivered or not fault._strikes(entrypoint):
             return submit(entrypoint, call, settle, encode)
         requeue = partial(settle, Outcome(Ending.ABANDONED))
         if concurrently:
@@ -217,7 +236,7 @@ def duplicate(
             return submit(entrypoint, call, lambda outcome: None, encode)
         return submit(entrypoint, call, lambda outcome: requeue(), encode)
 
-    with intercepted(container, duplicating):
+    with _intercepted(container, duplicating):
         yield fault
 
 
@@ -241,6 +260,19 @@ def drop_connection(connected: Connected) -> Generator[None]:
         restore()
 
 
+@contextmanager
+def _intercepted(container: ServiceContainer, strike: Callable[..., Submission]) -> Generator[None]:
+    """
+    Call *strike* instead of the container's ``submit`` while the block lasts. Its first argument is
+    the ``submit`` that it replaces.
+    """
+    remove = container.intercept(lambda submit: partial(strike, submit))
+    try:
+        yield
+    finally:
+        remove()
+
+
 def _transport_of(connected: Connected) -> Transport:
     transport: Transport | None = None
     match connected:
@@ -260,23 +292,3 @@ def _transport_of(connected: Connected) -> Transport:
             "started and not stopped yet, or a transport"
         )
     return transport
-
-
-def _require(
-    container: ServiceContainer, method: str | None, strikes: Callable[[Entrypoint], bool], why: str
-) -> None:
-    """
-    Refuse a fault that can strike none of the entrypoints that fire *method* (by default: all).
-
-    Raises:
-        ConfigurationError: there is no such entrypoint; the text names what fires *method*.
-    """
-    if method is not None:
-        entrypoint_named(container, method)  # a misspelt name has its own error
-    fired = [each for each in container.entrypoints if method in (None, each.method_name)]
-    if not any(map(strikes, fired)):
-        kinds = sorted({type(entrypoint).__name__ for entrypoint in fired})
-        raise ConfigurationError(
-            f"{container.service_name}{'.' + method if method else ''} is fired by "
-            f"{' and '.join(kinds) or 'nothing'}, {why}"
-        )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import types
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pytest
@@ -201,66 +201,55 @@ def database(db_session: AsyncSession) -> SessionDatabase:
 # The hidden fixtures, which need an event loop
 
 
-def _containers() -> Callable[..., AsyncGenerator[Containers]]:
-    async def containers(
-        aiorpc_config: Mapping[str, Any], amqp_uri: str
-    ) -> AsyncGenerator[Containers]:
-        containers = Containers({"AMQP_URI": amqp_uri, **aiorpc_config}, amqp_uri)
-        try:
-            yield containers
-        finally:
-            await containers.stop()
-
-    return containers
+async def _containers(
+    aiorpc_config: Mapping[str, Any], amqp_uri: str
+) -> AsyncGenerator[Containers]:
+    containers = Containers({"AMQP_URI": amqp_uri, **aiorpc_config}, amqp_uri)
+    try:
+        yield containers
+    finally:
+        await containers.stop()
 
 
-def _cluster() -> Callable[..., AsyncGenerator[ClusterProxy]]:
-    async def cluster(
-        aiorpc_config: Mapping[str, Any], amqp_uri: str
-    ) -> AsyncGenerator[ClusterProxy]:
-        async with ClusterRpcProxy({"AMQP_URI": amqp_uri, **aiorpc_config}) as proxy:
-            yield proxy
-
-    return cluster
+async def _cluster(aiorpc_config: Mapping[str, Any], amqp_uri: str) -> AsyncGenerator[ClusterProxy]:
+    async with ClusterRpcProxy({"AMQP_URI": amqp_uri, **aiorpc_config}) as proxy:
+        yield proxy
 
 
-def _db_session() -> Callable[..., AsyncGenerator[AsyncSession]]:
-    async def db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSession]:
-        try:
-            from .databases import opened_session
-        except ModuleNotFoundError as exc:
-            pytest.fail(
-                f"db_session needs {exc.name}, which is not installed: "
-                'pip install "aiorpc-amqp[sqlite]"',
-                pytrace=False,
-            )
-        async with opened_session(model_base, db_url) as session:
-            yield session
-
-    return db_session
+async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSession]:
+    try:
+        from .databases import opened_session
+    except ModuleNotFoundError as exc:
+        pytest.fail(
+            f"db_session needs {exc.name}, which is not installed: "
+            'pip install "aiorpc-amqp[sqlite]"',
+            pytrace=False,
+        )
+    async with opened_session(model_base, db_url) as session:
+        yield session
 
 
-#: Each makes a new function, because the plugins mark the functions that they get.
-_ON_A_LOOP: Mapping[str, Callable[[], Callable[..., AsyncGenerator[Any]]]] = {
-    "containers": _containers,
-    "cluster": _cluster,
-    "db_session": _db_session,
-}
+_ON_A_LOOP = {"containers": _containers, "cluster": _cluster, "db_session": _db_session}
+
+
+def _copy(function: Any) -> types.FunctionType:
+    """Copy *function*, because the plugins mark the functions that they get."""
+    return types.FunctionType(function.__code__, function.__globals__)
 
 
 def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
     """Make the plugin that holds the hidden fixtures."""
     plugin = types.ModuleType("aiorpc_loop_fixtures", "aiorpc's fixtures that run on a loop.")
-    for what, make in _ON_A_LOOP.items():
+    for what, function in _ON_A_LOOP.items():
         name = f"_aiorpc_{what}_anyio"
-        setattr(plugin, name, pytest.fixture(name=name)(make()))
+        setattr(plugin, name, pytest.fixture(name=name)(_copy(function)))
         if config.pluginmanager.hasplugin("asyncio"):
             import pytest_asyncio
 
             for scope in _LOOP_SCOPES:
                 name = f"_aiorpc_{what}_{scope}"
                 fixture = pytest_asyncio.fixture(name=name, loop_scope=scope)
-                setattr(plugin, name, fixture(make()))
+                setattr(plugin, name, fixture(_copy(function)))
     return plugin
 
 
