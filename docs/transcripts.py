@@ -1,13 +1,13 @@
 """
-Makes the terminal transcripts of ``cli.md`` by running what they show, on a real RabbitMQ::
+Makes the terminal transcripts of ``cli.md``: runs the commands that they show, on a real RabbitMQ::
 
     python docs/transcripts.py amqp://guest:guest@localhost/             write them
-    python docs/transcripts.py amqp://guest:guest@localhost/ --check     or say what is out of date
+    python docs/transcripts.py amqp://guest:guest@localhost/ --check     print which are out of date
 
-A transcript is a ``text`` block that begins with ``$ ``. What stands behind ``$ `` is run by the
-shell, in one directory for the whole page; ``cd`` holds for what follows, and ``$ echo $?`` is the
-exit code of the command before. The first ``aiorpc run`` goes on until the page ends; then it gets
-a Ctrl-C, and its transcript shows all that it printed. A later one is expected to fail.
+A transcript is a ``text`` block that begins with ``$ ``. The shell runs the command behind ``$ ``,
+in one directory for the whole page. ``cd`` applies to all later commands, and ``$ echo $?`` is the
+exit code of the command before. The first ``aiorpc run`` runs until the page ends; then it gets
+Ctrl-C, and its transcript shows its whole output. A later ``aiorpc run`` has to fail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATIENCE = 30.0
 
 
 class Reader:
-    """Types what the page shows into a terminal of 100 columns."""
+    """Runs the commands of the page in a terminal of 100 columns."""
 
     def __init__(self, url: str, home: Path) -> None:
         self.home = self.directory = home
@@ -46,11 +46,11 @@ class Reader:
             "COLUMNS": "100",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has none yet
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a new project has no plugins
         }
 
     def read(self, block: str) -> str:
-        """The transcript of the commands of *block*; of ``aiorpc run`` without its output."""
+        """Return the transcript of *block*, without the output of ``aiorpc run``."""
         lines: list[str] = []
         for line in block.splitlines():
             if line.startswith("$ "):
@@ -58,6 +58,7 @@ class Reader:
         return "".join(f"{line.rstrip()}\n" for line in lines)
 
     def types(self, command: str) -> list[str]:
+        """Run *command* and return the lines that it prints."""
         if command == "echo $?":
             return [str(self.code)]
         if command.startswith("cd "):
@@ -98,7 +99,7 @@ class Reader:
             time.sleep(0.05)
 
     def presses_ctrl_c(self) -> str:
-        """All that ``aiorpc run`` printed."""
+        """Stop ``aiorpc run`` and return its whole output."""
         assert self._running is not None, "the page runs no service"
         self._running.send_signal(signal.SIGINT)
         self._running.wait(PATIENCE)
@@ -106,24 +107,25 @@ class Reader:
         return re.sub(r"^(?=.* SIGINT: )", "^C\n", printed, flags=re.MULTILINE)
 
     def close(self) -> None:
+        """End ``aiorpc run`` if it still runs."""
         if self._running is not None and self._running.poll() is None:
             self._running.kill()
             self._running.wait()
 
     def neutral(self, printed: str) -> str:
-        """What was printed, without the name of this machine, its paths and its broker's port."""
+        """Replace this machine's name, its paths and its broker in the output."""
         broker = self.url.rpartition("@")[2].rstrip("/")
-        for ours, told in (
+        for ours, shown in (
             (broker, "localhost:5672"),
             (f"{socket.gethostname()}:", "ada:"),
             (str(self.home), "/home/ada"),
         ):
-            printed = printed.replace(ours, told)
+            printed = printed.replace(ours, shown)
         return re.sub(r"\x1b\[[\d;]*m", "", printed)
 
 
 def renewed(page: str, url: str) -> str:
-    """*page* with its transcripts made anew."""
+    """Return *page* with new transcripts."""
     with tempfile.TemporaryDirectory() as home, contextlib.closing(Reader(url, Path(home))) as you:
         made = [you.read(block) for block in BLOCK.findall(page)]
         run = you.presses_ctrl_c()
@@ -134,12 +136,12 @@ def renewed(page: str, url: str) -> str:
 
 
 def differences(old: str, new: str) -> Iterator[str]:
-    """Where two pages differ, but for times and process ids."""
+    """Yield where two pages differ, apart from times and process ids."""
 
     def timeless(text: str) -> list[str]:
         return [re.sub(r"\d+([.,:-]\d+)*", "0", line) for line in text.splitlines()]
 
-    return difflib.unified_diff(timeless(old), timeless(new), "cli.md", "what it prints", n=1)
+    return difflib.unified_diff(timeless(old), timeless(new), "cli.md", "new output", n=1)
 
 
 def main() -> int:
@@ -148,7 +150,7 @@ def main() -> int:
     new = renewed(page, url)
     if options == ["--check"]:
         changes = "\n".join(differences(page, new))
-        print(changes or "cli.md shows what is printed")
+        print(changes or "cli.md is up to date")
         return 1 if changes else 0
     PAGE.write_text(new, encoding="utf-8")
     return 0

@@ -111,6 +111,14 @@ def test_entrypoints_dependencies_and_hosting_meet_only_at_extensions() -> None:
             assert not {room(target) for target in targets} & (family - {room(path)}), path
 
 
+def test_commands_import_neither_one_another_nor_the_command_line() -> None:
+    """So a process imports the module of its own command only."""
+    commands, app = Path("cli/commands"), Path("cli/app.py")
+    for path, targets in EDGES.items():
+        if path.parent == commands:
+            assert not [each for each in targets if each.parent == commands or each == app], path
+
+
 def third_parties(tree: ast.Module) -> set[str]:
     found = set()
     for node in ast.walk(tree):

@@ -89,7 +89,7 @@ def run(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # `aiorpc ls | head -1`: Python would fail again when it flushes
+    except BrokenPipeError:  # as in `aiorpc ls | head -1`; Python would fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
 
@@ -125,7 +125,7 @@ def _top_parser() -> Parser:
 
 
 def complete(line: str) -> list[str]:
-    """The commands or options that may end *line*, for ``complete -C 'aiorpc --complete'``."""
+    """Return the commands or options that complete *line*, for ``aiorpc --complete``."""
     *before, last = line.split(" ")[1:] or [""]
     name = next((word for word in before if word and not word.startswith("-")), None)
     if name is None:

@@ -33,9 +33,9 @@ __all__ = [
 
 class Parser(argparse.ArgumentParser):
     """
-    The grammar of one command: options may stand before, between and after its arguments.
+    The grammar of one command. Options may stand before, between and after its arguments.
 
-    A wrong command line is one line on stderr, and exit code 2.
+    A mistake prints one line on stderr and exits with code 2.
     """
 
     def __init__(self, prog: str, usage: str | None = None) -> None:
@@ -84,7 +84,7 @@ def likely(word: str, known: Collection[str]) -> str:
 
 
 def number(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """Return a reader of numbers from *least* to *most*; infinity is never one."""
+    """Return a function that reads a finite number from *least* to *most*."""
 
     def read(text: str) -> float:
         try:
@@ -139,7 +139,7 @@ def add_timeout(parser: Parser) -> None:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """
-    Read the configuration file, or take the defaults, and apply the options on top.
+    Read the configuration file, or take the defaults, and apply the options.
 
     Raises:
         ConfigurationError: names the file or the option, the key, and what was expected.
@@ -150,7 +150,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     replaced = {*defines, *(("AMQP_URI",) if broker is not None else ())}
     settings = Settings() if config is None else load(config, replaced=replaced)
     if defines:
-        if broker is not None:  # --broker wins, even over an AMQP_URI that is wrong
+        if broker is not None:  # --broker overrides it, so it may be wrong
             defines.pop("AMQP_URI", None)
         settings = settings.with_defines(defines)
     if broker is not None:
@@ -160,7 +160,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def refuse_url(config: Path | None) -> None:
     """Raise ``ConfigurationError``, without its password, if *config* is a broker's URL."""
-    url = re.match(r"(?P<scheme>[A-Za-z][\w+.-]+):/+", str(config))  # a Path makes one / of two
+    url = re.match(r"(?P<scheme>[A-Za-z][\w+.-]+):/+", str(config))  # a Path turns // into /
     if url is not None:
         shown = redact_url(f"{url['scheme']}://{str(config)[url.end() :]}")
         raise ConfigurationError(f"--config {shown}: that is a URL: use --broker")

@@ -36,7 +36,13 @@ def redact_url(url: str) -> str:
     Masks several URLs in one string (``url1;url2``) one by one. Masks too much, rather than too
     little, of text that is not a valid URL.
     """
-    return "".join(map(_redact_one_url, re.split(_NEXT_URL, url)))
+    urls: list[str] = []
+    for part in re.split(_NEXT_URL, url):
+        if urls and "@" not in urls[-1] and re.search(_LONE_PASSWORD, urls[-1]):
+            urls[-1] += part  # not the next URL, but the rest of a password with ;scheme:// in it
+        else:
+            urls.append(part)
+    return "".join(map(_redact_one_url, urls))
 
 
 def redact_urls(value: Any) -> Any:

@@ -51,7 +51,7 @@ def test_arguments_of_a_call_may_stand_behind_its_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "text"),
     [
         ("run one --nosuch", "there is no option --nosuch."),
         ("run one --brokr memory://", "no option --brokr (did you mean '--broker'?)"),
@@ -63,10 +63,10 @@ def test_arguments_of_a_call_may_stand_behind_its_options() -> None:
         ("call s.m [] {} more", "there is no argument more."),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_help(line: str, told: str) -> None:
+def test_a_mistake_is_one_line_that_names_the_help(line: str, text: str) -> None:
     done = invoke(*line.split())
     assert done.code == 2
-    assert told in done.error
+    assert text in done.error
     assert " --help'." in done.error
 
 

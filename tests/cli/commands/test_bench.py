@@ -66,7 +66,7 @@ async def test_a_method_that_cannot_be_called_is_not_measured(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         ([], "arguments are required: SERVICE.METHOD"),
         (["service_x"], "write SERVICE.METHOD"),
@@ -80,10 +80,10 @@ async def test_a_method_that_cannot_be_called_is_not_measured(
         (["s.m", "--duration", "inf"], "inf is not a finite number"),
     ],
 )
-def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], text: str) -> None:
     done = invoke("bench", *arguments)
     assert done.code == 2
-    assert told in done.error
+    assert text in done.error
 
 
 @pytest.mark.rabbitmq

@@ -48,7 +48,7 @@ async def test_the_timeout_of_the_settings_is_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         ([], "arguments are required: SERVICE.METHOD"),
         (["service_x"], "write SERVICE.METHOD"),
@@ -68,10 +68,10 @@ async def test_the_timeout_of_the_settings_is_the_default() -> None:
         (["s.m", "--broker", "memory://"], "memory:// does not reach beyond its own process"),
     ],
 )
-def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], text: str) -> None:
     done = invoke("call", *arguments)
     assert done.code == 2
-    assert told in done.error
+    assert text in done.error
 
 
 def test_a_broker_that_is_not_there_exits_5(closed_port: int) -> None:

@@ -63,7 +63,7 @@ async def test_queues_are_listed_with_their_consumers_and_waiting_messages() -> 
 class Announced:
     name = "tests_announced"
 
-    @event_handler("tests", "told", handler_type=BROADCAST, reliable_delivery=False)
+    @event_handler("tests", "text", handler_type=BROADCAST, reliable_delivery=False)
     async def hear(self, payload: Any) -> None: ...
 
 

@@ -48,7 +48,7 @@ def test_a_new_service_passes_its_test(here: Project, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "text"),
     [
         ("1st", "'1st' cannot name a service"),
         ("a.b", "'a.b' cannot name a service"),
@@ -61,11 +61,11 @@ def test_a_new_service_passes_its_test(here: Project, monkeypatch: pytest.Monkey
     ],
 )
 def test_a_name_that_cannot_be_used_is_one_line_and_exits_2(
-    name: str, told: str, here: Project
+    name: str, text: str, here: Project
 ) -> None:
     done = invoke("new", name)
     assert done.code == 2
-    assert told in done.error
+    assert text in done.error
     assert os.listdir(here.directory) == []
 
 

@@ -48,7 +48,7 @@ def test_run_waits_for_the_broker_and_says_so(project: Project, closed_port: int
     project.write_service()
     url = f"amqp://guest:secret@127.0.0.1:{closed_port}/"
     with Started("run", "greetings", "--broker", url, cwd=project.directory) as process:
-        line = process.waits_for("no connection yet")
+        line = process.waits_for("still connecting")
         process.signal(signal.SIGTERM)
         assert process.ends() == 0
     assert f"amqp://guest:***@127.0.0.1:{closed_port}/" in line
@@ -60,7 +60,7 @@ def test_run_waits_for_the_broker_and_says_so(project: Project, closed_port: int
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         ([], "arguments are required: MODULE[:CLASS]"),
         (["nosuch"], "no module named nosuch in "),
@@ -85,7 +85,7 @@ def test_run_waits_for_the_broker_and_says_so(project: Project, closed_port: int
         (["greetings", "--nosuch"], "--nosuch"),
     ],
 )
-def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], told: str, here: Project) -> None:
+def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], text: str, here: Project) -> None:
     here.write_service()
     here.write(
         "nameless.py",
@@ -104,7 +104,7 @@ def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], told: str, here
     here.write("wrong.yaml", "AMQP_URL: amqp://localhost/\n")
     done = invoke("run", *arguments)
     assert done.code == 2
-    assert told in done.error
+    assert text in done.error
 
 
 @pytest.mark.rabbitmq
