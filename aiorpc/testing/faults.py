@@ -206,8 +206,8 @@ def duplicate(
     concurrently: bool = False,
 ) -> Generator[Fault]:
     """
-    Let a message be delivered twice. The first run commits, but the message is requeued before reply
-    and ack, as if the connection broke. The second run, with ``redelivered`` set, answers.
+    Let a message be delivered twice. The first run commits, but the message is requeued before
+    reply and ack, as if the connection broke. The second run, with ``redelivered`` set, answers.
 
     Args:
         method: the method to run twice; by default everything that messages fire.
