@@ -17,6 +17,7 @@ import pytest_asyncio
 from aiorpc import Call, ClusterRpcProxy, Handler, RemoteError, RpcTimeout, ServiceContainer, rpc
 from aiorpc.calling.options import CallOptions
 from aiorpc.calling.proxies import MOST_NAMES, ClusterProxy
+from tests.support.waiting import eventually
 
 
 @dataclass
@@ -187,8 +188,7 @@ async def test_an_error_that_nobody_asks_for_is_no_noise(
 ) -> None:
     async with ServiceContainer(Echo, config), ClusterRpcProxy(config, **options) as cluster:
         reply = cluster.echo.fail.call_async()
-        while not reply.done():
-            await asyncio.sleep(0)
+        await eventually(reply.done)
         del reply
         gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -14,6 +14,7 @@ from aiorpc.transports.amqp.resend import sort_out
 from aiorpc.transports.base import Outgoing
 from aiorpc.transports.outbox import Outbox, Sender
 from aiorpc.wire.message import Message
+from tests.support.waiting import eventually
 
 
 def message(body: bytes = b"x", *, exchange: str = "x", **options: Any) -> Outgoing:
@@ -151,7 +152,7 @@ class Channel:
         pass
 
 
-class Bench:
+class Sending:
     """A sender with a channel."""
 
     def __init__(self) -> None:
@@ -160,49 +161,47 @@ class Bench:
         self.sender = Sender("no", check=lambda outgoing: None, on_crowded=lambda: None)
 
     async def all_left(self, count: int) -> None:
-        async with asyncio.timeout(5):
-            while len(self.left) < count:
-                await asyncio.sleep(0)
+        await eventually(lambda: len(self.left) >= count)
 
 
 async def test_what_waited_leaves_in_order_and_then_all_leaves_at_once() -> None:
-    bench = Bench()
+    sending = Sending()
     for number in range(1000):
-        bench.sender.send(message(b"%d" % number))
-    bench.sender.resume(bench.channel)
-    await bench.all_left(1000)
-    bench.sender.send(message(b"1000"))
-    await bench.all_left(1001)
-    assert bench.left == list(range(1001))
+        sending.sender.send(message(b"%d" % number))
+    sending.sender.resume(sending.channel)
+    await sending.all_left(1000)
+    sending.sender.send(message(b"1000"))
+    await sending.all_left(1001)
+    assert sending.left == list(range(1001))
 
 
 async def test_a_reply_taken_back_in_the_turn_in_which_the_outbox_emptied_leaves() -> None:
-    bench = Bench()
+    sending = Sending()
     for number in range(300):
-        bench.sender.send(message(b"%d" % number))
-    bench.sender.resume(bench.channel)
-    await bench.all_left(300)
+        sending.sender.send(message(b"%d" % number))
+    sending.sender.resume(sending.channel)
+    await sending.all_left(300)
     reply = message(b"300")
-    bench.sender.take_back([reply])
-    await bench.all_left(301)
-    bench.sender.send(message(b"301"))
-    await bench.all_left(302)
-    assert bench.left == list(range(302))
+    sending.sender.take_back([reply])
+    await sending.all_left(301)
+    sending.sender.send(message(b"301"))
+    await sending.all_left(302)
+    assert sending.left == list(range(302))
 
 
 async def test_a_broker_that_blocks_and_unblocks_in_two_turns_gets_the_rest() -> None:
-    bench = Bench()
+    sending = Sending()
     for number in range(1000):
-        bench.sender.send(message(b"%d" % number))
-    bench.sender.resume(bench.channel)
+        sending.sender.send(message(b"%d" % number))
+    sending.sender.resume(sending.channel)
     await asyncio.sleep(0)
-    bench.channel.ready = False
-    bench.sender.pause("blocked")
+    sending.channel.ready = False
+    sending.sender.pause("blocked")
     await asyncio.sleep(0)
-    bench.channel.ready = True
-    bench.sender.resume(bench.channel)
-    await bench.all_left(1000)
-    assert bench.left == list(range(1000))
+    sending.channel.ready = True
+    sending.sender.resume(sending.channel)
+    await sending.all_left(1000)
+    assert sending.left == list(range(1000))
 
 
 # --- what was not confirmed
