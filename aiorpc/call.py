@@ -30,6 +30,9 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     kind: str = "rpc"
     #: Whether it may have run before: its message was redelivered or re-sent.
     redelivered: bool = False
+    #: ``service.method.unique``, the last of the call ids in ``context``. The service that runs the
+    #: call gives it; it is empty at the caller.
+    id: str = ""
 
     def __str__(self) -> str:
         return f"{self.service}.{self.method}"

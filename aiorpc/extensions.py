@@ -24,7 +24,7 @@ import msgspec
 
 from .call import Call
 from .config import Settings
-from .context import Context
+from .context import EMPTY, NO_CONTEXT, Context
 from .exceptions import ConfigurationError
 from .transports.base import Transport
 from .wire.protocol import Wire
@@ -59,9 +59,9 @@ class Ending(enum.Enum):
     RAISED = "raised"
     #: The deadline passed first; the error is an ``RpcTimeout``.
     TIMED_OUT = "timed out"
-    #: Its caller took the call back, so nobody waits for an answer.
-    WITHDRAWN = "withdrawn"
-    #: The container stopped before it ended, or before it began, so somebody else should do it.
+    #: Its caller cancelled the call, so nobody waits for an answer.
+    CANCELLED = "cancelled"
+    #: The container stopped before the worker ended or began, so its message is to be requeued.
     ABANDONED = "abandoned"
 
 
@@ -76,8 +76,8 @@ class Outcome(msgspec.Struct, eq=False):
 class Submission(Protocol):
     """A call in the hands of its host."""
 
-    def withdraw(self) -> None:
-        """The caller took it back: cancel the worker, roll back, send no reply."""
+    def cancel(self) -> None:
+        """Cancel the worker, because the caller cancelled the call: roll back, send no reply."""
 
 
 class Host(Protocol):
@@ -113,6 +113,24 @@ class Host(Protocol):
         """How many workers run at a time."""
         ...
 
+    def new_call(
+        self,
+        entrypoint: Entrypoint,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = EMPTY,
+        context: Context = NO_CONTEXT,
+        kind: str = "rpc",
+        redelivered: bool = False,
+    ) -> Call:
+        """
+        Make the call that fires *entrypoint*, with a call id of its own.
+
+        Args:
+            context: the context that came with the message, if one did. The call is its child.
+            kind, redelivered: see :class:`aiorpc.Call`.
+        """
+        ...
+
     def submit(
         self,
         entrypoint: Entrypoint,
@@ -121,11 +139,14 @@ class Host(Protocol):
         encode: Callable[[Any], Any] | None = None,
     ) -> Submission:
         """
-        Run one worker for *call*, now or as soon as one of ``max_workers`` is free.
+        Run one worker for *call*, now or as soon as one of ``max_workers`` is free. A call that
+        :meth:`new_call` did not make gets its call id here.
 
-        *encode* is applied to the result while the dependencies are still open, so that a result
-        that cannot be sent rolls them back. *settle* is called once, whatever happens, when they
-        have closed; it must not block.
+        Args:
+            encode: is applied to the result while the dependencies are open, so that a result that
+                cannot be sent rolls them back.
+            settle: is called once when the dependencies have closed, whatever happens. It must not
+                block.
         """
         ...
 
@@ -260,17 +281,18 @@ def service_name_of(service_cls: type) -> str:
     return name
 
 
-class WorkerContext:
-    """One call being worked. It lives as long as its worker."""
+class WorkerContext(msgspec.Struct, eq=False):
+    """
+    One call that a worker runs.
 
-    __slots__ = ("call", "entrypoint", "host", "service")
+    Attributes:
+        service: the instance of the service class that was made for this call.
+    """
 
-    def __init__(self, host: Host, entrypoint: Entrypoint, service: Any, call: Call) -> None:
-        self.host = host
-        self.entrypoint = entrypoint
-        #: The instance that the method is called on, made for this call.
-        self.service = service
-        self.call = call
+    host: Host
+    entrypoint: Entrypoint
+    service: Any
+    call: Call
 
     @property
     def context(self) -> Context:

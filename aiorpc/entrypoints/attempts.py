@@ -1,15 +1,16 @@
 """
-Poison: a message that ends the process which works on it comes back, and would end the next one.
+Counts the attempts at a message, and parks it after ``MAX_ATTEMPTS``. Awaits only the parking.
 
-A classic queue counts nothing, it only says ``redelivered``. So a message that is delivered again
-is published again with a count (confirmed, then the original is acked), and the copy is what runs.
-Past ``MAX_ATTEMPTS`` it is parked. A message that is delivered once pays nothing for this.
+A message that ends the process that works on it is delivered again, and would end the next one. A
+classic queue does not count deliveries, it only says ``redelivered``. So a redelivered message is
+replaced by a copy with a count: the copy is confirmed, then the original is acked, and the copy
+runs. A message that is delivered once costs nothing.
 
-The first redelivery counts as nothing, since it may be the work of a drain, which gives back
-messages in their place. A drain gives back a copy, which has a count, as a copy of the same count.
+The first redelivery does not count, because a host that stops requeues messages. A host that stops
+replaces a copy by another copy with the same count.
 
-A copy may be delivered here before its confirm. It waits for that, and until the broker has the ack
-of the original: were it to end us before, both would come back.
+A copy can be delivered here before it is confirmed. It waits for the confirm and for the ack of its
+original. If it ended the process before that, the broker would deliver both again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ __all__ = ["Attempts"]
 
 log = logging.getLogger("aiorpc.attempts")
 
-#: Seconds for the broker to take a message that is parked.
+#: Seconds that the broker may take to confirm a parked message.
 PARKING = 30.0
 
 
@@ -52,10 +53,10 @@ class Attempts:
     Counts the attempts at the messages of one queue.
 
     Args:
-        work: takes a delivery that need not be counted (any more).
-        as_it_came: whether a copy is published as its original was, else straight to the queue: an
-            event has more queues than ours.
-        give_up: settles a message that was parked; by default it is acked.
+        work: works on a delivery that need not be counted, or was counted.
+        as_it_came: publish a copy with the exchange and routing key of its original. Otherwise the
+            copy goes straight to the queue, because an event has other queues too.
+        parked: settles a message that was parked; by default it is acked.
     """
 
     def __init__(
@@ -65,21 +66,23 @@ class Attempts:
         work: Callable[[Delivery], None],
         *,
         as_it_came: bool = False,
-        give_up: Callable[[Delivery, AioRpcError], None] | None = None,
+        parked: Callable[[Delivery, AioRpcError], None] | None = None,
     ) -> None:
         self._host = host
         self._queue = queue
         self._work = work
         self._as_it_came = as_it_came
-        self._give_up = give_up
+        self._parked = parked
         self._most = host.settings.max_attempts
-        #: Copies that are not confirmed yet, by id, and their deliveries, if they came already.
+        #: Copies that are not confirmed yet, by id, each with its delivery if that came already.
         self._unconfirmed: dict[str, Delivery | None] = {}
 
     def takes(self, delivery: Delivery, deadline: Deadline | None = None) -> bool:
         """
-        For a delivery that was delivered or sent before: count it, or park it. Whether it is taken
-        care of; else it is to be worked on now.
+        Count, or park, a message that was delivered or sent before.
+
+        Returns:
+            whether it did so, or will call *work* later. Otherwise work on the message now.
         """
         message = delivery.message
         copy = copy_id_of(message)
@@ -91,20 +94,20 @@ class Attempts:
         known = attempts_of(message)
         failed = 0 if known is None else known + 1
         if failed < self._most:
-            self._send_again(delivery, failed, deadline, self._work)
+            self._send_copy(delivery, failed, deadline, self._work)
         else:
             self._host.spawn(self._park(delivery, failed), f"park a message of {self._queue}")
         return True
 
-    def give_back(self, delivery: Delivery, deadline: Deadline | None = None) -> None:
-        """Let somebody else work on it: we stop. That is no failed attempt."""
+    def requeue(self, delivery: Delivery, deadline: Deadline | None = None) -> None:
+        """Requeue the message, because this host stops. That is no failed attempt."""
         known = attempts_of(delivery.message)
         if known is None or delivery.stale:
             delivery.reject(requeue=True)
         else:
-            self._send_again(delivery, known, deadline, _requeue)
+            self._send_copy(delivery, known, deadline, _requeue)
 
-    def _send_again(
+    def _send_copy(
         self,
         delivery: Delivery,
         failed: int,
@@ -112,8 +115,8 @@ class Attempts:
         instead: Callable[[Delivery], None],
     ) -> None:
         """
-        Publish a copy in place of *delivery*, whose ack waits for the confirm. *instead* is done
-        where it cannot be sent.
+        Send a copy of the message; when it is confirmed, ack *delivery*. If the copy cannot be
+        sent, call *instead*.
         """
         copy = new_id()
         self._unconfirmed[copy] = None
@@ -133,11 +136,11 @@ class Attempts:
                     deadline,
                 ),
                 confirm=True,
-                settled=partial(self._sent_again, copy, delivery, instead),
+                settled=partial(self._copy_sent, copy, delivery, instead),
             )
         )
 
-    def _sent_again(
+    def _copy_sent(
         self,
         copy: str,
         delivery: Delivery,
@@ -145,8 +148,12 @@ class Attempts:
         error: AioRpcError | None,
     ) -> None:
         arrived = self._unconfirmed.pop(copy)
-        if isinstance(error, UnserializableValueError):  # it has what can be read, but not sent
-            log.warning("a message of queue %s cannot be counted: %s", self._queue, error)
+        if isinstance(error, UnserializableValueError):  # it can be read but not sent
+            log.warning(
+                "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
+                self._queue,
+                error,
+            )
             instead(delivery)
         elif arrived is not None and not arrived.stale:
             self._work(arrived)
@@ -156,33 +163,34 @@ class Attempts:
         message = parked(delivery.message, delivery.exchange, delivery.routing_key)
         text = (
             f"{original_key_of(message)}: delivered {failed + 1} times, and each time the process "
-            "that worked on it, or its connection, went away before that was known to be done; it "
-            f"is parked in queue {queue.name} and not run again (MAX_ATTEMPTS). It may have run, "
-            "in part or whole"
+            "that worked on it, or its connection, was lost before the message was acked; it is "
+            f"parked in queue {queue.name} and not run again (MAX_ATTEMPTS). It may have run, in "
+            "part or whole"
         )
         try:
-            with suppress(ConfigurationError):  # it is there, with arguments of somebody's own
+            with suppress(ConfigurationError):  # it exists with other arguments
                 await transport.declare(queues=[queue])
             await transport.publish(
                 Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True),
                 PARKING,
             )
         except ConnectionLost as error:
-            log.warning("a message of queue %s is not parked yet: %s", self._queue, error)
+            log.warning("a message of queue %s is requeued, not parked: %s", self._queue, error)
             delivery.reject(requeue=True)
         except AioRpcError as error:
             log.error(
-                "%s; but it cannot be parked (%s), and goes to the dead letters, if there are any",
+                "%s; but it cannot be parked (%s) and is rejected: to the dead-letter exchange, if "
+                "the queue has one",
                 text,
                 error,
             )
             delivery.reject(requeue=False)
         else:
             log.error("%s", text)
-            if self._give_up is None:
+            if self._parked is None:
                 delivery.ack()
             else:
-                self._give_up(delivery, DeliveryUncertain(text))
+                self._parked(delivery, DeliveryUncertain(text))
 
 
 def _requeue(delivery: Delivery) -> None:

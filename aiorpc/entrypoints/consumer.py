@@ -1,4 +1,7 @@
-"""Messages of any queue: ``@consume``, and what every entrypoint that consumes a queue shares."""
+"""
+Messages of any queue: ``@consume``, and what all entrypoints that consume a queue share. Awaits
+only the subscription.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Host, Outcome, declare
 from ..transports.base import Delivery
@@ -25,15 +27,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class QueueConsumer(Entrypoint):
     """
-    Fires a method with the payload of each message of one queue. A kind says which queue.
+    Fires a method with the payload of each message of one queue. Subclasses choose the queue.
 
-    A message is acked when the method has ended, whether it returned or raised; what cannot be
-    read is acked with one line in the log. With *requeue_on_error* a message goes back when the
-    method raises: at once and without end, as in Nameko. Without it, a message whose worker's
-    process goes away MAX_ATTEMPTS times is parked in the queue ``<queue>.parked``.
+    A message is acked when the method has ended, whether it returned or raised. A message that
+    cannot be read is acked with one line in the log. With *requeue_on_error* a message is requeued
+    when the method raises: at once and without limit, as in Nameko. Without it, a message whose
+    process ends MAX_ATTEMPTS times is parked in the queue ``<queue>.parked``.
     """
 
-    #: What the log and :attr:`Call.kind` call what is consumed.
+    #: The name of such a message in logs and in :attr:`Call.kind`.
     kind = "message"
 
     def __init__(
@@ -87,9 +89,9 @@ class _Intake:
         host, entrypoint = self.host, self.entrypoint
         try:
             payload, context = host.wire.payloads.decode(delivery.message)
-        except Exception as exc:  # noqa: BLE001 - nobody can be told but the log
+        except Exception as exc:  # noqa: BLE001 - a body can be anything
             log.error(
-                "%s.%s: %s %s of queue %s cannot be read and is dropped: %s",
+                "%s.%s: %s %s of queue %s cannot be read and is acked without running: %s",
                 host.service_name,
                 entrypoint.method_name,
                 entrypoint.kind,
@@ -99,20 +101,13 @@ class _Intake:
             )
             delivery.ack()
             return
-        call = Call(
-            host.service_name,
-            entrypoint.method_name,
-            (payload,),
-            {},
-            context,
-            entrypoint.kind,
-            delivery.redelivered or was_resent(delivery.message),
-        )
+        again = delivery.redelivered or was_resent(delivery.message)
+        call = host.new_call(entrypoint, (payload,), {}, context, entrypoint.kind, again)
         host.submit(entrypoint, call, partial(self._settle, delivery))
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         if outcome.ending is Ending.ABANDONED:
-            self.attempts.give_back(delivery)
+            self.attempts.requeue(delivery)
         elif self.entrypoint.requeue_on_error and outcome.ending is not Ending.RETURNED:
             delivery.reject(requeue=True)
         else:

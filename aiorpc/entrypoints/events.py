@@ -1,4 +1,4 @@
-"""Events of other services: ``@event_handler``."""
+"""Events of other services: ``@event_handler``. Awaits nothing; ``consumer`` does."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_hand
 F = TypeVar("F", bound=Callable[..., Any])
 
 HandlerType = Literal["service_pool", "singleton", "broadcast"]
-#: One worker of each handler method hears an event, whichever instance of the service it is in.
+#: For each handler method, one instance of the service gets an event.
 SERVICE_POOL: Literal["service_pool"] = "service_pool"
-#: One worker of all the handlers of all services hears it.
+#: One handler of all services gets an event.
 SINGLETON: Literal["singleton"] = "singleton"
-#: One worker in every instance hears it.
+#: Every instance of the service gets an event.
 BROADCAST: Literal["broadcast"] = "broadcast"
 
 
@@ -31,10 +31,11 @@ class EventHandler(QueueConsumer):
     :class:`~aiorpc.entrypoints.consumer.QueueConsumer` for when it is acked.
 
     Args:
-        event_type: the binding key, so ``orders.*`` and ``#`` hear more than one type.
-        reliable_delivery: keep events while no handler runs. A broadcast cannot, without an
-            identity that outlives the process: override ``broadcast_identifier``.
-        requeue_on_error: give an event back when the method raises. At once and without end, as in
+        event_type: the binding key, so ``orders.*`` and ``#`` match more than one type.
+        reliable_delivery: the broker keeps events while no handler runs. A broadcast handler needs
+            an identity for that which stays the same when its process restarts: override
+            ``broadcast_identifier``.
+        requeue_on_error: requeue an event when the method raises: at once and without limit, as in
             Nameko.
     """
 
@@ -66,8 +67,9 @@ class EventHandler(QueueConsumer):
             and type(self).broadcast_identifier is EventHandler.broadcast_identifier
         ):
             raise ConfigurationError(
-                "a broadcast handler with reliable_delivery needs an identity that outlives its "
-                "process: pass reliable_delivery=False, or override broadcast_identifier"
+                "a broadcast handler with reliable_delivery needs an identity that stays the same "
+                "when its process restarts: pass reliable_delivery=False, or override "
+                "broadcast_identifier"
             )
         self.source_service = source_service
         self.event_type = event_type
@@ -77,12 +79,12 @@ class EventHandler(QueueConsumer):
 
     @property
     def broadcast_identifier(self) -> str:
-        """Tells the instances of a service apart; a new one for each, unless overridden."""
+        """The identity of this instance of the service; random, unless overridden."""
         return uuid.uuid4().hex
 
     def queue_of(self, host: Host) -> Queue:
         if self.handler_type == BROADCAST and self._instance is None:
-            self._instance = self.broadcast_identifier  # asked once: it may be another each time
+            self._instance = self.broadcast_identifier  # read once: it may differ each time
         settings = host.settings
         return event_queue(
             event_exchange(
@@ -112,7 +114,7 @@ def event_handler(
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     sensitive_arguments: str | Sequence[str] = (),
 ) -> Callable[[F], F]:
-    """Let a method hear events; see :class:`EventHandler`."""
+    """Fire a method with events; see :class:`EventHandler`."""
     entrypoint = EventHandler(
         source_service,
         event_type,

@@ -1,4 +1,7 @@
-"""``@timer``: the smallest complete entrypoint. Read it to write your own."""
+"""
+``@timer`` and ``@once``. Awaits the clock and the end of each run. ``Timer`` is the smallest
+complete entrypoint: read it to write your own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host, Outcome, declare
 
@@ -19,10 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class Timer(Entrypoint):
     """
-    Fires every *interval* seconds, on a fixed grid, never twice at a time: a run that takes longer
-    than the interval is followed by the next at once. Errors are logged, and the timer goes on.
-    Every instance of the service has its own. The first run is after *interval*, or at once if
-    *eager*.
+    Fires every *interval* seconds, never twice at a time. If a run takes longer than the interval,
+    the next one follows at once. The first run is after *interval* seconds, or at once if *eager*.
+    Errors are logged and do not stop the timer. Each instance of the service has its own timer.
     """
 
     unprompted = True
@@ -35,7 +36,7 @@ class Timer(Entrypoint):
         expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         super().__init__(expected_exceptions=expected_exceptions)
-        if not interval > 0:  # a NaN neither
+        if not interval > 0:  # refuses NaN too
             raise ConfigurationError(f"a timer's interval must be above 0 seconds, got {interval}")
         self.interval = interval
         self.eager = eager
@@ -50,11 +51,9 @@ class Timer(Entrypoint):
         due = clock() + (0 if self.eager else self.interval)
         while True:
             await asyncio.sleep(due - clock())
-            # What the method raises has been logged, and is no reason to stop ticking, whatever it
-            # is. When we are cancelled, since the container stops, the run in hand goes on.
+            # Not `host.work`: if we are cancelled because the container stops, the run finishes.
             ended = asyncio.Event()
-            call = Call(host.service_name, self.method_name, kind="timer")
-            host.submit(self, call, partial(_set, ended))
+            host.submit(self, host.new_call(self, kind="timer"), partial(_set, ended))
             await ended.wait()
             due = max(due + self.interval, clock())
 
@@ -64,7 +63,7 @@ def _set(ended: asyncio.Event, outcome: Outcome) -> None:
 
 
 class Once(Entrypoint):
-    """Fires once, when the service has started, with the arguments given."""
+    """Fires once with the given arguments, when the service has started."""
 
     unprompted = True
 
@@ -75,7 +74,7 @@ class Once(Entrypoint):
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
-        call = Call(host.service_name, self.method_name, self.args, self.kwargs, kind="once")
+        call = host.new_call(self, self.args, self.kwargs, kind="once")
         host.submit(self, call, lambda outcome: None)
         yield
 
@@ -92,5 +91,7 @@ def timer(
 
 
 def once(*args: Any, **kwargs: Any) -> Any:
-    """Fire a method once, at the start: ``@once`` or ``@once("with", some="arguments")``."""
+    """
+    Fire a method once, when the service has started: ``@once`` or ``@once("with", some="args")``.
+    """
     return Once.decorator(*args, **kwargs)

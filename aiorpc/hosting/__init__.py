@@ -1,1 +1,4 @@
-"""A container hosts one service class, a worker runs one method once, a runner is one process."""
+"""
+Hosting: a container hosts one service class, its pool runs calls in workers, a worker runs one
+method once, and a runner hosts the containers of one process.
+"""

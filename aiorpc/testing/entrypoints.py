@@ -18,7 +18,8 @@ from ..entrypoints.events import EventHandler
 from ..entrypoints.rpc import Rpc
 from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission, WorkerContext
-from ..hosting.container import ServiceContainer, Submit
+from ..hosting.container import ServiceContainer
+from ..hosting.pool import Submit
 
 __all__ = [
     "Disguised",
@@ -298,7 +299,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         if self._matched.done() or outcome.ending is Ending.ABANDONED:
             return
         error = outcome.error
-        if outcome.ending is Ending.WITHDRAWN:
+        if outcome.ending is Ending.CANCELLED:
             error = AioRpcError(f"the caller of {self._label} cancelled the call")
         exc_info = None if error is None else (type(error), error, error.__traceback__)
         value = value if error is None else None

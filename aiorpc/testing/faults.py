@@ -25,7 +25,8 @@ from ..entrypoints.consumer import QueueConsumer
 from ..entrypoints.timer import Once, Timer
 from ..exceptions import ConfigurationError
 from ..extensions import Ending, Entrypoint, Outcome, Submission
-from ..hosting.container import ServiceContainer, Submit
+from ..hosting.container import ServiceContainer
+from ..hosting.pool import Submit
 from ..hosting.runner import ServiceRunner
 from ..transports.base import State, Transport
 from .connections import cut
@@ -123,7 +124,7 @@ def lose_reply(
             # The request of a cancelled call is acked without an answer, so the outcome is
             # disguised as that. An abandoned request is requeued: it has no answer to lose.
             if outcome.ending is not Ending.ABANDONED and fault._strikes(entrypoint):
-                outcome = Disguised(Ending.WITHDRAWN, truth=outcome)
+                outcome = Disguised(Ending.CANCELLED, truth=outcome)
             settle(outcome)
 
         return submit(entrypoint, call, unanswered if call.kind == "rpc" else settle, encode)
@@ -188,13 +189,13 @@ class _Delayed:
         self._waiting.discard(self)
         self._submission = self._submit()
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         if self._submission is not None:
-            self._submission.withdraw()
+            self._submission.cancel()
         elif self in self._waiting:
             self._timer.cancel()
             self._waiting.discard(self)
-            self._settle(Outcome(Ending.WITHDRAWN))
+            self._settle(Outcome(Ending.CANCELLED))
 
 
 @contextmanager

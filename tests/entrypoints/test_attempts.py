@@ -327,7 +327,7 @@ async def test_it_is_parked_where_somebody_declared_that_queue_another_way(
 
 
 @pytest.mark.parametrize("known", [None, 1])
-def test_what_cannot_be_sent_again_is_worked_on_or_given_back_and_that_ends(
+def test_a_message_that_cannot_be_copied_is_worked_on_or_requeued(
     known: int | None,
 ) -> None:
     done: list[str] = []
@@ -350,7 +350,7 @@ def test_what_cannot_be_sent_again_is_worked_on_or_given_back_and_that_ends(
     host: Any = SimpleNamespace(settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}))
     attempts = Attempts(host, "q", lambda delivery: done.append("worked on"))
     assert attempts.takes(delivery)
-    attempts.give_back(delivery)
+    attempts.requeue(delivery)
     assert done == ["worked on", "rejected, requeue=True"]
 
 

@@ -227,9 +227,9 @@ async def test_a_call_cancelled_before_its_worker_takes_a_step_ends(config: dict
         Call("quick", "method"),
         lambda outcome: outcomes.append(outcome.ending),
     )
-    worker.withdraw()
+    worker.cancel()
     await asyncio.wait_for(container.stop(), 5)
-    assert outcomes == [Ending.WITHDRAWN]
+    assert outcomes == [Ending.CANCELLED]
 
 
 class Stuck(DependencyProvider[None]):

@@ -130,7 +130,7 @@ async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_
         with pytest.raises(RpcTimeout):
             await cluster.threaded.method.with_options(timeout=0.05)(2)
         # the worker gives up by a timer of its own
-        await eventually(lambda: container._running == 1)
+        await eventually(lambda: container.running == 1)
         go_on.set()
         await first
     assert ran == [1]

@@ -77,7 +77,7 @@ class Victims:
         if number in self.doomed and self.doomed[number][0] == phase:
             _, submission = self.doomed.pop(number)
             loop = asyncio.get_running_loop()
-            loop.call_later(random.choice((0.0, 0.0, 0.001, 0.003)), submission.withdraw)
+            loop.call_later(random.choice((0.0, 0.0, 0.001, 0.003)), submission.cancel)
 
 
 class Kind:
@@ -217,7 +217,7 @@ class Run:
             if random.random() < 0.3:
                 await self._call_with_deadline(self.started)
             else:
-                await self._call_and_withdraw(self.started, random.choice(FATES))
+                await self._call_and_cancel(self.started, random.choice(FATES))
 
     async def _call_with_deadline(self, number: int) -> None:
         service = self.cluster[self.container.service_name]
@@ -230,7 +230,7 @@ class Run:
                 raise
             self.waited_in_vain += 1
 
-    async def _call_and_withdraw(self, number: int, phase: str) -> None:
+    async def _call_and_cancel(self, number: int, phase: str) -> None:
         settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         call = Call(self.container.service_name, "work", (number,))
         submission = self.container.submit(self.entrypoint, call, settled.set_result)
@@ -238,7 +238,7 @@ class Run:
         outcome = await settled
         self.victims.doomed.pop(number, None)
         self.endings[outcome.ending] += 1
-        assert outcome.ending in (Ending.WITHDRAWN, Ending.RETURNED), outcome.error
+        assert outcome.ending in (Ending.CANCELLED, Ending.RETURNED), outcome.error
 
 
 @pytest.mark.timeout(60 + CALLS / 5)
@@ -264,7 +264,7 @@ async def test_cancelled_calls_leave_nothing_behind(kind: Kind) -> None:
 
         run = Run(container, victims, it)
         await run.until_enough()
-        await eventually(lambda: container._running == 0)
+        await eventually(lambda: container.running == 0)
         await engine.pool.settle(5)
 
         rows = await it[container.service_name].count()

@@ -1,0 +1,237 @@
+"""
+Runs the calls of one service in workers: at most ``max_workers`` run, the others wait for their
+turn. Awaits workers; no I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from msgspec.structs import replace
+
+from ..call import Call
+from ..config import Settings
+from ..context import EMPTY, NO_CONTEXT, Context, id_source
+from ..exceptions import AioRpcError
+from ..extensions import Ending, Entrypoint, Outcome, Submission
+from .worker import Worker
+from .workshop import Workshop
+
+__all__ = ["Pool", "Submit"]
+
+log = logging.getLogger("aiorpc.hosting")
+
+#: The shape of ``Host.submit``.
+Submit: TypeAlias = Callable[..., Submission]
+
+#: Seconds between two warnings that a saturated service calls itself.
+WARN_EVERY = 60.0
+
+
+class Pool:
+    """
+    The workers of one service. Implements what :class:`~aiorpc.extensions.Host` says of calls.
+
+    Attributes:
+        accepting: whether calls that are submitted run. Otherwise they are abandoned.
+        overran: whether the calls that ran did not end in time when the service stopped.
+    """
+
+    def __init__(self, service_name: str, settings: Settings) -> None:
+        self.accepting = False
+        self.overran = False
+        self._service_name = service_name
+        self._max_workers = settings.max_workers
+        self._keep_ids = settings.parent_calls_tracked
+        self._cleanup_timeout = settings.cleanup_timeout
+        self._new_id = id_source()
+        self._running: set[Worker] = set()
+        #: In the order of their submission.
+        self._waiting: dict[Worker, None] = {}
+        self._starting = False
+        self._idle: asyncio.Future[None] | None = None
+        self._on_end = self._ended
+        self._warned_at = -WARN_EVERY
+        self._interceptors: list[Callable[[Submit], Submit]] = []
+        self._run: Submit = self._run_worker
+
+    def open(self, workshop: Workshop) -> None:
+        """Run workers in this event loop, with what *workshop* gives them."""
+        self._workshop = workshop
+        self._loop = asyncio.get_running_loop()
+        # A worker must not see the context variables of the code that submits it, or that frees a
+        # place for it, such as the end of another call.
+        self._context = contextvars.copy_context()
+
+    # Calls
+
+    def new_call(
+        self,
+        entrypoint: Entrypoint,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = EMPTY,
+        context: Context = NO_CONTEXT,
+        kind: str = "rpc",
+        redelivered: bool = False,
+    ) -> Call:
+        """See :meth:`aiorpc.extensions.Host.new_call`."""
+        name, method = self._service_name, entrypoint.method_name
+        call_id = f"{name}.{method}.{self._new_id()}"
+        context = context.entered(call_id, self._keep_ids)
+        return Call(name, method, args, kwargs, context, kind, redelivered, call_id)
+
+    def submit(
+        self,
+        entrypoint: Entrypoint,
+        call: Call,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None = None,
+    ) -> Submission:
+        """See :meth:`aiorpc.extensions.Host.submit`."""
+        if not call.id:
+            entered = self.new_call(entrypoint, context=call.context)
+            call = replace(call, id=entered.id, context=entered.context)
+        return self._run(entrypoint, call, settle, encode)
+
+    async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
+        """See :meth:`aiorpc.extensions.Host.work`."""
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+        submission = self.submit(entrypoint, call, done.set_result)
+        try:
+            outcome = await asyncio.shield(done)
+        except asyncio.CancelledError:
+            submission.cancel()
+            # The dependencies close first, because the code that cancels us may rely on that.
+            await asyncio.wait((done,), timeout=self._cleanup_timeout)
+            raise
+        if isinstance(outcome.error, Exception):
+            raise outcome.error
+        if outcome.error is not None:
+            # A CancelledError or SystemExit of the method must not cancel or end our caller.
+            error = outcome.error
+            raise AioRpcError(f"{call} raised {type(error).__name__}({error})") from error
+        if outcome.ending is not Ending.RETURNED:
+            raise AioRpcError(f"{call} did not run to its end: {outcome.ending.value}")
+        return outcome.value
+
+    def intercept(self, interceptor: Callable[[Submit], Submit]) -> Callable[[], None]:
+        """
+        Put *interceptor* between ``submit`` and the workers, the last one outermost.
+
+        Returns:
+            a function that removes it.
+        """
+
+        def compose() -> None:
+            self._run = self._run_worker
+            for each in self._interceptors:
+                self._run = each(self._run)
+
+        def remove() -> None:
+            if interceptor in self._interceptors:
+                self._interceptors.remove(interceptor)
+                compose()
+
+        self._interceptors.append(interceptor)
+        compose()
+        return remove
+
+    # Workers
+
+    @property
+    def running(self) -> int:
+        """How many workers run."""
+        return len(self._running)
+
+    def _run_worker(
+        self,
+        entrypoint: Entrypoint,
+        call: Call,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None,
+    ) -> Worker:
+        worker = Worker(self._workshop, self._on_end, entrypoint, call, settle, encode)
+        if not self.accepting:
+            worker.cancel(Ending.ABANDONED)
+        elif len(self._running) < self._max_workers:
+            self._running.add(worker)
+            worker.start(self._loop, self._context.copy())
+        else:
+            self._waiting[worker] = None
+            self._warn_of_deadlock(call)
+        return worker
+
+    def _ended(self, worker: Worker) -> None:
+        running = self._running
+        if worker not in running:
+            self._waiting.pop(worker, None)
+            return
+        running.remove(worker)
+        if self._waiting and not self._starting:
+            self._start_waiting()
+        if not running and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _start_waiting(self) -> None:
+        # An expired worker ends inside `start` and calls `_ended`; the loop avoids recursion.
+        self._starting = True
+        try:
+            while self._waiting and len(self._running) < self._max_workers:
+                worker = next(iter(self._waiting))
+                del self._waiting[worker]
+                self._running.add(worker)
+                worker.start(self._loop, self._context.copy())
+        finally:
+            self._starting = False
+
+    def _warn_of_deadlock(self, call: Call) -> None:
+        """All workers are busy, and one of them may wait for this very call (rule 9)."""
+        now = self._loop.time()
+        own = f"{self._service_name}."
+        if now - self._warned_at >= WARN_EVERY and any(
+            call_id.startswith(own) for call_id in call.context.call_id_stack[:-1]
+        ):
+            self._warned_at = now
+            log.warning(
+                "%s is saturated (%d workers, all busy) and calls itself: %s waits for a worker "
+                "that may be waiting for it. Raise max_workers, or call the method directly",
+                self._service_name,
+                self._max_workers,
+                call,
+            )
+
+    async def drain(self, timeout: float) -> None:
+        """
+        Abandon the calls that wait, and wait for those that run. After *timeout* seconds abandon
+        these too: cancel them, and wait at most CLEANUP_TIMEOUT for their dependencies.
+        """
+        self.accepting = False
+        for worker in list(self._waiting):
+            worker.cancel(Ending.ABANDONED)
+        if await self._wait_until_idle(timeout):
+            return
+        self.overran = True
+        running = list(self._running)
+        log.error(
+            "%s: %d call(s) still ran after %g s (SHUTDOWN_TIMEOUT); they are cancelled, and their "
+            "messages are requeued: %s",
+            self._service_name,
+            len(running),
+            timeout,
+            ", ".join(sorted({str(worker.call) for worker in running})),
+        )
+        for worker in running:
+            worker.kill()
+        if not await self._wait_until_idle(self._cleanup_timeout):
+            log.error("%s: %d call(s) ignored cancellation", self._service_name, self.running)
+
+    async def _wait_until_idle(self, timeout: float) -> bool:
+        if not self._running:
+            return True
+        self._idle = self._loop.create_future()
+        await asyncio.wait((self._idle,), timeout=timeout)
+        return self._idle.done()

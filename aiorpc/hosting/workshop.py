@@ -1,0 +1,127 @@
+"""
+What the workers of one service share: its dependencies, middleware, timers and threads. Awaits only
+the threads in which sync methods run; no other I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from ..call import Call, Middleware
+from ..exceptions import ConfigurationError
+from ..extensions import DependencyProvider, Entrypoint, Host
+from ..from_thread import Bridge
+from ..timers import Timers
+
+__all__ = ["Threads", "Workshop"]
+
+
+class Workshop:
+    """
+    What the workers of one service share.
+
+    Args:
+        host: what dependencies and middleware see as their host.
+        stopping: whether the service stops or is cancelled. Then others than us cancel the tasks of
+            its workers, for example ``asyncio.run`` when it ends.
+
+    Attributes:
+        coroutines: names of the methods that are coroutines. The others run in threads.
+        values: providers that have nothing to close after a call.
+        lifetimes: providers that open and close around each call.
+        cleanup_timeout: seconds that the dependencies of one worker may take to close.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        entrypoints: Sequence[Entrypoint],
+        providers: Sequence[DependencyProvider[Any]],
+        middleware: Sequence[Middleware],
+        timers: Timers,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.host = host
+        self.service_cls = host.service_cls
+        self.coroutines = frozenset(
+            entrypoint.method_name
+            for entrypoint in entrypoints
+            if inspect.iscoroutinefunction(getattr(host.service_cls, entrypoint.method_name))
+        )
+        self.values = [provider for provider in providers if not provider.has_lifetime]
+        self.lifetimes = [provider for provider in providers if provider.has_lifetime]
+        self.middleware = tuple(middleware)
+        self.cleanup_timeout = host.settings.cleanup_timeout
+        self.timers = timers
+        self.stopping = stopping
+        self.threads = Threads(host.service_name, host.settings.sync_threads)
+
+
+class Threads:
+    """
+    Runs the sync methods of one service, each in a thread.
+
+    Args:
+        most: how many threads run at a time.
+    """
+
+    def __init__(self, service_name: str, most: int) -> None:
+        self._service_name = service_name
+        self._most = most
+        self._executor: Executor | None = None
+
+    async def run(
+        self, call: Call, method: Callable[..., Any], cancelled: Callable[[], bool]
+    ) -> Any:
+        """
+        Run *method* for *call* in a thread and wait for it.
+
+        A thread cannot be cancelled. If this coroutine is cancelled it goes on waiting, so that the
+        dependencies stay open until the method returns, and raises ``CancelledError`` then. A
+        method that has not begun is not run.
+
+        Args:
+            cancelled: called each time this coroutine is cancelled and the method runs; it returns
+                whether to stop waiting.
+        """
+        way_back = Bridge(asyncio.get_running_loop())
+        thread = self._threads().submit(way_back.for_thread(method, *call.args, **call.kwargs))
+        running = asyncio.wrap_future(thread)
+        cancelling: asyncio.CancelledError | None = None
+        while not running.done():
+            try:
+                await asyncio.wait((running,))
+            except asyncio.CancelledError as exc:
+                cancelling = exc
+                way_back.end()
+                if thread.cancel() or cancelled():
+                    raise
+        if cancelling is not None:
+            running.exception()  # asyncio logs an error that nobody asked for
+            raise cancelling
+        result = running.result()
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise ConfigurationError(
+                f"{call} is a sync method and returned an awaitable: make it `async def` and await"
+            )
+        return result
+
+    def _threads(self) -> Executor:
+        if self._executor is None:
+            from concurrent.futures import ThreadPoolExecutor  # only sync methods need it
+
+            self._executor = ThreadPoolExecutor(
+                self._most, thread_name_prefix=f"aiorpc-{self._service_name}"
+            )
+        return self._executor
+
+    def close(self) -> None:
+        """Start no more methods. Does not wait for those that run."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
