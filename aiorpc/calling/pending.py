@@ -97,14 +97,14 @@ class PendingCalls:
             # half of the replies. The newest consumer gets them first.
             arguments=lambda reconnects: {"x-priority": reconnects},
         )
-        self._transport.expect_returns(self.reply_to, self._on_returned)
+        self._transport.returns.expect(self.reply_to, self._on_returned)
 
     async def close(self) -> None:
         """Fail what is pending, and delete the reply queue. Bounded; idempotent."""
         self._fail_all("the client was closed before the answer came")
         for task in self._diagnosing:
             task.cancel()
-        self._transport.forget_returns(self.reply_to)
+        self._transport.returns.forget(self.reply_to)
         if self._subscription is not None:
             self._timers.close()
             subscription, self._subscription = self._subscription, None

@@ -24,7 +24,7 @@ import msgspec
 from ..exceptions import AioRpcError, ConnectionLost
 from ..wire.message import Exchange, Message, Queue
 from .outbox import Sender
-from .outgoing import Outgoing
+from .outgoing import Outgoing, Returns
 
 __all__ = [
     "Delivery",
@@ -32,7 +32,6 @@ __all__ = [
     "Outgoing",
     "QueueState",
     "Received",
-    "Returned",
     "State",
     "Subscription",
     "Transport",
@@ -102,8 +101,6 @@ class Delivery(msgspec.Struct, eq=False):
 Received = Callable[[Delivery], None]
 #: Handles one message, which is acked for it. It must not block; what it raises is logged.
 Heard = Callable[[Message], None]
-#: Takes a mandatory message that the broker returned, and the error that says why.
-Returned = Callable[[Message, AioRpcError], None]
 
 
 class QueueState(msgspec.Struct, frozen=True):
@@ -137,10 +134,7 @@ class Transport(ABC):
     """
     A connection to a broker that reconnects by itself. ``async with`` connects and closes it.
 
-    It belongs to one event loop.
-
-    Args:
-        sender: sends what this transport is given.
+    It belongs to one event loop, and sends by *sender*.
     """
 
     #: The broker's URL without its password, for logs and errors.
@@ -152,22 +146,20 @@ class Transport(ABC):
     def __init__(self, sender: Sender) -> None:
         self.state = State.CLOSED
         self.congested = False
+        #: Who takes returned messages that were sent without ``confirm`` and ``settled``.
+        self.returns = Returns()
         self._sender = sender
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         self._listeners: list[Callable[[State], None]] = []
-        self._returns: dict[str, Returned] = {}
 
     # --- the connection
 
     @abstractmethod
     async def start(self, timeout: float | None = None) -> None:
         """
-        Connect; return when connected.
-
-        Args:
-            timeout: seconds to wait. Without it, wait for the broker as long as it takes, and log
-                one line about it.
+        Connect; return when connected. Without *timeout* (seconds), wait for the broker as long as
+        it takes, and log one line about it.
 
         Raises:
             ConfigurationError: the broker refuses us permanently: wrong user, password or vhost.
@@ -266,37 +258,18 @@ class Transport(ABC):
             at = loop.time() + timeout
             outgoing.expires_at = min(at, outgoing.expires_at or at)
         self.send(outgoing)
-        error: AioRpcError | None
         try:
             async with asyncio.timeout(timeout):
                 error = await settled
         except TimeoutError:
-            error = ConnectionLost(
+            raise ConnectionLost(
                 f"{outgoing.description} was not confirmed within {timeout:g} s: {self.condition()}"
-            )
+            ) from None
         finally:
             if not settled.done() or settled.cancelled():
                 self.retract(outgoing)
         if error is not None:
             raise error
-
-    def expect_returns(self, reply_to: str, returned: Returned) -> None:
-        """
-        Give *returned* the returned messages with that ``reply_to`` which were sent without
-        ``confirm`` and without ``settled``: the transport does not track those.
-        """
-        self._returns[reply_to] = returned
-
-    def forget_returns(self, reply_to: str) -> None:
-        """Undo :meth:`expect_returns`. Idempotent."""
-        self._returns.pop(reply_to, None)
-
-    def _returned(self, message: Message, error: AioRpcError) -> None:
-        returned = self._returns.get(message.reply_to or "")
-        if returned is None:
-            log.debug("the broker returned a message that nobody waits for: %s", error)
-        else:
-            returned(message, error)
 
     @property
     def waiting(self) -> int:
@@ -312,19 +285,17 @@ class Transport(ABC):
         stop_listening = self.on_state(lambda _: changed.set())
         try:
             async with asyncio.timeout(timeout):
-                while self.waiting:
-                    if self.state in (State.BLOCKED, State.CLOSED):
-                        return False
+                while self.waiting and self.state not in (State.BLOCKED, State.CLOSED):
                     if self.state is State.CONNECTED:
                         await asyncio.sleep(0.005)  # they leave in batches
                     else:
                         changed.clear()
                         await changed.wait()
         except TimeoutError:
-            return False
+            pass
         finally:
             stop_listening()
-        return True
+        return not self.waiting
 
     async def drained(self) -> None:
         """Return when the transport is not congested."""
@@ -403,9 +374,7 @@ class Transport(ABC):
         """
         Ask the broker about *queue*, on a channel of its own (a missing queue closes it). It counts
         as a use of a queue that ``expires``. Simultaneous requests for one queue share one answer.
-
-        Returns:
-            ``None`` without an answer within *timeout* seconds, or without a connection.
+        Return ``None`` without an answer within *timeout* seconds, or without a connection.
         """
 
     @abstractmethod

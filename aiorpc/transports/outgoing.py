@@ -18,6 +18,8 @@ from ..wire.message import Message
 
 __all__ = [
     "Outgoing",
+    "Returned",
+    "Returns",
     "check_size",
     "refuse",
     "resend",
@@ -91,6 +93,36 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
     def description(self) -> str:
         """What errors call it."""
         return f"a message to exchange {self.exchange!r}, key {self.routing_key!r},"
+
+
+#: Takes a mandatory message that the broker returned, and the error that says why.
+Returned = Callable[[Message, AioRpcError], None]
+
+
+class Returns:
+    """
+    Who takes the messages that the broker returned, by their ``reply_to``: those that were sent
+    without ``confirm`` and without ``settled``, so that the transport does not track them.
+    """
+
+    def __init__(self) -> None:
+        self._takers: dict[str, Returned] = {}
+
+    def expect(self, reply_to: str, returned: Returned) -> None:
+        """Give *returned* the returned messages with that ``reply_to``."""
+        self._takers[reply_to] = returned
+
+    def forget(self, reply_to: str) -> None:
+        """Undo :meth:`expect`. Idempotent."""
+        self._takers.pop(reply_to, None)
+
+    def take(self, message: Message, error: AioRpcError) -> None:
+        """The broker returned *message*."""
+        returned = self._takers.get(message.reply_to or "")
+        if returned is None:
+            log.debug("the broker returned a message that nobody waits for: %s", error)
+        else:
+            returned(message, error)
 
 
 def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:

@@ -13,9 +13,8 @@ import aiormq
 
 from ...exceptions import AioRpcError, Overloaded, Unroutable
 from ...wire.message import Message
-from ..base import Returned
 from ..codec.frames import Encoder
-from ..outgoing import Outgoing, check_size, settle, settle_soon
+from ..outgoing import Outgoing, Returned, check_size, settle, settle_soon
 from .errors import Refused
 from .link import Link
 from .resend import sort_out

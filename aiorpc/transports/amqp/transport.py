@@ -124,7 +124,7 @@ class AmqpTransport(Transport):
             await link.channel(),
             max_message_size=self.max_message_size,
             take_back=self._sender.take_back,
-            returned=self._returned,
+            returned=self.returns.take,
         )
 
     def condition(self) -> str:

@@ -1,6 +1,5 @@
 """
-Messages as AMQP would bring them: copied, so that nobody shares what somebody may change, and
-refused where AMQP refuses. No I/O.
+Messages as AMQP would deliver them: copied, and refused where AMQP refuses them. No I/O.
 """
 
 from __future__ import annotations
@@ -16,35 +15,35 @@ from ...wire.message import Message
 from ..codec.frames import Encoder, decode_content_header
 from ..codec.headers import encode_headers
 
-__all__ = ["Carried", "carried", "check_short", "deep_copy"]
+__all__ = ["Carried", "by_codec", "carried", "check_short", "deep_copy"]
 
 _ENCODER: Final = Encoder(channel=1, frame_max=0)
-#: In front of a frame's payload: type, channel, size.
+#: Bytes in front of a frame's payload: type, channel, size.
 _HEAD: Final = 7
 
 _INT64: Final = 1 << 63
-#: What comes out of a field table as it went in, and cannot be changed.
+#: Types whose values leave a field table unchanged, and are immutable.
 _CONSTANTS: Final = frozenset({bool, float, type(None)})
-#: Characters of headers that may be more than a frame holds.
+#: Characters of headers that may not fit into a frame.
 _LARGE: Final = 100_000
 
 
-#: Names and properties that AMQP can carry for sure, up to so many, and then forgotten all at once.
+#: Names and properties that AMQP can carry. At the maximum, all are forgotten.
 _plain: set[str | None] = {None}
 _MAX_PLAIN: Final = 1024
 
 
 class Carried(msgspec.Struct, eq=False, gc=False):
-    """A message on its way. The broker never hands out ``message`` itself, only copies."""
+    """A message in the broker, which never hands out ``message`` itself, only copies."""
 
     message: Message
-    #: Copies its headers, as deep as they are; ``None`` where they cannot be changed.
+    #: Copies its headers, as deep as they are mutable; ``None`` if they are immutable.
     copy_headers: Callable[[Any], dict[str, Any]] | None = None
 
     def copy(self) -> Message:
         """
-        The message, for one receiver to do with as it likes; but :class:`.FilledHeaders` cannot be
-        changed, and share what is in their template.
+        Return a copy for one receiver. Its headers may be changed, except :class:`.FilledHeaders`,
+        which are immutable and shared.
         """
         message: Message = self.message.__copy__()  # type: ignore[attr-defined]
         if self.copy_headers is not None:
@@ -54,13 +53,13 @@ class Carried(msgspec.Struct, eq=False, gc=False):
 
 def carried(message: Message) -> Carried:
     """
-    A copy of *message* as it comes out of AMQP: tuples as lists, times as whole seconds in UTC.
+    Return a copy of *message* as AMQP delivers it: tuples as lists, times as whole seconds in UTC.
+
+    A shortcut for what :func:`by_codec` does, for the messages of nearly all calls (ADR 6).
 
     Raises:
         UnserializableValueError: AMQP cannot carry it; the text names the header or the property.
     """
-    # What nearly all messages are can be copied as it is. The rest goes the long way, by the codec
-    # that AMQP itself is spoken with, so that it comes out the same.
     correlation_id = message.correlation_id
     if (
         (correlation_id is not None and (len(correlation_id) > 255 or not correlation_id.isascii()))
@@ -74,13 +73,22 @@ def carried(message: Message) -> Carried:
         or message.user_id
         or message.app_id
     ):
-        return _by_codec(message)
+        return by_codec(message)
     headers = message.headers
     copy: Message = message.__copy__()  # type: ignore[attr-defined]
-    if type(headers) is FilledHeaders and len(encode_headers(headers)) <= _LARGE:
-        return Carried(copy)  # AMQP would deliver the same, and nobody can change them
-    if headers is None:
-        return Carried(copy)
+    if headers is None or (
+        type(headers) is FilledHeaders and len(encode_headers(headers)) <= _LARGE
+    ):
+        return Carried(copy)  # immutable
+    copied = _copied(headers)
+    if copied is None:
+        return by_codec(message)
+    copy.headers, copy_headers = copied
+    return Carried(copy, copy_headers)
+
+
+def _copied(headers: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]] | None:
+    """Return a copy of *headers* and what copies them again; ``None`` if they need the codec."""
     copied: dict[str, Any] = {}
     size = 0
     copy_headers: Callable[[Any], dict[str, Any]] = dict
@@ -88,31 +96,28 @@ def carried(message: Message) -> Carried:
         kind = type(value)
         if kind is str:
             if not value.isascii():
-                return _by_codec(message)
+                return None
             size += len(value)
         elif kind is list or kind is tuple:
             for item in value:
                 if type(item) is not str or not item.isascii():
-                    return _by_codec(message)
+                    return None
                 size += len(item)
             value = list(value)
             copy_headers = _copy_with_lists
         elif kind is int:
             if not -_INT64 <= value < _INT64:
-                return _by_codec(message)
+                return None
         elif kind not in _CONSTANTS:
-            return _by_codec(message)
+            return None
         if name not in _plain and not _is_plain(name):
-            return _by_codec(message)
+            return None
         copied[name] = value
-    if size > _LARGE:
-        return _by_codec(message)
-    copy.headers = copied
-    return Carried(copy, copy_headers)
+    return (copied, copy_headers) if size <= _LARGE else None
 
 
 def _is_plain(text: str | None) -> bool:
-    """Whether *text* is surely a short string of AMQP; remembered, for it will come again."""
+    """Return whether *text* is certainly a short string of AMQP, and remember it."""
     if type(text) is not str or len(text) > 255 or not text.isascii():
         return False
     if len(_plain) >= _MAX_PLAIN:
@@ -123,14 +128,25 @@ def _is_plain(text: str | None) -> bool:
 
 
 def check_short(text: str, what: str) -> None:
-    """UnserializableValueError if *text* is no short string of AMQP: at most 255 bytes."""
+    """
+    Check that *text* is a short string of AMQP, of at most 255 bytes.
+
+    Raises:
+        UnserializableValueError: it has more; the text names it as *what*.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > 255:
         raise UnserializableValueError(
             f"an AMQP {what} has at most 255 bytes; {text[:60]!r}... has more"
         )
 
 
-def _by_codec(message: Message) -> Carried:
+def by_codec(message: Message) -> Carried:
+    """
+    Encode and decode *message* with the codec for RabbitMQ.
+
+    Raises:
+        UnserializableValueError: AMQP cannot carry it; the text names the header or the property.
+    """
     frames = _ENCODER.publish("", "", False, msgspec.structs.replace(message, body=b""))
     start = _frame_end(frames, 0)
     payload = frames[start + _HEAD : _frame_end(frames, start) - 1]

@@ -1,6 +1,6 @@
 """
-A queue of the in-process broker and its consumers: order, prefetch, priorities, expiry, requeueing.
-No I/O, and no clock but the loop's.
+A queue of the broker in this process, and its consumers: order, prefetch, priorities, expiry,
+requeueing. No I/O; timers run on the event loop.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["Consumer", "Deliver", "Entry", "MemoryQueue", "goes_round", "queue_f
 
 log = logging.getLogger(__name__)
 
-#: Deliveries of one queue in one turn of the loop: timers and sockets get their turn too.
+#: Deliveries of one queue in one turn of the loop, so that timers and sockets are not delayed.
 MAX_BATCH: Final = 256
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
-    """One message in one queue. What is redelivered is the same entry again, in its old place."""
+    """One message in one queue. A requeued message is the same entry, in its old place."""
 
     carried: Carried
     exchange: str
     routing_key: str
-    #: Messages are kept in the order of this, whenever they come back.
+    #: Defines the order, also of requeued messages.
     position: int
     #: Loop time.
     expires_at: float | None
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
 
 
 class Consumer:
-    """Takes the messages of one queue, as many at a time as its prefetch lets it."""
+    """Takes messages of one queue: at most *prefetch* unsettled ones, or any number if it is 0."""
 
     __slots__ = ("deliver", "gone", "open", "prefetch", "priority", "queue", "unacked")
 
@@ -55,30 +55,30 @@ class Consumer:
     ) -> None:
         self.queue = queue
         self.deliver = deliver
-        #: The broker cancelled this consumer: its queue was deleted.
+        #: Called when its queue was deleted.
         self.gone = gone
         self.prefetch = prefetch
         self.priority = priority
         self.unacked: set[Entry] = set()
-        #: Until its connection is lost. A cancelled one is open still: what it holds can be acked.
+        #: Until its connection is lost. Deliveries of a cancelled consumer can still be acked.
         self.open = True
 
     @property
     def roomy(self) -> bool:
-        """Whether its prefetch lets it take one more."""
+        """Whether its prefetch allows one more delivery."""
         return not self.prefetch or len(self.unacked) < self.prefetch
 
     def ack(self, entry: Entry) -> None:
-        """The entry is done with."""
+        """Remove the entry."""
         try:
             self.unacked.remove(entry)
         except KeyError:
-            return  # the connection went, and the queue has it back
+            return  # the connection was lost, and the queue has requeued it
         if self.queue.ready:
             self.queue.schedule()
 
     def reject(self, entry: Entry, *, requeue: bool) -> None:
-        """The entry goes back to its place, or to the dead letters."""
+        """Requeue the entry, or drop it to the dead letters."""
         if entry not in self.unacked:
             return
         self.unacked.remove(entry)
@@ -94,7 +94,7 @@ Deliver: TypeAlias = Callable[[Consumer, Entry], None]
 
 
 class MemoryQueue:
-    """Messages in their order, and who takes them."""
+    """Messages in their order, and the consumers that take them."""
 
     __slots__ = (
         "_bury",
@@ -133,14 +133,14 @@ class MemoryQueue:
         self.auto_delete = queue.auto_delete
         self.owner = peer if queue.exclusive else None
         self.ready: deque[Entry] = deque()
-        #: Highest priority first; within one priority, whose turn it is.
+        #: Highest priority first; within one priority, the next one first.
         self.consumers: list[Consumer] = []
         self.bound_to: set[str] = set()
         #: Milliseconds.
         self.expires: int | None = self.flags.get("x-expires")
         #: Milliseconds.
         self.message_ttl: int | None = self.flags.get("x-message-ttl")
-        #: Exchange and routing key (``None``: as it was) of what is dropped.
+        #: Exchange and routing key for dropped messages; ``None`` keeps the routing key.
         self.dead_letters: tuple[str, str | None] | None = None
         if (exchange := self.flags.get("x-dead-letter-exchange")) is not None:
             self.dead_letters = exchange, self.flags.get("x-dead-letter-routing-key")
@@ -152,7 +152,7 @@ class MemoryQueue:
     # --- messages
 
     def put(self, carried: Carried, exchange: str, routing_key: str, position: int) -> None:
-        """Append a message."""
+        """Append a message, or drop it if it expires at once."""
         expiration = carried.message.expiration
         ttl = self.message_ttl
         if expiration is not None and (ttl is None or expiration < ttl):
@@ -162,16 +162,15 @@ class MemoryQueue:
         elif ttl > 0:
             expires_at = self._turns.time() + ttl / 1000
         elif not self.ready and any(consumer.roomy for consumer in self.consumers):
-            expires_at = None  # at once, or never: there is one who takes it at once
+            expires_at = None  # RabbitMQ delivers it if a consumer is free
         else:
             self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
             return
         self.ready.append(Entry(carried, exchange, routing_key, position, expires_at))
-        if not self._scheduled:
-            self.schedule()
+        self.schedule()
 
     def requeue(self, entries: Iterable[Entry]) -> None:
-        """Put delivered entries back into their old places."""
+        """Put delivered entries back in their old places."""
         if self.deleted:
             return
         returning = sorted(entries, key=_position)
@@ -187,7 +186,7 @@ class MemoryQueue:
         self.schedule()
 
     def drop(self, entry: Entry, reason: str) -> None:
-        """*entry* is in the queue no more: to the dead letters with it, if there are any."""
+        """Send *entry*, which was removed, to the dead letters, if the queue has any."""
         if self.dead_letters is not None and not self.deleted:
             exchange, routing_key = self.dead_letters
             if routing_key is None:
@@ -195,7 +194,7 @@ class MemoryQueue:
             self._bury(exchange, routing_key, _dead_letter(entry, self.name, reason), reason)
 
     def drop_expired(self, now: float) -> None:
-        """Drop what expired at the head; behind an older message that lives it stays."""
+        """Drop what expired at the head. Behind a message that has not expired, it stays."""
         ready = self.ready
         while ready and (expires_at := ready[0].expires_at) is not None and expires_at <= now:
             self.drop(ready.popleft(), "expired")
@@ -203,7 +202,7 @@ class MemoryQueue:
     # --- handing out
 
     def schedule(self) -> None:
-        """Hand out what can be, in the next turn of the loop."""
+        """Hand out messages in the next turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._turns.soon(self._hand_out)
@@ -234,7 +233,7 @@ class MemoryQueue:
                     entry.exchange,
                     entry.routing_key,
                 )
-            except BaseException:  # KeyboardInterrupt: the loop's, but the others are waiting still
+            except BaseException:  # the loop handles a KeyboardInterrupt; the others still wait
                 self.schedule()
                 raise
         if ready:
@@ -243,20 +242,19 @@ class MemoryQueue:
     def _next_consumer(self) -> Consumer | None:
         consumers = self.consumers
         for index, consumer in enumerate(consumers):
-            # Consumer.roomy, without the call
-            if not consumer.prefetch or len(consumer.unacked) < consumer.prefetch:
+            if consumer.roomy:
                 if len(consumers) > 1:
                     self._join(consumers.pop(index))
                 return consumer
         return None
 
     def _join(self, consumer: Consumer) -> None:
-        """Put it behind the others of its priority."""
+        """Put *consumer* behind the others of its priority."""
         place = bisect_right(self.consumers, -consumer.priority, key=lambda each: -each.priority)
         self.consumers.insert(place, consumer)
 
     def _watch_head(self) -> None:
-        """Nobody takes the head: have it dropped when it expires."""
+        """Drop the head, which no consumer takes, when it expires."""
         expires_at = self.ready[0].expires_at if self.ready else None
         if self._head_expiry is not None:
             if self._head_expiry.when() == expires_at:
@@ -273,14 +271,14 @@ class MemoryQueue:
     # --- consumers and life
 
     def add_consumer(self, consumer: Consumer) -> None:
-        """Let it take part from now on."""
+        """Give messages to *consumer* from now on."""
         self._join(consumer)
         self.stop_expiry()
         if self.ready:
             self.schedule()
 
     def remove_consumer(self, consumer: Consumer) -> None:
-        """Give it no more; what it holds stays with it. May be the end of the queue."""
+        """Give *consumer* no more messages. It keeps what it holds. The queue may be deleted."""
         if consumer not in self.consumers:
             return
         self.consumers.remove(consumer)
@@ -291,7 +289,7 @@ class MemoryQueue:
                 self.start_expiry()
 
     def start_expiry(self) -> None:
-        """From now on it has ``expires`` left, if nobody consumes it or declares it again."""
+        """Delete the queue ``expires`` from now, unless it is consumed or declared before."""
         self.stop_expiry()
         if self.expires is not None and not self.consumers and not self.deleted:
             at = self._turns.time() + self.expires / 1000
@@ -303,7 +301,7 @@ class MemoryQueue:
             self._expiry = None
 
     def discard(self) -> None:
-        """Forget everything: the queue is deleted."""
+        """Forget all messages and timers: the queue is deleted."""
         self.deleted = True
         self.ready.clear()
         self.stop_expiry()
@@ -318,7 +316,7 @@ def _position(entry: Entry) -> int:
 
 
 def queue_flags(queue: Queue) -> dict[str, Any]:
-    """Everything that must be equal when a queue is declared again."""
+    """Return everything that must be equal when a queue is declared again."""
     return {
         # RabbitMQ keeps an exclusive queue as a transient one, whatever was declared.
         "durable": queue.durable and not queue.exclusive,
@@ -331,7 +329,7 @@ def queue_flags(queue: Queue) -> dict[str, Any]:
 
 
 def _dead_letter(entry: Entry, queue: str, reason: str) -> Carried:
-    """*entry* as a dead letter: it expires no more, and ``x-death`` tells where it died."""
+    """Return *entry* as a dead letter: without expiration, and with ``x-death``."""
     message = entry.carried.message
     headers = dict(message.headers or {})
     deaths = _deaths(headers)
@@ -358,7 +356,7 @@ def _dead_letter(entry: Entry, queue: str, reason: str) -> Carried:
 
 
 def goes_round(dead: Carried, queue: str) -> bool:
-    """Whether *dead* has been in *queue* before, and nobody rejected it since."""
+    """Return whether *dead* has been in *queue* before, and was not rejected since."""
     for death in _deaths(dead.message.headers or {}):  # the latest first
         if death["reason"] == "rejected":
             return False
@@ -368,7 +366,7 @@ def goes_round(dead: Carried, queue: str) -> bool:
 
 
 def _deaths(headers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where a dead letter died; what somebody made up in its place is left out."""
+    """Return the valid entries of ``x-death``: a sender may have written anything."""
     deaths = headers.get("x-death")
     return [
         dict(death)

@@ -19,8 +19,9 @@ from ..base import Heard, QueueState, Received, State, Transport
 from ..outbox import Sender
 from .broker import MemoryBroker
 from .channel import NO_LIMIT, MemoryChannel, check
-from .queue import Consumer, Deliver
+from .queue import Deliver
 from .subscription import MemorySubscription, delivering, hearing
+from .topology import MemoryTopology
 
 __all__ = ["MemoryTransport"]
 
@@ -82,11 +83,7 @@ class MemoryTransport(Transport):
         )
         self._broker: MemoryBroker | None = None
         self._channel: MemoryChannel | None = None
-        self._exchanges: dict[str, Exchange] = {}
-        self._queues: dict[str, Queue] = {}
-        self._subscriptions: dict[MemorySubscription, None] = {}
-        #: Of this connection; also cancelled ones, whose deliveries may not be settled yet.
-        self._consumers: set[Consumer] = set()
+        self._topology = MemoryTopology(self)
         self._connected = asyncio.Event()
         self._closed = False
 
@@ -135,9 +132,9 @@ class MemoryTransport(Transport):
             await self._sender.flushed()
         finally:
             self._leave()
-            self._subscriptions.clear()
+            self._topology.subscriptions.clear()
             self._become(State.CLOSED)
-            self._connected.set()  # whoever waits for it sees that it is closed
+            self._connected.set()  # ``start``, ``declare`` and ``subscribe`` stop waiting
 
     def connect(self) -> None:
         """
@@ -158,12 +155,7 @@ class MemoryTransport(Transport):
         self._channel = MemoryChannel(
             broker, self._limit, take_back=self._sender.take_back, elsewhere=self.send
         )
-        for exchange in self._exchanges.values():
-            self._try(broker.declare_exchange, exchange)
-        for queue in self._queues.values():
-            self._try(broker.declare_queue, queue, self)
-        for subscription in list(self._subscriptions):
-            self._try(self._consume, self._channel, subscription)
+        self._topology.restore(self._channel, self.reconnects)
         self._connected.set()
         self._blocked_changed()
 
@@ -178,10 +170,7 @@ class MemoryTransport(Transport):
         """End everything on this connection; the broker stays."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            consumers, self._consumers = self._consumers, set()
-            for subscription in self._subscriptions:
-                subscription.disconnected()
-            channel.broker.disconnect(self, consumers)
+            self._topology.disconnect()
             self._sender.pause(why)
             channel.end()
 
@@ -231,13 +220,7 @@ class MemoryTransport(Transport):
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
     ) -> None:
-        broker = (await self._available()).broker
-        for exchange in exchanges:
-            broker.declare_exchange(exchange)
-            self._exchanges[exchange.name] = exchange
-        for queue in queues:
-            broker.declare_queue(queue, self)
-            self._queues[queue.name] = queue
+        self._topology.declare(await self._available(), exchanges, queues)
 
     async def subscribe(
         self,
@@ -274,61 +257,19 @@ class MemoryTransport(Transport):
         subscription = MemorySubscription(
             queue,
             deliver,
-            cancelled=self._forget,
-            cancelled_by_broker=self._consume_again,
+            cancelled=self._topology.cancelled,
+            cancelled_by_broker=self._topology.cancelled_by_broker,
             **options,
         )
-        self._consume(await self._available(), subscription)
-        self._subscriptions[subscription] = None
+        self._topology.subscribe(await self._available(), subscription)
         return subscription
 
     @property
     def subscriptions(self) -> Collection[MemorySubscription]:
-        return list(self._subscriptions)
-
-    def _consume(self, channel: MemoryChannel, subscription: MemorySubscription) -> None:
-        self._consumers.add(subscription.consume(channel, self, self.reconnects))
-
-    def _consume_again(self, subscription: MemorySubscription) -> None:
-        """The broker cancelled the consumer of *subscription*."""
-        channel = self._channel
-        if channel is None:
-            return
-        log.warning(
-            "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
-            "consuming again",
-            subscription.queue.name,
-            self.url,
-        )
-
-        def consume(now: float) -> None:
-            if channel is self._channel and subscription in self._subscriptions:
-                self._try(self._consume, channel, subscription)
-
-        channel.broker.turns.soon(consume)
-
-    def _forget(self, subscription: MemorySubscription) -> None:
-        """*subscription* was cancelled."""
-        self._subscriptions.pop(subscription, None)
-        self._consumers = {
-            each for each in self._consumers if each.unacked or each in each.queue.consumers
-        }
-
-    def _try(self, restore: Callable[..., Any], *args: Any) -> None:
-        try:
-            restore(*args)
-        except ConfigurationError as error:
-            log.error("it could not be declared again: %s", error)
-        except Exception:
-            log.exception("%s: what was declared or subscribed could not be restored", self.url)
+        return list(self._topology.subscriptions)
 
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
         return None if self._channel is None else self._channel.broker.inspect(queue, self)
 
     async def delete(self, queue: str) -> None:
-        self._queues.pop(queue, None)
-        if self._channel is not None:
-            broker = self._channel.broker
-            there = broker.queues.get(queue)
-            if there is not None and there.owner in (None, self):
-                broker.delete_queue(there)
+        self._topology.delete(queue)

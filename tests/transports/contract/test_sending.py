@@ -203,7 +203,7 @@ async def test_a_settled_that_raises_is_logged_and_harms_no_other_message(
 async def test_a_returned_untracked_message_goes_to_its_reply_to(bench: Bench) -> None:
     transport = await bench.connect()
     returned: asyncio.Queue[tuple[Message, AioRpcError]] = asyncio.Queue()
-    transport.expect_returns("mine", lambda *back: returned.put_nowait(back))
+    transport.returns.expect("mine", lambda *back: returned.put_nowait(back))
     for reply_to in ("mine", "nobody's", "mine"):
         transport.send(unheard(bench.queue(), reply_to, returned))
     for _ in range(2):
@@ -211,7 +211,7 @@ async def test_a_returned_untracked_message_goes_to_its_reply_to(bench: Bench) -
         assert message.reply_to == "mine"
         assert isinstance(error, Unroutable)
     assert returned.empty()
-    transport.forget_returns("mine")
+    transport.returns.forget("mine")
 
 
 def unheard(queue: Queue, reply_to: str, returned: asyncio.Queue[Any]) -> Outgoing:
