@@ -72,7 +72,7 @@ class ServiceContainer:
         self._pool = pool = Pool(self.service_name, self.settings)
         self.new_call, self.submit, self.work = pool.new_call, pool.submit, pool.work
         #: For ``aiorpc.testing``.
-        self.intercept = pool.intercept
+        self.intercept, self.interceptors = pool.intercept, pool.interceptors
         self._shared: dict[object, Any] = {}
         self._sharing: dict[object, asyncio.Lock] = {}
         self._background: set[asyncio.Task[None]] = set()

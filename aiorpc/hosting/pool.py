@@ -39,6 +39,7 @@ class Pool:
     Attributes:
         accepting: whether calls that are submitted run. Otherwise they are abandoned.
         overran: whether the calls that ran did not end in time when the service stopped.
+        interceptors: see :meth:`intercept`; the last one is the outermost.
     """
 
     def __init__(self, service_name: str, settings: Settings) -> None:
@@ -56,7 +57,7 @@ class Pool:
         self._idle: asyncio.Future[None] | None = None
         self._on_end = self._ended
         self._warned_at = -WARN_EVERY
-        self._interceptors: list[Callable[[Submit], Submit]] = []
+        self.interceptors: list[Callable[[Submit], Submit]] = []
         self._run: Submit = self._run_worker
 
     def open(self, workshop: Workshop) -> None:
@@ -120,23 +121,20 @@ class Pool:
 
     def intercept(self, interceptor: Callable[[Submit], Submit]) -> Callable[[], None]:
         """
-        Put *interceptor* between ``submit`` and the workers, the last one outermost.
-
-        Returns:
-            a function that removes it.
+        Put *interceptor* between ``submit`` and the workers, and return a function that removes it.
         """
 
         def compose() -> None:
             self._run = self._run_worker
-            for each in self._interceptors:
+            for each in self.interceptors:
                 self._run = each(self._run)
 
         def remove() -> None:
-            if interceptor in self._interceptors:
-                self._interceptors.remove(interceptor)
+            if interceptor in self.interceptors:
+                self.interceptors.remove(interceptor)
                 compose()
 
-        self._interceptors.append(interceptor)
+        self.interceptors.append(interceptor)
         compose()
         return remove
 

@@ -301,10 +301,12 @@ async def test_several_faults_can_strike_together(faulty: Faulty, service: Any) 
 
 
 async def test_faults_leave_nothing_behind(faulty: Faulty, service: Any) -> None:
-    with faults.lose_reply(faulty.container), faults.duplicate(faulty.container):
+    container = faulty.container
+    with faults.lose_reply(container) as lost, faults.duplicate(container) as duplicated:
         pass
-    assert "submit" not in vars(faulty.container)
+    assert container.interceptors == []
     assert await service.add(1) == 1
+    assert (lost.struck, duplicated.struck) == (0, 0)
 
 
 async def test_a_fault_names_a_misspelt_method(faulty: Faulty) -> None:
