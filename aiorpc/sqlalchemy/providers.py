@@ -53,7 +53,7 @@ class _DatabaseProvider(DependencyProvider[T_co]):
             self._engine_options,
             self._session_options,
         )
-        engine_options = sorted(database.engine_options.items(), key=lambda item: item[0])
+        engine_options = sorted(database.engine_options.items())
         self.engine = await host.share(
             (_DatabaseProvider, database.key, repr(engine_options)), partial(open_engine, database)
         )
@@ -167,10 +167,10 @@ class CallDatabase:
             yield session
             await session.commit()
         except BaseException:
-            await session.end_unbroken()
+            await session.end_shielded()
             raise
         if close_on_exit or self._ended:
-            await session.end_unbroken()
+            await session.end_shielded()
         else:
             self._left_open.append(session)
 

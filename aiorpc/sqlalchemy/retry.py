@@ -89,7 +89,14 @@ class _Retry:
                     deadline = current.get().deadline
                     if deadline is not None and deadline.remaining() <= delay:
                         raise
-                    self._log(function, attempt, delay, error)
+                    log.info(
+                        "%s: attempt %d of %d failed, retrying in %g s: %s",
+                        function.__qualname__,
+                        attempt,
+                        self.total + 1,
+                        delay,
+                        getattr(error, "orig", error),
+                    )
                 if delay:
                     await asyncio.sleep(delay)
             return await one_attempt(*args, **kwargs)
@@ -114,16 +121,6 @@ class _Retry:
         """Seconds before the next attempt, by the formula of nameko-sqlalchemy."""
         delay = 0.0 if attempt == 1 else self.backoff_factor * 2.0 ** (attempt - 1)
         return delay if self.backoff_max is None else min(delay, self.backoff_max)
-
-    def _log(self, function: Any, attempt: int, delay: float, error: Exception) -> None:
-        log.info(
-            "%s: attempt %d of %d failed, retrying in %g s: %s",
-            function.__qualname__,
-            attempt,
-            self.total + 1,
-            delay,
-            getattr(error, "orig", error),
-        )
 
 
 @overload

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util import greenlet_spawn
 
 __all__ = ["CallSession", "WatchedSession", "finish", "watch"]
@@ -130,7 +130,7 @@ class CallSession(AsyncSession):
                 raise
             log.warning("%s: its session did not close and was dropped: %r", self._call, exc)
 
-    async def end_unbroken(self) -> None:
+    async def end_shielded(self) -> None:
         """Close for good inside the method, where we may be cancelled."""
         if self.in_transaction():
             await finish(self.end(), self._cleanup_timeout)
@@ -208,37 +208,17 @@ class _Transaction(AsyncSessionTransaction):
 
 
 class WatchedSession(Session):
-    """
-    Remembers whether it sent changes that are not committed.
-
-    It overrides methods because a listener for ``do_orm_execute`` makes SQLAlchemy prepare every
-    query twice.
-    """
-
-    def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        self._note(statement)
-        return super().execute(statement, *args, **kwargs)
-
-    def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        self._note(statement)
-        return super().scalar(statement, *args, **kwargs)
-
-    def scalars(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        self._note(statement)
-        return super().scalars(statement, *args, **kwargs)
-
-    def _note(self, statement: Any) -> None:
-        if getattr(statement, "is_dml", False):
-            self.info[_UNCOMMITTED] = True
+    """A class of its own, so that ``watch`` adds no listener to every ``Session`` of a program."""
 
 
 def watch(session_cls: type[Session]) -> None:
-    """Make sessions of *session_cls* remember their connections, and whether they flushed."""
+    """Make sessions of *session_cls* remember their connections, and changes sent to the server."""
     if not event.contains(session_cls, "after_flush", _flushed):
         event.listen(session_cls, "after_begin", _began)
+        event.listen(session_cls, "do_orm_execute", _executed)
         event.listen(session_cls, "after_flush", _flushed)
-        event.listen(session_cls, "after_commit", _settled)
-        event.listen(session_cls, "after_rollback", _settled)
+        event.listen(session_cls, "after_commit", _ended)
+        event.listen(session_cls, "after_rollback", _ended)
 
 
 def _began(session: Session, _: Any, connection: Connection) -> None:
@@ -264,10 +244,15 @@ def _drop_connections(session: Session) -> None:
                 log.debug("could not drop a connection: %r", exc)
 
 
+def _executed(execution: ORMExecuteState) -> None:
+    if execution.is_insert or execution.is_update or execution.is_delete:
+        execution.session.info[_UNCOMMITTED] = True
+
+
 def _flushed(session: Session, _: Any) -> None:
     session.info[_UNCOMMITTED] = True
 
 
-def _settled(session: Session) -> None:
+def _ended(session: Session) -> None:
     if session.get_nested_transaction() is None:  # the end of a savepoint commits nothing
         session.info.pop(_UNCOMMITTED, None)

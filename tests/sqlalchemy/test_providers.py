@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, func, insert, select
+from sqlalchemy.orm import Session
 
 from aiorpc import ClusterRpcProxy, RemoteError, ServiceContainer, rpc
 from aiorpc.config import resolve
@@ -186,6 +187,26 @@ async def test_a_warning_names_the_changes_that_were_not_committed(
         caplog.clear()
         await proxy.rename("Bronte")
         assert "1 changed (Author)" in caplog.text
+
+
+async def test_changes_in_a_session_of_a_class_of_ones_own_are_watched_too(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OwnSession(Session):
+        pass
+
+    class Own:
+        name = "own"
+        db = DatabaseSession(Base, session_options={"sync_session_class": OwnSession})
+
+        @rpc
+        async def add(self) -> bool:
+            await self.db.execute(insert(Author).values(name="Austen"))
+            return isinstance(self.db.sync_session, OwnSession)
+
+    async with running(Own, sqlite_url) as (proxy, _):
+        assert await proxy.add() is True
+    assert "own.add ended without a commit" in caplog.text
 
 
 async def test_no_warning_is_logged_if_no_change_is_lost(

@@ -16,7 +16,7 @@ from sqlalchemy.pool import Pool
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from .drivers import Statement, broken_off, driver_of, kill, roll_back_interrupted
+from .drivers import Statement, driver_of, kill, roll_back_interrupted, unfinished_statement
 
 __all__ = ["InterruptiblePool"]
 
@@ -70,7 +70,7 @@ class InterruptiblePool(Pool):
             return
         try:
             async with asyncio.timeout(TERMINATE):
-                if (statement := broken_off(driver_connection)) is not None:
+                if (statement := unfinished_statement(driver_connection)) is not None:
                     await asyncio.shield(self._in_background(self._kill(statement)))
                 await greenlet_spawn(super()._close_connection, connection, terminate=True)
         except TimeoutError:

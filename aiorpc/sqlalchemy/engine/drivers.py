@@ -16,13 +16,13 @@ from ...exceptions import ConfigurationError
 
 __all__ = [
     "Statement",
-    "broken_off",
     "connect_aiomysql",
     "driver_of",
     "kill",
     "looks_alive",
     "note_server",
     "roll_back_interrupted",
+    "unfinished_statement",
 ]
 
 
@@ -75,7 +75,7 @@ def note_server(connection: Any, _: object = None) -> None:
         _servers[connection.driver_connection] = _server_of(connection)
 
 
-def broken_off(connection: Any) -> Statement | None:
+def unfinished_statement(connection: Any) -> Statement | None:
     """The statement that the server still runs after aiomysql cut *connection*; None if none."""
     server = _servers.get(connection) if driver_of(connection) == "aiomysql" else None
     if server is None or getattr(connection, "_close_reason", None) is None:

@@ -70,7 +70,7 @@ class _WaitingLine(Generic[T]):
         Wait up to *within* seconds to be served.
 
         Raises:
-            TimeoutError: nobody served it in time.
+            TimeoutError: *within* has passed.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -266,16 +266,16 @@ class CallPool(InterruptiblePool):
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.done():
-                self._opened_for_nobody(task)
+                self._opened_without_a_call(task)
             else:
-                task.add_done_callback(self._opened_for_nobody)
+                task.add_done_callback(self._opened_without_a_call)
                 asyncio.get_running_loop().call_later(LINGER, task.cancel)
             raise
         except BaseException:
             self._free_place()
             raise
 
-    def _opened_for_nobody(self, task: asyncio.Task[ConnectionPoolEntry]) -> None:
+    def _opened_without_a_call(self, task: asyncio.Task[ConnectionPoolEntry]) -> None:
         if task.cancelled():
             self._free_place()
         elif (error := task.exception()) is not None:

@@ -46,7 +46,7 @@ class _Driver:
     kept: tuple[str, ...] = ()
     #: Go to the driver, as values of this type.
     own: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
-    #: The driver's names of those that it calls otherwise.
+    #: The driver's names, where they differ from those in the URL.
     renamed: Mapping[str, str] = field(default_factory=dict)
     #: Go to the driver in one value, such as a TLS context.
     gathered: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +22,7 @@ from aiorpc.sqlalchemy import (
     dump,
     returns,
 )
-from tests.support.databases import RUN, Author, Base, opened_session, running
+from tests.support.databases import RUN, Author, Base, running
 
 
 class AuthorSchema(SQLAlchemyAutoSchema[Any]):
@@ -35,12 +34,6 @@ class AuthorSchema(SQLAlchemyAutoSchema[Any]):
 
 
 # dump and load by hand
-
-
-@pytest.fixture
-async def session(database_url: str) -> AsyncIterator[AsyncSession]:
-    async with opened_session(Base, database_url) as session:
-        yield session
 
 
 async def test_an_expired_attribute_is_refreshed_or_named(session: AsyncSession) -> None:

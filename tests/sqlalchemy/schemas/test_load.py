@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from aiorpc.sqlalchemy import (
     dump,
     load,
 )
-from tests.support.databases import Author, Base, Book, opened_session
+from tests.support.databases import Author, Book
 
 
 class AuthorSchema(SQLAlchemyAutoSchema[Any]):
@@ -28,12 +27,6 @@ class AuthorSchema(SQLAlchemyAutoSchema[Any]):
 
 
 # dump and load by hand
-
-
-@pytest.fixture
-async def session(database_url: str) -> AsyncIterator[AsyncSession]:
-    async with opened_session(Base, database_url) as session:
-        yield session
 
 
 async def test_load_with_a_session_finds_and_changes_a_row(session: AsyncSession) -> None:
