@@ -1,8 +1,8 @@
 """
 aiorpc: microservices on asyncio and RabbitMQ. Nameko's idea and Nameko's wire, without eventlet.
 
-This file is the face: everything a user imports is here, but for ``aiorpc.sqlalchemy``,
-``aiorpc.testing``, ``aiorpc.sync`` and ``aiorpc.from_thread``.
+This file is the face: users import from here, and from ``aiorpc.sqlalchemy``, ``aiorpc.testing``,
+``aiorpc.sync`` and ``aiorpc.from_thread``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .exceptions import (
     RpcTimeout,
     ServiceUnavailable,
     UnknownService,
+    Unroutable,
     UnserializableValueError,
     deserialize_to_instance,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "ServiceRunner",
     "ServiceUnavailable",
     "UnknownService",
+    "Unroutable",
     "UnserializableValueError",
     "WorkerContext",
     "__version__",

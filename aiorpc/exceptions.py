@@ -1,32 +1,31 @@
 """
-Every error that aiorpc raises, in one tree. Nothing here imports, waits or logs.
+The errors of aiorpc, in one tree. Values only: nothing here awaits, logs or does I/O.
 
 ::
 
     AioRpcError
     ├── ConfigurationError            a service, an extension or a setting is wrong
     ├── UnserializableValueError      a value cannot be put on the wire
-    ├── ConnectionLost                the broker went away before the call could be settled
-    ├── Unroutable                    a mandatory message reached an exchange with no queue for it
-    ├── RpcError                      what a caller may meet in place of a result
-    │   ├── RpcTimeout                (also a TimeoutError) no answer within the deadline
-    │   ├── UnknownService            no queue takes calls for that service
-    │   ├── ServiceUnavailable        the queue is there, and nobody consumes it (fail_fast)
-    │   ├── Overloaded                the service is there and refuses more work
+    ├── ConnectionLost                the broker is not there, or went away before the answer
+    ├── Unroutable                    no queue takes a mandatory message
+    ├── RpcError                      a call got no result
+    │   ├── RpcTimeout                (also a TimeoutError) no answer came before the deadline
+    │   ├── UnknownService            no queue takes calls of that service
+    │   ├── ServiceUnavailable        the queue exists, and nobody consumes it (fail_fast)
+    │   ├── Overloaded                the broker refused the message: a queue is full, or failed
     │   ├── DeliveryUncertain         an at-most-once call may have run already
-    │   ├── InProgress                the same idempotent call is running now
-    │   ├── MalformedReply            the answer is none that this protocol knows
+    │   ├── MalformedReply            the answer does not follow the protocol, or the return type
     │   └── RemoteError               the method raised: exc_type, exc_args, value
-    └── BadRequest                    the call itself is wrong: repeating it will not help
-        ├── MalformedRequest          the message is no call
-        ├── MethodNotFound            the service is there, the method is not
+    └── BadRequest                    the call is wrong: repeating it does not help
+        ├── MalformedRequest          the message is not a call
+        ├── MethodNotFound            the service has no such method
         └── IncorrectSignature        the method does not take these arguments
             └── BadArguments          (also a ValueError) an argument has the wrong type or value
 
-Only ``MalformedRequest``, ``MethodNotFound``, ``IncorrectSignature`` and ``BadArguments`` (and what
-you register with :func:`deserialize_to_instance`) cross the wire as themselves. All others that a
-remote method raises arrive as :class:`RemoteError`: a caller must be able to tell its own failure
-from its callee's.
+Four errors, and those that you register with :func:`deserialize_to_instance`, are raised at the
+caller as themselves: ``MalformedRequest``, ``MethodNotFound``, ``IncorrectSignature`` and
+``BadArguments``. Every other error that a remote method raises arrives as :class:`RemoteError`. So
+a caller can distinguish its own failures from those of the service that it calls.
 """
 
 from __future__ import annotations
@@ -71,30 +70,30 @@ class ConfigurationError(AioRpcError):
 
 
 class UnserializableValueError(AioRpcError):
-    """A value cannot be put on the wire. The text says where in it, its type and the remedy."""
+    """A value cannot be put on the wire. The text says where, of which type, and the remedy."""
 
 
 class ConnectionLost(AioRpcError):
-    """The broker cannot be reached, or went away before the message could be settled."""
+    """The broker cannot be reached, or went away before it confirmed or answered a message."""
 
 
 class Unroutable(AioRpcError):
-    """A mandatory message reached an exchange that has no queue for its routing key."""
+    """No queue takes a mandatory message, or its exchange does not exist."""
 
 
 class RpcError(AioRpcError):
-    """Base class of what a caller may meet in place of a result."""
+    """Base class of the errors that a caller gets instead of a result."""
 
 
 class RpcTimeout(RpcError, TimeoutError):
-    """No answer came within the deadline. The text says from whom, after how long, and why."""
+    """No answer came before the deadline. The text names the method, the seconds and the reason."""
 
 
 class UnknownService(RpcError):
-    """No queue takes calls for that service: it never ran on this broker, or the name is wrong."""
+    """No queue takes calls of that service: it never ran on this broker, or the name is wrong."""
 
     def __init__(self, service: str, message: str | None = None) -> None:
-        # Nameko's has the service's name for its one argument.
+        # The service's name is the only argument, as in Nameko's UnknownService.
         super().__init__(service)
         self.service = service
         self.message = message or service
@@ -104,23 +103,23 @@ class UnknownService(RpcError):
 
 
 class ServiceUnavailable(RpcError):
-    """The service's queue exists, but nobody consumes it (asked for with ``fail_fast=True``)."""
+    """The service's queue exists, and nobody consumes it. Raised with ``fail_fast=True`` only."""
 
 
 class Overloaded(RpcError):
-    """The service refuses more work for now."""
+    """The broker refused a message (``basic.nack``): a queue that it goes to is full, or failed."""
 
 
 class DeliveryUncertain(RpcError):
-    """An at-most-once method was delivered again: it may have run already, so it does not run."""
+    """A request for an at-most-once method came twice. It may have run, so it was not run again."""
 
 
 class InProgress(RpcError):
-    """Another worker runs the same idempotent call right now."""
+    """Reserved for idempotent calls. Nothing raises it yet."""
 
 
 class MalformedReply(RpcError):
-    """What came is no answer of this protocol, or does not fit the declared return type."""
+    """The answer does not follow the protocol, or does not fit the declared return type."""
 
 
 class RemoteError(RpcError):
@@ -129,9 +128,9 @@ class RemoteError(RpcError):
 
     Attributes:
         exc_type: the name of its class, ``"ValueError"``.
-        exc_args: its arguments as Nameko sends them, made of strings.
+        exc_args: its arguments as Nameko sends them, as strings.
         value: its text.
-        exc_path: its import path, ``"builtins.ValueError"``; empty when the peer sent none.
+        exc_path: its import path, ``"builtins.ValueError"``; empty if the peer sent no path.
     """
 
     def __init__(
@@ -152,15 +151,15 @@ class RemoteError(RpcError):
 
 
 class BadRequest(AioRpcError):
-    """The call itself is wrong: repeating it will not help."""
+    """Base class of the errors for calls that are wrong: repeating them does not help."""
 
 
 class MalformedRequest(BadRequest):
-    """The message is no call: its body, its content type or its headers are wrong."""
+    """The message is not a call: its body, its content type or its headers are wrong."""
 
 
 class MethodNotFound(BadRequest):
-    """The service is there; it has no such method marked ``@rpc``."""
+    """The service has no such method marked ``@rpc``."""
 
 
 class IncorrectSignature(BadRequest):
@@ -168,48 +167,48 @@ class IncorrectSignature(BadRequest):
 
 
 class BadArguments(IncorrectSignature, ValueError):
-    """An argument has the wrong type or value. The text says which, what is due and what came."""
+    """An argument has the wrong type or value. The text says which, what is expected, what came."""
 
     @property
     def messages(self) -> Any:
-        """What a schema has to say, by argument and field (``aiorpc.sqlalchemy``); else empty."""
+        """Messages of a schema of ``aiorpc.sqlalchemy``, by argument and field; else empty."""
         return self.args[1] if len(self.args) > 1 else {}
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
-# Which errors come back as themselves. Keyed by import path, as Nameko's registry is.
+# The errors that are raised at the caller as themselves, by import path as in Nameko.
 
 _registry: dict[str, type[Exception]] = {}
 
 
 def exception_path(exc_type: type[BaseException]) -> str:
-    """``module.ClassName``, the key under which Nameko sends an error (not the qualified name)."""
+    """``module.ClassName``, as Nameko sends it; a nested class has no qualified name there."""
     return f"{exc_type.__module__}.{exc_type.__name__}"
 
 
 def deserialize_to_instance(exc_type: E) -> E:
     """
-    Class decorator: raise *exc_type* as itself where it arrives, not as :class:`RemoteError`.
+    Class decorator: callers get *exc_type* itself, and not a :class:`RemoteError`.
 
-    Both sides must have it under the same import path. It is rebuilt from its arguments as they
-    were sent, and Nameko sends them as strings.
+    Both sides must import it from the same path. The caller builds it from the arguments that were
+    sent, and Nameko sends them as strings.
 
     Raises:
-        ConfigurationError: it is no exception that a call can end with.
+        ConfigurationError: *exc_type* is not an exception that a call can end with.
     """
     if not issubclass(exc_type, Exception) or issubclass(exc_type, StopIteration):
         raise ConfigurationError(
-            f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register an "
-            "Exception, and none that is a StopIteration (no coroutine can raise one)"
+            f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register a "
+            "subclass of Exception, but not of StopIteration (no coroutine can raise one)"
         )
     _registry[exception_path(exc_type)] = exc_type
     return exc_type
 
 
 def registered(path: str) -> type[Exception] | None:
-    """The class registered under *path*, if there is one."""
+    """The class that is registered under *path*, or ``None``."""
     return _registry.get(path)
 
 

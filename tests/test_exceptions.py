@@ -1,0 +1,64 @@
+"""The tree of errors: what the docstring draws, what is raised, what users can import."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+from pathlib import Path
+
+import pytest
+
+import aiorpc
+from aiorpc import exceptions
+
+ERRORS = {
+    name: error
+    for name in exceptions.__all__
+    if isinstance(error := getattr(exceptions, name), type)
+}
+FAMILIES = {"AioRpcError", "BadRequest", "RpcError"}
+#: For idempotent calls, which are still to be built.
+RESERVED = {"InProgress"}
+
+
+def drawn() -> dict[str, str]:
+    """The tree of the module's docstring: each error's name, and its parent's."""
+    parents: dict[str, str] = {}
+    trail: list[str] = []
+    for line in (exceptions.__doc__ or "").splitlines():
+        before, branch, after = line.partition("── ")
+        if branch:
+            depth = len(before) // 4
+            name = after.split()[0]
+            parents[name] = trail[depth - 1]
+            trail[depth:] = [name]
+        elif line.strip() == "AioRpcError":
+            trail = [line.strip()]
+    return parents
+
+
+def test_the_docstring_draws_the_tree_as_it_is() -> None:
+    bases = {name: error.__bases__[0].__name__ for name, error in ERRORS.items()}
+    assert drawn() == {
+        name: base for name, base in bases.items() if name not in {"AioRpcError", *RESERVED}
+    }
+
+
+def test_every_error_can_be_imported_from_the_face() -> None:
+    assert set(ERRORS) <= set(aiorpc.__all__)
+
+
+def test_every_error_is_raised_somewhere_but_the_reserved_ones() -> None:
+    made: set[str] = set()
+    for path in Path(aiorpc.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                made.add(node.func.id)
+    assert set(ERRORS) - made - FAMILIES == RESERVED
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_survives_pickling(name: str) -> None:
+    error = pickle.loads(pickle.dumps(ERRORS[name]("text")))
+    assert type(error) is ERRORS[name]
+    assert "text" in str(error)
