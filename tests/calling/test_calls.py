@@ -42,12 +42,15 @@ from aiorpc import (
     rpc,
     timer,
 )
+from aiorpc.calling.client import Client
+from aiorpc.calling.proxies import ClusterProxy
+from tests.support.clients import client_on
 from tests.support.waiting import eventually
 
 
 @deserialize_to_instance
 class OutOfStock(Exception):
-    """Comes back as itself."""
+    """Arrives at the caller as itself."""
 
 
 @dataclasses.dataclass
@@ -62,7 +65,7 @@ class Whoami(DependencyProvider[WorkerContext]):
 
 
 def services(suffix: str) -> tuple[type, type]:
-    """A pair of services that nobody else on the broker has."""
+    """A pair of services with names that no other test uses."""
 
     class ServiceY:
         name = f"service_y_{suffix}"
@@ -183,17 +186,19 @@ class Running:
     x_name: str
     y_name: str
     cluster: Any
-    proxy: ClusterRpcProxy
+    client: Client
     x_cls: Any
 
 
 @asynccontextmanager
 async def run_services(config: dict[str, Any]) -> AsyncIterator[Running]:
     service_x, service_y = services(uuid.uuid4().hex[:8])
-    proxy = ClusterRpcProxy(config, timeout=10)
-    async with ServiceRunner(service_x, service_y, config=config), proxy as cluster:
-        x, y = service_x.name, service_y.name
-        yield Running(config, cluster[x], cluster[y], x, y, cluster, proxy, service_x)
+    async with (
+        ServiceRunner(service_x, service_y, config=config),
+        client_on(config, timeout=10) as client,
+    ):
+        cluster, x, y = ClusterProxy(client), service_x.name, service_y.name
+        yield Running(config, cluster[x], cluster[y], x, y, cluster, client, service_x)
 
 
 @pytest.fixture
@@ -240,7 +245,7 @@ async def test_values_of_kombus_types_arrive_as_themselves(running: Running) -> 
     assert await running.x.echo(*values) == [values, {}]
 
 
-async def test_an_annotation_makes_a_dataclass_whole(running: Running) -> None:
+async def test_an_annotated_dataclass_arrives_as_itself(running: Running) -> None:
     assert await running.x.move(Point(1, 2)) == {"x": 2, "y": 3}
     typed = running.cluster.typed(running.x_cls)
     assert await typed.move(Point(1, 2), by=2) == Point(3, 4)
@@ -251,7 +256,7 @@ async def test_service_rpc_proxy_calls_one_service(running: Running) -> None:
         assert await x.remote_method("hi") == "hi-x-y"
 
 
-async def test_a_sync_method_runs_in_a_thread_and_may_call_on(running: Running) -> None:
+async def test_a_sync_method_runs_in_a_thread_and_may_call_others(running: Running) -> None:
     assert await running.x.in_thread("t") == "t-y"
 
 
@@ -289,7 +294,7 @@ async def test_arguments_that_do_not_fit_are_refused_before_the_method_runs(
         await running.x.move({"x": "one", "y": 2})
 
 
-async def test_an_unknown_service_is_known_at_once(running: Running) -> None:
+async def test_an_unknown_service_is_reported_at_once(running: Running) -> None:
     started = time.monotonic()
     with pytest.raises(UnknownService) as info:
         await running.cluster.service_that_never_was.method()
@@ -298,13 +303,12 @@ async def test_an_unknown_service_is_known_at_once(running: Running) -> None:
     assert "rpc-service_that_never_was" in str(info.value)
 
 
-async def test_an_unknown_service_is_known_at_once_without_confirms(running: Running) -> None:
+async def test_an_unknown_service_is_reported_at_once_without_confirms(running: Running) -> None:
     fast = {**running.config, "CALL_PROFILE": "fast"}
-    async with ClusterRpcProxy(fast, timeout=5) as cluster:
-        call = cluster.service_that_never_was.method.call_async()
+    async with client_on(fast, timeout=5) as client:
+        call = ClusterProxy(client).service_that_never_was.method.call_async()
         with pytest.raises(UnknownService, match="rpc-service_that_never_was"):
             await call
-        client = cluster._client
         assert client.in_flight == 0
 
 
@@ -342,7 +346,9 @@ async def test_what_a_method_raises_never_ends_the_service(running: Running) -> 
     assert await running.x.echo() == [[], {}]
 
 
-async def test_a_sync_method_that_returns_an_awaitable_is_told_the_remedy(running: Running) -> None:
+async def test_a_sync_method_that_returns_an_awaitable_fails_and_names_the_remedy(
+    running: Running,
+) -> None:
     with pytest.raises(RemoteError, match="async def"):
         await running.x.not_async()
 
@@ -351,7 +357,9 @@ async def test_a_sync_method_that_returns_an_awaitable_is_told_the_remedy(runnin
 
 
 @pytest.mark.alone  # milliseconds count
-async def test_a_slow_service_times_out_within_50_ms_and_says_so(running: Running) -> None:
+async def test_a_call_to_a_slow_service_times_out_within_50_ms_and_says_why(
+    running: Running,
+) -> None:
     started = time.monotonic()
     with pytest.raises(RpcTimeout) as info:
         await running.x.slow.with_options(timeout=0.3)()
@@ -363,7 +371,7 @@ async def test_a_slow_service_times_out_within_50_ms_and_says_so(running: Runnin
 
 
 @pytest.mark.alone  # milliseconds count
-async def test_a_service_that_is_down_times_out_and_names_its_consumers(
+async def test_a_call_to_a_service_that_is_down_times_out_and_names_the_consumers(
     running: Running,
 ) -> None:
     service_x, _ = services(uuid.uuid4().hex[:8])
@@ -380,7 +388,7 @@ async def test_a_service_that_is_down_times_out_and_names_its_consumers(
     )
     with pytest.raises(ServiceUnavailable, match="0 consumers"):
         await running.cluster[name].remote_method.with_options(fail_fast=True)("x")
-    await running.proxy._transport.delete(f"rpc-{name}")
+    await running.client.transport.delete(f"rpc-{name}")
 
 
 async def test_the_deadline_travels_and_bounds_the_worker(running: Running) -> None:
@@ -398,8 +406,7 @@ async def test_the_worker_is_cancelled_at_the_deadline(running: Running) -> None
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for", "cancel"])
 async def test_cancelling_a_call_leaves_nothing_behind(running: Running, how: str) -> None:
-    client = running.proxy._client
-    assert client is not None
+    client = running.client
     if how == "timeout":
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -434,7 +441,7 @@ async def test_cancelling_the_reply_cancels_the_call(running: Running) -> None:
     reply.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert running.proxy._client.in_flight == 0
+    assert running.client.in_flight == 0
 
 
 # Context
@@ -466,7 +473,7 @@ async def test_context_data_is_sent_as_it_is_when_the_call_is_made(running: Runn
         assert (await context())["data"]["roles"] == ["reader", "editor"]
 
 
-async def test_what_a_service_changes_in_context_data_stays_in_that_call(running: Running) -> None:
+async def test_a_change_of_context_data_in_a_service_stays_in_that_call(running: Running) -> None:
     async with ClusterRpcProxy(running.config, context_data={"roles": ["user"]}) as cluster:
         for _ in range(3):
             assert await cluster[running.y_name].add_role() == ["user", "admin"]
@@ -504,8 +511,7 @@ async def test_two_thousand_concurrent_calls_leave_nothing_behind(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    client = running.proxy._client
-    assert client is not None
+    client = running.client
     await asyncio.gather(*(running.x.remote_method(str(n)) for n in range(50)))  # warm up
     await asyncio.sleep(0)
     gc.collect()
@@ -524,8 +530,8 @@ async def test_two_thousand_concurrent_calls_leave_nothing_behind(
     assert not caplog.records
 
 
-async def test_a_call_is_no_reference_cycle(broker_config: dict[str, Any]) -> None:
-    """What only the garbage collector frees costs a quarter of a call, and memory."""
+async def test_a_call_leaves_no_reference_cycle(broker_config: dict[str, Any]) -> None:
+    """An object that only the garbage collector frees costs memory, and a quarter of a call."""
 
     class Plain:
         name = f"plain_{uuid.uuid4().hex[:8]}"
@@ -574,7 +580,7 @@ def with_long_errors() -> Any:
     return Long
 
 
-async def test_an_error_too_large_to_send_is_answered_and_holds_no_place(
+async def test_an_error_too_large_to_send_is_answered_and_frees_its_worker(
     broker_config: dict[str, Any],
 ) -> None:
     service = with_long_errors()
@@ -591,7 +597,7 @@ async def test_an_error_too_large_to_send_is_answered_and_holds_no_place(
         assert await remote.works(7) == 7
 
 
-async def test_an_error_whose_substitute_is_too_large_still_holds_no_place(
+async def test_an_error_whose_substitute_is_too_large_frees_its_worker_too(
     broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = with_long_errors()
@@ -606,10 +612,10 @@ async def test_an_error_whose_substitute_is_too_large_still_holds_no_place(
     assert "gets no answer" in caplog.text
 
 
-# Unprompted
+# Timers
 
 
-async def test_what_fires_unprompted_finds_its_own_service(broker_config: dict[str, Any]) -> None:
+async def test_timers_and_once_find_their_own_service(broker_config: dict[str, Any]) -> None:
     service_name = f"early_{uuid.uuid4().hex[:8]}"
     heard: asyncio.Queue[str] = asyncio.Queue()
 
@@ -640,7 +646,7 @@ async def test_what_fires_unprompted_finds_its_own_service(broker_config: dict[s
     assert got == {"once", "timer", "rpc"}
 
 
-async def test_a_name_too_long_is_told_the_same_way_with_fail_fast(
+async def test_a_name_that_is_too_long_raises_the_same_error_with_fail_fast(
     broker_config: dict[str, Any],
 ) -> None:
     async with ClusterRpcProxy(broker_config, timeout=5) as cluster:

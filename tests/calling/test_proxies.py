@@ -1,4 +1,4 @@
-"""What a caller holds: names, options, replies."""
+"""Proxies: their names, their options, and the replies that they return."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from aiorpc import Call, ClusterRpcProxy, Handler, RemoteError, RpcTimeout, ServiceContainer, rpc
-from aiorpc.calling.options import CallOptions
+from aiorpc import (
+    Call,
+    ClusterRpcProxy,
+    Handler,
+    RemoteError,
+    RpcTimeout,
+    ServiceContainer,
+    ServiceUnavailable,
+    rpc,
+)
 from aiorpc.calling.proxies import MOST_NAMES, ClusterProxy
 from tests.support.waiting import eventually
 
@@ -82,7 +90,7 @@ async def test_leading_underscores_are_items_only(cluster: ClusterProxy, name: s
     assert not hasattr(cluster[name], name)
 
 
-async def test_names_from_outside_do_not_fill_the_memory(cluster: ClusterProxy) -> None:
+async def test_a_proxy_keeps_a_bounded_number_of_names(cluster: ClusterProxy) -> None:
     for number in range(MOST_NAMES + 100):
         cluster[f"service{number}"]
         cluster.echo[f"method{number}"]
@@ -91,21 +99,27 @@ async def test_names_from_outside_do_not_fill_the_memory(cluster: ClusterProxy) 
     assert await cluster.echo.say("still") == "still"
 
 
-async def test_proxies_can_be_copied_and_looked_at(cluster: ClusterProxy) -> None:
+async def test_proxies_can_be_copied_and_printed(cluster: ClusterProxy) -> None:
     assert await copy.copy(cluster).echo.say(1) == 1
     assert await copy.copy(cluster.echo).say(1) == 1
     assert (repr(cluster), repr(cluster.echo)) == ("<ClusterProxy>", "<ServiceProxy echo>")
 
 
-async def test_options_add_up(cluster: ClusterProxy) -> None:
-    method = cluster.echo.hang.with_options(fail_fast=True).with_options(timeout=0.05)
-    assert method._route.options == CallOptions(fail_fast=True, timeout=0.05)
-    with pytest.raises(RpcTimeout):
-        await method()
+async def test_options_of_two_with_options_calls_add_up(
+    cluster: ClusterProxy, config: dict[str, Any]
+) -> None:
+    hang = cluster.echo.hang.with_options(fail_fast=True).with_options(timeout=0.05)
+    with pytest.raises(RpcTimeout, match=r"within 0\.05 s"):
+        await hang()
+    async with ServiceContainer(type("Stopped", (Echo,), {"name": "stopped"}), config):
+        pass
+    stopped = cluster.stopped.say.with_options(fail_fast=True).with_options(timeout=0.05)
+    with pytest.raises(ServiceUnavailable):
+        await stopped()
 
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 1e18, 4e6, 10])
-async def test_a_long_timeout_is_as_good_as_none(
+async def test_a_long_timeout_works_like_none(
     broker_config: dict[str, Any], timeout: float | None
 ) -> None:
     service = type("Echo", (Echo,), {"name": f"echo_{uuid.uuid4().hex}"})
@@ -117,7 +131,7 @@ async def test_a_long_timeout_is_as_good_as_none(
 
 
 @pytest.mark.parametrize("timeout", [math.nan, "3", True, [1]])
-async def test_a_timeout_that_is_no_number_of_seconds_is_refused(
+async def test_a_timeout_that_is_not_a_number_of_seconds_is_refused(
     cluster: ClusterProxy, config: dict[str, Any], timeout: Any
 ) -> None:
     with pytest.raises(ValueError, match="timeout must be a number of seconds, or None"):
@@ -126,7 +140,7 @@ async def test_a_timeout_that_is_no_number_of_seconds_is_refused(
         ClusterRpcProxy(config, timeout=timeout)
 
 
-async def test_a_timeout_that_has_passed_already_is_not_sent(cluster: ClusterProxy) -> None:
+async def test_a_call_whose_timeout_has_passed_is_not_sent(cluster: ClusterProxy) -> None:
     with pytest.raises(RpcTimeout, match=r"echo\.say was not sent"):
         await cluster.echo.say.with_options(timeout=-1)()
 
@@ -135,7 +149,7 @@ class Says(Protocol):
     async def typed(self) -> Point: ...
 
 
-async def test_results_are_whole_again_for_a_class_and_for_a_protocol(
+async def test_typed_results_arrive_as_the_annotated_type(
     cluster: ClusterProxy,
 ) -> None:
     assert await cluster.typed(Echo).typed() == Point(3)
@@ -156,7 +170,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"middleware": [through]} if request.param == "with middleware" else {}
 
 
-async def test_a_reply_is_as_good_the_second_time(
+async def test_a_reply_can_be_awaited_again(
     config: dict[str, Any], options: dict[str, Any]
 ) -> None:
     async with ServiceContainer(Echo, config), ClusterRpcProxy(config, **options) as cluster:
@@ -170,7 +184,7 @@ async def test_a_reply_is_as_good_the_second_time(
         assert await good == 1
 
 
-async def test_a_cancelled_reply_is_cancelled_for_all_who_wait(
+async def test_a_cancelled_reply_is_cancelled_for_every_task_that_awaits_it(
     config: dict[str, Any], options: dict[str, Any]
 ) -> None:
     async with ServiceContainer(Echo, config), ClusterRpcProxy(config, **options) as cluster:
@@ -183,7 +197,7 @@ async def test_a_cancelled_reply_is_cancelled_for_all_who_wait(
         assert reply.done()
 
 
-async def test_an_error_that_nobody_asks_for_is_no_noise(
+async def test_an_error_that_nobody_awaits_is_not_logged(
     config: dict[str, Any], options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with ServiceContainer(Echo, config), ClusterRpcProxy(config, **options) as cluster:

@@ -1,4 +1,4 @@
-"""Calling and dispatching from outside any service: starts that fail, and what closes what."""
+"""Calls and events from outside any service: starts that fail, and closing."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from tests.support.amqp_proxy import proxied
 
 
 @pytest.fixture
-def nobody() -> str:
-    """A URL where nobody listens."""
+def closed_port() -> str:
+    """The URL of a port that is not open."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"amqp://guest:guest@127.0.0.1:{free.getsockname()[1]}/"
@@ -62,11 +62,13 @@ ALL = pytest.mark.parametrize("opened", [cluster_of, service_of, dispatcher_of])
 
 
 @ALL
-async def test_a_broker_that_is_down_is_waited_for_and_named(opened: Any, nobody: str) -> None:
+async def test_a_start_waits_for_a_broker_that_is_down_and_then_names_it(
+    opened: Any, closed_port: str
+) -> None:
     before = asyncio.all_tasks()
     begun = time.monotonic()
     with pytest.raises(ConnectionLost, match=r"amqp://guest:\*\*\*@127\.0\.0\.1"):
-        async with opened({"AMQP_URI": nobody, "RPC_TIMEOUT": 0.3}):
+        async with opened({"AMQP_URI": closed_port, "RPC_TIMEOUT": 0.3}):
             pass
     assert 0.2 < time.monotonic() - begun < 3
     await asyncio.sleep(0)
@@ -75,7 +77,7 @@ async def test_a_broker_that_is_down_is_waited_for_and_named(opened: Any, nobody
 
 @ALL
 @pytest.mark.rabbitmq
-async def test_wrong_credentials_are_no_reason_to_wait(opened: Any, rabbitmq_uri: str) -> None:
+async def test_a_start_does_not_wait_with_wrong_credentials(opened: Any, rabbitmq_uri: str) -> None:
     wrong = "amqp://nobody:secret-word@" + rabbitmq_uri.partition("@")[2]
     begun = time.monotonic()
     with pytest.raises(ConfigurationError, match=r"nobody") as error:
@@ -85,8 +87,8 @@ async def test_wrong_credentials_are_no_reason_to_wait(opened: Any, rabbitmq_uri
     assert "secret-word" not in str(error.value)
 
 
-async def test_a_proxy_whose_start_failed_can_be_closed(nobody: str) -> None:
-    proxy = ClusterRpcProxy(nobody, timeout=0.1)
+async def test_a_proxy_whose_start_failed_can_be_closed(closed_port: str) -> None:
+    proxy = ClusterRpcProxy(closed_port, timeout=0.1)
     with pytest.raises(ConnectionLost):
         await proxy.start()
     await proxy.aclose()
@@ -106,7 +108,7 @@ async def test_a_start_that_failed_may_be_tried_again(rabbitmq_uri: str) -> None
 
 
 @pytest.mark.rabbitmq
-async def test_a_broker_that_falls_silent_after_the_handshake_is_not_waited_for(
+async def test_a_start_is_bounded_when_the_broker_falls_silent_after_the_handshake(
     rabbitmq_uri: str,
 ) -> None:
     async with proxied(rabbitmq_uri) as proxy:
@@ -141,7 +143,7 @@ async def test_a_proxy_of_another_loop_says_so_at_once() -> None:
             await asyncio.to_thread(method.call_async)
 
 
-async def test_start_and_aclose_are_there_for_lives_that_are_no_block() -> None:
+async def test_start_and_aclose_work_without_a_with_block() -> None:
     proxy = ClusterRpcProxy("memory://")
     cluster = await proxy.start()
     with pytest.raises(RuntimeError, match="started already; make another one"):
@@ -152,7 +154,7 @@ async def test_start_and_aclose_are_there_for_lives_that_are_no_block() -> None:
         await cluster.service.method()
 
 
-async def test_closing_fails_the_calls_that_wait() -> None:
+async def test_closing_a_proxy_fails_the_calls_that_wait() -> None:
     config = {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
 
     class Hanging:
@@ -197,7 +199,7 @@ async def test_events_are_heard_with_their_context_data(broker_config: dict[str,
 
 @pytest.fixture
 def opened_transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:
-    """The transports that standalone things have opened."""
+    """The transports that proxies and dispatchers of the test have opened."""
     opened: list[Transport] = []
 
     def open_and_remember(*args: Any, **kwargs: Any) -> Transport:
@@ -208,7 +210,7 @@ def opened_transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:
     return opened
 
 
-async def test_an_event_in_flight_when_the_connection_breaks_is_sent_again(
+async def test_an_event_in_flight_when_the_connection_breaks_is_re_sent(
     broker_config: dict[str, Any], opened_transports: list[Transport]
 ) -> None:
     Listener.heard = asyncio.Queue()
@@ -226,7 +228,7 @@ async def test_an_event_in_flight_when_the_connection_breaks_is_sent_again(
         assert heard == [1, 2]
 
 
-async def test_a_payload_that_cannot_be_sent_is_said_before_anything_is_declared() -> None:
+async def test_a_payload_that_cannot_be_sent_is_reported_before_anything_is_declared() -> None:
     async with event_dispatcher("memory://") as dispatch:
         with pytest.raises(UnserializableValueError):
             await dispatch("source", "happened", object())
