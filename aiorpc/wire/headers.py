@@ -2,7 +2,7 @@
 The headers of a message: from a call's context, and back. Pure functions and values; no I/O.
 
 Requests of one client differ in one header alone, the deadline. All other headers form a
-:class:`HeaderTemplate`, which is encoded once, read once and understood once (ADR 6 has figures).
+:class:`HeaderTemplate`, which is encoded, read and interpreted once (ADR 6 has the figures).
 """
 
 from __future__ import annotations
