@@ -47,7 +47,7 @@ class Containers:
     def runner(self, *services: type, config: Config = None, **options: Any) -> ServiceRunner:
         if others := [service for service in services if not isinstance(service, type)]:
             raise ConfigurationError(
-                f"runner_factory takes service classes, got {type(others[0]).__name__}; give a "
+                f"runner_factory takes service classes, got {type(others[0]).__name__}; pass a "
                 "configuration as config="
             )
         runner = _Runner(*services, config=self._resolved(config), **options)
@@ -56,9 +56,11 @@ class Containers:
 
     def _resolved(self, config: Config) -> Config:
         """
-        A mapping or a URL overrides the configuration of the fixtures, because the test itself
-        wrote it. A file, or ``Settings``, does not: production may use the same file, and a test
-        must not consume from production's broker because it needed the other keys.
+        Combine *config* with the configuration of the fixtures.
+
+        A mapping or a URL overrides that configuration, because the test itself wrote it. A file,
+        or ``Settings``, does not: production may use the same file, and a test must not consume
+        from production's broker because it needed the other keys.
         """
         match config:
             case None:

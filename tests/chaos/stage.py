@@ -47,8 +47,8 @@ class Stage:
         assert self.client is not None
         client = self.client._client
         assert client is not None
-        assert client._subscription is not None
-        return client._subscription.queue.name
+        (subscription,) = client.transport.subscriptions
+        return subscription.queue.name
 
     @property
     def config(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from aiorpc.testing.containers import Containers
 from aiorpc.testing.databases import SessionDatabase
 from aiorpc.testing.plugin import ContainerFactory, RunnerFactory
 from aiorpc.transports import open_transport
+from aiorpc.transports.base import State
 
 
 class Service:
@@ -119,8 +120,7 @@ def test_what_was_left_running_was_stopped() -> None:
     assert isinstance(container, ServiceContainer)
     assert isinstance(runner, ServiceRunner)
     for each in (container, *runner.containers):
-        assert each._life is not None
-        assert each._life.done()
+        assert each.transport.state is State.CLOSED
 
 
 class Broken(DependencyProvider[None]):
