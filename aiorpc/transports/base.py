@@ -219,11 +219,7 @@ class Transport(ABC):
         Raises:
             UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``.
         """
-        direct = self._sender.direct
-        if direct is not None and outgoing.settled is None:
-            direct.publish(outgoing)  # what ``Sender.send`` does, one call shorter (ADR 6)
-        else:
-            self._sender.send(outgoing)
+        self._sender.send(outgoing)
 
     def retract(self, outgoing: Outgoing) -> bool:
         """

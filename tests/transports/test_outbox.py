@@ -1,16 +1,15 @@
-"""Messages that wait for a connection, and what becomes of those whose channel ended too early."""
+"""Messages that wait for a connection, and the sender that sends them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from aiorpc.exceptions import AioRpcError, ConfigurationError, ConnectionLost, Unroutable
+from aiorpc.exceptions import AioRpcError, ConnectionLost
 from aiorpc.transports import outbox as module
-from aiorpc.transports.amqp.errors import Refused
-from aiorpc.transports.amqp.resend import sort_out
 from aiorpc.transports.base import Outgoing
 from aiorpc.transports.outbox import Outbox, Sender
 from aiorpc.wire.message import Message
@@ -43,7 +42,7 @@ def bodies(outbox: Outbox) -> list[bytes]:
 # --- the outbox
 
 
-async def test_what_comes_back_goes_first_and_in_its_order() -> None:
+async def test_put_back_messages_come_first_in_their_order() -> None:
     outbox = Outbox("not connected", lambda: None)
     for body in (b"3", b"4"):
         outbox.add(message(body))
@@ -52,7 +51,7 @@ async def test_what_comes_back_goes_first_and_in_its_order() -> None:
     assert bodies(outbox) == [b"1", b"2", b"3", b"4"]
 
 
-async def test_what_is_sent_twice_waits_twice() -> None:
+async def test_a_message_that_is_sent_twice_waits_twice() -> None:
     outbox = Outbox("not connected", lambda: None)
     outgoing = message()
     outbox.add(outgoing)
@@ -60,7 +59,9 @@ async def test_what_is_sent_twice_waits_twice() -> None:
     assert bodies(outbox) == [b"x", b"x"]
 
 
-async def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_outbox_settles_the_next_message_with_connection_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MAX_MESSAGES", 3)
     monkeypatch.setattr(module, "MAX_BYTES", 10)
     by_count, by_bytes = (
@@ -84,7 +85,7 @@ async def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(by_bytes) == 2
 
 
-async def test_what_expires_is_settled_in_time_and_the_rest_stays() -> None:
+async def test_an_expired_message_settles_in_time_and_the_others_stay() -> None:
     outbox = Outbox("not connected to there", lambda: None)
     now = asyncio.get_running_loop().time()
     settled = asyncio.Event()
@@ -104,7 +105,7 @@ async def test_what_expires_is_settled_in_time_and_the_rest_stays() -> None:
     outbox.fail(ConnectionLost("end"))
 
 
-async def test_time_spent_waiting_is_taken_off_the_expiration() -> None:
+async def test_time_spent_waiting_shortens_the_expiration() -> None:
     outbox = Outbox("not connected", lambda: None)
     now = asyncio.get_running_loop().time()
     outgoing = message(expires_at=now + 5, expiration=30_000)
@@ -121,7 +122,7 @@ async def test_time_spent_waiting_is_taken_off_the_expiration() -> None:
     outbox.fail(ConnectionLost("end"))
 
 
-async def test_senders_are_asked_to_wait_and_told_when_there_is_room(
+async def test_crowded_changes_as_messages_come_and_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MANY_MESSAGES", 4)
@@ -164,7 +165,7 @@ class Sending:
         await eventually(lambda: len(self.left) >= count)
 
 
-async def test_what_waited_leaves_in_order_and_then_all_leaves_at_once() -> None:
+async def test_waiting_messages_are_sent_in_order_then_new_ones_at_once() -> None:
     sending = Sending()
     for number in range(1000):
         sending.sender.send(message(b"%d" % number))
@@ -175,7 +176,7 @@ async def test_what_waited_leaves_in_order_and_then_all_leaves_at_once() -> None
     assert sending.left == list(range(1001))
 
 
-async def test_a_reply_taken_back_in_the_turn_in_which_the_outbox_emptied_leaves() -> None:
+async def test_a_reply_taken_back_as_the_outbox_empties_is_sent() -> None:
     sending = Sending()
     for number in range(300):
         sending.sender.send(message(b"%d" % number))
@@ -189,7 +190,7 @@ async def test_a_reply_taken_back_in_the_turn_in_which_the_outbox_emptied_leaves
     assert sending.left == list(range(302))
 
 
-async def test_a_broker_that_blocks_and_unblocks_in_two_turns_gets_the_rest() -> None:
+async def test_a_broker_that_blocks_and_unblocks_in_two_turns_gets_all_messages() -> None:
     sending = Sending()
     for number in range(1000):
         sending.sender.send(message(b"%d" % number))
@@ -204,56 +205,27 @@ async def test_a_broker_that_blocks_and_unblocks_in_two_turns_gets_the_rest() ->
     assert sending.left == list(range(1000))
 
 
-# --- what was not confirmed
+async def test_a_sender_may_pause_while_an_expired_message_settles() -> None:
+    sending = Sending()
+    now = asyncio.get_running_loop().time()
+    expired = message(b"0", expires_at=now - 1)
+    expired.settled = lambda error: sending.sender.pause("lost")
+    sending.sender.send(expired)
+    sending.sender.send(message(b"1"))
+    sending.sender.resume(sending.channel)
+    assert (sending.left, len(sending.sender.outbox)) == ([], 1)
+    sending.sender.send(message(b"2"))
+    sending.sender.resume(sending.channel)
+    assert sending.left == [1, 2]
 
 
-def same(sent: Message) -> Message:
-    return sent
+async def test_messages_sent_while_others_are_taken_back_wait_behind_them() -> None:
+    sending = Sending()
+    sending.sender.resume(sending.channel)
 
+    def returning() -> Iterator[Outgoing]:
+        sending.sender.send(message(b"2"))
+        yield message(b"1")
 
-def sorted_out(refused: Refused | None, *outgoing: Outgoing) -> list[Outgoing]:
-    return list(sort_out(dict(enumerate(outgoing, 1)), refused, "there"))
-
-
-def test_after_a_lost_connection_the_sender_decides() -> None:
-    changed = Message(body=b"changed")
-    agrees, declines = message(again=lambda sent: changed), message(again=lambda sent: None)
-    silent, unconfirmed = message(), message(confirm=False, again=same)
-    returning = sorted_out(None, agrees, declines, silent, unconfirmed)
-    assert returning == [agrees]
-    assert agrees.message is changed
-    assert told(agrees) == told(unconfirmed) == []
-    for lost in (declines, silent):
-        assert [type(error) for error in told(lost)] == [ConnectionLost]
-
-
-@pytest.mark.parametrize(
-    ("refused", "kind"),
-    [
-        (Refused(404, "NOT_FOUND - no exchange 'gone' in vhost '/'"), Unroutable),
-        (Refused(403, "ACCESS_REFUSED - access to exchange 'gone' in vhost"), ConfigurationError),
-        (Refused(406, "PRECONDITION_FAILED - message size 3 is larger than"), AioRpcError),
-    ],
-)
-def test_a_channel_closed_for_one_message_costs_that_message_alone(
-    refused: Refused, kind: type[AioRpcError]
-) -> None:
-    before, culprit = message(again=same), message(b"big", exchange="gone", again=same)
-    behind, unconfirmed = message(), message(b"y", confirm=False)
-    returning = sorted_out(refused, before, culprit, behind, unconfirmed)
-    assert [each.message.body for each in returning] == [b"x", b"x", b"y"]
-    assert returning[:2] == [before, behind]
-    assert returning[2].settled is None  # it was settled when it was written
-    (error,) = told(culprit)
-    assert isinstance(error, kind)
-    assert "'gone'" in str(error)
-
-
-def test_a_channel_that_closes_for_no_known_reason_is_tried_a_few_times() -> None:
-    refused = Refused(406, "PRECONDITION_FAILED - something new")
-    outgoing = message(again=same)
-    assert sorted_out(refused, outgoing) == [outgoing]
-    assert sorted_out(refused, outgoing) == [outgoing]
-    assert sorted_out(refused, outgoing) == []
-    (error,) = told(outgoing)
-    assert "something new" in str(error)
+    sending.sender.take_back(returning())
+    assert sending.left == [1, 2]

@@ -116,7 +116,7 @@ class MemoryBroker:
         if found is None:
             check_short(exchange, "exchange name")
             return ()
-        return found.routes.get(routing_key) or found.route(routing_key)
+        return found.route(routing_key)
 
     # --- declarations
 

@@ -19,7 +19,7 @@ MAX_ROUTES: Final = 4096
 class MemoryExchange:
     """Bindings, and the queues that they lead to."""
 
-    __slots__ = ("_bindings", "auto_delete", "flags", "name", "routes", "type")
+    __slots__ = ("_bindings", "_routes", "auto_delete", "flags", "name", "type")
 
     def __init__(self, exchange: Exchange) -> None:
         self.name = exchange.name
@@ -27,8 +27,8 @@ class MemoryExchange:
         self.auto_delete = exchange.auto_delete
         self.flags = exchange_flags(exchange)
         self._bindings: dict[tuple[str, str], MemoryQueue] = {}
-        #: What ``route`` found, until a binding comes or goes.
-        self.routes: dict[str, tuple[MemoryQueue, ...]] = {}
+        #: What ``route`` found since a binding was added or removed (ADR 6).
+        self._routes: dict[str, tuple[MemoryQueue, ...]] = {}
 
     @property
     def bound(self) -> bool:
@@ -38,20 +38,22 @@ class MemoryExchange:
     def bind(self, queue: MemoryQueue, key: str) -> None:
         """Route messages with a routing key that matches *key* to *queue*."""
         self._bindings[queue.name, key] = queue
-        self.routes.clear()
+        self._routes.clear()
         queue.bound_to.add(self.name)
 
     def unbind(self, queue: MemoryQueue) -> None:
         """Remove all bindings of *queue*."""
         self._bindings = {at: each for at, each in self._bindings.items() if each is not queue}
-        self.routes.clear()
+        self._routes.clear()
 
     def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
-        """Return the queues that take *routing_key*, each once; ``routes`` remembers them."""
-        check_short(routing_key, "routing key")
-        if len(self.routes) >= MAX_ROUTES:
-            self.routes.clear()
-        queues = self.routes[routing_key] = self._find(routing_key)
+        """Return the queues that take *routing_key*, each once."""
+        queues = self._routes.get(routing_key)
+        if queues is None:
+            check_short(routing_key, "routing key")
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            queues = self._routes[routing_key] = self._find(routing_key)
         return queues
 
     def _find(self, routing_key: str) -> tuple[MemoryQueue, ...]:

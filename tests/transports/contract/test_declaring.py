@@ -86,6 +86,22 @@ async def test_a_queue_takes_a_message_once_though_two_bindings_match(bench: Ben
     assert await inbox.until(b"c") == [b"a.b"]
 
 
+async def test_a_binding_takes_effect_at_once_and_ends_with_its_queue(bench: Bench) -> None:
+    transport = await bench.connect()
+    exchange = bench.exchange()
+    first, second = bench.queue(exchange, "a.*"), bench.queue(exchange, "#")
+    matching = Queue("", exchange, "a.b")
+    for queues in ([first], [first, second]):
+        await transport.declare(queues=queues)
+        for _ in range(2):  # the second time, the route is known
+            await transport.publish(to(matching))
+    assert [(await look(transport, queue)).messages for queue in (first, second)] == [4, 2]
+    await transport.delete(first.name)
+    await transport.publish(to(matching))
+    assert not (await look(transport, first)).exists
+    assert (await look(transport, second)).messages == 3
+
+
 async def test_a_declared_queue_takes_messages(bench: Bench) -> None:
     transport = await bench.connect()
     exchange = bench.exchange()

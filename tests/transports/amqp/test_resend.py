@@ -1,0 +1,81 @@
+"""What is re-sent when RabbitMQ closed a channel or the connection was lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiorpc.exceptions import AioRpcError, ConfigurationError, ConnectionLost, Unroutable
+from aiorpc.transports.amqp.errors import Refused
+from aiorpc.transports.amqp.resend import sort_out
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
+
+
+def message(body: bytes = b"x", *, exchange: str = "x", **options: Any) -> Outgoing:
+    expiration = options.pop("expiration", None)
+    return Outgoing(
+        exchange=exchange,
+        routing_key="k",
+        message=Message(body=body, expiration=expiration),
+        settled=list[AioRpcError | None]().append,
+        **options,
+    )
+
+
+def told(outgoing: Outgoing) -> list[Any]:
+    """What its sender was told: ``settled`` appends to it."""
+    return outgoing.settled.__self__
+
+
+def same(sent: Message) -> Message:
+    return sent
+
+
+def sorted_out(refused: Refused | None, *outgoing: Outgoing) -> list[Outgoing]:
+    return list(sort_out(dict(enumerate(outgoing, 1)), refused, "there"))
+
+
+def test_after_a_lost_connection_the_sender_decides() -> None:
+    changed = Message(body=b"changed")
+    agrees, declines = message(again=lambda sent: changed), message(again=lambda sent: None)
+    silent, unconfirmed = message(), message(confirm=False, again=same)
+    returning = sorted_out(None, agrees, declines, silent, unconfirmed)
+    assert returning == [agrees]
+    assert agrees.message is changed
+    assert told(agrees) == told(unconfirmed) == []
+    for lost in (declines, silent):
+        assert [type(error) for error in told(lost)] == [ConnectionLost]
+
+
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        (Refused(404, "NOT_FOUND - no exchange 'gone' in vhost '/'"), Unroutable),
+        (Refused(403, "ACCESS_REFUSED - access to exchange 'gone' in vhost"), ConfigurationError),
+        (Refused(406, "PRECONDITION_FAILED - message size 3 is larger than"), AioRpcError),
+    ],
+)
+def test_only_the_message_that_the_broker_refused_fails(
+    refused: Refused, kind: type[AioRpcError]
+) -> None:
+    before, culprit = message(again=same), message(b"big", exchange="gone", again=same)
+    behind, unconfirmed = message(), message(b"y", confirm=False)
+    returning = sorted_out(refused, before, culprit, behind, unconfirmed)
+    assert [each.message.body for each in returning] == [b"x", b"x", b"y"]
+    assert returning[:2] == [before, behind]
+    assert returning[2].settled is None  # it was settled when it was written
+    (error,) = told(culprit)
+    assert isinstance(error, kind)
+    assert "'gone'" in str(error)
+
+
+def test_a_message_is_resent_twice_if_the_reason_names_none() -> None:
+    refused = Refused(406, "PRECONDITION_FAILED - something new")
+    outgoing = message(again=same)
+    assert sorted_out(refused, outgoing) == [outgoing]
+    assert sorted_out(refused, outgoing) == [outgoing]
+    assert sorted_out(refused, outgoing) == []
+    (error,) = told(outgoing)
+    assert "something new" in str(error)
