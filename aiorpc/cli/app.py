@@ -69,14 +69,13 @@ def run(words: Sequence[str]) -> int:
     debug = False
     try:
         at = next((at for at, word in enumerate(words) if not word.startswith("-")), len(words))
-        top = _top_parser()
-        debug = top.read(words[:at]).debug
+        debug = bool(at) and _top_parser().read(words[:at]).debug
         if at == len(words):
-            top.print_help()
+            _top_parser().print_help()
             return ExitCode.WRONG
         name, given = words[at], words[at + 1 :]
         if name not in COMMANDS:
-            top.error(f"there is no command {name!r}{likely(name, COMMANDS)}")
+            _top_parser().error(f"there is no command {name!r}{likely(name, COMMANDS)}")
         command = _module_of(name)
         arguments = parser_of(name).read(given)
         arguments.debug = debug = debug or arguments.debug
