@@ -4,21 +4,12 @@ The face for programs without an event loop: threads, Flask, Django, scripts. Th
 """
 
 from .calling.sync import (
-    ClusterProxy,
-    ClusterRpcProxy,
-    Dispatch,
-    MethodProxy,
-    RpcReply,
-    ServiceProxy,
-    event_dispatcher,
+    ClusterProxy as ClusterProxy,
+    ClusterRpcProxy as ClusterRpcProxy,
+    Dispatch as Dispatch,
+    MethodProxy as MethodProxy,
+    RpcReply as RpcReply,
+    ServiceProxy as ServiceProxy,
+    __all__ as __all__,
+    event_dispatcher as event_dispatcher,
 )
-
-__all__ = [
-    "ClusterProxy",
-    "ClusterRpcProxy",
-    "Dispatch",
-    "MethodProxy",
-    "RpcReply",
-    "ServiceProxy",
-    "event_dispatcher",
-]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import msgspec
 
@@ -49,26 +49,9 @@ class RpcProxy(DependencyProvider[T]):
         fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
     """
 
-    @overload
     def __init__(
         self,
-        service: type[T],
-        *,
-        timeout: float | None | msgspec.UnsetType = ...,
-        fail_fast: bool = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self,
-        service: str,
-        *,
-        timeout: float | None | msgspec.UnsetType = ...,
-        fail_fast: bool = ...,
-    ) -> None: ...
-
-    def __init__(
-        self,
-        service: Any,
+        service: type[T] | str,
         *,
         timeout: float | None | msgspec.UnsetType = UNSET,
         fail_fast: bool = False,
@@ -80,7 +63,7 @@ class RpcProxy(DependencyProvider[T]):
     def interface(self) -> type | None:
         """The class or Protocol that declares the methods, if one was given."""
         if not isinstance(self._service, str):
-            return self._service  # type: ignore[no-any-return]
+            return self._service
         return next(iter(get_args(getattr(self, "__orig_class__", None))), None)
 
     @asynccontextmanager
