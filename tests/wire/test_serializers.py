@@ -136,7 +136,7 @@ def test_msgpack_refuses_an_int_of_more_than_64_bits():
         (MSGPACK, b"\xa1\xff"),
         (YAML, b"{"),
         (YAML, b"\xff\xfe\xff"),
-        (YAML, b"[" * 100_000),
+        (YAML, b"[" * 1_000),
         (YAML, b"!!python/object/apply:os.getcwd []"),
         (YAML, b"2020-13-45"),
         (YAML, b"? [a]\n: b"),
