@@ -25,18 +25,18 @@ class Link(ABC):
     transport: Transport
 
     async def break_connection(self) -> None:
-        """Break it, return when that was noticed; the next attempt to connect succeeds."""
+        """Break it; return when the transport has noticed. The next attempt to connect succeeds."""
         async with self.loss():
             self._break(stay=False)
 
     async def cut(self) -> None:
-        """Break it, and let nothing through until ``heal``."""
+        """Break it, and let no connection through until ``heal``."""
         async with self.loss():
             self._break(stay=True)
 
     @asynccontextmanager
     async def loss(self) -> AsyncIterator[None]:
-        """Leave when the transport has noticed that its connection, if it had one, is gone."""
+        """Wait at the end until the transport has noticed the loss, if it was connected."""
         if self.transport.state in (State.CONNECTED, State.BLOCKED):
             noticed = asyncio.ensure_future(reaches(self.transport, State.CONNECTING))
             await asyncio.sleep(0)
@@ -50,11 +50,11 @@ class Link(ABC):
 
     @abstractmethod
     def heal(self) -> None:
-        """End what ``cut`` began."""
+        """Undo ``cut``."""
 
     @abstractmethod
     def mute(self) -> None:
-        """Nothing arrives from the broker until the connection breaks, or only confirms do not."""
+        """Let nothing, or no confirms, arrive from the broker until the connection breaks."""
 
     async def reconnected(self) -> None:
         """Return when the transport is connected."""
@@ -62,7 +62,7 @@ class Link(ABC):
 
 
 class MemoryLink(Link):
-    """The in-process broker's own way to break connections."""
+    """A transport of ``memory://``, which tests can cut."""
 
     def __init__(self, transport: MemoryTransport) -> None:
         self.transport = self._memory = transport
@@ -127,7 +127,7 @@ class ProxiedLink(Link):
 
 @asynccontextmanager
 async def breakable(config: Mapping[str, Any]) -> AsyncIterator[Link]:
-    """A link whose transport, not started yet, has *config*; both are closed at the end."""
+    """Make a link with a transport for *config*, not started yet; close both at the end."""
     url = urlsplit(config["AMQP_URI"])
     if url.scheme == "memory":
         memory = open_transport(resolve(config))
@@ -154,7 +154,7 @@ async def breakable(config: Mapping[str, Any]) -> AsyncIterator[Link]:
 
 
 async def reaches(transport: Transport, state: State) -> None:
-    """Return when *transport* is in *state*; at once if it is."""
+    """Return when *transport* is in *state*."""
     reached = asyncio.Event()
     if transport.state is state:
         return

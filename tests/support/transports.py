@@ -1,6 +1,6 @@
 """
-What the tests of transports share: transports to one broker, a handler and a ``settled`` that keep
-what they get, and ways to wait for what a broker does.
+Shared by the tests of transports: transports to one broker, a handler and a ``settled`` that keep
+what they get, and functions that wait for the broker.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATIENCE = 5.0
 
 
 class Bench:
-    """Transports to one broker, and names that nobody else on it has; all of it goes at the end."""
+    """Transports to one broker, and unique names on it; all is closed and deleted at the end."""
 
     def __init__(self, config: dict[str, Any], stack: AsyncExitStack) -> None:
         self.config = config
@@ -66,7 +66,7 @@ class Bench:
         return f"{self._prefix}-{self._names}"
 
     def exchange(self, kind: Any = "topic") -> Exchange:
-        """One that goes with its last binding."""
+        """An exchange that is deleted with its last binding."""
         return Exchange(self.name(), kind, auto_delete=True)
 
     def queue(self, exchange: Exchange | None = None, routing_key: str = "", **flags: Any) -> Queue:
@@ -76,7 +76,7 @@ class Bench:
 
 
 class Inbox:
-    """A handler that keeps what comes."""
+    """A handler that keeps its deliveries."""
 
     def __init__(self, *, ack: bool = True) -> None:
         self._ack = ack
@@ -95,7 +95,7 @@ class Inbox:
         return [(await self.next()).message.body for _ in range(count)]
 
     async def until(self, body: bytes) -> list[bytes]:
-        """The bodies that come before *body*."""
+        """Return the bodies that arrive before *body*."""
         before = []
         while (came := (await self.next()).message.body) != body:
             before.append(came)
@@ -107,26 +107,26 @@ class Inbox:
 
 
 class Outcome:
-    """A ``settled`` that keeps what it is told."""
+    """A ``settled`` that keeps the outcomes it is called with."""
 
     def __init__(self) -> None:
-        self.told: list[AioRpcError | None] = []
+        self.outcomes: list[AioRpcError | None] = []
         self._news = asyncio.Event()
 
     def __call__(self, error: AioRpcError | None) -> None:
-        self.told.append(error)
+        self.outcomes.append(error)
         self._news.set()
 
     async def all(self, count: int = 1) -> list[AioRpcError | None]:
         async with asyncio.timeout(PATIENCE):
-            while len(self.told) < count:
+            while len(self.outcomes) < count:
                 self._news.clear()
                 await self._news.wait()
-        return self.told
+        return self.outcomes
 
 
 def to(queue: Queue, body: bytes = b"x", **options: Any) -> Outgoing:
-    """A message to *queue*, by its binding if it has one."""
+    """Return a message to *queue*, through its binding if it has one."""
     headers, expiration = options.pop("headers", None), options.pop("expiration", None)
     return Outgoing(
         exchange=queue.exchange.name,

@@ -27,8 +27,8 @@ def message(body: bytes = b"x", *, exchange: str = "x", **options: Any) -> Outgo
     )
 
 
-def told(outgoing: Outgoing) -> list[Any]:
-    """What its sender was told: ``settled`` appends to it."""
+def outcomes(outgoing: Outgoing) -> list[Any]:
+    """What *outgoing* settled with; ``settled`` appends to it."""
     return outgoing.settled.__self__
 
 
@@ -74,10 +74,10 @@ async def test_a_full_outbox_settles_the_next_message_with_connection_lost(
     by_count.add(one_more)
     by_bytes.add(message(b"x" * 5))
     by_bytes.add(too_big)
-    assert told(one_more) == told(too_big) == []  # never inside send
+    assert outcomes(one_more) == outcomes(too_big) == []  # never inside send
     await asyncio.sleep(0)
     for refused in (one_more, too_big):
-        (error,) = told(refused)
+        (error,) = outcomes(refused)
         assert isinstance(error, ConnectionLost)
         assert "wait already" in str(error)
     assert (len(by_count), len(by_bytes)) == (3, 1)
@@ -98,7 +98,7 @@ async def test_an_expired_message_settles_in_time_and_the_others_stay() -> None:
     outbox.add(last)
     async with asyncio.timeout(5):
         await settled.wait()
-    (error,) = told(first)
+    (error,) = outcomes(first)
     assert isinstance(error, ConnectionLost)
     assert "not sent within its time: not connected to there" in str(error)
     assert bodies(outbox) == [b"for ever", b"later"]
@@ -126,14 +126,14 @@ async def test_crowded_changes_as_messages_come_and_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MANY_MESSAGES", 4)
-    told: list[bool] = []
-    outbox = Outbox("not connected", lambda: told.append(outbox.crowded))
+    changes: list[bool] = []
+    outbox = Outbox("not connected", lambda: changes.append(outbox.crowded))
     for _ in range(6):
         outbox.add(message())
     assert outbox.crowded
     bodies(outbox)
     assert not outbox.crowded
-    assert told == [True, False]
+    assert changes == [True, False]
 
 
 # --- the sender

@@ -147,7 +147,7 @@ class MemoryChannel:
 
 def check(outgoing: Outgoing, limit: int) -> None:
     """
-    Check that *outgoing* can be sent, while its sender can still be told.
+    Check that *outgoing* can be sent.
 
     Raises:
         UnserializableValueError: AMQP cannot carry it, or its body has more than *limit* bytes.

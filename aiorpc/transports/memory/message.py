@@ -76,15 +76,19 @@ def carried(message: Message) -> Carried:
         return by_codec(message)
     headers = message.headers
     copy: Message = message.__copy__()  # type: ignore[attr-defined]
-    if headers is None or (
-        type(headers) is FilledHeaders and len(encode_headers(headers)) <= _LARGE
-    ):
+    if headers is None or (type(headers) is FilledHeaders and _is_small(headers)):
         return Carried(copy)  # immutable
     copied = _copied(headers)
     if copied is None:
         return by_codec(message)
     copy.headers, copy_headers = copied
     return Carried(copy, copy_headers)
+
+
+def _is_small(headers: FilledHeaders) -> bool:
+    """Return whether one frame has room for *headers*. The template keeps its encoded form."""
+    encoded = headers.template.encoded or encode_headers(headers)
+    return len(encoded) <= _LARGE and -_INT64 <= headers.deadline < _INT64
 
 
 def _copied(headers: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]] | None:

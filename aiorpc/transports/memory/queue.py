@@ -167,7 +167,8 @@ class MemoryQueue:
             self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
             return
         self.ready.append(Entry(carried, exchange, routing_key, position, expires_at))
-        self.schedule()
+        if not self._scheduled:
+            self.schedule()
 
     def requeue(self, entries: Iterable[Entry]) -> None:
         """Put delivered entries back in their old places."""

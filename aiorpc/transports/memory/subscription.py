@@ -170,6 +170,4 @@ class MemorySubscription(Subscription):
             try:
                 self._gone()
             except Exception:
-                log.exception(
-                    "the owner of queue %s failed when told that it was gone", self.queue.name
-                )
+                log.exception("the `gone` callback of queue %s failed", self.queue.name)

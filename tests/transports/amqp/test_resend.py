@@ -24,8 +24,8 @@ def message(body: bytes = b"x", *, exchange: str = "x", **options: Any) -> Outgo
     )
 
 
-def told(outgoing: Outgoing) -> list[Any]:
-    """What its sender was told: ``settled`` appends to it."""
+def outcomes(outgoing: Outgoing) -> list[Any]:
+    """What *outgoing* settled with; ``settled`` appends to it."""
     return outgoing.settled.__self__
 
 
@@ -44,9 +44,9 @@ def test_after_a_lost_connection_the_sender_decides() -> None:
     returning = sorted_out(None, agrees, declines, silent, unconfirmed)
     assert returning == [agrees]
     assert agrees.message is changed
-    assert told(agrees) == told(unconfirmed) == []
+    assert outcomes(agrees) == outcomes(unconfirmed) == []
     for lost in (declines, silent):
-        assert [type(error) for error in told(lost)] == [ConnectionLost]
+        assert [type(error) for error in outcomes(lost)] == [ConnectionLost]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_only_the_message_that_the_broker_refused_fails(
     assert [each.message.body for each in returning] == [b"x", b"x", b"y"]
     assert returning[:2] == [before, behind]
     assert returning[2].settled is None  # it was settled when it was written
-    (error,) = told(culprit)
+    (error,) = outcomes(culprit)
     assert isinstance(error, kind)
     assert "'gone'" in str(error)
 
@@ -77,5 +77,5 @@ def test_a_message_is_resent_twice_if_the_reason_names_none() -> None:
     assert sorted_out(refused, outgoing) == [outgoing]
     assert sorted_out(refused, outgoing) == [outgoing]
     assert sorted_out(refused, outgoing) == []
-    (error,) = told(outgoing)
+    (error,) = outcomes(outgoing)
     assert "something new" in str(error)

@@ -414,7 +414,7 @@ async def test_a_blocked_connection_holds_messages_and_answers_back(
         assert "takes no messages" in str(error)
         with pytest.raises(ConnectionLost, match="takes no messages"):
             await transport.publish(to(replies), 0.01)
-        assert waiting.told == []
+        assert waiting.outcomes == []
         assert answers.waiting == 0
         proxy.inject(UNBLOCKED)
         await reaches(transport, State.CONNECTED)

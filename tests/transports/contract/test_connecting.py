@@ -135,7 +135,7 @@ async def test_closing_writes_what_was_sent(bench: Bench) -> None:
     for number in range(100):
         transport.send(to(queue, b"%d" % number, settled=outcome))
     await transport.aclose()
-    assert outcome.told == [None] * 100
+    assert outcome.outcomes == [None] * 100
     inbox = Inbox()
     await other.subscribe(queue, inbox)
     assert await inbox.bodies(100) == [b"%d" % number for number in range(100)]
@@ -151,7 +151,7 @@ async def test_closing_settles_waiting_messages_with_connection_lost(bench: Benc
     await asyncio.sleep(0)
     with no_longer_than(3):
         await link.transport.aclose()
-    assert [type(error) for error in outcome.told] == [ConnectionLost]
+    assert [type(error) for error in outcome.outcomes] == [ConnectionLost]
     with pytest.raises(ConnectionLost):
         await waiting
 
@@ -164,7 +164,7 @@ async def test_closing_is_bounded_if_the_broker_does_not_answer(bench: Bench) ->
     link.transport.send(to(queue, settled=outcome))
     with no_longer_than(10):
         await link.transport.aclose()
-    assert [type(error) for error in outcome.told] == [ConnectionLost]
+    assert [type(error) for error in outcome.outcomes] == [ConnectionLost]
 
 
 async def test_a_transport_can_be_closed_twice(bench: Bench) -> None:
@@ -203,7 +203,7 @@ async def test_a_closed_transport_raises_connection_lost(bench: Bench) -> None:
     delivery = await inbox.next()
     await transport.aclose()
     transport.send(to(queue, settled=outcome))
-    assert outcome.told == []
+    assert outcome.outcomes == []
     assert [type(error) for error in await outcome.all()] == [ConnectionLost]
     for refused in (
         lambda: transport.publish(to(queue)),
@@ -237,7 +237,7 @@ async def test_tests_can_break_and_restore_a_connection(bench: Bench) -> None:
             assert delivery.stale
             transport.send(to(bench.queue(), settled=outcome))
             await holds(other, queue, 1)
-            assert len(outcome.told) == number
+            assert len(outcome.outcomes) == number
         await reaches(transport, State.CONNECTED)
         await outcome.all(number + 1)
         delivery = await inbox.next()

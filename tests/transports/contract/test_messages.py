@@ -127,7 +127,7 @@ async def test_a_header_that_amqp_cannot_carry_is_refused_by_name(
     if not connected:
         await link.cut()
     link.transport.send(to(queue, headers=headers, settled=outcome))
-    assert outcome.told == []
+    assert outcome.outcomes == []
     (error,) = await outcome.all()
     assert isinstance(error, UnserializableValueError)
     assert named in str(error)

@@ -57,7 +57,7 @@ async def test_an_unconfirmed_message_is_resent_as_its_sender_says(bench: Bench)
     sent = to(queue, b"important", again=again, settled=outcome)
     link.transport.send(sent)
     assert (await inbox.next()).message.headers is None
-    assert (asked, outcome.told) == ([], [])
+    assert (asked, outcome.outcomes) == ([], [])
     await link.break_connection()
     assert (await inbox.next()).message.headers == {"resent": 1}
     assert await outcome.all() == [None]
@@ -125,7 +125,7 @@ async def test_a_retracted_waiting_message_is_neither_sent_nor_settled(
     link.heal()
     await link.transport.publish(to(queue, b"marker"), PATIENCE)
     assert await inbox.until(b"marker") == []
-    assert outcome.told == []
+    assert outcome.outcomes == []
 
 
 async def test_a_sent_message_that_is_retracted_is_not_resent(bench: Bench) -> None:
@@ -252,7 +252,7 @@ async def test_a_resent_message_that_expires_while_it_waits_is_not_resent(bench:
     link.transport.send(to(queue, b"late", again=same, expires_at=at, settled=outcome))
     await inbox.bodies(1)
     await link.cut()
-    assert outcome.told == []
+    assert outcome.outcomes == []
     (error,) = await outcome.all()
     assert isinstance(error, ConnectionLost)
     assert "within its time" in str(error)
@@ -270,7 +270,7 @@ async def test_a_body_over_max_message_size_is_refused_while_disconnected(
     queue, outcome = bench.queue(), Outcome()
     too_large = size > 1000
     link.transport.send(to(queue, bytes(size), settled=outcome))
-    assert outcome.told == []
+    assert outcome.outcomes == []
     if too_large:
         (error,) = await outcome.all()
         assert isinstance(error, UnserializableValueError)
@@ -280,7 +280,7 @@ async def test_a_body_over_max_message_size_is_refused_while_disconnected(
     assert link.transport.waiting == (0 if too_large else 1)
     await link.transport.start(PATIENCE)
     await outcome.all()
-    assert len(outcome.told) == 1
+    assert len(outcome.outcomes) == 1
 
 
 async def test_a_message_can_be_retracted_in_every_state(bench: Bench) -> None:
@@ -310,7 +310,7 @@ async def test_a_returned_message_can_be_retracted(bench: Bench) -> None:
     transport.send(outgoing)
     await outcome.all()
     assert not transport.retract(outgoing)
-    assert [type(error) for error in outcome.told] == [Unroutable]
+    assert [type(error) for error in outcome.outcomes] == [Unroutable]
 
 
 def same(message: Message) -> Message:

@@ -30,10 +30,10 @@ async def test_a_confirmed_message_settles_once_and_never_inside_send(bench: Ben
     queue, outcome = bench.queue(), Outcome()
     await transport.declare(queues=[queue])
     transport.send(to(queue, mandatory=True, settled=outcome))
-    assert outcome.told == []
+    assert outcome.outcomes == []
     await outcome.all()
     await transport.publish(to(queue))
-    assert outcome.told == [None]
+    assert outcome.outcomes == [None]
 
 
 async def test_an_unconfirmed_message_settles_when_it_is_written(bench: Bench) -> None:
@@ -41,7 +41,7 @@ async def test_an_unconfirmed_message_settles_when_it_is_written(bench: Bench) -
     queue, outcome = bench.queue(), Outcome()
     await transport.declare(queues=[queue])
     transport.send(to(queue, confirm=False, settled=outcome))
-    assert outcome.told == []
+    assert outcome.outcomes == []
     assert await outcome.all() == [None]
     await holds(transport, queue, 1)
 
@@ -54,13 +54,13 @@ async def test_a_mandatory_message_without_a_queue_settles_with_unroutable(bench
     lost = Outgoing(exchange=queue.exchange.name, routing_key="unknown", message=Message(body=b""))
     lost.mandatory, lost.settled = True, outcome
     transport.send(lost)
-    assert outcome.told == []
+    assert outcome.outcomes == []
     (error,) = await outcome.all()
     assert isinstance(error, Unroutable)
     assert queue.exchange.name in str(error)
     assert "'unknown'" in str(error)
     await transport.publish(to(queue, mandatory=True))
-    assert len(outcome.told) == 1
+    assert len(outcome.outcomes) == 1
 
 
 async def test_a_message_without_a_queue_is_dropped_silently_unless_mandatory(
@@ -76,7 +76,7 @@ async def test_a_message_without_a_queue_is_dropped_silently_unless_mandatory(
     await transport.publish(to(queue, b"marker"))
     assert await inbox.until(b"marker") == []
     assert caplog.text == ""
-    assert outcome.told == [None]
+    assert outcome.outcomes == [None]
 
 
 async def test_an_unconfirmed_mandatory_message_settles_again_when_returned(
@@ -131,7 +131,7 @@ async def test_messages_sent_before_start_or_while_disconnected_wait_in_order(
     link.transport.send(to(queue, b"2", confirm=False, settled=outcome))
     published = asyncio.create_task(link.transport.publish(to(queue, b"3"), PATIENCE))
     await asyncio.sleep(0)
-    assert len(outcome.told) == 1
+    assert len(outcome.outcomes) == 1
     link.heal()
     await published
     assert await outcome.all(3) == [None] * 3
@@ -151,7 +151,7 @@ async def test_publish_calls_settled_too(bench: Bench) -> None:
     outcome = Outcome()
     with pytest.raises(Unroutable):
         await transport.publish(to(bench.queue(), mandatory=True, settled=outcome))
-    assert [type(error) for error in outcome.told] == [Unroutable]
+    assert [type(error) for error in outcome.outcomes] == [Unroutable]
 
 
 async def test_publish_times_out_if_no_confirm_arrives(bench: Bench) -> None:
@@ -218,7 +218,7 @@ def unheard(queue: Queue, reply_to: str, returned: asyncio.Queue[Any]) -> Outgoi
     """Mandatory, not confirmed, and without ``settled``, for a queue that is not there."""
 
     class Unheard(Outgoing, eq=False):
-        # memory:// knows who sent it, and tells it.
+        # memory:// tracks every message, and calls this.
         def conclude(self, error: AioRpcError | None) -> None:
             if error is not None and self.message.reply_to == "mine":
                 returned.put_nowait((self.message, error))

@@ -1,4 +1,4 @@
-"""What is ``memory://``'s own, beside the contract that it keeps like every transport."""
+"""What only ``memory://`` does; the contract of every transport has its own folder."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_messages_and_answers_wait_while_the_broker_is_blocked(
         assert [each.message.body for each in requests] == [b"1", b"2"]
         assert settled[1:] == [None]
         assert states == [State.BLOCKED, State.CONNECTED]
-        # Who comes while it is blocked is told, too.
+        # A transport that connects while the broker is blocked is blocked too.
         server.broker.block()
         async with MemoryTransport(name) as late:
             assert late.state is State.BLOCKED
