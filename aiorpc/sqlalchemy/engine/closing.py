@@ -60,7 +60,7 @@ class InterruptiblePool(Pool):
     async def _terminate(self, connection: DBAPIConnection) -> None:
         """
         Close *connection*, which may be in the middle of a statement. The driver first asks the
-        server to end the statement; some drivers wait for the answer without a bound.
+        server to end the statement. SQLAlchemy 2.1 waits for the answer without a bound.
         """
         driver_connection = self._dialect.get_driver_connection(connection)
         if driver_of(driver_connection) == "aiosqlite":

@@ -121,7 +121,7 @@ def _pool_class(name: str, key: str) -> type[pool.Pool]:
 def _begin_before_savepoint(connection: Connection, _: str) -> None:
     """
     Begin a transaction. sqlite3 begins one only with the first change, and a SAVEPOINT outside of a
-    transaction commits when it is released.
+    transaction commits when it is released. Its ``autocommit=False`` needs Python 3.12.
     """
     if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
         connection.exec_driver_sql("BEGIN")
