@@ -121,8 +121,9 @@ class entrypoint_hook:  # noqa: N801 - used like a function
             Context(data=dict(self._context_data) if self._context_data else EMPTY),
             _kind_of(entrypoint),
         )
+        scope = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout) as scope:
+            async with scope:
                 return await container.work(entrypoint, call)
         except TimeoutError:
             if not scope.expired():

@@ -158,6 +158,7 @@ class PublishingChannel(Protocol):
     @property
     def ready(self) -> bool:
         """Whether it is open, and the broker takes messages."""
+        ...
 
     def publish(self, outgoing: Outgoing) -> object:
         """

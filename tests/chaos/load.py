@@ -93,9 +93,8 @@ class Load:
 
     async def _one_after_another(self, caller: str) -> None:
         made = 0
-        await asyncio.sleep(
-            int(caller) / self.callers * self.pause
-        )  # the callers start one after the other
+        # The callers start one after the other.
+        await asyncio.sleep(int(caller) / self.callers * self.pause)
         while not self._stop.is_set():
             await self._one(f"{caller}.{made:04}")
             made += 1

@@ -139,7 +139,7 @@ async def test_a_starting_service_answers_when_it_is_ready(broker_config: dict[s
         # After this first question the queue exists, and the next question waits in it.
         assert ours(await discover(transport, WAIT)) == []
         asking = asyncio.create_task(discover(transport, 2 * WAIT))
-        await asyncio.sleep(WAIT)
+        await asyncio.sleep(WAIT)  # the question is answered at its end
         Slow.allowed.set()
         await starting
         assert [each.service for each in ours(await asking)] == [Two.name]
