@@ -1,7 +1,6 @@
 """
-The waist: what a feature may ask of its host, and what a host asks of a feature.
-
-Entrypoints, dependencies and hosting all stand on this file, and none of them imports another.
+What an extension may ask of its host, and a host of an extension. No I/O; only the default
+context managers await. Entrypoints, dependencies and hosting import this file, not one another.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ _ENTRYPOINTS = "__aiorpc_entrypoints__"
 
 
 class Ending(enum.Enum):
-    """How a worker ended, and so what is to be done with the message that asked for it."""
+    """How a worker ended. It decides what happens to the message that fired it."""
 
-    #: The method returned, and its dependencies closed well.
+    #: The method returned, and its dependencies closed without an error.
     RETURNED = "returned"
     #: The method, a dependency or a middleware raised.
     RAISED = "raised"
@@ -66,7 +65,7 @@ class Ending(enum.Enum):
 
 
 class Outcome(msgspec.Struct, eq=False):
-    """What became of one call. ``value`` is what the *encode* of ``submit`` made of the result."""
+    """How one call ended. ``value`` is the result, encoded by the *encode* of ``submit``."""
 
     ending: Ending
     value: Any = None
@@ -74,14 +73,14 @@ class Outcome(msgspec.Struct, eq=False):
 
 
 class Submission(Protocol):
-    """A call in the hands of its host."""
+    """A call that was submitted to its host."""
 
     def cancel(self) -> None:
         """Cancel the worker, because the caller cancelled the call: roll back, send no reply."""
 
 
 class Host(Protocol):
-    """The little that an extension may ask of the container it lives in."""
+    """What an extension may ask of its container."""
 
     @property
     def service_name(self) -> str:
@@ -90,22 +89,22 @@ class Host(Protocol):
 
     @property
     def service_cls(self) -> type:
-        """The class whose methods are fired; an instance is made for each worker."""
+        """The service class. Each worker makes an instance of it."""
         ...
 
     @property
     def settings(self) -> Settings:
-        """The configuration, decoded; ``settings.raw`` is as it was written."""
+        """The decoded configuration; ``settings.raw`` is the mapping as it was written."""
         ...
 
     @property
     def transport(self) -> Transport:
-        """The connection to the broker. It is connected, and heals itself."""
+        """The connection to the broker. It reconnects by itself."""
         ...
 
     @property
     def wire(self) -> Wire:
-        """Encodes and decodes messages as the configuration has them."""
+        """Encodes and decodes messages as the configuration sets it."""
         ...
 
     @property
@@ -125,9 +124,8 @@ class Host(Protocol):
         """
         Make the call that fires *entrypoint*, with a call id of its own.
 
-        Args:
-            context: the context that came with the message, if one did. The call is its child.
-            kind, redelivered: see :class:`aiorpc.Call`.
+        *context* is the one that came with the message, if any; the call is its child. For *kind*
+        and *redelivered* see :class:`aiorpc.Call`.
         """
         ...
 
@@ -142,41 +140,47 @@ class Host(Protocol):
         Run one worker for *call*, now or as soon as one of ``max_workers`` is free. A call that
         :meth:`new_call` did not make gets its call id here.
 
-        Args:
-            encode: is applied to the result while the dependencies are open, so that a result that
-                cannot be sent rolls them back.
-            settle: is called once when the dependencies have closed, whatever happens. It must not
-                block.
+        *encode* is applied to the result while the dependencies are open, so that a result that
+        cannot be sent rolls them back. *settle* is called once when they have closed, whatever
+        happens; it must not block.
         """
         ...
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
-        """``submit`` and wait: the result, or the error raised."""
+        """
+        ``submit`` *call*, and return its result or raise its error. Cancelling this cancels it.
+
+        Raises:
+            AioRpcError: it did not run to its end, or raised something that is no ``Exception``.
+        """
         ...
 
     def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
         """
-        Run *background* for as long as the container; it is cancelled when the container stops
-        taking work. If it raises, the container fails and says so.
+        Run *background* in a task of that *name* until the container stops to take work; then it is
+        cancelled. If it raises, the container fails with its error.
         """
         ...
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
-        """Open once per container, whoever asks first; close with the dependencies."""
+        """
+        Return what *opener* opens. The first caller with that *key* opens it, and it closes with
+        the lifespans of the dependencies.
+        """
         ...
 
 
 class Entrypoint(ABC):
     """
-    Fires a method of a service. Declared by a decorator on the method; the container binds a copy
-    to each service class it hosts.
+    Fires a method of a service. A decorator on the method declares it; the container binds a copy
+    to each service class that it hosts.
 
-    A kind of entrypoint overrides ``listen`` (each by itself) or ``listen_all`` (all of the kind
-    on one service together, as ``rpc`` does, which has one queue for all its methods).
+    A kind of entrypoint overrides ``listen``, or ``listen_all`` if all of the kind on one service
+    listen together: the methods of ``rpc`` share one queue.
     """
 
     method_name: str
-    #: Whether it fires by itself, as a timer does. It listens when all others of its service do.
+    #: Whether it fires by itself, as a timer does. It starts after the others of its service.
     unprompted: ClassVar[bool] = False
 
     def __init__(
@@ -185,7 +189,7 @@ class Entrypoint(ABC):
         expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
         sensitive_arguments: str | Sequence[str] = (),
     ) -> None:
-        #: Errors that are no failure of the service: logged as warnings, without a traceback.
+        #: Errors that are not failures of the service: logged as warnings without a traceback.
         self.expected_exceptions = (
             (expected_exceptions,)
             if isinstance(expected_exceptions, type)
@@ -199,20 +203,20 @@ class Entrypoint(ABC):
         )
 
     def queue_name(self, host: Host) -> str | None:
-        """The queue whose messages fire it, if messages do: for logs and for ``aiorpc ls``."""
+        """The queue whose messages fire it, if any; for logs and for ``aiorpc ls``."""
         return None
 
     def listen(self, host: Host) -> AbstractAsyncContextManager[None]:
         """
-        Fire from entry to exit. On entry we are ready to fire; on exit nothing new is fired. What
-        has been fired is the host's to finish.
+        Fire the method from entry to exit of the context manager. The host finishes the calls that
+        were fired before the exit.
         """
         raise NotImplementedError(f"{type(self).__name__} overrides neither listen nor listen_all")
 
     @classmethod
     @asynccontextmanager
     async def listen_all(cls, host: Host, entrypoints: Sequence[Any]) -> AsyncGenerator[None]:
-        """Fire all *entrypoints* of this kind on one service, from entry to exit."""
+        """Do as :meth:`listen` for all *entrypoints* of this kind on one service."""
         async with AsyncExitStack() as stack:
             for entrypoint in entrypoints:
                 await stack.enter_async_context(entrypoint.listen(host))
@@ -234,7 +238,7 @@ class Entrypoint(ABC):
 
 
 def declare(entrypoint: Entrypoint, method: F) -> F:
-    """Mark *method* as fired by *entrypoint*; it stays the function it was."""
+    """Mark *method* as fired by *entrypoint*, and return it unchanged."""
     if not callable(method):
         raise ConfigurationError(
             f"{type(entrypoint).__name__} decorates methods, not a {type(method).__name__}; "
@@ -270,7 +274,7 @@ def service_name_of(service_cls: type) -> str:
     The ``name`` of a service class.
 
     Raises:
-        ConfigurationError: it has none, or one that cannot be a name on the wire.
+        ConfigurationError: it has no name, or an empty one.
     """
     name = getattr(service_cls, "name", None)
     if not isinstance(name, str) or not name:
@@ -301,17 +305,17 @@ class WorkerContext(msgspec.Struct, eq=False):
 
     @property
     def context_data(self) -> Mapping[str, Any]:
-        """What came with the call and goes on with every call made in it."""
+        """The context data that came with the call. Calls that its method makes carry it too."""
         return self.call.context.data
 
     @property
     def call_id(self) -> str:
-        """``service.method.unique``; logs name it."""
+        """``service.method.unique``; logs show it."""
         return self.call.context.call_id_stack[-1]
 
     @property
     def call_id_stack(self) -> tuple[str, ...]:
-        """Own id last."""
+        """The ids of the calls that led here; the id of this call is the last."""
         return self.call.context.call_id_stack
 
     @property
@@ -332,16 +336,15 @@ class WorkerContext(msgspec.Struct, eq=False):
 
 class DependencyProvider(Generic[T_co]):
     """
-    Gives a service an attribute, anew for every worker.
+    Gives a service an attribute. Each worker gets its own value.
 
-    Two lifetimes, two context managers: ``lifespan`` is as long as the container, ``provide`` as
-    long as one worker. What the method raises is raised at the ``yield`` of ``provide``. A
-    dependency that has nothing to open or close per call overrides ``value`` instead of
-    ``provide``: it costs a plain function call.
+    ``lifespan`` is entered once per container, ``provide`` once per worker. An error of the method
+    is raised at the ``yield`` of ``provide``. A dependency with nothing to open or close per call
+    overrides ``value`` instead, which costs only a function call.
     """
 
     attr_name: str = "?"
-    #: Set by ``__init_subclass__``: whether ``provide`` is what makes the value.
+    #: Whether ``provide`` makes the value, and not ``value``. Set by ``__init_subclass__``.
     has_lifetime: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -358,20 +361,19 @@ class DependencyProvider(Generic[T_co]):
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        """Open what all workers share; close it after the last of them."""
+        """Open what all workers share; close it after the last worker."""
         yield
 
     def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[T_co]:
         """
-        Yield the dependency of one worker; after the ``yield`` commit, roll back, close.
+        Yield the dependency of one worker; after the ``yield``, commit or roll back, and close.
 
-        ``@asynccontextmanager`` makes one; a class with ``__aenter__`` and ``__aexit__`` costs
-        each call less.
+        Use ``@asynccontextmanager``. A class with ``__aenter__`` and ``__aexit__`` is faster.
         """
         return nullcontext(self.value(worker_ctx))
 
     def value(self, worker_ctx: WorkerContext) -> T_co:
-        """The dependency of one worker, where there is nothing to close."""
+        """The dependency of one worker, if there is nothing to close."""
         raise NotImplementedError(f"{type(self).__name__} overrides neither provide nor value")
 
     def bound_to(self, attr_name: str) -> Self:

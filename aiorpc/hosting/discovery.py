@@ -1,9 +1,9 @@
 """
-Which services are there? The question goes to a fanout exchange; every container answers it,
-straight to the queue of whoever asked. ``aiorpc ls`` asks.
+Answers which services run. Awaits the transport; no other I/O.
 
-Off the hot path: a consumer of its own, on an exclusive queue that goes with the connection. A
-broker that does not permit it costs one line in the log, and nothing else.
+``aiorpc ls`` sends the question to a fanout exchange. Every container answers straight to the queue
+of the asker. It uses a consumer of its own on an exclusive queue, which the broker deletes with the
+connection. If the broker does not permit that, the container logs one line and runs all the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("aiorpc.hosting")
 
 
 class Fired(msgspec.Struct, frozen=True):
-    """A method and what fires it: ``Rpc``, ``Timer``, ...; from which queue, if from one."""
+    """A method, what fires it (``Rpc``, ``Timer``, ...), and from which queue, if any."""
 
     method: str
     kind: str
@@ -47,8 +47,8 @@ class Instance(msgspec.Struct, frozen=True):
 
 class Discoverable:
     """
-    A service that answers who asks which are there. It subscribes beside what else a service needs
-    to be ready, and answers once it is: whoever has asked before waits for so long.
+    Answers ``aiorpc ls`` for one service. It subscribes while the service starts, and answers when
+    the service is ready, also the questions that came before.
     """
 
     def __init__(self, host: Host, entrypoints: Sequence[Entrypoint]) -> None:
@@ -62,7 +62,7 @@ class Discoverable:
 
     @asynccontextmanager
     async def answering(self) -> AsyncGenerator[None]:
-        """Answer inside the block."""
+        """Answer questions inside the block."""
         try:
             await self._subscribing
         except ConfigurationError as error:
@@ -76,7 +76,7 @@ class Discoverable:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Be found no more, however far it came. Idempotent."""
+        """Stop answering, or stop starting to. Bounded; idempotent."""
         self._subscribing.cancel()
         (outcome,) = await asyncio.gather(self._subscribing, return_exceptions=True)
         if isinstance(outcome, Subscription):
@@ -103,7 +103,7 @@ async def discover(transport: Transport, wait: float) -> list[Instance]:
     The services that answer within *wait* seconds, by name, host and process id.
 
     Raises:
-        ConfigurationError: the broker does not permit it.
+        ConfigurationError: the broker does not permit the queue or the exchange.
         ConnectionLost: the question could not be sent.
     """
     answers: list[Instance] = []

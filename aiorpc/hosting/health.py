@@ -1,5 +1,6 @@
 """
-Whether a process does its work: what a liveness or readiness probe asks. No I/O: it reads state.
+Health: whether a process serves calls, for liveness and readiness probes. Reads state; nothing here
+awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ __all__ = ["Health"]
 
 class Health(msgspec.Struct, frozen=True):
     """
-    ``ok`` where calls are served right now.
+    Whether calls are served right now.
 
     Attributes:
-        problems: why they are not, a sentence each, for people.
+        problems: the reasons why they are not, one sentence each.
     """
 
     problems: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
+        """Whether there are no problems."""
         return not self.problems
 
     @classmethod
     def of(cls, problems: Iterable[str]) -> Health:
-        """Each of *problems* once, in their order."""
+        """The health with these *problems*, each once, in their order."""
         return cls(tuple(dict.fromkeys(problems)))
 
 
 def problems_of(transport: Transport) -> Iterator[str]:
-    """What keeps *transport* from working: no connection, an alarm, a lost consumer."""
+    """Why *transport* does not work: no connection, an alarm, a lost consumer."""
     if transport.state in (State.CONNECTING, State.CLOSED):
         yield f"there is no connection to {transport.url} ({transport.state.value})"
         return

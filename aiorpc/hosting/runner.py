@@ -1,4 +1,7 @@
-"""One process: a runner hosts several services on one connection, until it is told to stop."""
+"""
+One process: a runner hosts several services on one connection until a signal stops it. Awaits
+containers and the transport; installs signal handlers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ __all__ = ["ServiceRunner", "run_until_signal", "serve"]
 
 log = logging.getLogger("aiorpc.hosting")
 
-#: Seconds that a process which ends at once may take to say so.
+#: Seconds that the last log line may take when a second signal ends the process.
 LAST_WORDS = 1.0
 
 
@@ -34,8 +37,8 @@ class ServiceRunner:
         async with ServiceRunner(ServiceX, ServiceY, config=config):
             ...
 
-    The failure of one service stops all of them, and is raised where the block ends; ``wait`` tells
-    of it inside the block.
+    If one service fails, all are stopped, and its error is raised at the end of the block. Inside
+    the block ``wait`` raises it.
     """
 
     _container: ClassVar[type[ServiceContainer]] = ServiceContainer
@@ -59,7 +62,7 @@ class ServiceRunner:
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigurationError(
                 f"two services of one runner are named {', '.join(map(repr, doubled))}: they would "
-                "take one another's calls"
+                "take one another's calls; rename one"
             )
         self._stack = AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
@@ -68,16 +71,16 @@ class ServiceRunner:
 
     @property
     def overran(self) -> bool:
-        """Whether a drain ran out of time, and work was given back."""
+        """Whether calls did not end within SHUTDOWN_TIMEOUT and were abandoned."""
         return any(container.overran for container in self.containers)
 
     @property
     def stopping_for(self) -> float:
-        """Seconds since it began to stop; 0 if it did not."""
+        """Seconds since the runner began to stop; 0 if it runs."""
         return 0.0 if self._closing is None else time.monotonic() - self._closing_since
 
     async def start(self) -> None:
-        """Connect, waiting for the broker if need be, and return when every service is ready."""
+        """Connect and return when every service is ready. Waits for the broker without limit."""
         if self._started:
             raise RuntimeError("this ServiceRunner was started already; make another one")
         self._started = True
@@ -99,8 +102,10 @@ class ServiceRunner:
 
     async def stop(self) -> None:
         """
-        Stop all services, each as its container does, then hang up. Idempotent: whoever calls it
-        waits for the end, and who stops waiting does not stop it. Before ``start`` it does nothing.
+        Stop all services as their containers do, then close the connection.
+
+        Idempotent: every caller waits until all is stopped. Cancelling one caller does not cancel
+        the stop. Before ``start`` it does nothing.
         """
         if self._started:
             await asyncio.shield(self._begin_to_stop())
@@ -116,7 +121,7 @@ class ServiceRunner:
         await self._wait(asyncio.FIRST_COMPLETED)
 
     async def _watch(self) -> None:
-        """Stop all services when one fails; that one may have been stopped is its owner's wish."""
+        """Stop all services when one fails. A service that was only stopped does not count."""
         try:
             await self._wait(asyncio.FIRST_EXCEPTION)
         except Exception:  # noqa: BLE001 - wait() and the end of the block raise it
@@ -135,7 +140,7 @@ class ServiceRunner:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     def health(self) -> Health:
-        """Whether all of its services serve calls right now."""
+        """Whether all services serve calls right now."""
         return Health.of(
             problem for container in self.containers for problem in container.health().problems
         )
@@ -165,21 +170,21 @@ async def serve(
     middleware: Sequence[Middleware] = (),
 ) -> int:
     """
-    Host *services* until SIGTERM or SIGINT; then drain (SHUTDOWN_TIMEOUT bounds it). A second
-    signal ends the process at once; the broker gives its calls to others.
+    Host *services* until SIGTERM or SIGINT, then finish their calls (within SHUTDOWN_TIMEOUT). A
+    second signal ends the process at once; the broker delivers its messages to other instances.
 
     Returns:
-        0 for the exit status, or 1 if the drain ran out of time and work was given back.
+        the exit status: 0, or 1 if calls did not end in time and were abandoned.
 
     Raises:
-        ConfigurationError: a service or the configuration is wrong, or the broker refuses us.
-        Exception: what made a service fail.
+        ConfigurationError: a service or the configuration is wrong, or the broker refuses it.
+        Exception: the error of a service that failed.
     """
     return await run_until_signal(ServiceRunner(*services, config=config, middleware=middleware))
 
 
 async def run_until_signal(runner: ServiceRunner) -> int:
-    """What :func:`serve` does, with *runner*, which was not started yet."""
+    """Do what :func:`serve` does, with a *runner* that has not started."""
     with _signals_heard() as stop:
         starting = asyncio.ensure_future(runner.start())
         try:
@@ -210,11 +215,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @contextmanager
 def _signals_heard() -> Iterator[asyncio.Future[None]]:
     """
-    In the block the first signal sets the result of the future; the second ends the process. The
-    handlers that were there before are there again afterwards.
+    Handle signals inside the block: the first one completes the future, the second one ends the
+    process. The end of the block restores the earlier handlers.
 
-    With handlers of Python's own, not of the loop's: those wait for the loop, and a loop that is
-    blocked is when a second signal is sent.
+    The handlers are Python's, not the loop's: a second signal is sent when the loop is blocked, and
+    the loop's handlers would not run then.
     """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
@@ -232,7 +237,7 @@ def _signals_heard() -> Iterator[asyncio.Future[None]]:
         loop.call_soon_threadsafe(tell, signal.Signals(signum).name)
 
     before = {}
-    with suppress(ValueError):  # not the main thread: whoever owns that gets the signals
+    with suppress(ValueError):  # only the main thread can handle signals
         for signum in _SIGNALS:
             before[signum] = signal.signal(signum, on_signal)
     try:
@@ -249,7 +254,7 @@ def _end_at_once(signum: int) -> NoReturn:
         logging.shutdown()
 
     try:
-        # Not here: what this thread, or another, holds may be what logging waits for.
+        # In a thread, because this one may hold a lock that logging needs.
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         telling.join(LAST_WORDS)

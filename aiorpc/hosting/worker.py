@@ -58,13 +58,7 @@ _RETURNED = Ending.RETURNED
 
 
 class Worker(msgspec.Struct, eq=False):
-    """
-    Runs the method of ``entrypoint`` on a new service instance for ``call``, and calls ``settle``
-    once.
-
-    Attributes:
-        task: runs the worker; ``None`` before it starts.
-    """
+    """Runs the method of *entrypoint* on a new service instance, and calls *settle* once."""
 
     _workshop: Workshop
     _ended: Callable[[Worker], None]
