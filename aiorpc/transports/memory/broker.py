@@ -18,7 +18,7 @@ from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
 from .exchange import MemoryExchange, exchange_flags
 from .message import Carried, carried, check_short
-from .queue import Consumer, MemoryQueue, goes_round, queue_flags
+from .queue import MemoryConsumer, MemoryQueue, goes_round, queue_flags
 from .turns import Turns
 
 __all__ = ["MemoryBroker"]
@@ -227,7 +227,7 @@ class MemoryBroker:
 
     # --- peers
 
-    def disconnect(self, peer: object, consumers: Iterable[Consumer]) -> None:
+    def disconnect(self, peer: object, consumers: Iterable[MemoryConsumer]) -> None:
         """Requeue what the *consumers* of *peer* hold, and delete its exclusive queues."""
         consumers = list(consumers)
         for consumer in consumers:

@@ -13,7 +13,7 @@ from ...exceptions import AioRpcError, UnserializableValueError
 from ..outgoing import Outgoing, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
 from .message import carried, check_short
-from .queue import Consumer, Entry
+from .queue import Entry, MemoryConsumer
 
 __all__ = ["NO_LIMIT", "MemoryChannel", "check"]
 
@@ -51,11 +51,11 @@ class MemoryChannel:
         self._take_back = take_back
         self._elsewhere = elsewhere
         #: Sent and not settled: with the outcome, and the delivery to ack first.
-        self._sent: deque[tuple[Outgoing, AioRpcError | None, tuple[Consumer, Entry] | None]]
+        self._sent: deque[tuple[Outgoing, AioRpcError | None, tuple[MemoryConsumer, Entry] | None]]
         self._sent = deque()
         self._settling = False
         #: Answers that wait until the broker takes messages.
-        self._held: list[tuple[Consumer, Entry, Outgoing]] = []
+        self._held: list[tuple[MemoryConsumer, Entry, Outgoing]] = []
 
     @property
     def ready(self) -> bool:
@@ -65,7 +65,9 @@ class MemoryChannel:
     async def drained(self) -> None:
         """Return at once: nothing stands between this channel and the broker."""
 
-    def publish(self, outgoing: Outgoing, answered: tuple[Consumer, Entry] | None = None) -> None:
+    def publish(
+        self, outgoing: Outgoing, answered: tuple[MemoryConsumer, Entry] | None = None
+    ) -> None:
         """
         Send *outgoing*; ack *answered* when the broker has confirmed it.
 
@@ -88,7 +90,7 @@ class MemoryChannel:
             if error is not None:
                 settle_soon(outgoing, error)
 
-    def answer(self, consumer: Consumer, entry: Entry, reply: Outgoing) -> bool:
+    def answer(self, consumer: MemoryConsumer, entry: Entry, reply: Outgoing) -> bool:
         """
         Send *reply*, then ack *entry*; see :meth:`.base.Delivery.answer`. Return whether that acks
         it, now or later.

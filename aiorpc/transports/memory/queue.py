@@ -19,7 +19,7 @@ from ...wire.message import Queue
 from .message import Carried, deep_copy
 from .turns import Turns
 
-__all__ = ["Consumer", "Deliver", "Entry", "MemoryQueue", "goes_round", "queue_flags"]
+__all__ = ["Deliver", "Entry", "MemoryConsumer", "MemoryQueue", "goes_round", "queue_flags"]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     redelivered: bool = False
 
 
-class Consumer:
+class MemoryConsumer:
     """Takes messages of one queue: at most *prefetch* unsettled ones, or any number if it is 0."""
 
     __slots__ = ("deliver", "gone", "open", "prefetch", "priority", "queue", "unacked")
@@ -90,7 +90,7 @@ class Consumer:
 
 
 #: Takes what a queue hands out.
-Deliver: TypeAlias = Callable[[Consumer, Entry], None]
+Deliver: TypeAlias = Callable[[MemoryConsumer, Entry], None]
 
 
 class MemoryQueue:
@@ -134,7 +134,7 @@ class MemoryQueue:
         self.owner = peer if queue.exclusive else None
         self.ready: deque[Entry] = deque()
         #: Highest priority first; within one priority, the next one first.
-        self.consumers: list[Consumer] = []
+        self.consumers: list[MemoryConsumer] = []
         self.bound_to: set[str] = set()
         #: Milliseconds.
         self.expires: int | None = self.flags.get("x-expires")
@@ -240,7 +240,7 @@ class MemoryQueue:
         if ready:
             self.schedule()
 
-    def _next_consumer(self) -> Consumer | None:
+    def _next_consumer(self) -> MemoryConsumer | None:
         consumers = self.consumers
         for index, consumer in enumerate(consumers):
             if consumer.roomy:
@@ -249,7 +249,7 @@ class MemoryQueue:
                 return consumer
         return None
 
-    def _join(self, consumer: Consumer) -> None:
+    def _join(self, consumer: MemoryConsumer) -> None:
         """Put *consumer* behind the others of its priority."""
         place = bisect_right(self.consumers, -consumer.priority, key=lambda each: -each.priority)
         self.consumers.insert(place, consumer)
@@ -271,14 +271,14 @@ class MemoryQueue:
 
     # --- consumers and life
 
-    def add_consumer(self, consumer: Consumer) -> None:
+    def add_consumer(self, consumer: MemoryConsumer) -> None:
         """Give messages to *consumer* from now on."""
         self._join(consumer)
         self.stop_expiry()
         if self.ready:
             self.schedule()
 
-    def remove_consumer(self, consumer: Consumer) -> None:
+    def remove_consumer(self, consumer: MemoryConsumer) -> None:
         """Give *consumer* no more messages. It keeps what it holds. The queue may be deleted."""
         if consumer not in self.consumers:
             return

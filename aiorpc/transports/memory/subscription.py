@@ -12,7 +12,7 @@ from ...wire.message import Queue
 from ..base import Delivery, Heard, Received, Subscription
 from ..outgoing import Outgoing
 from .channel import MemoryChannel
-from .queue import Consumer, Deliver, Entry
+from .queue import Deliver, Entry, MemoryConsumer
 
 __all__ = ["MemoryDelivery", "MemorySubscription", "delivering", "hearing"]
 
@@ -23,7 +23,7 @@ class MemoryDelivery(Delivery, eq=False):
     """A message that a queue handed out; ``entry`` is its place there, until it is settled."""
 
     channel: MemoryChannel
-    consumer: Consumer
+    consumer: MemoryConsumer
     entry: Entry | None
 
     @property
@@ -53,7 +53,7 @@ class MemoryDelivery(Delivery, eq=False):
 def delivering(channel: MemoryChannel, received: Received) -> Deliver:
     """Return what gives each message to *received*, as a delivery that can be answered."""
 
-    def deliver(consumer: Consumer, entry: Entry) -> None:
+    def deliver(consumer: MemoryConsumer, entry: Entry) -> None:
         received(
             MemoryDelivery(
                 entry.carried.copy(),
@@ -72,7 +72,7 @@ def delivering(channel: MemoryChannel, received: Received) -> Deliver:
 def hearing(channel: MemoryChannel, heard: Heard) -> Deliver:
     """Return what gives each message to *heard*, and acks it."""
 
-    def deliver(consumer: Consumer, entry: Entry) -> None:
+    def deliver(consumer: MemoryConsumer, entry: Entry) -> None:
         try:
             heard(entry.carried.copy())
         except Exception:
@@ -116,7 +116,7 @@ class MemorySubscription(Subscription):
         self._keep = keep
         self._gone = gone
         self._arguments = arguments
-        self._consumer: Consumer | None = None
+        self._consumer: MemoryConsumer | None = None
         self._consumed_before = False
 
     @property
@@ -129,7 +129,7 @@ class MemorySubscription(Subscription):
             consumer.queue.remove_consumer(consumer)
         self._on_cancelled(self)
 
-    def consume(self, channel: MemoryChannel, peer: object, reconnects: int) -> Consumer:
+    def consume(self, channel: MemoryChannel, peer: object, reconnects: int) -> MemoryConsumer:
         """
         Declare the queue for *peer*, and consume from it.
 
@@ -146,7 +146,7 @@ class MemorySubscription(Subscription):
             self._call_gone()
         arguments = {} if self._arguments is None else self._arguments(reconnects)
         self._consumed_before = True
-        self._consumer = Consumer(
+        self._consumer = MemoryConsumer(
             queue,
             self._deliver(channel),
             self._gone_at_broker,

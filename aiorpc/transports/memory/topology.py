@@ -11,7 +11,7 @@ from typing import Any
 from ...exceptions import ConfigurationError
 from ...wire.message import Exchange, Queue
 from .channel import MemoryChannel
-from .queue import Consumer
+from .queue import MemoryConsumer
 from .subscription import MemorySubscription
 
 __all__ = ["MemoryTopology"]
@@ -33,7 +33,7 @@ class MemoryTopology:
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         #: Of this connection; also cancelled ones, whose deliveries may not be settled yet.
-        self._consumers: set[Consumer] = set()
+        self._consumers: set[MemoryConsumer] = set()
         self._channel: MemoryChannel | None = None
         self._reconnects = 0
 
