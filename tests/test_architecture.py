@@ -233,7 +233,6 @@ TOO_LARGE_YET: set[str] = {
     "transports/codec/frames.py",
     "transports/codec/table.py",
 }
-
 SOURCES = {path: (ROOT / path).read_text(encoding="utf-8").splitlines() for path in FILES}
 SIZED = [path for path in FILES if path.as_posix() not in TOO_LARGE_YET]
 #: What the reason for a function of more than 40 lines begins with; it stands beside the `def`.
