@@ -144,6 +144,15 @@ def test_the_codec_is_values_and_bytes() -> None:
             assert rooms <= {("transports", "codec"), ("transports", "__init__.py")}, path
 
 
+def test_no_transport_has_a_method_that_breaks_its_connection() -> None:
+    """Tests do that from outside: ``testing/connections.py`` knows how."""
+    hooks = {"drop_connection", "restore_connection", "hold_confirms", "forbid"}
+    for path, tree in FILES.items():
+        if room(path) != "testing":
+            made = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            assert not made & hooks, path
+
+
 def test_no_file_sends_or_acks_by_aiormq() -> None:
     """We count the tags of confirms: a message that aiormq sent itself would shift them."""
     aiormqs = {"basic_publish", "basic_ack", "basic_nack", "basic_reject", "default_exchange"}
