@@ -1,4 +1,4 @@
-"""Messages that end whoever works on them: counted, parked, answered; drains do not count."""
+"""Messages that end the process that works on them: counted, parked, answered."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from aiorpc.exceptions import UnserializableValueError
 from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
-from aiorpc.wire.copies import attempts_of, counted, parked
+from aiorpc.wire.copies import attempts_of
 from aiorpc.wire.message import Message
 from aiorpc.wire.protocol import Wire
 
@@ -50,7 +50,7 @@ async def connected(config: dict[str, Any]) -> AsyncIterator[Transport]:
 
 
 async def take(transport: Transport, queue: Queue) -> Delivery:
-    """The next message of *queue*; it is nobody's until it is settled."""
+    """The next message of *queue*, unsettled."""
     taken: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
 
     def received(delivery: Delivery) -> None:
@@ -62,13 +62,13 @@ async def take(transport: Transport, queue: Queue) -> Delivery:
 
 
 async def take_and_vanish(config: dict[str, Any], queue: Queue) -> Message:
-    """As a process that is killed while it works on the message."""
+    """Do as a process that is killed while it works on the message."""
     async with connected(config) as transport:
         return (await take(transport, queue)).message
 
 
 def service_for(name_: str, runs: list[Call], **options: Any) -> type:
-    """A service that answers, and one that is asked to ``die`` never does."""
+    """A service that answers ``method``, and never answers ``die``."""
 
     class Service:
         name = name_
@@ -100,7 +100,7 @@ def name() -> str:
     return f"poisoned_{uuid.uuid4().hex[:8]}"
 
 
-async def test_a_request_that_kills_is_parked_and_its_caller_is_told(
+async def test_a_request_that_ends_its_process_is_parked_and_its_caller_gets_an_error(
     config: dict[str, Any], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs: list[Call] = []
@@ -137,10 +137,10 @@ async def test_a_request_that_kills_is_parked_and_its_caller_is_told(
         await onlooker.delete(f"rpc-{name}.parked")
 
 
-async def test_what_kills_at_its_first_step_is_parked_and_does_not_multiply(
+async def test_a_request_that_ends_its_process_at_its_first_step_is_parked_once(
     config: dict[str, Any], name: str
 ) -> None:
-    """As a crash of a C library: no turn of the loop is left between the start and the end."""
+    """Like a crash of a C library: the loop does not turn between the start and the end."""
     starts: list[str] = []
     dying = asyncio.Event()
 
@@ -196,7 +196,9 @@ async def test_a_request_that_is_delivered_again_runs_once_more_and_is_answered(
         assert state.messages == 0
 
 
-async def test_what_is_at_most_once_stays_so(config: dict[str, Any], name: str) -> None:
+async def test_an_at_most_once_request_that_is_redelivered_does_not_run(
+    config: dict[str, Any], name: str
+) -> None:
     runs: list[Call] = []
     queue = Wire.of(resolve(config)).rpc_queue(name)
     service = service_for(name, runs, delivery="at_most_once")
@@ -210,8 +212,8 @@ async def test_what_is_at_most_once_stays_so(config: dict[str, Any], name: str) 
         assert runs == []
 
 
-async def test_drains_do_not_count(config: dict[str, Any], name: str) -> None:
-    """Twice as many of them as there may be attempts, and the call is answered after all."""
+async def test_drains_do_not_count_as_attempts(config: dict[str, Any], name: str) -> None:
+    """A host may stop more often than MAX_ATTEMPTS while it works on a request."""
     runs: list[Call] = []
     service = service_for(name, runs)
     queue = Wire.of(resolve(config)).rpc_queue(name)
@@ -230,7 +232,7 @@ async def test_drains_do_not_count(config: dict[str, Any], name: str) -> None:
         reply.cancel()
 
 
-async def test_an_event_is_parked_for_the_handler_it_kills_alone(
+async def test_an_event_is_parked_only_for_the_handler_whose_process_it_ends(
     config: dict[str, Any], name: str
 ) -> None:
     dying, heard = asyncio.Event(), asyncio.Event()
@@ -302,7 +304,7 @@ async def test_a_plain_message_is_counted_too(config: dict[str, Any], name: str)
         await onlooker.delete(name)
 
 
-async def test_it_is_parked_where_somebody_declared_that_queue_another_way(
+async def test_a_message_is_parked_in_a_queue_that_exists_with_other_arguments(
     config: dict[str, Any], name: str
 ) -> None:
     queue = Queue(name)
@@ -352,48 +354,3 @@ def test_a_message_that_cannot_be_copied_is_worked_on_or_requeued(
     assert attempts.takes(delivery)
     attempts.requeue(delivery)
     assert done == ["worked on", "rejected, requeue=True"]
-
-
-# What is sent on
-
-
-def test_a_copy_keeps_all_but_what_would_send_it_astray() -> None:
-    message = Message(
-        body=b"x",
-        headers={"CC": ["a"], "BCC": ["b"], "mine": 1},
-        user_id="somebody",
-        reply_to="r",
-        correlation_id="c",
-        expiration=5,
-    )
-    copy = counted(message, "e", "k", "id", 3, None)
-    assert copy.headers == {
-        "mine": 1,
-        "aiorpc-exchange": "e",
-        "aiorpc-routing-key": "k",
-        "aiorpc-resent": True,
-        "aiorpc-attempts": 3,
-        "aiorpc-copy": "id",
-    }
-    again = counted(copy, "", "queue", "other", 4, None).headers
-    assert again == {**copy.headers, "aiorpc-attempts": 4, "aiorpc-copy": "other"}
-    assert (copy.user_id, copy.reply_to, copy.correlation_id, copy.expiration) == (
-        None,
-        "r",
-        "c",
-        5,
-    )
-    assert message.headers == {"CC": ["a"], "BCC": ["b"], "mine": 1}
-    assert attempts_of(copy) == 3
-    assert attempts_of(message) is None
-
-
-def test_a_parked_message_stays() -> None:
-    message = parked(Message(body=b"x", persistent=False, expiration=5), "e", "k")
-    assert (message.persistent, message.expiration) == (True, None)
-    assert message.headers == {"aiorpc-exchange": "e", "aiorpc-routing-key": "k"}
-
-
-@pytest.mark.parametrize("odd", ["3", -1, True, None, 2.0])
-def test_a_count_that_is_none_is_ignored(odd: object) -> None:
-    assert attempts_of(Message(body=b"", headers={"aiorpc-attempts": odd})) is None

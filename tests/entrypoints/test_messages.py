@@ -54,7 +54,7 @@ def service(suffix: str, *, fail_first: bool = False) -> Any:
     return Things
 
 
-async def test_what_is_published_is_consumed(broker_config: dict[str, Any]) -> None:
+async def test_a_published_message_is_consumed(broker_config: dict[str, Any]) -> None:
     things = service(uuid.uuid4().hex[:8])
     async with (
         ServiceContainer(things, broker_config),
@@ -100,7 +100,7 @@ async def test_requeue_on_error_brings_the_message_again(broker_config: dict[str
         ({"expiration": -1}, UnserializableValueError, "above 0 seconds"),
     ],
 )
-async def test_a_property_that_is_none_is_named(
+async def test_publishing_with_an_unknown_property_names_it(
     broker_config: dict[str, Any], wrong: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     class Sending:
@@ -170,7 +170,7 @@ async def test_event_exchanges_that_others_declare_are_left_alone(
             assert await asyncio.wait_for(heard.get(), 5) == "hello"
 
 
-async def test_an_exchange_that_went_with_its_last_handler_is_no_error(
+async def test_dispatching_to_an_exchange_that_was_deleted_with_its_last_handler_is_no_error(
     broker_config: dict[str, Any],
 ) -> None:
     """``AUTO_DELETE_EVENT_EXCHANGES: true``: nobody handles the event, so it is dropped."""
@@ -214,7 +214,7 @@ async def test_an_exchange_that_went_with_its_last_handler_is_no_error(
 # Under a deadline
 
 
-async def test_what_is_dispatched_after_the_deadline_is_sent_and_no_error(
+async def test_an_event_dispatched_after_the_deadline_is_sent(
     broker_config: dict[str, Any],
 ) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()

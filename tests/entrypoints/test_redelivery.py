@@ -1,4 +1,4 @@
-"""A request that comes again to the process that runs it, or has run it, is not run twice."""
+"""A request that is redelivered to the process that runs it, or has run it, runs once."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Redelivery:
         await eventually(lambda: self.container.transport.state is not State.CONNECTED)
 
     async def has_all_back(self) -> None:
-        """Return when the service consumes again, and has what was redelivered."""
+        """Return when the service consumes again and has the redelivered requests."""
         self.restore()
         await eventually(lambda: self.container.health().ok)
-        assert await self.service.ping() == "pong"  # it stands behind them in the queue
+        assert await self.service.ping() == "pong"  # ping is behind them in the queue
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ async def redelivery(broker_config: dict[str, Any]) -> AsyncIterator[Redelivery]
 
 
 @pytest.mark.parametrize("method", ["method", "method_once"])
-async def test_one_that_still_runs_goes_on(redelivery: Redelivery, method: str) -> None:
+async def test_a_request_that_still_runs_when_redelivered_runs_once(
+    redelivery: Redelivery, method: str
+) -> None:
     reply = redelivery.service[method].call_async()
     await redelivery.entered.wait()
     await redelivery.loses_its_connection()
@@ -89,7 +91,7 @@ async def test_one_that_still_runs_goes_on(redelivery: Redelivery, method: str) 
 
 
 @pytest.mark.parametrize("method", ["method", "method_once"])
-async def test_one_that_ended_meanwhile_is_answered_with_what_it_gave(
+async def test_a_request_that_ended_before_its_redelivery_is_answered_with_its_result(
     redelivery: Redelivery, method: str
 ) -> None:
     reply = redelivery.service[method].call_async()
@@ -102,7 +104,7 @@ async def test_one_that_ended_meanwhile_is_answered_with_what_it_gave(
     assert redelivery.runs == 1
 
 
-async def test_one_that_came_again_can_be_cancelled(redelivery: Redelivery) -> None:
+async def test_a_redelivered_request_can_be_cancelled(redelivery: Redelivery) -> None:
     reply = redelivery.service.method.call_async()
     await redelivery.entered.wait()
     await redelivery.loses_its_connection()

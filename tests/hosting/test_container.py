@@ -45,7 +45,7 @@ def config() -> dict[str, Any]:
 
 
 class Recorder(DependencyProvider[list[str]]):
-    """Writes down what happens to it; may fail where it is told to."""
+    """Records what happens to it; fails at the place *fail*."""
 
     def __init__(self, log: list[str], fail: str = "", swallow: bool = False) -> None:
         self.log, self.fail, self.swallow = log, fail, swallow
@@ -144,7 +144,7 @@ async def test_an_error_rolls_back(config: dict[str, Any], method: str, exc_type
 
 
 @pytest.mark.parametrize("place", ["open", "commit"])
-async def test_a_failing_dependency_is_answered_and_the_service_goes_on(
+async def test_the_error_of_a_dependency_is_answered_and_the_service_continues(
     config: dict[str, Any], place: str
 ) -> None:
     log: list[str] = []
@@ -233,7 +233,7 @@ async def test_a_call_cancelled_before_its_worker_takes_a_step_ends(config: dict
 
 
 class Stuck(DependencyProvider[None]):
-    """Does not close."""
+    """Takes 60 seconds to close."""
 
     @asynccontextmanager
     async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
@@ -259,7 +259,7 @@ async def test_a_dependency_that_does_not_close_is_bounded(config: dict[str, Any
             await cluster.stuck.method()
 
 
-async def test_a_dependency_that_does_not_close_leaves_its_worker_uncancelled(
+async def test_a_dependency_that_does_not_close_does_not_leave_its_middleware_cancelled(
     config: dict[str, Any],
 ) -> None:
     async def goes_on(call: Call, handler: Handler) -> Any:
@@ -309,7 +309,7 @@ async def test_middleware_may_take_longer_than_its_dependencies_have_for_closing
         assert await cluster.quick.method() == "open"
 
 
-async def test_what_a_dependency_makes_of_an_error_is_what_its_caller_gets(
+async def test_the_caller_gets_the_error_that_a_dependency_raises_in_place_of_the_method_s(
     config: dict[str, Any],
 ) -> None:
     seen: list[str] = []
@@ -351,7 +351,7 @@ async def test_what_a_dependency_makes_of_an_error_is_what_its_caller_gets(
     assert seen == ["ValueError", "ValueError"]
 
 
-def test_a_dependency_that_forgot_its_decorator_is_told_at_once() -> None:
+def test_provide_without_its_decorator_is_refused_when_the_class_is_defined() -> None:
     with pytest.raises(ConfigurationError, match=r"Session\.provide .* put @asynccontextmanager"):
 
         class Session(DependencyProvider[None]):
@@ -379,7 +379,7 @@ async def test_a_dependency_that_fails_to_start_fails_the_container(config: dict
 # Middleware
 
 
-async def test_middleware_wraps_calls_on_either_side(config: dict[str, Any]) -> None:
+async def test_middleware_wraps_calls_on_both_sides(config: dict[str, Any]) -> None:
     seen: list[str] = []
 
     def middleware(side: str) -> Any:
@@ -398,7 +398,7 @@ async def test_middleware_wraps_calls_on_either_side(config: dict[str, Any]) -> 
     assert seen == ["client recorded.works", "server recorded.works"] * 2
 
 
-async def test_a_middleware_may_answer_itself(config: dict[str, Any]) -> None:
+async def test_a_middleware_may_answer_without_its_handler(config: dict[str, Any]) -> None:
     async def cache(call: Call, handler: Handler) -> Any:
         return {"cached": call.args}
 
@@ -515,7 +515,7 @@ async def test_a_container_may_be_entered_and_left_in_different_tasks(
     await container.wait()
 
 
-async def test_stopping_lets_running_calls_finish_and_gives_back_what_waits(
+async def test_stopping_finishes_running_calls_and_requeues_waiting_ones(
     config: dict[str, Any],
 ) -> None:
     release, began = asyncio.Event(), asyncio.Event()
@@ -542,7 +542,7 @@ async def test_stopping_lets_running_calls_finish_and_gives_back_what_waits(
             assert [await reply for reply in replies] == [0, 1, 2]
 
 
-async def test_a_drain_is_bounded_and_says_what_goes_back(
+async def test_a_drain_is_bounded_and_names_the_calls_it_abandons(
     config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
@@ -587,7 +587,7 @@ async def test_an_entrypoint_that_breaks_stops_the_container_and_says_so(
 
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan")])
-def test_an_interval_that_is_none_is_refused(interval: float) -> None:
+def test_a_timer_refuses_an_interval_that_is_not_above_zero(interval: float) -> None:
     with pytest.raises(ConfigurationError, match="above 0 seconds"):
         timer(interval)
 
@@ -723,7 +723,7 @@ async def running(directory: Path, source: str) -> AsyncGenerator[asyncio.subpro
             await process.wait()
 
 
-async def test_serve_gives_back_the_handlers_of_signals(config: dict[str, Any]) -> None:
+async def test_serve_restores_the_signal_handlers(config: dict[str, Any]) -> None:
     heard: list[int] = []
 
     def ours(signum: int, frame: object) -> None:

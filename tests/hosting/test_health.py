@@ -71,7 +71,7 @@ async def test_a_runner_is_as_healthy_as_its_services(broker_config: dict[str, A
         assert problem.startswith("one_")
 
 
-async def test_a_lost_consumer_is_no_health(
+async def test_a_service_with_a_lost_consumer_is_not_healthy(
     broker_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ServiceContainer(gated(Gate()), broker_config) as container:
@@ -97,7 +97,7 @@ async def called(config: dict[str, Any], gate: Gate) -> AsyncIterator[tuple[Any,
             await container.stop()
 
 
-async def test_a_drain_connects_again_for_a_reply_that_is_owed(
+async def test_a_drain_reconnects_to_send_a_reply_that_waits(
     broker_config: dict[str, Any],
 ) -> None:
     gate = Gate()
@@ -115,7 +115,7 @@ async def test_a_drain_connects_again_for_a_reply_that_is_owed(
         assert gate.runs == 1
 
 
-async def test_a_drain_does_not_wait_for_a_connection_that_it_has_no_use_for(
+async def test_a_drain_does_not_wait_for_a_connection_if_nothing_waits_to_be_sent(
     broker_config: dict[str, Any],
 ) -> None:
     async with ServiceContainer(gated(Gate()), broker_config) as container:
@@ -125,7 +125,7 @@ async def test_a_drain_does_not_wait_for_a_connection_that_it_has_no_use_for(
             await container.stop()
 
 
-async def test_a_drain_gives_up_what_it_cannot_send(
+async def test_a_drain_ends_in_time_if_a_reply_cannot_be_sent(
     broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()

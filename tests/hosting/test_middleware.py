@@ -1,6 +1,6 @@
 """
-Middleware around calls at the service: what it may do, and that whatever it does, each call ends,
-is answered, and runs no more often than somebody wants it to.
+Middleware around calls at the service: what it may do. Whatever it does, each call ends, is
+answered, and runs only as often as its middleware calls the handler.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def config() -> dict[str, Any]:
 
 
 class Recorder(DependencyProvider[None]):
-    """Writes down what happens to it. While it closes it says so, and waits to be let go on."""
+    """Records what happens to it. It sets an event when it closes, then waits for another one."""
 
     def __init__(self, log: list[str], *, waits: bool = False) -> None:
         self.log = log
@@ -59,7 +59,7 @@ class Recorder(DependencyProvider[None]):
 
 
 def attempts(log: list[str], *bodies: Callable[[], Awaitable[Any]], waits: bool = False) -> Any:
-    """A service whose method does the first of *bodies* when it is first run, and so on."""
+    """A service whose method runs the next one of *bodies* each time."""
     left = iter(bodies)
 
     class Tried:
@@ -109,7 +109,7 @@ async def swallows(call: Call, handler: Handler) -> Any:
 
 
 @pytest.mark.parametrize("middleware", [answers_none, swallows])
-async def test_an_answer_of_none_is_an_answer(config: dict[str, Any], middleware: Any) -> None:
+async def test_a_middleware_may_answer_with_none(config: dict[str, Any], middleware: Any) -> None:
     config["max_workers"] = 1
     async with (
         ServiceContainer(attempts([], *[fails] * 5), config, middleware=[middleware]),
@@ -119,7 +119,9 @@ async def test_an_answer_of_none_is_an_answer(config: dict[str, Any], middleware
             assert await cluster.tried.method() is None
 
 
-async def test_an_answer_that_cannot_be_sent_is_told_to_the_caller(config: dict[str, Any]) -> None:
+async def test_the_caller_gets_an_error_if_a_middleware_s_answer_cannot_be_encoded(
+    config: dict[str, Any],
+) -> None:
     async def answers(call: Call, handler: Handler) -> Any:
         return object()
 
@@ -172,7 +174,7 @@ async def test_a_second_attempt_is_cancelled_at_the_deadline(config: dict[str, A
     assert log[3:] == ["open", "run", "roll back CancelledError"]
 
 
-async def test_middleware_that_goes_on_is_under_the_deadline_and_begins_no_new_attempt_after_it(
+async def test_middleware_after_its_handler_is_under_the_deadline_and_cannot_call_it_again_later(
     config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def once_more(call: Call, handler: Handler) -> Any:
@@ -197,7 +199,7 @@ async def test_middleware_that_goes_on_is_under_the_deadline_and_begins_no_new_a
     assert "what it did stands; the middleware around it ran past the deadline" in caplog.text
 
 
-async def test_a_call_taken_back_while_its_dependencies_close_gets_no_second_attempt(
+async def test_a_call_cancelled_while_its_dependencies_close_gets_no_second_attempt(
     config: dict[str, Any],
 ) -> None:
     log: list[str] = []

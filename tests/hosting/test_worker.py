@@ -1,4 +1,4 @@
-"""Workers among one another: what they share, what they must not, and what ends them for good."""
+"""Workers: what they share, what they do not share, and what ends them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_a_worker_does_not_see_the_context_variables_of_its_caller(
 
 
 class Session(DependencyProvider[list[str]]):
-    """Writes down how it was closed."""
+    """Records how it was closed."""
 
     def __init__(self, ended: list[str]) -> None:
         self.ended = ended
@@ -89,7 +89,9 @@ class Session(DependencyProvider[list[str]]):
         self.ended.append("committed")
 
 
-async def test_a_method_that_swallows_its_cancelling_is_rolled_back(config: dict[str, Any]) -> None:
+async def test_a_method_that_swallows_its_cancellation_is_rolled_back(
+    config: dict[str, Any],
+) -> None:
     ended: list[str] = []
 
     class Stubborn:
@@ -108,7 +110,7 @@ async def test_a_method_that_swallows_its_cancelling_is_rolled_back(config: dict
     assert ended == ["rolled back: CancelledError"]
 
 
-async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_not_run(
+async def test_a_sync_method_that_times_out_before_a_thread_is_free_does_not_run(
     config: dict[str, Any],
 ) -> None:
     ran: list[int] = []
@@ -129,7 +131,7 @@ async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_
         first = cluster.threaded.method.call_async(1)
         with pytest.raises(RpcTimeout):
             await cluster.threaded.method.with_options(timeout=0.05)(2)
-        # the worker gives up by a timer of its own
+        # The worker times out by a timer of its own.
         await eventually(lambda: container.running == 1)
         go_on.set()
         await first
@@ -137,7 +139,7 @@ async def test_a_sync_method_whose_caller_gave_up_before_a_thread_was_free_does_
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
-async def test_a_timer_goes_on_whatever_its_method_raises(
+async def test_a_timer_continues_whatever_its_method_raises(
     config: dict[str, Any], error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     thrice = asyncio.Event()
@@ -159,7 +161,7 @@ async def test_a_timer_goes_on_whatever_its_method_raises(
 
 
 class Fired(Entrypoint):
-    """Does nothing by itself: the test calls ``work``."""
+    """Fires only when a test calls ``work``."""
 
     @asynccontextmanager
     async def listen(self, host: Any) -> AsyncGenerator[None]:
@@ -167,7 +169,7 @@ class Fired(Entrypoint):
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
-async def test_what_a_method_raises_does_not_cancel_or_end_whoever_waits_for_it(
+async def test_an_error_of_a_method_does_not_cancel_or_end_the_code_that_waits_for_it(
     config: dict[str, Any], error: type[BaseException]
 ) -> None:
     class Raising:
@@ -207,7 +209,7 @@ async def test_a_subclass_of_rpc_beside_plain_ones_shares_their_consumer(
             assert await cluster.mixed.guarded() == "guarded"
 
 
-async def test_what_is_shared_is_opened_once_whoever_asks_at_the_same_time(
+async def test_two_that_share_a_key_at_the_same_time_open_it_once(
     config: dict[str, Any],
 ) -> None:
     opened: list[str] = []
@@ -228,7 +230,7 @@ async def test_what_is_shared_is_opened_once_whoever_asks_at_the_same_time(
 
 
 class Slow:
-    """Its one method goes on when it is told to."""
+    """Its method returns when the test sets an event."""
 
     name = "slow"
     running: asyncio.Event
@@ -241,7 +243,7 @@ class Slow:
         return "done"
 
 
-async def test_who_stops_a_runner_a_second_time_does_not_cut_the_drain_short(
+async def test_cancelling_a_second_stop_of_a_runner_does_not_shorten_the_drain(
     config: dict[str, Any],
 ) -> None:
     Slow.running, Slow.go_on = asyncio.Event(), asyncio.Event()
@@ -282,7 +284,7 @@ class Name(DependencyProvider[str]):
 
 
 class LoudName(Name):
-    """Has a lifetime around a dependency that has none."""
+    """Opens and closes around a dependency that does neither."""
 
     def __init__(self) -> None:
         self.closed: list[str] = []
@@ -337,7 +339,7 @@ async def test_a_method_that_cancels_its_own_task_is_an_error_and_runs_once(
     assert len(runs) == 1
 
 
-async def test_a_filter_that_fails_over_an_error_costs_neither_the_answer_nor_the_place(
+async def test_a_log_filter_that_raises_costs_neither_the_answer_nor_the_worker_s_place(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fails:
@@ -351,7 +353,7 @@ async def test_a_filter_that_fails_over_an_error_costs_neither_the_answer_nor_th
         raise TypeError("a filter of the user's")
 
     monkeypatch.setattr(logging.getLogger("aiorpc.worker"), "filters", [fail])
-    # asyncio tells of it, when the worker's task is collected
+    # asyncio reports the error when the worker's task is collected.
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     config["max_workers"] = 1
     async with (
@@ -382,7 +384,7 @@ async def test_expected_exceptions_may_be_any_collection(
     assert "raised an expected error" in caplog.text
 
 
-async def test_what_a_thread_waits_for_in_the_loop_is_cancelled_with_its_call(
+async def test_a_coroutine_that_a_thread_waits_for_is_cancelled_with_its_call(
     config: dict[str, Any],
 ) -> None:
     ended: list[str] = []
@@ -414,7 +416,9 @@ async def test_what_a_thread_waits_for_in_the_loop_is_cancelled_with_its_call(
     assert ended == ["first"]
 
 
-async def test_an_error_of_what_a_thread_waits_for_is_raised_there(config: dict[str, Any]) -> None:
+async def test_an_error_of_a_coroutine_is_raised_in_the_thread_that_waits_for_it(
+    config: dict[str, Any],
+) -> None:
     async def fails() -> None:
         raise TimeoutError("its own")
 
@@ -434,7 +438,9 @@ async def test_an_error_of_what_a_thread_waits_for_is_raised_there(config: dict[
         assert await cluster.threaded.method() == "raised"
 
 
-async def test_a_thread_awaits_anything_and_nothing_else(config: dict[str, Any]) -> None:
+async def test_from_thread_awaits_any_awaitable_and_refuses_other_values(
+    config: dict[str, Any],
+) -> None:
     class Threaded:
         name = "threaded"
         me = RpcProxy("threaded")
@@ -472,7 +478,9 @@ async def test_a_thread_awaits_anything_and_nothing_else(config: dict[str, Any])
         assert await cluster.threaded.one() == 7
 
 
-async def test_a_static_method_has_no_self_to_leave_out(config: dict[str, Any]) -> None:
+async def test_a_static_method_takes_all_its_arguments_from_the_call(
+    config: dict[str, Any],
+) -> None:
     class Static:
         name = "static"
 

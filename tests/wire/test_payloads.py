@@ -33,7 +33,7 @@ def test_a_payload_without_a_body_is_not_decoded(wire: Wire) -> None:
     assert payload == ""
 
 
-def test_a_key_of_the_context_data_that_is_no_text_is_named(wire: Wire) -> None:
+def test_an_error_names_the_type_of_a_context_data_key_that_is_not_text(wire: Wire) -> None:
     context = Context(data={1: "x"})
     with pytest.raises(UnserializableValueError, match="a key of type int"):
         wire.payloads.encode({}, context)

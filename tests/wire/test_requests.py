@@ -65,7 +65,7 @@ def test_context_data_cannot_pass_for_a_deadline(wire: Wire) -> None:
     assert sent(wire, None, data=data).headers == {"nameko.user": 7}
 
 
-def test_a_request_bears_both_limits(wire: Wire) -> None:
+def test_a_request_carries_its_deadline_and_its_expiration(wire: Wire) -> None:
     message = sent(wire, 2.5)
     assert message.headers == {DEADLINE: int((NOW + 2.5) * 1000)}
     assert message.expiration == 2500
@@ -84,12 +84,12 @@ def test_expiration_is_rounded_up_and_within_what_brokers_take(
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_what_is_late_already_is_not_sent(wire: Wire, timeout: float) -> None:
+def test_a_request_whose_deadline_has_passed_is_not_sent(wire: Wire, timeout: float) -> None:
     with pytest.raises(RpcTimeout, match=r"s\.m was not sent"):
         sent(wire, timeout)
 
 
-def test_our_own_headers_are_no_context_data_after_a_nameko_hop_either(wire: Wire) -> None:
+def test_our_own_headers_are_not_context_data_after_a_nameko_hop(wire: Wire) -> None:
     headers = {"nameko.aiorpc-resent": True, "nameko.aiorpc-copy": "x", "nameko.mine": 1}
     request = received(wire, Message(body=b"", headers=headers))
     assert request.context.data == {"mine": 1}
@@ -116,7 +116,7 @@ def from_repr(text: str) -> Any:
     return ast.literal_eval(text)
 
 
-def test_a_request_sent_again_has_the_time_that_is_left_then(wire: Wire) -> None:
+def test_a_re_sent_request_has_the_time_that_is_left_then(wire: Wire) -> None:
     message = sent(wire, 10)
     again = wire.requests.resend(message, Deadline(MONOTONIC + 4))
     assert again is not None
@@ -157,7 +157,9 @@ def test_a_request_with_an_expiration_of_zero_is_late(wire: Wire) -> None:
     assert "an expiration of 0 ms" in str(late)
 
 
-def test_past_the_tolerance_it_is_late_and_the_skew_is_named(wire: Wire) -> None:
+def test_a_request_later_than_the_tolerance_is_late_and_the_error_names_the_skew(
+    wire: Wire,
+) -> None:
     late = received(wire, came(-60, 5000)).late
     assert late is not None
     assert "60.0 s past its deadline" in str(late)
