@@ -82,7 +82,12 @@ class ServedRequest(Request, eq=False, kw_only=True):
         server, ending = self.server, outcome.ending
         server.cancellations.running.pop(self.key, None)
         if ending is _RETURNED:
-            server.answer_result(self, outcome.value)
+            if not self.message.reply_to:
+                server.log_unread(self)
+            try:
+                server.answer(self, outcome.value)
+            except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
+                server.unanswered(self, exc)
         elif ending is Ending.CANCELLED:
             self.delivery.ack()
         elif ending is Ending.ABANDONED:
@@ -197,23 +202,15 @@ class Server:
         """Requeue *request*, because the host stops."""
         self._attempts.requeue(request.delivery, request.context.deadline)
 
-    def answer_result(self, request: ServedRequest, reply: Message) -> None:
-        """Answer with *reply*, or with the error that says why it cannot be sent."""
-        try:
-            answered = self._answer(request, reply)
-        except Exception as exc:
-            log.error(
-                "%s: its result could not be sent: %s",
-                self._name(request),
-                exc,
-                exc_info=None if isinstance(exc, AioRpcError) else exc,
-            )
-            self.answer_error(request, exc)
-            return
-        if not answered:
-            log.warning(
-                "%s: the request has no reply_to, so nobody got its result", self._name(request)
-            )
+    def unanswered(self, request: ServedRequest, error: Exception) -> None:
+        """Answer with *error*, which says why the result of *request* cannot be sent."""
+        log.error(
+            "%s: its result could not be sent: %s",
+            self._name(request),
+            error,
+            exc_info=None if isinstance(error, AioRpcError) else error,
+        )
+        self.answer_error(request, error)
 
     def answer_error(
         self, request: ServedRequest, error: BaseException, *, refusal: bool = False
@@ -224,14 +221,14 @@ class Server:
         """
         replies = self.wire.replies
         try:
-            self._answer(request, replies.error(request.message, error, refusal=refusal))
+            self.answer(request, replies.error(request.message, error, refusal=refusal))
             return
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
         try:
-            self._answer(request, replies.error(request.message, substitute))
+            self.answer(request, replies.error(request.message, substitute))
         except Exception as exc:  # noqa: BLE001 - unacked, it would hold a place in the prefetch
             log.error(
                 "%s: its caller gets no answer, because neither the error nor %s can be sent: %s",
@@ -241,12 +238,12 @@ class Server:
             )
             request.delivery.ack()
 
-    def _answer(self, request: ServedRequest, message: Message) -> bool:
-        """Send the reply, then ack. Without a ``reply_to`` only ack, and return False."""
+    def answer(self, request: ServedRequest, message: Message) -> None:
+        """Send the reply, then ack. A request without a ``reply_to`` is only acked."""
         reply_to = request.message.reply_to
         if not reply_to:
             request.delivery.ack()
-            return False
+            return
         reply = Outgoing(
             exchange=self._exchange, routing_key=reply_to, message=message, confirm=self._confirm
         )
@@ -255,7 +252,12 @@ class Server:
             self._remembered[request.key] = reply
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-        return True
+
+    def log_unread(self, request: ServedRequest) -> None:
+        """Say that nobody reads the result of *request*."""
+        log.warning(
+            "%s: the request has no reply_to, so nobody got its result", self._name(request)
+        )
 
     # Refusals
 

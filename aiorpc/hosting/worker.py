@@ -138,7 +138,9 @@ class Worker(msgspec.Struct, eq=False):
         current.set(call.context)
         foreign = False
         try:
-            result = await compose(self._workshop.middleware, self.serve)(call)
+            middleware = self._workshop.middleware
+            handler = compose(middleware, self.serve) if middleware else self.serve
+            result = await handler(call)
             if result is not self._result:  # a middleware answered, or changed the answer
                 self._encoded = self._encode(result) if self._encode else result
             outcome = Outcome(_RETURNED, self._encoded)
