@@ -7,7 +7,7 @@ yaml, ssl, tomllib and difflib when they need them.
 """
 
 from .broker_url import BrokerUrl, parse_broker_urls
-from .keys import parse_address
+from .decoding import parse_address
 from .loading import from_mapping, load, parse_define, resolve
 from .redaction import redact_url
 from .settings import SerializerOptions, Settings, TlsOptions, redacted

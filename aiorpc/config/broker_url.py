@@ -90,22 +90,18 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
     def tls_options(self) -> dict[str, Any]:
         """The TLS parameters of the query, as options of ``AMQP_SSL``, which they override."""
         query = dict(self.query)
-        options: dict[str, Any] = {
-            option: query[name] for name, option in _TLS_PARAMETERS.items() if query.get(name)
-        }
-        verify = query.get("verify", "verify_peer")
-        if verify not in {"verify_peer", "verify_none"}:
-            raise ValueError(f"verify must be verify_peer or verify_none, got {verify!r}")
-        given_up = {verify == "verify_none"} if "verify" in query else set()
+        verified = []
+        if (verify := query.get("verify")) is not None:
+            if verify not in {"verify_peer", "verify_none"}:
+                raise ValueError(f"verify must be verify_peer or verify_none, got {verify!r}")
+            verified.append(verify == "verify_peer")
         if "no_verify_ssl" in query:
-            given_up.add(_flag(query, "no_verify_ssl"))
-        if given_up == {True, False}:
+            verified.append(not _flag(query, "no_verify_ssl"))
+        if len(set(verified)) == 2:
             raise ValueError("verify and no_verify_ssl contradict each other")
-        if given_up == {True}:
-            options |= {"cert_reqs": 0, "check_hostname": False}
-        elif given_up == {False}:
-            options["cert_reqs"] = 2
-        return options
+        files = {opt: query[name] for name, opt in _TLS_PARAMETERS.items() if query.get(name)}
+        no_check = {"cert_reqs": 0, "check_hostname": False}
+        return files | ({} if not verified else {"cert_reqs": 2} if verified[0] else no_check)
 
     def to_url(self, **query: str | float) -> str:
         """
@@ -189,7 +185,10 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
     if known_scheme is None:
         raise ValueError(f"scheme {scheme!r} is not one of {', '.join(_SCHEMES)}")
     if known_scheme == "memory":
-        return _parse_memory_url(rest)
+        name = rest.removesuffix("/")
+        if re.fullmatch(r"[\w.-]*", name):
+            return BrokerUrl(scheme="memory", host=name)
+        raise ValueError("memory:// is followed by a name of letters, digits, . - _ or by nothing")
     parts, port = _split(rest)
     query = _parse_query(parts.query)
     if tls or _flag(dict(query), "ssl"):
@@ -204,20 +203,12 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
         query=query,
     )
     _ = url.heartbeat, url.connect_timeout, url.tls_options  # raises now if one of them is wrong
-    if url.scheme == "amqp":
-        for name, _ in query:
-            if name in _ABOUT_TLS:
-                raise ValueError(
-                    f"{name} is about TLS, and this is plain TCP: write amqps://, or set AMQP_SSL"
-                )
+    needs_tls = next((name for name, _ in query if name in _ABOUT_TLS), None)
+    if needs_tls and url.scheme == "amqp":
+        raise ValueError(
+            f"{needs_tls} is about TLS, and this is plain TCP: write amqps://, or set AMQP_SSL"
+        )
     return url
-
-
-def _parse_memory_url(rest: str) -> BrokerUrl:
-    name = rest.removesuffix("/")
-    if not re.fullmatch(r"[\w.-]*", name):
-        raise ValueError("memory:// is followed by a name of letters, digits, . - _ or by nothing")
-    return BrokerUrl(scheme="memory", host=name)
 
 
 def _split(rest: str) -> tuple[SplitResult, int | None]:
@@ -241,9 +232,8 @@ def _parse_query(text: str) -> tuple[tuple[str, str], ...]:
     query = tuple(parse_qsl(text, keep_blank_values=True))
     for name, _ in query:
         if name not in _PARAMETERS:
-            raise ValueError(
-                f"unknown query parameter {name!r}; known are {', '.join(_PARAMETERS)}"
-            )
+            known = ", ".join(_PARAMETERS)
+            raise ValueError(f"unknown query parameter {name!r}; known are {known}")
     return query
 
 

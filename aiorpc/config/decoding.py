@@ -1,7 +1,10 @@
 """
-Converts values from YAML to the type of a setting, with errors that name the place and the value.
+Decodes a mapping with YAML's keys into attributes of the settings, and names what is wrong.
 
-Knows no setting by name. No I/O. Imports ``exceptions`` and msgspec.
+:class:`Decoder` converts values by their types, and knows no setting by name. The rest is what
+single keys need beyond their type: texts that are checked, words that YAML misreads, spelling.
+
+No I/O. Imports ``exceptions``, msgspec and ``broker_url``.
 """
 
 from __future__ import annotations
@@ -14,9 +17,23 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from ..exceptions import ConfigurationError
+from .broker_url import parse_broker_urls
 
-__all__ = ["Decoder", "closest", "describe"]
+__all__ = ["URL_KEYS", "Decoder", "attributes_of", "closest", "copied", "describe", "parse_address"]
 
+URL_KEYS = frozenset({"AMQP_URI", "DB_URI", "DB_URIS"})
+# Errors do not quote values under these.
+_CONFIDENTIAL_KEYS = (
+    *URL_KEYS,
+    *("DB_ENGINE_OPTIONS", "DB_SESSION_OPTIONS", "LOGGING", "TRANSPORT_OPTIONS"),
+)
+# YAML 1.1 reads the plain words `off` and `on` as booleans.
+_BOOLEAN_WORDS = {"VALIDATE_ARGUMENTS": {False: "off", True: "strict"}}
+# Settings of earlier versions. A configuration that has one gets a warning, see Settings.notes.
+_FORMER_KEYS = {"AMQP_FAST_LANE"}
+# Likely mistakes that no comparison of letters finds. The first would leave a connection without
+# TLS.
+_OTHER_NAMES = {"AMQP_TLS": "AMQP_SSL", "PREFETCH": "PREFETCH_COUNT"}
 _TYPE_NAMES = {bool: "true or false", float: "number", NoneType: "null", dict: "mapping"}
 
 
@@ -29,7 +46,7 @@ class Decoder:
     """
 
     def __init__(
-        self, source: str, confidential: Collection[str] = (), unset: Collection[str] = ()
+        self, source: str, confidential: tuple[str, ...] = (), unset: Collection[str] = ()
     ) -> None:
         self.source = source
         self.confidential = confidential
@@ -41,9 +58,9 @@ class Decoder:
             return value
         if isinstance(value, enum.Enum):
             value = value.value  # ssl.CERT_REQUIRED, ssl.TLSVersion.TLSv1_2
-        if isinstance(value, dict) and (struct := _struct_in(expected)) is not None:
+        if isinstance(value, dict) and (struct := _arm(expected, msgspec.Struct)):
             return self._convert_struct(value, struct, path)
-        if isinstance(value, dict) and (mapping := _arm(expected, dict)) is not None:
+        if isinstance(value, dict) and (mapping := _arm(expected, dict)):
             key_type, item_type = get_args(mapping)
             return {
                 self.convert(key, key_type, f"key {key!r} of {path}"): self.convert(
@@ -51,7 +68,7 @@ class Decoder:
                 )
                 for key, item in value.items()
             }
-        if isinstance(value, list) and (sequence := _arm(expected, list)) is not None:
+        if isinstance(value, list) and (sequence := _arm(expected, list)):
             (item_type,) = get_args(sequence)
             return [
                 self.convert(item, item_type, f"{path}[{index}]")
@@ -60,10 +77,8 @@ class Decoder:
         try:
             return msgspec.convert(value, expected)
         except msgspec.ValidationError:
-            raise self.error(
-                f"{path} must be {describe(expected)}, got {self._show(value, path)}"
-                f"{self._unset_hint(value)}"
-            ) from None
+            got = self._show(value, path)
+            raise self.error(f"{path} must be {describe(expected)}, got {got}") from None
 
     def error(self, text: str) -> ConfigurationError:
         """Return the error to raise about this source."""
@@ -79,31 +94,26 @@ class Decoder:
         missing = [name for name, field in fields.items() if field.required and name not in value]
         if missing:
             raise self.error(f"{path} lacks {', '.join(missing)}")
-        return struct(
-            **{
-                name: self.convert(item, fields[name].type, f"{path}.{name}")
-                for name, item in value.items()
-            }
-        )
+        converted = {
+            name: self.convert(item, fields[name].type, f"{path}.{name}")
+            for name, item in value.items()
+        }
+        return struct(**converted)
 
     def _show(self, value: Any, path: str) -> str:
         """Describe a value by type and text, or by the type alone if it is secret or long."""
         if value is None:
-            return "null"
+            names = ", ".join(sorted(set(self.unset)))
+            hint = f" (not set in the environment, and without a default: {names})"
+            return f"null{hint if names else ''}"
         text = repr(value)
         is_quotable = (
             isinstance(value, str | int | float)
             and len(text) <= 60
             and "://" not in text
-            and not path.startswith(tuple(self.confidential))
+            and not path.startswith(self.confidential)
         )
         return f"{type(value).__name__} {text}" if is_quotable else type(value).__name__
-
-    def _unset_hint(self, value: Any) -> str:
-        if value is not None or not self.unset:
-            return ""
-        names = ", ".join(sorted(set(self.unset)))
-        return f" (not set in the environment, and without a default: {names})"
 
 
 def closest(key: str, known: Collection[str]) -> str | None:
@@ -121,25 +131,14 @@ def _remedy(key: str, known: Collection[str]) -> str:
     return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
 
 
-def _arms(expected: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
-    return get_args(expected) if get_origin(expected) in {UnionType, Union} else (expected,)
-
-
-def _arm(expected: Any, origin: type) -> Any:
-    """The arm of the union that is a ``dict[...]``, or a ``list[...]``."""
-    return next((arm for arm in _arms(expected) if get_origin(arm) is origin), None)
-
-
-def _struct_in(expected: Any) -> type[msgspec.Struct] | None:
-    for arm in _arms(expected):
-        if isinstance(arm, type) and get_origin(arm) is None and issubclass(arm, msgspec.Struct):
+def _arm(expected: Any, kind: type) -> Any:
+    """The arm of the union, or the type itself, that is a *kind*: dict, list, or a struct."""
+    arms = get_args(expected) if get_origin(expected) in {UnionType, Union} else (expected,)
+    for arm in arms:
+        cls = get_origin(arm) or arm
+        if isinstance(cls, type) and issubclass(cls, kind):
             return arm
     return None
-
-
-def _is_null(expected: Any) -> bool:
-    return expected is NoneType
 
 
 def describe(expected: Any) -> str:
@@ -157,7 +156,109 @@ def describe(expected: Any) -> str:
     if origin is dict:
         return "mapping" if arguments[1] is Any else f"mapping to {describe(arguments[1])}"
     if arguments:  # a union: null comes last
-        return " or ".join(describe(arm) for arm in sorted(arguments, key=_is_null))
+        return " or ".join(map(describe, sorted(arguments, key=lambda arm: arm is NoneType)))
     if isinstance(expected, type) and issubclass(expected, msgspec.Struct):
         return f"mapping with {', '.join(expected.__struct_fields__)}"
     return _TYPE_NAMES.get(expected) or str(expected.__name__)
+
+
+def attributes_of(
+    given: Mapping[str, Any],
+    known: Mapping[str, msgspec.structs.FieldInfo],
+    source: str,
+    *,
+    unset: Collection[str] = (),
+    own_keys: Collection[str] = (),
+    tls: bool = False,
+    uri: str | None = None,
+) -> dict[str, Any]:
+    """
+    Decode what is *given* under *known* keys into attributes of the settings.
+
+    *unset* are the environment variables that had no value. *own_keys* are the user's own although
+    they resemble a known key. *tls* and *uri* are those of the settings to be changed, if any.
+
+    Raises:
+        ConfigurationError: names *source*, the key, and what was expected.
+    """
+    decoder = Decoder(source, _CONFIDENTIAL_KEYS, unset)
+    attributes = {
+        field.name: _decode_field(decoder, field, given[key])
+        for key, field in known.items()
+        if key in given
+    }
+    _refuse_misspelt_keys(decoder, given, known, {*own_keys, *attributes.get("extra_keys", ())})
+    _check_texts(decoder, attributes, tls, uri)
+    return attributes
+
+
+def _decode_field(decoder: Decoder, field: msgspec.structs.FieldInfo, value: Any) -> Any:
+    key = field.encode_name
+    if isinstance(value, bool) and key in _BOOLEAN_WORDS:
+        value = _BOOLEAN_WORDS[key][value]
+    if key == "AMQP_SSL" and value == {}:
+        return None  # as in Nameko, where it is falsy
+    if value is None and key != "AMQP_URI" and NoneType not in get_args(field.type):
+        has_factory = field.default is msgspec.NODEFAULT
+        return field.default_factory() if has_factory else field.default
+    return decoder.convert(value, field.type, key)
+
+
+def _refuse_misspelt_keys(
+    decoder: Decoder, given: Mapping[Any, Any], known: Collection[str], own_keys: Collection[str]
+) -> None:
+    for key in given:
+        if not isinstance(key, str):
+            kind = type(key).__name__
+            raise decoder.error(f"key {key!r} is {kind}, but keys are strings: put it in quotes")
+        if key in known or key in _FORMER_KEYS or key in own_keys:
+            continue
+        if likely := _OTHER_NAMES.get(key) or closest(key, known):
+            raise decoder.error(
+                f"unknown key {key}: did you mean {likely}? "
+                f"(If it is a key of your own, add EXTRA_KEYS: [{key}])"
+            )
+
+
+def _check_texts(
+    decoder: Decoder, attributes: Mapping[str, Any], tls: bool, uri: str | None
+) -> None:
+    """Check the URL of the broker and the address, which are more than a str."""
+    try:
+        if attributes.keys() & {"amqp_uri", "amqp_ssl"}:
+            uri = attributes.get("amqp_uri", uri)
+            tls = bool(attributes["amqp_ssl"]) if "amqp_ssl" in attributes else tls
+            if uri is not None:
+                parse_broker_urls(uri, tls=tls)
+        if "web_server_address" in attributes:
+            parse_address(attributes["web_server_address"])
+    except ConfigurationError as error:
+        raise decoder.error(str(error)) from None
+
+
+def parse_address(text: str | int) -> tuple[str, int]:
+    """Read ``[address:]port`` as (address, port). No address is ``""``: all interfaces."""
+    address, _, port = str(text).rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ConfigurationError(
+            f"WEB_SERVER_ADDRESS must be [address:]port, such as 0.0.0.0:8000, got {text!r}"
+        )
+    return address.removeprefix("[").removesuffix("]"), int(port)
+
+
+def copied(mapping: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Copy the containers of *mapping*, so that nobody else can change them."""
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: copy(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(item) for item in value]
+        return value
+
+    try:
+        return {key: copy(value) for key, value in mapping.items()}
+    except RecursionError:
+        raise ConfigurationError(
+            f"{source}: a value contains itself: look for an alias (*name) in the YAML"
+        ) from None

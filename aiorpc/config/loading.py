@@ -1,21 +1,28 @@
 """
 Makes settings of what users pass as config: a URL, a mapping, a file, ``KEY=VALUE``.
 
-Reads YAML and TOML files and environment variables, and does no other I/O.
+Substitutes environment variables in YAML and TOML as Nameko does. Reads files and the environment,
+and does no other I/O. Imports PyYAML, and the modules beside it.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..exceptions import ConfigurationError
-from .files import Environment, parse_yaml, read_file
-from .keys import URL_KEYS, attributes_of, copied
+from .decoding import URL_KEYS, attributes_of, copied
 from .settings import Settings, fields
 
 __all__ = ["from_mapping", "load", "parse_define", "resolve"]
+
+_NAME = re.compile(r"[^{}:\s]+")
+# Values may name further variables. Deeper than this, they refer to one another in a circle.
+_MAX_EXPANSIONS = 10
 
 
 def load(
@@ -40,7 +47,8 @@ def load(
     """
     source = os.fspath(path)
     environment = Environment(environ)
-    content = read_file(source, environment)
+    parse = _parse_toml if source.endswith(".toml") else _parse_yaml
+    content = parse(_read_text(source), environment, source)
     if content is None:  # an empty file
         content = {}
     if not isinstance(content, Mapping):
@@ -52,7 +60,7 @@ def load(
 
 def from_mapping(mapping: Mapping[str, Any], source: str = "config") -> Settings:
     """
-    Decode a mapping with YAML's keys. Its values are used as they are: nothing is substituted.
+    Decode a mapping with YAML's keys. It substitutes no environment variables.
 
     Raises:
         ConfigurationError: names ``source``, the key, and what was expected.
@@ -100,7 +108,7 @@ def parse_define(text: str, environ: Mapping[str, str] | None = None) -> tuple[s
     if not equals:
         return key, True
     environment, source = Environment(environ), f"--define {key}"
-    parsed = parse_yaml(value, environment, source)
+    parsed = _parse_yaml(value, environment, source)
     _refuse_incomplete({key: parsed}, environment, source)
     return key, parsed
 
@@ -132,3 +140,143 @@ def _refuse_incomplete(given: Mapping[str, Any], environment: Environment, sourc
                     f"{source}: {path} is incomplete: not set in the environment, and without a "
                     f"default: {', '.join(sorted(set(missing)))}"
                 )
+
+
+class Environment:
+    """Environment variables, and a record of those that a file names and that are not set."""
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self.variables = os.environ if variables is None else variables
+        self.unset: list[str] = []
+        #: Text after substitution -> the variables that were missing in it.
+        self.incomplete: dict[str, list[str]] = {}
+
+    def substitute(self, text: str) -> str:
+        """Replace each ``${NAME}`` and ``${NAME:default}`` in *text*, but none in their values."""
+        known = len(self.unset)
+        result = self._substitute(text)
+        if missing := self.unset[known:]:
+            self.incomplete[result] = missing
+        return result
+
+    def _substitute(self, text: str) -> str:
+        result, position = "", 0
+        while (start := text.find("${", position)) >= 0:
+            name, default, end = _reference(text, start)
+            value = text[start:end] if name is None else self._value(name, default)
+            result += text[position:start] + value
+            position = end
+        return result + text[position:]
+
+    def _value(self, name: str, default: str | None) -> str:
+        if name in self.variables:
+            return self.variables[name]
+        if default is None:
+            self.unset.append(name)
+            return ""
+        return self._substitute(default)
+
+
+def _parse_toml(text: str, environment: Environment, source: str) -> Any:
+    """Parse TOML. It quotes all strings, so each one with ``${`` is treated as a plain scalar."""
+    import tomllib
+
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source} is not valid TOML: {error}") from None
+    return _expand_strings(content, environment, source)
+
+
+def _parse_yaml(text: str, environment: Environment, source: str, depth: int = 0) -> Any:
+    """Parse YAML with Nameko's substitution. ``depth`` counts the expansions that led here."""
+    if depth > _MAX_EXPANSIONS:
+        raise ConfigurationError(
+            f"{source}: environment variables refer to each other more than {_MAX_EXPANSIONS} deep,"
+            " probably in a circle"
+        )
+    try:
+        loader = _yaml_loader()(text)
+        loader.expand = lambda template: _expand(template, environment, source, depth)
+        loader.expand_raw = environment.substitute
+        return loader.get_single_data()
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - PyYAML's constructors raise anything, as for !!bool x
+        raise ConfigurationError(_yaml_problem(error, source, depth)) from None
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror or error} "
+            "(the URL of a broker would look like amqp://guest:guest@localhost/)"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 at byte {error.start}") from None
+
+
+def _expand(template: str, environment: Environment, source: str, depth: int) -> Any:
+    value = environment.substitute(template)
+    # A variable that refers to itself, and text that only looks like a reference, stay unchanged.
+    return template if value == template else _parse_yaml(value, environment, source, depth + 1)
+
+
+def _expand_strings(value: Any, environment: Environment, source: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand_strings(item, environment, source) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand_strings(item, environment, source) for item in value]
+    if isinstance(value, str) and "${" in value:
+        return _expand(value, environment, source, depth=0)
+    return value
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    """A safe loader. Its ``expand`` and ``expand_raw`` handle Nameko's two tags and ``${``."""
+    import yaml
+
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_implicit_resolver("!env_var", re.compile(r".*\$\{.*\}", re.DOTALL), None)
+    loader.add_constructor("!env_var", lambda own, node: own.expand(own.construct_scalar(node)))
+    loader.add_constructor(
+        "!raw_env_var", lambda own, node: own.expand_raw(own.construct_scalar(node))
+    )
+    return loader
+
+
+def _yaml_problem(error: Exception, source: str, depth: int) -> str:
+    """PyYAML's error without its excerpt of the text, which may hold a password."""
+    if depth:
+        return (
+            f"{source}: the value of an environment variable is not valid YAML; "
+            'a string is kept as it is by !raw_env_var "${NAME}"'
+        )
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+    mark = getattr(error, "problem_mark", None)
+    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{source} is not valid YAML{place}: {problem or 'a value does not fit its tag'}"
+
+
+def _reference(text: str, start: int) -> tuple[str | None, str | None, int]:
+    """Name, default and end of the reference at ``start``. No name: it is ordinary text."""
+    name = _NAME.match(text, start + 2)
+    close = _closing_brace(text, start + 1)
+    if name is not None and name.end() == close:
+        return name[0], None, close + 1
+    if name is not None and close >= 0 and text[name.end()] == ":":
+        return name[0], text[name.end() + 1 : close], close + 1
+    return None, None, start + 2
+
+
+def _closing_brace(text: str, opening: int) -> int:
+    """Index of the brace that closes the one at ``opening``, or -1. A default may hold braces."""
+    depth = 0
+    for index in range(opening, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    return -1

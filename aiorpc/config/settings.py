@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from .broker_url import BrokerUrl, parse_broker_urls
-from .keys import URL_KEYS, attributes_of, copied
+from .decoding import URL_KEYS, attributes_of, copied
 from .redaction import redact, redact_urls
 
 __all__ = ["SerializerOptions", "Settings", "TlsOptions", "fields", "redacted"]
@@ -214,13 +214,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
             ConfigurationError: names ``source``, the key, and what was expected.
         """
         given = copied(defines, source)
+        tls, uri = bool(self.amqp_ssl), self.amqp_uri
         attributes = attributes_of(
-            given,
-            fields(),
-            source,
-            own_keys=self.extra_keys,
-            tls=bool(self.amqp_ssl),
-            uri=self.amqp_uri,
+            given, fields(), source, own_keys=self.extra_keys, tls=tls, uri=uri
         )
         return msgspec.structs.replace(self, **attributes, _given={**self._given, **given})
 
@@ -235,12 +231,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
 @functools.cache
 def fields() -> Mapping[str, msgspec.structs.FieldInfo]:
     """The fields of the settings, by YAML key."""
-    no_keys = {"source", "_given"}
-    return {
-        field.encode_name: field
-        for field in msgspec.structs.fields(Settings)
-        if field.name not in no_keys
-    }
+    every = msgspec.structs.fields(Settings)
+    return {field.encode_name: field for field in every if field.name not in {"source", "_given"}}
 
 
 def redacted(settings: Settings, *, defaults: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Reads certificate files; opens no connection. Imports ``exceptions`` and ``setti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ssl
 
 import msgspec
 
@@ -15,9 +15,6 @@ from .broker_url import BrokerUrl
 from .settings import Settings, TlsOptions
 
 __all__ = ["ssl_context", "tls_server_hostname"]
-
-if TYPE_CHECKING:
-    import ssl  # takes 10 ms, which a process without TLS saves
 
 
 def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
@@ -37,8 +34,6 @@ def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
     options = _options(settings, url)
     if options is None:
         return None
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _set_verification(context, options)
     _set_versions(context, options)
@@ -61,8 +56,6 @@ def _options(settings: Settings, url: BrokerUrl) -> TlsOptions | None:
 
 
 def _set_verification(context: ssl.SSLContext, options: TlsOptions) -> None:
-    import ssl
-
     required = options.cert_reqs
     mode = ssl.VerifyMode[required] if isinstance(required, str) else ssl.VerifyMode(required)
     verifies = mode != ssl.CERT_NONE
@@ -77,8 +70,6 @@ def _set_verification(context: ssl.SSLContext, options: TlsOptions) -> None:
 
 
 def _set_versions(context: ssl.SSLContext, options: TlsOptions) -> None:
-    import ssl
-
     def version(value: int | str) -> ssl.TLSVersion:
         return ssl.TLSVersion[value] if isinstance(value, str) else ssl.TLSVersion(value)
 
@@ -91,8 +82,6 @@ def _set_versions(context: ssl.SSLContext, options: TlsOptions) -> None:
 
 
 def _load_certificates(context: ssl.SSLContext, options: TlsOptions) -> None:
-    import ssl
-
     if options.keyfile and not options.certfile:
         raise ConfigurationError("AMQP_SSL: keyfile needs the certfile that it belongs to")
     step = "certificates of the system"

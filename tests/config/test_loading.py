@@ -124,7 +124,7 @@ import sys, types
 sys.modules["aiorpc"] = package = types.ModuleType("aiorpc")
 package.__path__ = [{str(Path(aiorpc.__file__).parent)!r}]
 import aiorpc.config
-print(*sorted({{"yaml", "ssl", "tomllib", "difflib", "asyncio"}} & set(sys.modules)))
+print(*sorted({{"yaml", "tomllib", "difflib", "asyncio"}} & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
