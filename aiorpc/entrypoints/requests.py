@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
@@ -56,7 +57,6 @@ class ServedRequest(Request, eq=False, kw_only=True):
         settled: whether its outcome is known.
     """
 
-    server: Server
     delivery: Delivery
     key: Key
     submission: Submission | None = None
@@ -72,30 +72,6 @@ class ServedRequest(Request, eq=False, kw_only=True):
         self.delivery.ack()
         self.delivery = delivery
 
-    def encode(self, result: object) -> Message:
-        """The reply that brings *result*."""
-        return self.server.wire.replies.result(self.message, result)
-
-    def settle(self, outcome: Outcome) -> None:
-        """Answer with *outcome*, or requeue the request."""
-        self.settled = True
-        server, ending = self.server, outcome.ending
-        server.cancellations.running.pop(self.key, None)
-        if ending is _RETURNED:
-            if not self.message.reply_to:
-                server.log_unread(self)
-            try:
-                server.answer(self, outcome.value)
-            except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
-                server.unanswered(self, exc)
-        elif ending is Ending.CANCELLED:
-            self.delivery.ack()
-        elif ending is Ending.ABANDONED:
-            server.requeue(self)
-        else:
-            assert outcome.error is not None
-            server.answer_error(self, outcome.error, refusal=ending is Ending.TIMED_OUT)
-
 
 class Server:
     """
@@ -106,7 +82,7 @@ class Server:
     """
 
     def __init__(self, host: Host, methods: Mapping[str, Method]) -> None:
-        self.wire = host.wire
+        self._requests, self._replies = host.wire.requests, host.wire.replies
         self.cancellations: Cancellations[ServedRequest] = Cancellations()
         self._host = host
         self._methods = methods
@@ -138,22 +114,21 @@ class Server:
         self._serve(self._read(delivery))
 
     def _parked(self, delivery: Delivery, error: AioRpcError) -> None:
-        self.answer_error(self._read(delivery), error, refusal=True)
+        self._answer_error(self._read(delivery), error, refusal=True)
 
     def _read(self, delivery: Delivery) -> ServedRequest:
         message = delivery.message
         request = ServedRequest(
             message,
             delivery.routing_key.rpartition(".")[2],
-            server=self,
             delivery=delivery,
             key=(message.reply_to, message.correlation_id),
         )
-        return self.wire.requests.read(request)
+        return self._requests.read(request)
 
     def _serve(self, request: ServedRequest) -> None:
         try:
-            args, kwargs = self.wire.requests.arguments(request)
+            args, kwargs = self._requests.arguments(request)
             if request.late is not None:
                 self._refuse(request, request.late)
                 return
@@ -163,7 +138,7 @@ class Server:
             args, kwargs = method.arguments.bind(args, kwargs)
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             self._log_refused(request, exc)
-            self.answer_error(request, exc)
+            self._answer_error(request, exc)
             return
         again = request.delivery.redelivered or request.resent
         if again and method.at_most_once:
@@ -175,7 +150,12 @@ class Server:
             return
         host, entrypoint = self._host, method.entrypoint
         call = host.new_call(entrypoint, args, kwargs, request.context, "rpc", again)
-        request.submission = host.submit(entrypoint, call, request.settle, request.encode)
+        request.submission = host.submit(
+            entrypoint,
+            call,
+            partial(self._settle, request),
+            partial(self._replies.result, request.message),
+        )
         if not request.settled:
             cancellations.running[request.key] = request
 
@@ -198,37 +178,50 @@ class Server:
 
     # From an outcome to an answer
 
-    def requeue(self, request: ServedRequest) -> None:
-        """Requeue *request*, because the host stops."""
-        self._attempts.requeue(request.delivery, request.context.deadline)
+    def _settle(self, request: ServedRequest, outcome: Outcome) -> None:
+        """Answer with *outcome*, or requeue the request because the host stops."""
+        request.settled = True
+        self.cancellations.running.pop(request.key, None)
+        ending = outcome.ending
+        if ending is _RETURNED:
+            if not request.message.reply_to:
+                name = self._name(request)
+                log.warning("%s: the request has no reply_to, so nobody gets its result", name)
+            try:
+                self._answer(request, outcome.value)
+            except Exception as exc:
+                log.error(
+                    "%s: its result could not be sent: %s",
+                    self._name(request),
+                    exc,
+                    exc_info=None if isinstance(exc, AioRpcError) else exc,
+                )
+                self._answer_error(request, exc)
+        elif ending is Ending.CANCELLED:
+            request.delivery.ack()
+        elif ending is Ending.ABANDONED:
+            self._attempts.requeue(request.delivery, request.context.deadline)
+        else:
+            assert outcome.error is not None
+            self._answer_error(request, outcome.error, refusal=ending is Ending.TIMED_OUT)
 
-    def unanswered(self, request: ServedRequest, error: Exception) -> None:
-        """Answer with *error*, which says why the result of *request* cannot be sent."""
-        log.error(
-            "%s: its result could not be sent: %s",
-            self._name(request),
-            error,
-            exc_info=None if isinstance(error, AioRpcError) else error,
-        )
-        self.answer_error(request, error)
-
-    def answer_error(
+    def _answer_error(
         self, request: ServedRequest, error: BaseException, *, refusal: bool = False
     ) -> None:
         """
         Answer with *error*. An error that cannot be encoded, or is too large, is answered by
         another one that says so.
         """
-        replies = self.wire.replies
+        replies = self._replies
         try:
-            self.answer(request, replies.error(request.message, error, refusal=refusal))
+            self._answer(request, replies.error(request.message, error, refusal=refusal))
             return
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
         try:
-            self.answer(request, replies.error(request.message, substitute))
+            self._answer(request, replies.error(request.message, substitute))
         except Exception as exc:  # noqa: BLE001 - unacked, it would hold a place in the prefetch
             log.error(
                 "%s: its caller gets no answer, because neither the error nor %s can be sent: %s",
@@ -238,7 +231,7 @@ class Server:
             )
             request.delivery.ack()
 
-    def answer(self, request: ServedRequest, message: Message) -> None:
+    def _answer(self, request: ServedRequest, message: Message) -> None:
         """Send the reply, then ack. A request without a ``reply_to`` is only acked."""
         reply_to = request.message.reply_to
         if not reply_to:
@@ -253,18 +246,12 @@ class Server:
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
 
-    def log_unread(self, request: ServedRequest) -> None:
-        """Say that nobody reads the result of *request*."""
-        log.warning(
-            "%s: the request has no reply_to, so nobody got its result", self._name(request)
-        )
-
     # Refusals
 
     def _refuse(self, request: ServedRequest, error: AioRpcError) -> None:
         """Answer with *error*, which the host raises and not the method."""
         self._log_refused(request, error)
-        self.answer_error(request, error, refusal=True)
+        self._answer_error(request, error, refusal=True)
 
     def _log_refused(self, request: ServedRequest, error: Exception) -> None:
         log.warning(

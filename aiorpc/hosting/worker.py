@@ -77,7 +77,7 @@ class Worker(msgspec.Struct, eq=False):
     #: The method returned and the dependencies closed.
     _committed: bool = False
     #: Where its deadline, or that of its closing, can be removed until it has passed.
-    _deadlines: Bucket | None = None
+    _deadlines: Bucket = {}
     #: The dependencies took longer than CLEANUP_TIMEOUT to close.
     _overdue: bool = False
     _result: Any = _NOTHING
@@ -118,7 +118,6 @@ class Worker(msgspec.Struct, eq=False):
 
     def expired(self) -> None:
         """Its deadline has passed, or the one for closing its dependencies."""
-        self._deadlines = None
         if self._state is _CLOSING:
             assert self.task is not None
             self._overdue = True
@@ -182,7 +181,10 @@ class Worker(msgspec.Struct, eq=False):
                 service.__dict__[provider.attr_name] = await dependency.__aenter__()
                 opened.append(dependency)
             result = await self._invoke(service, call)
-            self._keep(result)
+            if self._cancelled_for in _NOBODY_WAITS:
+                raise asyncio.CancelledError  # the method swallowed its cancelling: roll back
+            self._result = result
+            self._encoded = self._encode(result) if self._encode else result
         except BaseException as exc:  # noqa: BLE001 - raised below, after the dependencies closed
             error = exc
         try:
@@ -223,12 +225,6 @@ class Worker(msgspec.Struct, eq=False):
             self._settle_once(self._cancelled())
         return self._killed
 
-    def _keep(self, result: Any) -> None:
-        if self._cancelled_for in _NOBODY_WAITS:
-            raise asyncio.CancelledError  # the method swallowed its cancelling: roll back
-        self._result = result
-        self._encoded = self._encode(result) if self._encode else result
-
     async def _close(
         self, opened: list[AbstractAsyncContextManager[Any]], error: BaseException | None
     ) -> None:
@@ -236,7 +232,7 @@ class Worker(msgspec.Struct, eq=False):
         bound = self._workshop.cleanup_timeout
         if self._state is not _DONE:  # as it is when a middleware left its handler behind
             self._state = _CLOSING
-        self._forget_deadline()
+        self._deadlines.pop(self, None)
         # On the timer that all workers share: asyncio.timeout() would add one for each.
         self._overdue = False
         self._deadlines = self._workshop.timers.add(monotonic() + min(bound, FAR), self)
@@ -252,7 +248,7 @@ class Worker(msgspec.Struct, eq=False):
             if error is None:
                 raise TimeoutError(text) from None
         finally:
-            self._forget_deadline()  # middleware around us may take longer
+            self._deadlines.pop(self, None)  # middleware around us may take longer
             if self._overdue and self.task is not None:
                 self.task.uncancel()
 
@@ -267,13 +263,8 @@ class Worker(msgspec.Struct, eq=False):
         elif self._killed and self.task is not None:
             self.task.cancel()
         deadline = self.call.context.deadline
-        if deadline is not None and self._deadlines is None:
+        if deadline is not None and self not in self._deadlines:
             self._deadlines = self._workshop.timers.add(deadline.at, self)
-
-    def _forget_deadline(self) -> None:
-        deadlines, self._deadlines = self._deadlines, None
-        if deadlines is not None:
-            deadlines.pop(self, None)
 
     # The end
 
@@ -289,7 +280,7 @@ class Worker(msgspec.Struct, eq=False):
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
-        self._forget_deadline()
+        self._deadlines.pop(self, None)
         self._settle_once(outcome)
         self._result = self._encoded = None
         self._encode = None  # whoever submitted it may hold it: a cycle for each call

@@ -33,13 +33,6 @@ class Content:
         self.default = serializers.default
         self._max_message_size = max_message_size or _NO_LIMIT
 
-    def answering(self, message: Message) -> Serializer:
-        """The serializer of the reply to *message*: its own, or the default if that is unknown."""
-        try:
-            return self.serializers.accepted[message.content_type]
-        except MalformedRequest:
-            return self.default
-
     def decode(
         self, message: Message, compressed: bool, serializer: Serializer | None = None
     ) -> Any:

@@ -91,5 +91,5 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
 
 
 def expiration_of(seconds: float) -> int:
-    """Return the ``expiration`` for *seconds*: milliseconds, rounded up, at least 1."""
-    return min(max(1, ceil(seconds * 1000)), MAX_EXPIRATION)
+    """Return the ``expiration`` for *seconds* >= 0: milliseconds, rounded up, at least 1."""
+    return min(ceil(seconds * 1000) or 1, MAX_EXPIRATION)

@@ -33,25 +33,26 @@ class Replies:
         self._content = content
         self._persistent = persistent
 
-    def result(self, request: Message, result: Any) -> Message:
+    def error(self, request: Message, error: BaseException, *, refusal: bool = False) -> Message:
+        """The reply to *request* that brings *error*; see :mod:`aiorpc.wire.errors`."""
+        return self.result(request, None, error_payload(error, refusal=refusal))
+
+    def result(
+        self, request: Message, result: Any, error: Mapping[str, Any] | None = None
+    ) -> Message:
         """
-        The reply to *request* that brings *result*.
+        The reply to *request* that brings *result*, or the *error* in its form on the wire.
 
         Raises:
             UnserializableValueError: the result cannot be put on the wire.
         """
-        return self._reply(request, {"result": result, "error": None})
-
-    def error(self, request: Message, error: BaseException, *, refusal: bool = False) -> Message:
-        """The reply to *request* that brings *error*; see :mod:`aiorpc.wire.errors`."""
-        return self._reply(
-            request, {"result": None, "error": error_payload(error, refusal=refusal)}
-        )
-
-    def _reply(self, request: Message, answer: dict[str, Any]) -> Message:
-        serializer = self._content.answering(request)
+        content = self._content
+        try:
+            serializer = content.serializers.accepted[request.content_type]
+        except MalformedRequest:  # the reply says so, in what its caller most likely reads
+            serializer = content.default
         return Message(
-            body=serializer.encode(answer),
+            body=serializer.encode({"result": result, "error": error}),
             content_type=serializer.content_type,
             content_encoding=serializer.content_encoding,
             headers=EMPTY,

@@ -70,34 +70,38 @@ class Requests:
         reply_to: str,
         correlation_id: str,
         persistent: bool = True,
-        headers: Mapping[str, Any] | None = None,
+        headers: Mapping[str, Any] = EMPTY,
         template: HeaderTemplate | None = None,
     ) -> Message:
         """
-        The message that makes *call*.
-
-        Args:
-            headers: further headers, as they stand on the wire.
-            template: :func:`.headers.template_of` the context's headers, if the caller has it.
+        The message that makes *call*, with *headers* besides those of its context. *template* is
+        :func:`.headers.template_of` the context's headers, if the caller has it.
 
         Raises:
             UnserializableValueError: an argument cannot be put on the wire.
             RpcTimeout: the deadline of the call has passed already.
         """
         serializer = self._content.default
-        deadline = call.context.deadline
-        left = None if deadline is None else deadline.at - monotonic()
-        if left is not None and left <= 0:
-            raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
+        deadline, expiration, filled = call.context.deadline, None, None
+        if deadline is not None:
+            left = deadline.at - monotonic()
+            if left <= 0:
+                raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
+            expiration = expiration_of(left)
+            moment = ceil((epoch() + left) * 1000)
+            if template is None or headers:
+                headers = {DEADLINE: moment, **headers}
+            else:
+                filled = FilledHeaders(template, moment)
         return Message(
             body=serializer.encode({"args": call.args, "kwargs": dict(call.kwargs)}),
             content_type=serializer.content_type,
             content_encoding=serializer.content_encoding,
-            headers=_headers(call.context, left, headers, template),
+            headers=filled if filled is not None else {**context_headers(call.context), **headers},
             persistent=persistent,
             correlation_id=correlation_id,
             reply_to=reply_to,
-            expiration=None if left is None else expiration_of(left),
+            expiration=expiration,
         )
 
     def resend(self, message: Message, deadline: Deadline | None) -> Message | None:
@@ -186,18 +190,3 @@ class Requests:
                 raise IncorrectSignature(f"`kwargs` must be an object, not {type(kwargs).__name__}")
             kwargs = dict(kwargs)
         return args, kwargs
-
-
-def _headers(
-    context: Context,
-    left: float | None,
-    headers: Mapping[str, Any] | None,
-    template: HeaderTemplate | None,
-) -> Mapping[str, Any]:
-    """The headers of a request whose deadline, if it has one, is *left* seconds from now."""
-    if left is None:
-        return {**context_headers(context), **(headers or EMPTY)}
-    moment = ceil((epoch() + left) * 1000)
-    if template is not None and not headers:
-        return FilledHeaders(template, moment)
-    return {**context_headers(context), DEADLINE: moment, **(headers or EMPTY)}
