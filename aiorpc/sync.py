@@ -1,15 +1,252 @@
 """
-The face for programs without an event loop: threads, Flask, Django, scripts. The code is in
-``aiorpc.calling.sync``.
+Calls services and dispatches events from programs without an event loop: threads, Flask, Django,
+scripts. Stands on ``calling``.
+
+Each proxy runs the async one on an event loop of its own, in a thread of its own. Any number of
+threads may use it at the same time.
 """
 
-from .calling.sync import (
-    ClusterProxy as ClusterProxy,
-    ClusterRpcProxy as ClusterRpcProxy,
-    Dispatch as Dispatch,
-    MethodProxy as MethodProxy,
-    RpcReply as RpcReply,
-    ServiceProxy as ServiceProxy,
-    __all__ as __all__,
-    event_dispatcher as event_dispatcher,
-)
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
+
+import msgspec
+
+from .call import Middleware
+from .calling import proxies, standalone
+from .calling.options import UNSET, Options
+from .calling.proxies import Names
+from .calling.standalone import Config
+from .exceptions import ConnectionLost
+from .from_thread import Bridge
+
+__all__ = [
+    "ClusterProxy",
+    "ClusterRpcProxy",
+    "Dispatch",
+    "MethodProxy",
+    "RpcReply",
+    "ServiceProxy",
+    "event_dispatcher",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Seconds that ``close`` waits for the thread of the loop to end.
+JOIN_TIMEOUT = 10.0
+
+
+class _LoopThread:
+    """An event loop in a daemon thread; other threads run coroutines there by ``run``."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._pid = os.getpid()
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._bridge = Bridge(self._loop)
+        self._thread = threading.Thread(target=self._run_loop, name="aiorpc.sync", daemon=True)
+        self._thread.start()
+
+    def _run_loop(self) -> None:
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            self._bridge.end()  # other threads wait for these calls
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        finally:
+            loop.close()
+
+    def run(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run ``await function(*args, **kwargs)`` in the loop, and wait for it here.
+
+        Raises:
+            ConnectionLost: another thread called ``close`` meanwhile.
+            RuntimeError: ``close`` was called before, or this is another process.
+            concurrent.futures.CancelledError: the call was cancelled.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this {self._owner} was made before a fork, and its thread stayed in the parent: "
+                "make it in the worker process (gunicorn's post_fork, Celery's "
+                "worker_process_init)"
+            )
+        if self._closed:
+            raise RuntimeError(f"this {self._owner} was closed and cannot be used any more")
+        try:
+            return self._bridge.run(partial(function, *args, **kwargs))
+        except asyncio.CancelledError:
+            if self._closed:
+                raise ConnectionLost(f"this {self._owner} was closed by another thread") from None
+            raise concurrent.futures.CancelledError from None
+
+    def close(self) -> None:
+        """Cancel what runs in the loop, and end the thread. Idempotent."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        with suppress(RuntimeError):  # another thread closed the loop already
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(JOIN_TIMEOUT)
+
+
+class RpcReply(Generic[T]):
+    """The answer to a call that was sent. ``result()`` waits for it, as often as you like."""
+
+    def __init__(self, thread: _LoopThread, reply: proxies.RpcReply[T]) -> None:
+        self._thread = thread
+        self._reply = reply
+
+    def result(self) -> T:
+        """Wait for the result. Raises what calling the method raises."""
+        return self._thread.run(self._reply.result)
+
+    def done(self) -> bool:
+        """Whether the answer, or an error, has arrived."""
+        return self._reply.done()
+
+    def cancel(self) -> None:
+        """Cancel the call. ``result()`` then raises ``concurrent.futures.CancelledError``."""
+
+        async def cancel() -> None:
+            self._reply.cancel()
+
+        self._thread.run(cancel)
+
+
+class MethodProxy:
+    """A remote method. Call it for its result; ``call_async`` returns an :class:`RpcReply`."""
+
+    __slots__ = ("_method", "_thread")
+
+    def __init__(self, thread: _LoopThread, method: proxies.MethodProxy) -> None:
+        self._thread = thread
+        self._method = method
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the method and wait. Raises what the async ``MethodProxy.__call__`` raises."""
+        return self._thread.run(self._method, *args, **kwargs)
+
+    def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
+        """Send the call now. The returned reply waits for the answer."""
+
+        async def send() -> proxies.RpcReply[Any]:
+            return self._method.call_async(*args, **kwargs)
+
+        return RpcReply(self._thread, self._thread.run(send))
+
+    def with_options(self, **options: Unpack[Options]) -> MethodProxy:
+        """The same method with other :class:`aiorpc.calling.options.CallOptions`."""
+        return MethodProxy(self._thread, self._method.with_options(**options))
+
+
+class ServiceProxy(Names[MethodProxy]):
+    """A remote service: each attribute, and each item, is one of its methods."""
+
+    def __init__(self, thread: _LoopThread, service: proxies.ServiceProxy) -> None:
+        super().__init__(lambda name: MethodProxy(thread, service[name]))
+
+
+class ClusterProxy(Names[ServiceProxy]):
+    """All services of a broker: each attribute, and each item, is a service."""
+
+    def __init__(self, thread: _LoopThread, cluster: proxies.ClusterProxy) -> None:
+        super().__init__(lambda name: ServiceProxy(thread, cluster[name]))
+
+
+class ClusterRpcProxy:
+    """
+    Calls any service of a broker, from any thread::
+
+        with ClusterRpcProxy("amqp://guest:guest@localhost/", timeout=3) as cluster:
+            cluster.service_x.remote_method("hello")
+
+    Make one per process and keep it. A server that forks makes it after the fork. Where a ``with``
+    block does not fit, use ``start()`` and ``close()``. Arguments, errors and timeouts are those of
+    :class:`aiorpc.ClusterRpcProxy`.
+    """
+
+    def __init__(
+        self,
+        config: Config = None,
+        *,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+        context_data: Mapping[str, Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        self._proxy = standalone.ClusterRpcProxy(
+            config, timeout=timeout, context_data=context_data, middleware=middleware
+        )
+        self._thread: _LoopThread | None = None
+
+    def start(self) -> ClusterProxy:
+        """Connect, and return the cluster whose services you call."""
+        thread = _LoopThread("ClusterRpcProxy")
+        try:
+            cluster = thread.run(self._proxy.start)
+        except BaseException:
+            thread.close()
+            raise
+        self._thread = thread
+        return ClusterProxy(thread, cluster)
+
+    def close(self) -> None:
+        """Fail the calls that still wait, disconnect, and end the thread. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.run(self._proxy.aclose)
+            finally:
+                thread.close()
+
+    def __enter__(self) -> ClusterProxy:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Dispatch(Protocol):
+    """The function that :func:`event_dispatcher` yields."""
+
+    def __call__(self, service: str, event_type: str, payload: Any = None) -> None: ...
+
+
+@contextmanager
+def event_dispatcher(
+    config: Config = None, *, context_data: Mapping[str, Any] | None = None
+) -> Generator[Dispatch]:
+    """
+    Dispatch events in the name of services, from any thread::
+
+        with event_dispatcher("amqp://guest:guest@localhost/") as dispatch:
+            dispatch("service_x", "something_happened", {"id": 1})
+
+    ``dispatch`` returns when the broker has confirmed the event. Errors are those of
+    :func:`aiorpc.event_dispatcher`.
+    """
+    thread = _LoopThread("event_dispatcher")
+    dispatcher = standalone.event_dispatcher(config, context_data=context_data)
+    try:
+        dispatch = thread.run(dispatcher.__aenter__)
+        try:
+            yield lambda service, event_type, payload=None: thread.run(
+                dispatch, service, event_type, payload
+            )
+        finally:
+            thread.run(dispatcher.__aexit__, None, None, None)
+    finally:
+        thread.close()

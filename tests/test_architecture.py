@@ -293,7 +293,7 @@ def test_one_name_is_one_class() -> None:
     assert twice == {}
 
 
-SYNC = Path("calling", "sync.py")
+SYNC = Path("sync.py")
 
 
 def test_no_file_has_a_name_that_fits_any_file() -> None:

@@ -1,1 +1,1 @@
-"""The caller's side: client, proxies, options, sync. May import transports, wire, extensions."""
+"""The caller's side: client, proxies, options. May import transports, wire and extensions."""

@@ -6,15 +6,27 @@ Values only; nothing here awaits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
 from ..context import EMPTY
 
-__all__ = ["DEFAULTS", "UNSET", "CallOptions", "Route", "checked_timeout"]
+__all__ = ["DEFAULTS", "UNSET", "CallOptions", "Options", "Route", "checked_timeout"]
 
 UNSET: Final = msgspec.UNSET
+
+
+class Options(TypedDict, total=False):
+    """The keywords of ``with_options``, for type checkers; see :class:`CallOptions`."""
+
+    timeout: float | None | msgspec.UnsetType
+    headers: Mapping[str, Any] | msgspec.UnsetType
+    context_data: Mapping[str, Any] | msgspec.UnsetType
+    persistent: bool | msgspec.UnsetType
+    confirm: bool | msgspec.UnsetType
+    resend: bool | msgspec.UnsetType
+    fail_fast: bool | msgspec.UnsetType
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +55,17 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.timeout is not UNSET:
             checked_timeout(self.timeout)
+
+    def replaced(self, changes: Options) -> CallOptions:
+        """
+        A copy with *changes*; those that are ``UNSET`` are ignored.
+
+        Raises:
+            TypeError: there is no such option.
+            ValueError: the timeout is neither a number of seconds nor ``None``.
+        """
+        given = {name: value for name, value in changes.items() if value is not UNSET}
+        return msgspec.structs.replace(self, **given)
 
 
 def checked_timeout(timeout: float | None) -> float | None:

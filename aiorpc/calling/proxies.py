@@ -9,15 +9,13 @@ that clash with Python's or ours are items: ``cluster["typed"]["with_options"]``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Generic, TypeVar, overload
-
-import msgspec
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar, Unpack, overload
 
 from ..extensions import service_name_of
-from ..wire.arguments import Result
+from ..wire.arguments import result_converter
 from .client import Client
-from .options import DEFAULTS, UNSET, CallOptions
+from .options import DEFAULTS, CallOptions, Options
 
 __all__ = ["ClusterProxy", "MethodProxy", "Names", "RpcReply", "ServiceProxy"]
 
@@ -125,34 +123,11 @@ class MethodProxy:
         future, cancel = client.call_async(client.new_call(route, args, kwargs), route)
         return RpcReply(future, cancel, self._convert)
 
-    def with_options(
-        self,
-        *,
-        timeout: float | None | msgspec.UnsetType = UNSET,
-        headers: Mapping[str, Any] | msgspec.UnsetType = UNSET,
-        context_data: Mapping[str, Any] | msgspec.UnsetType = UNSET,
-        persistent: bool | msgspec.UnsetType = UNSET,
-        confirm: bool | msgspec.UnsetType = UNSET,
-        resend: bool | msgspec.UnsetType = UNSET,
-        fail_fast: bool | msgspec.UnsetType = UNSET,
-    ) -> MethodProxy:
+    def with_options(self, **options: Unpack[Options]) -> MethodProxy:
         """The same method with other options; see :class:`aiorpc.calling.options.CallOptions`."""
-        given = {
-            name: value
-            for name, value in (
-                ("timeout", timeout),
-                ("headers", headers),
-                ("context_data", context_data),
-                ("persistent", persistent),
-                ("confirm", confirm),
-                ("resend", resend),
-                ("fail_fast", fail_fast),
-            )
-            if value is not UNSET
-        }
         route = self._route
-        options = msgspec.structs.replace(route.options, **given)
-        return MethodProxy(self._client, route.service, route.method, options, self._convert)
+        changed = route.options.replaced(options)
+        return MethodProxy(self._client, route.service, route.method, changed, self._convert)
 
     def __repr__(self) -> str:
         return f"<MethodProxy {self._route.routing_key}>"
@@ -162,10 +137,10 @@ class Names(Generic[T]):
     """Attributes and items that are made when they are first asked for, and kept."""
 
     # What was made is kept in __dict__, so Python finds it there and does not ask __getattr__.
-    __slots__ = ("__dict__",)
+    __slots__ = ("__dict__", "_make")
 
-    def _make(self, name: str) -> T:
-        raise NotImplementedError
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = make
 
     def __getattr__(self, name: str) -> T:
         if name.startswith("_"):
@@ -190,7 +165,7 @@ class Names(Generic[T]):
 class ServiceProxy(Names[MethodProxy]):
     """A remote service: each attribute, and each item, is one of its methods."""
 
-    __slots__ = ("_client", "_interface", "_options", "_service")
+    __slots__ = ("_client", "_service")
 
     def __init__(
         self,
@@ -199,15 +174,14 @@ class ServiceProxy(Names[MethodProxy]):
         options: CallOptions = DEFAULTS,
         interface: type | None = None,
     ) -> None:
+        def method(name: str) -> MethodProxy:
+            declared = getattr(interface, name, None)
+            convert = result_converter(declared) if callable(declared) else None
+            return MethodProxy(client, service, name, options, convert)
+
+        super().__init__(method)
         self._client = client
         self._service = service
-        self._options = options
-        self._interface = interface
-
-    def _make(self, name: str) -> MethodProxy:
-        declared = getattr(self._interface, name, None)
-        convert = Result.of(declared).convert if callable(declared) else None
-        return MethodProxy(self._client, self._service, name, self._options, convert)
 
     def __repr__(self) -> str:
         return f"<ServiceProxy {self._service}>"
@@ -223,6 +197,7 @@ class ClusterProxy(Names[ServiceProxy]):
     __slots__ = ("_client", "_options")
 
     def __init__(self, client: Client, options: CallOptions = DEFAULTS) -> None:
+        super().__init__(lambda name: ServiceProxy(client, name, options))
         self._client = client
         self._options = options
 
@@ -239,9 +214,6 @@ class ClusterProxy(Names[ServiceProxy]):
         return ServiceProxy(
             self._client, name or service_name_of(service), self._options, interface=service
         )
-
-    def _make(self, name: str) -> ServiceProxy:
-        return ServiceProxy(self._client, name, self._options)
 
     def __repr__(self) -> str:
         return "<ClusterProxy>"

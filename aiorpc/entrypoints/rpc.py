@@ -9,11 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-import msgspec
-
-from ..calling.options import UNSET
+from ..calling.options import Options
 from ..calling.proxies import RpcReply
 from ..extensions import Entrypoint, Host
 from ..wire.arguments import Arguments
@@ -67,7 +65,7 @@ class Rpc(Entrypoint):
 
     def _method(self, host: Host) -> Method:
         declared = inspect.getattr_static(host.service_cls, self.method_name)
-        arguments = Arguments.of(
+        arguments = Arguments(
             getattr(host.service_cls, self.method_name),
             skip_self=not isinstance(declared, staticmethod),
             mode=host.settings.validate_arguments if self.validate else "off",
@@ -84,17 +82,7 @@ class BoundRpcMethod(Protocol[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
     def call_async(self, *args: P.args, **kwargs: P.kwargs) -> RpcReply[R_co]: ...
-    def with_options(
-        self,
-        *,
-        timeout: float | None | msgspec.UnsetType = UNSET,
-        headers: Any = UNSET,
-        context_data: Any = UNSET,
-        persistent: bool | msgspec.UnsetType = UNSET,
-        confirm: bool | msgspec.UnsetType = UNSET,
-        resend: bool | msgspec.UnsetType = UNSET,
-        fail_fast: bool | msgspec.UnsetType = UNSET,
-    ) -> BoundRpcMethod[P, R_co]: ...
+    def with_options(self, **options: Unpack[Options]) -> BoundRpcMethod[P, R_co]: ...
 
 
 class RpcMethod(Protocol[S_contra, P, R_co]):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
 
 import msgspec
 
-from ..calling.options import UNSET, CallOptions
-from ..calling.proxies import MethodProxy, RpcReply
+from ..calling.options import DEFAULTS, Options
+from ..calling.proxies import RpcReply
 from ..dependencies.config import Config, ContextData
 from ..dependencies.dispatcher import EventDispatcher
 from ..dependencies.proxies import ClusterRpc, RpcProxy
@@ -157,18 +157,13 @@ def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
         task = asyncio.get_running_loop().create_task(mock(*args, **kwargs))
         return RpcReply(task, task.cancel)
 
-    def with_options(*args: Any, **options: Any) -> Any:
-        _OPTIONS.bind(None, *args, **options)
-        given = {option: value for option, value in options.items() if value is not UNSET}
-        CallOptions(**given)  # checks the values
+    def with_options(**options: Unpack[Options]) -> Any:
+        DEFAULTS.replaced(options)  # checks the names and the timeout
         return mock
 
     mock.call_async = MagicMock(name=f"{name}.call_async", side_effect=call_async)
     mock.with_options = MagicMock(name=f"{name}.with_options", side_effect=with_options)
     return mock
-
-
-_OPTIONS = inspect.signature(MethodProxy.with_options)
 
 
 def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:

@@ -4,7 +4,7 @@ log at start, for an annotation that cannot be checked.
 
 JSON has few types: a dataclass arrives as an object, a tuple as an array, and a date from a kombu
 before 5.3 as a string. :class:`Arguments` checks a request against a method's signature, as Nameko
-does, and converts the values. :class:`Result` converts the result for a typed proxy.
+does, and converts the values. :func:`result_converter` is for typed proxies.
 
 msgspec converts (``msgspec.convert``), so all types that it supports are supported. So are pydantic
 models, which have a ``model_validate`` method. Other values pass unchecked.
@@ -23,11 +23,9 @@ from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 from ..exceptions import BadArguments, IncorrectSignature, MalformedReply
 from .conversion import Converter, Unfit, Unsupported, converter_of
 
-__all__ = ["Arguments", "Result"]
+__all__ = ["Arguments", "result_converter"]
 
 log = logging.getLogger("aiorpc.arguments")
-
-Mode = Literal["strict", "lax", "off"]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -35,30 +33,42 @@ _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWOR
 
 class Arguments:
     """
-    The arguments of one method.
+    The arguments of *function*, whose signature is read through decorators that use
+    ``functools.wraps``. Made when a service starts; :meth:`bind` runs for each request.
 
-    Made by :meth:`of` when a service starts; :meth:`bind` runs for each request.
+    Args:
+        skip_self: it is a function of a class, and a call does not pass its first parameter.
+        mode: ``strict`` converts values with one meaning only, ``lax`` also takes ``"5"`` for an
+            int, ``off`` checks only the signature, and that of the outermost decorator.
+        name: ``service.method``, for errors and warnings.
     """
-
-    __slots__ = (
-        "_by_index",
-        "_by_keyword",
-        "_check",
-        "_name",
-        "_positional",
-        "_rest",
-        "_rest_by_keyword",
-    )
 
     def __init__(
         self,
-        check: Callable[..., None],
-        parameters: Iterable[inspect.Parameter],
-        converters: Mapping[str, Converter],
-        name: str,
+        function: Callable[..., Any],
+        *,
+        skip_self: bool = True,
+        mode: Literal["strict", "lax", "off"] = "strict",
+        name: str | None = None,
     ) -> None:
-        self._check = check
-        self._name = name
+        self._name = name = name or function.__qualname__
+        signature = _signature(function, follow_wrapped=mode != "off")
+        parameters = list(signature.parameters.values())
+        self._check = _check_of(parameters, getattr(function, "__name__", name))
+        # A bound method's signature has no `self`; in that of (*args), `self` is one of them.
+        first = parameters[0].kind if parameters else None
+        if skip_self and first in _POSITIONAL and not inspect.ismethod(function):
+            self._check = MethodType(self._check, function)  # any object will do for `self`
+            del parameters[0]
+        converters: dict[str, Converter] = {}
+        if mode != "off":
+            function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
+            converters.update(_converters(function, parameters, mode == "strict", name))
+        self._set_converters(parameters, converters)
+
+    def _set_converters(
+        self, parameters: Iterable[inspect.Parameter], converters: Mapping[str, Converter]
+    ) -> None:
         named: dict[Any, list[str]] = {}
         for parameter in parameters:
             named.setdefault(parameter.kind, []).append(parameter.name)
@@ -76,39 +86,6 @@ class Arguments:
             converters.get(named[kind][0]) if kind in named else None
             for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         )
-
-    @classmethod
-    def of(
-        cls,
-        function: Callable[..., Any],
-        *,
-        skip_self: bool = True,
-        mode: Mode = "strict",
-        name: str | None = None,
-    ) -> Arguments:
-        """
-        Read the signature of *function*, through decorators that use ``functools.wraps``.
-
-        Args:
-            skip_self: it is a function of a class, and a call does not pass its first parameter.
-            mode: ``strict`` converts values with one meaning only, ``lax`` also takes ``"5"`` for
-                an int, ``off`` checks only the signature, and that of the outermost decorator.
-            name: ``service.method``, for errors and warnings.
-        """
-        name = name or function.__qualname__
-        signature = _signature(function, follow_wrapped=mode != "off")
-        parameters = list(signature.parameters.values())
-        check = _check_of(parameters, getattr(function, "__name__", name))
-        # A bound method's signature has no `self`; in that of (*args), `self` is one of them.
-        first = parameters[0].kind if parameters else None
-        if skip_self and first in _POSITIONAL and not inspect.ismethod(function):
-            check = MethodType(check, function)  # any object will do for `self`
-            del parameters[0]
-        converters: dict[str, Converter] = {}
-        if mode != "off":
-            function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
-            converters.update(_converters(function, parameters, mode == "strict", name))
-        return cls(check, parameters, converters, name)
 
     def bind(
         self, args: Sequence[Any], kwargs: dict[str, Any]
@@ -149,8 +126,6 @@ class Arguments:
         return bound
 
     def _convert(self, converter: Converter, name: str, value: Any) -> Any:
-        if type(value) in converter.exact:
-            return value
         try:
             return converter.convert(value)
         except Unfit as exc:
@@ -177,46 +152,35 @@ def _check_of(parameters: Iterable[inspect.Parameter], name: str) -> Callable[..
     return check
 
 
-class Result:
-    """The result of one method, for the typed proxy that calls it."""
+def result_converter(
+    function: Callable[..., Any], *, name: str | None = None
+) -> Callable[[Any], Any] | None:
+    """
+    Return what converts results as the return annotation of *function* says; ``None`` if each value
+    passes, also because the annotation cannot be resolved or is unsupported.
 
-    __slots__ = ("_converter", "_name")
+    What it returns raises MalformedReply for a result that does not fit. The text names the
+    expected type and the one that came.
+    """
+    name = name or function.__qualname__
+    function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
+    annotation = _signature(function).return_annotation
+    try:
+        expected = _awaited(_resolved(function, annotation))
+        converter = None if expected is type(None) else converter_of("", expected, strict=True)
+    except Unsupported as exc:
+        log.debug("%s: its result passes unchecked: %s", name, exc)
+        return None
+    if converter is None:
+        return None
 
-    def __init__(self, converter: Converter | None, name: str) -> None:
-        self._converter = converter
-        self._name = name
-
-    @classmethod
-    def of(cls, function: Callable[..., Any], *, name: str | None = None) -> Result:
-        """
-        Read the return annotation of *function*, or the type that an Awaitable returns. Without an
-        annotation that can be resolved and is supported, each value passes.
-        """
-        name = name or function.__qualname__
-        function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
-        annotation = _signature(function).return_annotation
-        try:
-            expected = _awaited(_resolved(function, annotation))
-            converter = None if expected is type(None) else converter_of("", expected, strict=True)
-        except Unsupported as exc:
-            log.debug("%s: its result passes unchecked: %s", name, exc)
-            converter = None
-        return cls(converter, name)
-
-    def convert(self, value: Any) -> Any:
-        """
-        Return *value* as the annotation says.
-
-        Raises:
-            MalformedReply: it does not fit. The text names the expected type and the one that came.
-        """
-        converter = self._converter
-        if converter is None or type(value) in converter.exact:
-            return value
+    def convert(value: Any) -> Any:
         try:
             return converter.convert(value)
         except Unfit as exc:
-            raise MalformedReply(f"{self._name}: the result {exc}") from None
+            raise MalformedReply(f"{name}: the result {exc}") from None
+
+    return convert
 
 
 # Annotations

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from aiorpc.exceptions import BadArguments, IncorrectSignature, MalformedReply
-from aiorpc.wire.arguments import Arguments, Result
+from aiorpc.wire.arguments import Arguments, result_converter
 
 
 class Colour(Enum):
@@ -76,7 +76,7 @@ UserId = NewType("UserId", int)
 
 def bind(function: Callable[..., Any], *args: Any, mode: Any = "strict", **kwargs: Any) -> Any:
     """What arrives: the positional arguments, and after them the keyword arguments if any."""
-    arguments = Arguments.of(function, skip_self=False, mode=mode, name="service_x.method")
+    arguments = Arguments(function, skip_self=False, mode=mode, name="service_x.method")
     bound_args, bound_kwargs = arguments.bind(list(args), kwargs)
     assert type(bound_args) is tuple
     return (*bound_args, bound_kwargs) if bound_kwargs else bound_args
@@ -115,7 +115,7 @@ METHODS = [name for name in vars(Service) if not name.startswith("_")]
 @pytest.mark.parametrize("name", METHODS)
 def test_arguments_are_accepted_and_refused_as_python_does(name):
     method = getattr(Service, name)
-    arguments = Arguments.of(method, name=f"service_x.{name}")
+    arguments = Arguments(method, name=f"service_x.{name}")
     names = ("a", "b", "c", "x", "self")
     for count in range(4):
         for given in itertools.chain.from_iterable(
@@ -135,14 +135,14 @@ def test_arguments_are_accepted_and_refused_as_python_does(name):
 
 
 def test_the_text_for_wrong_arguments_is_namekos():
-    arguments = Arguments.of(Service.one)
+    arguments = Arguments(Service.one)
     with pytest.raises(IncorrectSignature, match=r"one\(\) missing 1 required .*: 'a'"):
         arguments.bind([], {})
 
 
 def test_keywords_that_are_not_strings_are_refused():
     with pytest.raises(IncorrectSignature, match="keywords must be strings"):
-        Arguments.of(Service.keywords).bind([], {1: 2})
+        Arguments(Service.keywords).bind([], {1: 2})
 
 
 def test_a_class_method_keeps_its_first_argument():
@@ -150,7 +150,7 @@ def test_a_class_method_keeps_its_first_argument():
         @classmethod
         def method(cls, value: str) -> None: ...
 
-    arguments = Arguments.of(Sample.method)
+    arguments = Arguments(Sample.method)
     assert arguments.bind(["x"], {}) == (("x",), {})
     with pytest.raises(IncorrectSignature):
         arguments.bind([], {})
@@ -169,7 +169,7 @@ def test_the_signature_is_that_of_the_decorated_method():
     @traced
     def method(self: Any, value: int) -> None: ...
 
-    arguments = Arguments.of(method)
+    arguments = Arguments(method)
     with pytest.raises(IncorrectSignature, match="unexpected keyword argument 'valu'"):
         arguments.bind([], {"valu": 1})
     with pytest.raises(BadArguments, match="'value' must be int, got str"):
@@ -187,7 +187,7 @@ def test_mode_off_checks_the_outermost_signature_and_no_types():
     @injecting
     def method(self: Any, session: str, value: int) -> None: ...
 
-    arguments = Arguments.of(method, mode="off")
+    arguments = Arguments(method, mode="off")
     assert arguments.bind(["not an int"], {}) == (("not an int",), {})
     with pytest.raises(IncorrectSignature):
         arguments.bind([], {"value": 1})
@@ -386,7 +386,7 @@ def test_the_given_arguments_are_not_changed():
     def method(a: Item, b: Item) -> None: ...
 
     args, kwargs = [{"name": "x"}], {"b": {"name": "x"}}
-    Arguments.of(method, skip_self=False).bind(args, kwargs)
+    Arguments(method, skip_self=False).bind(args, kwargs)
     assert (args, kwargs) == ([{"name": "x"}], {"b": {"name": "x"}})
 
 
@@ -493,7 +493,7 @@ def test_an_annotation_that_cannot_be_checked_gives_one_warning(annotation, reas
 
     method.__annotations__["value"] = annotation
     with caplog.at_level(logging.WARNING, "aiorpc"):
-        arguments = Arguments.of(method, skip_self=False, name="service_x.method")
+        arguments = Arguments(method, skip_self=False, name="service_x.method")
         value = object()
         assert arguments.bind([1, value, 2], {}) == ((1, value, 2), {})
         for wrong in ([1, value, "2"], ["1", value, 2]):
@@ -538,15 +538,18 @@ def test_results_are_converted_as_the_annotation_says(annotation, value, expecte
         del method.__annotations__["return"]
     else:
         method.__annotations__["return"] = annotation
-    assert Result.of(method).convert(value) == expected
+    convert = result_converter(method)
+    assert (value if convert is None else convert(value)) == expected
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_result_that_does_not_fit_is_a_malformed_reply():
     async def method() -> Order: ...
 
+    convert = result_converter(method, name="service_x.method")
+    assert convert is not None
     with pytest.raises(MalformedReply) as caught:
-        Result.of(method, name="service_x.method").convert({"id": "hunter2"})
+        convert({"id": "hunter2"})
     assert str(caught.value) == (
         "service_x.method: the result must be Order: id must be int, got str"
     )
