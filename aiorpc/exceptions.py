@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 __all__ = [
+    "NAMEKO_ERRORS",
     "AioRpcError",
     "BadArguments",
     "BadRequest",
@@ -55,7 +56,7 @@ __all__ = [
     "UnserializableValueError",
     "deserialize_to_instance",
     "exception_path",
-    "registered",
+    "registry",
 ]
 
 E = TypeVar("E", bound=type[Exception])
@@ -178,11 +179,6 @@ class BadArguments(IncorrectSignature, ValueError):
         return str(self.args[0]) if self.args else ""
 
 
-# The errors that are raised at the caller as themselves, by import path as in Nameko.
-
-_registry: dict[str, type[Exception]] = {}
-
-
 def exception_path(exc_type: type[BaseException]) -> str:
     """``module.ClassName``, as Nameko sends it; a nested class has no qualified name there."""
     return f"{exc_type.__module__}.{exc_type.__name__}"
@@ -203,16 +199,13 @@ def deserialize_to_instance(exc_type: E) -> E:
             f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register a "
             "subclass of Exception, but not of StopIteration (no coroutine can raise one)"
         )
-    _registry[exception_path(exc_type)] = exc_type
+    registry[exception_path(exc_type)] = exc_type
     return exc_type
 
 
-def registered(path: str) -> type[Exception] | None:
-    """The class that is registered under *path*, or ``None``."""
-    return _registry.get(path)
-
-
-for _type in (MalformedRequest, MethodNotFound, IncorrectSignature):
-    _registry[f"nameko.exceptions.{_type.__name__}"] = _type
-    _registry[exception_path(_type)] = _type
-deserialize_to_instance(BadArguments)
+#: Nameko has these classes too, and sends their paths there.
+NAMEKO_ERRORS = (MalformedRequest, MethodNotFound, IncorrectSignature)
+#: The errors that are raised at the caller as themselves, by import path.
+registry: dict[str, type[Exception]] = {f"nameko.exceptions.{t.__name__}": t for t in NAMEKO_ERRORS}
+for _type in (*NAMEKO_ERRORS, BadArguments):
+    deserialize_to_instance(_type)

@@ -127,7 +127,7 @@ class Arguments:
 
     def _convert(self, converter: Converter, name: str, value: Any) -> Any:
         try:
-            return converter.convert(value)
+            return value if type(value) in converter.exact else converter.convert(value)
         except Unfit as exc:
             raise BadArguments(f"{self._name}: argument {name!r} {exc}") from None
 
@@ -176,7 +176,7 @@ def result_converter(
 
     def convert(value: Any) -> Any:
         try:
-            return converter.convert(value)
+            return value if type(value) in converter.exact else converter.convert(value)
         except Unfit as exc:
             raise MalformedReply(f"{name}: the result {exc}") from None
 

@@ -103,8 +103,6 @@ class Converter:
         Raises:
             Unfit: it does not fit.
         """
-        if type(value) in self.exact:
-            return value
         try:
             try:
                 return self._convert(value)

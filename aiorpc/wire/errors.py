@@ -14,26 +14,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..exceptions import (
+    NAMEKO_ERRORS,
     AioRpcError,
     DeliveryUncertain,
-    IncorrectSignature,
     InProgress,
     MalformedReply,
-    MalformedRequest,
-    MethodNotFound,
     Overloaded,
     RemoteError,
     RpcTimeout,
     exception_path,
-    registered,
+    registry,
 )
 
 __all__ = ["error_from_payload", "error_payload", "text_of"]
 
-_NAMEKO_PATHS: Mapping[type[BaseException], str] = {
-    exc_type: f"nameko.exceptions.{exc_type.__name__}"
-    for exc_type in (MalformedRequest, MethodNotFound, IncorrectSignature)
-}
 _REFUSALS: Mapping[str, type[AioRpcError]] = {
     exc_type.__name__: exc_type
     for exc_type in (RpcTimeout, DeliveryUncertain, InProgress, Overloaded)
@@ -60,9 +54,12 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
             "value": exc.value,
         }
     exc_type = type(exc)
+    name = exc_type.__name__
     payload: dict[str, Any] = {
-        "exc_type": exc_type.__name__,
-        "exc_path": _NAMEKO_PATHS.get(exc_type) or exception_path(exc_type),
+        "exc_type": name,
+        "exc_path": (
+            f"nameko.exceptions.{name}" if exc_type in NAMEKO_ERRORS else exception_path(exc_type)
+        ),
         "exc_args": _Safe().value(exc.args),
         "value": _Safe().value(exc),
     }
@@ -83,19 +80,19 @@ def error_from_payload(payload: Any) -> Exception:
             "check that the service speaks Nameko's protocol"
         )
     exc_type, value = text_of(payload.get("exc_type")), text_of(payload.get("value"))
-    path = payload.get("exc_path") or ""
-    args = payload.get("exc_args") or ()
+    path, args = payload.get("exc_path"), payload.get("exc_args") or ()
     if payload.get("refusal") is True and exc_type in _REFUSALS:
         return _REFUSALS[exc_type](value)
-    local = registered(path) if isinstance(path, str) else None
+    if not isinstance(path, str):
+        path = ""
     if not isinstance(args, (list, tuple)):
         args = (args,)
-    if local is not None:
+    if path in registry:
         try:
-            return local(*args)
+            return registry[path](*args)
         except Exception:  # noqa: BLE001, S110 - the constructor may raise anything
             pass
-    return RemoteError(exc_type, value, args, path if isinstance(path, str) else "")
+    return RemoteError(exc_type, value, args, path)
 
 
 class _Safe:

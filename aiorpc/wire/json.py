@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal, DecimalException
 from enum import Enum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -126,15 +127,8 @@ def encode(value: Any, encoder: json.JSONEncoder = _TYPED) -> bytes:
     return text
 
 
-def encode_plain(value: Any) -> bytes:
-    """
-    Return *value* as JSON of kombu < 5.3: dates, Decimals and UUIDs as strings, bytes refused.
-
-    Raises:
-        UnserializableValueError: as for :func:`encode`.
-    """
-    return encode(value, _PLAIN)
-
+#: As :func:`encode`, in the JSON of kombu < 5.3: dates, Decimals and UUIDs as strings, no bytes.
+encode_plain = partial(encode, encoder=_PLAIN)
 
 _encode_by_msgspec = msgspec.json.Encoder().encode
 
@@ -193,9 +187,8 @@ def decode(data: bytes) -> Any:
     try:
         value = _decode_by_msgspec(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_any(
-            data
-        )  # NaN, 1e999 or a lone surrogate, which kombu reads; or it explains
+        # NaN, 1e999 or a lone surrogate, which kombu reads; or it explains
+        return _decode_any(data)
     except RecursionError:
         raise _unreadable(_TOO_DEEP) from None
     if len(data) > 2 * MAX_DEPTH and _is_too_deep(data):

@@ -1,5 +1,6 @@
 """
-Nameko's protocol as one configuration sets it. Pure: nothing here awaits or does I/O.
+Nameko's protocol as one configuration sets it; also events and plain messages. Pure: nothing here
+awaits or does I/O.
 
 Nameko and aiorpc services call one another, so everything on the wire is Nameko's (2.14.1 and 3.0,
 captured; the trap numbers in this folder are those of that capture). What aiorpc adds, Nameko
@@ -8,18 +9,66 @@ ignores.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from ..config import Settings
-from .content import Content
-from .message import Exchange, Queue
-from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name
-from .payloads import Payloads
+from ..context import NO_CONTEXT, Context
+from .content import Content, refuse_oversized
+from .headers import context_headers, context_of
+from .message import Exchange, Message, Queue
+from .names import COMPRESSION, REPLY_QUEUE_EXPIRES, rpc_queue_name
 from .replies import Replies
 from .requests import Requests
-from .serializers import SerializerSet
+from .serializers import RAW, SerializerSet
 
 __all__ = ["Wire"]
+
+
+class Payloads:
+    """The events and plain messages of one configuration."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+
+    def encode(
+        self, payload: Any, context: Context, *, headers: Mapping[str, Any] | None = None
+    ) -> Message:
+        """
+        The message that brings *payload*. Call ids and context data travel with it, the deadline
+        does not.
+
+        Raises:
+            UnserializableValueError: the payload cannot be put on the wire.
+        """
+        serializer = self._content.default
+        fields = context_headers(context)
+        if headers:
+            fields.update(headers)
+        return Message(
+            body=serializer.encode(payload),
+            content_type=serializer.content_type,
+            content_encoding=serializer.content_encoding,
+            headers=fields,
+        )
+
+    def decode(self, message: Message) -> tuple[Any, Context]:
+        """
+        The payload in *message*, and the context it came with.
+
+        Raises:
+            MalformedRequest: the body cannot be read.
+        """
+        headers = message.headers
+        context = context_of(headers) if headers else NO_CONTEXT
+        serializer = self._content.serializers.for_payload(message.content_type)
+        if not message.body and serializer is not RAW:
+            refuse_oversized(message)
+            return "", context  # as in Nameko: kombu does not decode an empty body
+        compressed = headers is not None and COMPRESSION in headers
+        return self._content.decode(message, compressed, serializer), context
 
 
 class Wire(msgspec.Struct, frozen=True, eq=False):

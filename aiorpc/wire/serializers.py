@@ -8,7 +8,7 @@ Names and content types are kombu's (``kombu/serialization.py``). There is no pi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import time
 from decimal import Decimal
 from enum import Enum
@@ -141,14 +141,6 @@ def yaml() -> Serializer:
 # Raw
 
 
-def _encode_raw(value: Any) -> bytes:
-    if isinstance(value, str):
-        return value.encode("utf-8")
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise TypeError("a raw message is str or bytes; name a serializer for other values")
-
-
 def _decode_raw(data: bytes) -> str | bytes:
     try:
         return data.decode("utf-8")
@@ -156,8 +148,9 @@ def _decode_raw(data: bytes) -> str | bytes:
         return data
 
 
-#: Payloads of events and plain messages that have no format: text if it is UTF-8, else bytes.
-RAW = _guarded("raw", "application/data", "binary", _encode_raw, _decode_raw)
+#: Payloads of events and plain messages that have no format: text if it is UTF-8, else bytes. They
+#: are only received.
+RAW = Serializer("raw", "application/data", "binary", bytes, _decode_raw)
 # kombu never decodes these, whatever is accepted (``TRUSTED_CONTENT``). It treats a message without
 # a content type as "application/data".
 _RAW_CONTENT_TYPES = frozenset({"", "application/data", "application/text"})
@@ -201,9 +194,9 @@ class SerializerSet:
         Raises:
             ConfigurationError: an unknown serializer, pickle, or a path that cannot be imported.
         """
-        known = _Known(settings)
-        default = known.find(settings.serializer, "serializer")
-        return cls(default, [known.find(name, "ACCEPT") for name in settings.accepted])
+        custom = {name: _custom(name, each) for name, each in settings.serializers.items()}
+        default = _find(settings.serializer, "serializer", custom, settings)
+        return cls(default, [_find(name, "ACCEPT", custom, settings) for name in settings.accepted])
 
     def for_payload(self, content_type: str | None) -> Serializer:
         """
@@ -219,41 +212,31 @@ def _bare(content_type: str | None) -> str:
     return (content_type or "").partition(";")[0].strip().lower()
 
 
-class _Known:
-    """All serializers that the settings may name, by name and by content type."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._custom = {
-            name: _custom(name, options) for name, options in settings.serializers.items()
-        }
-        self._built_in: dict[str, Callable[[], Serializer]] = {
-            "json": lambda: PLAIN_JSON if settings.json_types == "plain" else JSON,
-            "msgpack": lambda: MSGPACK,
-            "yaml": yaml,
-        }
-        self._source = settings.source
-
-    def find(self, name: str, key: str) -> Serializer:
-        """Return the serializer with that name or content type; *key* is the setting with it."""
-        if name in ("pickle", "application/x-python-serialize"):
-            raise ConfigurationError(
-                f"{self._source}: {key} names pickle, which aiorpc does not read or write: a peer "
-                "that can publish to the broker could run any code in this process. Set "
-                "`serializer: json` (and `ACCEPT: [json, pickle]` in Nameko services while they "
-                "move)"
-            )
-        if name in self._custom:
-            return self._custom[name]
-        if name in self._built_in:
-            return self._built_in[name]()
-        for serializer in (*self._custom.values(), *(make() for make in self._built_in.values())):
-            if serializer.content_type == _bare(name):
-                return serializer
-        names = ", ".join(sorted({*self._built_in, *self._custom}))
+def _find(name: str, key: str, custom: Mapping[str, Serializer], settings: Settings) -> Serializer:
+    """Return the serializer with that name or content type; *key* is the setting that names it."""
+    if name in ("pickle", "application/x-python-serialize"):
         raise ConfigurationError(
-            f"{self._source}: {key} names an unknown serializer {name!r}: there are {names}; "
-            "others are registered under SERIALIZERS"
+            f"{settings.source}: {key} names pickle, which aiorpc does not read or write: a peer "
+            "that can publish to the broker could run any code in this process. Set "
+            "`serializer: json` (and `ACCEPT: [json, pickle]` in Nameko services while they move)"
         )
+    built_in: dict[str, Callable[[], Serializer]] = {
+        "json": lambda: PLAIN_JSON if settings.json_types == "plain" else JSON,
+        "msgpack": lambda: MSGPACK,
+        "yaml": yaml,
+    }
+    if name in custom:
+        return custom[name]
+    if name in built_in:
+        return built_in[name]()
+    for serializer in (*custom.values(), *(make() for make in built_in.values())):
+        if serializer.content_type == _bare(name):
+            return serializer
+    names = ", ".join(sorted({*built_in, *custom}))
+    raise ConfigurationError(
+        f"{settings.source}: {key} names an unknown serializer {name!r}: there are {names}; others "
+        "are registered under SERIALIZERS"
+    )
 
 
 # Serializers that the user adds

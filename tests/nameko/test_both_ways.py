@@ -441,9 +441,7 @@ async def test_an_error_passes_a_service_that_does_not_know_its_class(
     nameko: Nameko, ours: str, cluster: ClusterProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Our service in between does not know the class, but its caller does, by the path."""
-    registry = dict(exceptions._registry)
-    registry.pop("peer_errors.KnownError")
-    monkeypatch.setattr(exceptions, "_registry", registry)
+    monkeypatch.delitem(exceptions.registry, "peer_errors.KnownError")
     with pytest.raises(NamekoError) as caught:
         await nameko.call(ours, "hop", nameko.x, "fail", ["known"], {})
     assert (caught.value.type, caught.value.args) == ("KnownError", ("known", "2"))

@@ -12,6 +12,7 @@ import time
 import uuid
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -139,10 +140,8 @@ def test_replies_of_nameko_are_read(wire: Wire, golden: Golden) -> None:
         assert wire.replies.decode(golden.message) == body["result"]
 
 
-def test_a_registered_error_is_rebuilt_from_the_strings_that_nameko_sends(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exceptions, "_registry", dict(exceptions._registry))
+@patch.dict(exceptions.registry)
+def test_a_registered_error_is_rebuilt_from_the_strings_that_nameko_sends(wire: Wire) -> None:
     known = deserialize_to_instance(type("KnownError", (Exception,), {"__module__": "svc"}))
     (golden,) = [one for one in goldens("reply") if one.name.endswith("service_x.err_known")]
     with pytest.raises(known) as caught:

@@ -150,10 +150,6 @@ def test_decode_raises_malformed_request_and_nothing_else(serializer, data):
 def test_a_raw_payload_is_text_if_it_is_utf8():
     assert RAW.decode("é".encode()) == "é"
     assert RAW.decode(b"\xff") == b"\xff"
-    assert RAW.encode("é") == "é".encode()
-    assert RAW.encode(bytearray(b"x")) == b"x"
-    with pytest.raises(UnserializableValueError, match="dict"):
-        RAW.encode({})
 
 
 # The settings
