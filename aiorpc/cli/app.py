@@ -14,33 +14,22 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..exceptions import AioRpcError
-from .exit_codes import ExitCode
 from .loading import UserCodeFailed
-from .output import report
+from .output import EXIT_CODES, ExitCode, report
 from .parser import Parser, likely
 
 __all__ = ["COMMANDS", "complete", "main", "parser_of", "run"]
 
-#: Each is a module in ``commands``, with ``configure(parser)`` and ``execute(arguments)``.
+#: Each is a module in ``commands``, and this is the first line of its help.
 COMMANDS = {
     "run": "Run services until SIGTERM or Ctrl-C.",
     "call": "Call a method, and print its result as JSON.",
-    "shell": "A Python prompt with top-level await and the cluster.",
-    "ls": "List services, their queues and their consumers.",
+    "shell": "Open a Python prompt with top-level await, and the cluster as n.",
+    "ls": "List services, their queues, and who consumes these.",
     "bench": "Measure how fast a running service answers.",
     "show-config": "Show the configuration without its secrets.",
-    "new": "Make a service, its configuration and its test.",
+    "new": "Make a directory with a new service, its configuration and its test.",
 }
-
-EXIT_CODES = """\
-Exit codes:
-    0  success
-    1  the method raised; a service failed, or its calls took too long to stop
-    2  the command, the configuration, the credentials or the call are wrong
-    3  no such service, or nobody consumes its queue
-    4  no answer within the timeout
-    5  the broker cannot be reached, or the connection was lost
-  130  Ctrl-C"""
 
 EXAMPLES = """\
 Examples:
@@ -95,11 +84,15 @@ def run(words: Sequence[str]) -> int:
 
 def parser_of(name: str) -> Parser:
     """The grammar of the command *name*."""
-    parser = Parser(f"aiorpc {name}")
-    _module_of(name).configure(parser)
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    if name == "call":
-        parser.epilog = f"{parser.epilog}\n{EXIT_CODES}"
+    command = _module_of(name)
+    parser = Parser(
+        f"aiorpc {name}",
+        command.ARGUMENTS,
+        f"{COMMANDS[name]}\n\n{command.DESCRIPTION}",
+        f"Examples:\n{command.EXAMPLES}" + (f"\n{EXIT_CODES}" if name == "call" else ""),
+    )
+    command.configure(parser)
+    parser.option("--debug", "Show the traceback of an error.")
     return parser
 
 
@@ -108,18 +101,13 @@ def _module_of(name: str) -> Any:
 
 
 def _top_parser() -> Parser:
-    parser = Parser("aiorpc", usage="aiorpc [--version] [--debug] COMMAND ...")
     commands = "\n".join(f"  {name:<12}  {summary}" for name, summary in COMMANDS.items())
-    parser.description = f"Microservices on asyncio and RabbitMQ.\n\nCommands:\n{commands}"
-    parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
-    parser.add_argument(
-        "--version",
-        "-V",
-        action="version",
-        version=f"aiorpc {__version__}",
-        help="Show the version and exit.",
-    )
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    description = f"Microservices on asyncio and RabbitMQ.\n\nCommands:\n{commands}"
+    parser = Parser("aiorpc", "COMMAND ...", description, f"{EXAMPLES}\n{EXIT_CODES}")
+    version = f"aiorpc {__version__}"
+    text = "Show the version and exit."
+    parser.add_argument("--version", "-V", action="version", version=version, help=text)
+    parser.option("--debug", "Show the traceback of an error.")
     return parser
 
 

@@ -7,7 +7,7 @@ Shared by ``aiorpc call`` and ``aiorpc bench``. Reads text as values, connects, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,9 +16,10 @@ import msgspec
 from ..calling.standalone import ClusterRpcProxy
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError, MethodNotFound, RemoteError
+from .output import ExitCode, exit_code_of, print_error
 from .parser import Parser, add_settings, add_timeout
 
-__all__ = ["CONNECT_TIMEOUT", "Wanted", "add_call", "in_words", "wanted_of"]
+__all__ = ["CONNECT_TIMEOUT", "Wanted", "add_call", "explain", "wanted_of"]
 
 #: Seconds to wait for the broker. Somebody who types a command wants to know soon.
 CONNECT_TIMEOUT = 5.0
@@ -53,28 +54,15 @@ class Wanted(msgspec.Struct, frozen=True):
 def add_call(parser: Parser) -> None:
     """Add the arguments and options that :func:`wanted_of` reads, and those of the settings."""
     parser.add_argument("target", metavar="SERVICE.METHOD", help="The method to call.")
-    parser.add_argument(
-        "args",
-        metavar="ARGS",
-        nargs="?",
-        default="[]",
-        help="Positional arguments, a JSON array. (default: [])",
-    )
-    parser.add_argument(
-        "kwargs",
-        metavar="KWARGS",
-        nargs="?",
-        default="{}",
-        help="Keyword arguments, a JSON object. (default: {})",
-    )
+    for name, metavar, default, what in (
+        ("args", "ARGS", "[]", "Positional arguments, a JSON array."),
+        ("kwargs", "KWARGS", "{}", "Keyword arguments, a JSON object."),
+    ):
+        text = f"{what} (default: {default})"
+        parser.add_argument(name, metavar=metavar, nargs="?", default=default, help=text)
     add_timeout(parser)
-    parser.add_argument(
-        "--context",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="Context data that travels with the call; VALUE is JSON, or text. Repeatable.",
-    )
+    context = "Context data that travels with the call; VALUE is JSON, or text. Repeatable."
+    parser.option("--context KEY=VALUE", context, action="append", default=[])
     add_settings(parser)
 
 
@@ -87,7 +75,7 @@ def wanted_of(arguments: argparse.Namespace) -> Wanted:
             "such as service_x.remote_method"
         )
     args, kwargs = _arguments_of(arguments.args, arguments.kwargs)
-    context_data = _context_of(arguments.context)
+    context_data = dict(map(_context_item, arguments.context))
     return Wanted(service, method, args, kwargs, context_data, arguments.timeout)
 
 
@@ -114,10 +102,6 @@ def _json(text: str) -> Any:
         return None
 
 
-def _context_of(items: Sequence[str]) -> dict[str, Any]:
-    return dict(map(_context_item, items))
-
-
 def _context_item(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
@@ -131,11 +115,16 @@ def _context_item(text: str) -> tuple[str, Any]:
         raise ConfigurationError(f"--context {text!r} is not UTF-8") from None
 
 
-def in_words(wanted: Wanted, error: AioRpcError) -> str:
-    """Say why a call failed, and begin with the method that was called."""
+def explain(wanted: Wanted, error: AioRpcError, *, debug: bool) -> ExitCode:
+    """Print why a call failed, and return the exit code. With *debug*, raise *error* again."""
+    if debug:
+        raise error
     called = f"{wanted.service}.{wanted.method}"
     if isinstance(error, RemoteError):
-        return f"{called} raised {error.exc_type}: {error.value}"
-    if isinstance(error, MethodNotFound):
-        return f"{wanted.service} has no method {wanted.method} that is marked @rpc"
-    return str(error) if str(error).startswith(called) else f"{called}: {error}"
+        text = f"{called} raised {error.exc_type}: {error.value}"
+    elif isinstance(error, MethodNotFound):
+        text = f"{wanted.service} has no method {wanted.method} that is marked @rpc"
+    else:
+        text = str(error) if str(error).startswith(called) else f"{called}: {error}"
+    print_error(text)
+    return exit_code_of(error)

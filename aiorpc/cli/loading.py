@@ -78,22 +78,17 @@ def _services_of(target: str, callers: dict[type, type]) -> list[type]:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise UserCodeFailed(_import_failed(name, error)) from error
-        raise ConfigurationError(_no_module(name, error.name)) from None
-    except (ValueError, TypeError) as error:
-        if not all(part.isidentifier() for part in name.split(".")):
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise ConfigurationError(_no_module(name, missing)) from None
+        is_name = all(part.isidentifier() for part in name.split("."))
+        if isinstance(error, ValueError | TypeError) and not is_name:
             raise ConfigurationError(
                 f"{name!r} is not the name of a module: write it as in Python, package.module"
             ) from None
-        raise UserCodeFailed(_import_failed(name, error)) from error
-    except Exception as error:
-        raise UserCodeFailed(_import_failed(name, error)) from error
-
-
-def _import_failed(name: str, error: Exception) -> str:
-    return f"{name} cannot be imported: {type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        raise UserCodeFailed(f"{name} cannot be imported: {reason}") from error
 
 
 def _no_module(name: str, missing: str) -> str:

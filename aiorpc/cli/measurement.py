@@ -27,7 +27,7 @@ from ..exceptions import RemoteError
 __all__ = ["Failures", "Latency", "Measurement", "Plan", "Report", "percentile", "report_of"]
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True):
     """What to measure."""
 
     #: The most calls at a time.
@@ -111,7 +111,6 @@ class Measurement:
         """Yield when the next call is due, until the time is over. All callers share this."""
         rate, began = self.plan.rate, self.began
         end = began + self.plan.duration
-        due = began
         for number in itertools.count():
             due = time.perf_counter() if rate is None else began + number / rate
             if due >= end or self._stop.is_set():
@@ -136,12 +135,10 @@ class Measurement:
                 self.latencies.append(time.perf_counter() - began)
 
     def _count(self, error: Exception) -> None:
-        name = error.exc_type if isinstance(error, RemoteError) else type(error).__name__
-        failures = self.failures.get(name)
-        if failures is None:
-            text = error.value if isinstance(error, RemoteError) else error
-            failures = self.failures[name] = Failures(0, str(text))
-        failures.count += 1
+        name, text = type(error).__name__, str(error)
+        if isinstance(error, RemoteError):
+            name, text = error.exc_type, error.value
+        self.failures.setdefault(name, Failures(0, text)).count += 1
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -167,16 +164,7 @@ def report_of(target: str, measured: Measurement) -> Report:
 
 
 def _latency(ordered: Sequence[float]) -> Latency:
-    return Latency(
-        *(
-            round(seconds * 1000, 3)
-            for seconds in (
-                ordered[0],
-                sum(ordered) / len(ordered),
-                percentile(ordered, 50),
-                percentile(ordered, 95),
-                percentile(ordered, 99),
-                ordered[-1],
-            )
-        )
-    )
+    mean = sum(ordered) / len(ordered)
+    percentiles = (percentile(ordered, percent) for percent in (50, 95, 99))
+    figures = (ordered[0], mean, *percentiles, ordered[-1])
+    return Latency(*(round(seconds * 1000, 3) for seconds in figures))

@@ -1,28 +1,86 @@
 """
-Prints what the commands print: results to stdout, everything else to stderr, an error in one line.
+What a command leaves behind: results on stdout, everything else on stderr, and an exit code.
 
 Imports rich only to colour JSON on a terminal.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import sys
 import traceback
-from types import FrameType
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from ..exceptions import AioRpcError
-from .exit_codes import ExitCode, exit_code_of
+from ..exceptions import (
+    AioRpcError,
+    BadRequest,
+    ConfigurationError,
+    ConnectionLost,
+    RpcTimeout,
+    ServiceUnavailable,
+    UnknownService,
+    UnserializableValueError,
+)
 from .loading import UserCodeFailed
 
-__all__ = ["print_error", "print_json", "print_note", "print_traceback", "report"]
+__all__ = [
+    "EXIT_CODES",
+    "ExitCode",
+    "exit_code_of",
+    "print_error",
+    "print_json",
+    "print_note",
+    "print_traceback",
+    "report",
+]
 
 #: Modules whose frames stand between ``aiorpc`` and the user's code.
 _MACHINERY = frozenset({"aiorpc", "asyncio", "concurrent", "contextlib", "importlib", "uvloop"})
+
+
+class ExitCode(enum.IntEnum):
+    """How a command ended. ``EXIT_CODES`` and ``docs/cli.md`` say what each code means."""
+
+    OK = 0
+    FAILED = 1
+    WRONG = 2  # a retry does not help (systemd: ``RestartPreventExitStatus=2``)
+    NO_SERVICE = 3
+    TIMEOUT = 4
+    NO_CONNECTION = 5
+    INTERRUPTED = 130  # by the convention of shells
+
+
+#: The table of :class:`ExitCode` for ``--help``.
+EXIT_CODES = """\
+Exit codes:
+    0  success
+    1  the method raised; a service failed, or its calls took too long to stop
+    2  the command, the configuration, the credentials or the call are wrong
+    3  no such service, or nobody consumes its queue
+    4  no answer within the timeout
+    5  the broker cannot be reached, or the connection was lost
+  130  Ctrl-C"""
+
+_CODES: Mapping[type[AioRpcError], ExitCode] = {
+    ConfigurationError: ExitCode.WRONG,
+    BadRequest: ExitCode.WRONG,
+    UnserializableValueError: ExitCode.WRONG,
+    UnknownService: ExitCode.NO_SERVICE,
+    ServiceUnavailable: ExitCode.NO_SERVICE,
+    RpcTimeout: ExitCode.TIMEOUT,
+    ConnectionLost: ExitCode.NO_CONNECTION,
+}
+
+
+def exit_code_of(error: AioRpcError) -> ExitCode:
+    """Return the exit code for *error*."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def report(error: AioRpcError | UserCodeFailed, *, debug: bool = False) -> ExitCode:
@@ -78,13 +136,13 @@ def _encode(value: Any) -> bytes:
 def print_traceback(error: BaseException, *, whole: bool = False) -> None:
     """Print the traceback of *error* to stderr, from the user's first frame or the *whole* one."""
     tb = error.__traceback__
-    while not whole and tb is not None and _is_machinery(tb.tb_frame):
+    while not whole and tb is not None and _package_of(tb) in _MACHINERY:
         tb = tb.tb_next
     if tb is None and not isinstance(error, SyntaxError):  # a SyntaxError names its own place
         tb = error.__traceback__
     print_note("".join(traceback.format_exception(type(error), error, tb)).rstrip("\n"))
 
 
-def _is_machinery(frame: FrameType) -> bool:
-    name: str = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0] in _MACHINERY
+def _package_of(tb: TracebackType) -> str:
+    name: str = tb.tb_frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]

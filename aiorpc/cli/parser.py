@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -16,8 +17,7 @@ from typing import Any, NoReturn
 
 from ..config import Settings, load, parse_define, redact_url
 from ..exceptions import ConfigurationError
-from .exit_codes import ExitCode
-from .output import print_error
+from .output import ExitCode, print_error
 
 __all__ = [
     "Parser",
@@ -26,7 +26,7 @@ __all__ = [
     "likely",
     "number",
     "refuse_url",
-    "require_server",
+    "settings_for_server",
     "settings_of",
 ]
 
@@ -38,12 +38,14 @@ class Parser(argparse.ArgumentParser):
     A mistake prints one line on stderr and exits with code 2.
     """
 
-    def __init__(self, prog: str, usage: str | None = None) -> None:
+    def __init__(self, prog: str, arguments: str, description: str, epilog: str) -> None:
         #: Long names of all options, for completion.
         self.options: list[str] = []
         super().__init__(
             prog,
-            usage,
+            f"{prog} [options] {arguments}".rstrip(),
+            description,
+            epilog,
             # Without a width argparse imports shutil, and with it bz2 and lzma.
             formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=80),
             add_help=False,
@@ -51,11 +53,13 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--help", "-h", action="help", help="Show this message and exit.")
 
-    def describe(self, arguments: str, description: str, examples: str) -> None:
-        """Set the help: *arguments* are those without a name, the texts are shown as they are."""
-        self.usage = f"{self.prog} [options] {arguments}".rstrip()
-        self.description = description
-        self.epilog = f"Examples:\n{examples}"
+    def option(self, form: str, text: str, **options: Any) -> None:
+        """Add an option in the form of its help, as ``--config -c FILE``; a flag has no value."""
+        *names, last = form.split()
+        if last.startswith("-"):
+            self.add_argument(*names, last, help=text, action="store_true")
+        else:
+            self.add_argument(*names, metavar=last, help=text, **options)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         self.options += [name for name in names if name.startswith("--")]
@@ -103,38 +107,17 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
 
 def add_settings(parser: Parser) -> None:
     """Add ``--config``, ``--define`` and ``--broker``, which :func:`settings_of` reads."""
-    parser.add_argument(
-        "--config",
-        "-c",
-        metavar="FILE",
-        type=Path,
-        help="Configuration in YAML, as for Nameko (or TOML, by its suffix).",
-    )
-    parser.add_argument(
-        "--define",
-        "-d",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="Set a key of the configuration; VALUE is read as YAML. Repeatable.",
-    )
-    parser.add_argument(
-        "--broker",
-        "-b",
-        metavar="URL",
-        help="AMQP_URI: amqp://user:password@host/vhost, or memory://",
-    )
+    config = "Configuration in YAML, as for Nameko (or TOML, by its suffix)."
+    define = "Set a key of the configuration; VALUE is read as YAML. Repeatable."
+    parser.option("--config -c FILE", config, type=Path)
+    parser.option("--define -d KEY=VALUE", define, action="append", default=[])
+    parser.option("--broker -b URL", "AMQP_URI: amqp://user:password@host/vhost, or memory://")
 
 
 def add_timeout(parser: Parser) -> None:
     """Add ``--timeout``: the longest time that a call waits for its answer."""
-    parser.add_argument(
-        "--timeout",
-        "-t",
-        metavar="SECONDS",
-        type=number(0.001),
-        help="Seconds that a call waits for its answer. (default: RPC_TIMEOUT, or 30)",
-    )
+    text = "Seconds that a call waits for its answer. (default: RPC_TIMEOUT, or 30)"
+    parser.option("--timeout -t SECONDS", text, type=number(0.001))
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -144,18 +127,14 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     Raises:
         ConfigurationError: names the file or the option, the key, and what was expected.
     """
-    config, broker = arguments.config, arguments.broker
+    config = arguments.config
     refuse_url(config)
+    broker = {} if arguments.broker is None else {"AMQP_URI": arguments.broker}
     defines = dict(map(parse_define, arguments.define))
-    replaced = {*defines, *(("AMQP_URI",) if broker is not None else ())}
-    settings = Settings() if config is None else load(config, replaced=replaced)
-    if defines:
-        if broker is not None:  # --broker overrides it, so it may be wrong
-            defines.pop("AMQP_URI", None)
-        settings = settings.with_defines(defines)
-    if broker is not None:
-        settings = settings.with_defines({"AMQP_URI": broker}, "--broker")
-    return settings
+    settings = Settings() if config is None else load(config, replaced=defines | broker)
+    # What --broker overrides may be wrong.
+    defines = {key: value for key, value in defines.items() if key not in broker}
+    return settings.with_defines(defines).with_defines(broker, "--broker")
 
 
 def refuse_url(config: Path | None) -> None:
@@ -166,10 +145,21 @@ def refuse_url(config: Path | None) -> None:
         raise ConfigurationError(f"--config {shown}: that is a URL: use --broker")
 
 
-def require_server(settings: Settings, command: str) -> None:
-    """Raise ``ConfigurationError`` on ``memory://``, where *command* cannot find any service."""
+def settings_for_server(arguments: argparse.Namespace, command: str) -> Settings:
+    """
+    Read the settings of a *command* that needs a server, and silence aiorpc's log.
+
+    The error says that the broker is not there; other lines would only hide the result.
+
+    Raises:
+        ConfigurationError: as :func:`settings_of`, and for ``memory://``, where *command* cannot
+            find any service.
+    """
+    settings = settings_of(arguments)
     if any(url.scheme == "memory" for url in settings.broker_urls):
         raise ConfigurationError(
             f"memory:// does not reach beyond its own process, so `aiorpc {command}` finds no "
             "service there: name a RabbitMQ server with --broker or --config"
         )
+    logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
+    return settings

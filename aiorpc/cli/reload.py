@@ -46,8 +46,8 @@ def run_reloading(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     changes = _changes(arguments.config, stop)
     words = [word for word in arguments.words if word != "--reload"]
-    child = _Child([sys.executable, "-m", "aiorpc", *words])
-    with child.signals_stop_it(stop):
+    child = _Child([sys.executable, "-m", "aiorpc", *words], stop)
+    with child.signals_stop_it():
         child.start()
         for paths in changes:
             print_note(f"reload: {', '.join(paths)} changed")
@@ -91,14 +91,14 @@ class _Child:
     the child would take the copy that we pass on for a second one, which ends it at once.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], stop: threading.Event) -> None:
         self._command = command
+        self._stop = stop
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
         self._received = 0
 
     def start(self) -> None:
-        """Start the process."""
         self._is_stopping = False
         # The child is in the terminal's background: to read from the terminal would suspend it.
         stdin = subprocess.DEVNULL if os.isatty(0) else None
@@ -113,15 +113,10 @@ class _Child:
         return 128 - status if status < 0 else status
 
     @contextmanager
-    def signals_stop_it(self, stop: threading.Event) -> Iterator[None]:
-        """Within the block, pass signals on to the child, and set *stop*."""
-
-        def on_signal(signum: int, frame: object) -> None:
-            self._receive(signum)
-            stop.set()
-
+    def signals_stop_it(self) -> Iterator[None]:
+        """Within the block, pass signals on to the child, and set the event *stop*."""
         before = {
-            signum: signal.signal(signum, on_signal)
+            signum: signal.signal(signum, self._receive)
             for signum in (signal.SIGTERM, signal.SIGINT, *_OF_TERMINALS)
             if signum not in _OF_TERMINALS or signal.getsignal(signum) is signal.SIG_DFL  # no nohup
         }
@@ -131,11 +126,12 @@ class _Child:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
-    def _receive(self, signum: int) -> None:
+    def _receive(self, signum: int, frame: object) -> None:
         """Pass *signum* on, except the first one while the child already stops for a reload."""
         self._received += 1
         if not self._is_stopping or self._received > 1:
             self._send(signal.SIGTERM if signum in _OF_TERMINALS else signum)
+        self._stop.set()
 
     def _send(self, signum: int) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -13,15 +13,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError
 from ..hosting.runner import ServiceRunner, run_until_signal
-from .exit_codes import ExitCode
 from .loading import UserCodeFailed, load_services, look_in_current_directory
-from .output import report
+from .output import ExitCode, report
 from .parser import settings_of
 
 __all__ = ["fastest_loop", "run_services", "set_up_logging"]
@@ -41,12 +40,11 @@ def run_services(arguments: argparse.Namespace) -> int:
         AioRpcError: as :func:`aiorpc.serve`; the modules or the configuration are wrong.
         UserCodeFailed: importing a module, or something that a service declares, raised.
     """
-    threads = set(threading.enumerate())
     settings = settings_of(arguments)
+    serving = Serving(settings, debug=arguments.debug)
     set_up_logging(settings)
     look_in_current_directory()
-    services = load_services(arguments.modules)
-    return Serving(services, settings, threads, arguments.debug).run()
+    return serving.run(load_services(arguments.modules))
 
 
 class Serving:
@@ -54,35 +52,22 @@ class Serving:
     Runs services in an event loop, and ends both within SHUTDOWN_TIMEOUT.
 
     asyncio would wait for tasks that ignore cancellation, and Python for busy threads, without any
-    bound. *threads* are those that ran before, which are not waited for.
+    bound. Threads that run already when this object is made are not waited for.
     """
 
-    def __init__(
-        self,
-        services: Sequence[type],
-        settings: Settings,
-        threads: Collection[threading.Thread],
-        debug: bool,
-    ) -> None:
-        self._services = services
+    def __init__(self, settings: Settings, *, debug: bool) -> None:
         self._settings = settings
-        self._threads = threads
         self._debug = debug
+        self._threads = set(threading.enumerate())
         self._runner: ServiceRunner | None = None
         self._error: AioRpcError | UserCodeFailed | None = None
         self._status = 0
 
-    def run(self) -> int:
-        """
-        Serve until a signal stops the process, and return the exit status.
-
-        Raises:
-            AioRpcError: as :func:`aiorpc.serve`.
-            UserCodeFailed: something that a service declares raised.
-        """
+    def run(self, services: Sequence[type]) -> int:
+        """Serve until a signal stops the process. Returns and raises as :func:`run_services`."""
         runner = asyncio.Runner(loop_factory=fastest_loop())
         try:
-            self._status = runner.run(self._host())
+            self._status = runner.run(self._host(services))
         except AioRpcError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
@@ -94,16 +79,18 @@ class Serving:
             raise self._error
         return self._status
 
-    async def _host(self) -> int:
-        self._runner = ServiceRunner(*self._services, config=self._settings)
+    async def _host(self, services: Sequence[type]) -> int:
+        self._runner = ServiceRunner(*services, config=self._settings)
         return await run_until_signal(self._runner)
 
     def _close(self, runner: asyncio.Runner) -> None:
         """Close the loop, and end the process if tasks or threads would keep it longer."""
-        ends = time.monotonic() + self._time_left()
+        gone = 0.0 if self._runner is None else self._runner.stopping_for
+        left = max(GRACE, self._settings.shutdown_timeout - gone)
+        ends = time.monotonic() + left
         # The thread that ran the loop has to close it, since the loop may handle signals. So
         # another thread watches the time.
-        watchdog = threading.Timer(ends - time.monotonic(), self._end_now)
+        watchdog = threading.Timer(left, self._end_now)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -117,18 +104,10 @@ class Serving:
         if self._running_threads():
             self._end_now()
 
-    def _time_left(self) -> float:
-        """Seconds that are left of SHUTDOWN_TIMEOUT."""
-        gone = 0.0 if self._runner is None else self._runner.stopping_for
-        return max(GRACE, self._settings.shutdown_timeout - gone)
-
     def _running_threads(self) -> list[threading.Thread]:
         """Threads that started since we began, and that Python would wait for."""
-        return [
-            thread
-            for thread in threading.enumerate()
-            if not thread.daemon and thread not in self._threads
-        ]
+        started = set(threading.enumerate()) - self._threads
+        return [thread for thread in started if not thread.daemon]
 
     def _end_now(self) -> NoReturn:
         """End the process. What still runs belongs to calls that have been abandoned."""
@@ -170,8 +149,8 @@ def set_up_logging(settings: Settings) -> None:
         try:
             dictConfig(defaults | settings.logging)
         except (ValueError, TypeError, AttributeError, ImportError) as error:
-            reasons = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
-            raise ConfigurationError(f"{settings.source}: LOGGING: {': '.join(reasons)}") from error
+            reasons = ": ".join(str(each) for each in (error, error.__cause__) if each)
+            raise ConfigurationError(f"{settings.source}: LOGGING: {reasons}") from error
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -19,8 +19,8 @@ from aiorpc import (
     UnknownService,
     UnserializableValueError,
 )
-from aiorpc.cli.app import COMMANDS, EXIT_CODES, complete
-from aiorpc.cli.exit_codes import ExitCode, exit_code_of
+from aiorpc.cli.app import COMMANDS, complete
+from aiorpc.cli.output import EXIT_CODES, ExitCode, exit_code_of
 from tests.support.command_line import PATIENCE, SCRIPT, invoke, run
 
 

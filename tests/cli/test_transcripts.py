@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiorpc.cli.exit_codes import ExitCode
+from aiorpc.cli.output import ExitCode
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 

@@ -1,6 +1,6 @@
 """
-One module per command of ``aiorpc``.
+One module per command of ``aiorpc``. A command imports the files of ``cli``, and no other command.
 
-Each has ``configure(parser)``, which adds its arguments and its help, and ``execute(arguments)``,
-which returns the exit status. A command imports the files of ``cli``, and no other command.
+Each has the texts of its help: ``ARGUMENTS``, ``DESCRIPTION``, ``EXAMPLES``. ``configure(parser)``
+adds its arguments, and ``execute(arguments)`` returns the exit status.
 """

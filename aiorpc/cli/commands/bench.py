@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,10 @@ from contextlib import contextmanager, suppress
 
 from ...config import Settings
 from ...exceptions import IncorrectSignature, MethodNotFound, RemoteError
-from ..calls import Wanted, add_call, in_words, wanted_of
-from ..exit_codes import ExitCode, exit_code_of
+from ..calls import Wanted, add_call, explain, wanted_of
 from ..measurement import Measurement, Plan, Report, percentile, report_of
-from ..output import print_error, print_json
-from ..parser import Parser, number, require_server, settings_of
+from ..output import ExitCode, print_json
+from ..parser import Parser, number, settings_for_server
 from ..serving import fastest_loop
 
 __all__ = ["configure", "execute", "measure_service"]
@@ -30,12 +28,13 @@ IN_FLIGHT, IN_FLIGHT_WITH_RATE = 10, 1000
 #: Seconds between two updates of the progress on a terminal.
 REFRESH = 0.25
 
-DESCRIPTION = """\
-Call a method again and again, and print how fast it answered.
+ARGUMENTS = "SERVICE.METHOD [ARGS] [KWARGS]"
 
+DESCRIPTION = """\
 The first call only checks that the method can be called. Then the measurement
-starts. With --rate, latency counts from when a call was due. Ctrl-C ends it
-early, and prints the figures so far. The exit code is 1 if a call failed."""
+starts, and makes the same call again and again. With --rate, latency counts
+from when a call was due. Ctrl-C ends it early, and prints the figures so far.
+The exit code is 1 if a call failed."""
 
 EXAMPLES = """\
   $ aiorpc bench service_x.remote_method '["hello"]'
@@ -45,32 +44,14 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc bench``."""
-    parser.describe("SERVICE.METHOD [ARGS] [KWARGS]", DESCRIPTION, EXAMPLES)
     add_call(parser)
-    parser.add_argument(
-        "--in-flight",
-        "-n",
-        metavar="N",
-        type=at_least_one,
-        help=f"The most calls at a time. (default: {IN_FLIGHT}; {IN_FLIGHT_WITH_RATE} with --rate)",
-    )
-    parser.add_argument(
-        "--rate",
-        "-r",
-        metavar="PER_SECOND",
-        type=number(0.001, 1e6),
-        help="Calls to make per second. (default: as fast as the service answers)",
-    )
-    parser.add_argument(
-        "--duration",
-        "-s",
-        metavar="SECONDS",
-        type=number(0.01),
-        default=10.0,
-        help="Seconds to measure. (default: 10)",
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+    most = f"The most calls at a time. (default: {IN_FLIGHT}; {IN_FLIGHT_WITH_RATE} with --rate)"
+    rate = "Calls to make per second. (default: as fast as the service answers)"
+    duration = "Seconds to measure. (default: 10)"
+    parser.option("--in-flight -n N", most, type=at_least_one)
+    parser.option("--rate -r PER_SECOND", rate, type=number(0.001, 1e6))
+    parser.option("--duration -s SECONDS", duration, type=number(0.01), default=10.0)
+    parser.option("--json", "Print JSON, for programs.")
 
 
 def at_least_one(text: str) -> int:
@@ -84,21 +65,14 @@ def at_least_one(text: str) -> int:
 def execute(arguments: argparse.Namespace) -> int:
     """Measure, print the figures, and return the exit status."""
     wanted = wanted_of(arguments)
-    settings = settings_of(arguments)
-    require_server(settings, "bench")
-    logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
+    settings = settings_for_server(arguments, "bench")
     usual = IN_FLIGHT if arguments.rate is None else IN_FLIGHT_WITH_RATE
-    plan = Plan(
-        in_flight=arguments.in_flight or usual, rate=arguments.rate, duration=arguments.duration
-    )
+    plan = Plan(arguments.in_flight or usual, arguments.rate, arguments.duration)
     try:
         with asyncio.Runner(loop_factory=fastest_loop()) as runner:
             measured = runner.run(measure_service(settings, wanted, plan))
     except (MethodNotFound, IncorrectSignature) as error:
-        if arguments.debug:
-            raise
-        print_error(in_words(wanted, error))
-        return exit_code_of(error)
+        return explain(wanted, error, debug=arguments.debug)
     report = report_of(arguments.target, measured)
     if arguments.json:
         print_json(report)

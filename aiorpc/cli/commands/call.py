@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 from typing import Any
 
 from ...config import Settings
 from ...exceptions import IncorrectSignature, MethodNotFound, RemoteError
-from ..calls import Wanted, add_call, in_words, wanted_of
-from ..exit_codes import ExitCode, exit_code_of
-from ..output import print_error, print_json
-from ..parser import Parser, require_server, settings_of
+from ..calls import Wanted, add_call, explain, wanted_of
+from ..output import ExitCode, print_json
+from ..parser import settings_for_server
 
 __all__ = ["call_once", "configure", "execute"]
 
-DESCRIPTION = """\
-Call a method, and print its result as JSON.
+ARGUMENTS = "SERVICE.METHOD [ARGS] [KWARGS]"
 
+DESCRIPTION = """\
 In a pipe the result is one line. An error is one line on stderr, and the exit
 code says what kind of error it is."""
 
@@ -29,26 +27,17 @@ EXAMPLES = """\
 """
 
 
-def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc call``."""
-    parser.describe("SERVICE.METHOD [ARGS] [KWARGS]", DESCRIPTION, EXAMPLES)
-    add_call(parser)
+configure = add_call
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Make the call, print its result or why it failed, and return the exit status."""
     wanted = wanted_of(arguments)
-    settings = settings_of(arguments)
-    require_server(settings, "call")
-    # The error says that the broker is not there; other lines would only hide the result.
-    logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
+    settings = settings_for_server(arguments, "call")
     try:
         result = asyncio.run(call_once(settings, wanted))
     except (RemoteError, MethodNotFound, IncorrectSignature) as error:
-        if arguments.debug:
-            raise
-        print_error(in_words(wanted, error))
-        return exit_code_of(error)
+        return explain(wanted, error, debug=arguments.debug)
     print_json(result)
     return ExitCode.OK
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +21,8 @@ from ...transports import open_transport
 from ...transports.base import State, Transport
 from ...wire.names import LONGEST_NAME, rpc_queue_name
 from ..calls import CONNECT_TIMEOUT
-from ..exit_codes import ExitCode
-from ..output import print_json, print_note
-from ..parser import Parser, add_settings, number, require_server, settings_of
+from ..output import ExitCode, print_json, print_note
+from ..parser import Parser, add_settings, number, settings_for_server
 
 __all__ = ["configure", "execute", "list_services", "print_table"]
 
@@ -33,9 +31,10 @@ LOOK = 2.0
 #: Seconds that all queues together may take for which the broker does not answer.
 LOOKS = 6.0
 
-DESCRIPTION = """\
-List services: their queues, how many consume them, how many messages wait.
+ARGUMENTS = "[SERVICE ...]"
 
+DESCRIPTION = """\
+Each line is a queue: how many consume it, and how many messages wait there.
 The exit code is 3 if a service that you name has no queue, or nobody consumes
 it."""
 
@@ -69,33 +68,20 @@ class Listed(msgspec.Struct, omit_defaults=True):
 
 
 def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc ls``."""
-    parser.describe("[SERVICE ...]", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "services",
-        metavar="SERVICE",
-        nargs="*",
-        help="Services of Nameko or aiorpc to list. Without any, ask which services of aiorpc run.",
-    )
-    parser.add_argument(
-        "--wait",
-        metavar="SECONDS",
-        type=number(0.01, 3600),
-        default=0.5,
-        help="Seconds to wait for answers. (default: 0.5)",
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+    text = "Services of Nameko or aiorpc to list. Without any, ask which services of aiorpc run."
+    parser.add_argument("services", metavar="SERVICE", nargs="*", help=text)
+    wait = "Seconds to wait for answers. (default: 0.5)"
+    parser.option("--wait SECONDS", wait, type=number(0.01, 3600), default=0.5)
+    parser.option("--json", "Print JSON, for programs.")
     add_settings(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the list, and return the exit status."""
     names, wait = arguments.services, arguments.wait
-    settings = settings_of(arguments)
-    require_server(settings, "ls")
+    settings = settings_for_server(arguments, "ls")
     for name in names:
         _check_name(name)
-    logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
     listed = asyncio.run(list_services(settings, names, wait))
     if arguments.json:
         print_json(listed)
@@ -154,24 +140,23 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
 def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
     """One row per service and queue. A named service that is silent has its queue for calls."""
     groups: dict[tuple[str, str | None], Listed] = {}
+
+    def row(service: str, queue: str | None) -> Listed:
+        return groups.setdefault(
+            (service, queue), Listed(service, queue, None, None, methods=[], processes=[])
+        )
+
     for instance in instances:
         process = f"{instance.host}:{instance.pid}"
         for entry in instance.entrypoints:
-            listed = groups.setdefault(
-                (instance.service, entry.queue),
-                Listed(instance.service, entry.queue, None, None, [], []),
-            )
+            listed = row(instance.service, entry.queue)
             if entry.method not in listed.methods:
                 listed.methods.append(entry.method)
             if process not in listed.processes:
                 listed.processes.append(process)
-    answered = {instance.service for instance in instances}
-    silent = [
-        Listed(name, rpc_queue_name(name), None, None, [], [])
-        for name in dict.fromkeys(names)
-        if name not in answered
-    ]
-    return sorted([*groups.values(), *silent], key=lambda each: (each.service, each.queue or ""))
+    for name in {*names} - {instance.service for instance in instances}:
+        row(name, rpc_queue_name(name))
+    return sorted(groups.values(), key=lambda each: (each.service, each.queue or ""))
 
 
 async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
@@ -212,23 +197,14 @@ def print_table(listed: Sequence[Listed]) -> None:
     for heading in ("METHODS", "PROCESSES"):
         table.add_column(heading)
     for each in listed:
+        is_missing = each.queue and each.consumers is None and not each.untold
+        consumers = "no queue" if is_missing else each.consumers
+        lists = (", ".join(each.methods), ", ".join(each.processes))
+        cells = (each.service, each.queue, consumers, each.waiting, *lists)
         table.add_row(
-            each.service,
-            each.queue or "-",
-            "no queue" if _is_missing(each) else _number(each.consumers),
-            _number(each.waiting),
-            ", ".join(each.methods) or "-",
-            ", ".join(each.processes) or "-",
+            *("-" if cell in {None, ""} else str(cell) for cell in cells),
             style=None if each.consumed or not each.queue else "red",
         )
     # In a pipe rich folds no line, so that one line is one queue.
     width = None if sys.stdout.isatty() else 1000
     Console(width=width, highlight=False).print(table)
-
-
-def _is_missing(listed: Listed) -> bool:
-    return listed.queue is not None and listed.consumers is None and not listed.untold
-
-
-def _number(value: int | None) -> str:
-    return "-" if value is None else str(value)

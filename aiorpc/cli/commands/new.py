@@ -10,14 +10,14 @@ from pathlib import Path
 from string import Template
 
 from ...exceptions import ConfigurationError
-from ..exit_codes import ExitCode
+from ..output import ExitCode
 from ..parser import Parser
 
 __all__ = ["configure", "execute"]
 
-DESCRIPTION = """\
-Make a directory with a new service, its configuration and its test.
+ARGUMENTS = "NAME"
 
+DESCRIPTION = """\
 The command never overwrites a file or a directory."""
 
 EXAMPLES = """\
@@ -77,13 +77,8 @@ OF_THE_TEST = ("ClusterRpcProxy", "ServiceContainer")
 
 
 def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc new``."""
-    parser.describe("NAME", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "name",
-        metavar="NAME",
-        help="Name of the service: a letter, then letters, digits, _ and -.",
-    )
+    text = "Name of the service: a letter, then letters, digits, _ and -."
+    parser.add_argument("name", metavar="NAME", help=text)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -97,14 +92,15 @@ def execute(arguments: argparse.Namespace) -> int:
         "config.yaml": CONFIG,
         f"test_{module}.py": TEST.substitute(names),
     }
-    _write(directory, files)
+    try:
+        directory.mkdir()
+        for file, content in files.items():
+            (directory / file).write_text(content, encoding="utf-8")
+    except FileExistsError:
+        raise ConfigurationError(f"{directory.absolute()} exists already") from None
+    except OSError as error:
+        raise ConfigurationError(f"{directory.absolute()}: {error.strerror}") from None
     print(f"made {directory}/ with {', '.join(files)}\n")
-    for step in _next_steps(name, module):
-        print(f"  {step}")
-    return ExitCode.OK
-
-
-def _next_steps(name: str, module: str) -> list[str]:
     steps = {
         f"cd {name}": "",
         "pytest": "without a server",
@@ -112,7 +108,9 @@ def _next_steps(name: str, module: str) -> list[str]:
         f"""aiorpc call {name}.hello '["Ada"]' --config config.yaml""": "in another terminal",
     }
     width = max(map(len, steps))
-    return [f"{step:{width}}   # {why}" if why else step for step, why in steps.items()]
+    for step, why in steps.items():
+        print(f"  {step:{width}}   # {why}" if why else f"  {step}")
+    return ExitCode.OK
 
 
 def _module_name(name: str) -> str:
@@ -144,14 +142,3 @@ def _module_name(name: str) -> str:
 
 def _class_name(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name))
-
-
-def _write(directory: Path, files: dict[str, str]) -> None:
-    try:
-        directory.mkdir()
-        for name, content in files.items():
-            (directory / name).write_text(content, encoding="utf-8")
-    except FileExistsError:
-        raise ConfigurationError(f"{directory.absolute()} exists already") from None
-    except OSError as error:
-        raise ConfigurationError(f"{directory.absolute()}: {error.strerror}") from None

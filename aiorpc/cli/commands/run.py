@@ -9,12 +9,13 @@ from ..serving import run_services
 
 __all__ = ["configure", "execute"]
 
-DESCRIPTION = """\
-Run services until SIGTERM or Ctrl-C; then finish the calls in progress.
+ARGUMENTS = "MODULE[:CLASS] ..."
 
-If the broker is not there yet, aiorpc waits for it. Calls that do not finish
-within SHUTDOWN_TIMEOUT (25 s) are requeued, and the exit code is 1. A second
-signal ends the process at once."""
+DESCRIPTION = """\
+After the signal the services finish the calls in progress. Calls that do not
+finish within SHUTDOWN_TIMEOUT (25 s) are requeued, and the exit code is 1. A
+second signal ends the process at once. If the broker is not there yet, aiorpc
+waits for it."""
 
 EXAMPLES = """\
   $ aiorpc run services.service_x services.service_y
@@ -24,19 +25,13 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc run``."""
-    parser.describe("MODULE[:CLASS] ...", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "modules",
-        metavar="MODULE[:CLASS]",
-        nargs="+",
-        help="Modules that hold services, imported as from the current directory; with a class, "
-        "only that one.",
+    text = (
+        "Modules that hold services, imported as from the current directory; with a class, only "
+        "that one."
     )
+    parser.add_argument("modules", metavar="MODULE[:CLASS]", nargs="+", help=text)
     add_settings(parser)
-    parser.add_argument(
-        "--reload", action="store_true", help="Restart whenever a source file changes."
-    )
+    parser.option("--reload", "Restart whenever a source file changes.")
 
 
 def execute(arguments: argparse.Namespace) -> int:

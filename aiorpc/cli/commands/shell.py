@@ -22,6 +22,7 @@ import time
 import types
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ... import __version__
@@ -30,8 +31,7 @@ from ...calling.standalone import ClusterRpcProxy, StandaloneDispatch, event_dis
 from ...config import Settings
 from ...exceptions import ConnectionLost
 from ..calls import CONNECT_TIMEOUT
-from ..exit_codes import ExitCode
-from ..output import print_note, print_traceback
+from ..output import ExitCode, print_note, print_traceback
 from ..parser import Parser, add_settings, add_timeout, settings_of
 
 __all__ = ["configure", "execute"]
@@ -45,9 +45,9 @@ LOOK_UP = 0.1
 #: Seconds that the connections may take to close, and that the loop may take to stop after that.
 CLOSING, STOPPING = 5.0, 1.0
 
-DESCRIPTION = """\
-A Python prompt with top-level await, and the cluster as n.
+ARGUMENTS = ""
 
+DESCRIPTION = """\
 Input from a pipe runs as a script: an exception ends it with exit code 1."""
 
 EXAMPLES = """\
@@ -64,8 +64,6 @@ Ctrl-D leaves."""
 
 
 def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc shell``."""
-    parser.describe("", DESCRIPTION, EXAMPLES)
     add_settings(parser)
     add_timeout(parser)
 
@@ -76,32 +74,28 @@ def execute(arguments: argparse.Namespace) -> int:
     with _loop_in_thread() as loop:
         opened = AsyncExitStack()
         log.setLevel(logging.CRITICAL)  # the outcome says whether the broker is there
-        n = loop.wait(opened.enter_async_context(_cluster(settings, arguments.timeout)))
+        n = _wait(loop, opened.enter_async_context(_cluster(settings, arguments.timeout)))
         log.setLevel(logging.NOTSET)
         console = Console(loop, {"__name__": "__console__", "__doc__": None, "n": n})
         try:
             if not sys.stdin.isatty():
                 return _run_script(console, sys.stdin.read())
             console.startup()
-            console.interact(_banner(settings), exitmsg="")
+            python = sys.version.split()[0]
+            banner = BANNER.format(version=__version__, python=python, broker=_broker(settings))
+            console.interact(banner, exitmsg="")
             return ExitCode.OK
         finally:
-            loop.wait(opened.aclose(), CLOSING)
+            _wait(loop, opened.aclose(), CLOSING)
 
 
+@dataclass(repr=False)
 class Cluster:
     """What the shell calls ``n``: ``rpc``, ``dispatch_event`` and ``config``, as in Nameko."""
 
-    def __init__(
-        self, rpc: ClusterProxy, dispatch: StandaloneDispatch, config: Mapping[str, Any]
-    ) -> None:
-        self.rpc = rpc
-        self.config = config
-        self._dispatch = dispatch
-
-    async def dispatch_event(self, service: str, event_type: str, payload: Any = None) -> None:
-        """Dispatch an event in the name of *service*."""
-        await self._dispatch(service, event_type, payload)
+    rpc: ClusterProxy
+    dispatch_event: StandaloneDispatch
+    config: Mapping[str, Any]
 
     def __repr__(self) -> str:
         return "<aiorpc cluster: rpc, dispatch_event, config>"
@@ -119,57 +113,47 @@ async def _cluster(settings: Settings, timeout: float | None) -> AsyncGenerator[
                 dispatch = await opened.enter_async_context(event_dispatcher(brief))
                 rpc = await opened.enter_async_context(cluster)
         except TimeoutError:
-            urls = "; ".join(str(url) for url in settings.broker_urls)
-            raise ConnectionLost(
-                f"{urls} did not answer within {2 * CONNECT_TIMEOUT:g} s"
-            ) from None
+            seconds = f"{2 * CONNECT_TIMEOUT:g} s"
+            raise ConnectionLost(f"{_broker(settings)} did not answer within {seconds}") from None
         yield Cluster(rpc, dispatch, settings.raw)
 
 
-def _banner(settings: Settings) -> str:
-    return BANNER.format(
-        version=__version__,
-        python=sys.version.split()[0],
-        broker="; ".join(str(url) for url in settings.broker_urls),
-    )
+def _broker(settings: Settings) -> str:
+    return "; ".join(map(str, settings.broker_urls))
 
 
-class LoopThread:
-    """An event loop that runs in another thread; the main thread waits for its results."""
+def _wait(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], within: float = math.inf
+) -> T | None:
+    """
+    Run *coroutine* in *loop*, which another thread runs, and return its result here.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-
-    def wait(self, coroutine: Coroutine[Any, Any, T], within: float = math.inf) -> T | None:
-        """
-        Return the result of *coroutine*, or ``None`` if it takes longer than *within* seconds.
-
-        The timeout, and Ctrl-C, cancel it.
-        """
-        running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        ends = time.monotonic() + within
-        try:
-            # A wait without a bound would notice a Ctrl-C of the moment before it only at its end.
-            while not concurrent.futures.wait((running,), LOOK_UP).done:
-                if time.monotonic() > ends:
-                    running.cancel()
-                    return None
-            return running.result()
-        except KeyboardInterrupt:
-            running.cancel()
-            raise
-        except concurrent.futures.CancelledError:
-            raise asyncio.CancelledError from None
+    Returns ``None`` if it takes longer than *within* seconds. That, and Ctrl-C, cancel it.
+    """
+    running = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    ends = time.monotonic() + within
+    try:
+        # A wait without a bound would notice a Ctrl-C of the moment before it only at its end.
+        while not concurrent.futures.wait((running,), LOOK_UP).done:
+            if time.monotonic() > ends:
+                running.cancel()
+                return None
+        return running.result()
+    except KeyboardInterrupt:
+        running.cancel()
+        raise
+    except concurrent.futures.CancelledError:
+        raise asyncio.CancelledError from None
 
 
 @contextmanager
-def _loop_in_thread() -> Iterator[LoopThread]:
+def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     runner = asyncio.Runner()
     loop = runner.get_loop()
     thread = threading.Thread(target=loop.run_forever, name="aiorpc shell", daemon=True)
     thread.start()
     try:
-        yield LoopThread(loop)
+        yield loop
     finally:
         loop.call_soon_threadsafe(loop.stop)
         with suppress(KeyboardInterrupt):  # a second Ctrl-C
@@ -185,7 +169,7 @@ def _loop_in_thread() -> Iterator[LoopThread]:
 class Console(code.InteractiveConsole):
     """Python's prompt, with ``await``."""
 
-    def __init__(self, loop: LoopThread, namespace: dict[str, Any]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, namespace: dict[str, Any]) -> None:
         super().__init__(namespace)
         self.namespace = namespace
         self._loop = loop
@@ -201,7 +185,7 @@ class Console(code.InteractiveConsole):
 
     def run(self, code: types.CodeType) -> None:
         """Run *code* in the loop's thread, and raise what it raises."""
-        leaving = self._loop.wait(_evaluate(types.FunctionType(code, self.namespace)))
+        leaving = _wait(self._loop, _evaluate(types.FunctionType(code, self.namespace)))
         if leaving is not None:
             raise leaving
 

@@ -6,16 +6,16 @@ import argparse
 from typing import Any
 
 from ...config import redacted
-from ..exit_codes import ExitCode
+from ..output import ExitCode
 from ..parser import Parser, add_settings, settings_of
 
 __all__ = ["as_yaml", "configure", "execute"]
 
-DESCRIPTION = """\
-Show the configuration: environment variables substituted, secrets masked,
-every key checked.
+ARGUMENTS = ""
 
-With --defaults it also lists all keys that aiorpc knows."""
+DESCRIPTION = """\
+Environment variables are substituted, and every key is checked. With
+--defaults it also lists all keys that aiorpc knows."""
 
 EXAMPLES = """\
   $ aiorpc show-config --config config.yaml
@@ -24,12 +24,8 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    """Add the arguments and the help of ``aiorpc show-config``."""
-    parser.describe("", DESCRIPTION, EXAMPLES)
     add_settings(parser)
-    parser.add_argument(
-        "--defaults", action="store_true", help="Also show the defaults of keys that are not given."
-    )
+    parser.option("--defaults", "Also show the defaults of keys that are not given.")
 
 
 def execute(arguments: argparse.Namespace) -> int:
