@@ -20,12 +20,12 @@ from .parser import Parser, likely
 
 __all__ = ["COMMANDS", "complete", "main", "parser_of", "run"]
 
-#: Each is a module in ``commands``, and this is the first line of its help.
+#: Each is a module in ``commands``; the text begins its help.
 COMMANDS = {
     "run": "Run services until SIGTERM or Ctrl-C.",
     "call": "Call a method, and print its result as JSON.",
     "shell": "Open a Python prompt with top-level await, and the cluster as n.",
-    "ls": "List services, their queues, and who consumes these.",
+    "ls": "List services, their queues and their consumers.",
     "bench": "Measure how fast a running service answers.",
     "show-config": "Show the configuration without its secrets.",
     "new": "Make a directory with a new service, its configuration and its test.",
@@ -65,11 +65,10 @@ def run(words: Sequence[str]) -> int:
         name, given = words[at], words[at + 1 :]
         if name not in COMMANDS:
             _top_parser().error(f"there is no command {name!r}{likely(name, COMMANDS)}")
-        command = _module_of(name)
         arguments = parser_of(name).read(given)
         arguments.debug = debug = debug or arguments.debug
         arguments.words = words
-        status: int = command.execute(arguments)
+        status: int = _module_of(name).execute(arguments)
         sys.stdout.flush()
         return status
     except (AioRpcError, UserCodeFailed) as error:
@@ -92,7 +91,6 @@ def parser_of(name: str) -> Parser:
         f"Examples:\n{command.EXAMPLES}" + (f"\n{EXIT_CODES}" if name == "call" else ""),
     )
     command.configure(parser)
-    parser.option("--debug", "Show the traceback of an error.")
     return parser
 
 
@@ -107,7 +105,6 @@ def _top_parser() -> Parser:
     version = f"aiorpc {__version__}"
     text = "Show the version and exit."
     parser.add_argument("--version", "-V", action="version", version=version, help=text)
-    parser.option("--debug", "Show the traceback of an error.")
     return parser
 
 

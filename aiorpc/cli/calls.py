@@ -54,12 +54,10 @@ class Wanted(msgspec.Struct, frozen=True):
 def add_call(parser: Parser) -> None:
     """Add the arguments and options that :func:`wanted_of` reads, and those of the settings."""
     parser.add_argument("target", metavar="SERVICE.METHOD", help="The method to call.")
-    for name, metavar, default, what in (
-        ("args", "ARGS", "[]", "Positional arguments, a JSON array."),
-        ("kwargs", "KWARGS", "{}", "Keyword arguments, a JSON object."),
-    ):
-        text = f"{what} (default: {default})"
-        parser.add_argument(name, metavar=metavar, nargs="?", default=default, help=text)
+    args = "Positional arguments, a JSON array. (default: [])"
+    kwargs = "Keyword arguments, a JSON object. (default: {})"
+    parser.add_argument("args", metavar="ARGS", nargs="?", default="[]", help=args)
+    parser.add_argument("kwargs", metavar="KWARGS", nargs="?", default="{}", help=kwargs)
     add_timeout(parser)
     context = "Context data that travels with the call; VALUE is JSON, or text. Repeatable."
     parser.option("--context KEY=VALUE", context, action="append", default=[])

@@ -48,13 +48,8 @@ def load_services(targets: Iterable[str]) -> list[type]:
         services.update(dict.fromkeys(_services_of(target, callers)))
     for called, caller in callers.items():
         if called not in services:
-            log.info(
-                "%s is called by %s and not run: name %s:%s to run it",
-                called.__name__,
-                caller.__name__,
-                called.__module__,
-                called.__qualname__,
-            )
+            names = called.__name__, caller.__name__, called.__module__, called.__qualname__
+            log.info("%s is called by %s and not run: name %s:%s to run it", *names)
     return list(services)
 
 

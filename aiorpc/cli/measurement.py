@@ -24,7 +24,7 @@ import msgspec
 
 from ..exceptions import RemoteError
 
-__all__ = ["Failures", "Latency", "Measurement", "Plan", "Report", "percentile", "report_of"]
+__all__ = ["Failures", "Measurement", "Plan", "Report", "percentile", "report_of"]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -45,17 +45,6 @@ class Failures(msgspec.Struct):
     first: str
 
 
-class Latency(msgspec.Struct):
-    """Milliseconds until the result, of the calls that returned one."""
-
-    min: float
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    max: float
-
-
 class Report(msgspec.Struct):
     """The figures of a measurement. ``seconds``: from the first call to the last answer."""
 
@@ -66,7 +55,8 @@ class Report(msgspec.Struct):
     calls: int
     results: int
     results_per_second: float
-    latency_ms: Latency | None
+    #: Milliseconds until the result, of the calls that returned one.
+    latency_ms: dict[str, float] | None
     errors: dict[str, Failures]
 
 
@@ -163,8 +153,11 @@ def report_of(target: str, measured: Measurement) -> Report:
     )
 
 
-def _latency(ordered: Sequence[float]) -> Latency:
-    mean = sum(ordered) / len(ordered)
-    percentiles = (percentile(ordered, percent) for percent in (50, 95, 99))
-    figures = (ordered[0], mean, *percentiles, ordered[-1])
-    return Latency(*(round(seconds * 1000, 3) for seconds in figures))
+def _latency(ordered: Sequence[float]) -> dict[str, float]:
+    figures = {
+        "min": ordered[0],
+        "mean": sum(ordered) / len(ordered),
+        **{f"p{percent}": percentile(ordered, percent) for percent in (50, 95, 99)},
+        "max": ordered[-1],
+    }
+    return {name: round(seconds * 1000, 3) for name, seconds in figures.items()}

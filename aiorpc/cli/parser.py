@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("--help", "-h", action="help", help="Show this message and exit.")
+        self.option("--debug", "Show the traceback of an error.")
 
     def option(self, form: str, text: str, **options: Any) -> None:
         """Add an option in the form of its help, as ``--config -c FILE``; a flag has no value."""

@@ -58,11 +58,6 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
     vhost: str = "/"
     query: tuple[tuple[str, str], ...] = ()
 
-    def parameter(self, *names: str) -> str | None:
-        """The value of the first of these query parameters that the URL has."""
-        values = dict(self.query)
-        return next((values[name] for name in names if name in values), None)
-
     @property
     def heartbeat(self) -> int | None:
         """``heartbeat`` of the query, in whole seconds; it wins over ``HEARTBEAT``."""
@@ -83,8 +78,9 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def login_method(self) -> str | None:
         """SASL mechanism of the query, upper case; it wins over ``LOGIN_METHOD``."""
-        method = self.parameter("login_method", "auth", "auth_mechanism")
-        return method.upper() if method else None
+        query = dict(self.query)
+        names = (name for name in ("login_method", "auth", "auth_mechanism") if name in query)
+        return query.get(next(names, ""), "").upper() or None
 
     @property
     def tls_options(self) -> dict[str, Any]:
@@ -125,7 +121,7 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{credentials}@{host}:{self.port}/{path}"
 
     def _number(self, name: str) -> float | None:
-        text = self.parameter(name)
+        text = dict(self.query).get(name)
         if text is None:
             return None
         try:
@@ -190,7 +186,11 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
             return BrokerUrl(scheme="memory", host=name)
         raise ValueError("memory:// is followed by a name of letters, digits, . - _ or by nothing")
     parts, port = _split(rest)
-    query = _parse_query(parts.query)
+    query = tuple(parse_qsl(parts.query, keep_blank_values=True))
+    for name, _ in query:
+        if name not in _PARAMETERS:
+            known = ", ".join(_PARAMETERS)
+            raise ValueError(f"unknown query parameter {name!r}; known are {known}")
     if tls or _flag(dict(query), "ssl"):
         known_scheme = "amqps"
     url = BrokerUrl(
@@ -226,15 +226,6 @@ def _split(rest: str) -> tuple[SplitResult, int | None]:
             "vhost percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F"
         )
     return parts, port
-
-
-def _parse_query(text: str) -> tuple[tuple[str, str], ...]:
-    query = tuple(parse_qsl(text, keep_blank_values=True))
-    for name, _ in query:
-        if name not in _PARAMETERS:
-            known = ", ".join(_PARAMETERS)
-            raise ValueError(f"unknown query parameter {name!r}; known are {known}")
-    return query
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:

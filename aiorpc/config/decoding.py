@@ -225,11 +225,9 @@ def _check_texts(
 ) -> None:
     """Check the URL of the broker and the address, which are more than a str."""
     try:
-        if attributes.keys() & {"amqp_uri", "amqp_ssl"}:
-            uri = attributes.get("amqp_uri", uri)
-            tls = bool(attributes["amqp_ssl"]) if "amqp_ssl" in attributes else tls
-            if uri is not None:
-                parse_broker_urls(uri, tls=tls)
+        uri = attributes.get("amqp_uri", uri)
+        if uri is not None and attributes.keys() & {"amqp_uri", "amqp_ssl"}:
+            parse_broker_urls(uri, tls=bool(attributes.get("amqp_ssl", tls)))
         if "web_server_address" in attributes:
             parse_address(attributes["web_server_address"])
     except ConfigurationError as error:

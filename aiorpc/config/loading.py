@@ -65,7 +65,7 @@ def from_mapping(mapping: Mapping[str, Any], source: str = "config") -> Settings
     Raises:
         ConfigurationError: names ``source``, the key, and what was expected.
     """
-    return _settings(mapping, source)
+    return _settings(mapping, source, Environment({}))
 
 
 def resolve(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None) -> Settings:
@@ -116,15 +116,14 @@ def parse_define(text: str, environ: Mapping[str, str] | None = None) -> tuple[s
 def _settings(
     mapping: Mapping[str, Any],
     source: str,
-    environment: Environment | None = None,
+    environment: Environment,
     replaced: Collection[str] = (),
 ) -> Settings:
     given = copied(mapping, source)
     read = {key: value for key, value in given.items() if key not in replaced}
-    if environment is not None:
-        _refuse_incomplete(read, environment, source)
-    unset = environment.unset if environment else ()
-    attributes = attributes_of(read, fields(), source, unset=unset, tls="AMQP_SSL" in replaced)
+    _refuse_incomplete(read, environment, source)
+    tls = "AMQP_SSL" in replaced
+    attributes = attributes_of(read, fields(), source, unset=environment.unset, tls=tls)
     return Settings(**attributes, source=source, _given=given)
 
 

@@ -83,12 +83,9 @@ def _redact_parameter(match: re.Match[str]) -> str:
 
 
 def _is_secret_name(name: str) -> bool:
-    return any(_is_secret_word(word.lower()) for word in re.findall(_WORD, name))
-
-
-def _is_secret_word(word: str) -> bool:
-    # The word itself comes first, because "pass" is not a plural.
+    words = [word.lower() for word in re.findall(_WORD, name)]
+    # The words themselves too, because "pass" is not a plural.
     return any(
-        one in _SECRET_WORDS or (one.endswith(_SECRET_ENDINGS) and one not in _HARMLESS)
-        for one in (word, word.removesuffix("s"))
+        word in _SECRET_WORDS or (word.endswith(_SECRET_ENDINGS) and word not in _HARMLESS)
+        for word in (*words, *(word.removesuffix("s") for word in words))
     )

@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ...config import Settings
@@ -125,8 +125,8 @@ def _print(report: Report) -> None:
         f"{report.in_flight} in flight at most{wanted}"
     )
     print(f"  results  {report.results:,}, {report.results_per_second:,.0f} per second")
-    if (latency := report.latency_ms) is not None:
-        figures = (f"{name} {getattr(latency, name):.2f}" for name in latency.__struct_fields__)
+    if report.latency_ms is not None:
+        figures = (f"{name} {value:.2f}" for name, value in report.latency_ms.items())
         print(f"  latency  {', '.join(figures)} ms")
     for name, failures in report.errors.items():
         share = failures.count / report.calls
@@ -154,23 +154,20 @@ def _shown(measurement: Measurement) -> Iterator[None]:
     with progress:
         bar = progress.add_task("", total=measurement.plan.duration, now="")
 
-        def show(now: str) -> None:
-            progress.update(bar, completed=measurement.elapsed, now=now, refresh=True)
+        async def keep_showing() -> None:
+            seen, before = 0, measurement.elapsed
+            while True:
+                await asyncio.sleep(REFRESH)
+                elapsed = measurement.elapsed
+                now = _now(measurement, measurement.latencies[seen:], elapsed - before)
+                progress.update(bar, completed=elapsed, now=now, refresh=True)
+                seen, before = len(measurement.latencies), elapsed
 
-        showing = asyncio.ensure_future(_keep_showing(measurement, show))
+        showing = asyncio.ensure_future(keep_showing())
         try:
             yield
         finally:
             showing.cancel()
-
-
-async def _keep_showing(measurement: Measurement, show: Callable[[str], None]) -> None:
-    seen, before = 0, measurement.elapsed
-    while True:
-        await asyncio.sleep(REFRESH)
-        elapsed = measurement.elapsed
-        show(_now(measurement, measurement.latencies[seen:], elapsed - before))
-        seen, before = len(measurement.latencies), elapsed
 
 
 def _now(measurement: Measurement, last: Sequence[float], seconds: float) -> str:

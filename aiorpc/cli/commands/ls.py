@@ -11,6 +11,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import msgspec
 
@@ -117,8 +118,7 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
     Raises:
         ConnectionLost, ConfigurationError: the broker is not there, or refuses the connection.
     """
-    transport = open_transport(settings, name="aiorpc ls")
-    try:
+    async with aclosing(open_transport(settings, name="aiorpc ls")) as transport:
         await transport.start(CONNECT_TIMEOUT)
         try:
             async with asyncio.timeout(wait + CONNECT_TIMEOUT):
@@ -133,8 +133,6 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
         listed = _group(instances, names)
         await _look_at_all(transport, listed)
         return listed
-    finally:
-        await transport.aclose()
 
 
 def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:

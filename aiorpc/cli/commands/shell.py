@@ -23,6 +23,7 @@ import types
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ... import __version__
@@ -191,20 +192,17 @@ class Console(code.InteractiveConsole):
 
     def startup(self) -> None:
         """Set up completion by Tab and run PYTHONSTARTUP, as Python's own prompt does."""
-        try:
+        with suppress(ImportError):
             import readline
             import rlcompleter
-        except ImportError:
-            pass
-        else:
+
             readline.set_completer(rlcompleter.Completer(self.namespace).complete)
             readline.parse_and_bind("tab: complete")
         path = os.environ.get("PYTHONSTARTUP")
         if not path:
             return
         try:
-            with open(path, encoding="utf-8") as file:
-                source = file.read()
+            source = Path(path).read_text(encoding="utf-8")
             self.runcode(compile(source, path, "exec", dont_inherit=True))
         except (OSError, SyntaxError, ValueError) as error:
             print_note(f"PYTHONSTARTUP={path}: {error}")

@@ -42,7 +42,10 @@ async def test_a_service_is_measured() -> None:
         assert report.errors == {}
         assert report.latency_ms is not None
         figures = report.latency_ms
-        assert 0 < figures.min <= figures.p50 <= figures.p95 <= figures.p99 <= figures.max
+        assert list(figures) == ["min", "mean", "p50", "p95", "p99", "max"]
+        assert 0 < figures["min"] <= figures["mean"] <= figures["max"]
+        assert figures["min"] <= figures["p50"] <= figures["p95"] <= figures["p99"]
+        assert figures["p99"] <= figures["max"]
 
         found = await measure_service(settings, Wanted("target", "fail"), plan(duration=0.02))
         assert set(found.failures) == {"ValueError"}
