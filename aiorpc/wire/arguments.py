@@ -17,6 +17,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MethodType
 from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 
@@ -183,18 +184,13 @@ def result_converter(
     return convert
 
 
-# Annotations
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
 
-
-def _signature(function: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
-    if sys.version_info >= (3, 14):
-        from annotationlib import Format
-
-        # A name imported under TYPE_CHECKING must not fail the whole signature.
-        return inspect.signature(
-            function, follow_wrapped=follow_wrapped, annotation_format=Format.FORWARDREF
-        )
-    return inspect.signature(function, follow_wrapped=follow_wrapped)
+    # A name imported under TYPE_CHECKING must not fail the whole signature.
+    _signature = partial(inspect.signature, annotation_format=Format.FORWARDREF)
+else:
+    _signature = inspect.signature
 
 
 def _converters(

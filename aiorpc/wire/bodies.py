@@ -14,9 +14,6 @@ from ..exceptions import MalformedRequest
 __all__ = ["as_utf8", "decompress", "is_charset"]
 
 
-# Charsets
-
-
 def is_charset(encoding: str) -> bool:
     """Return whether Python can encode text in *encoding*."""
     try:
@@ -47,9 +44,6 @@ def as_utf8(body: bytes, content_encoding: str | None) -> bytes:
         raise MalformedRequest(
             f"the body is not the {content_encoding} that it claims to be: {exc}"
         ) from None
-
-
-# Compression
 
 
 # Names and aliases of kombu's ``kombu/compression.py``, where gzip is zlib data and no gzip file.

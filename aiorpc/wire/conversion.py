@@ -42,7 +42,11 @@ def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
     if isinstance(shape, shapes.AnyType):
         return None
     for part in _parts(shape):
-        if isinstance(part, shapes.CustomType) and not _is_convertible(part.cls):
+        if (
+            isinstance(part, shapes.CustomType)
+            and part.cls is not object
+            and not hasattr(part.cls, "model_validate")
+        ):
             raise Unsupported(
                 f"its annotation {_type_name(expected)} is unsupported: {_type_name(part.cls)} is "
                 "neither a dataclass, a Struct, a pydantic model nor a type that msgspec knows"
@@ -50,32 +54,21 @@ def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
     return Converter(name, expected, shape, strict)
 
 
-def _parts(shape: shapes.Type, seen: set[int] | None = None) -> Iterator[shapes.Type]:
+def _parts(shape: shapes.Type) -> Iterator[shapes.Type]:
     """Yield *shape* and all shapes in it, each once: a type may contain itself."""
-    seen = set() if seen is None else seen
-    if id(shape) in seen:
-        return
-    seen.add(id(shape))
-    yield shape
-    for inner in _inner_shapes(shape):
-        yield from _parts(inner, seen)
-
-
-def _inner_shapes(shape: shapes.Type) -> Iterator[shapes.Type]:
-    for attribute in ("type", "item_type", "key_type", "value_type"):
-        if (inner := getattr(shape, attribute, None)) is not None:
-            yield inner
-    yield from getattr(shape, "types", ())
-    yield from getattr(shape, "item_types", ())
-    for field in getattr(shape, "fields", ()):
-        yield field.type
-
-
-def _is_convertible(kind: Any) -> bool:
-    return kind is object or hasattr(kind, "model_validate")
-
-
-# Values
+    left: list[Any] = [shape]
+    seen: set[int] = set()
+    while left:
+        part = left.pop(0)
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        inner = ("type", "item_type", "key_type", "value_type")
+        left += [getattr(part, attribute, None) for attribute in inner]
+        left += getattr(part, "types", ())
+        left += getattr(part, "item_types", ())
+        left += [field.type for field in getattr(part, "fields", ())]
 
 
 class Unfit(Exception):
@@ -209,9 +202,6 @@ def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]
         return [item] * count
     known = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
     return [*known, *[None] * (count - len(known))]
-
-
-# Texts of errors
 
 
 # Not compiled here: only errors need them, and compiling slows `import aiorpc`.

@@ -113,9 +113,6 @@ def _meaning_of(headers: Mapping[str, Any]) -> Meaning:
     return Meaning(context.call_id_stack, context.data, RESENT in headers, COMPRESSION in headers)
 
 
-# Templates
-
-
 class HeaderTemplate(msgspec.Struct, eq=False):
     """
     The headers that many requests share: all except the deadline.

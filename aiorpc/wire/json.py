@@ -34,9 +34,6 @@ from .objects import MAX_DEPTH, explain, fields_of, json_method
 __all__ = ["decode", "encode", "encode_plain"]
 
 
-# What kombu >= 5.3 writes for types that JSON does not have.
-
-
 def _envelope(kind: str, value: Any) -> dict[str, Any]:
     return {"__type__": kind, "__value__": value}
 
@@ -50,6 +47,7 @@ def _bytes_envelope(value: bytes | bytearray | memoryview) -> dict[str, Any]:
 
 
 _Writers = Mapping[type, Callable[[Any], Any]]
+#: What kombu >= 5.3 writes for types that JSON does not have.
 _TYPED_WRITERS: _Writers = {
     datetime: lambda value: _envelope("datetime", value.isoformat()),
     date: lambda value: _envelope("date", value.isoformat()),  # after datetime, its subclass
@@ -62,14 +60,12 @@ _TYPED_WRITERS: _Writers = {
 }
 
 
-# What kombu < 5.3 writes for them.
-
-
 def _datetime_text(value: datetime) -> str:
     text = value.isoformat()
     return text[:-6] + "Z" if text.endswith("+00:00") else text
 
 
+#: What kombu < 5.3 writes for them.
 _PLAIN_WRITERS: _Writers = {
     datetime: _datetime_text,
     date: lambda value: f"{value.isoformat()}T00:00:00",
@@ -96,9 +92,6 @@ def _encoder(writers: _Writers) -> json.JSONEncoder:
 
 _TYPED = _encoder(_TYPED_WRITERS)
 _PLAIN = _encoder(_PLAIN_WRITERS)
-
-
-# Encoding
 
 
 def encode(value: Any, encoder: json.JSONEncoder = _TYPED) -> bytes:
@@ -165,9 +158,6 @@ def _is_plain(value: Any, depth: int) -> bool:
         elif not depth or not _is_plain(item, depth - 1):
             return False
     return True
-
-
-# Decoding
 
 
 def decode(data: bytes) -> Any:
@@ -253,9 +243,6 @@ _OPENERS: Mapping[str, Callable[[Any], Any]] = {
     "base64": b64decode,
 }
 _DECODER = json.JSONDecoder(object_hook=_open_envelope)
-
-
-# Depth
 
 
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -1,8 +1,7 @@
 """
 Names on the wire: exchanges, queues and headers. Values and pure functions; no I/O.
 
-All such names are made here. A name that Nameko has too is Nameko's (2.14.1 and 3.0, captured; the
-trap numbers in this folder are those of that capture).
+All such names are made here. A name that Nameko has too is Nameko's.
 """
 
 from __future__ import annotations

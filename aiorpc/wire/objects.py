@@ -5,7 +5,7 @@ nothing here awaits or does I/O, but a ``__json__`` method or a property of a va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from datetime import timedelta
 from enum import Enum
@@ -66,9 +66,6 @@ def _present(items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in items if value is not msgspec.UNSET}
 
 
-# Explaining
-
-
 def explain(value: Any, reduce: Callable[[Any], Any], error: Exception) -> str:
     """
     Return why *value* cannot be encoded: its first fault, or else the text of the encoder's
@@ -103,30 +100,19 @@ def _first_fault(
         except Exception as exc:  # noqa: BLE001 - this error is the explanation
             return f"{where}: {exc}"
         return _first_fault(reduced, path, reduce, parents)
-    for place, item in _places(value):
-        if place is None:
-            kind = type(item).__name__
+    items: Iterable[tuple[Any, Any]]
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        if key is not None and not isinstance(key, str | int | float):
+            kind = type(key).__name__
             return f"{where}: it has a {kind} for a key; keys are str, int, float, bool or None"
-        if fault := _first_fault(item, _join(path, place), reduce, parents):
+        place = _join(path, str(key) if isinstance(value, dict) else key)
+        if fault := _first_fault(item, place, reduce, parents):
             return fault
     return None
 
 
-def _places(
-    container: dict[Any, Any] | list[Any] | tuple[Any, ...],
-) -> Iterator[tuple[str | int | None, Any]]:
-    """Yield each item with its place; ``(None, key)`` for a key that JSON cannot have."""
-    if not isinstance(container, dict):
-        yield from enumerate(container)
-        return
-    for key, item in container.items():
-        if key is None or isinstance(key, str | int | float):
-            yield str(key), item
-        else:
-            yield None, key
-
-
-def _join(path: str, place: str | int) -> str:
+def _join(path: str, place: Any) -> str:
     if isinstance(place, int):
         return f"{path}[{place}]"
     if not place.isidentifier():

@@ -79,18 +79,8 @@ def _text(exc: Exception) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
-# JSON
-
-
 JSON = Serializer("json", "application/json", "utf-8", json.encode, json.decode)
 PLAIN_JSON = Serializer("json", "application/json", "utf-8", json.encode_plain, json.decode)
-
-
-# MessagePack
-
-
-# Their subclasses are sent as these; a named tuple is an array.
-_PLAIN_TYPES: tuple[type, ...] = (str, int, float, dict, list, tuple)
 
 
 def _reduce(value: Any) -> Any:
@@ -99,7 +89,9 @@ def _reduce(value: Any) -> Any:
         return value.value
     if (reducer := json_method(value)) is not None:
         return reducer()
-    for plain in _PLAIN_TYPES:
+    plain: Any
+    # Their subclasses are sent as these; a named tuple is an array.
+    for plain in (str, int, float, dict, list, tuple):
         if isinstance(value, plain):
             return plain(value)
     if isinstance(value, Decimal | UUID | time):
@@ -114,9 +106,6 @@ MSGPACK = _guarded(
     msgspec.msgpack.Encoder(enc_hook=_reduce).encode,
     msgspec.msgpack.Decoder().decode,
 )
-
-
-# YAML
 
 
 def yaml() -> Serializer:
@@ -138,9 +127,6 @@ def yaml() -> Serializer:
     return _guarded("yaml", "application/x-yaml", "utf-8", encode, pyyaml.safe_load)
 
 
-# Raw
-
-
 def _decode_raw(data: bytes) -> str | bytes:
     try:
         return data.decode("utf-8")
@@ -154,9 +140,6 @@ RAW = Serializer("raw", "application/data", "binary", bytes, _decode_raw)
 # kombu never decodes these, whatever is accepted (``TRUSTED_CONTENT``). It treats a message without
 # a content type as "application/data".
 _RAW_CONTENT_TYPES = frozenset({"", "application/data", "application/text"})
-
-
-# The choice of a configuration
 
 
 class Accepted(dict[str | None, Serializer]):
@@ -239,19 +222,14 @@ def _find(name: str, key: str, custom: Mapping[str, Serializer], settings: Setti
     )
 
 
-# Serializers that the user adds
-
-
-_BINARY = frozenset({"binary", "ascii-8bit"})
-
-
 def _custom(name: str, options: SerializerOptions) -> Serializer:
     """Return one of ``SERIALIZERS``. If its encoding is a charset, it reads str, as with kombu."""
     encoder, decoder = (
         _imported(path, f"SERIALIZERS.{name}.{key}")
         for key, path in (("encoder", options.encoder), ("decoder", options.decoder))
     )
-    charset = None if options.content_encoding in _BINARY else options.content_encoding
+    binary = options.content_encoding in ("binary", "ascii-8bit")
+    charset = None if binary else options.content_encoding
     if charset is not None and not is_charset(charset):
         raise ConfigurationError(
             f"SERIALIZERS.{name}.content_encoding is {charset!r}, which Python does not know: "
