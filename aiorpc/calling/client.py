@@ -20,10 +20,10 @@ from ..config import Settings
 from ..context import NO_CONTEXT, Context, current, id_source
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
 from ..transports.base import Outgoing, Transport
-from ..wire.cancellations import encode_cancellation
 from ..wire.headers import context_headers, template_of
 from ..wire.names import CANCEL_EXCHANGE
 from ..wire.protocol import Wire
+from ..wire.requests import encode_cancellation
 from .diagnosis import Diagnosis
 from .options import DEFAULTS, UNSET, CallOptions, Route, checked_timeout
 from .pending import Pending, PendingCalls

@@ -17,9 +17,9 @@ from contextlib import asynccontextmanager
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from ..extensions import Host
-from ..wire.cancellations import decode_cancellation
 from ..wire.message import Message
 from ..wire.names import cancel_queue
+from ..wire.requests import decode_cancellation
 
 __all__ = ["Cancellations", "Key"]
 

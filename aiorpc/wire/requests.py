@@ -1,6 +1,6 @@
 """
-Encodes and decodes requests. Pure functions: nothing here awaits or does I/O; clocks are read for
-deadlines only.
+Encodes and decodes requests, and the messages that cancel them. Pure functions: nothing here awaits
+or does I/O; clocks are read for deadlines only.
 
 A request is ``{"args": [...], "kwargs": {...}}``, sent to the exchange ``nameko-rpc`` with the
 routing key ``<service>.<method>`` (nameko 2.14.1 and 3.0).
@@ -22,9 +22,10 @@ from ..exceptions import IncorrectSignature, MalformedRequest, RpcTimeout
 from .content import Content
 from .headers import FilledHeaders, HeaderTemplate, context_headers, read_headers
 from .message import Message, expiration_of
-from .names import DEADLINE, RESENT
+from .names import DEADLINE, RESENT, UNBOUNDED_CANCEL
+from .serializers import JSON
 
-__all__ = ["Request", "Requests"]
+__all__ = ["Request", "Requests", "decode_cancellation", "encode_cancellation"]
 
 
 class Request(msgspec.Struct, eq=False):
@@ -190,3 +191,32 @@ class Requests:
                 raise IncorrectSignature(f"`kwargs` must be an object, not {type(kwargs).__name__}")
             kwargs = dict(kwargs)
         return args, kwargs
+
+
+def encode_cancellation(reply_to: str, correlation_id: str, left: float | None) -> Message:
+    """
+    The message that cancels one call. Nameko never sees it: its exchange is ours alone.
+
+    Args:
+        reply_to, correlation_id: those of the request.
+        left: seconds until the deadline of the call; ``None`` if it has none.
+    """
+    lifetime = UNBOUNDED_CANCEL if left is None else min(left, UNBOUNDED_CANCEL)
+    return Message(
+        body=JSON.encode([reply_to, correlation_id, lifetime]),
+        persistent=False,
+        expiration=expiration_of(lifetime),
+    )
+
+
+def decode_cancellation(message: Message) -> tuple[tuple[str, str], float]:
+    """
+    The call's ``reply_to`` and ``correlation_id``, and the seconds until its deadline.
+
+    Raises:
+        MalformedRequest: *message* cancels no call.
+    """
+    match JSON.decode(message.body):
+        case [str(reply_to), str(correlation_id), int(lifetime) | float(lifetime)]:
+            return (reply_to, correlation_id), min(float(lifetime), UNBOUNDED_CANCEL)
+    raise MalformedRequest("expected [reply_to, correlation_id, seconds]")

@@ -7,6 +7,7 @@ Names and content types are kombu's (``kombu/serialization.py``). There is no pi
 
 from __future__ import annotations
 
+import codecs
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import time
@@ -20,10 +21,18 @@ import msgspec
 from ..config import SerializerOptions, Settings
 from ..exceptions import ConfigurationError, MalformedRequest, UnserializableValueError
 from . import json
-from .bodies import is_charset
 from .objects import fields_of, json_method
 
-__all__ = ["JSON", "MSGPACK", "PLAIN_JSON", "RAW", "Serializer", "SerializerSet", "yaml"]
+__all__ = [
+    "JSON",
+    "MSGPACK",
+    "PLAIN_JSON",
+    "RAW",
+    "Serializer",
+    "SerializerSet",
+    "is_charset",
+    "yaml",
+]
 
 
 class Serializer(msgspec.Struct, frozen=True):
@@ -244,6 +253,16 @@ def _custom(name: str, options: SerializerOptions) -> Serializer:
         return decoder(data if charset is None else data.decode(charset))
 
     return _guarded(name, options.content_type, options.content_encoding, encode, decode)
+
+
+def is_charset(encoding: str) -> bool:
+    """Return whether Python can encode text in *encoding*."""
+    try:
+        codecs.lookup(encoding)
+        "".encode(encoding)
+    except (LookupError, ValueError):  # a codec that is not a charset, such as hex; or a NUL
+        return False
+    return True
 
 
 def _imported(path: str, key: str) -> Callable[[Any], Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiorpc.exceptions import MalformedRequest
-from aiorpc.wire.bodies import as_utf8, decompress
+from aiorpc.wire.content import as_utf8, decompress
 
 
 def test_a_body_in_another_charset_is_read_as_utf8():
