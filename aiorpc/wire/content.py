@@ -48,22 +48,16 @@ class Content:
                 type that is not accepted.
         """
         if serializer is None:
-            serializer = self.serializers.accepted[message.content_type]
+            serializer = self.serializers[message.content_type]
         body = message.body
         if not body:
             refuse_oversized(message)
-        if compressed:
-            body = self._decompressed(message)
+        if compressed and message.headers and (compression := message.headers.get(COMPRESSION)):
+            body = decompress(body, compression, self._max_message_size)
         encoding = serializer.content_encoding
         if message.content_encoding != encoding and encoding == "utf-8":
             body = as_utf8(body, message.content_encoding)
         return serializer.decode(body)
-
-    def _decompressed(self, message: Message) -> bytes:
-        compression = message.headers.get(COMPRESSION) if message.headers else None
-        if not compression:
-            return message.body
-        return decompress(message.body, compression, self._max_message_size)
 
 
 def refuse_oversized(message: Message) -> None:

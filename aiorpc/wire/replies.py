@@ -48,7 +48,7 @@ class Replies:
         """
         content = self._content
         try:
-            serializer = content.serializers.accepted[request.content_type]
+            serializer = content.serializers[request.content_type]
         except MalformedRequest:  # the reply says so, in what its caller most likely reads
             serializer = content.default
         return Message(

@@ -151,13 +151,18 @@ RAW = Serializer("raw", "application/data", "binary", bytes, _decode_raw)
 _RAW_CONTENT_TYPES = frozenset({"", "application/data", "application/text"})
 
 
-class Accepted(dict[str | None, Serializer]):
+class SerializerSet(dict[str | None, Serializer]):
     """
-    The serializers that a configuration accepts, by content type.
+    The serializers that a configuration accepts, by content type; *default* is the one to send
+    with.
 
     A content type that is not a key is looked up again without its parameters (``;
     charset=utf-8``) and case. MalformedRequest says which types are accepted.
     """
+
+    def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
+        super().__init__((serializer.content_type, serializer) for serializer in accepted)
+        self.default = default
 
     def __missing__(self, content_type: str | None) -> Serializer:
         serializer = self.get(_bare(content_type))
@@ -168,14 +173,6 @@ class Accepted(dict[str | None, Serializer]):
                 f"{came} is not accepted here: send {accepted}, or add it to ACCEPT of the receiver"
             )
         return serializer
-
-
-class SerializerSet:
-    """The serializers of one configuration: the one to send with, and those that are accepted."""
-
-    def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
-        self.default = default
-        self.accepted = Accepted((serializer.content_type, serializer) for serializer in accepted)
 
     @classmethod
     def of(cls, settings: Settings) -> SerializerSet:
@@ -197,7 +194,7 @@ class SerializerSet:
         """
         if _bare(content_type) in _RAW_CONTENT_TYPES:
             return RAW
-        return self.accepted[content_type]
+        return self[content_type]
 
 
 def _bare(content_type: str | None) -> str:
