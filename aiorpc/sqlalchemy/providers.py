@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,26 +24,18 @@ __all__ = ["CallDatabase", "Database", "DatabaseSession", "session_of"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-_SESSION_DEFAULTS: Mapping[str, Any] = {"expire_on_commit": False, "close_resets_only": False}
 
-
+@dataclass(eq=False, repr=False)
 class _DatabaseProvider(DependencyProvider[T_co]):
     """Has an engine while the container runs; the providers of one database share it."""
 
+    declarative_base: Any
+    engine_options: Mapping[str, Any] | None = None
+    session_options: Mapping[str, Any] | None = None
     #: The engine; ``engine.pool`` has the counts of connections.
-    engine: AsyncEngine
+    engine: AsyncEngine = field(init=False)
     #: Makes a ``CallSession``; the call is given as an argument.
-    _new_session: Callable[..., CallSession]
-
-    def __init__(
-        self,
-        declarative_base: Any,
-        engine_options: Mapping[str, Any] | None = None,
-        session_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.declarative_base = declarative_base
-        self._engine_options = engine_options
-        self._session_options = session_options
+    _new_session: Callable[..., CallSession] = field(init=False)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
@@ -50,15 +43,16 @@ class _DatabaseProvider(DependencyProvider[T_co]):
             host.settings,
             host.service_name,
             self.declarative_base,
-            self._engine_options,
-            self._session_options,
+            self.engine_options,
+            self.session_options,
         )
         engine_options = sorted(database.engine_options.items())
         self.engine = await host.share(
             (_DatabaseProvider, database.key, repr(engine_options)), partial(open_engine, database)
         )
         options: dict[str, Any] = {
-            **_SESSION_DEFAULTS,
+            "expire_on_commit": False,
+            "close_resets_only": False,
             "sync_session_class": WatchedSession,
             **database.session_options,
             "cleanup_timeout": database.cleanup_timeout,
@@ -75,6 +69,7 @@ class _DatabaseProvider(DependencyProvider[T_co]):
         yield
 
 
+@dataclass(eq=False, repr=False)
 class DatabaseSession(_DatabaseProvider[AsyncSession]):
     """
     A session for each call::
@@ -101,23 +96,14 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
             answered; roll back if the method raises.
     """
 
-    def __init__(
-        self,
-        declarative_base: Any,
-        engine_options: Mapping[str, Any] | None = None,
-        session_options: Mapping[str, Any] | None = None,
-        *,
-        commit: bool = False,
-    ) -> None:
-        super().__init__(declarative_base, engine_options, session_options)
-        self._commit = commit
+    commit: bool = field(default=False, kw_only=True)
 
     @asynccontextmanager
     async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[AsyncSession]:
-        session = self._new_session(call=worker_ctx.call, commits_at_end=self._commit)
+        session = self._new_session(call=worker_ctx.call, commits_at_end=self.commit)
         try:
             yield session
-            if self._commit:
+            if self.commit:
                 await session.commit_at_end()
             else:
                 session.warn_of_uncommitted()
@@ -132,7 +118,8 @@ class CallDatabase:
         self._provider = provider
         self._call = call
         self._session: CallSession | None = None
-        self._left_open: list[CallSession] = []
+        #: Those to end with the call: ``session``, and blocks with ``close_on_exit=False``.
+        self._sessions: list[CallSession] = []
         self._ended = False
 
     @property
@@ -144,6 +131,7 @@ class CallDatabase:
         """The session of this call, made at first use. Nothing commits it by itself."""
         if self._session is None:
             self._session = self._new_session()
+            self._sessions.append(self._session)
         return self._session
 
     @property
@@ -172,10 +160,10 @@ class CallDatabase:
         if close_on_exit or self._ended:
             await session.end_shielded()
         else:
-            self._left_open.append(session)
+            self._sessions.append(session)
 
     def _warn_of_uncommitted(self) -> None:
-        for session in self._sessions():
+        for session in self._sessions:
             session.warn_of_uncommitted()
 
     def _new_session(self) -> CallSession:
@@ -187,11 +175,8 @@ class CallDatabase:
     async def _end(self) -> None:
         self._ended = True
         async with AsyncExitStack() as ending:
-            for session in self._sessions():
+            for session in self._sessions:
                 ending.push_async_callback(session.end)
-
-    def _sessions(self) -> list[CallSession]:
-        return [*self._left_open, *([self._session] if self._session else [])]
 
 
 class Database(_DatabaseProvider[CallDatabase]):

@@ -25,15 +25,15 @@ from .engine.pool import DatabaseUnreachable
 from .providers import CallDatabase, session_of
 from .session import CallSession
 
-__all__ = ["is_retried", "is_transient", "require_coroutine_function", "transaction_retry"]
+__all__ = ["RETRIED", "is_transient", "require_coroutine_function", "transaction_retry"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: functools.wraps() copies this mark to the functions around a retried one.
-_RETRIED = "_aiorpc_transaction_retry"
+#: The attribute of a retried function. functools.wraps() copies it to the functions around it.
+RETRIED = "_aiorpc_transaction_retry"
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SQLSTATES = {
@@ -78,11 +78,18 @@ class _Retry:
 
         @functools.wraps(function)
         async def attempts(*args: P.args, **kwargs: P.kwargs) -> T:
-            for attempt in range(1, self.total + 1):
+            attempt = 0
+            while True:
+                attempt += 1
                 try:
-                    return await one_attempt(*args, **kwargs)
+                    result = await function(*args, **kwargs)
+                    # Errors of the changes that ``commit=True`` commits later are retried too.
+                    for session in self._sessions(args) if args else ():
+                        if isinstance(session, CallSession) and session.commits_at_end:
+                            await session.flush_pending()
+                    return result
                 except (DBAPIError, DatabaseUnreachable) as error:
-                    if not is_transient(error):
+                    if attempt > self.total or not is_transient(error):
                         raise
                     await _roll_back(self._sessions(args))
                     delay = self._delay(attempt)
@@ -99,15 +106,8 @@ class _Retry:
                     )
                 if delay:
                     await asyncio.sleep(delay)
-            return await one_attempt(*args, **kwargs)
 
-        async def one_attempt(*args: P.args, **kwargs: P.kwargs) -> T:
-            result = await function(*args, **kwargs)
-            if args:
-                await _flush_before_commit(self._sessions(args))
-            return result
-
-        setattr(attempts, _RETRIED, True)
+        setattr(attempts, RETRIED, True)
         return attempts
 
     def _sessions(self, args: tuple[Any, ...]) -> list[AsyncSession]:
@@ -182,11 +182,6 @@ def require_coroutine_function(method: Any, decorator: str) -> None:
         )
 
 
-def is_retried(method: Any) -> bool:
-    """Whether *method* is decorated with ``@transaction_retry``, under any other decorators."""
-    return getattr(method, _RETRIED, False)
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed if it is run again."""
     if not isinstance(error, DBAPIError):
@@ -234,19 +229,10 @@ async def _roll_back(sessions: list[AsyncSession]) -> None:
             await session.invalidate()
 
 
-async def _flush_before_commit(sessions: list[AsyncSession]) -> None:
-    """Send the changes that ``commit=True`` commits later, so that their errors are retried."""
-    for session in sessions:
-        if isinstance(session, CallSession) and session.commits_at_end:
-            await session.flush_pending()
-
-
 def _sessions_in(service: Any) -> list[AsyncSession]:
     """The sessions in the attributes of *service* that this call has used."""
-    found = []
-    for value in getattr(service, "__dict__", {}).values():
-        if isinstance(value, AsyncSession):
-            found.append(value)
-        elif isinstance(value, CallDatabase) and value.was_used:
-            found.append(value.session)
-    return found
+    return [
+        session_of(value)
+        for value in getattr(service, "__dict__", {}).values()
+        if isinstance(value, AsyncSession) or (isinstance(value, CallDatabase) and value.was_used)
+    ]

@@ -117,12 +117,10 @@ class CallSession(AsyncSession):
             session.close()  # there is nothing to roll back
             return
         task = asyncio.current_task()
+        cancelled = task is not None and task.cancelling()
         try:
-            if task is not None and task.cancelling():
-                # The timeout around us fires only once, and it may have fired for another session.
-                async with asyncio.timeout(self._cleanup_timeout):
-                    await self._roll_back_and_close()
-            else:
+            # The timeout around us fires only once, and it may have fired for another session.
+            async with asyncio.timeout(self._cleanup_timeout if cancelled else None):
                 await self._roll_back_and_close()
         except BaseException as exc:
             await greenlet_spawn(_drop_connections, session)
@@ -142,13 +140,10 @@ class CallSession(AsyncSession):
         session = self.sync_session
         if session._is_clean() and not session.info.get(_UNCOMMITTED):
             return
+        kinds = {"new": session.new, "changed": session.dirty, "deleted": session.deleted}
         changes = [
             f"{len(objects)} {word} ({', '.join(sorted({type(one).__name__ for one in objects}))})"
-            for word, objects in (
-                ("new", session.new),
-                ("changed", session.dirty),
-                ("deleted", session.deleted),
-            )
+            for word, objects in kinds.items()
             if objects
         ]
         if session.info.get(_UNCOMMITTED):
@@ -167,44 +162,35 @@ class CallSession(AsyncSession):
             await self.flush()
 
     async def _roll_back_and_close(self) -> None:
-        try:
-            await greenlet_spawn(self.sync_session.close)
-        except IllegalStateChangeError:
-            await self._close_when_unused()
-
-    async def _close_when_unused(self) -> None:
-        """Close once a task that the method left behind has finished its statement."""
-        latest = asyncio.get_running_loop().time() + self._cleanup_timeout
+        """Close, once a task that the method left behind has finished its statement."""
+        now = asyncio.get_running_loop().time
+        latest = now() + self._cleanup_timeout
         while True:
-            await asyncio.sleep(0.01)
             try:
                 return await greenlet_spawn(self.sync_session.close)
             except IllegalStateChangeError:
-                if asyncio.get_running_loop().time() > latest:
+                if now() > latest:
                     raise
+            await asyncio.sleep(0.01)
 
 
 class _Transaction(AsyncSessionTransaction):
     """``async with session.begin():``; its COMMIT is finished even if the call is cancelled."""
 
+    session: CallSession  # pyright: ignore[reportIncompatibleVariableOverride]
+
     async def commit(self) -> None:
-        session = self._owner
-        await session.flush_pending()
-        await finish(super().commit(), session._cleanup_timeout)
+        await self.session.flush_pending()
+        await finish(super().commit(), self.session._cleanup_timeout)
 
     async def __aexit__(self, type_: Any, value: Any, traceback: Any) -> None:
         if type_ is None:
             try:
-                await self._owner.flush_pending()
+                await self.session.flush_pending()
             except BaseException as exc:
                 await super().__aexit__(type(exc), exc, exc.__traceback__)
                 raise
-        await finish(super().__aexit__(type_, value, traceback), self._owner._cleanup_timeout)
-
-    @property
-    def _owner(self) -> CallSession:
-        assert isinstance(self.session, CallSession)
-        return self.session
+        await finish(super().__aexit__(type_, value, traceback), self.session._cleanup_timeout)
 
 
 class WatchedSession(Session):
@@ -222,12 +208,9 @@ def watch(session_cls: type[Session]) -> None:
 
 
 def _began(session: Session, _: Any, connection: Connection) -> None:
-    held = session.info.get(_CONNECTIONS)
-    if held is None:
-        session.info[_CONNECTIONS] = [connection]
-    else:  # a session may have very many transactions: forget the connections that ended
-        held[:] = [one for one in held if not one.closed]
-        held.append(connection)
+    # A session may have very many transactions: forget the connections that ended.
+    held = [one for one in session.info.get(_CONNECTIONS, ()) if not one.closed]
+    session.info[_CONNECTIONS] = [*held, connection]
 
 
 def _drop_connections(session: Session) -> None:

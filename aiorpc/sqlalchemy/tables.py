@@ -51,10 +51,7 @@ async def create_tables(
                     "own: name a file (sqlite:///library.db), or create the tables in a method, "
                     "with self.db.engine of a Database"
                 )
-            async with (
-                open_engine(database) as engine,
-                engine.begin() as connection,
-            ):
+            async with open_engine(database) as engine, engine.begin() as connection:
                 if drop:
                     await connection.run_sync(base.metadata.drop_all)
                 await connection.run_sync(base.metadata.create_all)

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 TERMINATE = 2.5
 
 
-class InterruptiblePool(Pool):
+class InterruptiblePool(AsyncAdaptedQueuePool):
     """A pool that can close a connection in the middle of a statement, within a bounded time."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -29,6 +29,8 @@ from .urls import DatabaseUrl, parse_database_url
 
 __all__ = ["DatabaseConfig", "configured"]
 
+#: What a URL may have to be filled in, also in nameko-sqlalchemy's form, ``{0[service_name]}``. Its
+#: doubled braces become single ones.
 _TEMPLATE = re.compile(r"\{\{|\}\}|\{(?:0\[)?(service_name|declarative_base_name)\]?\}")
 
 
@@ -72,34 +74,34 @@ def configured(
             URL is wrong. The text has the configured keys.
     """
     settings = resolve(config)
-    base_name = _name_of(base)
-    key = f"{service_name}:{base_name}"
+    _require_declarative(base)
+    key = f"{service_name}:{base.__name__}"
     text, where = _find_url(settings, key)
+    words = {"service_name": service_name, "declarative_base_name": base.__name__}
+    url = _TEMPLATE.sub(lambda match: words[match[1]] if match[1] else match[0][0], text)
     return DatabaseConfig(
         key,
-        parse_database_url(_fill_in(text, service_name, base_name), where),
+        parse_database_url(url, where),
         {**(engine_options or {}), **_options(settings, "DB_ENGINE_OPTIONS", key)},
         {**(session_options or {}), **_options(settings, "DB_SESSION_OPTIONS", key)},
         settings.cleanup_timeout,
     )
 
 
-def _name_of(base: Any) -> str:
+def _require_declarative(base: Any) -> None:
     if not isinstance(base, type) or not hasattr(base, "metadata"):
         shown = base.__qualname__ if isinstance(base, type) else f"a {type(base).__name__}"
         raise ConfigurationError(
             f"{shown} is no declarative base: make one by `class Base(DeclarativeBase): pass`, or "
             'by `declarative_base(name="Base")`'
         )
-    return base.__name__
 
 
 def _find_url(settings: Settings, key: str) -> tuple[str, str]:
     """The URL of *key*, and its place in the configuration, for messages."""
     fallback = settings.db_uri
-    mappings = {"DB_URIS": settings.db_uris}
-    if isinstance(fallback, Mapping):
-        mappings["DB_URI"] = dict(fallback)
+    by_key = fallback if isinstance(fallback, dict) else {}
+    mappings = {"DB_URIS": settings.db_uris, "DB_URI": by_key}
     for name, urls in mappings.items():
         if key in urls:
             return urls[key], f'{settings.source}: {name}["{key}"]'
@@ -116,15 +118,6 @@ def _find_url(settings: Settings, key: str) -> tuple[str, str]:
         f'{settings.source}: DB_URIS has no "{key}" (service name, colon, name of the declarative '
         f"base); it has {', '.join(known)}" + (f". Did you mean {likely}?" if likely else "")
     )
-
-
-def _fill_in(text: str, service_name: str, base_name: str) -> str:
-    """
-    Replace ``{service_name}`` and ``{declarative_base_name}``; also nameko-sqlalchemy's
-    ``{0[service_name]}``, and its doubled braces by single ones.
-    """
-    words = {"service_name": service_name, "declarative_base_name": base_name}
-    return _TEMPLATE.sub(lambda match: words[match[1]] if match[1] else match[0][0], text)
 
 
 def _options(settings: Settings, name: str, key: str) -> dict[str, Any]:

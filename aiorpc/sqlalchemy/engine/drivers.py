@@ -69,9 +69,8 @@ _servers: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
 
 def note_server(connection: Any, _: object = None) -> None:
     """Remember the server of aiomysql's *connection*, which was just opened."""
-    with contextlib.suppress(
-        Exception
-    ):  # a server with MySQL's protocol may not have these variables
+    # A server with MySQL's protocol may not have these variables.
+    with contextlib.suppress(Exception):
         _servers[connection.driver_connection] = _server_of(connection)
 
 
@@ -112,20 +111,9 @@ async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any
         ConfigurationError: the server offers no TLS. No password has been sent.
     """
     connection = _connection_class()(*args, **kwargs)
-    connection.tls_required = tls_for is not None
-    try:
-        await connection._connect()
-    except _NoTls:
-        raise ConfigurationError(
-            f"{tls_for} asks for TLS, but the server, or someone in between, offers none. Set up "
-            "TLS on the server, take the ssl arguments out of the URL, or write "
-            "ssl_mode=preferred, which connects without TLS where the server offers none"
-        ) from None
+    connection.tls_for = tls_for
+    await connection._connect()
     return connection
-
-
-class _NoTls(Exception):
-    pass
 
 
 #: The bit for TLS in the capabilities of a MySQL server.
@@ -139,11 +127,15 @@ def _connection_class() -> Any:
     class MendedConnection(Connection):  # type: ignore[misc]
         __module__ = Connection.__module__  # see driver_of
 
-        tls_required = False
+        tls_for: str | None
 
         async def _request_authentication(self) -> None:
-            if self.tls_required and not self.server_capabilities & _CLIENT_SSL:
-                raise _NoTls
+            if self.tls_for and not self.server_capabilities & _CLIENT_SSL:
+                raise ConfigurationError(
+                    f"{self.tls_for} asks for TLS, but the server, or someone in between, offers "
+                    "none. Set up TLS on the server, take the ssl arguments out of the URL, or "
+                    "write ssl_mode=preferred, which connects without TLS to such a server"
+                )
             await super()._request_authentication()
 
         def escape(self, obj: Any) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import URL, Connection, event, pool
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
@@ -23,8 +22,6 @@ from .pool import CallPool
 __all__ = ["open_engine"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
-
-_memory_names = (f"aiorpc-{os.getpid()}-{number}" for number in itertools.count(1))
 
 
 @asynccontextmanager
@@ -56,7 +53,7 @@ def _kept_in_memory(database: DatabaseConfig) -> Iterator[tuple[URL, Mapping[str
     if not database.url.in_memory:
         yield url, {}
         return
-    name = f"file:{next(_memory_names)}"
+    name = f"file:aiorpc-{uuid4()}"
     query = {"mode": "memory", "cache": "shared", "uri": "true"}
     with closing(sqlite3.connect(f"{name}?mode=memory&cache=shared", uri=True)):
         yield url.set(database=name).update_query_dict(query), {"pool_size": 1, "max_overflow": 0}
@@ -92,12 +89,9 @@ def _create(database: DatabaseConfig, url: URL, defaults: Mapping[str, Any]) -> 
 
 def _engine_options(database: DatabaseConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     options = {"pool_pre_ping": True, **defaults, **database.engine_options}
-    options["connect_args"] = {
-        **database.url.connect_args,
-        **(options.get("connect_args") or {}),
-    }
-    if database.url.driver == "aiomysql":
-        options["connect_args"].setdefault("async_creator_fn", connect_aiomysql)
+    creator = {"async_creator_fn": connect_aiomysql} if database.url.driver == "aiomysql" else {}
+    given = options.get("connect_args") or {}
+    options["connect_args"] = {**creator, **database.url.connect_args, **given}
     if "pool" not in options:
         options.setdefault("poolclass", CallPool)
     if isinstance(options.get("poolclass"), str):  # YAML has no classes

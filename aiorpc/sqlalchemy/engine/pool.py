@@ -3,8 +3,8 @@ The connection pool of one engine. It serves calls in their order, within their 
 
 SQLAlchemy's own pool (``AsyncAdaptedQueuePool``) knows no deadlines, lets a newcomer overtake the
 calls that wait, wakes no waiting call when an attempt to connect fails, and throws a connection
-away when the call that opens it is cancelled. ``CallPool`` has the same options and counts. ADR 5
-has the reasons.
+away when the call that opens it is cancelled. ``CallPool`` keeps its options, its counts and its
+queue of unused connections. ADR 5 has the reasons.
 
 Awaits the database server. SQLAlchemy calls the methods without an underscore, and ``_do_...``, in
 a greenlet, where ``await_only`` can wait.
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -32,11 +31,12 @@ __all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
-T = TypeVar("T")
-
 #: Seconds without use after which a connection is pinged. A younger one is only looked at, because
 #: a ping costs more than a small query (three round trips with asyncpg).
 PING_AFTER = 1.0
+
+#: The time of the last return, in the ``info`` of a connection.
+_RETURNED_AT = "aiorpc_returned_at"
 
 #: Seconds to finish opening a connection after the call that wanted it was cancelled.
 LINGER = 5.0
@@ -50,7 +50,7 @@ class PoolTimeout(exc.TimeoutError):
     """No connection became free in time. The text has the pool's limits and what to change."""
 
 
-class _WaitingLine(Generic[T]):
+class _WaitingLine:
     """
     Calls that wait for a connection, served in the order in which they came.
 
@@ -58,21 +58,21 @@ class _WaitingLine(Generic[T]):
         take_back: called with a value that was handed to a waiter which was cancelled meanwhile.
     """
 
-    def __init__(self, take_back: Callable[[T], None]) -> None:
+    def __init__(self, take_back: Callable[[ConnectionPoolEntry | None], None]) -> None:
         self._take_back = take_back
-        self._waiters: deque[asyncio.Future[T]] = deque()
+        self._waiters: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
 
     def __len__(self) -> int:
         return sum(not waiter.done() for waiter in self._waiters)
 
-    async def wait(self, within: float) -> T:
+    async def wait(self, within: float) -> ConnectionPoolEntry | None:
         """
         Wait up to *within* seconds to be served.
 
         Raises:
             TimeoutError: *within* has passed.
         """
-        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[ConnectionPoolEntry | None] = asyncio.Future()
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout(within):
@@ -83,7 +83,7 @@ class _WaitingLine(Generic[T]):
             waiter.cancel()
             raise
 
-    def serve(self, value: T) -> bool:
+    def serve(self, value: ConnectionPoolEntry | None) -> bool:
         """Hand *value* to the waiter that has waited longest. False if nobody waits."""
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -101,30 +101,10 @@ class CallPool(InterruptiblePool):
     than its deadline, so that the caller gets the error.
     """
 
-    _is_asyncio = True  # pyright: ignore[reportAssignmentType]  # as SQLAlchemy's own pools do
-
-    def __init__(
-        self,
-        creator: Callable[..., Any],
-        pool_size: int = 5,
-        max_overflow: int = 10,
-        timeout: float = 30.0,
-        use_lifo: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(creator, **options)
-        self._size = pool_size
-        self._max_overflow = -1 if pool_size == 0 else max_overflow
-        self._timeout = timeout
-        self._use_lifo = use_lifo
-        self._keep: float = pool_size or math.inf
-        self._limit: float = math.inf if self._max_overflow < 0 else pool_size + max_overflow
-        #: Unused connections, each with the time at which it was returned.
-        self._idle: deque[tuple[ConnectionPoolEntry, float]] = deque()
-        #: The part of ``_limit`` in use: by connections, used or not, and by attempts to connect.
-        self._places = 0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         #: A waiting call gets a connection, or None: a place in which to open one.
-        self._line: _WaitingLine[ConnectionPoolEntry | None] = _WaitingLine(self._take_back)
+        self._line = _WaitingLine(self._take_back)
 
     # What SQLAlchemy asks of a pool
 
@@ -138,77 +118,40 @@ class CallPool(InterruptiblePool):
             ) from error
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if self._idle:
-            record, returned_at = self._idle.pop() if self._use_lifo else self._idle.popleft()
-            return self._checked(record, returned_at)
-        if self._places < self._limit:
-            self._places += 1
-        else:
+        if self.checkedin():
+            return self._checked(self._pool.get_nowait())
+        if not self._inc_overflow():
             handed_over: ConnectionPoolEntry | None = await_only(self._wait())
             if handed_over is not None:
-                return self._checked(handed_over, monotonic())
+                return self._checked(handed_over)
         opened: ConnectionPoolEntry = await_only(self._open())
         return opened
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if record.dbapi_connection is None:  # invalidated: its place is free for a new one
             self._free_place()
-        elif self._line.serve(record):
-            pass
-        elif len(self._idle) < self._keep:
-            self._idle.append((record, monotonic()))
-        else:
+            return
+        record.info[_RETURNED_AT] = monotonic()
+        if self._line.serve(record):
+            return
+        if self._pool.full():
             self._discard(record)
+        else:
+            self._pool.put_nowait(record)
 
     def recreate(self) -> CallPool:
-        pool = type(self)(
-            self._creator,
-            pool_size=self._size,
-            max_overflow=self._max_overflow,
-            timeout=self._timeout,
-            use_lifo=self._use_lifo,
-            pre_ping=self._pre_ping,
-            recycle=self._recycle,
-            echo=self.echo,
-            logging_name=self._orig_logging_name,
-            reset_on_return=self._reset_on_return,
-            _dispatch=self.dispatch,
-            dialect=self._dialect,
-        )
+        pool = super().recreate()
+        assert isinstance(pool, CallPool)
         pool.database = self.database
         return pool
 
     def dispose(self) -> None:
-        while self._idle:
-            self._discard(self._idle.pop()[0])
-
-    # Counts, by the names of QueuePool
-
-    def size(self) -> int:
-        return self._size
-
-    def timeout(self) -> float:
-        return self._timeout
-
-    def checkedin(self) -> int:
-        return len(self._idle)
-
-    def checkedout(self) -> int:
-        """Connections in use, and attempts to open one."""
-        return self._places - len(self._idle)
-
-    def overflow(self) -> int:
-        return self._places - self._size
+        while self.checkedin():
+            self._discard(self._pool.get_nowait())
 
     def waiting(self) -> int:
         """Calls that wait for a connection. ``QueuePool`` does not have this count."""
         return len(self._line)
-
-    def status(self) -> str:
-        return (
-            f"Pool size: {self._size}  Connections in pool: {self.checkedin()} Current Overflow: "
-            f"{self.overflow()} Current Checked out connections: {self.checkedout()}"
-        )
 
     # Waiting
 
@@ -227,16 +170,16 @@ class CallPool(InterruptiblePool):
         bound = "pool_timeout" if patience >= self._timeout else "the deadline of the call"
         return (
             f"no connection to {self.database or 'the database'} became free within "
-            f"{patience:.2f} s ({bound}): all {self._limit:g} are in use (pool_size {self._size}, "
-            f"max_overflow {self._max_overflow}), and {self.waiting()} more calls wait. Raise "
-            "the limits in DB_ENGINE_OPTIONS, commit or roll back before slow work so that "
-            "connections return sooner, or lower max_workers"
+            f"{patience:.2f} s ({bound}): all {self.size() + self._max_overflow} are in use "
+            f"(pool_size {self.size()}, max_overflow {self._max_overflow}), and {self.waiting()} "
+            "more calls wait. Raise the limits in DB_ENGINE_OPTIONS, commit or roll back before "
+            "slow work so that connections return sooner, or lower max_workers"
         )
 
     def _free_place(self) -> None:
         """Give a place to the call that waits longest; it opens a connection there."""
         if not self._line.serve(None):
-            self._places -= 1
+            self._dec_overflow()
 
     def _discard(self, record: ConnectionPoolEntry) -> None:
         try:
@@ -248,7 +191,7 @@ class CallPool(InterruptiblePool):
         """Return *record* outside of SQLAlchemy's greenlet, where closing it cannot be awaited."""
         if record is None:
             self._free_place()
-        elif len(self._idle) < self._keep or len(self._line):
+        elif not self._pool.full() or self.waiting():
             self._do_return_conn(record)
         else:
             self._in_background(greenlet_spawn(self._do_return_conn, record))
@@ -265,11 +208,8 @@ class CallPool(InterruptiblePool):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.done():
-                self._opened_without_a_call(task)
-            else:
-                task.add_done_callback(self._opened_without_a_call)
-                asyncio.get_running_loop().call_later(LINGER, task.cancel)
+            task.add_done_callback(self._opened_without_a_call)
+            asyncio.get_running_loop().call_later(LINGER, task.cancel)
             raise
         except BaseException:
             self._free_place()
@@ -288,11 +228,11 @@ class CallPool(InterruptiblePool):
 
     # Liveness
 
-    def _checked(self, record: ConnectionPoolEntry, returned_at: float) -> ConnectionPoolEntry:
+    def _checked(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
         """Spare *record* the ping if it was used a moment ago and looks alive."""
         if (
             self._pre_ping
-            and monotonic() - returned_at < PING_AFTER
+            and monotonic() - record.info[_RETURNED_AT] < PING_AFTER
             and looks_alive(record.driver_connection)
         ):
             # SQLAlchemy does not ping a connection that was just opened.

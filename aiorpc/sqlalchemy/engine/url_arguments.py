@@ -10,11 +10,13 @@ refuses an argument that the driver does not have: one that is silently ignored 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
+
+from sqlalchemy.util import asbool
 
 from ...config.decoding import closest
 from ...exceptions import ConfigurationError
@@ -26,15 +28,8 @@ Query: TypeAlias = Mapping[str, str | Sequence[str]]
 Arguments: TypeAlias = tuple[dict[str, str | Sequence[str]], dict[str, Any]]
 
 
-def _boolean(text: str) -> bool:
-    word = text.lower()
-    if word not in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
-        raise ValueError(text)
-    return word in {"1", "true", "yes", "on"}
-
-
 #: For the error where a text is no value of this type.
-_EXPECTED = {_boolean: "true or false", float: "a number of seconds", int: "an integer"}
+_EXPECTED = {asbool: "true or false", float: "a number of seconds", int: "an integer"}
 
 
 @dataclass(frozen=True)
@@ -43,13 +38,13 @@ class _Driver:
 
     name: str
     #: Stay in the query: SQLAlchemy reads them.
-    kept: tuple[str, ...] = ()
+    kept: Collection[str] = ()
     #: Go to the driver, as values of this type.
     own: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     #: The driver's names, where they differ from those in the URL.
     renamed: Mapping[str, str] = field(default_factory=dict)
     #: Go to the driver in one value, such as a TLS context.
-    gathered: tuple[str, ...] = ()
+    gathered: Collection[str] = ()
     #: Ask for what the driver does anyway, with these values; None: with any value.
     harmless: Mapping[str, set[str] | None] = field(default_factory=dict)
     #: Known from other drivers, and what to do instead.
@@ -68,7 +63,7 @@ class _Reader:
         value = self.query[name]
         return value if isinstance(value, str) else value[-1]
 
-    def texts(self, names: Sequence[str]) -> dict[str, str]:
+    def texts(self, names: Collection[str]) -> dict[str, str]:
         """Those of the arguments *names* that the query has, in its order."""
         return {name: self.text(name) for name in self.query if name in names}
 
@@ -81,9 +76,6 @@ class _Reader:
                 f"{self.text(name)!r}"
             ) from None
 
-    def kept(self) -> dict[str, str | Sequence[str]]:
-        return {name: self.query[name] for name in self.query if name in self.driver.kept}
-
     def own(self) -> dict[str, Any]:
         """The arguments of the driver itself. Raises for one that the driver does not have."""
         self._refuse_others()
@@ -95,59 +87,34 @@ class _Reader:
         }
 
     def _refuse_others(self) -> None:
-        known = (*self.driver.kept, *self.driver.own, *self.driver.gathered)
+        driver = self.driver
+        known = sorted({*driver.kept, *driver.own, *driver.gathered})
         for name in self.query:
-            if name in known or self._is_harmless(name):
+            harmless = driver.harmless.get(name, ())
+            if name in known or harmless is None or self.text(name).lower() in harmless:
                 continue
-            if (remedy := self.driver.refused.get(name)) is None:
-                likely = closest(name, known)
-                remedy = (
-                    f"did you mean {likely}?" if likely else f"it knows {', '.join(sorted(known))}"
-                )
+            likely = closest(name, known)
+            guess = f"did you mean {likely}?" if likely else f"it knows {', '.join(known)}"
             raise ConfigurationError(
-                f"{self.where}: {self.driver.name} has no argument {name}: {remedy}"
+                f"{self.where}: {driver.name} has no argument {name}: "
+                f"{driver.refused.get(name, guess)}"
             )
-
-    def _is_harmless(self, name: str) -> bool:
-        if name not in self.driver.harmless:
-            return False
-        values = self.driver.harmless[name]
-        return values is None or self.text(name).lower() in values
 
 
 # PostgreSQL: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS,
 # asyncpg.connect, and the asyncpg dialect of SQLAlchemy.
 
 #: asyncpg reads these as libpq does, but only from a URL of its own.
-_PG_LIBPQ = (
-    "gsslib",
-    "krbsrvname",
-    "passfile",
-    "service",
-    "sslcert",
-    "sslcrl",
-    "sslkey",
-    "sslmode",
-    "sslnegotiation",
-    "sslpassword",
-    "sslrootcert",
-    "ssl_max_protocol_version",
-    "ssl_min_protocol_version",
-    "target_session_attrs",
+_PG_LIBPQ = frozenset(
+    {"sslmode", "sslnegotiation", "ssl_max_protocol_version", "ssl_min_protocol_version"}
+    | {"sslcert", "sslcrl", "sslkey", "sslpassword", "sslrootcert"}
+    | {"gsslib", "krbsrvname", "passfile", "service", "target_session_attrs"}
 )
-_PG_SERVER_SETTINGS = (
-    "application_name",
-    "options",
-    "search_path",
-    "statement_timeout",
-    "lock_timeout",
-    "idle_in_transaction_session_timeout",
-    "timezone",
+_PG_SERVER_SETTINGS = frozenset(
+    {"application_name", "options", "search_path", "timezone"}
+    | {"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
 )
-_PG_KEEPALIVE = (
-    "take it out; pool_pre_ping, which is on, finds connections that died, and calls end at their "
-    "deadline. Or use psycopg: postgresql+psycopg://"
-)
+_PG_KEEPALIVES = ("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval")
 
 _ASYNCPG = _Driver(
     "asyncpg",
@@ -156,13 +123,12 @@ _ASYNCPG = _Driver(
     own={
         **dict.fromkeys(("database", "dbname", "password", "ssl", "user"), str),
         **dict.fromkeys(("command_timeout", "connect_timeout", "timeout"), float),
-        "direct_tls": _boolean,
-        "max_cacheable_statement_size": int,
-        "max_cached_statement_lifetime": int,
+        **dict.fromkeys(("max_cacheable_statement_size", "max_cached_statement_lifetime"), int),
         "statement_cache_size": int,
+        "direct_tls": asbool,
     },
     renamed={"connect_timeout": "timeout", "dbname": "database"},
-    gathered=(*_PG_LIBPQ, *_PG_SERVER_SETTINGS),
+    gathered=_PG_LIBPQ | _PG_SERVER_SETTINGS,
     harmless={
         "channel_binding": {"disable", "prefer"},
         "client_encoding": {"utf8", "utf-8", "unicode"},
@@ -174,11 +140,11 @@ _ASYNCPG = _Driver(
         "postgresql+psycopg://",
         "client_encoding": "it always speaks UTF-8; take it out",
         "gssencmode": "take it out, or use psycopg: postgresql+psycopg://",
-        "keepalives": _PG_KEEPALIVE,
-        "keepalives_count": _PG_KEEPALIVE,
-        "keepalives_idle": _PG_KEEPALIVE,
-        "keepalives_interval": _PG_KEEPALIVE,
-        "tcp_user_timeout": _PG_KEEPALIVE,
+        **dict.fromkeys(
+            (*_PG_KEEPALIVES, "tcp_user_timeout"),
+            "take it out; pool_pre_ping, which is on, finds connections that died, and calls end "
+            "at their deadline. Or use psycopg: postgresql+psycopg://",
+        ),
         "connection_factory": "give it in code, as connect_args in the engine options",
         "async_fallback": "aiorpc always awaits it; take it out",
     },
@@ -193,35 +159,28 @@ def asyncpg_arguments(query: Query, where: str) -> Arguments:
         connect_args["dsn"] = f"postgresql://?{urlencode(libpq)}"
     if server_settings := reader.texts(_PG_SERVER_SETTINGS):
         connect_args["server_settings"] = server_settings
-    return reader.kept(), connect_args
+    return {name: query[name] for name in query if name in _ASYNCPG.kept}, connect_args
 
 
 # MySQL and MariaDB: aiomysql.connect, PyMySQL, mysqlclient, and MySQL's own names of TLS options.
 
-_MYSQL_TLS = (
-    "ssl",
-    "ssl_ca",
-    "ssl_capath",
-    "ssl_cert",
-    "ssl_check_hostname",
-    "ssl_cipher",
-    "ssl_disabled",
-    "ssl_key",
-    "ssl_mode",
-    "ssl_verify_cert",
-    "ssl_verify_identity",
-    "sslmode",
+_MYSQL_TLS = frozenset(
+    {"ssl", "ssl_cipher", "ssl_disabled", "ssl_mode", "sslmode"}
+    | {"ssl_ca", "ssl_capath", "ssl_cert", "ssl_key"}
+    | {"ssl_check_hostname", "ssl_verify_cert", "ssl_verify_identity"}
 )
+#: Modes that decide themselves whether to check the host name of a certificate.
+_MYSQL_VERIFYING = {"verify_ca": False, "verify_identity": True, "verify_full": True}
+_MYSQL_MODES = {"", "disabled", "disable", "preferred", "prefer", "required", "require"}
+
 _AIOMYSQL = _Driver(
     "aiomysql",
     own={
-        **dict.fromkeys(
-            ("auth_plugin", "charset", "init_command", "program_name", "sql_mode"), str
-        ),
         **dict.fromkeys(("db", "host", "passwd", "password", "unix_socket", "user"), str),
-        **dict.fromkeys(("read_default_file", "read_default_group"), str),
+        **dict.fromkeys(("auth_plugin", "charset", "init_command", "sql_mode"), str),
+        **dict.fromkeys(("program_name", "read_default_file", "read_default_group"), str),
         **dict.fromkeys(("client_flag", "port"), int),
-        **dict.fromkeys(("local_infile", "use_unicode"), _boolean),
+        **dict.fromkeys(("local_infile", "use_unicode"), asbool),
         "connect_timeout": float,
     },
     renamed={"passwd": "password"},
@@ -231,8 +190,10 @@ _AIOMYSQL = _Driver(
         "autocommit": "set isolation_level: AUTOCOMMIT in DB_ENGINE_OPTIONS",
         "collation": "use init_command=SET NAMES utf8mb4 COLLATE ...",
         "compress": "take it out",
-        "read_timeout": "take it out; a call ends at its deadline, wherever it waits",
-        "write_timeout": "take it out; a call ends at its deadline, wherever it waits",
+        **dict.fromkeys(
+            ("read_timeout", "write_timeout"),
+            "take it out; a call ends at its deadline, wherever it waits",
+        ),
     },
 )
 
@@ -240,31 +201,29 @@ _AIOMYSQL = _Driver(
 def aiomysql_arguments(query: Query, where: str) -> Arguments:
     """For aiomysql. Raises ``ConfigurationError`` naming *where* and the argument."""
     reader = _Reader(_AIOMYSQL, query, where)
-    kept = reader.kept()
+    kept: dict[str, str | Sequence[str]] = {}
     connect_args = reader.own()
     if connect_args.get("charset", "").lower() in {"utf8", "utf-8"}:
         # MySQL's utf8 has no characters of four bytes, and is deprecated.
         connect_args["charset"] = "utf8mb4"
     if "client_flag" in connect_args:  # SQLAlchemy adds a flag of its own to it
         kept["client_flag"] = str(connect_args.pop("client_flag"))
-    if (context := _mysql_tls(reader)) is not None:
+    given = reader.texts(_MYSQL_TLS)
+    if (context := _mysql_tls(reader, given)) is not None:
         connect_args["ssl"] = context
-        if not _tls_mode(reader).startswith("prefer"):
+        if not _tls_mode(given).startswith("prefer"):
             connect_args["async_creator_fn"] = partial(connect_aiomysql, tls_for=where)
     return kept, connect_args
 
 
-def _mysql_tls(reader: _Reader) -> ssl.SSLContext | None:
+def _mysql_tls(reader: _Reader, given: Mapping[str, str]) -> ssl.SSLContext | None:
     """A TLS context for aiomysql, where PyMySQL takes the names of files, and switches."""
-    given = reader.texts(_MYSQL_TLS)
 
     def flag(name: str, default: bool) -> bool:
-        return bool(reader.convert(name, _boolean)) if name in given else default
+        return bool(reader.convert(name, asbool)) if name in given else default
 
-    mode = _tls_mode(reader)
-    modes = {"", "disabled", "disable", "preferred", "prefer", "required", "require"}
-    verifying = {"verify_ca", "verify_identity", "verify_full"}
-    if mode not in modes | verifying:
+    mode = _tls_mode(given)
+    if mode not in _MYSQL_MODES | _MYSQL_VERIFYING.keys():
         raise ConfigurationError(
             f"{reader.where}: ssl_mode must be disabled, required, verify_ca or verify_identity, "
             f"got {mode!r}"
@@ -283,15 +242,14 @@ def _mysql_tls(reader: _Reader) -> ssl.SSLContext | None:
         raise ConfigurationError(f"{reader.where}: its TLS files cannot be read: {exc}") from None
     has_authority = "ssl_ca" in given or "ssl_capath" in given
     identity = flag("ssl_verify_identity", flag("ssl_check_hostname", has_authority))
-    context.check_hostname = mode in verifying - {"verify_ca"} or (mode != "verify_ca" and identity)
-    verify = context.check_hostname or mode in verifying or flag("ssl_verify_cert", has_authority)
+    context.check_hostname = _MYSQL_VERIFYING.get(mode, identity)
+    verify = context.check_hostname or mode == "verify_ca" or flag("ssl_verify_cert", has_authority)
     context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
     return context
 
 
-def _tls_mode(reader: _Reader) -> str:
-    name = "ssl_mode" if "ssl_mode" in reader.query else "sslmode"
-    return reader.text(name).lower().replace("-", "_") if name in reader.query else ""
+def _tls_mode(given: Mapping[str, str]) -> str:
+    return given.get("ssl_mode", given.get("sslmode", "")).lower().replace("-", "_")
 
 
 # SQLite: the dialect of SQLAlchemy.
@@ -312,6 +270,6 @@ _AIOSQLITE = _Driver(
 def sqlite_arguments(query: Query, where: str) -> Arguments:
     """For aiosqlite. Raises ``ConfigurationError`` naming *where* and the argument."""
     reader = _Reader(_AIOSQLITE, query, where)
-    if not ("uri" in query and reader.convert("uri", _boolean)):
+    if not ("uri" in query and reader.convert("uri", asbool)):
         reader.own()  # a URI of SQLite may have arguments of its own
     return dict(query), {}

@@ -38,6 +38,11 @@ _SYNC_DRIVERS = frozenset(
 )
 
 _EXTRAS = {"asyncpg": "postgresql", "aiomysql": "mysql", "aiosqlite": "sqlite"}
+_TRANSLATORS = {
+    "asyncpg": asyncpg_arguments,
+    "aiomysql": aiomysql_arguments,
+    "aiosqlite": sqlite_arguments,
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,17 +88,11 @@ def parse_database_url(text: str, where: str = "the database URL") -> DatabaseUr
     Raises:
         ConfigurationError: *text* is no URL, or has an argument that the driver does not have.
     """
-    url = _with_async_driver(_parse(text, where), where)
-    driver = url.drivername.partition("+")[2]
-    if driver == "asyncpg":
-        query, connect_args = asyncpg_arguments(url.query, where)
-    elif driver == "aiomysql":
-        query, connect_args = aiomysql_arguments(url.query, where)
-    elif driver == "aiosqlite":
-        query, connect_args = sqlite_arguments(url.query, where)
-    else:  # the user chose the driver, and knows its arguments
-        query, connect_args = dict(url.query), {}
-    return DatabaseUrl(url.set(query=query), connect_args)
+    database = DatabaseUrl(_with_async_driver(_parse(text, where), where))
+    if database.driver not in _TRANSLATORS:  # the user chose the driver, and knows its arguments
+        return database
+    query, connect_args = _TRANSLATORS[database.driver](database.url.query, where)
+    return DatabaseUrl(database.url.set(query=query), connect_args)
 
 
 def _parse(text: str, where: str) -> URL:

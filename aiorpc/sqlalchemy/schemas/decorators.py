@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...exceptions import ConfigurationError
 from ...extensions import providers_of
 from ..providers import Database, DatabaseSession, session_of
-from ..retry import is_retried, require_coroutine_function
+from ..retry import RETRIED, require_coroutine_function
 from .dump import Lazy, dump
 from .load import invalid, validated
 from .made import AnySchema, as_schema
@@ -116,32 +116,32 @@ def _accepting(
     method: Callable[..., Coroutine[Any, Any, R]],
 ) -> Callable[..., Coroutine[object, None, R]]:
     require_coroutine_function(method, "accepts")
-    if update and is_retried(method):
+    if update and getattr(method, RETRIED, False):
         # A new attempt begins with a roll back, which undoes what was loaded before it.
         raise ConfigurationError(
             f"{method.__qualname__}: @accepts(update=True) above @transaction_retry would lose the "
             "changes when it tries again: put @transaction_retry above @accepts"
         )
+    signature = inspect.signature(method)
     arguments = _arguments(method, schemas, named)
 
     @functools.wraps(method)
     async def loading(*args: Any, **kwargs: Any) -> R:
-        given: dict[int | str, Any] = dict(enumerate(args))
-        given.update(kwargs)
+        bound = signature.bind_partial(*args, **kwargs)
+        given = bound.arguments
         messages: dict[str, Any] = {}
         for argument in arguments:
-            place = argument.index if argument.index in given else argument.name
-            if place not in given or argument.is_loaded(given[place]):
+            name = argument.name
+            if name not in given or argument.is_loaded(given[name]):
                 continue
             source = _session_for(args[0], argument, session) if update else None
             try:
-                given[place] = await validated(argument.schema, given[place], source)
+                given[name] = await validated(argument.schema, given[name], source)
             except ValidationError as exc:
-                messages[argument.name] = exc.messages
+                messages[name] = exc.messages
         if messages:
             raise invalid(messages, where=method.__qualname__)
-        positional = (given[index] for index in range(len(args)))
-        return await method(*positional, **{name: given[name] for name in kwargs})
+        return await method(*bound.args, **bound.kwargs)
 
     _annotate(method, {argument.name: argument.wire_type for argument in arguments})
     return loading
@@ -150,9 +150,8 @@ def _accepting(
 class _Argument:
     """An argument of a method, and its schema."""
 
-    def __init__(self, index: int, parameter: inspect.Parameter, schema: AnySchema) -> None:
+    def __init__(self, parameter: inspect.Parameter, schema: AnySchema) -> None:
         _require_schema(schema, "accepts")
-        self.index = index
         self.name = parameter.name
         self.schema = schema
         self._may_be_none = parameter.default is None
@@ -169,12 +168,10 @@ class _Argument:
         """Whether *value* is an object already: a test, or the service itself, may pass one."""
         if value is None:
             return self._may_be_none
-        model = self.model
-        if model is None:
+        if (model := self.model) is None:
             return False
-        if isinstance(value, list):
-            return bool(value) and all(isinstance(one, model) for one in value)
-        return isinstance(value, model)
+        values = value if isinstance(value, list) else [value]
+        return bool(values) and all(isinstance(one, model) for one in values)
 
 
 def _arguments(
@@ -182,9 +179,9 @@ def _arguments(
 ) -> list[_Argument]:
     parameters = list(inspect.signature(method).parameters.values())
     by_name = {
-        parameter.name: (index, parameter)
-        for index, parameter in enumerate(parameters)
-        if index > 0 and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        parameter.name: parameter
+        for parameter in parameters[1:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     if len(schemas) > len(by_name):
         raise ConfigurationError(
@@ -198,31 +195,27 @@ def _arguments(
                 f"@accepts({name}=...): {method.__qualname__} has no argument {name}; it has "
                 f"{', '.join(by_name) or 'none'}"
             )
-    return [_Argument(*by_name[name], schema) for name, schema in wanted.items()]
+    return [_Argument(by_name[name], schema) for name, schema in wanted.items()]
 
 
 def _session_for(service: Any, argument: _Argument, attribute: str | None) -> AsyncSession:
     """The session of *service* for the class of *argument*."""
-    value = session_of(getattr(service, attribute or _attribute_for(type(service), argument)))
-    assert isinstance(value, AsyncSession)
-    return value
-
-
-def _attribute_for(service_cls: type[Any], argument: _Argument) -> str:
     model = argument.model
     found = [
         provider.attr_name
-        for provider in providers_of(service_cls)
+        for provider in providers_of(type(service))
         if isinstance(provider, Database | DatabaseSession)
         and (model is None or issubclass(model, provider.declarative_base))
     ]
-    if not found:
-        what = argument.model.__name__ if argument.model else argument.name
+    if not (attribute or found):
         raise ConfigurationError(
-            f"@accepts({argument.name}=..., update=True): {service_cls.__name__} declares no "
-            f'DatabaseSession for {what}; name the attribute, session="db"'
+            f"@accepts({argument.name}=..., update=True): {type(service).__name__} declares no "
+            f"DatabaseSession for {model.__name__ if model else argument.name}; name the "
+            'attribute, session="db"'
         )
-    return found[0]
+    session = session_of(getattr(service, attribute or found[0]))
+    assert isinstance(session, AsyncSession)
+    return session
 
 
 def _require_schema(schema: Any, decorator: str) -> None:

@@ -9,6 +9,7 @@ marshmallow cannot await: a schema that reads a relationship which is not loaded
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -71,23 +72,17 @@ async def _flush_before_commit(schema: Schema, values: Sequence[Any], lazy: Lazy
         owner = async_session(session)
         if not isinstance(owner, CallSession) or not owner.commits_at_end:
             continue
-        new = [inspect(one) for one in session.new]
+        new = {inspect(one) for one in session.new}
         await owner.flush_pending()
-        if new and lazy == "raise":
-            await _load_rest_of(set(new), owner, schema, values)
-
-
-async def _load_rest_of(
-    new: set[InstanceState[Any]], session: CallSession, schema: Schema, values: Sequence[Any]
-) -> None:
-    """Load what *schema* reads of the objects *new*: no query of the method could load it."""
-    missing: dict[InstanceState[Any], list[str]] = {}
-    for value in values:
-        for state, name in _unloaded(schema, value):
+        if lazy == "load" or not new:
+            continue
+        # No query of the method could load what the schema reads of new objects.
+        missing: defaultdict[InstanceState[Any], list[str]] = defaultdict(list)
+        for state, name in (found for value in values for found in _unloaded(schema, value)):
             if state in new:
-                missing.setdefault(state, []).append(name)
-    for state, names in missing.items():
-        await session.refresh(state.obj(), names)
+                missing[state].append(name)
+        for state, names in missing.items():
+            await owner.refresh(state.obj(), names)
 
 
 async def _collected(value: Any, many: bool) -> Any:
@@ -137,8 +132,8 @@ def _refuse_to_load(schema: Schema, execution: ORMExecuteState) -> None:
     if execution.is_relationship_load and execution.loader_strategy_path is not None:
         relationship = execution.loader_strategy_path[-1]
         if isinstance(relationship, RelationshipProperty):
-            name = relationship.key
-            raise NotLoaded(_remedy(schema, relationship.parent, name, detached=False))
+            remedy = _remedy(schema, relationship.parent, relationship.key, detached=False)
+            raise NotLoaded(remedy)
     if execution.is_relationship_load or execution.is_column_load:
         raise NotLoaded(
             f"{type(schema).__name__} reads, by a property or a method, an attribute of "
@@ -184,11 +179,9 @@ def _is_set_by_the_database(mapper: Mapper[Any], name: str) -> bool:
     column = mapper.columns.get(name)
     if column is None:
         return False
-    by_expression = [one for one in (column.default, column.onupdate) if one is not None]
-    return bool(
-        column.server_default is not None
-        or column.server_onupdate is not None
-        or any(one.is_clause_element for one in by_expression)
+    defaults = (column.server_default, column.server_onupdate, column.default, column.onupdate)
+    return any(
+        one.is_server_default or one.is_clause_element for one in defaults if one is not None
     )
 
 

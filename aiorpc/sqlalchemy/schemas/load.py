@@ -138,20 +138,13 @@ def invalid(messages: Any, where: str = "") -> BadArguments:
 def _flat(messages: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(messages, Mapping):
         for key, inner in messages.items():
-            yield from _flat(inner, _join(path, key))
+            step = "" if key == "_schema" else f"[{key}]" if isinstance(key, int) else f".{key}"
+            yield from _flat(inner, path + step)
     elif isinstance(messages, list | tuple):
         for inner in messages:
             yield from _flat(inner, path)
     else:
-        yield path or "the data", str(messages)
-
-
-def _join(path: str, key: Any) -> str:
-    if key == "_schema":
-        return path
-    if isinstance(key, int):
-        return f"{path}[{key}]"
-    return f"{path}.{key}" if path else str(key)
+        yield path.removeprefix(".") or "the data", str(messages)
 
 
 def _with_text_keys(messages: Any) -> Any:

@@ -50,21 +50,14 @@ def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     name = getattr(model, "__qualname__", repr(model))
     try:
         mapper = inspect(model, raiseerr=True)
-        meta = type(
-            "Meta",
-            (),
-            {
-                "model": model,
-                "load_instance": True,
-                "include_fk": True,
-                "register": False,
-                "dump_only": _discriminator(mapper),
-            },
-        )
+        options = {"model": model, "dump_only": _discriminator(mapper)}
         return type(
             f"{model.__name__}Schema",
             (_MadeSchema,),
-            {"Meta": meta, **{key: auto_field(required=False) for key in _inherited_keys(mapper)}},
+            {
+                "Meta": type("Meta", (_MadeSchema.Meta,), options),
+                **{key: auto_field(required=False) for key in _inherited_keys(mapper)},
+            },
         )
     except NoInspectionAvailable:
         raise ConfigurationError(
@@ -86,6 +79,11 @@ class Binary(fields.Field[bytes]):
 
 
 class _MadeSchema(SQLAlchemyAutoSchema[Any]):
+    class Meta:
+        load_instance = True
+        include_fk = True
+        register = False
+
     @post_load
     def make_instance(self, data: Any, **kwargs: Any) -> Any:
         try:
@@ -132,8 +130,7 @@ def as_schema(schema: AnySchema) -> Schema:
     if isinstance(schema, Schema):
         return schema
     if schema not in _instances:
-        cls = schema if issubclass(schema, Schema) else schema_for(schema)
-        _instances[schema] = cls()
+        _instances[schema] = (schema if issubclass(schema, Schema) else schema_for(schema))()
     return _instances[schema]
 
 
