@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from .output import ExitCode, exit_code_of, print_error
 from .parser import Parser, add_settings, add_timeout
 
 __all__ = ["CONNECT_TIMEOUT", "Wanted", "add_call", "explain", "wanted_of"]
+
+T = TypeVar("T")
 
 #: Seconds to wait for the broker. Somebody who types a command wants to know soon.
 CONNECT_TIMEOUT = 5.0
@@ -72,32 +74,24 @@ def wanted_of(arguments: argparse.Namespace) -> Wanted:
             f"{arguments.target!r} names no method: write SERVICE.METHOD, "
             "such as service_x.remote_method"
         )
-    args, kwargs = _arguments_of(arguments.args, arguments.kwargs)
-    context_data = dict(map(_context_item, arguments.context))
-    return Wanted(service, method, args, kwargs, context_data, arguments.timeout)
+    args, kwargs = arguments.args, arguments.kwargs
+    if kwargs == "{}" and args.lstrip().startswith("{"):
+        args, kwargs = "[]", args  # only keyword arguments, and no '[]' before them
+    return Wanted(
+        service,
+        method,
+        _json(args, list[Any], """ARGS must be a JSON array such as '["hello", 1]'"""),
+        _json(kwargs, dict[str, Any], """KWARGS must be a JSON object such as '{"n": 1}'"""),
+        dict(map(_context_item, arguments.context)),
+        arguments.timeout,
+    )
 
 
-def _arguments_of(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
-    positional = _json(args)
-    if isinstance(positional, dict) and kwargs == "{}":
-        return [], positional  # only keyword arguments, and no '[]' before them
-    if not isinstance(positional, list):
-        raise ConfigurationError(
-            f"""ARGS must be a JSON array, in quotes for the shell: '["hello", 1]'; got {args}"""
-        )
-    named = _json(kwargs)
-    if not isinstance(named, dict):
-        raise ConfigurationError(
-            f"""KWARGS must be a JSON object, in quotes for the shell: '{{"n": 1}}'; got {kwargs}"""
-        )
-    return positional, named
-
-
-def _json(text: str) -> Any:
+def _json(text: str, kind: type[T], expected: str) -> T:
     try:
-        return msgspec.json.decode(text)
+        return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeError):
-        return None
+        raise ConfigurationError(f"{expected}, in quotes for the shell; got {text}") from None
 
 
 def _context_item(text: str) -> tuple[str, Any]:

@@ -149,7 +149,7 @@ def set_up_logging(settings: Settings) -> None:
         try:
             dictConfig(defaults | settings.logging)
         except (ValueError, TypeError, AttributeError, ImportError) as error:
-            reasons = ": ".join(str(each) for each in (error, error.__cause__) if each)
+            reasons = ": ".join(str(each) for each in (error, error.__cause__) if each is not None)
             raise ConfigurationError(f"{settings.source}: LOGGING: {reasons}") from error
 
 

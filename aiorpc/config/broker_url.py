@@ -95,9 +95,12 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
             verified.append(not _flag(query, "no_verify_ssl"))
         if len(set(verified)) == 2:
             raise ValueError("verify and no_verify_ssl contradict each other")
-        files = {opt: query[name] for name, opt in _TLS_PARAMETERS.items() if query.get(name)}
+        given = ((option, query.get(name)) for name, option in _TLS_PARAMETERS.items())
+        files: dict[str, Any] = {option: value for option, value in given if value}
+        if not verified:
+            return files
         no_check = {"cert_reqs": 0, "check_hostname": False}
-        return files | ({} if not verified else {"cert_reqs": 2} if verified[0] else no_check)
+        return files | ({"cert_reqs": 2} if verified[0] else no_check)
 
     def to_url(self, **query: str | float) -> str:
         """
@@ -132,8 +135,7 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"{name} must be a number >= 0, got {text!r}")
         return number
 
-    def __str__(self) -> str:
-        return self.redacted()
+    __str__ = redacted
 
     def __repr__(self) -> str:
         return f"BrokerUrl({self.redacted()!r})"

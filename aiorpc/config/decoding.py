@@ -90,7 +90,9 @@ class Decoder:
         fields = {field.name: field for field in msgspec.structs.fields(struct)}
         for name in value:
             if name not in fields:
-                raise self.error(f"unknown key {name!r} in {path}: {_remedy(str(name), fields)}")
+                close = closest(str(name), fields)
+                remedy = f"did you mean {close}?" if close else f"known are {', '.join(fields)}"
+                raise self.error(f"unknown key {name!r} in {path}: {remedy}")
         missing = [name for name, field in fields.items() if field.required and name not in value]
         if missing:
             raise self.error(f"{path} lacks {', '.join(missing)}")
@@ -124,11 +126,6 @@ def closest(key: str, known: Collection[str]) -> str | None:
     # 0.83 takes AMQP_URL and DB_URL for AMQP_URI and DB_URI, but accepts AMQP_USER and TCP_TIMEOUT.
     matches = get_close_matches(key.lower(), by_lower_case, n=1, cutoff=0.83)
     return by_lower_case[matches[0]] if matches else None
-
-
-def _remedy(key: str, known: Collection[str]) -> str:
-    close = closest(key, known)
-    return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
 
 
 def _arm(expected: Any, kind: type) -> Any:

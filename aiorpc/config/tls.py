@@ -70,15 +70,13 @@ def _set_verification(context: ssl.SSLContext, options: TlsOptions) -> None:
 
 
 def _set_versions(context: ssl.SSLContext, options: TlsOptions) -> None:
-    def version(value: int | str) -> ssl.TLSVersion:
-        return ssl.TLSVersion[value] if isinstance(value, str) else ssl.TLSVersion(value)
-
     if options.ssl_version in {5, "PROTOCOL_TLSv1_2"}:
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    if options.tls_minimum_version is not None:
-        context.minimum_version = version(options.tls_minimum_version)
-    if options.tls_maximum_version is not None:
-        context.maximum_version = version(options.tls_maximum_version)
+    for limit in ("minimum_version", "maximum_version"):
+        value = getattr(options, f"tls_{limit}")
+        if value is not None:
+            by_name = isinstance(value, str)
+            setattr(context, limit, ssl.TLSVersion[value] if by_name else ssl.TLSVersion(value))
 
 
 def _load_certificates(context: ssl.SSLContext, options: TlsOptions) -> None:

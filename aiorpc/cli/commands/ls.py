@@ -69,7 +69,7 @@ class Listed(msgspec.Struct, omit_defaults=True):
 
 
 def configure(parser: Parser) -> None:
-    text = "Services of Nameko or aiorpc to list. Without any, ask which services of aiorpc run."
+    text = "Services of Nameko or aiorpc to list. (default: the services of aiorpc that answer)"
     parser.add_argument("services", metavar="SERVICE", nargs="*", help=text)
     wait = "Seconds to wait for answers. (default: 0.5)"
     parser.option("--wait SECONDS", wait, type=number(0.01, 3600), default=0.5)

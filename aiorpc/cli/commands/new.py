@@ -84,8 +84,8 @@ def configure(parser: Parser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Write the files, and print what to do next."""
     name: str = arguments.name
-    module = _module_name(name)
-    names = {"name": name, "module": module, "class_name": _class_name(name)}
+    module, class_name = _module_and_class(name)
+    names = {"name": name, "module": module, "class_name": class_name}
     directory = Path(name)
     files = {
         f"{module}.py": SERVICE.substitute(names),
@@ -113,9 +113,9 @@ def execute(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _module_name(name: str) -> str:
+def _module_and_class(name: str) -> tuple[str, str]:
     """
-    The module for the service *name*.
+    The names of the module and the class for the service *name*.
 
     Raises:
         ConfigurationError: *name* cannot name a service, or its module would hide another one.
@@ -126,7 +126,7 @@ def _module_name(name: str) -> str:
             f"{name!r} cannot name a service and its module: use letters, digits, _ and -, a "
             "letter first, and no keyword of Python"
         )
-    class_name = _class_name(name)
+    class_name = "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name))
     if keyword.iskeyword(class_name) or class_name in OF_THE_TEST:
         raise ConfigurationError(
             f"the class of {name!r} would be named {class_name}, which is taken: choose another "
@@ -137,8 +137,4 @@ def _module_name(name: str) -> str:
             f"a module named {module} exists already, and would be hidden: choose another name, "
             f"such as {module}_service"
         )
-    return module
-
-
-def _class_name(name: str) -> str:
-    return "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name))
+    return module, class_name

@@ -25,10 +25,7 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    text = (
-        "Modules that hold services, imported as from the current directory; with a class, only "
-        "that one."
-    )
+    text = "Modules with services, imported as from the current directory; with CLASS, only that."
     parser.add_argument("modules", metavar="MODULE[:CLASS]", nargs="+", help=text)
     add_settings(parser)
     parser.option("--reload", "Restart whenever a source file changes.")
