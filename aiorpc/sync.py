@@ -2,7 +2,7 @@
 Calls services and dispatches events from programs without an event loop: threads, Flask, Django,
 scripts. Stands on ``calling``.
 
-Each proxy runs the async one on an event loop of its own, in a thread of its own. Any number of
+Each proxy runs the async proxy on an event loop of its own, in a thread of its own. Any number of
 threads may use it at the same time.
 """
 
@@ -13,7 +13,7 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
@@ -238,9 +238,8 @@ def event_dispatcher(
     ``dispatch`` returns when the broker has confirmed the event. Errors are those of
     :func:`aiorpc.event_dispatcher`.
     """
-    thread = _LoopThread("event_dispatcher")
     dispatcher = standalone.event_dispatcher(config, context_data=context_data)
-    try:
+    with closing(_LoopThread("event_dispatcher")) as thread:
         dispatch = thread.run(dispatcher.__aenter__)
         try:
             yield lambda service, event_type, payload=None: thread.run(
@@ -248,5 +247,3 @@ def event_dispatcher(
             )
         finally:
             thread.run(dispatcher.__aexit__, None, None, None)
-    finally:
-        thread.close()

@@ -40,7 +40,7 @@ class Events:
         self._transport = transport
         self._wire = wire
         self._settings = settings
-        #: The exchanges that need not be declared any more, by service.
+        #: The exchanges that are declared already, by service.
         self._exchanges: dict[str, Exchange] = {}
         self._declaring = asyncio.Lock()
 

@@ -1,1 +1,1 @@
-"""The protocol as values and pure functions. Nothing in this room awaits or opens anything."""
+"""The protocol as values and pure functions. Nothing in this folder awaits or does I/O."""

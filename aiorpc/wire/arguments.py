@@ -157,11 +157,11 @@ def result_converter(
     function: Callable[..., Any], *, name: str | None = None
 ) -> Callable[[Any], Any] | None:
     """
-    Return what converts results as the return annotation of *function* says; ``None`` if each value
-    passes, also because the annotation cannot be resolved or is unsupported.
+    Return what converts results as the return annotation of *function* says. ``None`` if every
+    value passes, for example because msgspec does not support the annotation.
 
-    What it returns raises MalformedReply for a result that does not fit. The text names the
-    expected type and the one that came.
+    The converter raises MalformedReply for a result that does not fit. The text names the expected
+    type and the one that came.
     """
     name = name or function.__qualname__
     function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))

@@ -21,7 +21,7 @@ _NO_LIMIT = 1 << 30
 
 class Content:
     """
-    What is in the messages of one configuration.
+    Reads the bodies of messages as one configuration sets it.
 
     Attributes:
         serializers: the serializers that the configuration accepts.

@@ -1,6 +1,6 @@
 """
-What a message tells of how often it was delivered in vain, and how it is sent on: again, with a
-count, or to be parked. Pure functions; the rules are in :mod:`aiorpc.entrypoints.attempts`.
+Reads how many attempts at a message failed, and makes its copies: to be sent again, or parked. Pure
+functions: nothing here awaits or does I/O. :mod:`aiorpc.entrypoints.attempts` has the rules.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ __all__ = [
 
 
 def attempts_of(message: Message) -> int | None:
-    """The failed attempts that *message* tells of; ``None`` if nobody has counted them."""
+    """Return how many attempts at *message* failed; ``None`` if nobody has counted them."""
     attempts = message.headers.get(ATTEMPTS) if message.headers else None
     return attempts if type(attempts) is int and attempts >= 0 else None
 
 
 def was_resent(message: Message) -> bool:
-    """Whether it was sent before, so that it may have been worked on."""
+    """Return whether *message* was sent before, so that a service may have worked on it."""
     return message.headers is not None and RESENT in message.headers
 
 
 def counted_by_broker(message: Message) -> bool:
-    """Whether it comes from a quorum queue, which counts by itself and has a limit of its own."""
+    """Return whether it comes from a quorum queue, which counts and limits attempts itself."""
     return message.headers is not None and DELIVERY_COUNT in message.headers
 
 
 def copy_id_of(message: Message) -> str | None:
-    """Which copy it is; ``None`` for an original."""
+    """Return the id of a copy; ``None`` for an original."""
     copy = message.headers.get(COPY) if message.headers else None
     return copy if type(copy) is str else None
 
 
 def original_key_of(message: Message) -> str:
-    """The routing key of a message that was sent on, as it was at first."""
+    """Return the routing key that the original of a copy had."""
     return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
 
 
@@ -67,7 +67,10 @@ def counted(
     attempts: int,
     deadline: Deadline | None,
 ) -> Message:
-    """*message*, which came by *exchange* and *routing_key*, to be sent again after *attempts*."""
+    """
+    Return a copy of *message* to send again, with the number of failed *attempts*. *exchange* and
+    *routing_key* are those that *message* came by, if it is an original.
+    """
     copy = _sent_on(message, exchange, routing_key)
     copy.headers = {**(copy.headers or EMPTY), RESENT: True, ATTEMPTS: attempts, COPY: copy_id}
     if deadline is not None:
@@ -76,7 +79,7 @@ def counted(
 
 
 def parked(message: Message, exchange: str, routing_key: str) -> Message:
-    """*message* as it is kept: without an end, and with what it takes to send it again."""
+    """Return a copy of *message* to park: it never expires, and says where it came from."""
     copy = _sent_on(message, exchange, routing_key)
     copy.expiration = None
     copy.persistent = True

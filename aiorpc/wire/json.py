@@ -110,7 +110,7 @@ def encode(value: Any, encoder: json.JSONEncoder = _TYPED) -> bytes:
         if _is_plain(value, MAX_DEPTH - 2):
             return _encode_by_msgspec(value)
     except (ValueError, RecursionError):
-        pass  # a lone surrogate, or an int of thousands of digits: json writes it or explains
+        pass  # a lone surrogate, or an int of thousands of digits: json writes it, or we explain
     try:
         text = encoder.encode(value).encode("ascii")
     except Exception as exc:  # a __json__ method or a property may raise anything
@@ -177,8 +177,9 @@ def decode(data: bytes) -> Any:
     try:
         value = _decode_by_msgspec(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # NaN, 1e999 or a lone surrogate, which kombu reads; or it explains
-        return _decode_any(data)
+        return _decode_any(
+            data
+        )  # reads what kombu reads (NaN, 1e999, a lone surrogate), or explains
     except RecursionError:
         raise _unreadable(_TOO_DEEP) from None
     if len(data) > 2 * MAX_DEPTH and _is_too_deep(data):

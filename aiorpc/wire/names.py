@@ -67,9 +67,9 @@ OWN_PREFIX = "aiorpc-"
 LONGEST_NAME = 255
 #: Seconds without a consumer after which the broker deletes a reply queue; Nameko's value.
 REPLY_QUEUE_EXPIRES = 300.0
-#: Callers send here which call they cancel.
+#: Callers publish here which of their calls they cancel.
 CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
-#: ``aiorpc ls`` sends here that it wants to know the services.
+#: ``aiorpc ls`` asks here which services run.
 DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
 #: Seconds for which a service remembers a cancelled call that has no deadline, or a later one.
 UNBOUNDED_CANCEL = 300.0
