@@ -34,13 +34,13 @@ class Content:
         self._max_message_size = max_message_size or _NO_LIMIT
 
     def decode(
-        self, message: Message, compressed: bool, serializer: Serializer | None = None
+        self, message: Message, compressed: bool = True, serializer: Serializer | None = None
     ) -> Any:
         """
         The value in the body of *message*.
 
         Args:
-            compressed: whether *message* has a header ``compression``.
+            compressed: whether *message* may have a header ``compression``.
             serializer: reads the body; by default the one of its content type.
 
         Raises:

@@ -19,7 +19,7 @@ from ..context import NO_CONTEXT, Context
 from .content import Content, refuse_oversized
 from .headers import context_headers, context_of
 from .message import Exchange, Message, Queue
-from .names import COMPRESSION, REPLY_QUEUE_EXPIRES, rpc_queue_name
+from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name
 from .replies import Replies
 from .requests import Requests
 from .serializers import RAW, SerializerSet
@@ -67,8 +67,7 @@ class Payloads:
         if not message.body and serializer is not RAW:
             refuse_oversized(message)
             return "", context  # as in Nameko: kombu does not decode an empty body
-        compressed = headers is not None and COMPRESSION in headers
-        return self._content.decode(message, compressed, serializer), context
+        return self._content.decode(message, serializer=serializer), context
 
 
 class Wire(msgspec.Struct, frozen=True, eq=False):

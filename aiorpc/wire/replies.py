@@ -16,7 +16,6 @@ from ..exceptions import MalformedReply, MalformedRequest
 from .content import Content
 from .errors import error_from_payload, error_payload
 from .message import Message
-from .names import COMPRESSION
 
 __all__ = ["Replies"]
 
@@ -68,10 +67,8 @@ class Replies:
             MalformedReply: it is no answer of this protocol.
             Exception: the error it brings; see :func:`aiorpc.wire.errors.error_from_payload`.
         """
-        headers = message.headers
         try:
-            compressed = headers is not None and COMPRESSION in headers
-            body = self._content.decode(message, compressed)
+            body = self._content.decode(message)
         except MalformedRequest as exc:
             raise MalformedReply(f"the reply cannot be read: {exc}") from None
         if type(body) is not dict and not isinstance(body, Mapping):
