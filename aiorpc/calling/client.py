@@ -1,21 +1,21 @@
 """
 Makes calls over a transport: any number in flight, from any number of tasks of one event loop.
 
-``new_call`` gives a call its context and deadline; ``call`` sends it through the middleware, and
-``pending`` brings the answer. May import transports and wire.
+``new_call`` gives a call its context and deadline; a ``handler`` sends it through the middleware,
+and ``pending`` brings the answer. May import transports and wire.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, Self
 
 import msgspec
 
-from ..call import Call, Middleware, compose
+from ..call import Call, Handler, Middleware, compose
 from ..config import Settings
 from ..context import NO_CONTEXT, Context, current, id_source
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
@@ -114,16 +114,14 @@ class Client:
             context = context.with_data(route.options.context_data)
         return Call(route.service, route.method, args, kwargs, context.within(route.timeout))
 
-    def call(self, call: Call, route: Route) -> Awaitable[Any]:
+    def handler(self, route: Route) -> Handler:
         """
-        Send *call* when awaited, through the middleware, and wait for its answer. Cancelling this
-        cancels the call. ``MethodProxy.__call__`` lists what it raises.
+        What sends a call of *route* through the middleware, and waits for its answer. Cancelling
+        that cancels the call. ``MethodProxy.__call__`` lists what it raises.
         """
-        if self._middleware:
-            return compose(self._middleware, lambda call: self._call(call, route))(call)
-        return self._call(call, route)
+        return compose(self._middleware, partial(self._call, route))
 
-    async def _call(self, call: Call, route: Route) -> Any:
+    async def _call(self, route: Route, call: Call) -> Any:
         if route.options.fail_fast:
             await self._diagnosis.require_consumers(call)
         if self.transport.congested:
@@ -148,7 +146,7 @@ class Client:
             RuntimeError: the call was not sent, because another event loop owns this client.
         """
         if self._middleware or route.options.fail_fast:
-            task = asyncio.ensure_future(self.call(call, route))
+            task = asyncio.ensure_future(self.handler(route)(call))
             return task, task.cancel
         pending = self._send(call, route)
         return pending.future, partial(self._cancel, pending)

@@ -13,6 +13,8 @@ import logging
 from time import monotonic
 from typing import Any
 
+import msgspec
+
 from ..call import Call
 from ..context import new_id
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout, Unroutable
@@ -39,7 +41,7 @@ class Pending(Outgoing, eq=False, kw_only=True):
     #: Whether the request may be re-sent after the connection broke.
     resend: bool
     #: Where its deadline is kept, until it passes.
-    deadlines: Bucket | None = None
+    deadlines: Bucket = msgspec.field(default_factory=dict)
     #: Whether its deadline has passed. The diagnosis then runs.
     late: bool = False
     #: The error that arrived while we diagnosed the timeout.
@@ -47,7 +49,6 @@ class Pending(Outgoing, eq=False, kw_only=True):
 
     def expired(self) -> None:
         """Called by the timers: its deadline has passed."""
-        self.deadlines = None
         self.calls.expired(self)
 
     def conclude(self, error: AioRpcError | None) -> None:
@@ -125,8 +126,7 @@ class PendingCalls:
 
     def remove(self, pending: Pending) -> bool:
         """Wait no more for the answer to *pending*. Return whether it was waited for."""
-        if pending.deadlines is not None:
-            pending.deadlines.pop(pending, None)
+        pending.deadlines.pop(pending, None)
         return self._pending.pop(pending.correlation_id, None) is not None
 
     def _fail(self, pending: Pending, error: Exception) -> None:
@@ -151,7 +151,8 @@ class PendingCalls:
         except Exception as exc:  # noqa: BLE001 - the remote error, of whatever class
             self._on_error(pending, exc)
             return
-        self.remove(pending)
+        del self._pending[pending.correlation_id]
+        pending.deadlines.pop(pending, None)
         if not pending.future.done():  # its task may have been cancelled in this turn of the loop
             pending.future.set_result(result)
 

@@ -79,7 +79,7 @@ def _mark_retrieved(future: asyncio.Future[Any]) -> None:
 class MethodProxy:
     """A remote method. Await a call of it, or send it by ``call_async`` and await the reply."""
 
-    __slots__ = ("_client", "_convert", "_route")
+    __slots__ = ("_client", "_convert", "_handle", "_route")
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class MethodProxy:
     ) -> None:
         self._client = client
         self._route = client.route(service, method, options)
+        self._handle = client.handler(self._route)
         self._convert = convert
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -110,8 +111,7 @@ class MethodProxy:
             RemoteError: the method raised. An error whose class is registered with
                 ``deserialize_to_instance`` is raised itself.
         """
-        client, route = self._client, self._route
-        result = await client.call(client.new_call(route, args, kwargs), route)
+        result = await self._handle(self._client.new_call(self._route, args, kwargs))
         return result if self._convert is None else self._convert(result)
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
