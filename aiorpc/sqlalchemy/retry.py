@@ -155,7 +155,8 @@ def transaction_retry(
     Write it under ``@rpc``, and above ``@accepts`` and ``@returns``: their work belongs to the
     attempt. A new attempt rolls the session back first, and repeats all that the function does, in
     other systems too. If a connection is lost during a COMMIT, the work may be done twice: give it
-    a unique key. With ``commit=True``, the COMMIT comes after the attempt and is not retried.
+    a unique key. With ``commit=True``, the COMMIT comes after the attempt and is not retried; to
+    retry it, commit in the method.
 
     Args:
         session: the session to roll back, or a function from the method's ``self`` to it

@@ -1,6 +1,6 @@
 """
-The session of one call: an ``AsyncSession`` that a cancelled call cannot leave half committed or
-half closed, and that warns of changes which were not committed.
+An ``AsyncSession`` for one call. A cancelled call cannot leave it half committed or half closed.
+It warns of changes that were not committed.
 
 Awaits the database. SQLAlchemy calls the functions at the end, for events, in a greenlet.
 """

@@ -75,7 +75,7 @@ def note_server(connection: Any, _: object = None) -> None:
 
 
 def unfinished_statement(connection: Any) -> Statement | None:
-    """The statement that the server still runs after aiomysql cut *connection*; None if none."""
+    """The statement that the server still runs after aiomysql cut *connection*, or None."""
     server = _servers.get(connection) if driver_of(connection) == "aiomysql" else None
     if server is None or getattr(connection, "_close_reason", None) is None:
         return None

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -50,49 +49,6 @@ class PoolTimeout(exc.TimeoutError):
     """No connection became free in time. The text has the pool's limits and what to change."""
 
 
-class _WaitingLine:
-    """
-    Calls that wait for a connection, served in the order in which they came.
-
-    Args:
-        take_back: called with a value that was handed to a waiter which was cancelled meanwhile.
-    """
-
-    def __init__(self, take_back: Callable[[ConnectionPoolEntry | None], None]) -> None:
-        self._take_back = take_back
-        self._waiters: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
-
-    def __len__(self) -> int:
-        return sum(not waiter.done() for waiter in self._waiters)
-
-    async def wait(self, within: float) -> ConnectionPoolEntry | None:
-        """
-        Wait up to *within* seconds to be served.
-
-        Raises:
-            TimeoutError: *within* has passed.
-        """
-        waiter: asyncio.Future[ConnectionPoolEntry | None] = asyncio.Future()
-        self._waiters.append(waiter)
-        try:
-            async with asyncio.timeout(within):
-                return await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():  # served and cancelled at the same time
-                self._take_back(waiter.result())
-            waiter.cancel()
-            raise
-
-    def serve(self, value: ConnectionPoolEntry | None) -> bool:
-        """Hand *value* to the waiter that has waited longest. False if nobody waits."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(value)
-                return True
-        return False
-
-
 class CallPool(InterruptiblePool):
     """
     At most ``pool_size + max_overflow`` connections; up to ``pool_size`` of them stay open unused.
@@ -103,8 +59,8 @@ class CallPool(InterruptiblePool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        #: A waiting call gets a connection, or None: a place in which to open one.
-        self._line = _WaitingLine(self._take_back)
+        #: One for each call that waits, in their order.
+        self._waiters: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
 
     # What SQLAlchemy asks of a pool
 
@@ -132,7 +88,7 @@ class CallPool(InterruptiblePool):
             self._free_place()
             return
         record.info[_RETURNED_AT] = monotonic()
-        if self._line.serve(record):
+        if self._serve(record):
             return
         if self._pool.full():
             self._discard(record)
@@ -151,20 +107,38 @@ class CallPool(InterruptiblePool):
 
     def waiting(self) -> int:
         """Calls that wait for a connection. ``QueuePool`` does not have this count."""
-        return len(self._line)
+        return sum(not waiter.done() for waiter in self._waiters)
 
     # Waiting
 
     async def _wait(self) -> ConnectionPoolEntry | None:
+        """Wait in line for a connection, or for None: a place in which to open one."""
         patience = self._timeout
         if (deadline := current.get().deadline) is not None:
             # The error needs a moment to reach the caller before the deadline.
             remaining = deadline.remaining()
             patience = max(0.0, min(patience, remaining - min(0.25, max(0.02, remaining * 0.05))))
+        waiter: asyncio.Future[ConnectionPoolEntry | None] = asyncio.Future()
+        self._waiters.append(waiter)
         try:
-            return await self._line.wait(patience)
-        except TimeoutError:
-            raise PoolTimeout(self._explain(patience)) from None
+            async with asyncio.timeout(patience):
+                return await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled():  # served and cancelled at the same time
+                self._take_back(waiter.result())
+            waiter.cancel()
+            if isinstance(error, TimeoutError):
+                raise PoolTimeout(self._explain(patience)) from None
+            raise
+
+    def _serve(self, value: ConnectionPoolEntry | None) -> bool:
+        """Hand *value* to the call that has waited longest. False if no call waits."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(value)
+                return True
+        return False
 
     def _explain(self, patience: float) -> str:
         bound = "pool_timeout" if patience >= self._timeout else "the deadline of the call"
@@ -178,7 +152,7 @@ class CallPool(InterruptiblePool):
 
     def _free_place(self) -> None:
         """Give a place to the call that waits longest; it opens a connection there."""
-        if not self._line.serve(None):
+        if not self._serve(None):
             self._dec_overflow()
 
     def _discard(self, record: ConnectionPoolEntry) -> None:

@@ -4,7 +4,7 @@ mysqlclient to those of asyncpg, aiomysql and aiosqlite.
 
 Awaits nothing. Reads certificates from files, and does no other I/O. Each public function returns
 what stays in the URL's query, for SQLAlchemy itself, and what goes straight to the driver. It
-refuses an argument that the driver does not have: one that is silently ignored is found at night.
+refuses an argument that the driver does not have, so that none is ignored silently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Query: TypeAlias = Mapping[str, str | Sequence[str]]
 Arguments: TypeAlias = tuple[dict[str, str | Sequence[str]], dict[str, Any]]
 
 
-#: For the error where a text is no value of this type.
+#: What an argument of each type must be, for the error.
 _EXPECTED = {asbool: "true or false", float: "a number of seconds", int: "an integer"}
 
 
@@ -45,7 +45,7 @@ class _Driver:
     renamed: Mapping[str, str] = field(default_factory=dict)
     #: Go to the driver in one value, such as a TLS context.
     gathered: Collection[str] = ()
-    #: Ask for what the driver does anyway, with these values; None: with any value.
+    #: Ignored, with values that ask for what the driver does anyway; None: with any value.
     harmless: Mapping[str, set[str] | None] = field(default_factory=dict)
     #: Known from other drivers, and what to do instead.
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -217,7 +217,7 @@ def aiomysql_arguments(query: Query, where: str) -> Arguments:
 
 
 def _mysql_tls(reader: _Reader, given: Mapping[str, str]) -> ssl.SSLContext | None:
-    """A TLS context for aiomysql, where PyMySQL takes the names of files, and switches."""
+    """Make the TLS context that aiomysql takes in place of PyMySQL's arguments. None: no TLS."""
 
     def flag(name: str, default: bool) -> bool:
         return bool(reader.convert(name, asbool)) if name in given else default
