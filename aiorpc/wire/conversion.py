@@ -13,7 +13,8 @@ import decimal
 import inspect
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
@@ -189,19 +190,13 @@ def _without_midnight(value: Any, shape: shapes.Type) -> Any:
         fields = {field.encode_name: field.type for field in getattr(shape, "fields", ())}
         return {k: _without_midnight(v, fields[k]) if k in fields else v for k, v in value.items()}
     if isinstance(value, list | tuple):
+        first = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
+        inner = chain(first, repeat(getattr(shape, "item_type", None)))
         return [
-            item if inner is None else _without_midnight(item, inner)
-            for item, inner in zip(value, _item_shapes(shape, len(value)), strict=False)
+            item if each is None else _without_midnight(item, each)
+            for item, each in zip(value, inner, strict=False)
         ]
     return value
-
-
-def _item_shapes(shape: shapes.Type, count: int) -> Sequence[shapes.Type | None]:
-    """Return the shape of each of the *count* items of an array."""
-    if (item := getattr(shape, "item_type", None)) is not None:
-        return [item] * count
-    known = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
-    return [*known, *[None] * (count - len(known))]
 
 
 # Not compiled here: only errors need them, and compiling slows `import aiorpc`.

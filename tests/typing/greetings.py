@@ -51,6 +51,8 @@ class ServiceX:
         assert_type(await reply.result(), str)
         faster = self.y.append_identifier.with_options(timeout=0.5)
         assert_type(await faster("x"), str)
+        self.y.append_identifier.with_options(timout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        self.y.append_identifier.with_options(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await self.y.append_identifier(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await self.y.append_identifier()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         await self.y.find("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -73,3 +75,4 @@ async def standalone() -> None:
         assert_type(decorated.append_identifier.call_async("x"), RpcReply[str])
         await cluster.service_x.anything(1, two=2)
         await cluster["service-x"]["typed"].with_options(timeout=1)()
+        cluster["service-x"]["typed"].with_options(timout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
