@@ -46,7 +46,7 @@ class RpcReply(Generic[T_co]):
         self._cancel = cancel
         self._convert = convert
         # Nobody has to await a reply, so asyncio must not warn of an error that nobody retrieved.
-        future.add_done_callback(_mark_retrieved)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def result(self) -> T_co:
         """Wait for the result. Raises what calling the method raises."""
@@ -69,11 +69,6 @@ class RpcReply(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<RpcReply {'done' if self.done() else 'pending'}>"
-
-
-def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
 
 
 class MethodProxy:

@@ -104,8 +104,6 @@ class _Safe:
     survive. A tree whose nodes link to their parents has too many paths to walk.
     """
 
-    __slots__ = ("_left",)
-
     def __init__(self) -> None:
         self._left = _ITEMS
 
