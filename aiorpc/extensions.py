@@ -11,13 +11,8 @@ import functools
 import inspect
 from abc import ABC
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
 
@@ -37,6 +32,7 @@ __all__ = [
     "Submission",
     "WorkerContext",
     "declare",
+    "decorator_of",
     "entrypoints_of",
     "providers_of",
     "service_name_of",
@@ -45,6 +41,7 @@ __all__ = [
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 _ENTRYPOINTS = "__aiorpc_entrypoints__"
 
@@ -85,32 +82,26 @@ class Host(Protocol):
     @property
     def service_name(self) -> str:
         """The ``name`` of the service class."""
-        ...
 
     @property
     def service_cls(self) -> type:
         """The service class. Each worker makes an instance of it."""
-        ...
 
     @property
     def settings(self) -> Settings:
         """The decoded configuration; ``settings.raw`` is the mapping as it was written."""
-        ...
 
     @property
     def transport(self) -> Transport:
         """The connection to the broker. It reconnects by itself."""
-        ...
 
     @property
     def wire(self) -> Wire:
         """Encodes and decodes messages as the configuration sets it."""
-        ...
 
     @property
     def max_workers(self) -> int:
         """How many workers run at a time."""
-        ...
 
     def new_call(
         self,
@@ -127,7 +118,6 @@ class Host(Protocol):
         *context* is the one that came with the message, if any; the call is its child. For *kind*
         and *redelivered* see :class:`aiorpc.Call`.
         """
-        ...
 
     def submit(
         self,
@@ -144,7 +134,6 @@ class Host(Protocol):
         cannot be sent rolls them back. *settle* is called once when they have closed, whatever
         happens; it must not block.
         """
-        ...
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
         """
@@ -153,21 +142,18 @@ class Host(Protocol):
         Raises:
             AioRpcError: it did not run to its end, or raised something that is no ``Exception``.
         """
-        ...
 
     def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
         """
         Run *background* in a task of that *name* until the container stops to take work; then it is
         cancelled. If it raises, the container fails with its error.
         """
-        ...
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """
         Return what *opener* opens. The first caller with that *key* opens it, and it closes with
         the lifespans of the dependencies.
         """
-        ...
 
 
 class Entrypoint(ABC):
@@ -190,17 +176,9 @@ class Entrypoint(ABC):
         sensitive_arguments: str | Sequence[str] = (),
     ) -> None:
         #: Errors that are not failures of the service: logged as warnings without a traceback.
-        self.expected_exceptions = (
-            (expected_exceptions,)
-            if isinstance(expected_exceptions, type)
-            else tuple(expected_exceptions)
-        )
+        self.expected_exceptions = _tuple(expected_exceptions)
         #: Names of arguments that no log may show.
-        self.sensitive_arguments = (
-            (sensitive_arguments,)
-            if isinstance(sensitive_arguments, str)
-            else tuple(sensitive_arguments)
-        )
+        self.sensitive_arguments = _tuple(sensitive_arguments)
 
     def queue_name(self, host: Host) -> str | None:
         """The queue whose messages fire it, if any; for logs and for ``aiorpc ls``."""
@@ -229,12 +207,32 @@ class Entrypoint(ABC):
 
     @classmethod
     def decorator(cls, *args: Any, **kwargs: Any) -> Any:
-        """
-        ``timer = Timer.decorator`` serves both ``@once`` and ``@timer(interval=5)``, as in Nameko.
-        """
+        """``once = Once.decorator`` serves both ``@once`` and ``@once("with")``, as in Nameko."""
         if len(args) == 1 and not kwargs and callable(args[0]) and not isinstance(args[0], type):
             return declare(cls(), args[0])
         return functools.partial(declare, cls(*args, **kwargs))
+
+
+def _tuple(given: Any) -> tuple[Any, ...]:
+    return (given,) if isinstance(given, (type, str)) else tuple(given)
+
+
+class Decorator(Protocol):
+    """Marks a method as fired by an entrypoint, and returns it unchanged."""
+
+    def __call__(self, method: F, /) -> F: ...
+
+
+def decorator_of(kind: Callable[P, Entrypoint]) -> Callable[P, Decorator]:
+    """Return a function with the arguments of *kind*: the decorator of its methods."""
+
+    @functools.wraps(kind, updated=())
+    def decorator(*args: P.args, **kwargs: P.kwargs) -> Decorator:
+        return functools.partial(declare, kind(*args, **kwargs))
+
+    signature = inspect.signature(kind)
+    vars(decorator)["__signature__"] = signature.replace(return_annotation=signature.empty)
+    return decorator
 
 
 def declare(entrypoint: Entrypoint, method: F) -> F:

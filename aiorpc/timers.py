@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 __all__ = ["TICK", "Bucket", "Expiring", "Timers"]
@@ -36,20 +35,7 @@ Bucket: TypeAlias = dict[Expiring, None]
 
 
 class Timers:
-    """
-    Deadlines on *loop*, by its time, in buckets of ``TICK`` seconds. ``close`` ends it.
-    """
-
-    __slots__ = (
-        "_bucket",
-        "_buckets",
-        "_due",
-        "_loop",
-        "_sweep_at",
-        "_tick",
-        "_timer",
-        "_timer_at",
-    )
+    """Deadlines on *loop*, by its time, in buckets of ``TICK`` seconds. ``close`` ends it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -124,13 +110,9 @@ class Timers:
             for expiring in list(bucket):
                 if expiring in bucket:  # a callback may remove another deadline
                     del bucket[expiring]
-                    _guarded(expiring.expired)
+                    try:
+                        expiring.expired()
+                    except Exception:
+                        log.exception("a callback at a deadline failed")
         if due:  # a callback may have set the timer for a later tick
             self._wake_at(due[0])
-
-
-def _guarded(callback: Callable[[], None]) -> None:
-    try:
-        callback()
-    except Exception:
-        log.exception("a callback at a deadline failed")

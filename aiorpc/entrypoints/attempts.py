@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 
 from ..context import Deadline, new_id
 from ..exceptions import (
@@ -105,7 +106,7 @@ class Attempts:
         if known is None or delivery.stale:
             delivery.reject(requeue=True)
         else:
-            self._send_copy(delivery, known, deadline, _requeue)
+            self._send_copy(delivery, known, deadline, methodcaller("reject", requeue=True))
 
     def _send_copy(
         self,
@@ -191,7 +192,3 @@ class Attempts:
                 delivery.ack()
             else:
                 self._parked(delivery, DeliveryUncertain(text))
-
-
-def _requeue(delivery: Delivery) -> None:
-    delivery.reject(requeue=True)

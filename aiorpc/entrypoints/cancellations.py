@@ -14,9 +14,9 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from ..extensions import Host
+from ..extensions import Host, Submission
 from ..wire.message import Message
 from ..wire.names import cancel_queue
 from ..wire.requests import decode_cancellation
@@ -29,13 +29,7 @@ log = logging.getLogger("aiorpc.rpc")
 Key: TypeAlias = tuple[str | None, str | None]
 
 
-class Cancellable(Protocol):
-    """A call that runs."""
-
-    def cancel(self) -> None: ...
-
-
-T = TypeVar("T", bound=Cancellable)
+T = TypeVar("T", bound=Submission)
 
 #: How many early cancellations are remembered; the oldest are forgotten first. The fanout reaches
 #: every instance, so most of them are for calls that run elsewhere.
@@ -60,11 +54,8 @@ class Cancellations(Generic[T]):
     @asynccontextmanager
     async def listening(self, host: Host) -> AsyncGenerator[None]:
         """Cancel calls as their callers ask, inside the block."""
-        subscription = await host.transport.listen(cancel_queue(host.service_name), self.received)
-        try:
+        async with await host.transport.listen(cancel_queue(host.service_name), self.received):
             yield
-        finally:
-            await subscription.cancel()
 
     def came_before(self, key: Key) -> bool:
         """Whether the call was cancelled before its request arrived. True once."""

@@ -6,13 +6,12 @@ only the subscription.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
 
 from ..exceptions import ConfigurationError
-from ..extensions import Ending, Entrypoint, Host, Outcome, declare
+from ..extensions import Ending, Entrypoint, Host, Outcome, decorator_of
 from ..transports.base import Delivery
 from ..wire.copies import was_resent
 from ..wire.message import Queue
@@ -21,8 +20,6 @@ from .attempts import Attempts
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
 log = logging.getLogger("aiorpc.consumer")
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class QueueConsumer(Entrypoint):
@@ -61,13 +58,9 @@ class QueueConsumer(Entrypoint):
     async def listen(self, host: Host) -> AsyncGenerator[None]:
         queue = self.queue_of(host)
         intake = _Intake(self, host, queue.name)
-        subscription = await host.transport.subscribe(
-            queue, intake.received, prefetch=host.settings.prefetch
-        )
-        try:
+        prefetch = host.settings.prefetch
+        async with await host.transport.subscribe(queue, intake.received, prefetch=prefetch):
             yield
-        finally:
-            await subscription.cancel()
 
 
 class _Intake:
@@ -117,8 +110,19 @@ class _Intake:
 class Consumer(QueueConsumer):
     """Fires a method with the payload of each message of *queue*; see :class:`QueueConsumer`."""
 
-    def __init__(self, queue: Queue, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        requeue_on_error: bool = False,
+        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+        sensitive_arguments: str | Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            requeue_on_error=requeue_on_error,
+            expected_exceptions=expected_exceptions,
+            sensitive_arguments=sensitive_arguments,
+        )
         if not isinstance(queue, Queue):
             raise ConfigurationError(
                 f"consume() takes an aiorpc.Queue, got {type(queue).__name__}: write "
@@ -130,18 +134,4 @@ class Consumer(QueueConsumer):
         return self.queue
 
 
-def consume(
-    queue: Queue,
-    *,
-    requeue_on_error: bool = False,
-    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-    sensitive_arguments: str | Sequence[str] = (),
-) -> Callable[[F], F]:
-    """Let a method take the messages of *queue*; see :class:`QueueConsumer`."""
-    entrypoint = Consumer(
-        queue,
-        requeue_on_error=requeue_on_error,
-        expected_exceptions=expected_exceptions,
-        sensitive_arguments=sensitive_arguments,
-    )
-    return lambda method: declare(entrypoint, method)
+consume = decorator_of(Consumer)

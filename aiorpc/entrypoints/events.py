@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 from ..exceptions import ConfigurationError
-from ..extensions import Host, declare
+from ..extensions import Host, decorator_of
 from ..wire.message import Queue
 from ..wire.names import event_exchange, event_queue
 from .consumer import QueueConsumer
 
 __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 HandlerType = Literal["service_pool", "singleton", "broadcast"]
 #: For each handler method, one instance of the service gets an event.
@@ -104,24 +102,4 @@ class EventHandler(QueueConsumer):
         )
 
 
-def event_handler(
-    source_service: str,
-    event_type: str,
-    handler_type: HandlerType = SERVICE_POOL,
-    *,
-    reliable_delivery: bool = True,
-    requeue_on_error: bool = False,
-    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-    sensitive_arguments: str | Sequence[str] = (),
-) -> Callable[[F], F]:
-    """Fire a method with events; see :class:`EventHandler`."""
-    entrypoint = EventHandler(
-        source_service,
-        event_type,
-        handler_type,
-        reliable_delivery=reliable_delivery,
-        requeue_on_error=requeue_on_error,
-        expected_exceptions=expected_exceptions,
-        sensitive_arguments=sensitive_arguments,
-    )
-    return lambda method: declare(entrypoint, method)
+event_handler = decorator_of(EventHandler)

@@ -130,19 +130,18 @@ class Server:
         try:
             args, kwargs = self._requests.arguments(request)
             if request.late is not None:
-                self._refuse(request, request.late)
+                self._refuse(request, request.late, refusal=True)
                 return
             method = self._methods.get(request.method)
             if method is None:
                 raise MethodNotFound(request.method)
             args, kwargs = method.arguments.bind(args, kwargs)
-        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
-            self._log_refused(request, exc)
-            self._answer_error(request, exc)
+        except Exception as exc:  # noqa: BLE001 - the caller gets any error as its answer
+            self._refuse(request, exc)
             return
         again = request.delivery.redelivered or request.resent
         if again and method.at_most_once:
-            self._refuse(request, self._uncertain(request))
+            self._refuse(request, self._uncertain(request), refusal=True)
             return
         cancellations = self.cancellations
         if cancellations.early and cancellations.came_before(request.key):
@@ -216,7 +215,7 @@ class Server:
         try:
             self._answer(request, replies.error(request.message, error, refusal=refusal))
             return
-        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, its caller is told
+        except Exception as exc:  # noqa: BLE001 - the caller gets any error as its answer
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
@@ -248,12 +247,7 @@ class Server:
 
     # Refusals
 
-    def _refuse(self, request: ServedRequest, error: AioRpcError) -> None:
-        """Answer with *error*, which the host raises and not the method."""
-        self._log_refused(request, error)
-        self._answer_error(request, error, refusal=True)
-
-    def _log_refused(self, request: ServedRequest, error: Exception) -> None:
+    def _refuse(self, request: ServedRequest, error: Exception, *, refusal: bool = False) -> None:
         log.warning(
             "%s: a request was refused: %s: %s%s",
             self._name(request),
@@ -261,6 +255,7 @@ class Server:
             error,
             "" if request.message.reply_to else " (it has no reply_to, so its caller cannot know)",
         )
+        self._answer_error(request, error, refusal=refusal)
 
     def _uncertain(self, request: ServedRequest) -> DeliveryUncertain:
         by_broker = request.delivery.redelivered or attempts_of(request.message) is not None

@@ -1,5 +1,5 @@
 """
-Remote procedure calls: ``@rpc``, and what it is to a type checker. Awaits only the subscription.
+Remote procedure calls: ``@rpc`` and its types. Awaits only the subscription.
 
 One consumer serves all ``@rpc`` methods of a service, on the queue ``rpc-<service>``.
 """
@@ -53,15 +53,9 @@ class Rpc(Entrypoint):
         server = Server(host, {entry.method_name: entry._method(host) for entry in entrypoints})
         # Shared, so that it ends after the workers: callers cancel calls during a drain too.
         await host.share(Cancellations, lambda: server.cancellations.listening(host))
-        subscription = await host.transport.subscribe(
-            host.wire.rpc_queue(host.service_name),
-            server.received,
-            prefetch=host.settings.prefetch,
-        )
-        try:
+        queue, prefetch = host.wire.rpc_queue(host.service_name), host.settings.prefetch
+        async with await host.transport.subscribe(queue, server.received, prefetch=prefetch):
             yield
-        finally:
-            await subscription.cancel()
 
     def _method(self, host: Host) -> Method:
         declared = inspect.getattr_static(host.service_cls, self.method_name)
@@ -74,7 +68,7 @@ class Rpc(Entrypoint):
         return Method(self, arguments, self.delivery == "at_most_once")
 
 
-# What ``@rpc`` is to a type checker. At run time the method stays the function it was.
+# The types of ``@rpc``, for type checkers. At run time the method stays a plain function.
 
 
 class BoundRpcMethod(Protocol[P, R_co]):

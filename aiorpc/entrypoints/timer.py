@@ -6,17 +6,15 @@ complete entrypoint: read it to write your own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from ..exceptions import ConfigurationError
-from ..extensions import Entrypoint, Host, Outcome, declare
+from ..extensions import Entrypoint, Host, Outcome, decorator_of
 
 __all__ = ["Once", "Timer", "once", "timer"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Timer(Entrypoint):
@@ -51,7 +49,7 @@ class Timer(Entrypoint):
         due = clock() + (0 if self.eager else self.interval)
         while True:
             await asyncio.sleep(due - clock())
-            # Not `host.work`: if we are cancelled because the container stops, the run finishes.
+            # `host.work` would cancel the run when the container stops; the run has to finish.
             ended = asyncio.Event()
             host.submit(self, host.new_call(self, kind="timer"), partial(_set, ended))
             await ended.wait()
@@ -79,15 +77,7 @@ class Once(Entrypoint):
         yield
 
 
-def timer(
-    interval: float,
-    *,
-    eager: bool = False,
-    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-) -> Callable[[F], F]:
-    """Fire a method every *interval* seconds; see :class:`Timer`."""
-    entrypoint = Timer(interval, eager=eager, expected_exceptions=expected_exceptions)
-    return lambda method: declare(entrypoint, method)
+timer = decorator_of(Timer)
 
 
 def once(*args: Any, **kwargs: Any) -> Any:

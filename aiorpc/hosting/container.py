@@ -79,7 +79,7 @@ class ServiceContainer:
         self._failure: BaseException | None = None
         self._life: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None]
-        #: Ready, and not told to stop yet.
+        #: Whether it is ready and has not begun to stop.
         self._serving = False
 
     # Life
@@ -93,6 +93,11 @@ class ServiceContainer:
     def overran(self) -> bool:
         """Whether the calls that ran did not end within SHUTDOWN_TIMEOUT and were abandoned."""
         return self._pool.overran
+
+    @property
+    def queues(self) -> list[str]:
+        """The names of the queues that its entrypoints consume, sorted."""
+        return sorted({name for entry in self.entrypoints if (name := entry.queue_name(self))})
 
     @property
     def running(self) -> int:
@@ -167,13 +172,9 @@ class ServiceContainer:
 
     def health(self) -> Health:
         """Whether it serves calls right now: red while it starts, stops, or cannot consume."""
-        return Health.of(self._problems())
-
-    def _problems(self) -> Iterator[str]:
         if not self._serving:
-            yield f"{self.service_name} is not ready yet, or stops"
-        else:
-            yield from problems_of(self.transport)
+            return Health((f"{self.service_name} is not ready yet, or stops",))
+        return Health.of(problems_of(self.transport))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -218,7 +219,7 @@ class ServiceContainer:
                 await listeners.enter_async_context(kind.listen_all(self, entrypoints))
             if discoverable is not None:
                 await listeners.enter_async_context(discoverable.answering())
-            log.info("%s", self._describe("ready"))
+            self._log_ready()
             if not ready.done():
                 ready.set_result(None)
             self._serving = True
@@ -247,12 +248,14 @@ class ServiceContainer:
         if ready.done() and not ready.cancelled():
             log.info("%s stopped", self.service_name)
 
-    def _describe(self, state: str) -> str:
+    def _log_ready(self) -> None:
         methods = {entry.method_name for entry in self.entrypoints}
-        queues = {name for entry in self.entrypoints if (name := entry.queue_name(self))}
-        return (
-            f"{self.service_name} {state}: methods {', '.join(sorted(methods)) or 'none'}; "
-            f"queues {', '.join(sorted(queues)) or 'none'}; broker {self.transport.url}"
+        log.info(
+            "%s ready: methods %s; queues %s; broker %s",
+            self.service_name,
+            ", ".join(sorted(methods)) or "none",
+            ", ".join(self.queues) or "none",
+            self.transport.url,
         )
 
     # What extensions ask of their host

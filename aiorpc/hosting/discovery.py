@@ -53,7 +53,13 @@ class Discoverable:
 
     def __init__(self, host: Host, entrypoints: Sequence[Entrypoint]) -> None:
         self._host = host
-        self._answer = msgspec.json.encode(_describe(host, entrypoints))
+        fired = tuple(
+            Fired(entry.method_name, type(entry).__name__, entry.queue_name(host))
+            for entry in entrypoints
+        )
+        self._answer = msgspec.json.encode(
+            Instance(host.service_name, socket.gethostname(), os.getpid(), fired)
+        )
         self._early: list[Message] | None = []
         self._subscribing = asyncio.create_task(
             host.transport.subscribe(discovery_queue(host.service_name), self._asked),
@@ -116,8 +122,7 @@ async def discover(transport: Transport, wait: float) -> list[Instance]:
             log.warning("an answer to `aiorpc ls` cannot be read: %s", error)
 
     queue = discovery_answers_queue()
-    subscription = await transport.subscribe(queue, answered)
-    try:
+    async with await transport.subscribe(queue, answered):
         await transport.declare([DISCOVERY_EXCHANGE])
         question = Message(
             body=b"", persistent=False, reply_to=queue.name, expiration=max(1, round(wait * 1000))
@@ -126,18 +131,4 @@ async def discover(transport: Transport, wait: float) -> list[Instance]:
             Outgoing(exchange=DISCOVERY_EXCHANGE.name, routing_key="", message=question), wait
         )
         await asyncio.sleep(wait)
-    finally:
-        await subscription.cancel()
     return sorted(answers, key=lambda instance: (instance.service, instance.host, instance.pid))
-
-
-def _describe(host: Host, entrypoints: Sequence[Entrypoint]) -> Instance:
-    return Instance(
-        service=host.service_name,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        entrypoints=tuple(
-            Fired(entry.method_name, type(entry).__name__, entry.queue_name(host))
-            for entry in entrypoints
-        ),
-    )

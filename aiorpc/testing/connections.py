@@ -14,7 +14,6 @@ from ..transports.memory.transport import MemoryTransport
 if TYPE_CHECKING:  # aio-pika is slow to import, and memory:// does not need it
     from ..config import BrokerUrl
     from ..transports.amqp.link import Link
-    from ..transports.amqp.transport import AmqpTransport
 
 __all__ = ["cut"]
 
@@ -25,15 +24,9 @@ def cut(transport: Transport) -> Callable[[], None]:
     function is called. What is unacked is requeued; confirms on their way are lost. A transport
     that is not started yet cannot reach its broker.
     """
-    if isinstance(transport, MemoryTransport):
-        return _cut_memory(transport)
-    from ..transports.amqp.transport import AmqpTransport
+    if not isinstance(transport, MemoryTransport):
+        return _cut_amqp(transport)
 
-    assert isinstance(transport, AmqpTransport), transport
-    return _cut_amqp(transport)
-
-
-def _cut_memory(transport: MemoryTransport) -> Callable[[], None]:
     def restore() -> None:
         transport.reachable = True
         transport.connect()
@@ -43,7 +36,10 @@ def _cut_memory(transport: MemoryTransport) -> Callable[[], None]:
     return restore
 
 
-def _cut_amqp(transport: AmqpTransport) -> Callable[[], None]:
+def _cut_amqp(transport: Transport) -> Callable[[], None]:
+    from ..transports.amqp.transport import AmqpTransport
+
+    assert isinstance(transport, AmqpTransport), transport
     dialer = transport.supervisor.dialer
     connect, restored = dialer.connect, asyncio.Event()
 

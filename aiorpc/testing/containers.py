@@ -104,7 +104,7 @@ class Containers:
             transport = open_transport(left[0].settings, name="aiorpc tests")
             try:
                 await transport.start(CONNECT_TIMEOUT)  # bounded: the broker may be gone
-                for queue in {queue for container in left for queue in _queues_of(container)}:
+                for queue in {queue for container in left for queue in container.queues}:
                     await transport.delete(queue)
             finally:
                 await transport.aclose()
@@ -118,12 +118,6 @@ class Containers:
         """Return whether *settings* name the broker for tests, and that is a server with queues."""
         ours = parse_broker_urls(self._amqp_uri, tls=bool(settings.amqp_ssl))
         return ours[0].scheme != "memory" and settings.broker_urls == ours
-
-
-def _queues_of(container: ServiceContainer) -> Iterator[str]:
-    for entrypoint in container.entrypoints:
-        if name := entrypoint.queue_name(container):
-            yield name
 
 
 class _Container(ServiceContainer):

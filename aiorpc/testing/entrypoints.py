@@ -14,8 +14,6 @@ from typing import Any, Self, TypeAlias
 
 from ..call import Call
 from ..context import EMPTY, Context
-from ..entrypoints.events import EventHandler
-from ..entrypoints.rpc import Rpc
 from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission, WorkerContext
 from ..hosting.container import ServiceContainer
@@ -113,14 +111,9 @@ class entrypoint_hook:  # noqa: N801 - used like a function
                 f"start {container!r} before you fire {entrypoint.method_name}: "
                 "`async with container:`"
             )
-        call = Call(
-            container.service_name,
-            entrypoint.method_name,
-            args,
-            kwargs,
-            Context(data=dict(self._context_data) if self._context_data else EMPTY),
-            _kind_of(entrypoint),
-        )
+        context = Context(data=dict(self._context_data or EMPTY))
+        kind = getattr(entrypoint, "kind", type(entrypoint).__name__.lower())
+        call = container.new_call(entrypoint, args, kwargs, context, kind)
         scope = asyncio.timeout(self._timeout)
         try:
             async with scope:
@@ -142,16 +135,6 @@ class entrypoint_hook:  # noqa: N801 - used like a function
     def __await__(self) -> Generator[Any, None, Self]:
         yield from ()  # `await` needs a generator
         return self
-
-
-def _kind_of(entrypoint: Entrypoint) -> str:
-    """Return the ``Call.kind`` that *entrypoint* gives to the calls that it fires."""
-    match entrypoint:
-        case Rpc():
-            return "rpc"
-        case EventHandler():
-            return "event"
-    return type(entrypoint).__name__.lower()
 
 
 class Disguised(Outcome, eq=False, kw_only=True):

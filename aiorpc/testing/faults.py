@@ -86,12 +86,13 @@ class Fault:
         self._can_strike = can_strike
 
     def _strikes(self, entrypoint: Entrypoint) -> bool:
-        if self._method not in (None, entrypoint.method_name) or self.struck == self._times:
-            return False
-        if not self._can_strike(entrypoint):
-            return False
-        self.struck += 1
-        return True
+        strikes = (
+            self._method in (None, entrypoint.method_name)
+            and self.struck != self._times
+            and self._can_strike(entrypoint)
+        )
+        self.struck += strikes
+        return strikes
 
 
 @contextmanager

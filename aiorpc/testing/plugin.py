@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import types
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import pytest
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # SQLAlchemy is optional
 
 __all__ = ["ContainerFactory", "RunnerFactory"]
 
+T = TypeVar("T")
 LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
 
 _NAMEKO = ("pytest_nameko", "nameko", "nameko.testing.pytest")
@@ -142,8 +143,7 @@ def container_factory(
     A *config* that is a mapping or a URL overrides ``aiorpc_config``. A *config* that is a file or
     ``Settings`` is overridden by ``aiorpc_config``, so that the test keeps its own broker.
     """
-    containers: Containers = _on_the_loop_of(request, "containers")
-    return containers.container
+    return _on_the_loop_of(request, _containers).container
 
 
 @pytest.fixture
@@ -151,8 +151,7 @@ def runner_factory(
     request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
 ) -> RunnerFactory:
     """Makes runners of several services, like ``container_factory``."""
-    containers: Containers = _on_the_loop_of(request, "containers")
-    return containers.runner
+    return _on_the_loop_of(request, _containers).runner
 
 
 @pytest.fixture
@@ -160,8 +159,7 @@ def cluster_rpc(
     request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
 ) -> ClusterProxy:
     """Calls any service: ``await cluster_rpc.service_x.remote_method("hello")``."""
-    cluster: ClusterProxy = _on_the_loop_of(request, "cluster")
-    return cluster
+    return _on_the_loop_of(request, _cluster)
 
 
 @pytest.fixture
@@ -186,8 +184,7 @@ def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> 
     A database session for ``worker_factory(Library, db=db_session)``. What it commits is rolled
     back after the test. Needs ``model_base``.
     """
-    session: AsyncSession = _on_the_loop_of(request, "db_session")
-    return session
+    return _on_the_loop_of(request, _db_session)
 
 
 @pytest.fixture
@@ -229,9 +226,6 @@ async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSessi
         yield session
 
 
-_ON_A_LOOP = {"containers": _containers, "cluster": _cluster, "db_session": _db_session}
-
-
 def _copy(function: Any) -> types.FunctionType:
     """Copy *function*, because the plugins mark the functions that they get."""
     return types.FunctionType(function.__code__, function.__globals__)
@@ -240,22 +234,25 @@ def _copy(function: Any) -> types.FunctionType:
 def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
     """Make the plugin that holds the hidden fixtures."""
     plugin = types.ModuleType("aiorpc_loop_fixtures", "aiorpc's fixtures that run on a loop.")
-    for what, function in _ON_A_LOOP.items():
-        name = f"_aiorpc_{what}_anyio"
+    for function in (_containers, _cluster, _db_session):
+        name = f"_aiorpc{function.__name__}_anyio"
         setattr(plugin, name, pytest.fixture(name=name)(_copy(function)))
         if config.pluginmanager.hasplugin("asyncio"):
             import pytest_asyncio
 
             for scope in _LOOP_SCOPES:
-                name = f"_aiorpc_{what}_{scope}"
+                name = f"_aiorpc{function.__name__}_{scope}"
                 fixture = pytest_asyncio.fixture(name=name, loop_scope=scope)
                 setattr(plugin, name, fixture(_copy(function)))
     return plugin
 
 
-def _on_the_loop_of(request: pytest.FixtureRequest, what: str) -> Any:
-    """Return the hidden fixture *what* of the loop that runs the test."""
-    return request.getfixturevalue(f"_aiorpc_{what}_{_loop_of(request)}")
+def _on_the_loop_of(
+    request: pytest.FixtureRequest, function: Callable[..., AsyncGenerator[T]]
+) -> T:
+    """Return what the hidden fixture *function* yields on the loop that runs the test."""
+    value: T = request.getfixturevalue(f"_aiorpc{function.__name__}_{_loop_of(request)}")
+    return value
 
 
 def _loop_of(request: pytest.FixtureRequest) -> str:

@@ -17,6 +17,7 @@ import enum
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 import msgspec
@@ -112,8 +113,11 @@ class QueueState(msgspec.Struct, frozen=True):
     consumers: int = 0
 
 
-class Subscription(ABC):
-    """A consumer on one queue; the transport consumes again after every reconnect."""
+class Subscription(AbstractAsyncContextManager["Subscription"]):
+    """
+    A consumer on one queue; the transport consumes again after every reconnect. The end of its
+    ``async with`` block cancels it.
+    """
 
     queue: Queue
 
@@ -128,6 +132,9 @@ class Subscription(ABC):
         Take no more deliveries. Those that arrived can still be settled until the transport closes.
         Idempotent; bounded, also if the broker does not answer; safe while disconnected.
         """
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.cancel()
 
 
 class Transport(ABC):

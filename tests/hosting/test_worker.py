@@ -31,6 +31,7 @@ from aiorpc import (
     timer,
 )
 from aiorpc.entrypoints.rpc import Rpc
+from aiorpc.entrypoints.timer import Once
 from aiorpc.hosting.runner import serve
 from tests.support.waiting import eventually
 
@@ -136,6 +137,41 @@ async def test_a_sync_method_that_times_out_before_a_thread_is_free_does_not_run
         go_on.set()
         await first
     assert ran == [1]
+
+
+async def test_a_sync_method_that_no_thread_has_begun_does_not_run_after_a_drain_abandons_it(
+    config: dict[str, Any],
+) -> None:
+    ran: list[int] = []
+    free_the_thread, second_began = threading.Event(), threading.Event()
+
+    class FreesTheThread(DependencyProvider[None]):
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+            try:
+                yield
+            finally:
+                if worker_ctx.call.args[0] not in ran:
+                    free_the_thread.set()
+                    await asyncio.to_thread(second_began.wait, 0.2)
+
+    class Threaded:
+        name = "threaded"
+        dependency = FreesTheThread()
+
+        @Once.decorator(1)
+        @Once.decorator(2)
+        def method(self, number: int) -> None:
+            ran.append(number)
+            if len(ran) > 1:
+                second_began.set()
+            assert free_the_thread.wait(10)
+
+    limits = {"SYNC_WORKERS": 1, "SHUTDOWN_TIMEOUT": 0.05}
+    async with ServiceContainer(Threaded, {**config, **limits}) as container:
+        await eventually(lambda: len(ran) == 1 and container.running == 2)
+    assert container.overran
+    assert len(ran) == 1
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
