@@ -249,14 +249,10 @@ class ServiceContainer:
             log.info("%s stopped", self.service_name)
 
     def _log_ready(self) -> None:
-        methods = {entry.method_name for entry in self.entrypoints}
-        log.info(
-            "%s ready: methods %s; queues %s; broker %s",
-            self.service_name,
-            ", ".join(sorted(methods)) or "none",
-            ", ".join(self.queues) or "none",
-            self.transport.url,
-        )
+        methods = ", ".join(sorted({entry.method_name for entry in self.entrypoints})) or "none"
+        queues = ", ".join(self.queues) or "none"
+        text = "%s ready: methods %s; queues %s; broker %s"
+        log.info(text, self.service_name, methods, queues, self.transport.url)
 
     # What extensions ask of their host
 
