@@ -149,6 +149,8 @@ class Transport(ABC):
     state: State
     #: Whether so much waits to be sent that senders should wait for ``drained``.
     congested: bool  # an attribute, not a property: it is read before every call
+    #: Sends a message: :meth:`aiorpc.transports.outbox.Sender.send`.
+    send: Callable[[Outgoing], None]
 
     def __init__(self, sender: Sender) -> None:
         self.state = State.CLOSED
@@ -156,6 +158,7 @@ class Transport(ABC):
         #: Who takes returned messages that were sent without ``confirm`` and ``settled``.
         self.returns = Returns()
         self._sender = sender
+        self.send = sender.send
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         self._listeners: list[Callable[[State], None]] = []
@@ -218,15 +221,6 @@ class Transport(ABC):
                 log.exception("a listener failed when the transport became %s", state.value)
 
     # --- sending
-
-    def send(self, outgoing: Outgoing) -> None:
-        """
-        Send *outgoing*, now if connected, else after reconnecting.
-
-        Raises:
-            UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``.
-        """
-        self._sender.send(outgoing)
 
     def retract(self, outgoing: Outgoing) -> bool:
         """

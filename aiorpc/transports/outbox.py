@@ -198,7 +198,12 @@ class Sender:
         self._flusher: asyncio.Task[None] | None = None
 
     def send(self, outgoing: Outgoing) -> None:
-        """See :meth:`.base.Transport.send`."""
+        """
+        Send *outgoing*, now if connected, else after reconnecting.
+
+        Raises:
+            UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``.
+        """
         channel = self.direct
         try:
             if channel is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -57,16 +58,11 @@ class MemoryConsumer:
         self.deliver = deliver
         #: Called when its queue was deleted.
         self.gone = gone
-        self.prefetch = prefetch
+        self.prefetch = prefetch or math.inf
         self.priority = priority
         self.unacked: set[Entry] = set()
         #: Until its connection is lost. Deliveries of a cancelled consumer can still be acked.
         self.open = True
-
-    @property
-    def roomy(self) -> bool:
-        """Whether its prefetch allows one more delivery."""
-        return not self.prefetch or len(self.unacked) < self.prefetch
 
     def ack(self, entry: Entry) -> None:
         """Remove the entry."""
@@ -161,7 +157,7 @@ class MemoryQueue:
             expires_at = None
         elif ttl > 0:
             expires_at = self._turns.time() + ttl / 1000
-        elif not self.ready and any(consumer.roomy for consumer in self.consumers):
+        elif not self.ready and any(len(each.unacked) < each.prefetch for each in self.consumers):
             expires_at = None  # RabbitMQ delivers it if a consumer is free
         else:
             self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
@@ -243,7 +239,7 @@ class MemoryQueue:
     def _next_consumer(self) -> MemoryConsumer | None:
         consumers = self.consumers
         for index, consumer in enumerate(consumers):
-            if consumer.roomy:
+            if len(consumer.unacked) < consumer.prefetch:
                 if len(consumers) > 1:
                     self._join(consumers.pop(index))
                 return consumer
