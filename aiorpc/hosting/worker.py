@@ -18,7 +18,7 @@ import asyncio
 import contextvars
 import enum
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from time import monotonic
 from typing import Any
@@ -180,7 +180,12 @@ class Worker(msgspec.Struct, eq=False):
                 dependency = provider.provide(worker_ctx)
                 service.__dict__[provider.attr_name] = await dependency.__aenter__()
                 opened.append(dependency)
-            result = await self._invoke(service, call)
+            name = self.entrypoint.method_name
+            method = getattr(service, name)
+            if name in workshop.coroutines:
+                result = await method(*call.args, **call.kwargs)
+            else:
+                result = await workshop.threads.run(call, method, self._cancelled_in_thread)
             if self._cancelled_for in _NOBODY_WAITS:
                 raise asyncio.CancelledError  # the method swallowed its cancelling: roll back
             self._result = result
@@ -210,14 +215,6 @@ class Worker(msgspec.Struct, eq=False):
         self._serving = True
         self._committed = False
         self._result = _NOTHING
-
-    def _invoke(self, service: Any, call: Call) -> Awaitable[Any]:
-        name = self.entrypoint.method_name
-        method = getattr(service, name)
-        if name in self._workshop.coroutines:
-            result: Awaitable[Any] = method(*call.args, **call.kwargs)
-            return result
-        return self._workshop.threads.run(call, method, self._cancelled_in_thread)
 
     def _cancelled_in_thread(self) -> bool:
         """Answer the caller now, because the thread may run for long."""
