@@ -107,6 +107,7 @@ class Accounts:
     auto = DatabaseSession(Base, commit=True)
     database = Database(Base)
     attempts = 0
+    barrier: asyncio.Barrier
 
     @rpc
     @transaction_retry(total=2)
@@ -141,7 +142,7 @@ class Accounts:
         """Two of these in opposite order block one another."""
         type(self).attempts += 1
         await self._add_one(first)
-        await asyncio.sleep(0.1)  # until the other call has its first lock
+        await self._first_attempts_meet()
         await self._add_one(second)
         await self.db.commit()
 
@@ -150,7 +151,7 @@ class Accounts:
     async def lock_both_by_savepoint(self, first: int, second: int) -> None:
         type(self).attempts += 1
         await self._add_one(first)
-        await asyncio.sleep(0.1)  # until the other call has its first lock
+        await self._first_attempts_meet()
         async with self.db.begin_nested():
             await self._add_one(second)
         await self.db.commit()
@@ -163,7 +164,7 @@ class Accounts:
         mine = await self.auto.get_one(Author, first, with_for_update=True)
         mine.born = (mine.born or 0) + 1
         await self.auto.flush()
-        await asyncio.sleep(0.1)  # until the other call has its first lock
+        await self._first_attempts_meet()
         other = await self.auto.get_one(Author, second)
         other.born = (other.born or 0) + 1
 
@@ -179,7 +180,7 @@ class Accounts:
         type(self).attempts += 1
         await self.db.connection(execution_options={"isolation_level": "SERIALIZABLE"})
         author = await self.db.get_one(Author, 1)
-        await asyncio.sleep(0.02)  # so that other transactions read the same row
+        await self._first_attempts_meet()
         author.born = (author.born or 0) + 1
         await self.db.commit()
 
@@ -190,6 +191,11 @@ class Accounts:
     @rpc
     async def count(self) -> int:
         return await self.db.scalar(select(func.count()).select_from(Author)) or 0
+
+    async def _first_attempts_meet(self) -> None:
+        """Wait, in the first attempts, until all calls have locked or read their first row."""
+        if self.attempts <= self.barrier.parties:
+            await self.barrier.wait()
 
     async def _add_one(self, author_id: int) -> None:
         await self.db.execute(
@@ -209,6 +215,7 @@ class Accounts:
 @pytest.fixture(autouse=True)
 def no_attempts_yet() -> None:
     Accounts.attempts = 0
+    Accounts.barrier = asyncio.Barrier(2)
 
 
 async def test_a_lost_connection_is_retried(server_url: str) -> None:
@@ -273,6 +280,7 @@ def test_mistakes_are_errors_when_the_class_is_made() -> None:
 async def test_a_serialisation_failure_is_retried(server_url: str) -> None:
     async with running(Accounts, server_url) as (proxy, _):
         await proxy.set_up()
+        Accounts.barrier = asyncio.Barrier(3)
         await asyncio.gather(*(proxy.count_up_serializable() for _ in range(3)))
         assert await proxy.sum() == 3
         assert Accounts.attempts > 3
