@@ -20,7 +20,7 @@ from .settings import Settings, fields
 
 __all__ = ["from_mapping", "load", "parse_define", "resolve"]
 
-_NAME = re.compile(r"[^{}:\s]+")
+_NAME = r"[^{}:\s]+"  # compiled by the first file that is read, not by every import
 # Values may name further variables. Deeper than this, they refer to one another in a circle.
 _MAX_EXPANSIONS = 10
 
@@ -262,7 +262,7 @@ def _yaml_problem(error: Exception, source: str, depth: int) -> str:
 
 def _reference(text: str, start: int) -> tuple[str | None, str | None, int]:
     """Name, default and end of the reference at ``start``. No name: it is ordinary text."""
-    name = _NAME.match(text, start + 2)
+    name = re.compile(_NAME).match(text, start + 2)
     close = _closing_brace(text, start + 1)
     if name is not None and name.end() == close:
         return name[0], None, close + 1
