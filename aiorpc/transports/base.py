@@ -17,13 +17,14 @@ import enum
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import suppress
 from typing import Any, Self
 
 import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost
-from ..wire.message import Exchange, Message, Queue
+from ..wire.message import Exchange, Queue
+from .incoming import ConsumerOptions, Delivery, Heard, Received, Subscription
 from .outbox import Sender
 from .outgoing import Outgoing, Returns
 
@@ -50,60 +51,6 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Delivery(msgspec.Struct, eq=False):
-    """
-    A message that reached us. The broker keeps it until it is acked or rejected.
-
-    Every method returns at once. If the connection that brought the message is lost, the broker
-    requeues it: ack and reject then do nothing. A second ack or reject does nothing either; an
-    ``answer`` after one is a ``RuntimeError``.
-
-    Abstract, but a struct: one is made for every message (ADR 6).
-    """
-
-    message: Message
-    exchange: str
-    routing_key: str
-    redelivered: bool
-
-    @property
-    def stale(self) -> bool:
-        """Whether the connection that brought it is lost, so that the broker delivers it again."""
-        raise NotImplementedError
-
-    def ack(self) -> None:
-        """Let the broker forget the message."""
-        raise NotImplementedError
-
-    def reject(self, *, requeue: bool) -> None:
-        """Requeue the message, or drop it (to the dead letters, where the queue has any)."""
-        raise NotImplementedError
-
-    def answer(self, reply: Outgoing) -> bool:
-        """
-        Send *reply*, then ack, on one channel, so that the ack never overtakes the reply.
-
-        With ``reply.confirm`` the ack waits for the reply's confirm. ``reply.settled`` is called
-        when the broker has the ack, so it may end this process. If the connection is lost, only
-        the reply is sent, on the next one.
-
-        Returns:
-            False if the connection is lost, so that the broker delivers the message again.
-
-        Raises:
-            RuntimeError: the delivery was acked, rejected or answered before.
-            UnserializableValueError: the reply cannot be encoded, or is too large, and has no
-                ``settled``. The delivery can still be acked, rejected or answered.
-        """
-        raise NotImplementedError
-
-
-#: Handles one delivery. It must not block; what it raises is logged.
-Received = Callable[[Delivery], None]
-#: Handles one message, which is acked for it. It must not block; what it raises is logged.
-Heard = Callable[[Message], None]
-
-
 class QueueState(msgspec.Struct, frozen=True):
     """What a passive declare of a queue reports."""
 
@@ -111,30 +58,6 @@ class QueueState(msgspec.Struct, frozen=True):
     exists: bool
     messages: int = 0
     consumers: int = 0
-
-
-class Subscription(AbstractAsyncContextManager["Subscription"]):
-    """
-    A consumer on one queue; the transport consumes again after every reconnect. The end of its
-    ``async with`` block cancels it.
-    """
-
-    queue: Queue
-
-    @property
-    @abstractmethod
-    def consuming(self) -> bool:
-        """Whether the broker has it as a consumer now."""
-
-    @abstractmethod
-    async def cancel(self) -> None:
-        """
-        Take no more deliveries. Those that arrived can still be settled until the transport closes.
-        Idempotent; bounded, also if the broker does not answer; safe while disconnected.
-        """
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.cancel()
 
 
 class Transport(ABC):
@@ -161,6 +84,8 @@ class Transport(ABC):
         self.send = sender.send
         self._uncongested = asyncio.Event()
         self._uncongested.set()
+        #: Set when the state changes, and when no message waits any more.
+        self._changed = asyncio.Event()
         self._listeners: list[Callable[[State], None]] = []
 
     # --- the connection
@@ -214,6 +139,7 @@ class Transport(ABC):
         if state is self.state:
             return
         self.state = state
+        self._changed.set()
         for listener in list(self._listeners):
             try:
                 listener(state)
@@ -278,20 +204,11 @@ class Transport(ABC):
         Wait until no message waits any more. Return False after *timeout* seconds, and at once if
         the broker blocks or the transport is closed.
         """
-        changed = asyncio.Event()
-        stop_listening = self.on_state(lambda _: changed.set())
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self.waiting and self.state not in (State.BLOCKED, State.CLOSED):
-                    if self.state is State.CONNECTED:
-                        await asyncio.sleep(0.005)  # they leave in batches
-                    else:
-                        changed.clear()
-                        await changed.wait()
-        except TimeoutError:
-            pass
-        finally:
-            stop_listening()
+                    self._changed.clear()
+                    await self._changed.wait()
         return not self.waiting
 
     async def drained(self) -> None:
@@ -299,6 +216,8 @@ class Transport(ABC):
         await self._uncongested.wait()
 
     def _congest(self, congested: bool) -> None:
+        if not self.waiting:
+            self._changed.set()
         self.congested = congested
         if congested:
             self._uncongested.clear()
@@ -319,7 +238,6 @@ class Transport(ABC):
             ConfigurationError: the broker has one with other flags (406); the text says which.
         """
 
-    @abstractmethod
     async def subscribe(
         self,
         queue: Queue,
@@ -345,8 +263,10 @@ class Transport(ABC):
         Raises:
             ConfigurationError: the broker has the queue with other flags (406).
         """
+        return await self._consume(
+            ConsumerOptions(queue, received, False, prefetch, keep, gone, arguments)
+        )
 
-    @abstractmethod
     async def listen(
         self,
         queue: Queue,
@@ -360,6 +280,10 @@ class Transport(ABC):
         As :meth:`subscribe`, without acks by the handler: the transport acks each message some
         milliseconds after *heard* has returned or raised.
         """
+        return await self._consume(ConsumerOptions(queue, heard, True, 0, keep, gone, arguments))
+
+    @abstractmethod
+    async def _consume(self, options: ConsumerOptions) -> Subscription: ...
 
     @property
     @abstractmethod

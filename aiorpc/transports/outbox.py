@@ -38,17 +38,17 @@ class Outbox:
     Messages in the order in which they are to be sent, bounded; each is taken or expires.
 
     Args:
-        on_crowded: called when ``crowded`` changes.
+        on_change: called when ``crowded`` changes, and when the last message leaves.
 
     Attributes:
         why: why messages wait; completes "it was not sent: ..." in errors.
         crowded: whether senders that can wait should wait.
     """
 
-    def __init__(self, why: str, on_crowded: Callable[[], None]) -> None:
+    def __init__(self, why: str, on_change: Callable[[], None]) -> None:
         self.why = why
         self.crowded = False
-        self._on_crowded = on_crowded
+        self._on_change = on_change
         # By identity: retracting one of very many has to be cheap.
         self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
         self._bytes = 0
@@ -98,18 +98,14 @@ class Outbox:
         """Settle everything with *error*."""
         waiting, self._waiting = self._waiting, OrderedDict()
         self._bytes = 0
-        self._ease()
+        self.crowded = False
+        self._on_change()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
         self._sweep_at = math.inf
         for outgoing in waiting.values():
             settle(outgoing, error)
-
-    def _ease(self) -> None:
-        if self.crowded:
-            self.crowded = False
-            self._on_crowded()
 
     def _add(self, outgoing: Outgoing) -> int:
         """Put *outgoing* at the end; return its key."""
@@ -120,15 +116,19 @@ class Outbox:
         many = len(self._waiting) > MANY_MESSAGES or self._bytes > MANY_BYTES
         if many and not self.crowded:
             self.crowded = True
-            self._on_crowded()
+            self._on_change()
         if outgoing.expires_at is not None and outgoing.expires_at < self._sweep_at:
             self._sweep_by(outgoing.expires_at)
         return id(outgoing)
 
     def _removed(self, outgoing: Outgoing) -> None:
         self._bytes -= len(outgoing.message.body)
-        if len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2:
-            self._ease()
+        few = len(self._waiting) <= MANY_MESSAGES // 2 and self._bytes <= MANY_BYTES // 2
+        eases = few and self.crowded
+        if eases:
+            self.crowded = False
+        if eases or not self._waiting:
+            self._on_change()
 
     def _sweep_by(self, at: float) -> None:
         if self._sweep is not None:
@@ -179,7 +179,7 @@ class Sender:
     Args:
         why: why there is no connection yet.
         check: raises ``UnserializableValueError`` for a message that can never be sent.
-        on_crowded: called when ``outbox.crowded`` changes.
+        on_change: see :class:`Outbox`.
 
     Attributes:
         channel: where messages go; ``None`` while they wait.
@@ -188,11 +188,11 @@ class Sender:
     """
 
     def __init__(
-        self, why: str, *, check: Callable[[Outgoing], object], on_crowded: Callable[[], None]
+        self, why: str, *, check: Callable[[Outgoing], object], on_change: Callable[[], None]
     ) -> None:
         self.channel: PublishingChannel | None = None
         self.direct: PublishingChannel | None = None
-        self.outbox = Outbox(why, on_crowded)
+        self.outbox = Outbox(why, on_change)
         self._check = check
         self._closed: str | None = None
         self._flusher: asyncio.Task[None] | None = None

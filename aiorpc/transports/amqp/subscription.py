@@ -14,8 +14,7 @@ from typing import Any
 import aiormq
 
 from ...exceptions import ConnectionLost
-from ...wire.message import Queue
-from ..base import Subscription
+from ..incoming import ConsumerOptions, Subscription
 from .backoff import Backoff
 from .consumer import ConsumerChannel
 from .errors import Refused
@@ -37,31 +36,21 @@ class AmqpSubscription(Subscription):
     """
     Args:
         supervisor: knows the link to consume on.
-        queue: what to declare and consume from.
         opened: makes our side of a channel, on each new channel.
         ended: called once it will not consume again.
-        prefetch, keep, gone, arguments: see :meth:`..base.Transport.subscribe`.
     """
 
     def __init__(
         self,
         supervisor: Supervisor,
-        queue: Queue,
+        options: ConsumerOptions,
         opened: Callable[[Link, aiormq.Channel], ConsumerChannel],
         *,
-        prefetch: int,
-        keep: bool,
-        gone: Callable[[], None] | None,
-        arguments: Callable[[int], dict[str, Any]] | None,
         ended: Callable[[AmqpSubscription], None],
     ) -> None:
-        self.queue = queue
+        super().__init__(options)
         self._supervisor = supervisor
         self._opened = opened
-        self._prefetch = prefetch
-        self._keep = keep
-        self._gone = gone
-        self._arguments = arguments
         self._on_ended = ended
         self._channel: ConsumerChannel | None = None
         self._consuming = False
@@ -72,7 +61,7 @@ class AmqpSubscription(Subscription):
         self._closing: set[asyncio.Task[None]] = set()
         self._cancelled: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(), name=f"aiorpc: consume {queue.name}")
+        self._task = asyncio.create_task(self._run(), name=f"aiorpc: consume {self.queue.name}")
 
     @property
     def consuming(self) -> bool:
@@ -196,7 +185,9 @@ class AmqpSubscription(Subscription):
 
     async def _consume(self, link: Link) -> None:
         gone = (
-            self._keep and self._consumed_before and not await queue_exists(link, self.queue.name)
+            self.options.keep
+            and self._consumed_before
+            and not await queue_exists(link, self.queue.name)
         )
         channel = self._channel
         fresh = channel is None or not channel.open or channel.link is not link
@@ -205,31 +196,23 @@ class AmqpSubscription(Subscription):
             await declare_queue(link, self.queue)
         if gone:
             # Only now: whoever sends and waits for an answer from here on finds the queue.
-            log.warning("queue %s was deleted on %s; declared it again", self.queue.name, link.url)
-            self._report_gone()
+            self._declared_again(link.url)
         if channel is None or fresh:
             channel = await self._open(link)
         if channel.cancelled.done():
             channel.cancelled = channel.loop.create_future()
-        arguments = self._arguments(self._supervisor.reconnects) if self._arguments else None
+        options = self.options
+        arguments = options.arguments(self._supervisor.reconnects) if options.arguments else None
         async with answered(channel.amqp):
             if fresh and not gone:
                 await declare_ahead(channel.amqp, self.queue)
-            if fresh and self._prefetch:
-                await channel.amqp.basic_qos(prefetch_count=self._prefetch)
+            if fresh and options.prefetch:
+                await channel.amqp.basic_qos(prefetch_count=options.prefetch)
             consuming = await channel.amqp.basic_consume(
                 self.queue.name, never_called, arguments=arguments
             )
         self._tag = consuming.consumer_tag or ""
         self._consuming = self._consumed_before = True
-
-    def _report_gone(self) -> None:
-        if self._gone is None:
-            return
-        try:
-            self._gone()
-        except Exception:
-            log.exception("the callback for the deleted queue %s failed", self.queue.name)
 
     async def _open(self, link: Link) -> ConsumerChannel:
         amqp = await link.channel()
@@ -244,12 +227,7 @@ class AmqpSubscription(Subscription):
         while not (await _first_of(either, BIND_EVERY)):
             await self._bind_again(channel.link)
         if not channel.ended.done():
-            log.warning(
-                "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
-                "consuming again",
-                self.queue.name,
-                channel.link.url,
-            )
+            self._cancelled_by_broker(channel.link.url)
         elif (refused := channel.ended.result()) is not None:
             log.warning(
                 "the broker closed the channel that consumes from %s on %s: %s; it delivers again "

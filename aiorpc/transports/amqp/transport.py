@@ -14,13 +14,13 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from ...config import Settings
 from ...exceptions import ConnectionLost
 from ...wire.message import Exchange, Queue
-from ..base import Heard, QueueState, Received, State, Subscription, Transport
+from ..base import QueueState, State, Subscription, Transport
 from ..codec.frames import Encoder
+from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from .channel import NO_LIMIT, Channel, check
 from .consumer import ConsumerChannel, ListenerChannel
@@ -54,7 +54,7 @@ class AmqpTransport(Transport):
             Sender(
                 f"not connected to {self.url} yet",
                 check=partial(check, encoder=Encoder(0, 0), limit=self.max_message_size),
-                on_crowded=self._weigh,
+                on_change=self._weigh,
             )
         )
         self._topology = Topology()
@@ -162,56 +162,22 @@ class AmqpTransport(Transport):
             else:
                 return
 
-    async def subscribe(
-        self,
-        queue: Queue,
-        received: Received,
-        *,
-        prefetch: int = 0,
-        keep: bool = False,
-        gone: Callable[[], None] | None = None,
-        arguments: Callable[[int], dict[str, Any]] | None = None,
-    ) -> Subscription:
-        opened = partial(ConsumerChannel, received=received)
-        return await self._consume(queue, opened, prefetch, keep, gone, arguments)
-
-    async def listen(
-        self,
-        queue: Queue,
-        heard: Heard,
-        *,
-        keep: bool = False,
-        gone: Callable[[], None] | None = None,
-        arguments: Callable[[int], dict[str, Any]] | None = None,
-    ) -> Subscription:
-        opened = partial(ListenerChannel, heard=heard)
-        return await self._consume(queue, opened, 0, keep, gone, arguments)
-
-    async def _consume(
-        self,
-        queue: Queue,
-        opened: Callable[..., ConsumerChannel],
-        prefetch: int,
-        keep: bool,
-        gone: Callable[[], None] | None,
-        arguments: Callable[[int], dict[str, Any]] | None,
-    ) -> Subscription:
+    async def _consume(self, options: ConsumerOptions) -> Subscription:
         if self.supervisor.closing:
             raise ConnectionLost(f"the transport to {self.url} was closed")
+        opened: Callable[..., ConsumerChannel] = partial(ConsumerChannel, received=options.handler)
+        if options.listens:
+            opened = partial(ListenerChannel, heard=options.handler)
         with quietly():
             subscription = AmqpSubscription(
                 self.supervisor,
-                queue,
+                options,
                 partial(
                     opened,
                     max_message_size=self.max_message_size,
                     take_back=self._sender.take_back,
                     elsewhere=self.send,
                 ),
-                prefetch=prefetch,
-                keep=keep,
-                gone=gone,
-                arguments=arguments,
                 ended=self._subscriptions.discard,
             )
         self._subscriptions.add(subscription)

@@ -24,6 +24,7 @@ __all__ = [
     "decode_content_header",
     "decode_flagged",
     "decode_properties",
+    "short_string",
 ]
 
 METHOD: Final = 1
@@ -86,8 +87,13 @@ class MalformedContent(ValueError):
 # --- writing
 
 
-def _short(text: str, what: str) -> bytes:
-    """*text* as a short string: one byte of length, at most 255 bytes."""
+def short_string(text: str, what: str) -> bytes:
+    """
+    Return *text* as a short string: one byte of length, at most 255 bytes.
+
+    Raises:
+        UnserializableValueError: it has more, or is no Unicode text; the text calls it *what*.
+    """
     try:
         raw = text.encode()
     except UnicodeEncodeError:
@@ -165,7 +171,7 @@ class Encoder:
                 append(_LENGTHS[len(raw)])
                 append(raw)
             except (UnicodeEncodeError, IndexError):
-                append(_short(correlation_id, "correlation id"))
+                append(short_string(correlation_id, "correlation id"))
         reply_to = message.reply_to
         if reply_to is not None:
             flags |= _REPLY_TO
@@ -215,7 +221,7 @@ class Encoder:
 
     def cancel(self, consumer_tag: str) -> bytes:
         """``basic.cancel`` with ``nowait``."""
-        payload = b"\0\x3c\0\x1e" + _short(consumer_tag, "consumer tag") + b"\x01"
+        payload = b"\0\x3c\0\x1e" + short_string(consumer_tag, "consumer tag") + b"\x01"
         return _FRAME(METHOD, self.channel, len(payload)) + payload + _END
 
     def confirm_select(self) -> bytes:
@@ -223,7 +229,9 @@ class Encoder:
         return _FRAME(METHOD, self.channel, 5) + b"\0\x55\0\x0a\x01\xce"
 
     def _prefix(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:
-        arguments = _short(exchange, "exchange name") + _short(routing_key, "routing key")
+        arguments = short_string(exchange, "exchange name") + short_string(
+            routing_key, "routing key"
+        )
         payload = b"\0\x3c\0\x28\0\0" + arguments + (b"\x01" if mandatory else b"\0")
         prefix = _FRAME(METHOD, self.channel, len(payload)) + payload + _END
         if len(self._prefixes) >= _CACHED:
@@ -235,10 +243,10 @@ class Encoder:
         flags, encoded = 0, b""
         if content_type is not None:
             flags |= _CONTENT_TYPE
-            encoded += _short(content_type, "content type")
+            encoded += short_string(content_type, "content type")
         if encoding is not None:
             flags |= _CONTENT_ENCODING
-            encoded += _short(encoding, "content encoding")
+            encoded += short_string(encoding, "content encoding")
         if len(self._kinds) >= _CACHED:
             self._kinds.clear()
         kind = self._kinds[content_type, encoding] = flags, encoded
@@ -247,7 +255,7 @@ class Encoder:
     def _reply_to(self, reply_to: str) -> bytes:
         if len(self._reply_tos) >= _CACHED:
             self._reply_tos.clear()
-        encoded = self._reply_tos[reply_to] = _short(reply_to, "reply-to")
+        encoded = self._reply_tos[reply_to] = short_string(reply_to, "reply-to")
         return encoded
 
     def _body(self, body: bytes) -> list[bytes]:
@@ -268,19 +276,19 @@ def _rare_properties(message: Message, parts: list[bytes]) -> int:
     flags = 0
     if message.message_id is not None:
         flags |= _MESSAGE_ID
-        parts.append(_short(message.message_id, "message id"))
+        parts.append(short_string(message.message_id, "message id"))
     if message.timestamp is not None:
         flags |= _TIMESTAMP
         parts.append(_U64.pack(epoch_seconds(message.timestamp, "the timestamp")))
     if message.type is not None:
         flags |= _TYPE
-        parts.append(_short(message.type, "message type"))
+        parts.append(short_string(message.type, "message type"))
     if message.user_id is not None:
         flags |= _USER_ID
-        parts.append(_short(message.user_id, "user id"))
+        parts.append(short_string(message.user_id, "user id"))
     if message.app_id is not None:
         flags |= _APP_ID
-        parts.append(_short(message.app_id, "app id"))
+        parts.append(short_string(message.app_id, "app id"))
     return flags
 
 

@@ -106,7 +106,12 @@ def _name(name: str, where: str) -> bytes:
             f"the names of AMQP headers are strings; {_place(where)} has {name!r}, "
             f"a {type(name).__name__}"
         )
-    raw = name.encode("utf-8", "surrogatepass")
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise UnserializableValueError(
+            f"the name of an AMQP header is Unicode text; {name[:40]!r} has a lone surrogate"
+        ) from None
     if len(raw) > 255:
         raise UnserializableValueError(
             f"the name of an AMQP header has at most 255 bytes; {name[:40]!r}... has {len(raw)}"

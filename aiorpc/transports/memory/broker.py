@@ -16,8 +16,9 @@ from typing import Any, Final
 from ...exceptions import ConfigurationError, Unroutable
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
+from ..codec.frames import short_string
 from .exchange import MemoryExchange, exchange_flags
-from .message import Carried, carried, check_short
+from .message import Carried, carried
 from .queue import MemoryConsumer, MemoryQueue, goes_round, queue_flags
 from .turns import Turns
 
@@ -110,11 +111,11 @@ class MemoryBroker:
             queue = self.queues.get(routing_key)
             if queue is not None:
                 return (queue,)
-            check_short(routing_key, "routing key")
+            short_string(routing_key, "routing key")
             return ()
         found = self.exchanges.get(exchange)
         if found is None:
-            check_short(exchange, "exchange name")
+            short_string(exchange, "exchange name")
             return ()
         return found.route(routing_key)
 

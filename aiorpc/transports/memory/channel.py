@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ...exceptions import AioRpcError, UnserializableValueError
+from ..codec.frames import short_string
 from ..outgoing import Outgoing, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
-from .message import carried, check_short
+from .message import carried
 from .queue import Entry, MemoryConsumer
 
 __all__ = ["NO_LIMIT", "MemoryChannel", "check"]
@@ -33,6 +34,7 @@ class MemoryChannel:
 
     Attributes:
         open: until the connection is lost.
+        consumers: all that consumed on it; also cancelled ones, whose deliveries may be unsettled.
         confirming: whether the broker's confirms arrive. Tests clear it.
     """
 
@@ -47,6 +49,7 @@ class MemoryChannel:
         self.broker = broker
         self.open = True
         self.confirming = True
+        self.consumers: list[MemoryConsumer] = []
         self._limit = limit
         self._take_back = take_back
         self._elsewhere = elsewhere
@@ -120,6 +123,7 @@ class MemoryChannel:
     def end(self) -> None:
         """The connection is lost, or closed."""
         self.open = False
+        self.broker.disconnect(self, self.consumers)
         sent, self._sent = self._sent, deque()
         held, self._held = self._held, []
         # A generator, since it settles messages: ``take_back`` first stops sending on this channel.
@@ -155,6 +159,6 @@ def check(outgoing: Outgoing, limit: int) -> None:
         UnserializableValueError: AMQP cannot carry it, or its body has more than *limit* bytes.
     """
     check_size(outgoing, limit)
-    check_short(outgoing.exchange, "exchange name")
-    check_short(outgoing.routing_key, "routing key")
+    short_string(outgoing.exchange, "exchange name")
+    short_string(outgoing.routing_key, "routing key")
     carried(outgoing.message)

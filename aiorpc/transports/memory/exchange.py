@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...wire.message import Exchange
-from .message import check_short
+from ..codec.frames import short_string
 from .queue import MemoryQueue
 
 __all__ = ["MemoryExchange", "exchange_flags"]
@@ -50,7 +50,7 @@ class MemoryExchange:
         """Return the queues that take *routing_key*, each once."""
         queues = self._routes.get(routing_key)
         if queues is None:
-            check_short(routing_key, "routing key")
+            short_string(routing_key, "routing key")
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
             queues = self._routes[routing_key] = self._find(routing_key)

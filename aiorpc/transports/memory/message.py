@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from ...exceptions import UnserializableValueError
 from ...wire.headers import FilledHeaders
 from ...wire.message import Message
 from ..codec.frames import Encoder, decode_content_header
 from ..codec.headers import encode_headers
 
-__all__ = ["Carried", "by_codec", "carried", "check_short", "deep_copy"]
+__all__ = ["Carried", "by_codec", "carried", "deep_copy"]
 
 _ENCODER: Final = Encoder(channel=1, frame_max=0)
 #: Bytes in front of a frame's payload: type, channel, size.
@@ -129,19 +128,6 @@ def _is_plain(text: str | None) -> bool:
         _plain.add(None)
     _plain.add(text)
     return True
-
-
-def check_short(text: str, what: str) -> None:
-    """
-    Check that *text* is a short string of AMQP, of at most 255 bytes.
-
-    Raises:
-        UnserializableValueError: it has more; the text names it as *what*.
-    """
-    if len(text.encode("utf-8", "surrogatepass")) > 255:
-        raise UnserializableValueError(
-            f"an AMQP {what} has at most 255 bytes; {text[:60]!r}... has more"
-        )
 
 
 def by_codec(message: Message) -> Carried:

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from ...wire.message import Queue
-from ..base import Delivery, Heard, Received, Subscription
+from ...exceptions import ConfigurationError
+from ..incoming import ConsumerOptions, Delivery, Subscription
 from ..outgoing import Outgoing
 from .channel import MemoryChannel
 from .queue import Deliver, Entry, MemoryConsumer
 
-__all__ = ["MemoryDelivery", "MemorySubscription", "delivering", "hearing"]
+__all__ = ["MemoryDelivery", "MemorySubscription", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,83 @@ class MemoryDelivery(Delivery, eq=False):
         return current
 
 
-def delivering(channel: MemoryChannel, received: Received) -> Deliver:
-    """Return what gives each message to *received*, as a delivery that can be answered."""
+class MemorySubscription(Subscription):
+    """
+    A consumer of a queue of the broker in this process.
+
+    Args:
+        cancelled: called when the subscription was cancelled.
+    """
+
+    def __init__(
+        self, options: ConsumerOptions, cancelled: Callable[[MemorySubscription], object]
+    ) -> None:
+        super().__init__(options)
+        self._on_cancelled = cancelled
+        self._consumer: MemoryConsumer | None = None
+        self._consumed_before = False
+        self._cancelled = False
+
+    @property
+    def consuming(self) -> bool:
+        return self._consumer is not None
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.queue.remove_consumer(consumer)
+        self._on_cancelled(self)
+
+    def consume(self, channel: MemoryChannel, reconnects: int) -> None:
+        """
+        Declare the queue, and consume from it on *channel*.
+
+        Raises:
+            ConfigurationError: it exists with other flags, or is exclusive to another connection.
+        """
+        options, broker = self.options, channel.broker
+        gone = options.keep and self._consumed_before and self.queue.name not in broker.queues
+        queue = broker.declare_queue(self.queue, channel)
+        if gone:
+            self._declared_again(broker.url)
+        arguments = {} if options.arguments is None else options.arguments(reconnects)
+        self._consumed_before = True
+        self._consumer = MemoryConsumer(
+            queue,
+            _handing(options, channel),
+            partial(self._gone, channel, reconnects),
+            options.prefetch,
+            arguments.get("x-priority", 0),
+        )
+        # Cancelled consumers are of no interest once all they hold is settled.
+        here = (each for each in channel.consumers if each.unacked or each in each.queue.consumers)
+        channel.consumers = [*here, self._consumer]
+        queue.add_consumer(self._consumer)
+
+    def disconnected(self) -> None:
+        """The connection is lost, and the consumer with it."""
+        self._consumer = None
+
+    def _gone(self, channel: MemoryChannel, reconnects: int) -> None:
+        """The queue was deleted: consume again."""
+        # A consumer that we cancelled is not in its queue any more, so it cannot be ours here.
+        self._consumer = None
+        self._cancelled_by_broker(channel.broker.url)
+
+        def consume(now: float) -> None:
+            if channel.open and not self._cancelled:
+                restore(self.consume, channel, reconnects)
+
+        channel.broker.turns.soon(consume)
+
+
+def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
+    """Return what hands each message to the handler in *options*."""
+    handler = options.handler
 
     def deliver(consumer: MemoryConsumer, entry: Entry) -> None:
-        received(
+        handler(
             MemoryDelivery(
                 entry.carried.copy(),
                 entry.exchange,
@@ -66,108 +138,20 @@ def delivering(channel: MemoryChannel, received: Received) -> Deliver:
             )
         )
 
-    return deliver
-
-
-def hearing(channel: MemoryChannel, heard: Heard) -> Deliver:
-    """Return what gives each message to *heard*, and acks it."""
-
-    def deliver(consumer: MemoryConsumer, entry: Entry) -> None:
+    def hear(consumer: MemoryConsumer, entry: Entry) -> None:
         try:
-            heard(entry.carried.copy())
-        except Exception:
-            log.exception(
-                "the handler of a message (exchange %r, key %r) failed",
-                entry.exchange,
-                entry.routing_key,
-            )
-        consumer.ack(entry)
+            handler(entry.carried.copy())
+        finally:
+            consumer.ack(entry)
 
-    return deliver
+    return hear if options.listens else deliver
 
 
-class MemorySubscription(Subscription):
-    """
-    See :meth:`.base.Transport.subscribe` for what *prefetch*, *keep*, *gone* and *arguments* mean.
-
-    Args:
-        deliver: returns what takes the deliveries of one connection.
-        cancelled: called when the subscription was cancelled.
-        cancelled_by_broker: called when the queue was deleted.
-    """
-
-    def __init__(
-        self,
-        queue: Queue,
-        deliver: Callable[[MemoryChannel], Deliver],
-        *,
-        cancelled: Callable[[MemorySubscription], None],
-        cancelled_by_broker: Callable[[MemorySubscription], None],
-        prefetch: int,
-        keep: bool,
-        gone: Callable[[], None] | None,
-        arguments: Callable[[int], dict[str, Any]] | None,
-    ) -> None:
-        self.queue = queue
-        self._deliver = deliver
-        self._on_cancelled = cancelled
-        self._on_cancelled_by_broker = cancelled_by_broker
-        self._prefetch = prefetch
-        self._keep = keep
-        self._gone = gone
-        self._arguments = arguments
-        self._consumer: MemoryConsumer | None = None
-        self._consumed_before = False
-
-    @property
-    def consuming(self) -> bool:
-        return self._consumer is not None
-
-    async def cancel(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.queue.remove_consumer(consumer)
-        self._on_cancelled(self)
-
-    def consume(self, channel: MemoryChannel, peer: object, reconnects: int) -> MemoryConsumer:
-        """
-        Declare the queue for *peer*, and consume from it.
-
-        Raises:
-            ConfigurationError: it exists with other flags, or is exclusive to another peer.
-        """
-        broker = channel.broker
-        gone = self._keep and self._consumed_before and self.queue.name not in broker.queues
-        queue = broker.declare_queue(self.queue, peer)
-        if gone:
-            log.warning(
-                "queue %s was gone on %s; it is declared again", self.queue.name, broker.url
-            )
-            self._call_gone()
-        arguments = {} if self._arguments is None else self._arguments(reconnects)
-        self._consumed_before = True
-        self._consumer = MemoryConsumer(
-            queue,
-            self._deliver(channel),
-            self._gone_at_broker,
-            self._prefetch,
-            arguments.get("x-priority", 0),
-        )
-        queue.add_consumer(self._consumer)
-        return self._consumer
-
-    def disconnected(self) -> None:
-        """The connection is lost, and the consumer with it."""
-        self._consumer = None
-
-    def _gone_at_broker(self) -> None:
-        # A consumer that we cancelled is not in its queue any more, so it cannot be ours here.
-        self._consumer = None
-        self._on_cancelled_by_broker(self)
-
-    def _call_gone(self) -> None:
-        if self._gone is not None:
-            try:
-                self._gone()
-            except Exception:
-                log.exception("the `gone` callback of queue %s failed", self.queue.name)
+def restore(declare: Callable[..., object], *args: object) -> None:
+    """Call *declare* after a reconnect; log its error, so that the rest is restored too."""
+    try:
+        declare(*args)
+    except ConfigurationError as error:
+        log.error("it could not be declared again: %s", error)
+    except Exception:
+        log.exception("what was declared or subscribed could not be restored")

@@ -8,20 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 from weakref import WeakValueDictionary
 
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...wire.message import Exchange, Queue
-from ..base import Heard, QueueState, Received, State, Transport
+from ..base import QueueState, State, Transport
+from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from .broker import MemoryBroker
 from .channel import NO_LIMIT, MemoryChannel, check
-from .queue import Deliver
-from .subscription import MemorySubscription, delivering, hearing
-from .topology import MemoryTopology
+from .subscription import MemorySubscription, restore
 
 __all__ = ["MemoryTransport"]
 
@@ -78,12 +76,15 @@ class MemoryTransport(Transport):
             Sender(
                 f"not connected to {self.url}",
                 check=partial(check, limit=self._limit),
-                on_crowded=self._on_crowded,
+                on_change=self._weigh,
             )
         )
         self._broker: MemoryBroker | None = None
         self._channel: MemoryChannel | None = None
-        self._topology = MemoryTopology(self)
+        # What is restored after a reconnect.
+        self._exchanges: dict[str, Exchange] = {}
+        self._queues: dict[str, Queue] = {}
+        self._subscriptions: dict[MemorySubscription, None] = {}
         self._connected = asyncio.Event()
         self._closed = False
 
@@ -132,7 +133,7 @@ class MemoryTransport(Transport):
             await self._sender.flushed()
         finally:
             self._leave()
-            self._topology.subscriptions.clear()
+            self._subscriptions.clear()
             self._become(State.CLOSED)
             self._connected.set()  # ``start``, ``declare`` and ``subscribe`` stop waiting
 
@@ -155,7 +156,12 @@ class MemoryTransport(Transport):
         self._channel = MemoryChannel(
             broker, self._limit, take_back=self._sender.take_back, elsewhere=self.send
         )
-        self._topology.restore(self._channel, self.reconnects)
+        for exchange in self._exchanges.values():
+            restore(broker.declare_exchange, exchange)
+        for queue in self._queues.values():
+            restore(broker.declare_queue, queue, self._channel)
+        for subscription in self.subscriptions:
+            restore(subscription.consume, self._channel, self.reconnects)
         self._connected.set()
         self._blocked_changed()
 
@@ -170,7 +176,8 @@ class MemoryTransport(Transport):
         """End everything on this connection; the broker stays."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            self._topology.disconnect()
+            for subscription in self._subscriptions:
+                subscription.disconnected()
             self._sender.pause(why)
             channel.end()
 
@@ -205,7 +212,7 @@ class MemoryTransport(Transport):
             channel.unblocked()
             self._sender.resume(channel)
 
-    def _on_crowded(self) -> None:
+    def _weigh(self) -> None:
         self._congest(self._sender.outbox.crowded)
 
     # --- topology and queues
@@ -220,56 +227,31 @@ class MemoryTransport(Transport):
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
     ) -> None:
-        self._topology.declare(await self._available(), exchanges, queues)
+        channel = await self._available()
+        for exchange in exchanges:
+            channel.broker.declare_exchange(exchange)
+            self._exchanges[exchange.name] = exchange
+        for queue in queues:
+            channel.broker.declare_queue(queue, channel)
+            self._queues[queue.name] = queue
 
-    async def subscribe(
-        self,
-        queue: Queue,
-        received: Received,
-        *,
-        prefetch: int = 0,
-        keep: bool = False,
-        gone: Callable[[], None] | None = None,
-        arguments: Callable[[int], dict[str, Any]] | None = None,
-    ) -> MemorySubscription:
-        deliver = partial(delivering, received=received)
-        return await self._begin(
-            queue, deliver, prefetch=prefetch, keep=keep, gone=gone, arguments=arguments
-        )
-
-    async def listen(
-        self,
-        queue: Queue,
-        heard: Heard,
-        *,
-        keep: bool = False,
-        gone: Callable[[], None] | None = None,
-        arguments: Callable[[int], dict[str, Any]] | None = None,
-    ) -> MemorySubscription:
-        deliver = partial(hearing, heard=heard)
-        return await self._begin(
-            queue, deliver, prefetch=0, keep=keep, gone=gone, arguments=arguments
-        )
-
-    async def _begin(
-        self, queue: Queue, deliver: Callable[[MemoryChannel], Deliver], **options: Any
-    ) -> MemorySubscription:
-        subscription = MemorySubscription(
-            queue,
-            deliver,
-            cancelled=self._topology.cancelled,
-            cancelled_by_broker=self._topology.cancelled_by_broker,
-            **options,
-        )
-        self._topology.subscribe(await self._available(), subscription)
+    async def _consume(self, options: ConsumerOptions) -> MemorySubscription:
+        subscription = MemorySubscription(options, lambda it: self._subscriptions.pop(it, None))
+        subscription.consume(await self._available(), self.reconnects)
+        self._subscriptions[subscription] = None
         return subscription
 
     @property
     def subscriptions(self) -> Collection[MemorySubscription]:
-        return list(self._topology.subscriptions)
+        return list(self._subscriptions)
 
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
-        return None if self._channel is None else self._channel.broker.inspect(queue, self)
+        channel = self._channel
+        return None if channel is None else channel.broker.inspect(queue, channel)
 
     async def delete(self, queue: str) -> None:
-        self._topology.delete(queue)
+        self._queues.pop(queue, None)
+        if self._channel is not None:
+            there = self._channel.broker.queues.get(queue)
+            if there is not None and there.owner in (None, self._channel):
+                self._channel.broker.delete_queue(there)

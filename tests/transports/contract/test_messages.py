@@ -114,6 +114,8 @@ async def test_bodies_of_any_size_arrive_whole(bench: Bench, size: int) -> None:
         ({"n" * 256: 1}, "nnn"),
         ({5: "five"}, "5"),
         ({"lone": "\ud800"}, "'lone'"),
+        ({"\ud800": "lone"}, r"'\ud800'"),
+        ({"deep": {"\ud800": "lone"}}, r"'\ud800'"),
         ({"large": "x" * 131_050}, "one AMQP frame has room for"),  # the broker would hang up
         ({"large": ["x" * 1000] * 132}, "one AMQP frame has room for"),
     ],
@@ -146,17 +148,23 @@ async def test_headers_may_be_as_large_as_a_frame(bench: Bench) -> None:
     assert (await inbox.next()).message.headers == headers
 
 
-async def test_an_overlong_property_is_refused(bench: Bench) -> None:
+async def test_an_overlong_property_or_one_with_a_lone_surrogate_is_refused(bench: Bench) -> None:
     transport = await bench.connect()
-    for long in ({"correlation_id": "x" * 256}, {"reply_to": "é" * 128}, {"priority": 256}):
+    for long in (
+        {"correlation_id": "x" * 256},
+        {"reply_to": "é" * 128},
+        {"type": "\ud800"},
+        {"priority": 256},
+    ):
         outgoing = to(bench.queue())
         outgoing.message = Message(body=b"", **long)
         with pytest.raises(UnserializableValueError):
             await transport.publish(outgoing)
-    with pytest.raises(UnserializableValueError):
-        await transport.publish(
-            Outgoing(exchange="", routing_key="k" * 256, message=Message(body=b""))
-        )
+    for key in ("k" * 256, "\ud800"):
+        with pytest.raises(UnserializableValueError):
+            await transport.publish(
+                Outgoing(exchange="", routing_key=key, message=Message(body=b""))
+            )
 
 
 async def test_a_body_over_max_message_size_is_refused(bench: Bench) -> None:

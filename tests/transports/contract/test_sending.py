@@ -240,3 +240,45 @@ async def test_a_thousand_messages_arrive_once_each_and_in_order(bench: Bench) -
         transport.send(to(queue, b"%d" % number, mandatory=True, settled=outcome))
     assert await inbox.bodies(1000) == [b"%d" % number for number in range(1000)]
     assert await outcome.all(1000) == [None] * 1000
+
+
+async def test_caught_up_returns_when_what_waited_for_a_connection_is_sent(bench: Bench) -> None:
+    link = await bench.link()
+    queue, outcome = bench.queue(), Outcome()
+    await link.transport.declare(queues=[queue])
+    await link.cut()
+    for _ in range(500):
+        link.transport.send(to(queue, settled=outcome))
+    assert not await link.transport.caught_up(0.01)
+    catching_up = asyncio.create_task(link.transport.caught_up(PATIENCE))
+    link.heal()
+    assert await catching_up
+    assert link.transport.waiting == 0
+    assert await outcome.all(500) == [None] * 500
+
+
+async def test_caught_up_returns_when_what_waited_has_expired_or_was_retracted(
+    bench: Bench,
+) -> None:
+    link = await bench.link()
+    await link.cut()
+    now = asyncio.get_running_loop().time()
+    retracted = to(bench.queue())
+    link.transport.send(retracted)
+    link.transport.send(to(bench.queue(), expires_at=now + 0.01))
+    catching_up = asyncio.create_task(link.transport.caught_up(PATIENCE))
+    await asyncio.sleep(0)
+    assert link.transport.retract(retracted)
+    with no_longer_than(PATIENCE / 2):
+        assert await catching_up
+
+
+async def test_caught_up_returns_at_once_when_the_transport_is_closed(bench: Bench) -> None:
+    link = await bench.link()
+    await link.cut()
+    link.transport.send(to(bench.queue()))
+    catching_up = asyncio.create_task(link.transport.caught_up(PATIENCE))
+    await asyncio.sleep(0)
+    with no_longer_than(PATIENCE / 2):
+        await link.transport.aclose()
+        assert await catching_up
