@@ -15,7 +15,8 @@ from copy import copy
 from typing import Protocol
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
-from .outgoing import Outgoing, refuse, settle, settle_soon, shorten
+from .codec.frames import Encoder
+from .outgoing import Outgoing, check, refuse, settle, settle_soon, shorten
 
 __all__ = ["Outbox", "PublishingChannel", "Sender"]
 
@@ -178,7 +179,7 @@ class Sender:
 
     Args:
         why: why there is no connection yet.
-        check: raises ``UnserializableValueError`` for a message that can never be sent.
+        limit: bytes of body that may be sent.
         on_change: see :class:`Outbox`.
 
     Attributes:
@@ -187,13 +188,12 @@ class Sender:
         outbox: where messages wait.
     """
 
-    def __init__(
-        self, why: str, *, check: Callable[[Outgoing], object], on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, why: str, *, limit: int, on_change: Callable[[], None]) -> None:
         self.channel: PublishingChannel | None = None
         self.direct: PublishingChannel | None = None
         self.outbox = Outbox(why, on_change)
-        self._check = check
+        self._limit = limit
+        self._encoder = Encoder(channel=0, frame_max=0)  # only to check
         self._closed: str | None = None
         self._flusher: asyncio.Task[None] | None = None
 
@@ -209,7 +209,7 @@ class Sender:
             if channel is not None:
                 channel.publish(outgoing)
                 return
-            self._check(outgoing)
+            check(outgoing, self._encoder, self._limit)
         except UnserializableValueError as error:
             refuse(outgoing, error)
         else:

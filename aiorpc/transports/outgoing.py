@@ -15,11 +15,14 @@ import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..wire.message import Message
+from .codec.frames import Encoder
 
 __all__ = [
+    "NO_LIMIT",
     "Outgoing",
     "Returned",
     "Returns",
+    "check",
     "check_size",
     "refuse",
     "resend",
@@ -32,6 +35,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+#: Bytes of body, for a transport without a limit.
+NO_LIMIT = 1 << 62
 #: How often the broker may close a message's channel, for a reason that names no message, before
 #: the message settles with that reason.
 MAX_CLOSES = 3
@@ -164,6 +169,17 @@ def check_size(outgoing: Outgoing, limit: int) -> None:
             f"{outgoing.description} has {size} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, "
             "send it in parts, or raise the limit here, at the receiver and in the broker"
         )
+
+
+def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
+    """
+    Check that *outgoing* can be sent.
+
+    Raises:
+        UnserializableValueError: AMQP cannot carry it, or its body has more than *limit* bytes.
+    """
+    check_size(outgoing, limit)
+    encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message)
 
 
 def shorten(outgoing: Outgoing, now: float) -> None:

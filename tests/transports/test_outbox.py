@@ -12,6 +12,7 @@ from aiorpc.exceptions import AioRpcError, ConnectionLost
 from aiorpc.transports import outbox as module
 from aiorpc.transports.base import Outgoing
 from aiorpc.transports.outbox import Outbox, Sender
+from aiorpc.transports.outgoing import NO_LIMIT
 from aiorpc.wire.message import Message
 from tests.support.waiting import eventually
 
@@ -159,7 +160,7 @@ class Sending:
     def __init__(self) -> None:
         self.channel = Channel()
         self.left = self.channel.left
-        self.sender = Sender("no", check=lambda outgoing: None, on_change=lambda: None)
+        self.sender = Sender("no", limit=NO_LIMIT, on_change=lambda: None)
 
     async def all_left(self, count: int) -> None:
         await eventually(lambda: len(self.left) >= count)

@@ -19,14 +19,12 @@ from .errors import Refused
 from .link import Link
 from .resend import sort_out
 
-__all__ = ["NO_LIMIT", "Channel", "TakeBack", "check"]
+__all__ = ["Channel", "TakeBack"]
 
 log = logging.getLogger(__name__)
 
 #: Takes the messages to re-send when a channel has ended; see :meth:`.outbox.Sender.take_back`.
 TakeBack = Callable[[Iterable[Outgoing]], None]
-#: Bytes, for those who set no limit.
-NO_LIMIT = 1 << 62
 
 
 class Channel:
@@ -232,17 +230,6 @@ def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
     return Unroutable(
         f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer})"
     )
-
-
-def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
-    """
-    Find out whether *outgoing* can be sent, while its sender is there to be told.
-
-    Raises:
-        UnserializableValueError: it cannot be encoded, or its body is larger than *limit*.
-    """
-    check_size(outgoing, limit)
-    encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message)
 
 
 def _nacked(outgoing: Outgoing) -> Overloaded:

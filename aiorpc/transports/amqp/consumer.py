@@ -22,8 +22,8 @@ from ...exceptions import UnserializableValueError
 from ...wire.message import Message
 from ...wire.names import OVERSIZED
 from ..base import Delivery, Heard, Received
-from ..outgoing import Outgoing, refuse
-from .channel import Channel, TakeBack, check
+from ..outgoing import Outgoing, check, refuse
+from .channel import Channel, TakeBack
 from .errors import Refused, errors, quietly
 from .link import Link
 

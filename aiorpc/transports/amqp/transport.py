@@ -19,10 +19,10 @@ from ...config import Settings
 from ...exceptions import ConnectionLost
 from ...wire.message import Exchange, Queue
 from ..base import QueueState, State, Subscription, Transport
-from ..codec.frames import Encoder
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
-from .channel import NO_LIMIT, Channel, check
+from ..outgoing import NO_LIMIT
+from .channel import Channel
 from .consumer import ConsumerChannel, ListenerChannel
 from .errors import Refused, quietly, reason
 from .inspector import Inspector
@@ -53,7 +53,7 @@ class AmqpTransport(Transport):
         super().__init__(
             Sender(
                 f"not connected to {self.url} yet",
-                check=partial(check, encoder=Encoder(0, 0), limit=self.max_message_size),
+                limit=self.max_message_size,
                 on_change=self._weigh,
             )
         )

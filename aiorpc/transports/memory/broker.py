@@ -1,8 +1,8 @@
 """
 A small broker in this process, with RabbitMQ's semantics: declares, routes, deletes. No I/O.
 
-It knows nothing of transports, except that each owns its consumers and its exclusive queues. The
-rules are those of https://www.rabbitmq.com/docs/ (queues, ttl, dlx, consumer-priority,
+It knows nothing of transports, except that a connection owns its consumers and exclusive queues.
+The rules are those of https://www.rabbitmq.com/docs/ (queues, ttl, dlx, consumer-priority,
 consumer-prefetch); the contract suite checks them against RabbitMQ.
 """
 
@@ -50,7 +50,7 @@ class MemoryBroker:
     Attributes:
         turns: runs everything that the broker does later.
         blocked: whether it takes no messages, as RabbitMQ under a memory or disk alarm.
-        peers: who is connected, and what to call when ``blocked`` changes.
+        transports: who is connected, and what to call when ``blocked`` changes.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -58,7 +58,7 @@ class MemoryBroker:
         self.url = f"memory://{name}"
         self.loop = loop
         self.turns = Turns(loop)
-        self.peers: dict[object, Callable[[], None]] = {}
+        self.transports: dict[object, Callable[[], None]] = {}
         self.exchanges: dict[str, MemoryExchange] = {}
         self.queues: dict[str, MemoryQueue] = {}
         self.blocked = False
@@ -146,18 +146,18 @@ class MemoryBroker:
         else:
             self.exchanges[name] = MemoryExchange(exchange)
 
-    def declare_queue(self, queue: Queue, peer: object) -> MemoryQueue:
+    def declare_queue(self, queue: Queue, connection: object) -> MemoryQueue:
         """
         Declare *queue* with its exchange and binding.
 
         Raises:
-            ConfigurationError: it exists with other flags, or is exclusive to another peer.
+            ConfigurationError: it exists with other flags, or is exclusive to another connection.
         """
         self.declare_exchange(queue.exchange)
         there = self.queues.get(queue.name)
         if there is None:
-            there = self._new_queue(queue, peer)
-        elif there.owner not in (None, peer):
+            there = self._new_queue(queue, connection)
+        elif there.owner not in (None, connection):
             raise ConfigurationError(
                 f"queue {queue.name!r} on {self.url} is exclusive to another connection (405 "
                 "RESOURCE_LOCKED): give this one a name of its own"
@@ -169,7 +169,7 @@ class MemoryBroker:
             self.exchanges[queue.exchange.name].bind(there, queue.routing_key)
         return there
 
-    def _new_queue(self, queue: Queue, peer: object) -> MemoryQueue:
+    def _new_queue(self, queue: Queue, connection: object) -> MemoryQueue:
         if not queue.name:
             raise ConfigurationError("a queue has no name, and brokers are not asked to invent one")
         for name in queue.arguments:
@@ -180,7 +180,7 @@ class MemoryBroker:
                 "queue %s is neither durable nor exclusive: RabbitMQ 4.3 refuses such queues",
                 queue.name,
             )
-        new = MemoryQueue(self.turns, queue, peer, bury=self.bury, delete=self.delete_queue)
+        new = MemoryQueue(self.turns, queue, connection, bury=self.bury, delete=self.delete_queue)
         self.queues[queue.name] = new
         new.start_expiry()
         return new
@@ -196,15 +196,15 @@ class MemoryBroker:
                     "declare it alike everywhere, or delete it first"
                 )
 
-    def inspect(self, name: str, peer: object) -> QueueState | None:
+    def inspect(self, name: str, connection: object) -> QueueState | None:
         """
         Return what a passive declare reports; ``None`` for a queue that is exclusive to another
-        peer. As in RabbitMQ it is a use of the queue: ``expires`` counts from now.
+        connection. As in RabbitMQ it is a use of the queue: ``expires`` counts from now.
         """
         queue = self.queues.get(name)
         if queue is None:
             return QueueState(name, exists=False)
-        if queue.owner not in (None, peer):
+        if queue.owner not in (None, connection):
             return None
         queue.drop_expired(self.turns.time())
         queue.start_expiry()
@@ -226,10 +226,10 @@ class MemoryBroker:
         for consumer in consumers:
             consumer.gone()
 
-    # --- peers
+    # --- connections
 
-    def disconnect(self, peer: object, consumers: Iterable[MemoryConsumer]) -> None:
-        """Requeue what the *consumers* of *peer* hold, and delete its exclusive queues."""
+    def disconnect(self, connection: object, consumers: Iterable[MemoryConsumer]) -> None:
+        """Requeue what the *consumers* of *connection* hold, and delete its exclusive queues."""
         consumers = list(consumers)
         for consumer in consumers:
             consumer.open = False
@@ -238,20 +238,13 @@ class MemoryBroker:
                 consumer.queue.requeue(unacked)
         for consumer in consumers:
             consumer.queue.remove_consumer(consumer)
-        for queue in [each for each in self.queues.values() if each.owner is peer]:
+        for queue in [each for each in self.queues.values() if each.owner is connection]:
             self.delete_queue(queue)
 
-    def block(self) -> None:
-        """Take no more messages, as RabbitMQ under a memory or disk alarm: for tests."""
-        self._set_blocked(True)
-
-    def unblock(self) -> None:
-        """Take messages again."""
-        self._set_blocked(False)
-
-    def _set_blocked(self, blocked: bool) -> None:
+    def set_blocked(self, blocked: bool) -> None:
+        """Take no messages, as RabbitMQ under a memory or disk alarm; or take them again."""
         self.blocked = blocked
-        for blocked_changed in list(self.peers.values()):
+        for blocked_changed in list(self.transports.values()):
             blocked_changed()
 
     def close(self) -> None:

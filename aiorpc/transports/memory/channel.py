@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ...exceptions import AioRpcError, UnserializableValueError
-from ..codec.frames import short_string
-from ..outgoing import Outgoing, check_size, refuse, resend, settle, settle_soon
+from ..codec.frames import Encoder
+from ..outgoing import Outgoing, check, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
-from .message import carried
 from .queue import Entry, MemoryConsumer
 
-__all__ = ["NO_LIMIT", "MemoryChannel", "check"]
+__all__ = ["MemoryChannel"]
 
-#: Bytes, for those who set no limit.
-NO_LIMIT: Final = 1 << 62
+#: Encodes only to check.
+_ENCODER: Final = Encoder(channel=0, frame_max=0)
 
 
 class MemoryChannel:
@@ -103,7 +102,7 @@ class MemoryChannel:
             return True
         try:
             if self.broker.blocked:
-                check(reply, self._limit)
+                check(reply, _ENCODER, self._limit)
                 self._held.append((consumer, entry, reply))
                 return True
             self.publish(reply, (consumer, entry) if reply.confirm else None)
@@ -149,16 +148,3 @@ class MemoryChannel:
                 answered[0].ack(answered[1])
             if error is not None or outgoing.settled is not None:
                 settle(outgoing, error)
-
-
-def check(outgoing: Outgoing, limit: int) -> None:
-    """
-    Check that *outgoing* can be sent.
-
-    Raises:
-        UnserializableValueError: AMQP cannot carry it, or its body has more than *limit* bytes.
-    """
-    check_size(outgoing, limit)
-    short_string(outgoing.exchange, "exchange name")
-    short_string(outgoing.routing_key, "routing key")
-    carried(outgoing.message)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 #: Deliveries of one queue in one turn of the loop, so that timers and sockets are not delayed.
 MAX_BATCH: Final = 256
+_POSITION: Final = attrgetter("position")
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
@@ -41,28 +42,19 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     redelivered: bool = False
 
 
-class MemoryConsumer:
-    """Takes messages of one queue: at most *prefetch* unsettled ones, or any number if it is 0."""
+class MemoryConsumer(msgspec.Struct, eq=False):
+    """Takes messages of one queue, at most ``prefetch`` unsettled ones."""
 
-    __slots__ = ("deliver", "gone", "open", "prefetch", "priority", "queue", "unacked")
-
-    def __init__(
-        self,
-        queue: MemoryQueue,
-        deliver: Deliver,
-        gone: Callable[[], None],
-        prefetch: int,
-        priority: int,
-    ) -> None:
-        self.queue = queue
-        self.deliver = deliver
-        #: Called when its queue was deleted.
-        self.gone = gone
-        self.prefetch = prefetch or math.inf
-        self.priority = priority
-        self.unacked: set[Entry] = set()
-        #: Until its connection is lost. Deliveries of a cancelled consumer can still be acked.
-        self.open = True
+    queue: MemoryQueue
+    deliver: Deliver
+    #: Called when its queue was deleted.
+    gone: Callable[[], None]
+    #: ``math.inf`` for no limit.
+    prefetch: float
+    priority: int
+    unacked: set[Entry] = msgspec.field(default_factory=set)
+    #: Until its connection is lost. Deliveries of a cancelled consumer can still be acked.
+    open: bool = True
 
     def ack(self, entry: Entry) -> None:
         """Remove the entry."""
@@ -92,31 +84,11 @@ Deliver: TypeAlias = Callable[[MemoryConsumer, Entry], None]
 class MemoryQueue:
     """Messages in their order, and the consumers that take them."""
 
-    __slots__ = (
-        "_bury",
-        "_delete",
-        "_expiry",
-        "_head_expiry",
-        "_scheduled",
-        "_turns",
-        "auto_delete",
-        "bound_to",
-        "consumers",
-        "dead_letters",
-        "deleted",
-        "expires",
-        "flags",
-        "message_ttl",
-        "name",
-        "owner",
-        "ready",
-    )
-
     def __init__(
         self,
         turns: Turns,
         queue: Queue,
-        peer: object,
+        connection: object,
         *,
         bury: Callable[[str, str, Carried, str], None],
         delete: Callable[[MemoryQueue], None],
@@ -127,7 +99,7 @@ class MemoryQueue:
         self.name = queue.name
         self.flags = queue_flags(queue)
         self.auto_delete = queue.auto_delete
-        self.owner = peer if queue.exclusive else None
+        self.owner = connection if queue.exclusive else None
         self.ready: deque[Entry] = deque()
         #: Highest priority first; within one priority, the next one first.
         self.consumers: list[MemoryConsumer] = []
@@ -170,14 +142,14 @@ class MemoryQueue:
         """Put delivered entries back in their old places."""
         if self.deleted:
             return
-        returning = sorted(entries, key=_position)
+        returning = sorted(entries, key=_POSITION)
         for entry in returning:
             entry.redelivered = True
         ready = self.ready
         if not ready or not returning or returning[-1].position < ready[0].position:
             ready.extendleft(reversed(returning))
         else:
-            merged = sorted((*ready, *returning), key=_position)
+            merged = sorted((*ready, *returning), key=_POSITION)
             ready.clear()
             ready.extend(merged)
         self.schedule()
@@ -306,10 +278,6 @@ class MemoryQueue:
 
 
 # --- RabbitMQ's rules, as functions
-
-
-def _position(entry: Entry) -> int:
-    return entry.position
 
 
 def queue_flags(queue: Queue) -> dict[str, Any]:

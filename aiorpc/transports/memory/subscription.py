@@ -5,6 +5,7 @@ What a transport of ``memory://`` gives to its users: subscriptions, and deliver
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -96,7 +97,7 @@ class MemorySubscription(Subscription):
             queue,
             _handing(options, channel),
             partial(self._gone, channel, reconnects),
-            options.prefetch,
+            options.prefetch or math.inf,
             arguments.get("x-priority", 0),
         )
         # Cancelled consumers are of no interest once all they hold is settled.

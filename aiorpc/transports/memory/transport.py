@@ -9,7 +9,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Collection, Sequence
-from functools import partial
 from weakref import WeakValueDictionary
 
 from ...exceptions import ConfigurationError, ConnectionLost
@@ -17,8 +16,9 @@ from ...wire.message import Exchange, Queue
 from ..base import QueueState, State, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
+from ..outgoing import NO_LIMIT
 from .broker import MemoryBroker
-from .channel import NO_LIMIT, MemoryChannel, check
+from .channel import MemoryChannel
 from .subscription import MemorySubscription, restore
 
 __all__ = ["MemoryTransport"]
@@ -75,7 +75,7 @@ class MemoryTransport(Transport):
         super().__init__(
             Sender(
                 f"not connected to {self.url}",
-                check=partial(check, limit=self._limit),
+                limit=self._limit,
                 on_change=self._weigh,
             )
         )
@@ -149,7 +149,7 @@ class MemoryTransport(Transport):
         broker = self._broker
         if broker is None:
             broker = _broker(self.name, asyncio.get_running_loop())
-            broker.peers[self] = self._blocked_changed
+            broker.transports[self] = self._blocked_changed
             self._broker = broker
         else:
             self.reconnects += 1
@@ -190,8 +190,8 @@ class MemoryTransport(Transport):
         self._sender.close(why)
         broker, self._broker = self._broker, None
         if broker is not None:
-            del broker.peers[self]
-            if not broker.peers:
+            del broker.transports[self]
+            if not broker.transports:
                 with _brokers_lock:
                     _brokers.pop((id(broker.loop), broker.name), None)
                 broker.close()

@@ -139,7 +139,7 @@ async def test_messages_and_answers_wait_while_the_broker_is_blocked(
         await client.publish(to("requests", b"1"))
         await client.publish(to("requests", b"2"))
         await turns()
-        server.broker.block()
+        server.broker.set_blocked(True)
         assert (client.state, server.state) == (State.BLOCKED, State.BLOCKED)
         client.send(to("requests", b"3", settled=settled.append))
         at = asyncio.get_running_loop().time() + 0.01
@@ -148,14 +148,14 @@ async def test_messages_and_answers_wait_while_the_broker_is_blocked(
         await eventually(lambda: settled)  # by then the message that expires has expired
         assert (len(requests), replies) == (1, [])
         assert [type(error) for error in settled] == [ConnectionLost]
-        server.broker.unblock()
+        server.broker.set_blocked(False)
         await turns()
         assert [each.message.body for each in replies] == [b"one"]
         assert [each.message.body for each in requests] == [b"1", b"2"]
         assert settled[1:] == [None]
         assert states == [State.BLOCKED, State.CONNECTED]
         # A transport that connects while the broker is blocked is blocked too.
-        server.broker.block()
+        server.broker.set_blocked(True)
         async with MemoryTransport(name) as late:
             assert late.state is State.BLOCKED
 
@@ -170,11 +170,11 @@ async def test_an_answer_held_while_blocked_is_sent_after_a_lost_connection(
         await client.subscribe(Queue("replies"), replies.append)
         await client.publish(to("requests"))
         await turns()
-        server.broker.block()
+        server.broker.set_blocked(True)
         requests[0].answer(to("replies", b"answer"))
         cut(server)()
         assert server.state is State.BLOCKED
-        client.broker.unblock()
+        client.broker.set_blocked(False)
         await turns()
         assert [each.message.body for each in replies] == [b"answer"]
         assert [each.redelivered for each in requests] == [False, True]
@@ -315,7 +315,7 @@ async def test_a_handler_may_cut_block_or_raise(name: str) -> None:
                         if deed == "drop":
                             cuts.append(cut(transport))
                         elif deed == "block":
-                            transport.broker.block()
+                            transport.broker.set_blocked(True)
                         else:
                             raise RuntimeError("deed")
                     delivery.ack()
@@ -325,7 +325,7 @@ async def test_a_handler_may_cut_block_or_raise(name: str) -> None:
                 for body in (b"a", b"b", b"c"):
                     keeper.send(to(queue, body))
                 await turns()
-                keeper.broker.unblock()
+                keeper.broker.set_blocked(False)
                 for restore in cuts:
                     restore()
                 await turns()
