@@ -9,9 +9,9 @@ import copy
 import enum
 import functools
 import inspect
-from abc import ABC
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
@@ -79,29 +79,18 @@ class Submission(Protocol):
 class Host(Protocol):
     """What an extension may ask of its container."""
 
-    @property
-    def service_name(self) -> str:
-        """The ``name`` of the service class."""
-
-    @property
-    def service_cls(self) -> type:
-        """The service class. Each worker makes an instance of it."""
-
-    @property
-    def settings(self) -> Settings:
-        """The decoded configuration; ``settings.raw`` is the mapping as it was written."""
-
-    @property
-    def transport(self) -> Transport:
-        """The connection to the broker. It reconnects by itself."""
-
-    @property
-    def wire(self) -> Wire:
-        """Encodes and decodes messages as the configuration sets it."""
-
-    @property
-    def max_workers(self) -> int:
-        """How many workers run at a time."""
+    #: The ``name`` of the service class.
+    service_name: str
+    #: The service class. Each worker makes an instance of it.
+    service_cls: type
+    #: The decoded configuration; ``settings.raw`` is the mapping as it was written.
+    settings: Settings
+    #: The connection to the broker. It reconnects by itself.
+    transport: Transport
+    #: Encodes and decodes messages as the configuration sets it.
+    wire: Wire
+    #: How many workers run at a time.
+    max_workers: int
 
     def new_call(
         self,
@@ -156,7 +145,8 @@ class Host(Protocol):
         """
 
 
-class Entrypoint(ABC):
+@dataclass(kw_only=True, eq=False, repr=False)
+class Entrypoint:
     """
     Fires a method of a service. A decorator on the method declares it; the container binds a copy
     to each service class that it hosts.
@@ -165,20 +155,18 @@ class Entrypoint(ABC):
     listen together: the methods of ``rpc`` share one queue.
     """
 
-    method_name: str
+    method_name: str = field(init=False)
     #: Whether it fires by itself, as a timer does. It starts after the others of its service.
     unprompted: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        *,
-        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-        sensitive_arguments: str | Sequence[str] = (),
-    ) -> None:
-        #: Errors that are not failures of the service: logged as warnings without a traceback.
-        self.expected_exceptions = _tuple(expected_exceptions)
-        #: Names of arguments that no log may show.
-        self.sensitive_arguments = _tuple(sensitive_arguments)
+    #: Errors that are not failures of the service: logged as warnings without a traceback.
+    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
+    #: Names of arguments that no log may show.
+    sensitive_arguments: str | Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.expected_exceptions = _tuple(self.expected_exceptions)
+        self.sensitive_arguments = _tuple(self.sensitive_arguments)
 
     def queue_name(self, host: Host) -> str | None:
         """The queue whose messages fire it, if any; for logs and for ``aiorpc ls``."""

@@ -6,8 +6,9 @@ only the subscription.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from ..exceptions import ConfigurationError
@@ -22,6 +23,7 @@ __all__ = ["Consumer", "QueueConsumer", "consume"]
 log = logging.getLogger("aiorpc.consumer")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class QueueConsumer(Entrypoint):
     """
     Fires a method with the payload of each message of one queue. Subclasses choose the queue.
@@ -35,17 +37,7 @@ class QueueConsumer(Entrypoint):
     #: The name of such a message in logs and in :attr:`Call.kind`.
     kind = "message"
 
-    def __init__(
-        self,
-        *,
-        requeue_on_error: bool = False,
-        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-        sensitive_arguments: str | Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            expected_exceptions=expected_exceptions, sensitive_arguments=sensitive_arguments
-        )
-        self.requeue_on_error = requeue_on_error
+    requeue_on_error: bool = False
 
     def queue_of(self, host: Host) -> Queue:
         """The queue to consume; it is declared with its exchange and binding."""
@@ -107,28 +99,19 @@ class _Intake:
             delivery.ack()
 
 
+@dataclass(eq=False, repr=False)
 class Consumer(QueueConsumer):
     """Fires a method with the payload of each message of *queue*; see :class:`QueueConsumer`."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        *,
-        requeue_on_error: bool = False,
-        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-        sensitive_arguments: str | Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            requeue_on_error=requeue_on_error,
-            expected_exceptions=expected_exceptions,
-            sensitive_arguments=sensitive_arguments,
-        )
-        if not isinstance(queue, Queue):
+    queue: Queue
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.queue, Queue):
             raise ConfigurationError(
-                f"consume() takes an aiorpc.Queue, got {type(queue).__name__}: write "
+                f"consume() takes an aiorpc.Queue, got {type(self.queue).__name__}: write "
                 '@consume(Queue("name", exchange=Exchange("name"), routing_key="key"))'
             )
-        self.queue = queue
 
     def queue_of(self, host: Host) -> Queue:
         return self.queue

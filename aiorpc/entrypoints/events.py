@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..exceptions import ConfigurationError
@@ -23,6 +23,7 @@ SINGLETON: Literal["singleton"] = "singleton"
 BROADCAST: Literal["broadcast"] = "broadcast"
 
 
+@dataclass(eq=False, repr=False)
 class EventHandler(QueueConsumer):
     """
     Fires a method with the payload of each event that *source_service* dispatches; see
@@ -39,29 +40,22 @@ class EventHandler(QueueConsumer):
 
     kind = "event"
 
-    def __init__(
-        self,
-        source_service: str,
-        event_type: str,
-        handler_type: HandlerType = SERVICE_POOL,
-        *,
-        reliable_delivery: bool = True,
-        requeue_on_error: bool = False,
-        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-        sensitive_arguments: str | Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            requeue_on_error=requeue_on_error,
-            expected_exceptions=expected_exceptions,
-            sensitive_arguments=sensitive_arguments,
-        )
-        if handler_type not in (SERVICE_POOL, SINGLETON, BROADCAST):
+    source_service: str
+    event_type: str
+    handler_type: HandlerType = SERVICE_POOL
+    reliable_delivery: bool = field(default=True, kw_only=True)
+    _instance: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.handler_type not in (SERVICE_POOL, SINGLETON, BROADCAST):
             raise ConfigurationError(
-                f"handler_type must be SERVICE_POOL, SINGLETON or BROADCAST, got {handler_type!r}"
+                "handler_type must be SERVICE_POOL, SINGLETON or BROADCAST, got "
+                f"{self.handler_type!r}"
             )
         if (
-            handler_type == BROADCAST
-            and reliable_delivery
+            self.handler_type == BROADCAST
+            and self.reliable_delivery
             and type(self).broadcast_identifier is EventHandler.broadcast_identifier
         ):
             raise ConfigurationError(
@@ -69,11 +63,6 @@ class EventHandler(QueueConsumer):
                 "when its process restarts: pass reliable_delivery=False, or override "
                 "broadcast_identifier"
             )
-        self.source_service = source_service
-        self.event_type = event_type
-        self.handler_type = handler_type
-        self.reliable_delivery = reliable_delivery
-        self._instance: str | None = None
 
     @property
     def broadcast_identifier(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ..calling.options import Options
@@ -27,22 +28,12 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Rpc(Entrypoint):
     """Fires a method when it is called remotely, and answers with what it returns or raises."""
 
-    def __init__(
-        self,
-        *,
-        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-        sensitive_arguments: str | Sequence[str] = (),
-        validate: bool = True,
-        delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
-    ) -> None:
-        super().__init__(
-            expected_exceptions=expected_exceptions, sensitive_arguments=sensitive_arguments
-        )
-        self.validate = validate
-        self.delivery = delivery
+    validate: bool = True
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
 
     def queue_name(self, host: Host) -> str:
         return host.wire.rpc_queue(host.service_name).name

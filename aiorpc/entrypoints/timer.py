@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..extensions import Entrypoint, Host, Outcome, decorator_of
 __all__ = ["Once", "Timer", "once", "timer"]
 
 
+@dataclass(eq=False, repr=False)
 class Timer(Entrypoint):
     """
     Fires every *interval* seconds, never twice at a time. If a run takes longer than the interval,
@@ -26,18 +28,15 @@ class Timer(Entrypoint):
 
     unprompted = True
 
-    def __init__(
-        self,
-        interval: float,
-        *,
-        eager: bool = False,
-        expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
-    ) -> None:
-        super().__init__(expected_exceptions=expected_exceptions)
-        if not interval > 0:  # refuses NaN too
-            raise ConfigurationError(f"a timer's interval must be above 0 seconds, got {interval}")
-        self.interval = interval
-        self.eager = eager
+    interval: float
+    eager: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.interval > 0:  # refuses NaN too
+            raise ConfigurationError(
+                f"a timer's interval must be above 0 seconds, got {self.interval}"
+            )
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
