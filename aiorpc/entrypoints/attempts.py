@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from operator import methodcaller
 
@@ -49,6 +50,7 @@ log = logging.getLogger("aiorpc.attempts")
 PARKING = 30.0
 
 
+@dataclass(eq=False, repr=False)
 class Attempts:
     """
     Counts the attempts at the messages of one queue.
@@ -60,23 +62,14 @@ class Attempts:
         parked: settles a message that was parked; by default it is acked.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        queue: str,
-        work: Callable[[Delivery], None],
-        *,
-        as_it_came: bool = False,
-        parked: Callable[[Delivery, AioRpcError], None] | None = None,
-    ) -> None:
-        self._host = host
-        self._queue = queue
-        self._work = work
-        self._as_it_came = as_it_came
-        self._parked = parked
-        self._most = host.settings.max_attempts
-        #: Copies that are not confirmed yet, by id, each with its delivery if that came already.
-        self._unconfirmed: dict[str, Delivery | None] = {}
+    host: Host
+    queue: str
+    work: Callable[[Delivery], None]
+    _: KW_ONLY
+    as_it_came: bool = False
+    parked: Callable[[Delivery, AioRpcError], None] | None = None
+    #: Copies that are not confirmed yet, by id, each with its delivery if that came already.
+    _unconfirmed: dict[str, Delivery | None] = field(default_factory=dict, init=False)
 
     def takes(self, delivery: Delivery, deadline: Deadline | None = None) -> bool:
         """
@@ -94,10 +87,10 @@ class Attempts:
             return False
         known = attempts_of(message)
         failed = 0 if known is None else known + 1
-        if failed < self._most:
-            self._send_copy(delivery, failed, deadline, self._work)
+        if failed < self.host.settings.max_attempts:
+            self._send_copy(delivery, failed, deadline, self.work)
         else:
-            self._host.spawn(self._park(delivery, failed), f"park a message of {self._queue}")
+            self.host.spawn(self._park(delivery, failed), f"park a message of {self.queue}")
         return True
 
     def requeue(self, delivery: Delivery, deadline: Deadline | None = None) -> None:
@@ -121,8 +114,8 @@ class Attempts:
         """
         copy = new_id()
         self._unconfirmed[copy] = None
-        exchange, routing_key = "", self._queue
-        if self._as_it_came:
+        exchange, routing_key = "", self.queue
+        if self.as_it_came:
             exchange, routing_key = delivery.exchange, delivery.routing_key
         delivery.answer(
             Outgoing(
@@ -152,15 +145,15 @@ class Attempts:
         if isinstance(error, UnserializableValueError):  # it can be read but not sent
             log.warning(
                 "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
-                self._queue,
+                self.queue,
                 error,
             )
             instead(delivery)
         elif arrived is not None and not arrived.stale:
-            self._work(arrived)
+            self.work(arrived)
 
     async def _park(self, delivery: Delivery, failed: int) -> None:
-        transport, queue = self._host.transport, parked_queue(self._queue)
+        transport, queue = self.host.transport, parked_queue(self.queue)
         message = parked(delivery.message, delivery.exchange, delivery.routing_key)
         text = (
             f"{original_key_of(message)}: delivered {failed + 1} times, and each time the process "
@@ -176,7 +169,7 @@ class Attempts:
                 PARKING,
             )
         except ConnectionLost as error:
-            log.warning("a message of queue %s is requeued, not parked: %s", self._queue, error)
+            log.warning("a message of queue %s is requeued, not parked: %s", self.queue, error)
             delivery.reject(requeue=True)
         except AioRpcError as error:
             log.error(
@@ -188,7 +181,7 @@ class Attempts:
             delivery.reject(requeue=False)
         else:
             log.error("%s", text)
-            if self._parked is None:
+            if self.parked is None:
                 delivery.ack()
             else:
-                self._parked(delivery, DeliveryUncertain(text))
+                self.parked(delivery, DeliveryUncertain(text))

@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from ..exceptions import ConfigurationError
-from ..extensions import Entrypoint, Host, Outcome, decorator_of
+from ..extensions import Entrypoint, Host, decorator_of
 
 __all__ = ["Once", "Timer", "once", "timer"]
 
@@ -46,17 +45,14 @@ class Timer(Entrypoint):
     async def _tick(self, host: Host) -> None:
         clock = asyncio.get_running_loop().time
         due = clock() + (0 if self.eager else self.interval)
+        ended = asyncio.Event()
         while True:
             await asyncio.sleep(due - clock())
+            ended.clear()
             # `host.work` would cancel the run when the container stops; the run has to finish.
-            ended = asyncio.Event()
-            host.submit(self, host.new_call(self, kind="timer"), partial(_set, ended))
+            host.submit(self, host.new_call(self, kind="timer"), lambda outcome: ended.set())
             await ended.wait()
             due = max(due + self.interval, clock())
-
-
-def _set(ended: asyncio.Event, outcome: Outcome) -> None:
-    ended.set()
 
 
 class Once(Entrypoint):
