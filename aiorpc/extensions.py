@@ -107,6 +107,7 @@ class Host(Protocol):
         *context* is the one that came with the message, if any; the call is its child. For *kind*
         and *redelivered* see :class:`aiorpc.Call`.
         """
+        ...
 
     def submit(
         self,
@@ -123,6 +124,7 @@ class Host(Protocol):
         cannot be sent rolls them back. *settle* is called once when they have closed, whatever
         happens; it must not block.
         """
+        ...
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
         """
@@ -143,6 +145,7 @@ class Host(Protocol):
         Return what *opener* opens. The first caller with that *key* opens it, and it closes with
         the lifespans of the dependencies.
         """
+        ...
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
