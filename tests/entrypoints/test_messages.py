@@ -241,10 +241,10 @@ async def test_an_event_dispatched_after_the_deadline_is_sent(
 
     async with (
         ServiceContainer(Late, broker_config),
-        ClusterRpcProxy(broker_config, timeout=0.1) as cluster,
+        ClusterRpcProxy(broker_config) as cluster,
     ):
         with pytest.raises(RpcTimeout):
-            await cluster[Late.name].compensates()
+            await cluster[Late.name].compensates.with_options(timeout=0.3)()
         assert await asyncio.wait_for(sent.get(), 5) == "both"
         got = {await asyncio.wait_for(heard.get(), 5) for _ in range(2)}
     assert got == {"dispatched", "published"}
