@@ -72,7 +72,7 @@ class Transport(ABC):
     state: State
     #: Whether so much waits to be sent that senders should wait for ``drained``.
     congested: bool  # an attribute, not a property: it is read before every call
-    #: Sends a message: :meth:`aiorpc.transports.outbox.Sender.send`.
+    #: Sends a message: ``transports.outbox.Sender.send``.
     send: Callable[[Outgoing], None]
 
     def __init__(self, sender: Sender) -> None:
