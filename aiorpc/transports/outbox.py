@@ -15,7 +15,7 @@ from copy import copy
 from typing import Protocol
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
-from .codec.frames import Encoder
+from .codec.encoder import Encoder
 from .outgoing import Outgoing, check, refuse, settle, settle_soon, shorten
 
 __all__ = ["Outbox", "PublishingChannel", "Sender"]

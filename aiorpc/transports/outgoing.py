@@ -15,7 +15,7 @@ import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..wire.message import Message
-from .codec.frames import Encoder
+from .codec.encoder import Encoder
 
 __all__ = [
     "NO_LIMIT",

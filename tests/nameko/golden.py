@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from aiorpc.transports.codec.frames import Encoder, decode_content_header
+from aiorpc.transports.codec.encoder import Encoder
+from aiorpc.transports.codec.properties import decode_content_header
 from aiorpc.wire.message import Message
 from tests.support.files import DATA
 

@@ -13,7 +13,7 @@ import pytest
 from pamqp.commands import Basic, Exchange, Queue
 
 from aiorpc import ClusterRpcProxy, ServiceContainer
-from aiorpc.transports.codec.frames import decode_content_header
+from aiorpc.transports.codec.properties import decode_content_header
 from tests.nameko.frame_tap import Tap, tapped
 from tests.nameko.golden import flags_and_properties, goldens
 from tests.nameko.services import service

@@ -13,7 +13,7 @@ import aiormq
 
 from ...exceptions import AioRpcError, Overloaded, Unroutable
 from ...wire.message import Message
-from ..codec.frames import Encoder
+from ..codec.encoder import Encoder
 from ..outgoing import Outgoing, Returned, check_size, settle, settle_soon
 from .errors import Refused
 from .link import Link

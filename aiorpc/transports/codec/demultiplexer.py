@@ -1,9 +1,8 @@
 """
-Takes the hot frames out of what a broker sends, and leaves the rest. Sans I/O.
+Takes the hot frames out of the bytes that a broker sends. Nothing here awaits or does I/O.
 
-Bytes go in, cut anywhere; for the channels that were attached, deliveries, returns and confirms
-come out as calls of their :class:`HotFrames`; every other frame comes out as it went in, for
-whoever speaks the rest of AMQP.
+Bytes go in, cut anywhere. The deliveries, returns and confirms of attached channels come out as
+calls of their :class:`HotFrames`. Every other frame comes out unchanged, for aiormq.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ from .frames import (
     NACK,
     RETURN,
     UNBLOCKED,
-    MalformedContent,
-    decode_content_header,
-    decode_properties,
 )
+from .properties import MalformedContent, decode_content_header, decode_properties, problem
+from .table_decoding import GARBLED
 
 __all__ = ["BadFrame", "ConnectionFrames", "Demultiplexer", "HotFrames"]
 
@@ -50,14 +48,14 @@ _DELIVER = DELIVER.to_bytes(4, "big")
 #: A content header frame without properties.
 _LEAST_CONTENT = FRAME_OVERHEAD + 14
 
-#: Names of exchange and key are remembered up to so many, and then forgotten all at once.
+#: Pairs of exchange and routing key that are kept; when there are more, all are forgotten.
 _MAX_NAMES = 1024
 
 
 class HotFrames(Protocol):
-    """What one attached channel hears. All of it is called from within ``receive``."""
+    """The owner of an attached channel. ``receive`` calls it."""
 
-    #: The most body it takes, in bytes; a larger one is not kept.
+    #: The largest body that it takes, in bytes; a larger one is dropped while it arrives.
     max_message_size: int
 
     def delivered(
@@ -68,42 +66,42 @@ class HotFrames(Protocol):
     def oversized(
         self, tag: int, exchange: str, routing_key: str, size: int, head: Message
     ) -> None:
-        """A message of *size* bytes came, more than is taken: *head* is all of it but its body."""
+        """A message arrived with *size* bytes of body, too many; *head* is the rest of it."""
 
     def malformed(self, tag: int, exchange: str, routing_key: str, reason: str) -> None:
-        """A message came whose properties cannot be read."""
+        """A message arrived, and its properties cannot be read."""
 
     def returned(
         self, code: int, text: str, exchange: str, routing_key: str, message: Message
     ) -> None:
-        """A mandatory message of ours that no queue took."""
+        """The broker returned a mandatory message of ours, which no queue took."""
 
     def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
-        """The broker has taken responsibility for what we published, or refused it."""
+        """The broker accepted or refused what we published; *multiple*: all up to *tag*."""
 
     def closing(self, code: int, text: str) -> None:
         """The broker closes the channel: nothing more may be written to it."""
 
 
 class ConnectionFrames(Protocol):
-    """What is heard of the connection itself."""
+    """The owner of the connection."""
 
     def blocked(self, why: str) -> None:
-        """The broker takes no messages for now."""
+        """The broker takes no messages, because of an alarm."""
 
     def unblocked(self) -> None:
-        """It takes them again."""
+        """The broker takes messages again."""
 
     def hung_up(self, why: str) -> None:
         """The broker closes the connection."""
 
 
 class BadFrame(Exception):
-    """The stream makes no sense any more; the connection cannot be used further."""
+    """The bytes are not AMQP frames; the connection is of no more use."""
 
 
 class _Content:
-    """A message whose frames are still coming."""
+    """A message of which frames are missing."""
 
     __slots__ = (
         "body",
@@ -128,13 +126,18 @@ class _Content:
 
 
 class Demultiplexer:
-    """Splits a stream of frames. ``channels`` says whose hot frames are taken out."""
+    """
+    Splits a stream of frames.
+
+    Attributes:
+        channels: whose hot frames to take out, by channel number.
+        taken: how many frames or whole deliveries were taken out so far.
+    """
 
     __slots__ = ("_connection", "_contents", "_frame_max", "_names", "_rest", "channels", "taken")
 
     def __init__(self, connection: ConnectionFrames) -> None:
         self.channels: dict[int, HotFrames] = {}
-        #: How many frames were taken out, ever.
         self.taken = 0
         self._connection = connection
         self._contents: dict[int, _Content] = {}
@@ -143,25 +146,23 @@ class Demultiplexer:
         self._frame_max = 0
 
     def limit(self, frame_max: int) -> None:
-        """From here on, a frame larger than *frame_max* is an error; 0 for no limit."""
+        """Make a frame of more than *frame_max* bytes an error from now on; 0 for no limit."""
         self._frame_max = frame_max
 
     def receive(self, data: bytes) -> bytes:
         """
-        Take *data* in; return the frames in it that are for others, whole and in their order.
+        Take *data* in; return the whole frames in it that are not hot, in their order.
 
         Raises:
-            BadFrame: a frame without its end octet, or larger than was agreed.
+            BadFrame: a frame has no end octet, or is larger than agreed.
         """
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        channels = self.channels
         others: list[bytes] = []
-        # Frames for others that follow one another are passed on in one piece, from here.
+        # Frames for others that follow one another are returned in one piece, which begins here.
         others_from = at = 0
         end = len(data)
-        passed = 0
         while end - at >= FRAME_OVERHEAD:
             kind, number, size = _FRAME(data, at)
             after = at + size + FRAME_OVERHEAD
@@ -171,39 +172,44 @@ class Demultiplexer:
                 break
             if data[after - 1] != FRAME_END:
                 raise BadFrame("a frame that does not end with its end octet")
-            hot = channels.get(number)
-            if hot is not None and (
-                (kind == METHOD and (passed := self._take_whole(hot, number, data, at, after, end)))
-                or self._take(hot, kind, number, data, at + 7, after - 1)
+            hot = self.channels.get(number)
+            if hot is None:
+                if number == 0 and kind == METHOD:
+                    self._watch(data, at + 7)
+            elif taken_to := self._take_whole(hot, number, data, at, after, end) or (
+                self._take(hot, kind, number, data, at + 7, after - 1) and after
             ):
                 self.taken += 1
-                if passed:
-                    after, passed = passed, 0
                 if others_from < at:
                     others.append(data[others_from:at])
-                others_from = after
-            elif number == 0 and kind == METHOD:
-                self._watch(data, at + 7)
+                others_from = after = taken_to
             at = after
         if others_from < at:
             others.append(data[others_from:at])
-        if at < end:
-            self._rest = data[at:]
+        self._rest = data[at:]
         return others[0] if len(others) == 1 else b"".join(others)
 
     def detach(self, number: int) -> None:
-        """Take nothing more out for channel *number*."""
+        """Leave the frames of channel *number* alone from now on."""
         self.channels.pop(number, None)
         self._contents.pop(number, None)
 
+    # long: it checks three frames in place. Without it: 14,000 instructions more a delivery (ADR 6)
     def _take_whole(
         self, hot: HotFrames, number: int, data: bytes, at: int, header: int, end: int
     ) -> int:
         """
-        Take a delivery whose three frames are all in *data*, method frame from *at*, header frame
-        from *header*: nearly all are. Returns where it ends, or 0: then it goes frame by frame.
+        Take a delivery whose three frames are all in *data*, as nearly all are: the method frame
+        at *at*, the header frame at *header*.
+
+        Returns:
+            where the delivery ends, or 0 if ``_take`` has to take it frame by frame.
         """
-        if end - header < _LEAST_CONTENT or not data.startswith(_DELIVER, at + 7):
+        if (
+            data[at] != METHOD
+            or end - header < _LEAST_CONTENT
+            or not data.startswith(_DELIVER, at + 7)
+        ):
             return 0
         missing: int
         kind, channel, size, _, missing, flags = _HEADER(data, header)
@@ -238,8 +244,8 @@ class Demultiplexer:
         exchange, routing_key = self._names.get(names) or self._place(names)
         try:
             message = decode_properties(data, header + 21, properties_end, flags, body)
-        except MalformedContent as error:
-            hot.malformed(tag, exchange, routing_key, str(error))
+        except GARBLED as error:
+            hot.malformed(tag, exchange, routing_key, problem(error))
         else:
             hot.delivered(tag, redelivered == 1, exchange, routing_key, message)
         return after
@@ -312,7 +318,7 @@ class Demultiplexer:
             hot.delivered(content.tag, bool(content.redelivered), exchange, routing_key, message)
 
     def _place(self, names: bytes) -> tuple[str, str]:
-        """Exchange and routing key out of their two short strings."""
+        """Return exchange and routing key; *names* are their two short strings."""
         place = self._names.get(names)
         if place is None:
             key = 1 + names[0]
@@ -326,7 +332,7 @@ class Demultiplexer:
         return place
 
     def _watch(self, data: bytes, at: int) -> None:
-        """Look at a method of the connection, which is passed on all the same."""
+        """Report a method of the connection, which goes to aiormq all the same."""
         (method,) = _METHOD(data, at)
         if method == BLOCKED:
             text = data[at + 5 : at + 5 + data[at + 4]]
@@ -338,7 +344,7 @@ class Demultiplexer:
 
 
 def _reason(data: bytes, at: int) -> tuple[int, str]:
-    """Code and text of the close method whose payload begins at *at*."""
+    """Return code and text of the close method whose payload begins at *at*."""
     (code,) = _U16(data, at + 4)
     text = data[at + 7 : at + 7 + data[at + 6]]
     return code, text.decode("utf-8", "replace")

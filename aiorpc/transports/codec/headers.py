@@ -13,7 +13,15 @@ from typing import Any
 
 from ...wire.headers import FilledHeaders, HeaderTemplate, template_of
 from ...wire.names import DEADLINE
-from .table import LONG, MalformedTable, decode_table, encode_table, long_at, read_entries, size_at
+from .table_decoding import (
+    LONG,
+    MalformedTable,
+    decode_table,
+    long_at,
+    read_entries,
+    size_at,
+)
+from .table_encoding import encode_table
 
 __all__ = ["decode_headers", "encode_headers"]
 
@@ -61,6 +69,8 @@ def decode_headers(data: bytes, at: int) -> tuple[Mapping[str, Any], int]:
     if end > len(data):
         raise MalformedTable("the table of headers reaches over the end of its frame")
     if end - at <= 13 or data[end - 9] != LONG:
+        if end == at + 4:
+            return {}, end
         return decode_table(data, at)
     before = data[at + 4 : end - 8]
     template = _known.get(before)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from ...exceptions import ConfigurationError, Unroutable
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
-from ..codec.frames import short_string
+from ..codec.encoder import short_string
 from .exchange import MemoryExchange, exchange_flags
 from .message import Carried, carried
 from .queue import MemoryConsumer, MemoryQueue, goes_round, queue_flags

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ...exceptions import AioRpcError, UnserializableValueError
-from ..codec.frames import Encoder
+from ..codec.encoder import Encoder
 from ..outgoing import Outgoing, check, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
 from .queue import Entry, MemoryConsumer

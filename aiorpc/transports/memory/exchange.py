@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...wire.message import Exchange
-from ..codec.frames import short_string
+from ..codec.encoder import short_string
 from .queue import MemoryQueue
 
 __all__ = ["MemoryExchange", "exchange_flags"]

@@ -11,8 +11,9 @@ import msgspec
 
 from ...wire.headers import FilledHeaders
 from ...wire.message import Message
-from ..codec.frames import Encoder, decode_content_header
+from ..codec.encoder import Encoder
 from ..codec.headers import encode_headers
+from ..codec.properties import decode_content_header
 
 __all__ = ["Carried", "by_codec", "carried", "deep_copy"]
 

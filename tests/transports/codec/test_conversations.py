@@ -20,7 +20,7 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
 from aiorpc.transports.codec.demultiplexer import Demultiplexer
-from aiorpc.transports.codec.frames import Encoder
+from aiorpc.transports.codec.encoder import Encoder
 from aiorpc.wire.message import Message
 from tests.support.frames import KEYS, MESSAGES, SIMPLE, TAGS
 

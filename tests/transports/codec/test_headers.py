@@ -9,7 +9,8 @@ from hypothesis import given, strategies as st
 
 from aiorpc.context import Context
 from aiorpc.transports.codec.headers import decode_headers, encode_headers
-from aiorpc.transports.codec.table import GARBLED, encode_table
+from aiorpc.transports.codec.table_decoding import GARBLED
+from aiorpc.transports.codec.table_encoding import encode_table
 from aiorpc.wire.headers import FilledHeaders, context_headers, read_headers, template_of
 from aiorpc.wire.names import DEADLINE
 from tests.support.frames import INT64

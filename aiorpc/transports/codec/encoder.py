@@ -1,0 +1,242 @@
+"""
+Writes the frames that a channel sends often: publish, ack, reject and their like. Pure: nothing
+here awaits or does I/O.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ...exceptions import UnserializableValueError
+from ...wire.message import Message
+from .frames import (
+    ACK,
+    APP_ID,
+    BODY,
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    CORRELATION_ID,
+    DELIVERY_MODE,
+    EXPIRATION,
+    FRAME_END,
+    FRAME_OVERHEAD,
+    HEADER,
+    HEADER_HEAD,
+    HEADERS,
+    MESSAGE_ID,
+    METHOD,
+    PRIORITY,
+    REJECT,
+    REPLY_TO,
+    TIMESTAMP,
+    TYPE,
+    USER_ID,
+)
+from .headers import encode_headers
+from .table_encoding import Unwritable, epoch_seconds
+
+__all__ = ["Encoder", "short_string"]
+
+_END = bytes((FRAME_END,))
+_BYTES = [bytes((number,)) for number in range(256)]
+_FRAME = Struct(">BHI").pack
+#: Frame head and content header: type, channel, size; class, weight, body size, flags.
+_CONTENT = Struct(">BHIHHQH").pack
+#: The end of one frame and the head of the next.
+_END_FRAME = Struct(">BBHI").pack
+#: A whole frame of a method whose arguments are a delivery tag and bits.
+_TAGGED = Struct(">BHIIQBB").pack
+_U64 = Struct(">Q").pack
+
+#: Encoded parts that each cache keeps: enough for the destinations of one process. A full cache is
+#: emptied.
+_CACHED = 1024
+
+
+class Encoder:
+    """
+    Writes the frames of one channel. What many messages share is encoded once: the method frame of
+    a destination, content type and encoding, reply-to.
+
+    Args:
+        channel: its number.
+        frame_max: the negotiated bytes of a frame; 0 for no limit.
+    """
+
+    __slots__ = ("_kinds", "_prefixes", "_reply_tos", "channel", "max_body")
+
+    def __init__(self, channel: int, frame_max: int) -> None:
+        self.channel = channel
+        #: Bytes of body that one frame holds.
+        self.max_body = (frame_max or 131072) - FRAME_OVERHEAD
+        self._prefixes: dict[tuple[str, str, bool], bytes] = {}
+        self._kinds: dict[tuple[str | None, str | None], tuple[int, bytes]] = {}
+        self._reply_tos: dict[str, bytes] = {}
+
+    def publish(self, exchange: str, routing_key: str, mandatory: bool, message: Message) -> bytes:
+        """
+        Return all frames of a ``basic.publish``.
+
+        Raises:
+            UnserializableValueError: a header cannot be encoded, a name or property has more than
+                255 bytes, or together they exceed one frame, for which RabbitMQ closes the
+                connection.
+        """
+        destination = exchange, routing_key, mandatory
+        prefix = self._prefixes.get(destination) or self._prefix(destination)
+        flags, properties = self._properties(message)
+        if len(properties) > self.max_body - HEADER_HEAD:
+            raise UnserializableValueError(
+                f"the headers and properties of a message to exchange {exchange!r}, key "
+                f"{routing_key!r}, take {len(properties)} bytes, and one AMQP frame has room for "
+                f"{self.max_body - HEADER_HEAD}: send less context data, or put it in the body"
+            )
+        body = message.body
+        size = len(body)
+        channel = self.channel
+        head = _CONTENT(HEADER, channel, HEADER_HEAD + len(properties), 60, 0, size, flags)
+        if 0 < size <= self.max_body:
+            middle = _END_FRAME(FRAME_END, BODY, channel, size)
+            return b"".join((prefix, head, properties, middle, body, _END))
+        return b"".join((prefix, head, properties, _END, *self._body(body)))
+
+    def _properties(self, message: Message) -> tuple[int, bytes]:
+        kind = message.content_type, message.content_encoding
+        flags, encoded = self._kinds.get(kind) or self._kind(kind)
+        flags |= DELIVERY_MODE
+        parts = [encoded]
+        append = parts.append
+        if message.headers is not None:
+            flags |= HEADERS
+            append(encode_headers(message.headers))
+        append(b"\2" if message.persistent else b"\1")
+        if message.priority is not None:
+            flags |= PRIORITY
+            append(_priority(message.priority))
+        if message.correlation_id is not None:
+            flags |= CORRELATION_ID
+            append(short_string(message.correlation_id, "correlation id"))
+        reply_to = message.reply_to
+        if reply_to is not None:
+            flags |= REPLY_TO
+            append(self._reply_tos.get(reply_to) or self._reply_to(reply_to))
+        if message.expiration is not None:
+            flags |= EXPIRATION
+            append(short_string(str(message.expiration), "expiration"))
+        if (
+            message.message_id is not None
+            or message.timestamp is not None
+            or message.type is not None
+            or message.user_id is not None
+            or message.app_id is not None
+        ):
+            flags |= _rare_properties(message, parts)
+        return flags, b"".join(parts)
+
+    def ack(self, tag: int, multiple: bool = False) -> bytes:
+        """Return a ``basic.ack``; *multiple* acks all tags up to *tag*."""
+        return _TAGGED(METHOD, self.channel, 13, ACK, tag, multiple, FRAME_END)
+
+    def reject(self, tag: int, *, requeue: bool) -> bytes:
+        """Return a ``basic.reject``."""
+        return _TAGGED(METHOD, self.channel, 13, REJECT, tag, requeue, FRAME_END)
+
+    def cancel(self, consumer_tag: str) -> bytes:
+        """Return a ``basic.cancel`` that the broker does not answer."""
+        return self._method(b"\0\x3c\0\x1e" + short_string(consumer_tag, "consumer tag") + b"\x01")
+
+    def confirm_select(self) -> bytes:
+        """Return a ``confirm.select`` that the broker does not answer."""
+        return self._method(b"\0\x55\0\x0a\x01")
+
+    def _method(self, payload: bytes) -> bytes:
+        return _FRAME(METHOD, self.channel, len(payload)) + payload + _END
+
+    def _prefix(self, destination: tuple[str, str, bool]) -> bytes:
+        exchange, routing_key, mandatory = destination
+        names = short_string(exchange, "exchange name") + short_string(routing_key, "routing key")
+        if len(self._prefixes) >= _CACHED:
+            self._prefixes.clear()
+        prefix = self._method(b"\0\x3c\0\x28\0\0" + names + (b"\x01" if mandatory else b"\0"))
+        self._prefixes[destination] = prefix
+        return prefix
+
+    def _kind(self, kind: tuple[str | None, str | None]) -> tuple[int, bytes]:
+        content_type, encoding = kind
+        flags, encoded = 0, b""
+        if content_type is not None:
+            flags |= CONTENT_TYPE
+            encoded += short_string(content_type, "content type")
+        if encoding is not None:
+            flags |= CONTENT_ENCODING
+            encoded += short_string(encoding, "content encoding")
+        if len(self._kinds) >= _CACHED:
+            self._kinds.clear()
+        self._kinds[kind] = flags, encoded
+        return flags, encoded
+
+    def _reply_to(self, reply_to: str) -> bytes:
+        if len(self._reply_tos) >= _CACHED:
+            self._reply_tos.clear()
+        encoded = self._reply_tos[reply_to] = short_string(reply_to, "reply-to")
+        return encoded
+
+    def _body(self, body: bytes) -> list[bytes]:
+        frames = []
+        for start in range(0, len(body), self.max_body):
+            piece = body[start : start + self.max_body]
+            frames += [_FRAME(BODY, self.channel, len(piece)), piece, _END]
+        return frames
+
+
+def short_string(text: str, what: str) -> bytes:
+    """
+    Return *text* as a short string: one byte of length, at most 255 bytes.
+
+    Raises:
+        UnserializableValueError: it has more, or is not Unicode text; the error calls it *what*.
+    """
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        # Bytes that were not UTF-8 when a message arrived are sent on unchanged.
+        try:
+            raw = text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise UnserializableValueError(
+                f"the {what} {text[:60]!r} is not Unicode text"
+            ) from None
+    if len(raw) > 255:
+        raise UnserializableValueError(
+            f"an AMQP {what} has at most 255 bytes; {text[:60]!r}... has {len(raw)}"
+        )
+    return _BYTES[len(raw)] + raw
+
+
+def _priority(priority: int) -> bytes:
+    if 0 <= priority <= 255:
+        return _BYTES[priority]
+    raise UnserializableValueError(f"a priority is between 0 and 255, not {priority}")
+
+
+def _rare_properties(message: Message, parts: list[bytes]) -> int:
+    flags = 0
+    if message.message_id is not None:
+        flags |= MESSAGE_ID
+        parts.append(short_string(message.message_id, "message id"))
+    if message.timestamp is not None:
+        flags |= TIMESTAMP
+        try:
+            parts.append(_U64(epoch_seconds(message.timestamp)))
+        except Unwritable as error:
+            raise UnserializableValueError(f"the timestamp {error}") from None
+    if message.type is not None:
+        flags |= TYPE
+        parts.append(short_string(message.type, "message type"))
+    if message.user_id is not None:
+        flags |= USER_ID
+        parts.append(short_string(message.user_id, "user id"))
+    if message.app_id is not None:
+        flags |= APP_ID
+        parts.append(short_string(message.app_id, "app id"))
+    return flags
