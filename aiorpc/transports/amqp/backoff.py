@@ -1,4 +1,4 @@
-"""How long to wait between attempts at what failed. Pure."""
+"""How long to wait between attempts. Pure: nothing here awaits or does I/O."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Seconds to wait before the next attempt: doubled each time, jittered, bounded."""
+    """
+    Seconds to wait before the next attempt: doubled each time, jittered, bounded.
+
+    Args:
+        first: seconds before the second attempt.
+        most: seconds at most.
+    """
 
     def __init__(self, first: float = 0.1, most: float = 5.0) -> None:
         self._first = self._next = first
         self._most = most
 
     def reset(self) -> None:
-        """It worked: begin anew."""
+        """Begin again with ``first``, after a success."""
         self._next = self._first
 
     def next(self) -> float:
-        """How long to wait now."""
+        """Return the seconds to wait now."""
         now, self._next = self._next, min(self._next * 2, self._most)
         return now * random.uniform(0.5, 1.0)

@@ -1,6 +1,7 @@
 """
-One AMQP channel as we use it: what was published on it and is not confirmed yet. Writes through a
-``Lane``; opens and closes through aiormq.
+An AMQP channel to send on. Counts what it publishes, and settles it when the broker confirms.
+
+Writes through the link's ``Lane``; aiormq opens and closes the channel.
 """
 
 from __future__ import annotations
@@ -29,22 +30,24 @@ TakeBack = Callable[[Iterable[Outgoing]], None]
 
 class Channel:
     """
-    A channel of *link*, ready to publish on; it keeps account of the confirms. It has none until
-    the first message that asks for one: until then the broker is spared the work, and we are.
+    Our side of a channel. It requests confirms with the first message that wants one: before that,
+    neither the broker nor we have to count.
 
     Args:
-        take_back: takes what is to be re-sent when the channel ends.
-        returned: takes mandatory messages that came back, and were sent without confirms.
+        link: the connection.
+        channel: aiormq's side.
+        max_message_size: bytes of the largest body that may be sent or taken.
+        take_back: takes what to re-send when the channel ends.
+        returned: takes returned mandatory messages that were sent without confirms.
 
     Attributes:
         open: whether it can be written to.
-        ended: done when it cannot any more: with the broker's ``Refused``, or ``None`` when the
-            connection went or we closed it.
-        unconfirmed: what was published with confirms and is not confirmed, by delivery tag.
-        max_message_size: bytes of body that may be sent or taken.
+        ended: done when the channel has ended. Its result is the broker's ``Refused``, or ``None``
+            if the connection was lost or we closed the channel.
+        unconfirmed: what the broker has to confirm, by delivery tag.
     """
 
-    #: Whether more is to be done for a confirmed message than to tell a sender that asks for it.
+    #: Whether ``_confirm`` is needed also for messages without ``settled``.
     _tells_all = False
 
     def __init__(
@@ -79,7 +82,7 @@ class Channel:
 
     def publish(self, outgoing: Outgoing) -> int:
         """
-        Write *outgoing*; returns its delivery tag, or 0 where the channel has no confirms.
+        Write *outgoing*. Return its delivery tag, or 0 if the channel has no confirms.
 
         Raises:
             UnserializableValueError: it cannot be encoded, or is too large; nothing was written.
@@ -110,7 +113,7 @@ class Channel:
         return tag
 
     def start_confirms(self) -> None:
-        """From here on the broker confirms what is published."""
+        """Let the broker confirm what is published from now on."""
         if not self._confirms:
             self._confirms = True
             self.lane.write(self.encoder.confirm_select())
@@ -132,7 +135,7 @@ class Channel:
             await self._settled.wait()
 
     async def close(self) -> None:
-        """Close it, once what was written before has left. Bounded."""
+        """Close it after writing what waits. Bounded."""
         if not self.open:
             return
         self.lane.flush()
@@ -142,7 +145,7 @@ class Channel:
     # --- in: HotFrames
 
     def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
-        tag = min(tag, self._published)  # whatever a broker says
+        tag = min(tag, self._published)  # no broker can make us count further
         unconfirmed = self.unconfirmed
         quiet = accepted and not self._tells_all
         for each in range(self._oldest, tag + 1) if multiple else (tag,):
@@ -157,8 +160,8 @@ class Channel:
     def returned(
         self, code: int, text: str, exchange: str, routing_key: str, message: Message
     ) -> None:
-        # A return bears no delivery tag. It comes before its confirm, and returns come in the order
-        # in which the messages went, so the first that looks like it is the one.
+        # A return has no delivery tag. It arrives before its confirm, and returns arrive in the
+        # order of the messages. So the first message that looks the same is the returned one.
         for tag, outgoing in self.unconfirmed.items():
             sent = outgoing.message
             if (
@@ -201,7 +204,7 @@ class Channel:
     # --- within
 
     def _confirm(self, tag: int, outgoing: Outgoing, outcome: object) -> None:
-        """*outgoing* is confirmed (``True``), refused (``False``) or came back (the error)."""
+        """Settle *outgoing*: confirmed (``True``), refused (``False``) or returned (its error)."""
         if outcome is True:
             if outgoing.settled is not None and outgoing.confirm:
                 settle(outgoing, None)
@@ -226,7 +229,7 @@ class Channel:
 
 
 def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
-    """The error for a mandatory message that came back."""
+    """Return the error for a returned mandatory message."""
     return Unroutable(
         f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer})"
     )

@@ -1,8 +1,8 @@
 """
-A channel with one consumer: deliveries in, acks and answers out.
+A channel with one consumer: takes deliveries, writes acks and answers.
 
-Acks are collected, and leave at the end of the loop's turn behind what was written in it, joined to
-one ``multiple`` ack as far as that goes: a reply is on its way before its ack is, always.
+The acks of one loop turn are joined to one ``multiple`` ack where possible. They are written after
+everything else of that turn, so a reply is always written before the ack of its request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class AmqpDelivery(Delivery, eq=False):
-    """A message of a channel, until it is settled; then its tag is 0."""
+    """A message on a channel. Its tag is 0 after it was acked, rejected or answered."""
 
     channel: ConsumerChannel
     tag: int
@@ -54,12 +54,12 @@ class AmqpDelivery(Delivery, eq=False):
 
     def answer(self, reply: Outgoing) -> bool:
         """
-        As in :class:`~.base.Delivery`.
+        See :meth:`..base.Delivery.answer`.
 
         Raises:
-            RuntimeError: it was settled before.
+            RuntimeError: the delivery was acked, rejected or answered before.
             UnserializableValueError: the reply cannot be encoded, or is too large, and has no
-                ``settled`` to be told so. The delivery can still be settled.
+                ``settled``. The delivery can still be acked, rejected or answered.
         """
         if not self.tag:
             raise RuntimeError("the delivery was acked, rejected or answered before")
@@ -71,10 +71,15 @@ class AmqpDelivery(Delivery, eq=False):
 
 class ConsumerChannel(Channel):
     """
-    A channel that one consumer has for itself.
+    A channel with a single consumer.
+
+    Args:
+        received: handles a delivery.
+        elsewhere: sends an answer on another channel, when this one has ended.
 
     Attributes:
-        cancelled: done when the broker has cancelled the consumer; made anew by ``consume``.
+        cancelled: done when the broker has cancelled the consumer. The subscription replaces it
+            when it consumes again.
         unsettled: tags of the deliveries that are neither acked nor rejected.
     """
 
@@ -98,7 +103,7 @@ class ConsumerChannel(Channel):
         self._answers: dict[int, int] = {}
         self._held: list[tuple[int, Outgoing]] = []
         self._refused: list[int] | None = None
-        self._given_back = False
+        self._requeues = False
         self._idle: Callable[[], None] | None = None
         self._concluding: list[Callable[[], None]] = []
         self._asking: asyncio.Task[None] | None = None
@@ -114,15 +119,15 @@ class ConsumerChannel(Channel):
         self.unsettled.add(tag)
         if self._refused is not None:
             self._refused.append(tag)
-            if self._given_back:
-                self.give_back()
+            if self._requeues:
+                self.requeue_refused()
             return
         try:
             self._received(AmqpDelivery(message, exchange, routing_key, redelivered, self, tag))
         except Exception:
             log.exception(
-                "the handler of a delivery (exchange %r, key %r) failed; unless it was settled, "
-                "the broker keeps it until the connection ends",
+                "the handler of a delivery (exchange %r, key %r) failed; if it did not settle the "
+                "delivery, the broker requeues it when the connection ends",
                 exchange,
                 routing_key,
             )
@@ -137,21 +142,23 @@ class ConsumerChannel(Channel):
             exchange,
             routing_key,
             self.max_message_size,
-            "it is taken without its body" if answerable else "it is dropped",
+            "it is answered without reading its body" if answerable else "it is rejected",
         )
         if answerable:
-            # A request or a reply: handed on as one that cannot be read, so that its caller is
-            # told, instead of waiting for its deadline.
+            # A request or a reply. Its handler takes the header for an error, so the caller gets an
+            # error now, instead of waiting for its deadline.
             head = msgspec.structs.replace(head, headers={**(head.headers or {}), OVERSIZED: size})
             self.delivered(tag, False, exchange, routing_key, head)
         else:
-            self._drop(tag)
+            self._reject_unread(tag)
 
     def malformed(self, tag: int, exchange: str, routing_key: str, reason: str) -> None:
-        log.warning("a message (exchange %r, key %r) is dropped: %s", exchange, routing_key, reason)
-        self._drop(tag)
+        log.warning(
+            "a message (exchange %r, key %r) is rejected: %s", exchange, routing_key, reason
+        )
+        self._reject_unread(tag)
 
-    def _drop(self, tag: int) -> None:
+    def _reject_unread(self, tag: int) -> None:
         self.unsettled.add(tag)
         self.reject(tag, requeue=False)
 
@@ -162,7 +169,7 @@ class ConsumerChannel(Channel):
     # --- out
 
     def ack(self, tag: int) -> None:
-        """Ack one delivery, at the end of the turn."""
+        """Ack one delivery at the end of this loop turn."""
         self.unsettled.discard(tag)
         if not self._acked:
             self.lane.write_last(self._joined_acks)
@@ -171,14 +178,14 @@ class ConsumerChannel(Channel):
             self._idle()
 
     def reject(self, tag: int, *, requeue: bool) -> None:
-        """Give one delivery back, or drop it."""
+        """Reject one delivery, or requeue it."""
         self.unsettled.discard(tag)
         self.lane.write(self.encoder.reject(tag, requeue=requeue))
         if self._idle is not None and not self.unsettled:
             self._idle()
 
     def answer(self, tag: int, reply: Outgoing) -> bool:
-        """Publish *reply*, then ack; whether that settles the delivery now or later."""
+        """Publish *reply*, then ack. Return whether the delivery settles, now or later."""
         if not self.open:
             self._elsewhere(reply)
             return True
@@ -198,7 +205,7 @@ class ConsumerChannel(Channel):
         return True
 
     def _hold(self, tag: int, reply: Outgoing) -> bool:
-        """Keep *reply* until the broker takes messages; now is the time to say it never will."""
+        """Keep *reply* until the broker takes messages again. Refuse now what it can never take."""
         try:
             check(reply, self.encoder, self.max_message_size)
         except UnserializableValueError as error:
@@ -208,7 +215,7 @@ class ConsumerChannel(Channel):
         return True
 
     def unblocked(self) -> None:
-        """The broker takes messages again: send the answers that waited."""
+        """Send the answers that waited for the broker to take messages again."""
         held, self._held = self._held, []
         for tag, reply in held:
             self.answer(tag, reply)
@@ -217,28 +224,28 @@ class ConsumerChannel(Channel):
 
     def cancel_unanswered(self, consumer_tag: str) -> None:
         """
-        Cancel the consumer at a broker that does not answer now, since it blocks: it reads this
-        when it reads again. What it delivers until then is given back.
+        Cancel the consumer without waiting for an answer. A broker that blocks us reads this when
+        it reads again. What it delivers until then is requeued.
         """
         self.lane.write(self.encoder.cancel(consumer_tag))
 
     def refuse(self) -> None:
-        """Hand nothing on any more; ``give_back`` returns it to the queue."""
+        """Give the handler no more deliveries; keep them for ``requeue_refused``."""
         self._refused = []
 
-    def give_back(self) -> None:
+    def requeue_refused(self) -> None:
         """
-        Return what came since ``refuse``. Not before the consumer is cancelled: until then the
-        broker would send it here again.
+        Requeue what arrived since ``refuse``, and what still arrives. Call it after the consumer is
+        cancelled: before that the broker would deliver it here again.
         """
-        self._given_back = True
+        self._requeues = True
         refused, self._refused = self._refused or [], []
         if self.open:
             for tag in refused:
                 self.reject(tag, requeue=True)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
-        """Call *idle* when nothing is unsettled; now, if nothing is. Maybe more than once."""
+        """Call *idle* whenever nothing is unsettled: also now, and maybe more than once."""
         self._idle = idle
         if not self.unsettled:
             idle()
@@ -251,8 +258,8 @@ class ConsumerChannel(Channel):
             return self.encoder.ack(acked[0])
         if not self.unsettled:
             return self.encoder.ack(max(acked), multiple=True)
-        # A multiple ack takes all tags below along: it must stop short of the first unsettled one.
-        # Behind what is acked now there is nothing to look for.
+        # A multiple ack covers all lower tags, so it must stop before the first unsettled one. The
+        # search for that one need not go beyond what is acked now.
         oldest, newest = self._oldest_unsettled, max(acked)
         while oldest not in self.unsettled and oldest <= newest:
             oldest += 1
@@ -274,7 +281,7 @@ class ConsumerChannel(Channel):
                 self.ack(delivery)
                 if outgoing.settled is not None:
                     conclude = partial(super()._confirm, tag, outgoing, outcome)
-                    self.lane.flush()  # the acks leave before the question of _ask
+                    self.lane.flush()  # so that the acks are written before what _ask asks
                     self._conclude_soon(conclude)
                     return
         super()._confirm(tag, outgoing, outcome)
@@ -286,15 +293,16 @@ class ConsumerChannel(Channel):
 
     async def _ask(self) -> None:
         """
-        Conclude answers when the broker has dealt with the acks that were written: it may never
-        read those that were only written when this process ends. An answer to whatever we ask on
-        the channel tells. This question changes nothing, and ends with the connection.
+        Settle answers when the broker has read their acks: if this process ends now, the broker may
+        never read what was only written. An answer to any later request on the channel proves it.
+        ``confirm.select`` changes nothing here; the request ends with the connection.
         """
         try:
             while self._concluding:
                 concluding, self._concluding = self._concluding, []
                 try:
-                    with quietly(), suppress(Exception), errors():  # then no delivery is left
+                    with quietly(), suppress(Exception), errors():
+                        # It fails if the channel has ended, and its deliveries with it.
                         await self.amqp.confirm_delivery()
                 finally:
                     for conclude in concluding:
@@ -318,9 +326,8 @@ class ConsumerChannel(Channel):
 
 class ListenerChannel(ConsumerChannel):
     """
-    A channel whose messages are acked when they were heard, with whatever is written next: nobody
-    waits for these acks. No account is kept of them: they come in order, so one ack of the last is
-    for all before it.
+    A channel that acks each message after its handler has returned, together with the next write:
+    nobody waits for these acks. Messages arrive in order, so one ack of the last covers all.
     """
 
     _heard_up_to = 0

@@ -1,5 +1,5 @@
 """
-aiormq's errors and log lines, as ours. May import aiormq.
+Translates aiormq's errors to ours, and silences its log. No I/O; may import aiormq.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Refused(Exception):
 @contextmanager
 def errors() -> Iterator[None]:
     """
-    aiormq's errors in the block as ours: ``Refused``, else ``ConnectionError``. Whoever cancels the
-    task in it is not lost on the way: what aiormq makes of that may be another error, or none.
+    Raise aiormq's errors in the block as ``Refused``, or else as ``ConnectionError``. If the task
+    is cancelled in the block, raise ``CancelledError``: aiormq may replace that by another error,
+    or swallow it.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -57,10 +58,10 @@ def _as_ours(error: BaseException) -> Exception | None:
     if isinstance(error, aiormq.exceptions.ChannelClosed):
         return refusal(error)
     if isinstance(error, asyncio.CancelledError):
-        # Nobody asked for it: aiormq throws it into those who wait when a connection dies.
+        # Nobody cancelled the task: aiormq cancels its futures when a connection is lost.
         return ConnectionError("the connection was closed")
-    # aiormq raises ChannelInvalidStateError, a RuntimeError, on what is closed already.
-    # A bare Exception is what it gives those who wait when its reader met the end of the stream.
+    # For a closed channel aiormq raises ChannelInvalidStateError, a RuntimeError. When its reader
+    # meets the end of the stream, it raises a bare Exception in its futures.
     if isinstance(error, aiormq.exceptions.AMQPError | RuntimeError) or type(error) is Exception:
         return ConnectionError(reason(error))
     return None
@@ -75,7 +76,7 @@ _CODES: dict[type[BaseException], int] = {
 
 
 def refusal(error: BaseException | None) -> Refused:
-    """Why a channel was closed; with code 0 where it was not the broker who closed it."""
+    """Return why a channel was closed; the code is 0 if the broker did not close it."""
     if not isinstance(error, aiormq.exceptions.ChannelClosed):
         return Refused(0, reason(error))
     code = _CODES.get(type(error), 0)
@@ -87,7 +88,7 @@ def refusal(error: BaseException | None) -> Refused:
 
 
 def reason(error: BaseException | None) -> str:
-    """*error* in words for a log: aiormq's have their text in odd places."""
+    """Return *error* in words; each error of aiormq has its text in another place."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiormq.exceptions.ConnectionClosed) and error.args:
@@ -105,8 +106,10 @@ def connection_refusal(
     error: BaseException, url: BrokerUrl, said: str
 ) -> ConfigurationError | None:
     """
-    What no waiting would heal, in words; ``None`` for the rest. *said* is what the broker said when
-    it closed the connection, if we heard it.
+    Return the error for a permanent refusal, or ``None`` if *error* is no such refusal.
+
+    Args:
+        said: the broker's words when it closed the connection; empty if none arrived.
     """
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
         return ConfigurationError(
@@ -132,8 +135,8 @@ def connection_refusal(
 
 
 def _is_vhost_refusal(error: BaseException, said: str) -> bool:
-    # RabbitMQ closes the connection with 530 in answer to connection.open; aiormq only complains
-    # that this is not the answer it expected.
+    # RabbitMQ answers connection.open by closing the connection with 530. aiormq's error only says
+    # that it expected another answer.
     if said:
         return said.startswith("NOT_ALLOWED") and "is down" not in said
     return isinstance(error, aiormq.exceptions.InvalidFrameError) and (
@@ -147,8 +150,8 @@ def _is_vhost_refusal(error: BaseException, said: str) -> bool:
 @contextmanager
 def quietly() -> Iterator[None]:
     """
-    Keep aiormq from logging what happens to connections made in the block: aiorpc says it itself,
-    once and without a traceback. Other users of aiormq in the same process are heard as ever.
+    Silence aiormq's log for connections made in the block: aiorpc logs the same events once and
+    without a traceback. Other users of aiormq in this process keep its log.
     """
     token = _ours.set(True)
     try:

@@ -1,6 +1,6 @@
 """
-One connection to one broker, from the handshake to its end. It does not come back: who wants that
-opens another. May import aio-pika and aiormq.
+One connection to one broker, from the handshake to its end. It never reconnects: the supervisor
+opens another link. Does I/O; may import aio-pika and aiormq.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds for one attempt to connect, handshake included.
 CONNECT_TIMEOUT = 10.0
-#: Seconds that a clean end of a connection may take, and then that an unclean one may.
+#: Seconds to close a connection, with the broker's answer.
 CLOSE_TIMEOUT = 2.0
+#: Seconds to close a connection whose broker does not answer.
 _LOST_TIMEOUT = 0.2
-#: Seconds that the broker may take to answer a method: longer than any queue needs that works.
+#: Seconds to wait for the broker's answer to a method; a working queue answers much sooner.
 REPLY_TIMEOUT = 10.0
 
 
@@ -55,9 +56,9 @@ class Attached(Protocol):
 class Link:
     """
     Attributes:
-        lost: done when the connection is gone; its result says why.
-        blocked_reason: the broker's words while it takes no messages, else ``None``.
-        attached: what is told of the end.
+        lost: done when the connection is lost or closed; its result says why.
+        blocked_reason: why the broker takes no messages now, in its words; else ``None``.
+        attached: our open channels.
     """
 
     def __init__(
@@ -78,9 +79,9 @@ class Link:
         self._on_blocked = on_blocked
         self.congestion_changed = on_congested
         self._farewells: set[asyncio.Task[None]] = set()
-        #: When it left a farewell unanswered: no answers are expected until it is heard again.
+        #: Loop time at which the broker left a farewell unanswered, until it sends something.
         self._silent_since: float | None = None
-        self._said = ""  # the broker's words when it closed the connection, if we heard them
+        self._said = ""  # the broker's words when it closed the connection, if any arrived
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
         endpoint = Endpoint(
             url.host, url.port, ssl_context(settings, url), tls_server_hostname(settings, url)
@@ -98,11 +99,11 @@ class Link:
 
     async def open(self) -> None:
         """
-        Connect; at most :data:`CONNECT_TIMEOUT` seconds.
+        Connect, within ``connect_timeout`` of the URL, or else :data:`CONNECT_TIMEOUT` seconds.
 
         Raises:
-            ConfigurationError: the broker knows us and does not want us.
-            OSError: it could not be reached this time; a ``TimeoutError`` is one.
+            ConfigurationError: the broker refuses us permanently.
+            OSError: the broker could not be reached; a ``TimeoutError`` is one.
         """
         try:
             with quietly(), errors():
@@ -114,10 +115,11 @@ class Link:
             await self._connection.close()
             said = self._said
             self._lose(reason(error))
-            # errors() has aiormq's as the cause.
-            refused = connection_refusal(error.__cause__ or error, self.url, said)
-            if refused is not None:
-                raise refused from error
+            if not isinstance(error, asyncio.CancelledError):
+                # The cause of an error from errors() is aiormq's error.
+                refused = connection_refusal(error.__cause__ or error, self.url, said)
+                if refused is not None:
+                    raise refused from error
             raise
         transport = self._connection.transport
         assert transport is not None
@@ -126,14 +128,13 @@ class Link:
         self.lane.connected(self._amqp)
 
     async def close(self) -> None:
-        """Hang up, or clear away what a lost connection left. Bounded; idempotent."""
+        """Close the connection, or clean up a lost one. Bounded; idempotent."""
         with quietly():
             self.lane.stop()
             if not self.answers:
                 self.lane.abort()
             closing = asyncio.ensure_future(self._connection.close())
-            # In a task of its own, since a cancelled close would leave aiormq half closed. There
-            # is little to wait for where nobody answers any more.
+            # In a task of its own: cancelling a close would leave aiormq half closed.
             patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
             done, _ = await asyncio.wait([closing], timeout=patience)
             if not done:
@@ -154,18 +155,18 @@ class Link:
 
     @property
     def frame_max(self) -> int:
-        """The largest frame that was agreed, in bytes; 0 for no limit."""
+        """Bytes of the largest frame, as negotiated; 0 for no limit."""
         return self._amqp.connection_tune.frame_max or 0
 
     # --- channels
 
     async def channel(self) -> aiormq.Channel:
         """
-        A new channel. It is aiormq's, not aio-pika's: those leave callbacks on their connection
-        that only its end clears away, and channels for a look at a queue come and go.
+        Open a channel of aiormq. Channels of aio-pika (10.2) leave callbacks on their connection
+        until it ends, and we open many short-lived channels.
 
         Raises:
-            Refused, ConnectionError: there is none to be had.
+            Refused, ConnectionError: the channel cannot be opened.
             TimeoutError: the broker does not answer.
         """
         with quietly(), errors():
@@ -176,7 +177,7 @@ class Link:
 
     @asynccontextmanager
     async def passing_channel(self) -> AsyncGenerator[aiormq.Channel]:
-        """A channel for the block: an error may close it without harm to anybody else."""
+        """Open a channel for the block, whose errors may close it."""
         channel = await self.channel()
         try:
             with quietly(), errors():
@@ -189,8 +190,8 @@ class Link:
     @property
     def answers(self) -> bool:
         """
-        Whether the broker can be expected to answer. It reads nothing more from a connection that
-        it blocks, not even its close.
+        Whether the broker is expected to answer. From a connection that it blocks, the broker reads
+        nothing, not even a close.
         """
         if self._silent_since is not None and self.lane.heard_at > self._silent_since:
             self._silent_since = None
@@ -200,13 +201,13 @@ class Link:
 
     async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
         """
-        Say *words*, whose answer we can do without: never an error, and at most
-        :data:`CLOSE_TIMEOUT` seconds. Without a broker that answers they are left unsaid: one that
-        let these seconds pass is not asked again until it is heard of.
+        Send a request whose answer we can do without, and wait for it at most
+        :data:`CLOSE_TIMEOUT` seconds. Errors are ignored. If these seconds pass, later farewells
+        are skipped until the broker sends something.
         """
         if not self.answers:
             return
-        # In a task of its own: aiormq says a channel.close again when it is cancelled over one, and
+        # In a task of its own: when a channel.close is cancelled, aiormq (7.2) sends it again, and
         # RabbitMQ closes the whole connection for the second.
         farewell = asyncio.create_task(self._say(words))
         self._farewells.add(farewell)
@@ -253,12 +254,12 @@ class Link:
             try:
                 attached.lost()
             except Exception:
-                log.exception("what lived on the connection to %s did not end well", self.url)
+                log.exception("error while a channel to %s ended", self.url)
         self.attached.clear()
 
 
 class _Connection(aio_pika.Connection):
-    """aio-pika's, with the socket opened our way."""
+    """aio-pika's connection, with a socket that the lane opens."""
 
     def __init__(
         self, url: URL, factory: aiormq.TransportFactory, *, client_properties: dict[str, Any]

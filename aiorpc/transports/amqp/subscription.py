@@ -124,7 +124,7 @@ class AmqpSubscription(Subscription):
                 await channel.link.farewell(partial(channel.amqp.basic_cancel, self._tag))
             elif was_consuming:
                 channel.cancel_unanswered(self._tag)
-            channel.give_back()
+            channel.requeue_refused()
             channel.when_idle(lambda: self._close_soon(channel))
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost("the subscription was cancelled"))

@@ -112,7 +112,7 @@ class Encoder:
         append(b"\2" if message.persistent else b"\1")
         if message.priority is not None:
             flags |= PRIORITY
-            append(_priority(message.priority))
+            append(b"\0" if message.priority == 0 else _priority(message.priority))
         if message.correlation_id is not None:
             flags |= CORRELATION_ID
             append(short_string(message.correlation_id, "correlation id"))
@@ -122,7 +122,8 @@ class Encoder:
             append(self._reply_tos.get(reply_to) or self._reply_to(reply_to))
         if message.expiration is not None:
             flags |= EXPIRATION
-            append(short_string(str(message.expiration), "expiration"))
+            digits = b"%d" % message.expiration
+            append(_BYTES[len(digits)] + digits)
         if (
             message.message_id is not None
             or message.timestamp is not None

@@ -69,8 +69,6 @@ def decode_headers(data: bytes, at: int) -> tuple[Mapping[str, Any], int]:
     if end > len(data):
         raise MalformedTable("the table of headers reaches over the end of its frame")
     if end - at <= 13 or data[end - 9] != LONG:
-        if end == at + 4:
-            return {}, end
         return decode_table(data, at)
     before = data[at + 4 : end - 8]
     template = _known.get(before)

@@ -4,7 +4,9 @@ Reads content headers. Pure functions: nothing here awaits or does I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
+from typing import Any
 
 from ...wire.message import Message
 from .frames import (
@@ -34,6 +36,7 @@ _u64_at = Struct(">Q").unpack_from
 
 _KIND = CONTENT_TYPE | CONTENT_ENCODING
 _JSON = b"\x10application/json\x05utf-8"
+_NO_HEADERS = b"\0\0\0\0"
 
 
 class MalformedContent(ValueError):
@@ -73,32 +76,50 @@ def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -
     """
     if flags & MORE_FLAGS:
         at = _skip_flags(data, at)
-    message = Message(body=body, persistent=False, priority=None)
+    content_type: str | None = "application/json"
+    encoding: str | None = "utf-8"
+    headers: Mapping[str, Any] | None = None
+    persistent, priority = False, None
+    correlation_id = reply_to = expiration = None
     if flags & _KIND == _KIND and data.startswith(_JSON, at):
-        at += len(_JSON)  # the defaults of a message
+        at += len(_JSON)
     else:
-        at = _read_kind(data, at, flags, message)
+        content_type, encoding, at = _read_kind(data, at, flags)
     if flags & HEADERS:
-        message.headers, at = decode_headers(data, at)
+        if data.startswith(_NO_HEADERS, at):
+            headers, at = {}, at + 4
+        else:
+            headers, at = decode_headers(data, at)
     if flags & DELIVERY_MODE:
-        message.persistent = data[at] == 2
+        persistent = data[at] == 2
         at += 1
     if flags & PRIORITY:
-        message.priority = data[at]
+        priority = data[at]
         at += 1
     if flags & CORRELATION_ID:
         start = at + 1
         at = start + data[at]
-        message.correlation_id = data[start:at].decode("utf-8", "surrogateescape")
+        correlation_id = data[start:at].decode("utf-8", "surrogateescape")
     if flags & REPLY_TO:
         start = at + 1
         at = start + data[at]
-        message.reply_to = data[start:at].decode("utf-8", "surrogateescape")
+        reply_to = data[start:at].decode("utf-8", "surrogateescape")
     if flags & EXPIRATION:
         start = at + 1
         at = start + data[at]
         digits = data[start:at]
-        message.expiration = int(digits) if digits.isdigit() else None
+        expiration = int(digits) if digits.isdigit() else None
+    message = Message(
+        body=body,
+        content_type=content_type,
+        content_encoding=encoding,
+        headers=headers,
+        persistent=persistent,
+        priority=priority,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        expiration=expiration,
+    )
     if flags & RARE:
         at = _read_rare(data, at, flags, message)
     if at > end:
@@ -120,13 +141,13 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
     return data[start:end].decode("utf-8", "surrogateescape"), end
 
 
-def _read_kind(data: bytes, at: int, flags: int, message: Message) -> int:
-    message.content_type = message.content_encoding = None
+def _read_kind(data: bytes, at: int, flags: int) -> tuple[str | None, str | None, int]:
+    content_type = encoding = None
     if flags & CONTENT_TYPE:
-        message.content_type, at = _text(data, at)
+        content_type, at = _text(data, at)
     if flags & CONTENT_ENCODING:
-        message.content_encoding, at = _text(data, at)
-    return at
+        encoding, at = _text(data, at)
+    return content_type, encoding, at
 
 
 def _read_rare(data: bytes, at: int, flags: int, message: Message) -> int:

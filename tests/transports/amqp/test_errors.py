@@ -1,4 +1,4 @@
-"""Cancelling whoever waits for aiormq cancels it, whatever aiormq makes of that."""
+"""aiormq's errors become ours, and a cancelled task stays cancelled whatever aiormq raises."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import aio_pika
 import aiormq
 import pytest
 
+from aiorpc.config import resolve
 from aiorpc.transports.amqp.errors import Refused, errors
+from aiorpc.transports.amqp.link import Link
 
 
 async def swallows() -> None:
@@ -50,6 +53,32 @@ async def test_a_timeout_around_it_is_one(waits: Callable[[], Awaitable[None]]) 
 
     with pytest.raises(TimeoutError):
         await ask()
+
+
+async def test_a_cancelled_handshake_that_ends_with_an_error_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect(self: object, timeout: float | None = None) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise aiormq.exceptions.ProbableAuthenticationError("refused") from None
+
+    monkeypatch.setattr(aio_pika.Connection, "connect", connect)
+    settings = resolve({"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/"})
+    link = Link(
+        settings,
+        settings.broker_urls[0],
+        name="test",
+        on_lost=lambda _: None,
+        on_blocked=lambda _: None,
+        on_congested=lambda: None,
+    )
+    opening = asyncio.create_task(link.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> None:
