@@ -69,6 +69,38 @@ class AmqpDelivery(Delivery, eq=False):
         return current
 
 
+class _AfterAcks:
+    """
+    Calls functions when the broker has read the acks written so far: if this process ends earlier,
+    the broker may never read them. An answer to any later request on the channel proves it.
+    """
+
+    def __init__(self, channel: aiormq.Channel) -> None:
+        self._channel = channel
+        self._waiting: list[Callable[[], None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call *function* when the broker has answered, or the channel has ended."""
+        self._waiting.append(function)
+        if self._task is None:
+            self._task = self._channel.loop.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        # confirm.select changes nothing here, and the request ends with the connection.
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                try:
+                    with quietly(), suppress(Exception), errors():
+                        await self._channel.confirm_delivery()
+                finally:
+                    for function in waiting:
+                        function()
+        finally:
+            self._task = None
+
+
 class ConsumerChannel(Channel):
     """
     A channel with a single consumer.
@@ -105,8 +137,7 @@ class ConsumerChannel(Channel):
         self._refused: list[int] | None = None
         self._requeues = False
         self._idle: Callable[[], None] | None = None
-        self._concluding: list[Callable[[], None]] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._after_acks = _AfterAcks(channel)
         channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
 
     # --- in
@@ -281,34 +312,10 @@ class ConsumerChannel(Channel):
                 self.ack(delivery)
                 if outgoing.settled is not None:
                     conclude = partial(super()._confirm, tag, outgoing, outcome)
-                    self.lane.flush()  # so that the acks are written before what _ask asks
-                    self._conclude_soon(conclude)
+                    self.lane.flush()  # so that the acks are written first
+                    self._after_acks.call(conclude)
                     return
         super()._confirm(tag, outgoing, outcome)
-
-    def _conclude_soon(self, conclude: Callable[[], None]) -> None:
-        self._concluding.append(conclude)
-        if self._asking is None:
-            self._asking = self.loop.create_task(self._ask())
-
-    async def _ask(self) -> None:
-        """
-        Settle answers when the broker has read their acks: if this process ends now, the broker may
-        never read what was only written. An answer to any later request on the channel proves it.
-        ``confirm.select`` changes nothing here; the request ends with the connection.
-        """
-        try:
-            while self._concluding:
-                concluding, self._concluding = self._concluding, []
-                try:
-                    with quietly(), suppress(Exception), errors():
-                        # It fails if the channel has ended, and its deliveries with it.
-                        await self.amqp.confirm_delivery()
-                finally:
-                    for conclude in concluding:
-                        conclude()
-        finally:
-            self._asking = None
 
     def _end(self, refused: Refused | None) -> None:
         if not self.open:
