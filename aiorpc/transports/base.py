@@ -213,7 +213,9 @@ class Transport(ABC):
 
     async def drained(self) -> None:
         """Return when the transport is not congested."""
-        await self._uncongested.wait()
+        # All who wait wake up at once, and the first of them may congest it again.
+        while self.congested:
+            await self._uncongested.wait()
 
     def _congest(self, congested: bool) -> None:
         if not self.waiting:

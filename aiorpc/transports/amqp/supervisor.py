@@ -246,6 +246,8 @@ class Supervisor:
         if self._available is None or self._available.done():
             self._available = asyncio.get_running_loop().create_future()
         if self.closing:
+            # What is written after our connection.close is lost, so it must wait and fail instead.
+            self._sender.pause(f"the transport to {self.url} was closed")
             return
         self.reconnects += 1
         why = link.lost.result() if link.lost.done() else "it was closed"

@@ -9,6 +9,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Final
 from weakref import WeakValueDictionary
 
 from ...exceptions import ConfigurationError, ConnectionLost
@@ -24,6 +26,9 @@ from .subscription import MemorySubscription, restore
 __all__ = ["MemoryTransport"]
 
 log = logging.getLogger(__name__)
+
+#: Seconds that closing may spend on messages that wait.
+CLOSE_TIMEOUT: Final = 2.0
 
 # Alive while a transport is connected; by the identity of their loop, which they keep alive.
 _brokers: WeakValueDictionary[tuple[int, str], MemoryBroker] = WeakValueDictionary()
@@ -87,6 +92,7 @@ class MemoryTransport(Transport):
         self._subscriptions: dict[MemorySubscription, None] = {}
         self._connected = asyncio.Event()
         self._closed = False
+        self._left = asyncio.Event()
 
     # --- the connection
 
@@ -127,15 +133,20 @@ class MemoryTransport(Transport):
 
     async def aclose(self) -> None:
         if self._closed:
+            await self._left.wait()
             return
         self._closed = True
         try:
-            await self._sender.flushed()
+            # Senders that never pause can keep messages waiting for ever.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._sender.flushed()
         finally:
             self._leave()
             self._subscriptions.clear()
             self._become(State.CLOSED)
             self._connected.set()  # ``start``, ``declare`` and ``subscribe`` stop waiting
+            self._left.set()
 
     def connect(self) -> None:
         """

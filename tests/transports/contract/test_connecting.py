@@ -141,6 +141,23 @@ async def test_closing_writes_what_was_sent(bench: Bench) -> None:
     assert await inbox.bodies(100) == [b"%d" % number for number in range(100)]
 
 
+async def test_what_settles_as_written_while_the_transport_closes_reaches_the_broker(
+    bench: Bench,
+) -> None:
+    transport, other = await bench.connect(), await bench.connect()
+    queue, outcome = bench.queue(), Outcome()
+    await transport.declare(queues=[queue])
+    closing = asyncio.create_task(transport.aclose())
+    sent = 0
+    while not closing.done():
+        transport.send(to(queue, confirm=False, settled=outcome))
+        sent += 1
+        await asyncio.sleep(0)
+    outcomes = await outcome.all(sent)
+    assert {type(error) for error in outcomes} <= {type(None), ConnectionLost}
+    await holds(other, queue, outcomes.count(None))
+
+
 async def test_closing_settles_waiting_messages_with_connection_lost(bench: Bench) -> None:
     link = await bench.link()
     queue, outcome = bench.queue(), Outcome()

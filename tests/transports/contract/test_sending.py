@@ -12,6 +12,7 @@ from aiorpc.exceptions import (
     ConnectionLost,
     Unroutable,
 )
+from aiorpc.transports import outbox
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message, Queue
 from tests.support.transports import (
@@ -182,6 +183,28 @@ async def test_a_transport_is_congested_while_too_many_messages_wait(bench: Benc
     async with asyncio.timeout(PATIENCE):
         await drained
     assert not link.transport.congested
+
+
+async def test_senders_that_wait_for_drained_never_fill_the_outbox(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MANY_MESSAGES", 300)
+    monkeypatch.setattr(outbox, "MAX_MESSAGES", 1_000)
+    link = await bench.link(start=False)
+    queue, outcome = bench.queue(), Outcome()
+
+    async def send() -> None:
+        if link.transport.congested:
+            await link.transport.drained()
+        link.transport.send(to(queue, settled=outcome))
+
+    senders = [asyncio.create_task(send()) for _ in range(3_000)]
+    await asyncio.sleep(0)
+    assert link.transport.congested
+    await link.transport.start(PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*senders)
+    assert await outcome.all(3_000) == [None] * 3_000
 
 
 async def test_a_settled_that_raises_is_logged_and_harms_no_other_message(

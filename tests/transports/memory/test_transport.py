@@ -14,6 +14,7 @@ import pytest
 from aiorpc.exceptions import ConfigurationError, ConnectionLost, Unroutable
 from aiorpc.testing.connections import cut
 from aiorpc.transports.base import Delivery, Outgoing, State
+from aiorpc.transports.memory import transport as module
 from aiorpc.transports.memory.broker import MemoryBroker
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Exchange, Message, Queue
@@ -113,6 +114,30 @@ async def test_a_closed_transport_leaves_no_broker_task_or_timer(name: str) -> N
     assert asyncio.all_tasks() == tasks
     timers = [handle for handle in getattr(loop, "_scheduled", ()) if not handle.cancelled()]
     assert [handle for handle in timers if handle.when() > loop.time() + 1800] == []
+
+
+async def test_closing_is_bounded_while_senders_never_pause(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.1)
+    transport = MemoryTransport(name)
+
+    async def send() -> None:
+        while True:
+            await transport.publish(to("missing"))
+
+    senders = [asyncio.create_task(send()) for _ in range(500)]
+    await asyncio.sleep(0)
+    await transport.start()
+    async with asyncio.timeout(5):
+        # The second call waits for the first one.
+        first = asyncio.create_task(transport.aclose())
+        await asyncio.sleep(0)
+        await transport.aclose()
+        assert transport.state is State.CLOSED
+        await first
+        ended = await asyncio.gather(*senders, return_exceptions=True)
+    assert {type(error) for error in ended} == {ConnectionLost}
 
 
 async def test_a_transport_that_was_never_closed_can_be_collected(name: str) -> None:
