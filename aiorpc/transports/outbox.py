@@ -226,11 +226,10 @@ class Sender:
     def resume(self, channel: PublishingChannel) -> None:
         """Send on *channel*: first what waits, in order, then let ``send`` write directly."""
         self.channel = channel
-        # A finished flusher may still be here: its callback comes one turn of the loop later.
-        if (self._flusher is not None and not self._flusher.done()) or self._flush_batch():
-            return
-        self._flusher = asyncio.create_task(self._flush_rest())
-        self._flusher.add_done_callback(self._flushed)
+        # Asked twice: what settles in ``_flush_batch`` may call ``resume``.
+        if not self._flushing and not self._flush_batch() and not self._flushing:
+            self._flusher = asyncio.create_task(self._flush_rest())
+            self._flusher.add_done_callback(self._flushed)
 
     def pause(self, why: str) -> None:
         """Let messages wait; *why* is for the errors of those that expire meanwhile."""
@@ -258,6 +257,11 @@ class Sender:
             self._flusher.cancel()
         self.outbox.fail(ConnectionLost(why))
 
+    @property
+    def _flushing(self) -> bool:
+        # A finished flusher may still be here: its callback comes one turn of the loop later.
+        return self._flusher is not None and not self._flusher.done()
+
     def _flush_batch(self) -> bool:
         """Send some of what waits; return whether nothing is left to do."""
         channel = self.channel
@@ -266,8 +270,9 @@ class Sender:
         for _ in range(_BATCH):
             outgoing = self.outbox.take()
             if self.channel is not channel:  # by the sender of a message that expired in ``take``
-                self.take_back(() if outgoing is None else (outgoing,))
-                return True
+                self.direct = None
+                self.outbox.put_back(() if outgoing is None else (outgoing,))
+                return self.channel is None
             if outgoing is None:
                 self.direct = channel
                 return True

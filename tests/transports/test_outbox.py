@@ -220,6 +220,29 @@ async def test_a_sender_may_pause_while_an_expired_message_settles() -> None:
     assert sending.left == [1, 2]
 
 
+@pytest.mark.parametrize("position", [50, 250])  # in the first batch, and in a later one
+async def test_a_sender_may_reconnect_while_an_expired_message_settles(position: int) -> None:
+    sending = Sending()
+    other = Channel()
+
+    def reconnect(error: AioRpcError | None) -> None:
+        sending.sender.pause("lost")
+        sending.sender.resume(other)
+
+    now = asyncio.get_running_loop().time()
+    for number in range(1000):
+        if number == position:
+            expired = message(b"expired", expires_at=now - 1)
+            expired.settled = reconnect
+            sending.sender.send(expired)
+        sending.sender.send(message(b"%d" % number))
+    sending.sender.resume(sending.channel)
+    await eventually(lambda: len(sending.left) + len(other.left) == 1000)
+    sending.sender.send(message(b"1000"))
+    assert sending.left == list(range(position))
+    assert sorted(other.left) == list(range(position, 1001))
+
+
 async def test_messages_sent_while_others_are_taken_back_wait_behind_them() -> None:
     sending = Sending()
     sending.sender.resume(sending.channel)
