@@ -193,7 +193,7 @@ class ServiceContainer:
             else:
                 self.transport = open_transport(self.settings, name=self.service_name)
                 connection.push_async_callback(self.transport.aclose)
-                await self.transport.start()
+                await self._connect()
             connection.callback(self._workshop.threads.close)
             connection.callback(self._timers.close)
             async with AsyncExitStack() as self._lifespans:
@@ -205,6 +205,10 @@ class ServiceContainer:
                     await self._drain()
         if self._failure is not None:
             raise self._failure
+
+    async def _connect(self) -> None:
+        """Connect, without limit. ``aiorpc.testing`` limits it."""
+        await self.transport.start()
 
     async def _listen(self, ready: asyncio.Future[None]) -> None:
         self._pool.accepting = True

@@ -86,7 +86,7 @@ class ServiceRunner:
         self._started = True
         self._stack.push_async_callback(self._transport.aclose)
         try:
-            await self._transport.start()
+            await self._connect()
             self._stack.push_async_callback(self._stop_containers)
             async with asyncio.TaskGroup() as starting:
                 for container in self.containers:
@@ -99,6 +99,10 @@ class ServiceRunner:
         except BaseException:
             await self.stop()
             raise
+
+    async def _connect(self) -> None:
+        """Connect, without limit. ``aiorpc.testing`` limits it."""
+        await self._transport.start()
 
     async def stop(self) -> None:
         """

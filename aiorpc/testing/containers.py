@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 from ..calling.publishing import CONNECT_TIMEOUT
 from ..config import Settings, parse_broker_urls, resolve
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, ConnectionLost
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
 from ..transports import open_transport
+from ..transports.base import Transport
 
-__all__ = ["Config", "Containers"]
+__all__ = ["Config", "Containers", "naming_the_option"]
 
 Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
 
@@ -98,7 +99,7 @@ class Containers:
         left = [
             container
             for container in self._containers()
-            if container.started and self._is_for_tests(container.settings)
+            if container.started and container.reached and self._is_for_tests(container.settings)
         ]
         if left:
             transport = open_transport(left[0].settings, name="aiorpc tests")
@@ -120,10 +121,34 @@ class Containers:
         return ours[0].scheme != "memory" and settings.broker_urls == ours
 
 
+@contextmanager
+def naming_the_option() -> Generator[None]:
+    """Add to the error about a broker that cannot be reached where its URL comes from."""
+    try:
+        yield
+    except ConnectionLost as error:
+        raise ConnectionLost(
+            f"{error}. The fixtures use the broker of --aiorpc-amqp-uri, or of the fixtures "
+            "amqp_uri and aiorpc_config: start that broker, or change the URL"
+        ) from None
+
+
+async def _connect(transport: Transport) -> None:
+    with naming_the_option():
+        await transport.start(CONNECT_TIMEOUT)
+
+
 class _Container(ServiceContainer):
     """A container that knows whether its failure was raised where the test awaited it."""
 
     _noticed = False
+    #: Whether its queues may exist: False while the broker was not reached.
+    reached = True
+
+    async def _connect(self) -> None:
+        self.reached = False
+        await _connect(self.transport)
+        self.reached = True
 
     async def start(self) -> None:
         with self._noticing():
@@ -154,3 +179,6 @@ class _Runner(ServiceRunner):
     """A runner of such containers."""
 
     _container = _Container
+
+    async def _connect(self) -> None:
+        await _connect(self._transport)

@@ -23,7 +23,7 @@ from ..calling.proxies import ClusterProxy
 from ..calling.standalone import ClusterRpcProxy
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
-from .containers import Config, Containers
+from .containers import Config, Containers, naming_the_option
 
 if TYPE_CHECKING:  # SQLAlchemy is optional
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -209,8 +209,13 @@ async def _containers(
 
 
 async def _cluster(aiorpc_config: Mapping[str, Any], amqp_uri: str) -> AsyncGenerator[ClusterProxy]:
-    async with ClusterRpcProxy({"AMQP_URI": amqp_uri, **aiorpc_config}) as proxy:
-        yield proxy
+    proxy = ClusterRpcProxy({"AMQP_URI": amqp_uri, **aiorpc_config})
+    with naming_the_option():
+        cluster = await proxy.start()
+    try:
+        yield cluster
+    finally:
+        await proxy.aclose()
 
 
 async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSession]:

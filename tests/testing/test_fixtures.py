@@ -22,6 +22,7 @@ from aiorpc import (
     ClusterProxy,
     Config,
     ConfigurationError,
+    ConnectionLost,
     DependencyProvider,
     ServiceContainer,
     ServiceRunner,
@@ -101,6 +102,20 @@ async def test_queues_are_deleted_only_on_the_broker_for_tests(rabbitmq_uri: str
             state = await transport.inspect(f"rpc-{Guest.name}", timeout=5)
             assert state is not None
             assert state.exists is left
+
+
+@pytest.mark.parametrize("kind", ["container", "runner"])
+async def test_a_broker_that_cannot_be_reached_is_one_error_that_names_the_option(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiorpc.testing.containers.CONNECT_TIMEOUT", 0.05)
+    url = "amqp://guest:guest@127.0.0.1:1/"  # nothing listens there
+    containers = Containers({"AMQP_URI": url}, url)
+    host = getattr(containers, kind)(Service)
+    named = r"no connection to amqp://guest:\*\*\*@127.0.0.1:1/ within 0.05 s: .*--aiorpc-amqp-uri"
+    with pytest.raises(ConnectionLost, match=named):
+        await host.start()
+    await containers.stop()  # raises nothing more, and connects no second time
 
 
 _left: list[ServiceContainer | ServiceRunner] = []

@@ -102,6 +102,24 @@ def test_fixtures_without_an_asyncio_loop_name_the_remedy(run: pytest.Pytester) 
     )
 
 
+def test_calling_without_the_broker_is_one_error_that_names_the_option(
+    run: pytest.Pytester,
+) -> None:
+    run.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def aiorpc_config(amqp_uri): return {"AMQP_URI": amqp_uri, "RPC_TIMEOUT": 0.05}
+
+        async def test_calls(cluster_rpc): ...
+        """
+    )
+    result = run.runpytest_subprocess(*AUTO, "--aiorpc-amqp-uri=amqp://guest:guest@127.0.0.1:1/")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("*ConnectionLost: *amqp://guest:[*][*][*]@127*--aiorpc-amqp-uri*")
+
+
 def test_without_sqlalchemy_the_plugin_loads_and_the_remedy_is_named(run: pytest.Pytester) -> None:
     run.makeconftest("import sys; sys.modules['sqlalchemy'] = None")
     run.makepyfile(
