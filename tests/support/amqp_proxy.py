@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ class Proxy:
         piece: size in bytes of the pieces in which the broker's bytes go on; 0: as they come.
         muted: whether to hold back all bytes of the broker.
         deaf: whether to hold back all bytes of the transport.
+        drops: tells which frames of the broker to drop.
         reading: clear it to read nothing more from transports.
     """
 
@@ -32,16 +33,23 @@ class Proxy:
         self.piece = 0
         self.muted = False
         self.deaf = False
+        self.drops: Callable[[bytes], bool] = lambda frame: False
         self.reading = asyncio.Event()
         self.reading.set()
         self.connections = 0
         self._clients: set[asyncio.StreamWriter] = set()
+        self._brokers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def inject(self, frames: bytes) -> None:
         """Send *frames* to the transports, as if they came from the broker."""
         for client in self._clients:
             client.write(frames)
+
+    def say(self, frames: bytes) -> None:
+        """Send *frames* to the broker, as if an idle transport did."""
+        for broker in self._brokers:
+            broker.write(frames)
 
     def hang_up(self) -> None:
         """Break every connection."""
@@ -52,10 +60,12 @@ class Proxy:
         self.connections += 1
         broker_reader, broker = await asyncio.open_connection(self.host, self.port)
         self._clients.add(client)
+        self._brokers.add(broker)
         try:
             await asyncio.gather(self._up(reader, broker), self._down(broker_reader, client))
         finally:
             self._clients.discard(client)
+            self._brokers.discard(broker)
 
     async def _up(self, reader: asyncio.StreamReader, broker: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -71,7 +81,7 @@ class Proxy:
             while True:
                 head = await reader.readexactly(7)
                 frame = head + await reader.readexactly(int.from_bytes(head[3:], "big") + 1)
-                if not self.muted:
+                if not self.muted and not self.drops(frame):
                     await self._pass_on(frame, client)
         client.close()
 

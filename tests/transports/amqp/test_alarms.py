@@ -1,6 +1,6 @@
 """
-Over RabbitMQ: what happens while the broker takes nothing, answers late, or says what no broker
-says. The alarm is told by hand, as the connection would tell it: the broker itself works on.
+RabbitMQ while it blocks, answers late, or sends nonsense. Tests report the alarm to the transport
+themselves; the broker works normally.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing, State
 from aiorpc.wire.message import Message
-from tests.support.amqp import connected, through_proxy
+from tests.support.amqp import BLOCKED, UNBLOCKED, connected, through_proxy
+from tests.support.breakable import reaches
 from tests.support.transports import Bench, Inbox, Outcome, look, to
 from tests.support.waiting import eventually
 
@@ -100,16 +101,25 @@ async def test_an_answer_held_while_the_connection_comes_back_leaves_after_the_a
 ) -> None:
     requests, replies, answers = bench.queue(), bench.queue(), Inbox()
     inbox = Inbox(ack=False)
-    async with connected(broker_config) as transport:
-        await transport.subscribe(replies, answers)
+    consume_ok = struct.pack(">HH", 60, 21)
+    async with (
+        through_proxy(broker_config) as (proxy, transport),
+        connected(broker_config) as other,
+    ):
+        await other.subscribe(replies, answers)
         await transport.subscribe(requests, inbox, prefetch=10)
-        await transport.publish(to(requests))
+        # Without this answer the transport waits for its subscription, and stays CONNECTING.
+        proxy.drops = lambda frame: frame[7:11] == consume_ok
+        proxy.hang_up()
+        await reaches(transport, State.CONNECTING)
+        await other.publish(to(requests))
         request = await inbox.next()
-        link = link_of(transport)
-        transport.supervisor._resumed = False  # as it is until every subscription is back
-        link.blocked("alarm")
+        assert transport.state is State.CONNECTING
+        proxy.inject(BLOCKED)
+        await other.publish(to(requests))
+        await inbox.next()  # after BLOCKED on the same socket
         request.answer(to(replies, b"answer", confirm=False))
-        link.unblocked()
+        proxy.inject(UNBLOCKED)
         assert (await answers.next()).message.body == b"answer"
 
 

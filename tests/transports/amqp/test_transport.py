@@ -10,7 +10,6 @@ import gc
 import logging
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import pamqp.base
 import pamqp.commands as spec
@@ -30,7 +29,15 @@ from aiorpc.transports.amqp.topology import answered, declare_ahead
 from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.wire.message import Exchange, Message, Queue
 from aiorpc.wire.names import OVERSIZED
-from tests.support.amqp import connected, from_broker, through_proxy
+from tests.support.amqp import (
+    BLOCKED,
+    UNBLOCKED,
+    connected,
+    from_broker,
+    open_channels,
+    sent_frames,
+    through_proxy,
+)
 from tests.support.breakable import reaches
 from tests.support.transports import Bench, Inbox, Outcome, to
 from tests.support.waiting import eventually
@@ -38,10 +45,6 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.rabbitmq
 
 PATIENCE = 5.0
-
-
-BLOCKED = from_broker(spec.Connection.Blocked(reason="low on memory"))
-UNBLOCKED = from_broker(spec.Connection.Unblocked())
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -283,13 +286,18 @@ async def test_what_stood_behind_the_culprit_is_sent_again_without_asking(bench:
 async def test_a_consumer_comes_back_when_the_broker_closes_its_channel(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connected(bench.config) as transport:
+    async with through_proxy(bench.config) as (proxy, transport), connected(bench.config) as other:
         queue, inbox = bench.queue(), Inbox(ack=False)
         subscription = await transport.subscribe(queue, inbox, prefetch=5)
-        await transport.publish(to(queue, b"unsettled"))
+        await other.publish(to(queue, b"unsettled"))
         delivery = await inbox.next()
-        channel: Any = subscription._channel
-        channel.lane.write(channel.encoder.ack(999))  # 406: unknown delivery tag
+        (consuming,) = [
+            channel
+            for channel, frame in sent_frames(proxy.sent)
+            if isinstance(frame, spec.Basic.Consume)
+        ]
+        unknown = spec.Basic.Ack(delivery_tag=999)  # the broker closes the channel with 406
+        proxy.say(pamqp.frame.marshal(unknown, consuming))
         again = await inbox.next()
         assert again.redelivered
         assert delivery.stale
@@ -312,36 +320,30 @@ async def test_subscribing_waits_for_three_answers(bench: Bench) -> None:
 
 
 def questions(sent: bytes) -> Iterator[pamqp.base.Frame]:
-    """The methods among *sent* that the broker answers."""
-    while sent:
-        size, _, frame = pamqp.frame.unmarshal(sent)
-        sent = sent[size:]
+    """Yield the methods among *sent* that the broker answers."""
+    for _, frame in sent_frames(sent):
         if getattr(frame, "synchronous", False) and not getattr(frame, "nowait", False):
             assert isinstance(frame, pamqp.base.Frame)
             yield frame
 
 
 @pytest.mark.parametrize("prefetch", [0, 5])
-async def test_what_is_wrong_with_what_was_declared_ahead_is_told(
+async def test_a_refused_declaration_is_an_error_and_leaves_no_channel(
     bench: Bench, prefetch: int
 ) -> None:
-    async with connected(bench.config) as transport:
-        assert transport.supervisor.link is not None
+    async with through_proxy(bench.config) as (proxy, transport):
         exchange = bench.exchange("topic")
         await transport.declare(queues=[bench.queue(exchange, "key")])
         other = Exchange(exchange.name, "direct", auto_delete=exchange.auto_delete)
-        channels = set(transport.supervisor.link._amqp.channels)
+        await eventually(lambda: open_channels(proxy.sent) == 1)
         for _ in range(10):
             queue = bench.queue(other, "key")
             with pytest.raises(ConfigurationError) as error:
                 await transport.subscribe(queue, Inbox(), prefetch=prefetch)
             assert all(word in str(error.value) for word in (queue.name, other.name, "'direct'"))
             assert "406" in str(error.value)
-        # It harmed nothing, and left nothing behind.
         await transport.subscribe(bench.queue(exchange, "key"), Inbox(), prefetch=prefetch)
-        assert transport.supervisor.link is not None
-        amqp = transport.supervisor.link._amqp
-        await eventually(lambda: len(amqp.channels) <= len(channels) + 1)
+        await eventually(lambda: open_channels(proxy.sent) == 2)
 
 
 async def test_a_refusal_that_came_before_the_next_question_is_told_in_full(bench: Bench) -> None:
@@ -377,16 +379,13 @@ async def test_a_message_for_which_channels_close_and_close_is_given_up(bench: B
 
 
 async def test_looking_at_missing_queues_leaks_no_channel(bench: Bench) -> None:
-    async with connected(bench.config) as transport:
-        assert transport.supervisor.link is not None
-        channels = transport.supervisor.link._amqp.channels
-        await transport.inspect("warm up " + bench.name(), PATIENCE)
-        before = len(channels)
+    async with through_proxy(bench.config) as (proxy, transport):
+        await eventually(lambda: open_channels(proxy.sent) == 1)
         for _ in range(20):
             state = await transport.inspect(bench.name(), PATIENCE)
             assert state is not None
             assert not state.exists
-        await eventually(lambda: len(channels) <= before)
+        await eventually(lambda: open_channels(proxy.sent) <= 2)
 
 
 # --- a broker that blocks, is silent, or hangs up
@@ -450,20 +449,24 @@ async def test_a_silent_broker_is_given_up(
         assert "the broker sent nothing for" in caplog.text
 
 
-async def test_aiormq_hears_a_heartbeat_where_the_lane_eats_everything(bench: Bench) -> None:
+async def test_aiormq_gets_a_heartbeat_a_second_while_the_lane_takes_every_frame(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat = b"\x08\0\0\0\0\0\0\xce"
     async with connected(bench.config) as transport:
         assert transport.supervisor.link is not None
-        lane: Any = transport.supervisor.link.lane
-        heartbeat = b"\x08\0\0\0\0\0\0\xce"
-        channel = transport.supervisor.publishing
-        assert channel is not None
-        confirm = from_broker(spec.Basic.Ack(delivery_tag=1 << 40), channel=channel.number)
-        lane._fed_at = 0.0
-        assert lane.received(confirm) == heartbeat
-        assert lane.received(confirm) == b""  # once a second is enough
-        lane._fed_at = 0.0
-        assert lane.received(b"") == heartbeat
-        assert lane.received(b"") == b""  # idle: the broker's own heartbeats will do
+        lane = transport.supervisor.link.lane
+        number = transport.supervisor.publishing.number
+        confirm = from_broker(spec.Basic.Ack(delivery_tag=1 << 40), channel=number)
+        now = lane.loop.time() + 10
+        with monkeypatch.context() as clock:
+            clock.setattr(lane.loop, "time", lambda: now)
+            assert lane.received(confirm) == heartbeat
+            assert lane.received(confirm) == b""
+            now += 1
+            assert lane.received(b"") == heartbeat
+            now += 1
+            assert lane.received(b"") == b""  # idle: the broker sends its own heartbeats
 
 
 async def test_the_log_has_one_line_for_each_change(
