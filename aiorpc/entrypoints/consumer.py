@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, IncorrectSignature
 from ..extensions import Ending, Entrypoint, Host, Outcome, decorator_of
 from ..transports.base import Delivery
+from ..wire.arguments import Arguments
 from ..wire.copies import was_resent
 from ..wire.message import Queue
+from .arguments import arguments_of
 from .attempts import Attempts
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
@@ -28,8 +30,10 @@ class QueueConsumer(Entrypoint):
     """
     Fires a method with the payload of each message of one queue. Subclasses choose the queue.
 
-    A message is acked when the method has ended, whether it returned or raised. A message that
-    cannot be read is acked with one line in the log. With *requeue_on_error* a message is requeued
+    The payload is checked and converted by the annotation of the method's argument, unless
+    *validate* is false. A message is acked when the method has ended, whether it returned or
+    raised. A message that cannot be read, or whose payload does not fit the annotation, is acked
+    with one line in the log. With *requeue_on_error* a message is requeued
     when the method raises: at once and without limit, as in Nameko. Without it, a message whose
     process ends MAX_ATTEMPTS times is parked in the queue ``<queue>.parked``.
     """
@@ -38,6 +42,7 @@ class QueueConsumer(Entrypoint):
     kind = "message"
 
     requeue_on_error: bool = False
+    validate: bool = True
 
     def queue_of(self, host: Host) -> Queue:
         """The queue to consume; it is declared with its exchange and binding."""
@@ -48,20 +53,41 @@ class QueueConsumer(Entrypoint):
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
+        arguments = self._arguments(host)
         queue = self.queue_of(host)
-        intake = _Intake(self, host, queue.name)
+        intake = _Intake(self, host, queue.name, arguments)
         prefetch = host.settings.prefetch
         async with await host.transport.subscribe(queue, intake.received, prefetch=prefetch):
             yield
+
+    def _arguments(self, host: Host) -> Arguments:
+        """
+        Raises:
+            ConfigurationError: the method cannot take a payload.
+        """
+        arguments = arguments_of(self, host, validate=self.validate)
+        try:
+            arguments.require_positional(1)
+        except IncorrectSignature as exc:
+            name = self.method_name
+            raise ConfigurationError(
+                f"{host.service_name}.{name} cannot take the payload of its {self.kind}s: {exc}. "
+                f"Give it one argument for the payload: `def {name}(self, payload)`. If a "
+                "decorator adds arguments, pass validate=False to the entrypoint"
+            ) from None
+        return arguments
 
 
 class _Intake:
     """Takes the messages of one entrypoint."""
 
-    def __init__(self, entrypoint: QueueConsumer, host: Host, queue: str) -> None:
+    def __init__(
+        self, entrypoint: QueueConsumer, host: Host, queue: str, arguments: Arguments
+    ) -> None:
         self.entrypoint = entrypoint
         self.host = host
         self.queue = queue
+        self.arguments = arguments
         self.attempts = Attempts(host, queue, self._work)
 
     def received(self, delivery: Delivery) -> None:
@@ -74,6 +100,7 @@ class _Intake:
         host, entrypoint = self.host, self.entrypoint
         try:
             payload, context = host.wire.payloads.decode(delivery.message)
+            args, kwargs = self.arguments.bind((payload,), {})
         except Exception as exc:  # noqa: BLE001 - a body can be anything
             log.error(
                 "%s.%s: %s %s of queue %s cannot be read and is acked without running: %s",
@@ -87,7 +114,7 @@ class _Intake:
             delivery.ack()
             return
         again = delivery.redelivered or was_resent(delivery.message)
-        call = host.new_call(entrypoint, (payload,), {}, context, entrypoint.kind, again)
+        call = host.new_call(entrypoint, args, kwargs, context, entrypoint.kind, again)
         host.submit(entrypoint, call, partial(self._settle, delivery))
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -36,6 +36,7 @@ class EventHandler(QueueConsumer):
             ``broadcast_identifier``.
         requeue_on_error: requeue an event when the method raises: at once and without limit, as in
             Nameko.
+        validate: check and convert the payload by its annotation (``VALIDATE_ARGUMENTS``).
     """
 
     kind = "event"

@@ -6,7 +6,6 @@ One consumer serves all ``@rpc`` methods of a service, on the queue ``rpc-<servi
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 from ..calling.options import Options
 from ..calling.proxies import RpcReply
 from ..extensions import Entrypoint, Host
-from ..wire.arguments import Arguments
+from .arguments import arguments_of
 from .cancellations import Cancellations
 from .requests import Method, Server
 
@@ -49,13 +48,7 @@ class Rpc(Entrypoint):
             yield
 
     def _method(self, host: Host) -> Method:
-        declared = inspect.getattr_static(host.service_cls, self.method_name)
-        arguments = Arguments(
-            getattr(host.service_cls, self.method_name),
-            skip_self=not isinstance(declared, staticmethod),
-            mode=host.settings.validate_arguments if self.validate else "off",
-            name=f"{host.service_name}.{self.method_name}",
-        )
+        arguments = arguments_of(self, host, validate=self.validate)
         return Method(self, arguments, self.delivery == "at_most_once")
 
 

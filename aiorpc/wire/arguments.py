@@ -88,6 +88,18 @@ class Arguments:
             for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         )
 
+    def require_positional(self, count: int) -> None:
+        """
+        Check that the method takes *count* positional arguments and needs no others.
+
+        Raises:
+            IncorrectSignature: it does not; the text is Python's own.
+        """
+        try:
+            self._check(*(None,) * count)
+        except TypeError as exc:
+            raise IncorrectSignature(str(exc)) from None
+
     def bind(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
