@@ -32,10 +32,12 @@ class QueueConsumer(Entrypoint):
 
     The payload is checked and converted by the annotation of the method's argument, unless
     *validate* is false. A message is acked when the method has ended, whether it returned or
-    raised. A message that cannot be read, or whose payload does not fit the annotation, is acked
-    with one line in the log. With *requeue_on_error* a message is requeued
-    when the method raises: at once and without limit, as in Nameko. Without it, a message whose
-    process ends MAX_ATTEMPTS times is parked in the queue ``<queue>.parked``.
+    raised. A message that cannot be read, or whose payload does not fit the annotation, is rejected
+    with one line in the log: to the dead letters, if the queue has any.
+
+    With *requeue_on_error* a message is requeued when the method raises: at once and without limit,
+    as in Nameko. Without it, a message whose process ends MAX_ATTEMPTS times is parked in the queue
+    ``<queue>.parked``.
     """
 
     #: The name of such a message in logs and in :attr:`Call.kind`.
@@ -103,7 +105,8 @@ class _Intake:
             args, kwargs = self.arguments.bind((payload,), {})
         except Exception as exc:  # noqa: BLE001 - a body can be anything
             log.error(
-                "%s.%s: %s %s of queue %s cannot be read and is acked without running: %s",
+                "%s.%s: %s %s of queue %s cannot be read and is rejected, to the dead letters if "
+                "the queue has any: %s",
                 host.service_name,
                 entrypoint.method_name,
                 entrypoint.kind,
@@ -111,7 +114,7 @@ class _Intake:
                 self.queue,
                 exc,
             )
-            delivery.ack()
+            delivery.reject(requeue=False)
             return
         again = delivery.redelivered or was_resent(delivery.message)
         call = host.new_call(entrypoint, args, kwargs, context, entrypoint.kind, again)

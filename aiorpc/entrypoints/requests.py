@@ -3,8 +3,8 @@ Serves the requests of one service: reads each, submits its call, answers it. Ca
 nothing here awaits.
 
 Every request is settled once: it is answered with the result or a typed error, then acked. A
-request that cannot be answered is acked, with one line in the log. Nothing that a peer sends stops
-the consumer.
+request that is refused and has no ``reply_to`` is rejected (to the dead letters, if the queue has
+any), with one line in the log. Nothing that a peer sends stops the consumer.
 """
 
 from __future__ import annotations
@@ -255,6 +255,9 @@ class Server:
             error,
             "" if request.message.reply_to else " (it has no reply_to, so its caller cannot know)",
         )
+        if not request.message.reply_to:
+            request.delivery.reject(requeue=False)
+            return
         self._answer_error(request, error, refusal=refusal)
 
     def _uncertain(self, request: ServedRequest) -> DeliveryUncertain:

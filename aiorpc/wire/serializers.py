@@ -157,7 +157,8 @@ class SerializerSet(dict[str | None, Serializer]):
     with.
 
     A content type that is not a key is looked up again without its parameters (``;
-    charset=utf-8``) and case. MalformedRequest says which types are accepted.
+    charset=utf-8``) and case; one that ends in ``+json`` (RFC 6839) is ``application/json``.
+    MalformedRequest says which types are accepted.
     """
 
     def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
@@ -165,7 +166,10 @@ class SerializerSet(dict[str | None, Serializer]):
         self.default = default
 
     def __missing__(self, content_type: str | None) -> Serializer:
-        serializer = self.get(_bare(content_type))
+        bare = _bare(content_type)
+        serializer = self.get(bare)
+        if serializer is None and bare.endswith("+json"):
+            serializer = self.get(JSON.content_type)
         if serializer is None:
             accepted = ", ".join(sorted(map(str, self)))
             came = f"the content type {content_type!r}" if content_type else "no content type"

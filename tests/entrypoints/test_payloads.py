@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import uuid
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from aiorpc import (
     event_dispatcher,
     event_handler,
 )
+from aiorpc.config import resolve
+from aiorpc.entrypoints.requests import Server
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Delivery, Outgoing
+from aiorpc.wire.message import Message
 
 
 @dataclass
@@ -26,6 +32,18 @@ class Sold:
     title: str
     copies: int
     day: date | None = None
+
+
+class Take(Delivery, eq=False):
+    """A delivery that remembers how it was settled."""
+
+    settled: str = ""
+
+    def ack(self) -> None:
+        self.settled = "acked"
+
+    def reject(self, *, requeue: bool) -> None:
+        self.settled = "requeued" if requeue else "rejected"
 
 
 class Model:
@@ -135,3 +153,67 @@ async def test_a_handler_that_cannot_take_a_payload_fails_at_the_start(
         with pytest.raises(ConfigurationError, match=said):
             async with ServiceContainer(service, broker_config):
                 pass
+
+
+BODY = b'{"title": "Emma", "copies": 1}'
+JSON = "application/json"
+
+
+async def test_what_cannot_be_decoded_is_rejected_to_the_dead_letters(
+    broker_config: dict[str, Any], source: str, seen: asyncio.Queue[Any]
+) -> None:
+    dead: asyncio.Queue[str | None] = asyncio.Queue()
+    queue = Queue(
+        f"partner-{source}",
+        durable=False,
+        auto_delete=True,
+        arguments={
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": f"dead-{source}",
+        },
+    )
+
+    class Partner:
+        name = f"partner_{source}"
+
+        @consume(queue)
+        async def take(self, payload: Sold) -> None:
+            seen.put_nowait(payload)
+
+    unreadable = {
+        "text": Message(body=BODY, content_type="text/plain"),
+        "octets": Message(body=BODY, content_type="application/octet-stream"),
+        "gzip": Message(body=gzip.compress(BODY), content_type=JSON, content_encoding="gzip"),
+        "misfit": Message(body=b'{"title": "Emma"}', content_type=JSON),
+        "broken": Message(body=b"{", content_type=JSON),
+    }
+    readable = Message(body=BODY, content_type="application/vnd.partner.v1+json")
+    async with (
+        open_transport(resolve(broker_config), name="a test") as transport,
+        await transport.listen(
+            Queue(f"dead-{source}", exclusive=True, durable=False),
+            lambda message: dead.put_nowait(message.message_id),
+        ),
+        ServiceContainer(Partner, broker_config),
+    ):
+        for name, message in {**unreadable, "readable": readable}.items():
+            message.message_id = name
+            await transport.publish(Outgoing(exchange="", routing_key=queue.name, message=message))
+        got = [await asyncio.wait_for(dead.get(), 5) for _ in unreadable]
+        assert await asyncio.wait_for(seen.get(), 5) == Sold("Emma", 1)
+        assert got == list(unreadable)
+        assert seen.empty()
+        assert dead.empty()
+
+
+@pytest.mark.parametrize("reply_to", [None, ""])
+async def test_a_refused_request_without_a_reply_to_is_rejected(reply_to: str | None) -> None:
+    class Nothing:
+        name = "nothing"
+
+    async with ServiceContainer(Nothing, "memory://") as container:
+        server = Server(container, {})
+        message = Message(body=BODY, content_type="text/plain", reply_to=reply_to)
+        delivery = Take(message, "nameko-rpc", "nothing.method", False)
+        server.received(delivery)
+    assert delivery.settled == "rejected"

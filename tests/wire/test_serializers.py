@@ -187,6 +187,16 @@ def test_parameters_and_case_of_a_content_type_do_not_matter(content_type):
     assert serializers()[content_type] is JSON
 
 
+@pytest.mark.parametrize(
+    "content_type", ["application/vnd.partner.v1+json", "Application/Problem+JSON; charset=utf-8"]
+)
+def test_a_content_type_that_ends_in_plus_json_is_json(content_type):
+    assert serializers()[content_type] is JSON
+    assert serializers().for_payload(content_type) is JSON
+    with pytest.raises(MalformedRequest, match="is not accepted here"):
+        serializers(serializer="msgpack")[content_type]
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-python-serialize", "", None])
 def test_the_error_for_a_content_type_says_which_are_accepted(content_type):
     chosen = serializers(ACCEPT=["json", "msgpack"])
