@@ -10,13 +10,16 @@ import argparse
 import functools
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import Settings, load, parse_define, redact_url
+from ..config.loading import from_mapping
 from ..exceptions import ConfigurationError
+from .loading import look_in_current_directory
 from .output import ExitCode, print_error
 
 __all__ = [
@@ -123,7 +126,10 @@ def add_timeout(parser: Parser) -> None:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """
-    Read the configuration file, or take the defaults, and apply the options.
+    Read the configuration file, or else ``AMQP_URI`` of the environment; apply the options.
+
+    Classes that the configuration names, as in ``LOGGING``, are found beside the services: from
+    here on the current directory is on Python's path.
 
     Raises:
         ConfigurationError: names the file or the option, the key, and what was expected.
@@ -132,10 +138,19 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     refuse_url(config)
     broker = {} if arguments.broker is None else {"AMQP_URI": arguments.broker}
     defines = dict(map(parse_define, arguments.define))
-    settings = Settings() if config is None else load(config, replaced=defines | broker)
+    replaced = defines | broker
+    settings = _of_environment(replaced) if config is None else load(config, replaced=replaced)
+    look_in_current_directory()
     # What --broker overrides may be wrong.
     defines = {key: value for key, value in defines.items() if key not in broker}
     return settings.with_defines(defines).with_defines(broker, "--broker")
+
+
+def _of_environment(replaced: Collection[str]) -> Settings:
+    uri = os.environ.get("AMQP_URI")
+    if uri is None or "AMQP_URI" in replaced:
+        return Settings()
+    return from_mapping({"AMQP_URI": uri}, "the environment")
 
 
 def refuse_url(config: Path | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError
 from ..hosting.runner import ServiceRunner, run_until_signal
-from .loading import UserCodeFailed, load_services, look_in_current_directory
+from .loading import UserCodeFailed, load_services
 from .output import ExitCode, report
 from .parser import settings_of
 
@@ -43,7 +43,6 @@ def run_services(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     serving = Serving(settings, debug=arguments.debug)
     set_up_logging(settings)
-    look_in_current_directory()
     return serving.run(load_services(arguments.modules))
 
 

@@ -10,6 +10,7 @@ No I/O. Imports ``exceptions``, msgspec and ``broker_url``.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -19,9 +20,24 @@ import msgspec
 from ..exceptions import ConfigurationError
 from .broker_url import parse_broker_urls
 
-__all__ = ["URL_KEYS", "Decoder", "attributes_of", "closest", "copied", "describe", "parse_address"]
+__all__ = [
+    "IN_QUOTES",
+    "URL_KEYS",
+    "Decoder",
+    "attributes_of",
+    "closest",
+    "copied",
+    "describe",
+    "has_variable",
+    "parse_address",
+]
 
 URL_KEYS = frozenset({"AMQP_URI", "DB_URI", "DB_URIS"})
+#: The end of an error about a value with a variable in it.
+IN_QUOTES = (
+    "holds a variable, ${NAME}, that was not substituted: in a file remove the quotes around it, "
+    'or write !env_var "${NAME}"; elsewhere read os.environ'
+)
 # Errors do not quote values under these.
 _CONFIDENTIAL_KEYS = (
     *URL_KEYS,
@@ -108,6 +124,8 @@ class Decoder:
             names = ", ".join(sorted(set(self.unset)))
             hint = f" (not set in the environment, and without a default: {names})"
             return f"null{hint if names else ''}"
+        if isinstance(value, str) and has_variable(value):
+            return f"a str that {IN_QUOTES}"
         text = repr(value)
         is_quotable = (
             isinstance(value, str | int | float)
@@ -116,6 +134,11 @@ class Decoder:
             and not path.startswith(self.confidential)
         )
         return f"{type(value).__name__} {text}" if is_quotable else type(value).__name__
+
+
+def has_variable(text: str) -> bool:
+    """Whether *text* has ``${NAME}`` or ``${NAME:default}``."""
+    return re.search(r"\$\{[^{}:\s]+[:}]", text) is not None
 
 
 def closest(key: str, known: Collection[str]) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..exceptions import ConfigurationError
-from .decoding import URL_KEYS, attributes_of, copied
+from .decoding import IN_QUOTES, URL_KEYS, attributes_of, copied, has_variable
 from .settings import Settings, fields
 
 __all__ = ["from_mapping", "load", "parse_define", "resolve"]
@@ -128,17 +128,24 @@ def _settings(
 
 
 def _refuse_incomplete(given: Mapping[str, Any], environment: Environment, source: str) -> None:
-    """Refuse a URL in which a variable is missing: it would lead to localhost, or to guest."""
+    """
+    Refuse a URL in which a variable is missing, or not substituted because of its quotes: it would
+    lead to localhost, or to guest.
+    """
     for key in URL_KEYS & given.keys():
         value = given[key]
         several = value if isinstance(value, Mapping) else {None: value}
         for name, url in several.items():
-            if isinstance(url, str) and (missing := environment.incomplete.get(url)):
-                path = key if name is None else f"{key}[{name!r}]"
+            path = key if name is None else f"{key}[{name!r}]"
+            if not isinstance(url, str):
+                continue
+            if missing := environment.incomplete.get(url):
                 raise ConfigurationError(
                     f"{source}: {path} is incomplete: not set in the environment, and without a "
                     f"default: {', '.join(sorted(set(missing)))}"
                 )
+            if has_variable(url):
+                raise ConfigurationError(f"{source}: {path} {IN_QUOTES}")
 
 
 class Environment:

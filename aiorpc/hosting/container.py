@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from ..call import Middleware
 from ..config import Settings, resolve
@@ -51,6 +51,8 @@ class ServiceContainer:
     Raises:
         ConfigurationError: the class, what it declares or the configuration is wrong.
     """
+
+    _connect_timeout: ClassVar[float | None] = None  # seconds; limited in aiorpc.testing
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class ServiceContainer:
             else:
                 self.transport = open_transport(self.settings, name=self.service_name)
                 connection.push_async_callback(self.transport.aclose)
-                await self._connect()
+                await self.transport.start(self._connect_timeout)
             connection.callback(self._workshop.threads.close)
             connection.callback(self._timers.close)
             async with AsyncExitStack() as self._lifespans:
@@ -205,10 +207,6 @@ class ServiceContainer:
                     await self._drain()
         if self._failure is not None:
             raise self._failure
-
-    async def _connect(self) -> None:
-        """Connect, without limit. ``aiorpc.testing`` limits it."""
-        await self.transport.start()
 
     async def _listen(self, ready: asyncio.Future[None]) -> None:
         self._pool.accepting = True

@@ -42,6 +42,8 @@ class ServiceRunner:
     """
 
     _container: ClassVar[type[ServiceContainer]] = ServiceContainer
+    #: Seconds; ``aiorpc.testing`` limits it.
+    _connect_timeout: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class ServiceRunner:
         self._started = True
         self._stack.push_async_callback(self._transport.aclose)
         try:
-            await self._connect()
+            await self._transport.start(self._connect_timeout)
             self._stack.push_async_callback(self._stop_containers)
             async with asyncio.TaskGroup() as starting:
                 for container in self.containers:
@@ -99,10 +101,6 @@ class ServiceRunner:
         except BaseException:
             await self.stop()
             raise
-
-    async def _connect(self) -> None:
-        """Connect, without limit. ``aiorpc.testing`` limits it."""
-        await self._transport.start()
 
     async def stop(self) -> None:
         """

@@ -16,7 +16,6 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
 from ..transports import open_transport
-from ..transports.base import Transport
 
 __all__ = ["Config", "Containers", "naming_the_option"]
 
@@ -133,26 +132,21 @@ def naming_the_option() -> Generator[None]:
         ) from None
 
 
-async def _connect(transport: Transport) -> None:
-    with naming_the_option():
-        await transport.start(CONNECT_TIMEOUT)
-
-
 class _Container(ServiceContainer):
     """A container that knows whether its failure was raised where the test awaited it."""
 
     _noticed = False
-    #: Whether its queues may exist: False while the broker was not reached.
+    #: Whether its queues may exist: False if it could not reach the broker.
     reached = True
-
-    async def _connect(self) -> None:
-        self.reached = False
-        await _connect(self.transport)
-        self.reached = True
+    _connect_timeout = CONNECT_TIMEOUT
 
     async def start(self) -> None:
-        with self._noticing():
-            await super().start()
+        try:
+            with self._noticing(), naming_the_option():
+                await super().start()
+        except ConnectionLost:
+            self.reached = False
+            raise
 
     async def wait(self) -> None:
         with self._noticing():
@@ -179,6 +173,8 @@ class _Runner(ServiceRunner):
     """A runner of such containers."""
 
     _container = _Container
+    _connect_timeout = CONNECT_TIMEOUT
 
-    async def _connect(self) -> None:
-        await _connect(self._transport)
+    async def start(self) -> None:
+        with naming_the_option():
+            await super().start()

@@ -27,6 +27,13 @@ def _logging_as_before() -> Iterator[None]:
     root.handlers[:] = before[2]
 
 
+@pytest.fixture(autouse=True)
+def _paths_and_environment_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands put the current directory on the path, and read ``AMQP_URI``."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.delenv("AMQP_URI", raising=False)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
@@ -36,7 +43,6 @@ def project(tmp_path: Path) -> Project:
 def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """The project as current directory. Modules imported from it are forgotten afterwards."""
     monkeypatch.chdir(project.directory)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
     before = set(sys.modules)
     yield project
     for name in set(sys.modules) - before:

@@ -180,6 +180,32 @@ def test_logging_of_the_configuration_is_used_and_keeps_our_loggers() -> None:
     assert logged_as({"version": 1, **config}) == "LOG aiorpc.hosting ready\n"
 
 
+def test_logging_and_serializers_name_classes_beside_the_service(project: Project) -> None:
+    project.write_service()
+    project.write(
+        "beside.py",
+        "import json, logging\n\n"
+        "class Formatter(logging.Formatter):\n"
+        "    def format(self, record): return f'mine: {record.getMessage()}'\n\n"
+        "encode, decode = json.dumps, json.loads\n",
+    )
+    project.write(
+        "config.yaml",
+        "LOGGING:\n"
+        "  formatters: {mine: {'()': beside.Formatter}}\n"
+        "  handlers: {out: {class: logging.StreamHandler, formatter: mine}}\n"
+        "  root: {level: INFO, handlers: [out]}\n"
+        "SERIALIZERS:\n"
+        "  own: {encoder: beside.encode, decoder: beside.decode, content_type: application/own}\n"
+        "serializer: own\n",
+    )
+    command = ("run", "greetings", "--broker", "memory://", "--config", "config.yaml")
+    with Started(*command, cwd=project.directory) as process:
+        assert process.waits_for("ready").startswith(f"mine: {project.name} ready")
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 0
+
+
 def test_wrong_logging_names_the_file_and_the_reason() -> None:
     wrong = Settings(source="x.yaml", logging={"handlers": {"a": {"class": "nosuch.Handler"}}})
     with pytest.raises(ConfigurationError) as error:

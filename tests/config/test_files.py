@@ -81,6 +81,21 @@ def test_the_process_environment_is_the_default(tmp_path, monkeypatch):
     assert load(path).max_workers == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("AMQP_URI: '${URL}'", "AMQP_URI holds"),
+        ('AMQP_URI: "amqp://${HOST:localhost}/"', "AMQP_URI holds"),
+        ('DB_URIS: {"x:Base": "${URL}"}', "DB_URIS['x:Base'] holds"),
+        ('max_workers: "${N}"', "max_workers must be int >= 1, got a str that holds"),
+    ],
+)
+def test_an_error_about_a_variable_in_quotes_names_the_remedy(complaint, text, path):
+    said = complaint(text, URL="amqp://there/", N="3")
+    assert f"config.yaml: {path} a variable, ${{NAME}}, that was not substituted" in said
+    assert 'remove the quotes around it, or write !env_var "${NAME}"' in said
+
+
 def test_variables_that_go_in_a_circle_are_an_error(complaint):
     text = complaint("MINE: ${A}", A="x${B}", B="y${A}")
     assert "refer to each other" in text

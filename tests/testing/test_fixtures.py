@@ -108,7 +108,9 @@ async def test_queues_are_deleted_only_on_the_broker_for_tests(rabbitmq_uri: str
 async def test_a_broker_that_cannot_be_reached_is_one_error_that_names_the_option(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiorpc.testing.containers.CONNECT_TIMEOUT", 0.05)
+    for made in (ServiceContainer, ServiceRunner):
+        for cls in made.__subclasses__():
+            monkeypatch.setattr(cls, "_connect_timeout", 0.05)
     url = "amqp://guest:guest@127.0.0.1:1/"  # nothing listens there
     containers = Containers({"AMQP_URI": url}, url)
     host = getattr(containers, kind)(Service)

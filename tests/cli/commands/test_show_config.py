@@ -53,6 +53,19 @@ def test_the_command_line_wins_over_a_variable_that_is_not_set(
     assert invoke("show-config", "-c", "config.yaml").code == 2
 
 
+def test_without_a_file_the_broker_is_that_of_the_environment(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMQP_URI", "amqp://me:secret@there/")
+    assert "AMQP_URI: amqp://me:***@there/\n" in invoke("show-config", "--defaults").stdout
+    for option in (("--broker", "amqp://h/"), ("--define", "AMQP_URI=amqp://h/")):
+        assert invoke("show-config", *option).stdout == "AMQP_URI: amqp://h/\n"
+    here.write("config.yaml", "max_workers: 3\n")
+    assert invoke("show-config", "-c", "config.yaml").stdout == "max_workers: 3\n"
+    monkeypatch.setenv("AMQP_URI", "")
+    assert invoke("show-config").error.startswith("the environment: ")
+
+
 @pytest.mark.parametrize("command", [("show-config",), ("run", "x", "--reload")])
 def test_a_url_in_place_of_a_file_is_an_error(command: tuple[str, ...]) -> None:
     done = invoke(*command, "--config", "amqp://user:hunter2@host/")
