@@ -15,7 +15,7 @@ import aiormq
 from ...config import BrokerUrl
 from ...exceptions import ConfigurationError
 
-__all__ = ["Refused", "connection_refusal", "errors", "quietly", "reason", "refusal"]
+__all__ = ["Refused", "connection_refusal", "errors", "fail", "quietly", "reason", "refusal"]
 
 _ours = contextvars.ContextVar("aiorpc_amqp_ours", default=False)
 
@@ -52,6 +52,12 @@ def errors() -> Iterator[None]:
         raise ours from error
     if task.cancelling() > cancelled_before:
         raise asyncio.CancelledError
+
+
+def fail(future: asyncio.Future[None], error: Exception) -> None:
+    """Set *error* on *future*; asyncio does not log it if nobody waits any more."""
+    future.set_exception(error)
+    future.exception()
 
 
 def _as_ours(error: BaseException) -> Exception | None:

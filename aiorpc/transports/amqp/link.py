@@ -105,27 +105,35 @@ class Link:
             ConfigurationError: the broker refuses us permanently.
             OSError: the broker could not be reached; a ``TimeoutError`` is one.
         """
-        try:
-            with quietly(), errors():
-                async with asyncio.timeout(self._timeout):
-                    await self._connection.connect()
-        except BaseException as error:
-            self.lane.abort()
-            self.lane.stop()
-            await self._connection.close()
-            said = self._said
-            self._lose(reason(error))
-            if not isinstance(error, asyncio.CancelledError):
-                # The cause of an error from errors() is aiormq's error.
-                refused = connection_refusal(error.__cause__ or error, self.url, said)
-                if refused is not None:
-                    raise refused from error
-            raise
+        with errors():  # the outer one is for a cancel that arrives while it cleans up
+            try:
+                with quietly(), errors():
+                    async with asyncio.timeout(self._timeout):
+                        await self._connection.connect()
+            except BaseException as error:
+                await self._clean_up(error)
+                raise
         transport = self._connection.transport
         assert transport is not None
         self._amqp = transport.connection
         self._amqp.closing.add_done_callback(self._closed)
         self.lane.connected(self._amqp)
+
+    async def _clean_up(self, error: BaseException) -> None:
+        """Clean up after *error* ended the handshake. Raise if the broker refuses us for good."""
+        self.lane.abort()
+        self.lane.stop()
+        try:
+            await self._connection.close()
+        finally:
+            said = self._said
+            self._lose(reason(error))
+        if isinstance(error, asyncio.CancelledError):
+            return
+        # The cause of an error from errors() is aiormq's error.
+        refused = connection_refusal(error.__cause__ or error, self.url, said)
+        if refused is not None:
+            raise refused from error
 
     async def close(self) -> None:
         """Close the connection, or clean up a lost one. Bounded; idempotent."""
@@ -136,18 +144,18 @@ class Link:
             closing = asyncio.ensure_future(self._connection.close())
             # In a task of its own: cancelling a close would leave aiormq half closed.
             patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
-            done, _ = await asyncio.wait([closing], timeout=patience)
-            if not done:
+            try:
+                done, _ = await asyncio.wait([closing], timeout=patience)
+                if not done:
+                    self.lane.abort()
+                    await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+            finally:
                 self.lane.abort()
-                await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
-            if not closing.done():
-                closing.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await closing
-            self._lose("it was closed")
-            for farewell in self._farewells:
-                farewell.cancel()
-            await asyncio.gather(*self._farewells, return_exceptions=True)
+                for task in (closing, *self._farewells):
+                    task.cancel()
+                self._lose("it was closed")
+            # Not awaited one by one: then a cancel of ours could not be told from one of theirs.
+            await asyncio.gather(closing, *self._farewells, return_exceptions=True)
 
     def abort(self) -> None:
         """Drop the socket at once."""

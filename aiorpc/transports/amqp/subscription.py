@@ -17,7 +17,7 @@ from ...exceptions import ConnectionLost
 from ..incoming import ConsumerOptions, Subscription
 from .backoff import Backoff
 from .consumer import ConsumerChannel
-from .errors import Refused
+from .errors import Refused, fail
 from .lane import never_called
 from .link import Link
 from .supervisor import Supervisor
@@ -76,7 +76,8 @@ class AmqpSubscription(Subscription):
             ConnectionLost: the transport closes, or the subscription is cancelled.
         """
         try:
-            await asyncio.shield(self._ready)
+            await asyncio.wait([self._ready])
+            self._ready.result()
         except BaseException:
             await self.cancel()
             raise
@@ -109,8 +110,7 @@ class AmqpSubscription(Subscription):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self._ready.done():
-            self._ready.set_exception(ConnectionLost("the transport was closed"))
-            self._ready.exception()  # so that asyncio does not log it if nobody waits
+            fail(self._ready, ConnectionLost("the transport was closed"))
 
     async def _cancel(self) -> None:
         channel, was_consuming = self._channel, self._consuming
@@ -127,8 +127,7 @@ class AmqpSubscription(Subscription):
             channel.requeue_refused()
             channel.when_idle(lambda: self._close_soon(channel))
         if not self._ready.done():
-            self._ready.set_exception(ConnectionLost("the subscription was cancelled"))
-            self._ready.exception()
+            fail(self._ready, ConnectionLost("the subscription was cancelled"))
         self._on_ended(self)
 
     def _close_soon(self, channel: ConsumerChannel) -> None:
@@ -152,14 +151,14 @@ class AmqpSubscription(Subscription):
                 link = await self._supervisor.available()
             except ConnectionLost as lost:
                 if not self._ready.done():
-                    self._ready.set_exception(lost)
+                    fail(self._ready, lost)
                 return
             try:
                 await self._consume(link)
             except Refused as refused:
                 error = misdeclared(f"queue {self.queue.name!r} on {link.url}", refused)
                 if not self._ready.done():
-                    self._ready.set_exception(error)
+                    fail(self._ready, error)
                     return
                 if logged != str(error):
                     logged = str(error)
@@ -168,7 +167,7 @@ class AmqpSubscription(Subscription):
                 log.debug("cannot consume from %s yet: %s", self.queue.name, failure)
             except Exception as failure:
                 if not self._ready.done():
-                    self._ready.set_exception(failure)
+                    fail(self._ready, failure)
                     return
                 log.exception("consuming from %s failed; trying again", self.queue.name)
             else:

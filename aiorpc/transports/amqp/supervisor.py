@@ -20,7 +20,7 @@ from ..outbox import Sender
 from .backoff import Backoff
 from .channel import Channel
 from .dialer import Dialer
-from .errors import Refused, quietly
+from .errors import Refused, fail, quietly
 from .link import Link
 from .topology import Topology
 
@@ -109,7 +109,8 @@ class Supervisor:
         assert self._started is not None
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.shield(self._started)
+                await asyncio.wait([self._started])
+            self._started.result()
         except BaseException as error:
             # Nothing keeps running after a failed start; ``start`` can be called again.
             await self._end("start was cancelled")
@@ -133,8 +134,7 @@ class Supervisor:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         if self._started is not None and not self._started.done():
-            self._started.set_exception(ConnectionLost(f"the transport to {self.url}: {why}"))
-            self._started.exception()  # so that asyncio does not log it if nobody waits
+            fail(self._started, ConnectionLost(f"the transport to {self.url}: {why}"))
 
     async def available(self) -> Link:
         """
@@ -148,12 +148,12 @@ class Supervisor:
         if self._available is None or _is_lost(self._available):
             # The task notices a lost link some turns of the loop later than this caller.
             self._available = asyncio.get_running_loop().create_future()
-        try:
-            return await asyncio.shield(self._available)
-        except asyncio.CancelledError:
-            if self._available is not None and self._available.cancelled():
-                raise self._closed() from None
-            raise
+        available = self._available
+        # Not awaited itself: ``stop`` cancels it, which is not a cancel of this caller.
+        await asyncio.wait([available])
+        if available.cancelled():
+            raise self._closed()
+        return available.result()
 
     def _closed(self) -> ConnectionLost:
         return ConnectionLost(f"the transport to {self.url} was closed")
@@ -168,7 +168,7 @@ class Supervisor:
                 try:
                     link = await self.dialer.dial(backoff, first=not started.done())
                 except ConfigurationError as error:
-                    started.set_exception(error)
+                    fail(started, error)
                     return
                 self.url = link.url.redacted()
                 try:
