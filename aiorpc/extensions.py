@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, o
 
 import msgspec
 
+from . import former_hooks
 from .call import Call
 from .config import Settings
 from .context import EMPTY, NO_CONTEXT, Context
@@ -343,6 +344,15 @@ class DependencyProvider(Generic[T_co]):
                 f"{cls.__qualname__}.provide is an async generator: put @asynccontextmanager above "
                 "it (from contextlib)"
             )
+        opens = any(
+            getattr(cls, opener) is not getattr(DependencyProvider, opener)
+            for opener in ("lifespan", "provide")
+        )
+        # A provider that it inherits from was checked already.
+        own = [
+            base for base in cls.__mro__ if base is cls or DependencyProvider not in base.__mro__
+        ]
+        former_hooks.check(cls, {name for base in own for name in vars(base)}, opens=opens)
         for base in cls.__mro__:
             if "provide" in vars(base) or "value" in vars(base):
                 cls.has_lifetime = "provide" in vars(base) and base is not DependencyProvider
