@@ -10,12 +10,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
+
+import msgspec
 
 from ..exceptions import ConfigurationError, IncorrectSignature
 from ..extensions import Ending, Entrypoint, Host, Outcome, decorator_of
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
-from ..wire.copies import was_resent
+from ..wire.copies import identity_of, was_resent
 from ..wire.message import Queue
 from .arguments import arguments_of
 from .attempts import Attempts
@@ -80,8 +83,25 @@ class QueueConsumer(Entrypoint):
         return arguments
 
 
+class _Taken(msgspec.Struct, eq=False):
+    """A message that was submitted to the host and has not settled."""
+
+    delivery: Delivery
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        delivery = self.delivery
+        return identity_of(delivery.message, delivery.exchange, delivery.routing_key)
+
+
 class _Intake:
-    """Takes the messages of one entrypoint."""
+    """
+    Takes the messages of one entrypoint.
+
+    A message that is redelivered while it still runs here is not run again: its worker settles the
+    new delivery. The broker redelivers it when the connection was lost, or when the worker takes
+    longer than the broker's ``consumer_timeout``.
+    """
 
     def __init__(
         self, entrypoint: QueueConsumer, host: Host, queue: str, arguments: Arguments
@@ -91,12 +111,35 @@ class _Intake:
         self.queue = queue
         self.arguments = arguments
         self.attempts = Attempts(host, queue, self._work)
+        #: In the order of their deliveries, so those of a lost connection come first.
+        self._taken: dict[_Taken, None] = {}
 
     def received(self, delivery: Delivery) -> None:
-        came_before = delivery.redelivered or was_resent(delivery.message)
-        if came_before and not self.entrypoint.requeue_on_error and self.attempts.takes(delivery):
-            return
+        if delivery.redelivered or was_resent(delivery.message):
+            if self._still_runs(delivery):
+                return
+            if not self.entrypoint.requeue_on_error and self.attempts.takes(delivery):
+                return
         self._work(delivery)
+
+    def _still_runs(self, delivery: Delivery) -> bool:
+        """
+        Whether the message of *delivery* still runs here. Then its worker settles *delivery*.
+
+        Only a message whose delivery is stale can come back. Messages with equal contents are
+        interchangeable: each redelivery joins one worker.
+        """
+        identity = None
+        for taken in self._taken:
+            if not taken.delivery.stale:
+                return False  # and so are those after it
+            identity = identity or _Taken(delivery).identity
+            if taken.identity == identity:
+                del self._taken[taken]
+                taken.delivery = delivery
+                self._taken[taken] = None
+                return True
+        return False
 
     def _work(self, delivery: Delivery) -> None:
         host, entrypoint = self.host, self.entrypoint
@@ -118,9 +161,13 @@ class _Intake:
             return
         again = delivery.redelivered or was_resent(delivery.message)
         call = host.new_call(entrypoint, args, kwargs, context, entrypoint.kind, again)
-        host.submit(entrypoint, call, partial(self._settle, delivery))
+        taken = _Taken(delivery)
+        self._taken[taken] = None
+        host.submit(entrypoint, call, partial(self._settle, taken))
 
-    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _settle(self, taken: _Taken, outcome: Outcome) -> None:
+        self._taken.pop(taken, None)
+        delivery = taken.delivery
         if outcome.ending is Ending.ABANDONED:
             self.attempts.requeue(delivery)
         elif self.entrypoint.requeue_on_error and outcome.ending is not Ending.RETURNED:

@@ -12,6 +12,7 @@ import msgspec
 from ..context import EMPTY, Deadline
 from .message import Message, expiration_of
 from .names import (
+    ACQUIRED_COUNT,
     ATTEMPTS,
     COPY,
     DELIVERY_COUNT,
@@ -26,6 +27,7 @@ __all__ = [
     "copy_id_of",
     "counted",
     "counted_by_broker",
+    "identity_of",
     "original_key_of",
     "parked",
     "was_resent",
@@ -57,6 +59,30 @@ def copy_id_of(message: Message) -> str | None:
 def original_key_of(message: Message) -> str:
     """Return the routing key that the original of a copy had."""
     return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
+
+
+#: Headers that differ between two deliveries of one message, or between it and its copies.
+_OF_ONE_DELIVERY = ROUTING_HEADERS | {
+    *(DELIVERY_COUNT, ACQUIRED_COUNT, RESENT, ATTEMPTS, COPY),
+    *(ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY),
+}
+
+
+def identity_of(message: Message, exchange: str, routing_key: str) -> tuple[Any, ...]:
+    """
+    Return what all deliveries of *message* and of its copies have in common.
+
+    Nameko's messages have no id, so two messages with equal contents have equal identities.
+    """
+    headers = message.headers or EMPTY
+    return (
+        message.body,
+        message.message_id,
+        message.correlation_id,
+        headers.get(ORIGINAL_EXCHANGE, exchange),
+        headers.get(ORIGINAL_ROUTING_KEY, routing_key),
+        {name: value for name, value in headers.items() if name not in _OF_ONE_DELIVERY},
+    )
 
 
 def counted(

@@ -10,6 +10,7 @@ from ..context import new_id
 from .message import Exchange, Queue
 
 __all__ = [
+    "ACQUIRED_COUNT",
     "ATTEMPTS",
     "BROKER_HEADERS",
     "CALL_ID_STACK",
@@ -54,12 +55,14 @@ ORIGINAL_EXCHANGE = "aiorpc-exchange"
 ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
 #: How often a quorum queue has delivered a message.
 DELIVERY_COUNT = "x-delivery-count"
+#: How often RabbitMQ 4 has handed a message of a quorum queue to a consumer.
+ACQUIRED_COUNT = "x-acquired-count"
 #: The broker also sends a message to the routing keys in these headers.
 ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
 #: Headers of the broker, and of compression, which are never context data.
 BROKER_HEADERS = frozenset(
-    {"x-death", DELIVERY_COUNT, "x-acquired-count", "x-received-from", "BCC", "CC", COMPRESSION}
+    {"x-death", DELIVERY_COUNT, ACQUIRED_COUNT, "x-received-from", "BCC", "CC", COMPRESSION}
 )
 OWN_PREFIX = "aiorpc-"
 

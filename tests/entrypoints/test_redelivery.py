@@ -1,18 +1,32 @@
-"""A request that is redelivered to the process that runs it, or has run it, runs once."""
+"""
+A request, event or message that is redelivered to the process that runs it runs once. So does a
+request that is redelivered to the process that has run it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
+from aiorpc import (
+    ClusterRpcProxy,
+    Queue,
+    ServiceContainer,
+    consume,
+    event_dispatcher,
+    event_handler,
+    rpc,
+)
+from aiorpc.config import resolve
 from aiorpc.testing.connections import cut
-from aiorpc.transports.base import State
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Outgoing, State, Transport
+from aiorpc.wire.message import Message
 from tests.support.waiting import eventually
 
 
@@ -113,3 +127,112 @@ async def test_a_redelivered_request_can_be_cancelled(redelivery: Redelivery) ->
     async with asyncio.timeout(5):
         await redelivery.cancelled.wait()
     assert redelivery.runs == 1
+
+
+# Events and messages
+
+
+@dataclass
+class Handling:
+    """A service whose handlers wait, except for the payload "last"; its container and queue."""
+
+    container: ServiceContainer
+    #: Sends payloads to its queue.
+    send: Callable[[str], Awaitable[None]]
+    #: Another connection to its broker.
+    onlooker: Transport
+    queue: str
+    began: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    runs: list[str] = field(default_factory=list)
+
+    async def run(self, payload: str) -> None:
+        self.runs.append(payload)
+        self.began.put_nowait(payload)
+        if payload != "last":
+            await self.opened.wait()
+
+    async def begins(self, payload: str) -> None:
+        assert await asyncio.wait_for(self.began.get(), 10) == payload
+
+    async def loses_its_connection_and_has_all_back(self) -> None:
+        restore = cut(self.container.transport)
+        await eventually(lambda: self.container.transport.state is not State.CONNECTED)
+        restore()
+        await eventually(lambda: self.container.health().ok)
+        await self.send("last")  # it is behind them in the queue
+        await self.begins("last")
+
+    async def left(self) -> int:
+        """The messages in the queue when the service has stopped."""
+        self.opened.set()
+        await self.container.stop()
+        state = await self.onlooker.inspect(self.queue, 5)
+        assert state is not None
+        return state.messages
+
+
+@pytest.fixture(params=["event", "message", "requeued"])
+async def handling(
+    request: pytest.FixtureRequest, broker_config: dict[str, Any]
+) -> AsyncIterator[Handling]:
+    name_ = f"again_{uuid.uuid4().hex[:8]}"
+    queue = Queue(name_, expires=60)
+
+    class Event:
+        name = name_
+
+        @event_handler(name_, "happened")
+        async def take(self, payload: str) -> None:
+            await handling.run(payload)
+
+    class Plain:
+        name = name_
+
+        @consume(queue, requeue_on_error=request.param == "requeued")
+        async def take(self, payload: str) -> None:
+            await handling.run(payload)
+
+    async def send(payload: str) -> None:
+        if request.param == "event":
+            await dispatch(name_, "happened", payload)
+        else:
+            message = Message(body=f'"{payload}"'.encode())
+            await onlooker.publish(Outgoing(exchange="", routing_key=name_, message=message))
+
+    service = Event if request.param == "event" else Plain
+    container = ServiceContainer(service, broker_config)
+    async with (
+        open_transport(resolve(broker_config), name="a test") as onlooker,
+        event_dispatcher(broker_config) as dispatch,
+    ):
+        async with container:
+            handling = Handling(container, send, onlooker, container.queues[0])
+            yield handling
+            handling.opened.set()
+        await onlooker.delete(handling.queue)
+
+
+async def test_a_message_that_still_runs_when_redelivered_runs_once_and_is_acked(
+    handling: Handling,
+) -> None:
+    await handling.send("a")
+    await handling.send("b")
+    await handling.begins("a")
+    await handling.begins("b")
+    for _ in range(3):
+        await handling.loses_its_connection_and_has_all_back()
+    assert sorted(handling.runs) == ["a", "b", "last", "last", "last"]
+    assert await handling.left() == 0
+
+
+async def test_each_redelivery_of_messages_with_equal_contents_joins_one_worker(
+    handling: Handling,
+) -> None:
+    await handling.send("a")
+    await handling.send("a")
+    await handling.begins("a")
+    await handling.begins("a")
+    await handling.loses_its_connection_and_has_all_back()
+    assert handling.runs == ["a", "a", "last"]
+    assert await handling.left() == 0
