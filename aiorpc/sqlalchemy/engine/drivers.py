@@ -6,9 +6,11 @@ Awaits the drivers. Imports none of them at the top: only the driver in use has 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import sqlite3
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,7 +18,9 @@ from ...exceptions import ConfigurationError
 
 __all__ = [
     "Statement",
+    "abort",
     "connect_aiomysql",
+    "default_arguments",
     "driver_of",
     "kill",
     "looks_alive",
@@ -37,6 +41,15 @@ def looks_alive(connection: Any) -> bool:
         case "aiosqlite":
             return True
     return False
+
+
+def abort(connection: Any) -> None:
+    """Cut *connection* at once, and send nothing. A statement that runs on it fails."""
+    match driver_of(connection):
+        case "asyncpg":
+            connection.terminate()
+        case "aiomysql" if connection._writer is not None:
+            connection._writer.transport.abort()
 
 
 def driver_of(connection: Any) -> str:
@@ -102,18 +115,39 @@ async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any
     """
     Connect as ``aiomysql.connect`` does, and require TLS if *tls_for* is given.
 
-    aiomysql itself continues without TLS, and without a warning, if the server offers none.
+    aiomysql itself continues without TLS, and without a warning, if the server offers none. Its
+    ``connect_timeout`` bounds only the TCP connection, and here the handshake too.
 
     Args:
         tls_for: the place in the configuration that asks for TLS, for the error.
 
     Raises:
         ConfigurationError: the server offers no TLS. No password has been sent.
+        TimeoutError: the server did not answer within ``connect_timeout`` seconds.
     """
     connection = _connection_class()(*args, **kwargs)
     connection.tls_for = tls_for
-    await connection._connect()
+    try:
+        async with asyncio.timeout(connection.connect_timeout):
+            await connection._connect()
+    except BaseException:
+        connection.close()  # if it is cancelled, aiomysql leaves its socket open
+        raise
     return connection
+
+
+#: Seconds to connect, if the configuration does not say. asyncpg waits 60 s, aiomysql for ever.
+_CONNECT_TIMEOUT = 10.0
+
+
+def default_arguments(driver: str) -> Mapping[str, Any]:
+    """What *driver* gets to connect, unless the configuration has something else."""
+    match driver:
+        case "asyncpg":
+            return {"timeout": _CONNECT_TIMEOUT}
+        case "aiomysql":
+            return {"connect_timeout": _CONNECT_TIMEOUT, "async_creator_fn": connect_aiomysql}
+    return {}
 
 
 #: The bit for TLS in the capabilities of a MySQL server.

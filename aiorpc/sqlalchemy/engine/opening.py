@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ...exceptions import ConfigurationError
 from .configuration import DatabaseConfig
-from .drivers import connect_aiomysql, note_server
-from .pool import CallPool
+from .drivers import default_arguments, note_server
+from .pool import CallPool, bound_pings
 
 __all__ = ["open_engine"]
 
@@ -80,6 +80,7 @@ def _create(database: DatabaseConfig, url: URL, defaults: Mapping[str, Any]) -> 
         ) from None
     if isinstance(engine.pool, CallPool):
         engine.pool.database = database.key
+        bound_pings(engine.dialect, engine.pool.ping_timeout, database.key)
         if database.url.driver == "aiomysql":
             event.listen(engine.sync_engine, "connect", note_server)
     if database.url.driver == "aiosqlite":
@@ -89,9 +90,12 @@ def _create(database: DatabaseConfig, url: URL, defaults: Mapping[str, Any]) -> 
 
 def _engine_options(database: DatabaseConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     options = {"pool_pre_ping": True, **defaults, **database.engine_options}
-    creator = {"async_creator_fn": connect_aiomysql} if database.url.driver == "aiomysql" else {}
     given = options.get("connect_args") or {}
-    options["connect_args"] = {**creator, **database.url.connect_args, **given}
+    options["connect_args"] = {
+        **default_arguments(database.url.driver),
+        **database.url.connect_args,
+        **given,
+    }
     if "pool" not in options:
         options.setdefault("poolclass", CallPool)
     if isinstance(options.get("poolclass"), str):  # YAML has no classes

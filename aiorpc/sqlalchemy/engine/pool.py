@@ -19,14 +19,15 @@ from time import monotonic
 from typing import Any
 
 from sqlalchemy import exc
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from ...context import current
 from .closing import InterruptiblePool
-from .drivers import looks_alive
+from .drivers import abort, looks_alive
 
-__all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout"]
+__all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout", "bound_pings"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
@@ -55,10 +56,15 @@ class CallPool(InterruptiblePool):
 
     A call that finds no free connection waits up to ``pool_timeout`` seconds, and a moment less
     than its deadline, so that the caller gets the error.
+
+    Args:
+        pool_pre_ping_timeout: seconds in which the server has to answer a ping.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    # create_engine finds the options of a pool in the positional arguments.
+    def __init__(self, creator: Any, pool_pre_ping_timeout: float = 2.0, **options: Any) -> None:
+        super().__init__(creator, **options)
+        self.ping_timeout = pool_pre_ping_timeout
         #: One for each call that waits, in their order.
         self._waiters: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
 
@@ -69,7 +75,7 @@ class CallPool(InterruptiblePool):
             return super().connect()
         except OSError as error:  # asyncpg's errors of the network pass SQLAlchemy unchanged
             raise DatabaseUnreachable(
-                f"cannot connect to {self.database or 'the database'}: {error or repr(error)}. "
+                f"cannot connect to {self.database or 'the database'}: {_reason(error)}. "
                 "Check that the server is up, and the host and port of its URL in DB_URIS"
             ) from error
 
@@ -99,6 +105,7 @@ class CallPool(InterruptiblePool):
         pool = super().recreate()
         assert isinstance(pool, CallPool)
         pool.database = self.database
+        pool.ping_timeout = self.ping_timeout
         return pool
 
     def dispose(self) -> None:
@@ -204,7 +211,11 @@ class CallPool(InterruptiblePool):
 
     def _checked(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
         """Spare *record* the ping if it was used a moment ago and looks alive."""
-        if (
+        if self._invalidate_time > record.starttime:  # type: ignore[attr-defined]
+            # The ping of another one failed. SQLAlchemy replaces this one too, and would first wait
+            # for the server to close it.
+            abort(record.driver_connection)
+        elif (
             self._pre_ping
             and monotonic() - record.info[_RETURNED_AT] < PING_AFTER
             and looks_alive(record.driver_connection)
@@ -212,3 +223,36 @@ class CallPool(InterruptiblePool):
             # SQLAlchemy does not ping a connection that was just opened.
             record.fresh = True  # type: ignore[attr-defined]
         return record
+
+
+def bound_pings(dialect: Dialect, within: float, database: str) -> None:
+    """
+    Make the pings of *dialect* fail after *within* seconds. The pool then replaces its unused
+    connections. A network may swallow what is sent over a connection that was idle for long.
+    """
+    ping = dialect.do_ping
+
+    def bounded(connection: DBAPIConnection) -> bool:
+        timer = asyncio.get_running_loop().call_later(within, cut, connection)
+        try:
+            return ping(connection)
+        finally:
+            timer.cancel()
+
+    def cut(connection: DBAPIConnection) -> None:
+        log.warning(
+            "%s: an unused connection did not answer a ping within %g s (pool_pre_ping_timeout); "
+            "connecting again. If a firewall drops idle connections, set pool_recycle to less than "
+            "its limit",
+            database,
+            within,
+        )
+        abort(dialect.get_driver_connection(connection))
+
+    setattr(dialect, "do_ping", bounded)  # noqa: B010 - mypy refuses the assignment
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer within connect_timeout (10 s, unless the URL or connect_args have it)"
+    return str(error) or repr(error)

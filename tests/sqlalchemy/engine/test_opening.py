@@ -44,6 +44,33 @@ async def test_an_engine_has_a_call_pool_unless_an_option_names_another() -> Non
         assert isinstance(engine.pool, NullPool)
 
 
+@pytest.mark.parametrize(
+    ("url", "arguments", "name", "expected"),
+    [
+        ("postgres://h/db", {}, "timeout", 10),
+        ("postgres://h/db?connect_timeout=3", {}, "timeout", 3),
+        ("postgres://h/db?connect_timeout=3", {"timeout": 4}, "timeout", 4),
+        ("mysql://h/db", {}, "connect_timeout", 10),
+        ("mysql://h/db?connect_timeout=3", {}, "connect_timeout", 3),
+        ("mysql://h/db", {"connect_timeout": None}, "connect_timeout", None),
+    ],
+)
+async def test_connecting_is_bounded_by_10_s_unless_the_configuration_says_otherwise(
+    url: str, arguments: dict[str, Any], name: str, expected: float | None
+) -> None:
+    seen: list[Any] = []
+
+    async def connect(*_: Any, **given: Any) -> Any:
+        seen.append(given[name])
+        raise ConnectionRefusedError("nobody there")
+
+    options = {"connect_args": {"async_creator_fn": connect, **arguments}}
+    async with open_engine(configured({"DB_URI": url}, "both", Base, options)) as engine:
+        with pytest.raises(ConnectionError):
+            await engine.connect()
+    assert seen == [expected]
+
+
 async def test_the_error_for_a_wrong_option_names_the_database_and_the_option() -> None:
     config = {"DB_URI": "sqlite://", "DB_ENGINE_OPTIONS": {"pool_sizee": 3}}
     with pytest.raises(

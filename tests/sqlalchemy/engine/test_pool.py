@@ -234,6 +234,50 @@ async def test_a_connection_just_used_is_not_pinged(
         assert pings
 
 
+async def test_connections_that_the_network_forgot_cost_one_ping(
+    server_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiorpc.sqlalchemy.engine.pool.PING_AFTER", 0)
+    loop = asyncio.get_running_loop()
+    firewall = Forwarder(make_url(server_url))
+    async with firewall.running() as port:
+        through = make_url(server_url).set(port=port).render_as_string(hide_password=False)
+        async with engine_with(through, pool_pre_ping_timeout=0.2) as (engine, pool):
+            async with engine.connect() as first, engine.connect() as second:
+                for connection in (first, second):
+                    await connection.execute(select(1))
+            firewall.forget_connections()
+            began = loop.time()
+            async with engine.connect() as first, engine.connect() as second:
+                assert [await one.scalar(select(1)) for one in (first, second)] == [1, 1]
+            # Closing a forgotten connection politely would take 2 s.
+            assert 0.2 <= loop.time() - began < 1.5
+            assert pool.checkedin() == 2
+    assert caplog.text.count("did not answer a ping within 0.2 s (pool_pre_ping_timeout)") == 1
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+async def test_a_server_that_does_not_answer_costs_connect_timeout(kind: str) -> None:
+    ended: asyncio.Queue[None] = asyncio.Queue()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        ended.put_nowait(None)
+
+    silent = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    url = f"{kind}://user:secret@127.0.0.1:{port}/db?connect_timeout=0.1"
+    async with engine_with(url, pool_size=1, max_overflow=0) as (engine, _):
+        for _ in range(2):
+            with pytest.raises(DatabaseUnreachable, match="tests:Base: no answer within"):
+                async with asyncio.timeout(5):
+                    await engine.connect()
+    for _ in range(2):  # no socket is left behind
+        await asyncio.wait_for(ended.get(), 5)
+    silent.close()
+
+
 async def select_one(engine: AsyncEngine) -> Any:
     async with engine.connect() as connection:
         return await connection.scalar(select(1))
