@@ -1,1 +1,1 @@
-"""The protocol as values and pure functions. Nothing in this folder awaits or does I/O."""
+"""The wire protocol: values and pure functions. Nothing in this folder awaits or does I/O."""

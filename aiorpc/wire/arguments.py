@@ -1,13 +1,13 @@
 """
-Arguments and results as their annotations say. Pure functions; the only effect is a warning in the
-log at start, for an annotation that cannot be checked.
+Checks arguments and results against their annotations, and converts them. Pure functions; the only
+effect is a warning in the log at start, for an annotation that msgspec does not support.
 
-JSON has few types: a dataclass arrives as an object, a tuple as an array, and a date from a kombu
+JSON has few types: a dataclass arrives as an object, a tuple as an array, and a date from kombu
 before 5.3 as a string. :class:`Arguments` checks a request against a method's signature, as Nameko
-does, and converts the values. :func:`result_converter` is for typed proxies.
+does, and converts the values. :func:`result_converter` converts the results of typed proxies.
 
-msgspec converts (``msgspec.convert``), so all types that it supports are supported. So are pydantic
-models, which have a ``model_validate`` method. Other values pass unchecked.
+``msgspec.convert`` does the conversion, so aiorpc supports all types that msgspec supports. It also
+supports pydantic models (``model_validate``). Values of other types pass unchecked.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWOR
 
 class Arguments:
     """
-    The arguments of *function*, whose signature is read through decorators that use
-    ``functools.wraps``. Made when a service starts; :meth:`bind` runs for each request.
+    Checks and converts the arguments of *function*. A service makes this object when it starts, and
+    runs :meth:`bind` for each request.
 
     Args:
-        skip_self: it is a function of a class, and a call does not pass its first parameter.
-        mode: ``strict`` converts values with one meaning only, ``lax`` also takes ``"5"`` for an
-            int, ``off`` checks only the signature, and that of the outermost decorator.
+        skip_self: whether *function* belongs to a class, so a call does not pass ``self``.
+        mode: ``strict`` converts only values with one meaning; ``lax`` also accepts ``"5"`` for an
+            int; ``off`` checks only the signature, and does not follow ``functools.wraps``.
         name: ``service.method``, for errors and warnings.
     """
 
@@ -56,10 +56,10 @@ class Arguments:
         signature = _signature(function, follow_wrapped=mode != "off")
         parameters = list(signature.parameters.values())
         self._check = _check_of(parameters, getattr(function, "__name__", name))
-        # A bound method's signature has no `self`; in that of (*args), `self` is one of them.
+        # A bound method has no `self` in its signature, and (*args) takes `self` as an item.
         first = parameters[0].kind if parameters else None
         if skip_self and first in _POSITIONAL and not inspect.ismethod(function):
-            self._check = MethodType(self._check, function)  # any object will do for `self`
+            self._check = MethodType(self._check, function)  # any object can stand in for `self`
             del parameters[0]
         converters: dict[str, Converter] = {}
         if mode != "off":
@@ -75,14 +75,14 @@ class Arguments:
             named.setdefault(parameter.kind, []).append(parameter.name)
         positional = [each for kind in _POSITIONAL for each in named.get(kind, ())]
         self._positional = len(positional)
-        #: Converters of positional parameters, with the index of each.
+        #: (index, converter) of each positional parameter that has a converter.
         self._by_index = tuple(
             (index, converters[each]) for index, each in enumerate(positional) if each in converters
         )
         self._by_keyword = {
             each: converters.get(each) for kind in _BY_KEYWORD for each in named.get(kind, ())
         }
-        #: Those of ``*args`` and ``**kwargs``.
+        #: Converters of ``*args`` and ``**kwargs``.
         self._rest, self._rest_by_keyword = (
             converters.get(named[kind][0]) if kind in named else None
             for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -104,12 +104,12 @@ class Arguments:
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """
-        Return the arguments to call the method with. Defaults are left to the call itself.
+        Return the converted arguments for the method. The result does not contain defaults.
 
         Raises:
-            IncorrectSignature: the method does not take these; the text is Python's own.
+            IncorrectSignature: the method does not accept these arguments; the text is Python's.
             BadArguments: an argument does not fit its annotation. The text names the argument, the
-                expected type and the type that came, and never shows the value.
+                expected type and the received type. It never shows the value.
         """
         try:
             self._check(*args, **kwargs)
@@ -149,7 +149,7 @@ def _check_of(parameters: Iterable[inspect.Parameter], name: str) -> Callable[..
     """
     Return a function called *name* that takes *parameters* and does nothing.
 
-    Python itself then checks the arguments of each request, in the words that Nameko sends too.
+    Python then checks the arguments of each request, and its error text is the same as Nameko's.
     ``Signature.bind`` takes thirty times as long.
     """
     bare = inspect.Signature(
@@ -159,7 +159,7 @@ def _check_of(parameters: Iterable[inspect.Parameter], name: str) -> Callable[..
         ]
     )
     namespace: dict[str, Any] = {}
-    exec(f"def check{bare}: pass", namespace)  # the names in it are identifiers
+    exec(f"def check{bare}: pass", namespace)  # safe: all names in `bare` are identifiers
     check: Callable[..., None] = namespace["check"]
     check.__qualname__ = name
     return check
@@ -169,11 +169,11 @@ def result_converter(
     function: Callable[..., Any], *, name: str | None = None
 ) -> Callable[[Any], Any] | None:
     """
-    Return what converts results as the return annotation of *function* says. ``None`` if every
-    value passes, for example because msgspec does not support the annotation.
+    Return a function that converts results to the return annotation of *function*. Return ``None``
+    if every value passes, for example because msgspec does not support the annotation.
 
-    The converter raises MalformedReply for a result that does not fit. The text names the expected
-    type and the one that came.
+    The converter raises MalformedReply for a result that does not fit the annotation. The text
+    names the expected type and the received type.
     """
     name = name or function.__qualname__
     function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
@@ -182,7 +182,7 @@ def result_converter(
         expected = _awaited(_resolved(function, annotation))
         converter = None if expected is type(None) else converter_of("", expected, strict=True)
     except Unsupported as exc:
-        log.debug("%s: its result passes unchecked: %s", name, exc)
+        log.debug("%s: the result passes unchecked: %s", name, exc)
         return None
     if converter is None:
         return None
@@ -199,7 +199,7 @@ def result_converter(
 if sys.version_info >= (3, 14):
     from annotationlib import Format
 
-    # A name imported under TYPE_CHECKING must not fail the whole signature.
+    # A name that is imported under TYPE_CHECKING must not make the whole signature unreadable.
     _signature = partial(inspect.signature, annotation_format=Format.FORWARDREF)
 else:
     _signature = inspect.signature
@@ -215,7 +215,7 @@ def _converters(
         try:
             expected = _resolved(function, parameter.annotation)
             if parameter.default is None:
-                expected = Optional[expected]  # noqa: UP045 - `x: str = None` is old, and common
+                expected = Optional[expected]  # noqa: UP045 - `x: str = None` is old but common
             converter = converter_of(parameter.name, expected, strict=strict)
         except Unsupported as exc:
             log.warning("%s: argument %r passes unchecked: %s", method, parameter.name, exc)
@@ -225,7 +225,7 @@ def _converters(
 
 
 def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
-    """Return the type that *annotation* names, even if other annotations cannot be resolved."""
+    """Return the type that *annotation* names. Unresolvable other annotations do not matter."""
     if annotation is inspect.Parameter.empty:
         return Any
 
@@ -238,7 +238,7 @@ def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
         )["it"]
     except Exception as exc:
         raise Unsupported(
-            f"its annotation {annotation!r} cannot be resolved at run time ({exc}); import what it "
+            f"its annotation {annotation!r} cannot be resolved at run time ({exc}); import its "
             "names outside of TYPE_CHECKING"
         ) from exc
 

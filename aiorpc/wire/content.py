@@ -1,6 +1,6 @@
 """
-Reads the body of a message as its properties say: compression, charset, serializer. Pure: nothing
-here awaits or does I/O.
+Decodes the body of a message: compression, charset, serializer. Pure functions: nothing here awaits
+or does I/O.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .serializers import Serializer, SerializerSet, is_charset
 
 __all__ = ["Content", "as_utf8", "decompress", "refuse_oversized"]
 
-#: Bytes that a body may have once decompressed, where the settings set no limit.
+#: The largest decompressed body, in bytes, if the settings set no limit.
 _NO_LIMIT = 1 << 30
 
 
 class Content:
     """
-    Reads the bodies of messages as one configuration sets it.
+    Decodes the bodies of messages with the serializers of one configuration.
 
     Attributes:
         serializers: the serializers that the configuration accepts.
-        default: the serializer of the messages that we send unasked.
+        default: the serializer for requests and events that we send.
     """
 
     def __init__(self, serializers: SerializerSet, max_message_size: int | None) -> None:
@@ -37,15 +37,15 @@ class Content:
         self, message: Message, compressed: bool = True, serializer: Serializer | None = None
     ) -> Any:
         """
-        The value in the body of *message*.
+        Return the value in the body of *message*.
 
         Args:
             compressed: whether *message* may have a header ``compression``.
-            serializer: reads the body; by default the one of its content type.
+            serializer: decodes the body; the default is the serializer of its content type.
 
         Raises:
-            MalformedRequest: the body cannot be read, was too large to be taken, or has a content
-                type that is not accepted.
+            MalformedRequest: the body cannot be decoded, was larger than the limit, or has a
+                content type that the configuration does not accept.
         """
         if serializer is None:
             serializer = self.serializers[message.content_type]
@@ -62,15 +62,15 @@ class Content:
 
 def refuse_oversized(message: Message) -> None:
     """
-    Refuse a message whose body the transport did not read because of its size.
+    Check that the transport read the body of *message*.
 
     Raises:
-        MalformedRequest: *message* is such a message.
+        MalformedRequest: the transport did not read the body, because it was too large.
     """
     if message.headers and OVERSIZED in message.headers:
         raise MalformedRequest(
             f"the body has {message.headers[OVERSIZED]} bytes, more than MAX_MESSAGE_SIZE here: "
-            "send less, send it in parts, or raise the limit"
+            "send less data, send it in parts, or raise the limit"
         )
 
 
@@ -79,12 +79,12 @@ _USUAL_ENCODINGS = frozenset({None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "b
 
 def as_utf8(body: bytes, content_encoding: str | None) -> bytes:
     """
-    Return a text *body* in UTF-8, whatever charset its ``content_encoding`` names.
+    Convert a text *body* from the charset in ``content_encoding`` to UTF-8.
 
-    A ``content_encoding`` that is not a charset is ignored, as py-amqp does (its ``auto_decode``).
+    Like py-amqp (``auto_decode``), this function ignores an encoding that is not a charset.
 
     Raises:
-        MalformedRequest: the body is not in the charset that it claims.
+        MalformedRequest: the body is not valid text in its charset.
     """
     if content_encoding in _USUAL_ENCODINGS or not is_charset(content_encoding or ""):
         return body
@@ -92,11 +92,11 @@ def as_utf8(body: bytes, content_encoding: str | None) -> bytes:
         return body.decode(content_encoding or "").encode("utf-8", "surrogatepass")
     except UnicodeError as exc:
         raise MalformedRequest(
-            f"the body is not the {content_encoding} that it claims to be: {exc}"
+            f"the body is not valid {content_encoding}, as its content_encoding says: {exc}"
         ) from None
 
 
-# Names and aliases of kombu's ``kombu/compression.py``, where gzip is zlib data and no gzip file.
+# The names in kombu's ``kombu/compression.py``. Its "gzip" is zlib data, not the gzip file format.
 _COMPRESSIONS = {
     "application/x-gzip": "gzip",
     "gzip": "gzip",
@@ -109,7 +109,7 @@ _COMPRESSIONS = {
 
 def decompress(body: bytes, compression: Any, limit: int) -> bytes:
     """
-    Decompress *body* as its header ``compression`` says, to at most *limit* bytes.
+    Decompress *body* to at most *limit* bytes. *compression* is the header of the message.
 
     Raises:
         MalformedRequest: unknown compression, damaged data, or more than *limit* bytes.
@@ -124,18 +124,18 @@ def decompress(body: bytes, compression: Any, limit: int) -> bytes:
     if name == "gzip":
         inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # reads zlib data and gzip files
     else:
-        import bz2  # some builds of Python lack it, and few programs need it
+        import bz2  # some builds of Python lack bz2, and few programs need it
 
         inflater = bz2.BZ2Decompressor()
     try:
         plain: bytes = inflater.decompress(body, limit + 1)
     except (zlib.error, OSError) as exc:
-        raise MalformedRequest(f"the body is not the {name} that it claims to be: {exc}") from None
+        raise MalformedRequest(f"the body is not valid {name} data: {exc}") from None
     if len(plain) > limit:
         raise MalformedRequest(
-            f"the body is larger than {limit} bytes once decompressed: send less, or raise "
+            f"the decompressed body is larger than {limit} bytes: send less data, or raise "
             "MAX_MESSAGE_SIZE of the receiver"
         )
     if not inflater.eof:
-        raise MalformedRequest(f"the body is cut short: its {name} data has no end; send it again")
+        raise MalformedRequest(f"the body is incomplete: its {name} data has no end; send it again")
     return plain

@@ -1,9 +1,9 @@
 """
-Converts one value as its annotation says, for :mod:`aiorpc.wire.arguments`. Pure functions: nothing
+Converts one value to its annotated type, for :mod:`aiorpc.wire.arguments`. Pure functions: nothing
 here awaits or does I/O.
 
-msgspec converts. This module adds what msgspec lacks: kombu's old form of dates, pydantic models,
-and errors that name the place without showing the value.
+msgspec does most of the conversion. This module adds three features that msgspec lacks: kombu's old
+form of dates, pydantic models, and errors that name the place without showing the value.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["Converter", "Unfit", "Unsupported", "converter_of"]
 
 
 class Unsupported(Exception):
-    """An annotation that cannot be checked; the text says why."""
+    """msgspec does not support an annotation; the text says why."""
 
 
 def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
     """
-    Return what checks and converts one value; ``None`` if every value passes.
+    Return the converter for values of the type *expected*; ``None`` if every value passes.
 
     Raises:
-        Unsupported: msgspec cannot check *expected*.
+        Unsupported: msgspec does not support *expected*.
     """
     if expected is Any or expected is object:
         return None
@@ -56,7 +56,7 @@ def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
 
 
 def _parts(shape: shapes.Type) -> Iterator[shapes.Type]:
-    """Yield *shape* and all shapes in it, each once: a type may contain itself."""
+    """Yield *shape* and all shapes inside it, each once, because a type may contain itself."""
     left: list[Any] = [shape]
     seen: set[int] = set()
     while left:
@@ -73,17 +73,17 @@ def _parts(shape: shapes.Type) -> Iterator[shapes.Type]:
 
 
 class Unfit(Exception):
-    """A value does not fit its annotation. The text continues a sentence about its place."""
+    """A value does not fit its annotation. The text is the end of "argument 'x' ..."."""
 
 
 class Converter:
-    """Converts values of one annotation."""
+    """Converts values to the type of one annotation."""
 
     __slots__ = ("_expected", "_has_dates", "_shape", "_strict", "exact", "name")
 
     def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
         self.name = name
-        #: Values of exactly these types need no conversion. Most values have one of them.
+        #: Values of exactly these types need no conversion. Most values have such a type.
         self.exact = frozenset(_exact_types(shape))
         self._expected = expected
         self._shape = shape
@@ -92,10 +92,10 @@ class Converter:
 
     def convert(self, value: Any) -> Any:
         """
-        Return *value* as the annotation says.
+        Return *value*, converted to the annotated type.
 
         Raises:
-            Unfit: it does not fit.
+            Unfit: *value* does not fit the annotation.
         """
         try:
             try:
@@ -115,14 +115,14 @@ class Converter:
             self._expected,
             strict=self._strict,
             str_keys=True,
-            # The serializer made bytes already, so a str is not base64.
+            # The serializer has decoded bytes already, so a str never holds base64.
             builtin_types=(bytes, bytearray, memoryview),
             dec_hook=_convert_model,
         )
 
 
 def _exact_types(shape: shapes.Type) -> Iterator[type]:
-    """Yield the types whose values need no check."""
+    """Yield the types whose values need no conversion."""
     match shape:
         case shapes.Metadata():
             yield from _exact_types(shape.type)
@@ -133,7 +133,7 @@ def _exact_types(shape: shapes.Type) -> Iterator[type]:
             if isinstance(shape.cls, type) and shape.cls is not object:
                 yield shape.cls
         case _:
-            # A shape with constraints (`Meta(ge=1)`, `list[int]`) equals none of these.
+            # A shape with constraints (`Meta(ge=1)`, `list[int]`) does not equal a plain shape.
             yield from (kind for kind, plain in _PLAIN_SHAPES if shape == plain)
 
 
@@ -147,13 +147,13 @@ _PLAIN_SHAPES = tuple(
 
 
 def _convert_model(expected: Any, value: Any) -> Any:
-    """Convert a value of a type that msgspec does not know: a pydantic model, or ``object``."""
+    """Convert *value* to a type that msgspec does not know: a pydantic model, or ``object``."""
     if isinstance(value, expected):
         return value
     try:
         return expected.model_validate(value)
     except ValueError as exc:
-        # The text of pydantic shows the value.
+        # The text of pydantic's own error shows the value.
         raise ValueError(_model_faults(exc)) from None
 
 
@@ -169,9 +169,9 @@ def _model_faults(exc: ValueError) -> str:
 
 def _without_midnight(value: Any, shape: shapes.Type) -> Any:
     """
-    Return *value* with dates of kombu < 5.3, ``"2020-01-02T00:00:00"``, cut to the date.
+    Return *value* with each date of kombu < 5.3 (``"2020-01-02T00:00:00"``) cut to the date.
 
-    Only where the annotation says ``date``: such a text may also be an argument of type ``str``.
+    This function changes only values annotated as ``date``, because a ``str`` may look the same.
     """
     match shape:
         case shapes.DateType():
@@ -199,10 +199,10 @@ def _without_midnight(value: Any, shape: shapes.Type) -> Any:
     return value
 
 
-# Not compiled here: only errors need them, and compiling slows `import aiorpc`.
+# We do not compile these patterns here: only errors need them, and it would slow `import aiorpc`.
 _PATH = r" - at `(?P<place>[^`]*)`(?: in `(?P<container>[^`]*)`)?$"
 _MISMATCH = r"Expected `[^`]*`, got `[^`]*`$"
-# msgspec names the types of JSON; readers of Python code expect those of Python.
+# msgspec's messages use the type names of JSON; our readers expect the names of Python.
 _JSON_NAMES = r"`(object|array|null)`"
 _PYTHON_NAMES = {"object": "`dict`", "array": "`list`", "null": "`None`"}
 _SHOWN_VALUE = r"(?s:(Invalid (?:enum )?value) .*)"
@@ -211,8 +211,8 @@ _MODULES = r"(?<!['\"\w.<>])(?:[\w<>]+\.)+(?=\w)"
 
 def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
     """
-    Return msgspec's message in terms of Python: ``must be Order: items[2].price must be float, got
-    str``. It shows types and no values, because these may be large or secret.
+    Return msgspec's *message* with Python's type names: ``must be Order: items[2].price must be
+    float, got str``. The text shows only types, because values may be large or secret.
     """
     path = re.search(_PATH, message)
     if path:
@@ -230,14 +230,14 @@ def _misfit(message: str, value: Any, expected: Any, shape: shapes.Type) -> str:
 
 
 def _reason(message: str) -> str:
-    """Return what is wrong with a value, as a text that follows its place or its type."""
+    """Return the fault in msgspec's *message*, as a text that follows the value's place or type."""
     message = re.sub(_JSON_NAMES, lambda name: _PYTHON_NAMES[name[1]], message)
     message = re.sub(_SHOWN_VALUE, r"\1", message)
     if message.startswith("Expected "):
         return " must be " + message.removeprefix("Expected ").replace("`", "")
     if message.startswith(("Object ", "Invalid ")):
         return ": " + message[0].lower() + message[1:].replace("`", "'")
-    return ": " + message  # the text of a constructor or a model
+    return ": " + message  # the text comes from a constructor or a model
 
 
 def _place(path: re.Match[str]) -> str:
@@ -258,7 +258,7 @@ def _choices(shape: shapes.Type) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """Return an annotation as it is in the code, without modules."""
+    """Return *annotation* as the code writes it, without module names."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if isinstance(annotation, type) and not get_args(annotation):

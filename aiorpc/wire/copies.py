@@ -1,6 +1,6 @@
 """
-Reads how many attempts at a message failed, and makes its copies: to be sent again, or parked. Pure
-functions: nothing here awaits or does I/O. :mod:`aiorpc.entrypoints.attempts` has the rules.
+Reads the number of failed attempts from a message, and makes copies of the message to re-send or to
+park. Pure functions: nothing here awaits or does I/O. :mod:`aiorpc.entrypoints.attempts` uses them.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ __all__ = [
 
 
 def attempts_of(message: Message) -> int | None:
-    """Return how many attempts at *message* failed; ``None`` if nobody has counted them."""
+    """Return the number of failed attempts at *message*; ``None`` if nobody counted attempts."""
     attempts = message.headers.get(ATTEMPTS) if message.headers else None
     return attempts if type(attempts) is int and attempts >= 0 else None
 
 
 def was_resent(message: Message) -> bool:
-    """Return whether *message* was sent before, so that a service may have worked on it."""
+    """Return whether *message* was sent before. A service may have worked on it already."""
     return message.headers is not None and RESENT in message.headers
 
 
 def counted_by_broker(message: Message) -> bool:
-    """Return whether it comes from a quorum queue, which counts and limits attempts itself."""
+    """Return whether *message* comes from a quorum queue, which counts attempts itself."""
     return message.headers is not None and DELIVERY_COUNT in message.headers
 
 
 def copy_id_of(message: Message) -> str | None:
-    """Return the id of a copy; ``None`` for an original."""
+    """Return the id of a copy; ``None`` if *message* is an original."""
     copy = message.headers.get(COPY) if message.headers else None
     return copy if type(copy) is str else None
 
 
 def original_key_of(message: Message) -> str:
-    """Return the routing key that the original of a copy had."""
+    """Return the routing key of the original of *message*, if *message* is a copy."""
     return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
 
 
@@ -94,8 +94,8 @@ def counted(
     deadline: Deadline | None,
 ) -> Message:
     """
-    Return a copy of *message* to send again, with the number of failed *attempts*. *exchange* and
-    *routing_key* are those that *message* came by, if it is an original.
+    Return a copy of *message* to re-send, with the number of failed *attempts*. *exchange* and
+    *routing_key* are where *message* came from, if it is an original.
     """
     copy = _sent_on(message, exchange, routing_key)
     copy.headers = {**(copy.headers or EMPTY), RESENT: True, ATTEMPTS: attempts, COPY: copy_id}
@@ -105,7 +105,7 @@ def counted(
 
 
 def parked(message: Message, exchange: str, routing_key: str) -> Message:
-    """Return a copy of *message* to park: it never expires, and says where it came from."""
+    """Return a copy of *message* to park. The copy never expires; its headers name its origin."""
     copy = _sent_on(message, exchange, routing_key)
     copy.expiration = None
     copy.persistent = True
@@ -118,5 +118,5 @@ def _sent_on(message: Message, exchange: str, routing_key: str) -> Message:
     }
     kept.setdefault(ORIGINAL_EXCHANGE, exchange)
     kept.setdefault(ORIGINAL_ROUTING_KEY, routing_key)
-    # RabbitMQ refuses a user_id that is not ours (406).
+    # RabbitMQ refuses a user_id that is not the user of our connection (406).
     return msgspec.structs.replace(message, headers=kept, user_id=None)

@@ -3,9 +3,9 @@ Encodes and decodes the errors of replies. Pure functions: nothing here awaits o
 
 An error is ``{"exc_type", "exc_path", "exc_args", "value"}``, as in Nameko (nameko 2.14
 ``nameko/exceptions.py``: ``serialize``, ``deserialize``, ``safe_for_serialization``). aiorpc adds
-``"refusal": true`` if the host refused or ended the call, so the method did not raise the error.
-The caller then gets the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...). Nameko ignores
-this key.
+``"refusal": true`` if the host, and not the method, raised the error because it refused or ended
+the call. The caller then gets the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...).
+Nameko ignores this key.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _REFUSALS: Mapping[str, type[AioRpcError]] = {
     exc_type.__name__: exc_type
     for exc_type in (RpcTimeout, DeliveryUncertain, InProgress, Overloaded)
 }
-#: Levels of an error's arguments that are sent.
+#: The number of nested levels of an error's arguments that we send.
 _DEPTH = 20
-#: Items of an error's arguments that are sent, in all levels together.
+#: The number of items of an error's arguments that we send, in all levels together.
 _ITEMS = 1000
 
 
 def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any]:
     """
-    Return the ``error`` of a reply.
+    Return the value of ``error`` in a reply.
 
     Args:
-        exc: a RemoteError keeps the name that it had in the service that raised it.
+        exc: the error to send. A RemoteError keeps the class name of the original error.
         refusal: whether the host refused or ended the call.
     """
     if isinstance(exc, RemoteError):
@@ -70,8 +70,8 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
 
 def error_from_payload(payload: Any) -> Exception:
     """
-    Return the error to raise at the caller: an instance of the registered class, or else
-    :class:`RemoteError`, also if that class does not take the arguments.
+    Return the error to raise at the caller: an instance of the registered class. Return a
+    :class:`RemoteError` if no class is registered, or if the class does not accept the arguments.
     """
     if not isinstance(payload, Mapping):
         kind = type(payload).__name__
@@ -97,11 +97,11 @@ def error_from_payload(payload: Any) -> Exception:
 
 class _Safe:
     """
-    Nameko's ``safe_for_serialization``, with bounds.
+    Nameko's ``safe_for_serialization`` with limits on depth and items.
 
-    Strings, mappings and iterables keep their shape, everything else becomes ``str``. Depth and
-    items are limited because arguments may contain themselves, which Nameko's version does not
-    survive. A tree whose nodes link to their parents has too many paths to walk.
+    Strings, mappings and iterables keep their shape; other values become ``str``. The limits are
+    needed because an argument may contain itself, and then Nameko's function fails. A tree whose
+    nodes link to their parents has too many paths to walk.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class _Safe:
 
 
 def text_of(value: Any) -> str:
-    """Return ``str(value)``, or Nameko's text if ``__str__`` raises."""
+    """Return ``str(value)``, or the text that Nameko uses if ``__str__`` raises."""
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - a __str__ may raise anything

@@ -1,8 +1,8 @@
 """
-The headers of a message: from a call's context, and back. Pure functions and values; no I/O.
+Converts a call's context to message headers, and back. Pure functions and values; no I/O.
 
-Requests of one client differ in one header alone, the deadline. All other headers form a
-:class:`HeaderTemplate`, which is encoded, read and interpreted once (ADR 6 has the figures).
+The requests of one client differ in one header only: the deadline. The other headers form a
+:class:`HeaderTemplate`, which we encode and decode only once (ADR 6 has the figures).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def context_headers(context: Context) -> dict[str, Any]:
     except AttributeError:
         kinds = sorted({type(key).__name__ for key in context.data if not isinstance(key, str)})
         raise UnserializableValueError(
-            f"the context data has a key of type {', '.join(kinds)}: keys are names of headers, "
+            f"the context data has a key of type {', '.join(kinds)}: keys become names of headers, "
             "so write them as str"
         ) from None
-    headers.pop(DEADLINE, None)  # context data of this name must not pass for a deadline
+    headers.pop(DEADLINE, None)  # context data with this name must not look like a deadline
     if context.call_id_stack:
         headers[CALL_ID_STACK] = context.call_id_stack
     return headers
@@ -55,10 +55,10 @@ def context_headers(context: Context) -> dict[str, Any]:
 
 def context_of(headers: Mapping[str, Any]) -> Context:
     """
-    Return the call id stack and the context data that *headers* carry, without the deadline.
+    Return the call id stack and the context data in *headers*, without the deadline.
 
-    Every header is context data, as with Nameko (trap 22), except those of the broker and ours. A
-    stack that is not an array is ignored; Nameko fails on it.
+    As in Nameko (trap 22), every header is context data, except the headers of the broker and of
+    aiorpc. aiorpc ignores a call id stack that is not an array; Nameko raises an error.
     """
     stack: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
@@ -74,19 +74,19 @@ def context_of(headers: Mapping[str, Any]) -> Context:
                 continue
             if data is None:
                 data = {}
-            # A handler may change its context data, and the message may be sent again.
+            # A handler may change its context data, but the message may be sent again unchanged.
             data[name] = value[:] if type(value) is list else value
     return Context(stack, EMPTY if data is None else data)
 
 
 class Meaning(msgspec.Struct, frozen=True, gc=False):
     """
-    What the headers of a request say, except for the deadline.
+    The decoded headers of a request, without the deadline.
 
     Attributes:
-        stack, data: see :class:`aiorpc.context.Context`; *data* may be shared among requests.
-        resent: the request was sent before.
-        compressed: the body is compressed.
+        stack, data: see :class:`aiorpc.context.Context`; several requests may share *data*.
+        resent: whether the request was sent before.
+        compressed: whether the body is compressed.
     """
 
     stack: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ _NO_MEANING = Meaning()
 
 
 def read_headers(headers: Mapping[str, Any] | None) -> tuple[Meaning, int | None]:
-    """Return what *headers* of a request say, and the deadline in epoch milliseconds, if any."""
+    """Decode the *headers* of a request. Return also the deadline in epoch milliseconds, if any."""
     if type(headers) is FilledHeaders:
         return headers.template.meaning, headers.deadline
     if not headers:
@@ -115,13 +115,13 @@ def _meaning_of(headers: Mapping[str, Any]) -> Meaning:
 
 class HeaderTemplate(msgspec.Struct, eq=False):
     """
-    The headers that many requests share: all except the deadline.
+    The headers that many requests share: all headers except the deadline.
 
     Attributes:
-        fields: the shared headers, as AMQP delivers them. Nobody changes them.
-        meaning: what they say.
+        fields: the shared headers, as AMQP delivers them. Nobody may change them.
+        meaning: the decoded headers.
         encoded: the field table without the last eight bytes, which hold the deadline. The codec
-            fills it when it first writes the template.
+            sets this field when it first writes the template.
     """
 
     fields: Mapping[str, Any]
@@ -136,7 +136,7 @@ class _AbstractStruct(msgspec.StructMeta, ABCMeta):
 class FilledHeaders(
     Mapping[str, Any], msgspec.Struct, frozen=True, eq=False, gc=False, metaclass=_AbstractStruct
 ):
-    """The headers of one request: those of a template, and its own deadline. Read-only."""
+    """The headers of one request: the headers of a template and a deadline. Read-only."""
 
     template: HeaderTemplate
     deadline: int
@@ -151,26 +151,26 @@ class FilledHeaders(
         return len(self.template.fields) + 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a copy that can be changed."""
+        """Return a copy of the headers that the caller may change."""
         return {**self.template.fields, DEADLINE: self.deadline}
 
-    #: The serializers encode an object with this method as what it returns.
+    #: The serializers encode the dict that this method returns.
     __json__ = to_dict
 
     def __repr__(self) -> str:
         return repr(self.to_dict())
 
 
-#: Values of these types do not change, and AMQP delivers them as they were sent.
+#: Values of these types cannot change, and AMQP delivers them unchanged.
 _CONSTANT = frozenset({str, int, float, bool, bytes})
 _TEXT = frozenset({str})
 
 
 def template_of(headers: Mapping[str, Any]) -> HeaderTemplate | None:
     """
-    Return the template of requests with these *headers*, which have no deadline.
+    Return the template for requests with these *headers*, which contain no deadline.
 
-    ``None`` if somebody could change a value, for example a list: then each request needs a copy.
+    Return ``None`` if a value can change, for example a list: then each request needs a copy.
     """
     fields = {k: list(v) if type(v) is tuple else v for k, v in headers.items()}
     if all(type(v) in _CONSTANT or _is_stack(k, v) for k, v in fields.items()):
@@ -179,5 +179,5 @@ def template_of(headers: Mapping[str, Any]) -> HeaderTemplate | None:
 
 
 def _is_stack(name: str, value: Any) -> bool:
-    # Its readers take a tuple of it, so nobody changes the list.
+    # The code that reads the call id stack makes a tuple of the list, so nobody changes the list.
     return name == CALL_ID_STACK and type(value) is list and _TEXT.issuperset(map(type, value))

@@ -2,15 +2,15 @@
 JSON as kombu writes and reads it. Pure functions: nothing here awaits or does I/O.
 
 JSON has no datetime, date, time, Decimal, UUID or bytes. kombu >= 5.3 wraps them in an envelope,
-``{"__type__": "decimal", "__value__": "1.10"}``, and opens each object with exactly these two keys.
-kombu < 5.3 writes plain strings and opens nothing (``kombu/utils/json.py`` of 5.2.4, 5.3.0, 5.7.0).
-:func:`encode` writes envelopes, :func:`encode_plain` plain strings (``JSON_TYPES: plain``, for
-peers with an old kombu), :func:`decode` reads both.
+``{"__type__": "decimal", "__value__": "1.10"}``, and unwraps each object with exactly these keys.
+kombu < 5.3 writes plain strings and unwraps nothing (``kombu/utils/json.py``, 5.2.4, 5.3.0, 5.7.0).
+:func:`encode` writes envelopes. :func:`encode_plain` writes plain strings (``JSON_TYPES: plain``,
+for peers with an old kombu). :func:`decode` reads both.
 
-msgspec does the work where its output is kombu's. Up to 0.23 it asks no hook before it writes a
-datetime as a string (msgspec issues 336 and 766), and it writes NaN as null. So the encoder walks
-the value first. Plain data goes to msgspec, everything else to the standard library, whose
-``default`` hook writes envelopes. ADR 6 has the figure for this shortcut.
+msgspec encodes values where its output is the same as kombu's. msgspec up to 0.23 calls no hook for
+a datetime (msgspec issues 336 and 766), and it writes NaN as null. So the encoder walks the value
+first. It passes plain data to msgspec, and other values to the standard library, whose ``default``
+hook writes envelopes. ADR 6 has the figure for this shortcut.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def _bytes_envelope(value: bytes | bytearray | memoryview) -> dict[str, Any]:
 
 
 _Writers = Mapping[type, Callable[[Any], Any]]
-#: What kombu >= 5.3 writes for types that JSON does not have.
+#: Functions that write the types that JSON lacks, as kombu >= 5.3 does.
 _TYPED_WRITERS: _Writers = {
     datetime: lambda value: _envelope("datetime", value.isoformat()),
-    date: lambda value: _envelope("date", value.isoformat()),  # after datetime, its subclass
+    date: lambda value: _envelope("date", value.isoformat()),  # after its subclass datetime
     time: lambda value: _envelope("time", value.isoformat()),
     Decimal: lambda value: _envelope("decimal", str(value)),
     UUID: lambda value: _envelope("uuid", {"hex": value.hex}),
@@ -65,7 +65,7 @@ def _datetime_text(value: datetime) -> str:
     return text[:-6] + "Z" if text.endswith("+00:00") else text
 
 
-#: What kombu < 5.3 writes for them.
+#: Functions that write the types that JSON lacks, as kombu < 5.3 does.
 _PLAIN_WRITERS: _Writers = {
     datetime: _datetime_text,
     date: lambda value: f"{value.isoformat()}T00:00:00",
@@ -79,14 +79,14 @@ def _encoder(writers: _Writers) -> json.JSONEncoder:
     def default(value: Any) -> Any:
         write = writers.get(type(value))
         if write is None:
-            if (reducer := json_method(value)) is not None:  # kombu asks for this first
+            if (reducer := json_method(value)) is not None:  # first, as in kombu
                 return reducer()
-            write = fields_of  # an Enum's value, also if its members are Decimals
+            write = fields_of  # for an Enum: its value, even if its members are Decimals
             if not isinstance(value, Enum):
                 write = next((writers[kind] for kind in writers if isinstance(value, kind)), write)
         return write(value)
 
-    # A cycle ends in a RecursionError, and `explain` finds it then.
+    # A cycle raises a RecursionError, and `explain` then finds the cycle.
     return json.JSONEncoder(default=default, separators=(",", ":"), check_circular=False)
 
 
@@ -98,19 +98,19 @@ def encode(value: Any, encoder: json.JSONEncoder = _TYPED) -> bytes:
     """
     Return *value* as JSON, with the envelopes of kombu >= 5.3.
 
-    It takes plain data, datetime, date, time, Decimal, UUID and bytes. Dataclasses, msgspec Structs
-    and pydantic models go as their fields, Enums as their value. An object with a ``__json__()``
-    method goes as what that returns. Tuples become arrays. Keys that are numbers, booleans or None
-    become strings. NaN and infinities are written as kombu does, though strict JSON has none.
+    *value* may hold plain data, datetime, date, time, Decimal, UUID and bytes. Dataclasses, msgspec
+    Structs and pydantic models become objects of their fields; an Enum becomes its value. An object
+    with a ``__json__()`` method becomes the result of that method. Tuples become arrays. Keys that
+    are numbers, booleans or None become strings. NaN and infinities are written as in kombu.
 
     Raises:
-        UnserializableValueError: names the place in the value, its type and the remedy.
+        UnserializableValueError: the text names the place in the value, its type and the remedy.
     """
     try:
         if _is_plain(value, MAX_DEPTH - 2):
             return _encode_by_msgspec(value)
     except (ValueError, RecursionError):
-        pass  # a lone surrogate, or an int of thousands of digits: json writes it, or we explain
+        pass  # a lone surrogate, or an int of thousands of digits: try the standard library
     try:
         text = encoder.encode(value).encode("ascii")
     except Exception as exc:  # a __json__ method or a property may raise anything
@@ -120,12 +120,12 @@ def encode(value: Any, encoder: json.JSONEncoder = _TYPED) -> bytes:
     return text
 
 
-#: As :func:`encode`, in the JSON of kombu < 5.3: dates, Decimals and UUIDs as strings, no bytes.
+#: Like :func:`encode`, but as kombu < 5.3: dates, Decimals and UUIDs become strings; no bytes.
 encode_plain = partial(encode, encoder=_PLAIN)
 
 _encode_by_msgspec = msgspec.json.Encoder().encode
 
-#: Types that msgspec writes as kombu does. Not float: msgspec writes NaN as null.
+#: Types that msgspec writes as kombu does. Float is not here, because msgspec writes NaN as null.
 _LEAVES = frozenset({str, int, bool, type(None)})
 _TEXT = frozenset({str})
 
@@ -134,8 +134,8 @@ def _is_plain(value: Any, depth: int) -> bool:
     """
     Return whether msgspec writes *value* as kombu does: exact types, str keys, finite floats.
 
-    Every body goes through here. So a list of leaves costs one set operation and no call; such a
-    list may be one level deeper than *depth* calls. ``x * 0.0`` is 0.0 for finite floats only.
+    This function is fast, because it checks every body: a list of leaves costs one set operation.
+    Such a list may be one level deeper than *depth*. ``x * 0.0`` is 0.0 only for finite floats.
     """
     kind = type(value)
     if kind is dict:
@@ -162,14 +162,14 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 def decode(data: bytes) -> Any:
     """
-    Return the value of JSON *data* (UTF-8), with the envelopes of every kombu opened.
+    Return the value of JSON *data* (UTF-8). Unwrap the envelopes of all versions of kombu.
 
-    NaN, infinities and lone surrogates are read, as kombu reads them.
+    Like kombu, this function accepts NaN, infinities and lone surrogates.
 
     Raises:
-        MalformedRequest: not UTF-8, not JSON, an unknown ``__type__``, or nested too deep.
+        MalformedRequest: *data* is not UTF-8 or JSON, has an unknown ``__type__``, or is too deep.
     """
-    # A search for one byte is much faster than for several.
+    # A search for one byte is much faster than a search for several bytes.
     if (_UNDERSCORE in data and b'"__type__"' in data) or (
         _BACKSLASH in data and _ESCAPED_LETTER.search(data)
     ):
@@ -179,7 +179,7 @@ def decode(data: bytes) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode_any(
             data
-        )  # reads what kombu reads (NaN, 1e999, a lone surrogate), or explains
+        )  # accepts NaN, 1e999 and lone surrogates like kombu, or raises a readable error
     except RecursionError:
         raise _unreadable(_TOO_DEEP) from None
     if len(data) > 2 * MAX_DEPTH and _is_too_deep(data):
@@ -189,13 +189,13 @@ def decode(data: bytes) -> Any:
 
 _decode_by_msgspec = msgspec.json.Decoder().decode
 _UNDERSCORE, _BACKSLASH = b"_\\"
-# The key "\u005f_type__" is "__type__" too.
+# JSON may also write the key "__type__" as "\u005f_type__".
 _ESCAPED_LETTER = re.compile(rb"\\u00[567]")
-_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels; send it flatter"
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels; send a flatter value"
 
 
 def _unreadable(why: str) -> MalformedRequest:
-    return MalformedRequest(f"the body is not the JSON that it claims to be: {why}")
+    return MalformedRequest(f"the body cannot be read as JSON: {why}")
 
 
 def _decode_any(data: bytes) -> Any:
@@ -225,12 +225,12 @@ def _open_envelope(found: dict[str, Any]) -> Any:
         return opener(value)
     except (ValueError, TypeError, AttributeError, LookupError, DecimalException):
         raise _unreadable(
-            f"the __value__ of a {kind} is a {type(value).__name__} that is not a {kind}"
+            f"the __value__ of a {kind} is a {type(value).__name__} that is not a valid {kind}"
         ) from None
 
 
 def _open_uuid(value: Any) -> UUID:
-    # kombu 5.3.0 also sends "version", which the hex digits contain already.
+    # kombu 5.3.0 also sends "version"; the hex digits already contain the version.
     return UUID(value["hex"] if isinstance(value, Mapping) else value)
 
 
@@ -251,10 +251,10 @@ _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 def _is_too_deep(text: bytes) -> bool:
     """
-    Return whether JSON *text* is nested deeper than :data:`MAX_DEPTH`, at almost no cost.
+    Return whether JSON *text* is nested deeper than :data:`MAX_DEPTH`. The check is cheap.
 
-    Brackets inside strings can hide depth from the first look; the interpreter's recursion limit is
-    the bound then. They never make a text look deeper than it is.
+    Brackets inside strings can hide depth from this check; the interpreter's recursion limit then
+    stops the decoder. Such brackets never make a text look deeper than it is.
     """
     if not (_has_many(b"[", text) or _has_many(b"{", text)):
         return False
@@ -273,7 +273,7 @@ def _has_many(bracket: bytes, text: bytes) -> bool:
 def _nests_deeper(text: bytes) -> bool:
     brackets = text.translate(None, _ALL_BUT_BRACKETS)
     for _ in range(MAX_DEPTH):
-        rest = brackets.replace(b"[]", b"").replace(b"{}", b"")  # removes the innermost level
+        rest = brackets.replace(b"[]", b"").replace(b"{}", b"")  # without the innermost level
         if len(rest) == len(brackets):
             break
         brackets = rest

@@ -15,15 +15,15 @@ from ..exceptions import ConfigurationError
 
 __all__ = ["MAX_EXPIRATION", "Exchange", "Message", "Queue", "expiration_of"]
 
-#: Milliseconds, 49 days. RabbitMQ closes the channel for an ``expiration`` that is too large for
-#: it; no version refuses this one. A longer wait is bounded by the deadline alone.
+#: 49 days in milliseconds. RabbitMQ closes the channel if an ``expiration`` is too large; every
+#: version accepts this value. For a longer wait, only the deadline is a limit.
 MAX_EXPIRATION = (1 << 32) - 1
 
 
 class Exchange(msgspec.Struct, frozen=True):
     """
-    An exchange. The name ``""`` is the default exchange, which is never declared. The default type
-    is ``direct``, as in kombu.
+    An exchange. The name ``""`` is the default exchange, which aiorpc never declares. The default
+    type is ``direct``, as in kombu.
     """
 
     name: str = ""
@@ -31,7 +31,7 @@ class Exchange(msgspec.Struct, frozen=True):
     durable: bool = True
     auto_delete: bool = False
     arguments: Mapping[str, Any] = {}
-    #: The exchange must exist, of any type. It is not declared; queues are only bound to it.
+    #: Whether the exchange must exist already, with any type. aiorpc then does not declare it.
     passive: bool = False
 
     def __hash__(self) -> int:  # arguments cannot be hashed
@@ -40,7 +40,7 @@ class Exchange(msgspec.Struct, frozen=True):
 
 class Queue(msgspec.Struct, frozen=True):
     """
-    A queue and the binding that feeds it.
+    A queue and its binding to an exchange.
 
     RabbitMQ 4.3 refuses to declare a transient queue that is not exclusive.
     """
@@ -51,7 +51,7 @@ class Queue(msgspec.Struct, frozen=True):
     durable: bool = True
     exclusive: bool = False
     auto_delete: bool = False
-    #: Seconds without a consumer after which the broker deletes the queue (``x-expires``).
+    #: The broker deletes the queue after this many seconds without a consumer (``x-expires``).
     expires: float | None = None
     arguments: Mapping[str, Any] = {}
 
@@ -68,10 +68,10 @@ class Queue(msgspec.Struct, frozen=True):
 
 class Message(msgspec.Struct, kw_only=True, gc=False):
     """
-    A body and its AMQP properties; ``None`` leaves a property out of the frame.
+    A body and its AMQP properties. A property that is ``None`` is not sent.
 
-    ``expiration`` is in milliseconds, as on the wire. ``headers`` hold what an AMQP table can:
-    str, bytes, bool, int of 64 bits, float, Decimal, datetime, None, lists and dicts of these.
+    ``expiration`` is in milliseconds, as on the wire. ``headers`` may hold the types of an AMQP
+    table: str, bytes, bool, int of 64 bits, float, Decimal, datetime, None, lists and dicts.
     """
 
     body: bytes
@@ -91,5 +91,5 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
 
 
 def expiration_of(seconds: float) -> int:
-    """Return the ``expiration`` for *seconds* >= 0: milliseconds, rounded up, at least 1."""
+    """Convert *seconds* >= 0 to an ``expiration``: milliseconds, rounded up, at least 1."""
     return min(ceil(seconds * 1000) or 1, MAX_EXPIRATION)

@@ -1,7 +1,7 @@
 """
-Names on the wire: exchanges, queues and headers. Values and pure functions; no I/O.
+The names of exchanges, queues and headers. Values and pure functions; no I/O.
 
-All such names are made here. A name that Nameko has too is Nameko's.
+No other file makes such names. If Nameko has the same exchange, queue or header, we use its name.
 """
 
 from __future__ import annotations
@@ -41,76 +41,76 @@ __all__ = [
 
 PREFIX = "nameko."
 CALL_ID_STACK = "nameko.call_id_stack"
-#: Integer epoch milliseconds. The prefix lets a Nameko service pass it on: Nameko keeps each header
-#: as context data and sends it with its own calls.
+#: The deadline in epoch milliseconds, an integer. Because of the prefix, a Nameko service keeps
+#: this header as context data and sends it with its own calls.
 DEADLINE = "nameko.aiorpc_deadline"
 RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
-#: The size in bytes of a body that was too large to read. Transports add it; it is never sent.
+#: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
 #: The id of one copy of a message whose attempts are counted.
 COPY = "aiorpc-copy"
-#: Where a message came from before it was parked or sent to its queue again.
+#: The origin of a message that was parked or re-sent to its queue.
 ORIGINAL_EXCHANGE = "aiorpc-exchange"
 ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
-#: How often a quorum queue has delivered a message.
+#: The number of times that a quorum queue has delivered a message.
 DELIVERY_COUNT = "x-delivery-count"
-#: How often RabbitMQ 4 has handed a message of a quorum queue to a consumer.
+#: The number of times that RabbitMQ 4 handed a message of a quorum queue to a consumer.
 ACQUIRED_COUNT = "x-acquired-count"
-#: The broker also sends a message to the routing keys in these headers.
+#: Headers with further routing keys, to which the broker also routes the message.
 ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
-#: Headers of the broker, and of compression, which are never context data.
+#: Headers of the broker and of compression. They are never context data.
 BROKER_HEADERS = frozenset(
     {"x-death", DELIVERY_COUNT, ACQUIRED_COUNT, "x-received-from", "BCC", "CC", COMPRESSION}
 )
 OWN_PREFIX = "aiorpc-"
 
-#: Bytes of the name of a queue, an exchange or a key.
+#: The longest name of a queue, an exchange or a routing key, in bytes.
 LONGEST_NAME = 255
-#: Seconds without a consumer after which the broker deletes a reply queue; Nameko's value.
+#: The broker deletes a reply queue after this many seconds without a consumer; Nameko's value.
 REPLY_QUEUE_EXPIRES = 300.0
-#: Callers publish here which of their calls they cancel.
+#: Callers publish the ids of cancelled calls to this exchange.
 CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
-#: ``aiorpc ls`` asks here which services run.
+#: ``aiorpc ls`` publishes here to find the running services.
 DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
-#: Seconds for which a service remembers a cancelled call that has no deadline, or a later one.
+#: A service remembers a cancelled call for at most this many seconds.
 UNBOUNDED_CANCEL = 300.0
 
 
 def rpc_queue_name(service: str) -> str:
-    """Return the name of the queue of the requests to *service*."""
+    """Return the name of the queue for requests to *service*."""
     return f"rpc-{service}"
 
 
 def cancel_queue(owner: str) -> Queue:
-    """Return the queue from which one instance of a service learns of cancelled calls."""
+    """Return the queue on which one instance of a service receives cancellations."""
     return _transient(f"cancel-{owner}", CANCEL_EXCHANGE)
 
 
 def discovery_queue(owner: str) -> Queue:
-    """Return the queue from which one instance learns who asks for services."""
+    """Return the queue on which one instance of a service receives questions from ``aiorpc ls``."""
     return _transient(f"discovery-{owner}", DISCOVERY_EXCHANGE)
 
 
 def discovery_answers_queue() -> Queue:
-    """Return the queue of the answers to one question for services."""
+    """Return the queue on which one ``aiorpc ls`` receives its answers."""
     return _transient("discovery-answers", Exchange())
 
 
 def _transient(name: str, exchange: Exchange) -> Queue:
-    """Return a queue of one connection, which the broker deletes with that connection."""
+    """Return a queue that the broker deletes when its connection ends."""
     unique = f"aiorpc-{name}-{new_id()}"
     return Queue(unique, exchange, durable=False, exclusive=True, auto_delete=True)
 
 
 def parked_queue(queue: str) -> Queue:
-    """Return the queue of the messages of *queue* that failed for good."""
+    """Return the queue for parked messages: messages of *queue* that failed for good."""
     return Queue(f"{queue}.parked")
 
 
 def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:
-    """Return the exchange of the events of the service *source*."""
+    """Return the exchange for events of the service *source*."""
     return Exchange(f"{source}.events", "topic", auto_delete=auto_delete, passive=passive)
 
 
@@ -128,8 +128,8 @@ def event_queue(
 
     Args:
         listener: ``service.method``; ``None`` for a singleton handler.
-        instance: the instance of a broadcast handler, else ``None``.
-        reliable: whether events wait in the queue while no handler runs.
+        instance: the id of a broadcast handler's instance; ``None`` for other handlers.
+        reliable: whether the queue keeps events while no handler runs.
     """
     name = f"evt-{source}-{event}"
     if listener is not None:

@@ -1,6 +1,6 @@
 """
-Objects that are sent as their fields, and the reason why a value cannot be sent. Pure functions:
-nothing here awaits or does I/O, but a ``__json__`` method or a property of a value may.
+Converts objects to their fields, and explains why a value cannot be encoded. Nothing here awaits or
+does I/O, but a value's ``__json__`` method or property may do I/O.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import msgspec
 
 __all__ = ["MAX_DEPTH", "explain", "fields_of", "json_method"]
 
-#: Levels of lists and objects in a value that is sent or received.
+#: The largest number of nested levels in a value that we send or receive.
 MAX_DEPTH = 200
 
 
 def json_method(value: Any) -> Callable[[], Any] | None:
-    """Return the ``__json__`` method of *value*, if it has one. A class has no such method."""
+    """Return the ``__json__`` method of *value*, or ``None``; for a class always ``None``."""
     return None if isinstance(value, type) else getattr(value, "__json__", None)
 
 
 def fields_of(value: Any) -> Any:
     """
-    Return the value of an Enum, or the fields of a dataclass, Struct or pydantic model, one level
-    deep.
+    Return the value of an Enum, or the fields of a dataclass, Struct or pydantic model. The values
+    of the fields stay unconverted.
 
     Raises:
-        TypeError: it is none of these. The text says what to send instead.
+        TypeError: *value* has another type. The text says what to send instead.
     """
     kind = type(value)
     if isinstance(value, Enum):
         return value.value
-    # ORM objects may be dataclasses or models too, but reading their fields may query the database.
+    # An ORM object may be a dataclass or a model, but reading its fields may query the database.
     if not hasattr(kind, "__mapper__") and not isinstance(value, type):
         if isinstance(value, msgspec.Struct):
             return _struct_fields(value)
         if is_dataclass(value):
             return _present((field.name, getattr(value, field.name)) for field in fields(value))
         if (dump := getattr(kind, "model_dump", None)) is not None:
-            return dump(value, by_alias=True)  # the model that reads it expects the aliases
+            return dump(value, by_alias=True)  # the model at the other side expects aliases
     raise TypeError(_remedy(value))
 
 
 def _struct_fields(struct: msgspec.Struct) -> Any:
     """
-    Return what msgspec would write (renamed, tagged, or an array). ``msgspec.to_builtins`` would
-    also convert the values.
+    Return the fields of *struct* in msgspec's form (renamed, tagged, or an array). We do not use
+    ``msgspec.to_builtins``, because it also converts the values.
     """
     config = struct.__struct_config__
     values = [getattr(struct, name) for name in struct.__struct_fields__]
@@ -68,8 +68,8 @@ def _present(items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
 
 def explain(value: Any, reduce: Callable[[Any], Any], error: Exception) -> str:
     """
-    Return why *value* cannot be encoded: its first fault, or else the text of the encoder's
-    *error*. *reduce* is the encoder's hook for objects.
+    Return why *value* cannot be encoded: its first fault, or the text of the encoder's *error* if
+    we find no fault. *reduce* is the encoder's hook for objects.
     """
     try:
         fault = _first_fault(value, "", reduce, ())
@@ -78,7 +78,7 @@ def explain(value: Any, reduce: Callable[[Any], Any], error: Exception) -> str:
     if fault is not None:
         return f"cannot encode {fault}"
     if isinstance(error, RecursionError):
-        return f"cannot encode a value nested deeper than {MAX_DEPTH} levels: send it flatter"
+        return f"cannot encode a value nested deeper than {MAX_DEPTH} levels: send a flatter value"
     return f"cannot encode a {type(value).__name__}: {error}"
 
 
@@ -92,7 +92,7 @@ def _first_fault(
     if id(value) in parents:
         return f"{where}: it contains itself; send a copy without the cycle"
     if len(parents) > MAX_DEPTH:
-        return f"{path[:80]}...: it is nested deeper than {MAX_DEPTH} levels; send it flatter"
+        return f"{path[:80]}...: nested deeper than {MAX_DEPTH} levels; send a flatter value"
     parents = (*parents, id(value))
     if not isinstance(value, dict | list | tuple):
         try:
@@ -105,7 +105,7 @@ def _first_fault(
     for key, item in items:
         if key is not None and not isinstance(key, str | int | float):
             kind = type(key).__name__
-            return f"{where}: it has a {kind} for a key; keys are str, int, float, bool or None"
+            return f"{where}: a key is a {kind}; keys must be str, int, float, bool or None"
         place = _join(path, str(key) if isinstance(value, dict) else key)
         if fault := _first_fault(item, place, reduce, parents):
             return fault
@@ -123,17 +123,17 @@ def _join(path: str, place: Any) -> str:
 def _remedy(value: Any) -> str:
     kind = type(value)
     if isinstance(value, type):
-        return "it is a class; send its name, or an instance"
+        return "the value is a class; send its name, or an instance"
     if hasattr(kind, "__mapper__"):
         return "an ORM object needs a schema: name one with @returns(...) from aiorpc.sqlalchemy"
     if isawaitable(value):
-        return "it was not awaited; await it first"
+        return "the value was not awaited; await it first"
     if isinstance(value, bytes | bytearray | memoryview):
         return "JSON_TYPES: plain has no bytes; send text, for example base64"
     if isinstance(value, timedelta):
-        return "JSON has no durations; send its total_seconds()"
+        return "JSON has no durations; send the result of total_seconds()"
     if callable(getattr(value, "tolist", None)):
-        return "send its tolist()"
+        return "send the result of its tolist()"
     if isinstance(value, Iterator | set | frozenset | range) or hasattr(kind, "__iter__"):
         return "JSON has only lists; send list(...) of it (or dict(...), if it is a mapping)"
     return "send plain data, a dataclass or a Struct, or give the class a __json__() method"

@@ -1,10 +1,10 @@
 """
-Nameko's protocol as one configuration sets it; also events and plain messages. Pure: nothing here
-awaits or does I/O.
+Nameko's protocol with the settings of one configuration: requests, replies, events and plain
+messages. Pure functions: nothing here awaits or does I/O.
 
-Nameko and aiorpc services call one another, so everything on the wire is Nameko's (2.14.1 and 3.0,
-captured; the trap numbers in this folder are those of that capture). What aiorpc adds, Nameko
-ignores.
+Nameko and aiorpc services call one another, so aiorpc sends the same messages as Nameko. We
+captured the messages of Nameko 2.14.1 and 3.0; "trap" numbers in this folder refer to that capture.
+Nameko ignores the additions of aiorpc.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Wire"]
 
 
 class Payloads:
-    """The events and plain messages of one configuration."""
+    """Encodes and decodes the events and plain messages of one configuration."""
 
     def __init__(self, content: Content) -> None:
         self._content = content
@@ -37,11 +37,11 @@ class Payloads:
         self, payload: Any, context: Context, *, headers: Mapping[str, Any] | None = None
     ) -> Message:
         """
-        The message that brings *payload*. Call ids and context data travel with it, the deadline
-        does not.
+        Return a message with *payload*. It carries the call ids and the context data, but not the
+        deadline.
 
         Raises:
-            UnserializableValueError: the payload cannot be put on the wire.
+            UnserializableValueError: the payload cannot be encoded.
         """
         serializer = self._content.default
         fields = context_headers(context)
@@ -56,10 +56,10 @@ class Payloads:
 
     def decode(self, message: Message) -> tuple[Any, Context]:
         """
-        The payload in *message*, and the context it came with.
+        Return the payload of *message*, and the context that it carries.
 
         Raises:
-            MalformedRequest: the body cannot be read.
+            MalformedRequest: the body cannot be decoded.
         """
         headers = message.headers
         context = context_of(headers) if headers else NO_CONTEXT
@@ -72,13 +72,13 @@ class Payloads:
 
 class Wire(msgspec.Struct, frozen=True, eq=False):
     """
-    Encodes and decodes messages as one configuration sets it.
+    Encodes and decodes messages with the settings of one configuration.
 
     Attributes:
-        rpc_exchange: the exchange of requests and replies.
-        requests: from :class:`~aiorpc.Call` to message, and from message to arguments.
-        replies: from result or error to message, and back.
-        payloads: events and plain messages.
+        rpc_exchange: the exchange for requests and replies.
+        requests: converts a :class:`~aiorpc.Call` to a message, and a message to arguments.
+        replies: converts a result or an error to a message, and back.
+        payloads: encodes and decodes events and plain messages.
     """
 
     rpc_exchange: Exchange
@@ -89,7 +89,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
     @classmethod
     def of(cls, settings: Settings) -> Wire:
         """
-        The wire of *settings*.
+        Make the wire for *settings*.
 
         Raises:
             ConfigurationError: the settings name an unknown serializer.
@@ -103,15 +103,15 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         )
 
     def rpc_queue(self, service: str) -> Queue:
-        """The queue of the requests to *service*."""
+        """Return the queue for requests to *service*."""
         return Queue(rpc_queue_name(service), self.rpc_exchange, f"{service}.*")
 
     def reply_queue(self, owner: str, reply_to: str) -> Queue:
         """
-        The queue of the replies to *owner*.
+        Return the queue for replies to *owner*.
 
-        It is durable and neither exclusive nor auto-delete, so that replies wait while their caller
-        reconnects. The broker deletes it if the caller does not come back (trap 14).
+        The queue is durable, not exclusive and not auto-delete, so replies wait while the caller
+        reconnects. The broker deletes the queue if the caller does not reconnect (trap 14).
         """
         name = f"rpc.reply-{owner}-{reply_to}"
         return Queue(name, self.rpc_exchange, reply_to, expires=REPLY_QUEUE_EXPIRES)

@@ -1,9 +1,9 @@
 """
 Encodes and decodes replies. Pure functions: nothing here awaits or does I/O.
 
-A reply is ``{"result": ..., "error": null | {...}}`` in the serialization of its request. It is
-sent to the exchange of the requests, with the request's ``reply_to`` as its routing key (nameko
-2.14.1 and 3.0).
+A reply is ``{"result": ..., "error": null | {...}}``, encoded by the serializer of the request. The
+service sends it to the exchange of the request, with the routing key ``reply_to`` (nameko 2.14.1
+and 3.0).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Replies"]
 
 class Replies:
     """
-    The replies of one configuration.
+    Encodes and decodes the replies of one configuration.
 
     Args:
-        persistent: whether the broker keeps our replies on disk.
+        persistent: whether the broker stores our replies on disk.
     """
 
     def __init__(self, content: Content, *, persistent: bool = True) -> None:
@@ -33,22 +33,22 @@ class Replies:
         self._persistent = persistent
 
     def error(self, request: Message, error: BaseException, *, refusal: bool = False) -> Message:
-        """The reply to *request* that brings *error*; see :mod:`aiorpc.wire.errors`."""
+        """Return a reply to *request* with *error*; see :mod:`aiorpc.wire.errors`."""
         return self.result(request, None, error_payload(error, refusal=refusal))
 
     def result(
         self, request: Message, result: Any, error: Mapping[str, Any] | None = None
     ) -> Message:
         """
-        The reply to *request* that brings *result*, or the *error* in its form on the wire.
+        Return a reply to *request* with *result*, or with *error*, which is encoded already.
 
         Raises:
-            UnserializableValueError: the result cannot be put on the wire.
+            UnserializableValueError: the result cannot be encoded.
         """
         content = self._content
         try:
             serializer = content.serializers[request.content_type]
-        except MalformedRequest:  # the reply says so, in what its caller most likely reads
+        except MalformedRequest:  # the request's serializer is unknown here
             serializer = content.default
         return Message(
             body=serializer.encode({"result": result, "error": error}),
@@ -61,11 +61,11 @@ class Replies:
 
     def decode(self, message: Message) -> Any:
         """
-        The result that the reply *message* brings.
+        Return the result in the reply *message*.
 
         Raises:
-            MalformedReply: it is no answer of this protocol.
-            Exception: the error it brings; see :func:`aiorpc.wire.errors.error_from_payload`.
+            MalformedReply: *message* is not a reply of this protocol.
+            Exception: the error in the reply; see :func:`aiorpc.wire.errors.error_from_payload`.
         """
         try:
             body = self._content.decode(message)

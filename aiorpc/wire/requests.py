@@ -1,9 +1,9 @@
 """
-Encodes and decodes requests, and the messages that cancel them. Pure functions: nothing here awaits
-or does I/O; clocks are read for deadlines only.
+Encodes and decodes requests, and the messages that cancel requests. Pure functions: nothing here
+awaits or does I/O. Deadlines need the clock.
 
-A request is ``{"args": [...], "kwargs": {...}}``, sent to the exchange ``nameko-rpc`` with the
-routing key ``<service>.<method>`` (nameko 2.14.1 and 3.0).
+A request is ``{"args": [...], "kwargs": {...}}``. The caller sends it to the exchange
+``nameko-rpc`` with the routing key ``<service>.<method>`` (nameko 2.14.1 and 3.0).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["Request", "Requests", "decode_cancellation", "encode_cancellation"]
 
 class Request(msgspec.Struct, eq=False):
     """
-    A request as a service receives it. :meth:`Requests.read` fills in what its properties say.
+    A request that a service received. :meth:`Requests.read` sets all fields but ``message``.
 
     Attributes:
-        context: the call ids, the context data and the deadline that came with it.
-        late: why the request is too late to be run, or ``None``.
-        resent: whether its caller, or a service that counted it, sent it before.
-        compressed: whether its body is compressed.
+        context: the call ids, the context data and the deadline of the request.
+        late: why the request is too late to run; ``None`` if it is in time.
+        resent: whether the caller, or a service that counts attempts, sent the request before.
+        compressed: whether the body is compressed.
     """
 
     message: Message
@@ -52,10 +52,10 @@ R = TypeVar("R", bound=Request)
 
 class Requests:
     """
-    The requests of one configuration.
+    Encodes and decodes the requests of one configuration.
 
     Args:
-        clock_tolerance: seconds that the clocks of two hosts may differ.
+        clock_tolerance: seconds by which the clocks of two hosts may differ.
     """
 
     def __init__(self, content: Content, clock_tolerance: float) -> None:
@@ -75,19 +75,19 @@ class Requests:
         template: HeaderTemplate | None = None,
     ) -> Message:
         """
-        The message that makes *call*, with *headers* besides those of its context. *template* is
-        :func:`.headers.template_of` the context's headers, if the caller has it.
+        Return the request for *call*. *headers* are sent in addition to the headers of its context.
+        *template* is the context's :func:`.headers.template_of`, if the caller has made it already.
 
         Raises:
-            UnserializableValueError: an argument cannot be put on the wire.
-            RpcTimeout: the deadline of the call has passed already.
+            UnserializableValueError: an argument cannot be encoded.
+            RpcTimeout: the deadline of *call* has passed already.
         """
         serializer = self._content.default
         deadline, expiration, filled = call.context.deadline, None, None
         if deadline is not None:
             left = deadline.at - monotonic()
             if left <= 0:
-                raise RpcTimeout(f"{call} was not sent: the deadline it runs under has passed")
+                raise RpcTimeout(f"{call} was not sent: its deadline has passed already")
             expiration = expiration_of(left)
             moment = ceil((epoch() + left) * 1000)
             if template is None or headers:
@@ -106,7 +106,7 @@ class Requests:
         )
 
     def resend(self, message: Message, deadline: Deadline | None) -> Message | None:
-        """The request to send after a lost connection; ``None`` if *deadline* has passed."""
+        """Return the request to re-send on a new connection; ``None`` if *deadline* has passed."""
         expiration = None
         if deadline is not None:
             left = deadline.remaining()
@@ -119,7 +119,7 @@ class Requests:
     # At the service
 
     def read(self, request: R) -> R:
-        """Fill in what the properties of *request* say, and return it. Its body stays unread."""
+        """Decode the properties of *request* into its fields, and return it; not the body."""
         message = request.message
         meaning, sent_deadline = read_headers(message.headers)
         if meaning.resent:
@@ -129,7 +129,7 @@ class Requests:
         deadline = None
         if sent_deadline is not None or message.expiration is not None:
             deadline = self._deadline(request, sent_deadline, message.expiration)
-        data = dict(meaning.data) if meaning.data else EMPTY  # a template's is shared
+        data = dict(meaning.data) if meaning.data else EMPTY  # requests may share it
         request.context = Context(meaning.stack, data, deadline)
         return request
 
@@ -137,12 +137,12 @@ class Requests:
         self, request: Request, sent_deadline: int | None, expiration: int | None
     ) -> Deadline | None:
         """
-        The deadline of *request*; says so in the request if it has passed.
+        Return the deadline of *request*. If the deadline has passed, set ``late`` of the request.
 
-        Time left = min(header - now, expiration). The clocks of two hosts differ, so a header that
-        has passed proves nothing within the tolerance: then the expiration alone counts. A request
-        without an expiration came through a Nameko hop. Its past deadline may be an old one that
-        Nameko kept as context data, so it is ignored.
+        Time left = min(header - now, expiration). The clocks of two hosts differ, so we use only
+        the expiration if the header has passed by less than the tolerance. A request without an
+        expiration came from a Nameko service, which keeps the deadline of an earlier call as
+        context data. So we ignore a past deadline of such a request.
         """
         left = FAR if expiration is None else expiration / 1000
         if left <= 0:
@@ -158,7 +158,7 @@ class Requests:
             elif expiration is not None and by_clock < -self._clock_tolerance:
                 request.late = RpcTimeout(
                     f"the request arrived {-by_clock:.1f} s past its deadline by the clock of "
-                    f"{socket.gethostname()}, although the broker held it to be in time: the "
+                    f"{socket.gethostname()}, although the broker delivered it in time: the "
                     f"clocks of the two hosts differ by about {-by_clock:.0f} s or more; "
                     "synchronise them (NTP), or raise CLOCK_TOLERANCE"
                 )
@@ -166,11 +166,11 @@ class Requests:
 
     def arguments(self, request: Request) -> tuple[Sequence[Any], dict[str, Any]]:
         """
-        The positional and keyword arguments in the body of *request*.
+        Return the positional and keyword arguments in the body of *request*.
 
         Raises:
-            MalformedRequest: the body is no call, or its content type is not accepted here.
-            IncorrectSignature: `args` or `kwargs` has the wrong type (Nameko's answer).
+            MalformedRequest: the body is not a call, or this service rejects its content type.
+            IncorrectSignature: `args` or `kwargs` has the wrong type; Nameko answers the same.
         """
         body = self._content.decode(request.message, request.compressed)
         try:
@@ -182,7 +182,7 @@ class Requests:
                 f"the body is a {type(body).__name__}, not an object with `args` and `kwargs`"
             ) from None
         if type(args) is not list:
-            # Nameko takes any iterable: "ab" is two arguments. Some serializers keep tuples.
+            # Nameko accepts any iterable: "ab" is two arguments. Some serializers keep tuples.
             if not isinstance(args, (tuple, str, Mapping)):
                 raise IncorrectSignature(f"`args` must be an array, not {type(args).__name__}")
             args = list(args)
@@ -195,11 +195,11 @@ class Requests:
 
 def encode_cancellation(reply_to: str, correlation_id: str, left: float | None) -> Message:
     """
-    The message that cancels one call. Nameko never sees it: its exchange is ours alone.
+    Return the message that cancels one call. Nameko services do not use its exchange.
 
     Args:
-        reply_to, correlation_id: those of the request.
-        left: seconds until the deadline of the call; ``None`` if it has none.
+        reply_to, correlation_id: the properties of the request.
+        left: seconds until the deadline of the call; ``None`` if the call has no deadline.
     """
     lifetime = UNBOUNDED_CANCEL if left is None else min(left, UNBOUNDED_CANCEL)
     return Message(
@@ -211,10 +211,10 @@ def encode_cancellation(reply_to: str, correlation_id: str, left: float | None) 
 
 def decode_cancellation(message: Message) -> tuple[tuple[str, str], float]:
     """
-    The call's ``reply_to`` and ``correlation_id``, and the seconds until its deadline.
+    Return the call's ``reply_to`` and ``correlation_id``, and the seconds until its deadline.
 
     Raises:
-        MalformedRequest: *message* cancels no call.
+        MalformedRequest: *message* is not a cancellation.
     """
     match JSON.decode(message.body):
         case [str(reply_to), str(correlation_id), int(lifetime) | float(lifetime)]:

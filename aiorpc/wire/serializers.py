@@ -1,8 +1,8 @@
 """
-Serializers: values to bytes and back, and which of them a configuration uses. Pure functions;
-only :meth:`SerializerSet.of` imports modules, those that ``SERIALIZERS`` names.
+Serializers convert values to bytes and back; a configuration chooses the serializers. Pure
+functions; only :meth:`SerializerSet.of` imports modules, if ``SERIALIZERS`` names them.
 
-Names and content types are kombu's (``kombu/serialization.py``). There is no pickle.
+Names and content types are the same as kombu's (``kombu/serialization.py``). There is no pickle.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 
 class Serializer(msgspec.Struct, frozen=True):
     """
-    One format of bodies.
+    One format for message bodies.
 
     Attributes:
         content_encoding: a charset, or ``binary``.
-        encode: raises UnserializableValueError and nothing else.
-        decode: raises MalformedRequest and nothing else.
+        encode: raises only UnserializableValueError.
+        decode: raises only MalformedRequest.
     """
 
     name: str
@@ -59,13 +59,13 @@ def _guarded(
     encode: Callable[[Any], bytes],
     decode: Callable[[bytes], Any],
 ) -> Serializer:
-    """Return a serializer of functions that may raise anything."""
+    """Make a serializer from functions that may raise any exception."""
 
     def guarded_encode(value: Any) -> bytes:
         try:
             return encode(value)
         except Exception as exc:
-            # The error alone often does not say what it was about, for example an OverflowError.
+            # Some errors do not name the value's type, for example an OverflowError.
             kind = type(value).__name__
             raise UnserializableValueError(
                 f"cannot encode a {kind} as {name}: {_text(exc)}"
@@ -74,17 +74,15 @@ def _guarded(
     def guarded_decode(data: bytes) -> Any:
         try:
             return decode(data)
-        except Exception as exc:  # noqa: BLE001 - a body can make a parser raise anything
-            raise MalformedRequest(
-                f"the body is not the {name} that it claims to be: {_text(exc)}"
-            ) from None
+        except Exception as exc:  # noqa: BLE001 - a parser may raise any exception
+            raise MalformedRequest(f"the body cannot be read as {name}: {_text(exc)}") from None
 
     return Serializer(name, content_type, content_encoding, guarded_encode, guarded_decode)
 
 
 def _text(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
-        return "it is nested too deep"
+        return "the value is nested too deep"
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
@@ -93,13 +91,13 @@ PLAIN_JSON = Serializer("json", "application/json", "utf-8", json.encode_plain, 
 
 
 def _reduce(value: Any) -> Any:
-    """Return what represents *value* in a format without its type; TypeError says the remedy."""
+    """Convert *value* to types that the format has. A TypeError says what to send instead."""
     if isinstance(value, Enum):
         return value.value
     if (reducer := json_method(value)) is not None:
         return reducer()
     plain: Any
-    # Their subclasses are sent as these; a named tuple is an array.
+    # A value of a subclass is sent as its base type; a named tuple is sent as an array.
     for plain in (str, int, float, dict, list, tuple):
         if isinstance(value, plain):
             return plain(value)
@@ -118,11 +116,11 @@ MSGPACK = _guarded(
 
 
 def yaml() -> Serializer:
-    """Return safe YAML. PyYAML is imported here because few programs need it at run time."""
+    """Return a serializer for safe YAML. We import PyYAML here because few programs need it."""
     import yaml as pyyaml
 
     class Dumper(pyyaml.SafeDumper):
-        """Ours alone: a representer that is added to SafeDumper holds for the whole process."""
+        """A class of our own, because a representer of SafeDumper would affect all its users."""
 
     Dumper.add_multi_representer(
         object, lambda dumper, value: dumper.represent_data(_reduce(value))
@@ -132,7 +130,7 @@ def yaml() -> Serializer:
         text: str = pyyaml.dump(value, Dumper=Dumper)
         return text.encode("utf-8")
 
-    # The loader in Python, because the one in C does not guard its recursion.
+    # We use the loader in Python, because the loader in C does not limit its recursion.
     return _guarded("yaml", "application/x-yaml", "utf-8", encode, pyyaml.safe_load)
 
 
@@ -143,22 +141,22 @@ def _decode_raw(data: bytes) -> str | bytes:
         return data
 
 
-#: Payloads of events and plain messages that have no format: text if it is UTF-8, else bytes. They
-#: are only received.
+#: For events and plain messages without a format: a payload is a str if it is UTF-8, else bytes.
+#: aiorpc receives such messages and never sends them.
 RAW = Serializer("raw", "application/data", "binary", bytes, _decode_raw)
-# kombu never decodes these, whatever is accepted (``TRUSTED_CONTENT``). It treats a message without
-# a content type as "application/data".
+# kombu always accepts these content types and never decodes them (``TRUSTED_CONTENT``). It treats a
+# message without a content type as "application/data".
 _RAW_CONTENT_TYPES = frozenset({"", "application/data", "application/text"})
 
 
 class SerializerSet(dict[str | None, Serializer]):
     """
-    The serializers that a configuration accepts, by content type; *default* is the one to send
-    with.
+    The serializers that a configuration accepts, by content type. *default* encodes the messages
+    that we send.
 
-    A content type that is not a key is looked up again without its parameters (``;
-    charset=utf-8``) and case; one that ends in ``+json`` (RFC 6839) is ``application/json``.
-    MalformedRequest says which types are accepted.
+    A lookup ignores the case and the parameters (``; charset=utf-8``) of a content type, and reads
+    ``+json`` (RFC 6839) as ``application/json``. For an unknown type it raises MalformedRequest;
+    the text names the accepted types.
     """
 
     def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
@@ -181,11 +179,11 @@ class SerializerSet(dict[str | None, Serializer]):
     @classmethod
     def of(cls, settings: Settings) -> SerializerSet:
         """
-        Return the serializers that the settings ``serializer``, ``ACCEPT``, ``SERIALIZERS`` and
-        ``JSON_TYPES`` choose.
+        Return the serializers for *settings* (``serializer``, ``ACCEPT``, ``SERIALIZERS`` and
+        ``JSON_TYPES``).
 
         Raises:
-            ConfigurationError: an unknown serializer, pickle, or a path that cannot be imported.
+            ConfigurationError: an unknown serializer, pickle, or a path that Python cannot import.
         """
         custom = {name: _custom(name, each) for name, each in settings.serializers.items()}
         default = _find(settings.serializer, "serializer", custom, settings)
@@ -193,8 +191,8 @@ class SerializerSet(dict[str | None, Serializer]):
 
     def for_payload(self, content_type: str | None) -> Serializer:
         """
-        Return the serializer of an event or a plain message. Without a content type, or with one
-        that only says "data", the payload stays undecoded, as with Nameko.
+        Return the serializer for an event or a plain message. As in Nameko, a payload without a
+        content type, or with a type that only says "data", is not decoded.
         """
         if _bare(content_type) in _RAW_CONTENT_TYPES:
             return RAW
@@ -206,12 +204,12 @@ def _bare(content_type: str | None) -> str:
 
 
 def _find(name: str, key: str, custom: Mapping[str, Serializer], settings: Settings) -> Serializer:
-    """Return the serializer with that name or content type; *key* is the setting that names it."""
+    """Return the serializer with this *name* or content type. *key* is the setting's name."""
     if name in ("pickle", "application/x-python-serialize"):
         raise ConfigurationError(
-            f"{settings.source}: {key} names pickle, which aiorpc does not read or write: a peer "
-            "that can publish to the broker could run any code in this process. Set "
-            "`serializer: json` (and `ACCEPT: [json, pickle]` in Nameko services while they move)"
+            f"{settings.source}: {key} names pickle, which aiorpc does not support: with pickle, a "
+            "peer that can publish to the broker can run any code in this process. Set "
+            "`serializer: json` (and `ACCEPT: [json, pickle]` in Nameko services during migration)"
         )
     built_in: dict[str, Callable[[], Serializer]] = {
         "json": lambda: PLAIN_JSON if settings.json_types == "plain" else JSON,
@@ -227,13 +225,13 @@ def _find(name: str, key: str, custom: Mapping[str, Serializer], settings: Setti
             return serializer
     names = ", ".join(sorted({*built_in, *custom}))
     raise ConfigurationError(
-        f"{settings.source}: {key} names an unknown serializer {name!r}: there are {names}; others "
-        "are registered under SERIALIZERS"
+        f"{settings.source}: {key} names an unknown serializer {name!r}: use one of {names}, or "
+        "register it under SERIALIZERS"
     )
 
 
 def _custom(name: str, options: SerializerOptions) -> Serializer:
-    """Return one of ``SERIALIZERS``. If its encoding is a charset, it reads str, as with kombu."""
+    """Make a serializer of ``SERIALIZERS``. As in kombu, its decoder gets str unless binary."""
     encoder, decoder = (
         _imported(path, f"SERIALIZERS.{name}.{key}")
         for key, path in (("encoder", options.encoder), ("decoder", options.decoder))
@@ -243,7 +241,7 @@ def _custom(name: str, options: SerializerOptions) -> Serializer:
     if charset is not None and not is_charset(charset):
         raise ConfigurationError(
             f"SERIALIZERS.{name}.content_encoding is {charset!r}, which Python does not know: "
-            "name a charset such as utf-8, or binary"
+            "use a charset such as utf-8, or binary"
         )
 
     def encode(value: Any) -> bytes:
@@ -261,7 +259,7 @@ def is_charset(encoding: str) -> bool:
     try:
         codecs.lookup(encoding)
         "".encode(encoding)
-    except (LookupError, ValueError):  # a codec that is not a charset, such as hex; or a NUL
+    except (LookupError, ValueError):  # not a charset, for example hex or a NUL
         return False
     return True
 

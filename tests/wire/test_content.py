@@ -40,9 +40,9 @@ def test_bodies_that_kombu_compressed_are_decompressed(header, packed):
     assert decompress(packed, header, limit=1000) == b"x" * 1000
     with pytest.raises(MalformedRequest, match="larger than 999 bytes"):
         decompress(packed, header, limit=999)
-    with pytest.raises(MalformedRequest, match="cut short"):
+    with pytest.raises(MalformedRequest, match="is incomplete"):
         decompress(packed[:-1], header, limit=1000)
-    with pytest.raises(MalformedRequest, match="is not the"):
+    with pytest.raises(MalformedRequest, match="is not valid"):
         decompress(b"nonsense" + packed, header, limit=1000)
 
 
