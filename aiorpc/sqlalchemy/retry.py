@@ -1,8 +1,9 @@
 """
 nameko-sqlalchemy's ``transaction_retry``, awaited: runs a method again if its transaction failed.
 
-It retries a lost connection, and a transaction that the server ended in favour of another: a
-serialisation failure, a deadlock, a lock that was not free in time. It raises other errors at once.
+It retries a lost connection, a transaction that the server ended in favour of another (a
+serialisation failure, a deadlock, a lock that was not free in time), and a statement that a
+migration made outdated. It raises other errors at once.
 Awaits the database, and sleeps between attempts.
 """
 
@@ -57,6 +58,9 @@ _MYSQL_ERRORS = {
 #: ER_SP_DOES_NOT_EXIST. A deadlock in ``begin_nested()`` ends the whole transaction; the roll back
 #: to the savepoint then fails with this error.
 _NO_SAVEPOINT = 1305
+#: asyncpg's errors for a prepared statement or a type that was changed in the database. Its next
+#: transaction asks the server again.
+_OUTDATED = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}
 _SQLITE_ERRORS = ("database is locked", "database table is locked", "database schema is locked")
 
 
@@ -190,6 +194,8 @@ def is_transient(error: BaseException) -> bool:
     if error.connection_invalidated:
         return True
     original = error.orig
+    if original is not None and type(original.__cause__).__name__ in _OUTDATED:
+        return True
     if _code(original) == _NO_SAVEPOINT:
         return any(is_transient(earlier) for earlier in _what_led_to(error))
     sqlstate = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)

@@ -6,6 +6,7 @@ import asyncio
 import operator
 import sqlite3
 
+import asyncpg
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -284,6 +285,34 @@ async def test_a_serialisation_failure_is_retried(server_url: str) -> None:
         await asyncio.gather(*(proxy.count_up_serializable() for _ in range(3)))
         assert await proxy.sum() == 3
         assert Accounts.attempts > 3
+
+
+@pytest.mark.postgresql
+async def test_a_statement_that_a_migration_made_outdated_is_retried(postgresql_uri: str) -> None:
+    class Migrated:
+        name = "migrated"
+        db = Database(Base, engine_options={"pool_size": 1, "max_overflow": 0})
+
+        @rpc
+        async def migrate(self) -> None:
+            admin = await asyncpg.connect(postgresql_uri)
+            await admin.execute(f"ALTER TABLE {Author.__tablename__} ALTER born TYPE bigint")
+            await admin.close()
+
+        @rpc
+        async def once(self) -> list[int | None]:
+            async with self.db.get_session() as session:
+                return list(await session.scalars(select(Author.born)))
+
+        @rpc
+        @transaction_retry
+        async def retried(self) -> list[int | None]:
+            return list(await self.db.session.scalars(select(Author.born)))
+
+    async with running(Migrated, postgresql_uri) as (proxy, _):
+        assert await proxy.once() == []
+        await proxy.migrate()
+        assert await proxy.retried() == []
 
 
 async def test_the_session_is_rolled_back_before_a_retry(sqlite_url: str) -> None:

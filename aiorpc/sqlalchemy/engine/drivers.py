@@ -11,6 +11,7 @@ import contextlib
 import functools
 import sqlite3
 from collections.abc import Mapping
+from datetime import UTC, datetime, time
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -173,7 +174,16 @@ def _connection_class() -> Any:
             await super()._request_authentication()
 
         def escape(self, obj: Any) -> Any:
-            # aiomysql 0.3 calls a function that PyMySQL 1.2 removed.
-            return f"_binary X'{obj.hex()}'" if isinstance(obj, bytes) else super().escape(obj)
+            match obj:
+                case bytes():  # aiomysql 0.3 calls a function that PyMySQL 1.2 removed
+                    return f"_binary X'{obj.hex()}'"
+                case datetime() if obj.tzinfo is not None:  # PyMySQL drops the zone
+                    obj = obj.astimezone(UTC).replace(tzinfo=None)
+                case time() if obj.tzinfo is not None:
+                    raise ValueError(
+                        f"cannot write {obj.isoformat()}: a TIME of MariaDB or MySQL has no zone. "
+                        "Convert it, and take the zone away with replace(tzinfo=None)"
+                    )
+            return super().escape(obj)
 
     return MendedConnection
