@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -140,11 +141,18 @@ def connection_refusal(
     return None
 
 
+#: RabbitMQ's words (3.10 to 4.3) for what stays refused until an operator or a user acts. Other
+#: reasons may pass by themselves: a limit of connections is reached, a vhost is down.
+_FINAL_530 = re.compile(
+    r"NOT_ALLOWED - (vhost .* not found|access to vhost .* refused for user '[^']*')", re.DOTALL
+)
+
+
 def _is_vhost_refusal(error: BaseException, said: str) -> bool:
     # RabbitMQ answers connection.open by closing the connection with 530. aiormq's error only says
     # that it expected another answer.
     if said:
-        return said.startswith("NOT_ALLOWED") and "is down" not in said
+        return _FINAL_530.fullmatch(said) is not None
     return isinstance(error, aiormq.exceptions.InvalidFrameError) and (
         "Connection.OpenOk" in str(error) and "Connection.Close" in str(error)
     )

@@ -134,6 +134,8 @@ class Link:
         refused = connection_refusal(error.__cause__ or error, self.url, said)
         if refused is not None:
             raise refused from error
+        if said:  # aiormq's error does not quote the broker
+            raise ConnectionError(said) from error
 
     async def close(self) -> None:
         """Close the connection, or clean up a lost one. Bounded; idempotent."""

@@ -11,7 +11,7 @@ import aiormq
 import pytest
 
 from aiorpc.config import resolve
-from aiorpc.transports.amqp.errors import Refused, errors
+from aiorpc.transports.amqp.errors import Refused, connection_refusal, errors
 from aiorpc.transports.amqp.link import Link
 
 
@@ -79,6 +79,32 @@ async def test_a_cancelled_handshake_that_ends_with_an_error_is_cancelled(
     opening.cancel()
     await asyncio.wait([opening])
     assert opening.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("said", "final"),
+    [
+        ("NOT_ALLOWED - vhost shop not found", True),
+        ("NOT_ALLOWED - access to vhost 'shop' refused for user 'app'", True),
+        (
+            "NOT_ALLOWED - access to vhost 'shop' refused for user 'app': "
+            "connection limit (1) is reached",
+            False,
+        ),
+        ("NOT_ALLOWED - access to vhost 'shop' refused for user 'app': vhost is at limit", False),
+        (
+            "NOT_ALLOWED - connection refused for user 'app': user connection limit (1) is reached",
+            False,
+        ),
+        ("NOT_ALLOWED - connection refused: node connection limit (1) is reached", False),
+        ("NOT_ALLOWED - vhost 'shop' is down", False),
+        ("INTERNAL_ERROR - something else", False),
+    ],
+)
+def test_only_a_refusal_that_cannot_pass_by_itself_is_final(said: str, final: bool) -> None:
+    (url,) = resolve({"AMQP_URI": "amqp://app:secret@127.0.0.1/shop"}).broker_urls
+    error = aiormq.exceptions.InvalidFrameError("Expected Connection.OpenOk, got Connection.Close")
+    assert (connection_refusal(error, url, said) is not None) is final
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> None:
