@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
+#: Class and method of ``connection.tune``, as on the wire.
+_TUNE = b"\x00\x0a\x00\x1e"
+
 
 class Proxy:
     """
@@ -23,6 +26,7 @@ class Proxy:
         deaf: whether to hold back all bytes of the transport.
         drops: tells which frames of the broker to drop.
         reading: clear it to read nothing more from transports.
+        channel_max: the channels per connection that the broker seems to permit; 0: as it does.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,6 +40,7 @@ class Proxy:
         self.drops: Callable[[bytes], bool] = lambda frame: False
         self.reading = asyncio.Event()
         self.reading.set()
+        self.channel_max = 0
         self.connections = 0
         self._clients: set[asyncio.StreamWriter] = set()
         self._brokers: set[asyncio.StreamWriter] = set()
@@ -81,6 +86,8 @@ class Proxy:
             while True:
                 head = await reader.readexactly(7)
                 frame = head + await reader.readexactly(int.from_bytes(head[3:], "big") + 1)
+                if self.channel_max and frame[0] == 1 and frame[7:11] == _TUNE:
+                    frame = frame[:11] + self.channel_max.to_bytes(2, "big") + frame[13:]
                 if not self.muted and not self.drops(frame):
                     await self._pass_on(frame, client)
         client.close()

@@ -17,7 +17,7 @@ import aiormq.abc
 from yarl import URL
 
 from ...config import BrokerUrl, Settings, ssl_context, tls_server_hostname
-from .errors import connection_refusal, errors, quietly, reason
+from .errors import Refused, connection_refusal, errors, quietly, reason
 from .lane import Endpoint, Lane
 
 __all__ = [
@@ -36,6 +36,10 @@ CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
 #: Seconds to close a connection whose broker does not answer.
 _LOST_TIMEOUT = 0.2
+#: Channels per connection where the broker sets no limit: a channel number has 16 bits.
+_MOST_CHANNELS = 0xFFFF
+#: AMQP's reply code ``not-allowed``.
+_NOT_ALLOWED = 530
 #: Seconds to wait for the broker's answer to a method; a working queue answers much sooner.
 REPLY_TIMEOUT = 10.0
 
@@ -79,6 +83,7 @@ class Link:
         self._on_blocked = on_blocked
         self.congestion_changed = on_congested
         self._farewells: set[asyncio.Task[None]] = set()
+        self._passing: set[asyncio.Future[None]] = set()  # one for each passing channel
         #: Loop time at which the broker left a farewell unanswered, until it sends something.
         self._silent_since: float | None = None
         self._said = ""  # the broker's words when it closed the connection, if any arrived
@@ -170,10 +175,13 @@ class Link:
 
     # --- channels
 
-    async def channel(self) -> aiormq.Channel:
+    async def channel(self, passed: asyncio.Future[None] | None = None) -> aiormq.Channel:
         """
         Open a channel of aiormq. Channels of aio-pika (10.2) leave callbacks on their connection
         until it ends, and we open many short-lived channels.
+
+        Args:
+            passed: will be done when the channel has closed again, if it closes soon.
 
         Raises:
             Refused, ConnectionError: the channel cannot be opened.
@@ -181,21 +189,52 @@ class Link:
         """
         with quietly(), errors():
             async with asyncio.timeout(REPLY_TIMEOUT):
-                channel = await self._amqp.channel(publisher_confirms=False)
+                number = await self._free_channel_number()
+                if passed is not None:
+                    self._passing.add(passed)
+                channel = await self._amqp.channel(number, publisher_confirms=False)
         assert isinstance(channel, aiormq.Channel)
         return channel
+
+    async def _free_channel_number(self) -> int:
+        """
+        Return a number that is not in use, at most the broker's ``channel_max``. aiormq (7.2)
+        ignores that limit, and RabbitMQ closes the connection for a larger number.
+        """
+        channels = self._amqp.channels
+        limit = self._amqp.connection_tune.channel_max or _MOST_CHANNELS
+        while not self.lost.done():
+            number = max(channels, default=0) + 1
+            if number > limit:
+                number = next((each for each in range(1, limit + 1) if each not in channels), 0)
+            if number:
+                return number
+            ending: set[asyncio.Future[Any]] = {*self._passing, *self._farewells}
+            if not ending:
+                raise Refused(
+                    _NOT_ALLOWED,
+                    f"all {limit} channels that the broker permits per connection (channel_max) "
+                    "are open",
+                )
+            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        raise ConnectionError("the connection was closed")
 
     @asynccontextmanager
     async def passing_channel(self) -> AsyncGenerator[aiormq.Channel]:
         """Open a channel for the block, whose errors may close it."""
-        channel = await self.channel()
+        passed: asyncio.Future[None] = self.lane.loop.create_future()
         try:
-            with quietly(), errors():
-                async with asyncio.timeout(REPLY_TIMEOUT):
-                    yield channel
+            channel = await self.channel(passed)
+            try:
+                with quietly(), errors():
+                    async with asyncio.timeout(REPLY_TIMEOUT):
+                        yield channel
+            finally:
+                if not channel.is_closed:
+                    await self.farewell(channel.close)
         finally:
-            if not channel.is_closed:
-                await self.farewell(channel.close)
+            self._passing.discard(passed)
+            passed.set_result(None)
 
     @property
     def answers(self) -> bool:

@@ -213,5 +213,7 @@ def misdeclared(what: str, refused: Refused) -> ConfigurationError:
         403: "the user lacks the permission to configure it, or its name is reserved",
         404: "the exchange or queue that it refers to does not exist",
         405: "it is exclusive to another connection",
+        530: "the connection needs one more channel than the broker permits: raise channel_max in "
+        "the broker's configuration, or host fewer handlers in one process",
     }.get(refused.code, "the broker refuses it")
     return ConfigurationError(f"{what}: {advice} ({refused})")

@@ -181,3 +181,33 @@ async def test_a_host_whose_name_is_none_is_trouble_that_is_told() -> None:
     with pytest.raises(ConnectionLost, match="label"):
         await transport.start(0.2)
     await transport.aclose()
+
+
+async def test_more_channels_than_the_broker_permits_are_a_configuration_error(
+    bench: Bench,
+) -> None:
+    async with proxied(bench.config["AMQP_URI"]) as proxy:
+        proxy.channel_max = 4  # the broker cuts a connection that opens more
+        async with connected({**bench.config, "AMQP_URI": proxy.url}) as transport:
+            first, second, third = (bench.queue() for _ in range(3))
+            inbox = Inbox()
+            subscription = await transport.subscribe(first, inbox)
+            await transport.subscribe(second, inbox)
+            await transport.inspect(first.name, PATIENCE)
+            with pytest.raises(ConfigurationError, match=r"all 4 channels.*channel_max") as error:
+                await transport.subscribe(third, inbox)
+            assert third.name in str(error.value)
+            await subscription.cancel()
+            # Channels that close soon are waited for.
+            declared = [bench.queue() for _ in range(8)]
+            await asyncio.gather(*(transport.declare(queues=[queue]) for queue in declared))
+            subscription = await transport.subscribe(first, inbox)
+            # The channels that are open keep working; a number that was released serves again.
+            await transport.publish(to(first, mandatory=True), PATIENCE)
+            assert await inbox.bodies(1) == [b"x"]
+            await subscription.cancel()
+            await eventually(lambda: len(transport.supervisor.link.attached) == 2)
+            await transport.subscribe(third, inbox)
+            await transport.publish(to(third, mandatory=True), PATIENCE)
+            assert await inbox.bodies(1) == [b"x"]
+            assert transport.supervisor.reconnects == 0
