@@ -1,8 +1,8 @@
 """
-Makes calls over a transport: any number in flight, from any number of tasks of one event loop.
+Makes calls over a transport: any number at a time, from any number of tasks of one event loop.
 
-``new_call`` gives a call its context and deadline; a ``handler`` sends it through the middleware,
-and ``pending`` brings the answer. May import transports and wire.
+``new_call`` gives a call its context and deadline, a ``handler`` sends the call through the
+middleware, and ``PendingCalls`` receives the answer. May import transports and wire.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["Client"]
 
 class Client:
     """
-    Makes calls over *transport*, which somebody else opens and closes. Enter it to take replies;
-    calls that are pending when it is left fail with ``ConnectionLost``.
+    Makes calls over *transport*; the client does not open or close the transport. ``open`` starts
+    to receive replies. ``close`` fails the pending calls with ``ConnectionLost``.
 
     Args:
-        owner: is part of the reply queue's name: a service's name, or what calls from outside.
+        owner: the service's or program's name; it is part of the reply queue's name.
         timeout: default seconds to wait for an answer; ``None`` for no limit.
-        context: the context of calls that are made outside any worker.
+        context: the context of calls that a program makes outside any worker.
         middleware: wraps each call; the first is the outermost.
     """
 
@@ -76,23 +76,23 @@ class Client:
         await self.close()
 
     async def open(self) -> None:
-        """Take replies. Waits for a connection."""
+        """Start to receive replies. Waits for a connection."""
         self._loop = asyncio.get_running_loop()
         await self.transport.declare([CANCEL_EXCHANGE])
         await self._pending.open()
 
     async def close(self) -> None:
-        """Fail what is pending, and delete the reply queue. Bounded; idempotent."""
+        """Fail the pending calls, and delete the reply queue. Bounded; idempotent."""
         self._closed = True
         await self._pending.close()
 
     @property
     def in_flight(self) -> int:
-        """How many calls wait for an answer."""
+        """The number of calls that wait for an answer."""
         return len(self._pending)
 
     def route(self, service: str, method: str, options: CallOptions = DEFAULTS) -> Route:
-        """What all calls of that method with these *options* have in common."""
+        """Compute the values that all calls of *method* with these *options* share."""
         return Route(
             service=service,
             method=method,
@@ -104,7 +104,7 @@ class Client:
         )
 
     def new_call(self, route: Route, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """A call under its deadline, as the child of the worker that runs now, if one does."""
+        """Make a call with its deadline. If a worker runs now, the call inherits its context."""
         context = current.get()
         if context is NO_CONTEXT:
             context = self._context
@@ -116,8 +116,8 @@ class Client:
 
     def handler(self, route: Route) -> Handler:
         """
-        What sends a call of *route* through the middleware, and waits for its answer. Cancelling
-        that cancels the call. ``MethodProxy.__call__`` lists what it raises.
+        Return a function that sends a call through the middleware and waits for the answer. If the
+        waiting task is cancelled, the call is cancelled. ``MethodProxy.__call__`` lists the errors.
         """
         return compose(self._middleware, partial(self._call, route))
 
@@ -139,7 +139,7 @@ class Client:
         """
         Send *call* now. Return the future of its answer, and the function that cancels the call.
 
-        Middleware and ``fail_fast`` have to be awaited first, so they get a task.
+        With middleware or ``fail_fast``, a task awaits these first and then sends the call.
 
         Raises:
             UnserializableValueError, RpcTimeout, ConnectionLost: the call was not sent.
@@ -202,7 +202,7 @@ class Client:
         )
 
     def _cancel(self, pending: Pending) -> None:
-        """Retract the request of *pending*, or announce to its host that it was cancelled."""
+        """Retract the request of *pending*. If it was sent already, send a cancellation."""
         if not self._pending.remove(pending):
             return
         pending.future.cancel()

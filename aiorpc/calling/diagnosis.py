@@ -1,8 +1,8 @@
 """
-Says why a call gets no answer: the texts of ``RpcTimeout``, ``UnknownService`` and
+Finds out why a call gets no answer, and makes the texts of ``RpcTimeout``, ``UnknownService`` and
 ``ServiceUnavailable``.
 
-It asks the broker for the state of the service's queue, each time within a bound.
+It asks the broker for the state of the service's queue, and waits a bounded time for the answer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..wire.names import LONGEST_NAME, rpc_queue_name
 
 __all__ = ["Diagnosis", "timed_out"]
 
-#: Seconds that the explanation of a timeout may take.
+#: The longest time, in seconds, to find out the reason of a timeout.
 LOOK = 0.04
-#: Seconds during which ``fail_fast`` trusts that a queue has consumers.
+#: For this many seconds, ``fail_fast`` does not ask again whether a queue has consumers.
 LOOK_HOLDS = 1.0
 
 
@@ -27,11 +27,11 @@ class Diagnosis:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        #: ``time.monotonic()`` at which a queue had consumers, by its name.
+        #: By queue name: the ``time.monotonic()`` at which the queue had consumers.
         self._consumed_at: dict[str, float] = {}
 
     async def why_no_answer(self, call: Call) -> str:
-        """The reason why *call* has no answer at its deadline. Takes at most ``LOOK`` seconds."""
+        """Return why *call* has no answer at its deadline. Takes at most ``LOOK`` seconds."""
         transport, queue = self._transport, rpc_queue_name(call.service)
         if transport.state is State.BLOCKED:
             return f"{transport.url} blocks publishing (a memory or disk alarm of the broker)"
@@ -53,15 +53,15 @@ class Diagnosis:
 
     async def require_consumers(self, call: Call) -> None:
         """
-        Return if somebody consumes the queue of *call*, or if the broker does not say.
+        Check that the queue of *call* has a consumer. Return also if the broker does not answer.
 
         Raises:
             UnknownService: the queue does not exist.
-            ServiceUnavailable: it has no consumers.
+            ServiceUnavailable: the queue has no consumers.
         """
         queue, now = rpc_queue_name(call.service), monotonic()
         if len(queue.encode()) > LONGEST_NAME:
-            return  # the broker cannot be asked; sending the request raises what is wrong
+            return  # we cannot ask the broker; sending the request raises the right error
         consumed_at = self._consumed_at.get(queue)
         if consumed_at is not None and now - consumed_at <= LOOK_HOLDS:
             return
@@ -81,7 +81,7 @@ class Diagnosis:
         )
 
     def unknown_service(self, call: Call) -> UnknownService:
-        """The error for a request that reached no queue."""
+        """Make the error for a request that reached no queue."""
         if "." in call.method:
             hint = "a method's name cannot have a dot on this wire"
         else:
@@ -94,8 +94,8 @@ class Diagnosis:
 
 
 def timed_out(call: Call, sent_at: float, why: str) -> RpcTimeout:
-    """The error for a *call* sent at ``time.monotonic()`` *sent_at* whose deadline has passed."""
+    """Make the error for a *call* that was sent at ``time.monotonic()`` *sent_at* and timed out."""
     deadline = call.context.deadline
     seconds = (deadline.at if deadline else monotonic()) - sent_at
-    # A call is sent a moment after its deadline was set. Rounded, 0.4996 s are the 0.5 s asked for.
+    # We send a call shortly after we set its deadline. Rounding turns 0.4996 s into 0.5 s again.
     return RpcTimeout(f"{call} gave no answer within {round(seconds, 2):g} s: {why}")

@@ -1,6 +1,6 @@
 """
-How a call is made: what its caller chooses, and what follows for all calls of one method.
-Values only; nothing here awaits.
+The options of a call, and the values that all calls of one method share. Values only; nothing here
+awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Options(TypedDict, total=False):
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How one call is made. ``UNSET`` means the client's default.
+    The options of a call. ``UNSET`` means the client's default.
 
     Attributes:
         timeout: seconds that the caller waits for the answer; ``None`` for no limit.
         headers: further AMQP headers, sent unchanged.
-        context_data: added to the context data that the call inherits; its values win.
+        context_data: replaces or extends the context data that the call inherits.
         persistent: whether the request survives a restart of the broker.
-        confirm: whether the broker confirms the request. An unconfirmed request is not re-sent.
-        resend: whether a request is re-sent when the connection broke before the confirm came.
+        confirm: whether the broker confirms the request. With ``False`` the client never re-sends.
+        resend: whether the client re-sends a request if the connection is lost before the confirm.
             With ``False`` the call fails with ``ConnectionLost`` instead.
-        fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
+        fail_fast: raise ``ServiceUnavailable`` at once if the service's queue has no consumers.
     """
 
     timeout: float | None | msgspec.UnsetType = UNSET
@@ -58,10 +58,10 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def replaced(self, changes: Options) -> CallOptions:
         """
-        A copy with *changes*; those that are ``UNSET`` are ignored.
+        Return a copy with *changes*. A change to ``UNSET`` has no effect.
 
         Raises:
-            TypeError: there is no such option.
+            TypeError: *changes* names an option that does not exist.
             ValueError: the timeout is neither a number of seconds nor ``None``.
         """
         given = {name: value for name, value in changes.items() if value is not UNSET}
@@ -73,7 +73,7 @@ def checked_timeout(timeout: float | None) -> float | None:
     Return *timeout* unchanged.
 
     Raises:
-        ValueError: it is neither a number of seconds nor ``None``.
+        ValueError: *timeout* is neither a number of seconds nor ``None``.
     """
     if timeout is None or (type(timeout) in (int, float) and timeout == timeout):
         return timeout
@@ -87,13 +87,13 @@ DEFAULTS = CallOptions()
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """What all calls of one method with the same options have in common, computed once."""
+    """Values that all calls of one method with the same options share. Computed once."""
 
     service: str
     method: str
     routing_key: str
     options: CallOptions
-    #: Seconds, or ``None`` for no limit.
+    #: Seconds to wait for the answer; ``None`` for no limit.
     timeout: float | None
     persistent: bool
     confirm: bool

@@ -1,9 +1,9 @@
 """
-The calls of one client that wait for an answer, and the queue that the answers come to.
+The calls of one client that wait for an answer, and the reply queue of that client.
 
-A call leaves the pending table in exactly one of these ways: its reply came, the broker returned or
-refused its request, its deadline passed, its caller cancelled it, or the connection was lost.
-Declares and consumes the reply queue through the transport; sends nothing.
+A call stops waiting for exactly one of these reasons: the reply came, the broker returned or
+refused the request, the deadline passed, the caller cancelled the call, or the connection was lost.
+This file declares and consumes the reply queue through the transport; it sends nothing.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ log = logging.getLogger("aiorpc.client")
 
 
 class Pending(Outgoing, eq=False, kw_only=True):
-    """A call in flight: its request on the way out, and the future of its answer."""
+    """A call that waits for an answer: its request, and the future of its answer."""
 
     calls: PendingCalls
     call: Call
     correlation_id: str
     future: asyncio.Future[Any]
-    #: ``time.monotonic()`` at which it was sent.
+    #: The ``time.monotonic()`` at which the client sent the request.
     sent_at: float
-    #: Whether the request may be re-sent after the connection broke.
+    #: Whether the client may re-send the request after a lost connection.
     resend: bool
-    #: Where its deadline is kept, until it passes.
+    #: The bucket of the timers that holds the deadline of the call.
     deadlines: Bucket = msgspec.field(default_factory=dict)
-    #: Whether its deadline has passed. The diagnosis then runs.
+    #: Whether the deadline has passed. The diagnosis then runs.
     late: bool = False
     #: The error that arrived while we diagnosed the timeout.
     error: Exception | None = None
 
     def expired(self) -> None:
-        """Called by the timers: its deadline has passed."""
+        """The timers call this when the deadline has passed."""
         self.calls.expired(self)
 
     def conclude(self, error: AioRpcError | None) -> None:
-        """Called by the transport: the request was confirmed, or failed with *error*."""
+        """The transport calls this when the request is confirmed, or has failed with *error*."""
         if error is not None:
             self.calls.undelivered(self, error)
 
     def once_more(self) -> Message | None:
-        """Called by the transport: the request to re-send; ``None`` if nobody waits for it."""
+        """The transport calls this for the request to re-send; ``None`` if no caller waits."""
         if not self.resend or self not in self.calls:
             return None
         return self.calls.wire.requests.resend(self.message, self.call.context.deadline)
 
     def retracted(self) -> None:
-        """Called by the transport: the request is not to be re-sent."""
+        """The transport calls this when it will not re-send the request."""
         self.resend = False
 
 
@@ -72,7 +72,7 @@ class PendingCalls:
     The pending calls of a client, by correlation id.
 
     Args:
-        owner: is part of the reply queue's name.
+        owner: part of the reply queue's name.
     """
 
     def __init__(self, transport: Transport, wire: Wire, diagnosis: Diagnosis, owner: str) -> None:
@@ -94,14 +94,14 @@ class PendingCalls:
             self._on_reply,
             keep=True,
             gone=self._on_queue_gone,
-            # After a cut without a FIN the broker still has the dead consumer, and would give it
-            # half of the replies. The newest consumer gets them first.
+            # After a network cut without a FIN, the broker would still send half of the replies to
+            # the dead consumer. With a higher priority, the new consumer gets all replies.
             arguments=lambda reconnects: {"x-priority": reconnects},
         )
         self._transport.returns.expect(self.reply_to, self._on_returned)
 
     async def close(self) -> None:
-        """Fail what is pending, and delete the reply queue. Bounded; idempotent."""
+        """Fail the pending calls, and delete the reply queue. Bounded; idempotent."""
         self._fail_all("the client was closed before the answer came")
         for task in self._diagnosing:
             task.cancel()
@@ -119,13 +119,13 @@ class PendingCalls:
         return pending.correlation_id in self._pending
 
     def add(self, pending: Pending) -> None:
-        """Wait for the answer to *pending*, until its deadline."""
+        """Start to wait for the answer to *pending*, until its deadline."""
         self._pending[pending.correlation_id] = pending
         if pending.expires_at is not None:
             pending.deadlines = self._timers.add(pending.expires_at, pending)
 
     def remove(self, pending: Pending) -> bool:
-        """Wait no more for the answer to *pending*. Return whether it was waited for."""
+        """Stop waiting for the answer to *pending*. Return whether *pending* was in the table."""
         pending.deadlines.pop(pending, None)
         return self._pending.pop(pending.correlation_id, None) is not None
 
@@ -143,12 +143,12 @@ class PendingCalls:
     def _on_reply(self, message: Message) -> None:
         pending = self._pending.get(message.correlation_id or "")
         if pending is None:
-            # Its call timed out, was cancelled, or was answered before.
+            # The call timed out, was cancelled, or was answered before.
             log.debug("ignored a reply to a call that is not pending: %s", message.correlation_id)
             return
         try:
             result = self.wire.replies.decode(message)
-        except Exception as exc:  # noqa: BLE001 - the remote error, of whatever class
+        except Exception as exc:  # noqa: BLE001 - the remote error may have any class
             self._on_error(pending, exc)
             return
         del self._pending[pending.correlation_id]
@@ -158,19 +158,19 @@ class PendingCalls:
 
     def _on_error(self, pending: Pending, error: Exception) -> None:
         if pending.late:
-            # Most likely the service's own timeout. Our diagnosis goes on with this error as its
-            # cause, so that the caller's error does not depend on which of the two is faster.
+            # The error is most likely the service's own timeout. We keep it as the cause of our
+            # RpcTimeout, so the caller gets the same error if the service answers later.
             pending.error = error
-        elif isinstance(error, RpcTimeout):  # the host's; the method's own is a RemoteError
+        elif isinstance(error, RpcTimeout):  # the method's own would be a RemoteError
             self._fail(pending, timed_out(pending.call, pending.sent_at, str(error)))
         else:
             self._fail(pending, error)
 
     def _on_queue_gone(self) -> None:
         self._fail_all(
-            "the reply queue was gone when the connection came back (it expires 300 s after its "
-            "consumer left, and a broker without persistent storage loses it), so the answer "
-            "cannot come any more; the method may have run"
+            "the reply queue did not exist any more after the reconnect (the broker deletes it "
+            "after 300 s without a consumer, and loses it without persistent storage), so the "
+            "answer cannot arrive any more; the method may have run"
         )
 
     # Requests that failed
@@ -181,7 +181,7 @@ class PendingCalls:
             self.undelivered(pending, error)
 
     def undelivered(self, pending: Pending, error: AioRpcError) -> None:
-        """The request did not reach a queue, or nobody knows whether it did."""
+        """Fail *pending*: its request did not reach a queue, or the client cannot know."""
         if pending not in self:
             return
         call = pending.call
@@ -197,11 +197,11 @@ class PendingCalls:
     # Deadlines
 
     def expired(self, pending: Pending) -> None:
-        """The deadline of *pending* has passed: fail it, and say why."""
+        """Fail *pending*, whose deadline has passed, after a diagnosis of the reason."""
         if pending.future.done():
             self.remove(pending)
             return
-        # The diagnosis takes a moment. A result that comes meanwhile is still an answer.
+        # The diagnosis takes up to 40 ms. A result that arrives in this time is still accepted.
         pending.late = True
         task = self._loop.create_task(self._diagnose(pending))
         self._diagnosing.add(task)

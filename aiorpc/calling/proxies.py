@@ -1,9 +1,9 @@
 """
-What a caller holds: a cluster, a service in it, a method of that service, the reply to a call.
-Awaits the client, and does no I/O of its own.
+The objects of a caller: a cluster, a service, a method, and the reply to a call. This file awaits
+the client and does no other I/O.
 
-Every name on a service is a method, so a service proxy has no public attributes of its own. Names
-that clash with Python's or ours are items: ``cluster["typed"]["with_options"]``.
+Every name on a service proxy is a remote method, so the proxy has no other public attributes. For a
+name that is also an attribute of Python or aiorpc, use an item: ``cluster["typed"]["method"]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .options import DEFAULTS, CallOptions, Options
 
 __all__ = ["ClusterProxy", "MethodProxy", "Names", "RpcReply", "ServiceProxy"]
 
-#: The most names that a proxy keeps. In a gateway, names come from outside.
+#: A proxy keeps at most this many names. In a gateway, clients choose the names.
 MOST_NAMES = 1000
 
 T = TypeVar("T")
@@ -28,10 +28,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 class RpcReply(Generic[T_co]):
     """
-    The answer to a call that was sent. Await it, or its ``result()``, as often as you like and from
-    as many tasks as you like: each gets the result, or has the error raised.
+    The answer to a call that was sent. Any number of tasks may await the reply, or its
+    ``result()``, any number of times. Each task gets the result or the error.
 
-    Cancelling a task that awaits it does not cancel the call; ``cancel()`` does.
+    Cancelling a task that awaits the reply does not cancel the call; ``cancel()`` does.
     """
 
     __slots__ = ("_cancel", "_convert", "_future")
@@ -45,14 +45,14 @@ class RpcReply(Generic[T_co]):
         self._future = future
         self._cancel = cancel
         self._convert = convert
-        # Nobody has to await a reply, so asyncio must not warn of an error that nobody retrieved.
+        # A caller may ignore a reply, so asyncio must not warn about an error in the future.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def result(self) -> T_co:
-        """Wait for the result. Raises what calling the method raises."""
+        """Wait for the result. Raises the same errors as a call of the method."""
         future = self._future
         if not future.done():
-            await asyncio.wait((future,))  # cancelled here, it leaves the future alone
+            await asyncio.wait((future,))  # a cancelled wait() does not cancel the future
         value = future.result()
         return value if self._convert is None else self._convert(value)  # type: ignore[no-any-return]
 
@@ -72,7 +72,7 @@ class RpcReply(Generic[T_co]):
 
 
 class MethodProxy:
-    """A remote method. Await a call of it, or send it by ``call_async`` and await the reply."""
+    """A remote method. Await ``method(...)``, or send a call by ``method.call_async(...)``."""
 
     __slots__ = ("_client", "_convert", "_handle", "_route")
 
@@ -91,35 +91,36 @@ class MethodProxy:
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """
-        Call the method and wait for its answer. Cancelling this cancels the call.
+        Call the method and wait for its answer. If the waiting task is cancelled, aiorpc cancels
+        the call.
 
         Raises:
             RpcTimeout: no answer came within the timeout; the text says why.
-            UnknownService: no queue takes calls of that service.
-            ServiceUnavailable: nobody consumes that queue (asked for with ``fail_fast=True``).
-            Overloaded: the broker refused the request, because that queue is full.
-            ConnectionLost: the broker went away, and the answer cannot come any more.
-            UnserializableValueError: an argument cannot be sent.
+            UnknownService: the broker has no queue for this service.
+            ServiceUnavailable: the service's queue has no consumers (only with ``fail_fast=True``).
+            Overloaded: the broker refused the request, because the service's queue is full.
+            ConnectionLost: the connection was lost, and the answer cannot arrive any more.
+            UnserializableValueError: an argument cannot be encoded.
             MethodNotFound, IncorrectSignature, BadArguments: the service refused the call.
             DeliveryUncertain: an at-most-once method may have run already.
-            MalformedReply: the answer is not one, or does not fit the declared return type.
-            RemoteError: the method raised. An error whose class is registered with
-                ``deserialize_to_instance`` is raised itself.
+            MalformedReply: the reply is malformed, or does not fit the declared return type.
+            RemoteError: the method raised. Classes that are registered with
+                ``deserialize_to_instance`` are raised themselves.
         """
         result = await self._handle(self._client.new_call(self._route, args, kwargs))
         return result if self._convert is None else self._convert(result)
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
         """
-        Send the call now, and return the reply to wait for. With middleware or ``fail_fast`` the
-        call is sent when these have run.
+        Send the call now, and return its reply. With middleware or ``fail_fast``, a task runs these
+        first and then sends the call.
         """
         client, route = self._client, self._route
         future, cancel = client.call_async(client.new_call(route, args, kwargs), route)
         return RpcReply(future, cancel, self._convert)
 
     def with_options(self, **options: Unpack[Options]) -> MethodProxy:
-        """The same method with other options; see :class:`aiorpc.calling.options.CallOptions`."""
+        """Return the method with other options (:class:`aiorpc.calling.options.CallOptions`)."""
         route = self._route
         changed = route.options.replaced(options)
         return MethodProxy(self._client, route.service, route.method, changed, self._convert)
@@ -129,9 +130,9 @@ class MethodProxy:
 
 
 class Names(Generic[T]):
-    """Attributes and items that are made when they are first asked for, and kept."""
+    """Makes an attribute or item at its first use, and keeps it."""
 
-    # What was made is kept in __dict__, so Python finds it there and does not ask __getattr__.
+    # Python looks into __dict__ before it calls __getattr__, so a kept name costs no call.
     __slots__ = ("__dict__", "_make")
 
     def __init__(self, make: Callable[[str], T]) -> None:
@@ -150,7 +151,7 @@ class Names(Generic[T]):
         made = kept.get(name)
         if made is None:
             made = self._make(name)
-            # Kept in __dict__, such a name would hide an attribute of ours.
+            # In __dict__, such a name would hide an attribute of this class.
             hides = name.startswith("_") or hasattr(type(self), name)
             if not hides and len(kept) < MOST_NAMES:
                 kept[name] = made
@@ -158,7 +159,7 @@ class Names(Generic[T]):
 
 
 class ServiceProxy(Names[MethodProxy]):
-    """A remote service: each attribute, and each item, is one of its methods."""
+    """A remote service. Each attribute and each item is a method of the service."""
 
     __slots__ = ("_client", "_service")
 
@@ -184,7 +185,7 @@ class ServiceProxy(Names[MethodProxy]):
 
 class ClusterProxy(Names[ServiceProxy]):
     """
-    All services of a broker: each attribute but ``typed``, and each item, is a service.
+    All services of a broker. Each attribute except ``typed``, and each item, is a service.
 
     ``cluster.service_x``, ``cluster["service-x"]``, ``cluster.typed(ServiceX)``.
     """
@@ -203,8 +204,8 @@ class ClusterProxy(Names[ServiceProxy]):
 
     def typed(self, service: Any, name: str | None = None, /) -> Any:
         """
-        A service proxy whose calls mypy and pyright check. *service* is the service's class, or a
-        Protocol together with the service's *name*. Results come back as the annotated type.
+        Return a service proxy whose calls mypy and pyright check. *service* is the service's class,
+        or a Protocol; a Protocol needs the service's *name*. Results have the annotated type.
         """
         return ServiceProxy(
             self._client, name or service_name_of(service), self._options, interface=service

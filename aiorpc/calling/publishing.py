@@ -17,16 +17,16 @@ from ..wire.protocol import Wire
 
 __all__ = ["CONNECT_TIMEOUT", "Events", "seconds_to_publish"]
 
-#: Seconds to wait for the broker, at the start or to declare, where calls have no timeout.
+#: Seconds to wait for a connection or a declaration, if calls have no timeout.
 CONNECT_TIMEOUT = 30.0
 
 
 def seconds_to_publish(context: Context, settings: Settings) -> float | None:
     """
-    Seconds to wait for a confirm; ``None`` for no limit.
+    Return the seconds to wait for a confirm; ``None`` for no limit.
 
-    A message does not end with the call that sends it: a method that cleans up after its deadline
-    still has CLEANUP_TIMEOUT.
+    The limit is the call's deadline, but at least CLEANUP_TIMEOUT, because a method may publish
+    while it cleans up after its deadline.
     """
     if context.deadline is None:
         return settings.rpc_timeout
@@ -34,18 +34,18 @@ def seconds_to_publish(context: Context, settings: Settings) -> float | None:
 
 
 class Events:
-    """Dispatches events in the name of services, and declares the exchanges of these."""
+    """Dispatches events in the name of services, and declares the services' exchanges."""
 
     def __init__(self, transport: Transport, wire: Wire, settings: Settings) -> None:
         self._transport = transport
         self._wire = wire
         self._settings = settings
-        #: The exchanges that are declared already, by service.
+        #: The exchanges that this object has declared, by service name.
         self._exchanges: dict[str, Exchange] = {}
         self._declaring = asyncio.Lock()
 
     async def declare(self, service: str) -> Exchange:
-        """Declare the exchange for the events of *service*. Waits for a connection."""
+        """Declare the exchange for events of *service*. Waits for a connection."""
         settings = self._settings
         async with self._declaring:
             exchange = self._exchanges.get(service)
@@ -67,13 +67,13 @@ class Events:
         mandatory: bool = False,
     ) -> None:
         """
-        Send an event of *service*; return when the broker has confirmed it.
+        Send an event of *service*. Return when the broker has confirmed the event.
 
         Raises:
-            ConnectionLost: the broker did not confirm it in time.
-            Unroutable: it was *mandatory*, and nobody handles it.
-            Overloaded: the queue of a handler is full, and refused it.
-            UnserializableValueError: the payload cannot be put on the wire.
+            ConnectionLost: the broker did not confirm the event in time.
+            Unroutable: the event was *mandatory*, and no service handles it.
+            Overloaded: the broker refused the event, because the queue of a handler is full.
+            UnserializableValueError: the payload cannot be encoded.
         """
         message = self._wire.payloads.encode(payload, context)
         exchange = self._exchanges.get(service) or await self._declare_in_time(service)
@@ -87,8 +87,8 @@ class Events:
         try:
             await self._transport.publish(event, seconds_to_publish(context, self._settings))
         except Unroutable:
-            # An exchange with auto_delete is deleted with its last handler, so a missing one
-            # means that nobody handles the event.
+            # The broker deletes an auto_delete exchange after its last handler. So a missing
+            # exchange means that no service handles the event.
             if mandatory or not exchange.auto_delete:
                 raise
 

@@ -1,6 +1,6 @@
 """
-Calls services and dispatches events from outside any service: web applications, bots, scripts.
-Each proxy opens and closes a connection of its own.
+Calls services and dispatches events from programs that are not services: web applications, bots,
+scripts. Each proxy opens and closes its own connection.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | Non
 
 
 class _Standalone(Generic[P]):
-    """A connection, a client on it, and the proxy that its user calls."""
+    """A connection, a client that uses this connection, and a proxy for the user."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class _Standalone(Generic[P]):
 
     async def start(self) -> P:
         """
-        Connect, and return the proxy to call. Where ``async with`` does not fit (a FastAPI
-        lifespan, a bot), call ``start`` and ``aclose``.
+        Connect, and return the proxy to call. Use ``start`` and ``aclose`` where ``async with``
+        does not fit, for example in a bot.
 
         Raises:
-            ConnectionLost: the broker was not there within the timeout (30 s without one).
+            ConnectionLost: no broker answered within the timeout (30 s if there is no timeout).
             ConfigurationError: the broker refuses the user, the password or the vhost.
         """
         if self._transport is not None:
@@ -82,17 +82,17 @@ class _Standalone(Generic[P]):
                 await client.open()
         except BaseException as error:
             await self.aclose()
-            self._transport = None  # it may be started again
+            self._transport = None  # the user may start this proxy again
             if isinstance(error, TimeoutError) and until.expired():
                 raise ConnectionLost(
                     f"no queue for replies on {transport.url} within {bound:g} s: the broker "
-                    "accepted the connection, and then did not answer in time"
+                    "accepted the connection, but did not declare the queue in time"
                 ) from None
             raise
         return self._proxy(client)
 
     async def aclose(self) -> None:
-        """Fail the calls that still wait, and disconnect. Bounded; idempotent."""
+        """Fail the pending calls, and disconnect. Bounded; idempotent."""
         client, self._client = self._client, None
         transport = self._transport
         try:
@@ -116,16 +116,16 @@ class ClusterRpcProxy(_Standalone[ClusterProxy]):
         async with ClusterRpcProxy("amqp://guest:guest@localhost/", timeout=3) as cluster:
             await cluster.service_x.remote_method("hello")
 
-    It is one connection and one reply queue, for any number of calls in flight and any number of
-    tasks of its event loop. Make one per process and keep it.
+    A proxy has one connection and one reply queue, for any number of simultaneous calls from any
+    number of tasks of its event loop. Make one proxy per process, and keep it.
 
     Args:
-        config: a URL, a mapping as in Nameko (``{"AMQP_URI": ...}``), a path of a YAML file, or
+        config: a URL, a mapping as in Nameko (``{"AMQP_URI": ...}``), the path of a YAML file, or
             Settings.
-        timeout: seconds that a call may take, where it has no timeout of its own; ``None`` for no
-            limit. The default is ``RPC_TIMEOUT`` of the configuration, which is 30.
-        context_data: sent with every call.
-        middleware: wraps every call; the first is the outermost.
+        timeout: seconds that a call may take, if the call sets no timeout; ``None`` for no limit.
+            The default is ``RPC_TIMEOUT`` of the configuration (30 if not set).
+        context_data: context data that the proxy sends with every call.
+        middleware: functions that wrap every call; the first is the outermost.
     """
 
     def _proxy(self, client: Client) -> ClusterProxy:
@@ -134,8 +134,8 @@ class ClusterRpcProxy(_Standalone[ClusterProxy]):
 
 class ServiceRpcProxy(_Standalone[ServiceProxy]):
     """
-    Calls one service: ``async with ServiceRpcProxy("service_x", url) as x: await x.f()``. Its other
-    arguments are those of :class:`ClusterRpcProxy`.
+    Calls one service: ``async with ServiceRpcProxy("service_x", url) as x: await x.f()``. The other
+    arguments are the same as for :class:`ClusterRpcProxy`.
     """
 
     def __init__(self, service: str, config: Config = None, **options: Any) -> None:
@@ -162,14 +162,14 @@ async def event_dispatcher(
         async with event_dispatcher(url) as dispatch:
             await dispatch("service_x", "something_happened", {"id": 1})
 
-    An event that nobody handles is discarded, as in Nameko. The exchange is declared first, so an
-    event of a service that never ran is no error (in Nameko it is one).
+    As in Nameko, the broker discards an event that no service handles. ``dispatch`` declares the
+    exchange first, so an event of a service that never ran is not an error (in Nameko it is).
 
     Raises:
-        ConnectionLost: the broker was not there, or did not confirm an event, within RPC_TIMEOUT.
+        ConnectionLost: no broker answered, or confirmed an event, within RPC_TIMEOUT.
         ConfigurationError: the broker refuses the user, the password or the vhost.
-        Overloaded: the queue of a handler is full, and refused an event.
-        UnserializableValueError: a payload cannot be put on the wire.
+        Overloaded: the broker refused an event, because the queue of a handler is full.
+        UnserializableValueError: a payload cannot be encoded.
     """
     settings = resolve(config)
     transport = open_transport(settings, name="standalone_event_dispatcher")

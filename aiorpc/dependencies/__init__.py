@@ -1,4 +1,4 @@
 """
-What a service gets for each call. Files here stand on ``extensions`` and ``calling``, and do not
-import one another.
+The dependency providers of aiorpc. Files here import ``extensions`` and ``calling``, but not one
+another.
 """

@@ -1,6 +1,6 @@
 """
-``Config`` and ``ContextData`` give a service its configuration and the context data of its call.
-They stand on ``extensions``.
+``Config`` gives a service its configuration, and ``ContextData`` the context data of its call. This
+file imports ``extensions``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Config", "ContextData"]
 
 
 class Config(DependencyProvider[Mapping[str, Any]]):
-    """The configuration as the user wrote it, by key: ``self.config["MY_KEY"]``."""
+    """The configuration, as the user wrote it, by key: ``self.config["MY_KEY"]``."""
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
@@ -30,8 +30,8 @@ class ContextData(DependencyProvider[Any]):
     """
     One value of the context data that came with the call.
 
-    ``language = ContextData("language")`` gives ``self.language``, which is ``None`` where the
-    caller sent no such value. Without a key it gives a dict of all values.
+    ``language = ContextData("language")`` sets ``self.language``, which is ``None`` if the caller
+    sent no such value. ``ContextData()`` sets a dict of all values.
     """
 
     def __init__(self, key: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``EventDispatcher`` sends the events of a service. Stands on ``extensions`` and ``calling``."""
+"""``EventDispatcher`` sends the events of a service. Imports ``extensions`` and ``calling``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
     """
     Sends events of the service: ``await self.dispatch("something_happened", {"id": 1})``.
 
-    An event carries the context data and the call ids of the call that runs. ``dispatch`` returns
-    when the broker has confirmed the event. An event that nobody handles is discarded, unless
-    ``mandatory``.
+    An event carries the context data and the call ids of the running call. ``dispatch`` returns
+    when the broker has confirmed the event. The broker discards an event that no service handles;
+    with ``mandatory=True``, ``dispatch`` raises Unroutable instead.
 
     Raises:
-        ConnectionLost: the broker did not confirm it within the call's deadline. A call that has
+        ConnectionLost: the broker did not confirm the event before the call's deadline. A call with
             less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
-        Unroutable: it was mandatory, and nobody handles it.
-        Overloaded: the queue of a handler is full, and refused it.
-        UnserializableValueError: the payload cannot be put on the wire.
+        Unroutable: the event was mandatory, and no service handles it.
+        Overloaded: the broker refused the event, because the queue of a handler is full.
+        UnserializableValueError: the payload cannot be encoded.
     """
 
     def __init__(self, *, mandatory: bool = False) -> None:

@@ -1,6 +1,6 @@
 """
-``RpcProxy`` and ``ClusterRpc`` let a service call one other service, or any. They stand on
-``extensions`` and ``calling``.
+With ``RpcProxy`` a service calls one other service; with ``ClusterRpc`` it calls any service. This
+file imports ``extensions`` and ``calling``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..extensions import DependencyProvider, Host, WorkerContext, service_name_o
 __all__ = ["ClusterRpc", "RpcProxy"]
 
 if TYPE_CHECKING:
-    # To a type checker, RpcProxy("name") is RpcProxy[ServiceProxy]. Defaults of type variables
-    # (PEP 696) are in typing from Python 3.13.
+    # Type checkers read RpcProxy("name") as RpcProxy[ServiceProxy]. The typing module has defaults
+    # of type variables (PEP 696) only from Python 3.13.
     import typing_extensions
 
     T = typing_extensions.TypeVar("T", default=ServiceProxy)
@@ -29,7 +29,7 @@ else:
 
 
 async def _client_of(host: Host) -> Client:
-    """The one client of a container: one reply queue for all its proxies, as in Nameko."""
+    """Return the client of the container. All its proxies share one reply queue, as in Nameko."""
     return await host.share(
         Client,
         lambda: Client(host.transport, host.wire, host.settings, owner=host.service_name),
@@ -38,15 +38,15 @@ async def _client_of(host: Host) -> Client:
 
 class RpcProxy(DependencyProvider[T]):
     """
-    Calls one other service: ``y = RpcProxy("service_y")`` gives ``await self.y.method()``.
+    Calls one other service. After ``y = RpcProxy("service_y")``, write ``await self.y.method()``.
 
-    ``RpcProxy(ServiceY)`` and ``RpcProxy[YProtocol]("service_y")`` are the same, typed.
+    Type checkers check calls of ``RpcProxy(ServiceY)`` and ``RpcProxy[YProtocol]("service_y")``.
 
     Args:
-        service: the class, or the name, of the service to call.
-        timeout: seconds that a call may take, where it has no timeout of its own. The deadline of
-            the call that runs is never exceeded.
-        fail_fast: raise ``ServiceUnavailable`` at once when nobody consumes the service's queue.
+        service: the class or the name of the service to call.
+        timeout: seconds that a call may take, if the call sets no timeout. The call also ends at
+            the deadline of the worker that makes the call.
+        fail_fast: raise ``ServiceUnavailable`` at once if the service's queue has no consumers.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RpcProxy(DependencyProvider[T]):
 
     @property
     def interface(self) -> type | None:
-        """The class or Protocol that declares the methods, if one was given."""
+        """The class or Protocol that declares the remote methods; ``None`` for a mere name."""
         if not isinstance(self._service, str):
             return self._service
         return next(iter(get_args(getattr(self, "__orig_class__", None))), None)
@@ -79,7 +79,7 @@ class RpcProxy(DependencyProvider[T]):
 
 
 class ClusterRpc(DependencyProvider[ClusterProxy]):
-    """Calls any service: ``cluster = ClusterRpc()`` gives ``await self.cluster.service.f()``."""
+    """Calls any service. For ``cluster = ClusterRpc()``: ``await self.cluster.service.f()``."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""``Publisher`` publishes messages of any kind. Stands on ``extensions`` and ``calling``."""
+"""``Publisher`` publishes messages of any kind. Imports ``extensions`` and ``calling``."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ class Publish(Protocol):
         **properties: Any,
     ) -> None:
         """
-        Publish *payload* with the context data of the call that runs. Return when the broker has
-        confirmed it.
+        Publish *payload* with the context data of the running call. Return when the broker has
+        confirmed the message.
 
         Args:
-            mandatory: raise ``Unroutable`` if no queue takes it. The default is the Publisher's.
-            expiration: seconds after which the broker discards it, if nobody has consumed it.
+            mandatory: raise ``Unroutable`` if no queue takes the message. The default is the
+                Publisher's ``mandatory``.
+            expiration: seconds after which the broker discards an unread message.
             properties: further AMQP properties: ``priority``, ``persistent``, ``correlation_id``,
                 ``reply_to``, ``message_id``, ``timestamp``, ``type``, ``app_id``, ``user_id``.
 
         Raises:
-            Unroutable: it was mandatory, and no queue takes it.
-            Overloaded: a queue that it goes to is full, and refused it.
-            ConnectionLost: the broker did not confirm it within the call's deadline. A call that
-                has less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
-            UnserializableValueError: the payload, or a property, cannot be put on the wire.
-            TypeError: there is no such property.
+            Unroutable: the message was mandatory, and no queue takes it.
+            Overloaded: the broker refused the message, because a queue is full.
+            ConnectionLost: the broker did not confirm the message before the call's deadline. A
+                call with less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
+            UnserializableValueError: the payload or a property cannot be encoded.
+            TypeError: *properties* names a property that does not exist.
         """
         ...
 
@@ -62,22 +63,22 @@ def _with_properties(message: Message, properties: dict[str, Any]) -> Message:
 
 
 def _milliseconds(expiration: float) -> int | None:
-    if not expiration > 0:  # also refuses a NaN
+    if not expiration > 0:  # "<= 0" would accept NaN
         raise UnserializableValueError(
-            f"publish() takes an expiration above 0 seconds, got {expiration}"
+            f"publish() needs an expiration above 0 seconds, got {expiration}"
         )
     return expiration_of(expiration) if expiration < FAR else None
 
 
 class Publisher(DependencyProvider[Publish]):
     """
-    Publishes to *exchange*: ``await self.publish(payload, routing_key="key")``. Without an exchange
-    the routing key is the name of a queue.
+    Publishes to *exchange*: ``await self.publish(payload, routing_key="key")``. Without an
+    exchange, the routing key is the name of a queue.
 
     Args:
-        exchange: is declared when the service starts.
-        declare: queues that are declared when the service starts.
-        mandatory: raise ``Unroutable`` for a message that no queue takes.
+        exchange: the exchange; the service declares it at its start.
+        declare: queues that the service declares at its start.
+        mandatory: raise ``Unroutable`` if no queue takes a message.
     """
 
     def __init__(
