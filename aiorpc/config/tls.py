@@ -14,7 +14,7 @@ from ..exceptions import ConfigurationError
 from .broker_url import BrokerUrl
 from .settings import Settings, TlsOptions
 
-__all__ = ["ssl_context", "tls_server_hostname"]
+__all__ = ["refuse_old_tls", "ssl_context", "tls_server_hostname"]
 
 
 def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
@@ -47,6 +47,14 @@ def tls_server_hostname(settings: Settings, url: BrokerUrl) -> str | None:
     return None if options is None else options.server_hostname or url.host
 
 
+def refuse_old_tls(context: ssl.SSLContext) -> None:
+    """
+    Refuse versions before TLS 1.2. Python leaves the lowest version to OpenSSL's configuration on
+    some systems, where it may be TLS 1.0.
+    """
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+
+
 def _options(settings: Settings, url: BrokerUrl) -> TlsOptions | None:
     """Return the options that apply to ``url``, or None for plain TCP."""
     if url.scheme == "memory" or (url.scheme == "amqp" and not settings.amqp_ssl):
@@ -70,6 +78,7 @@ def _set_verification(context: ssl.SSLContext, options: TlsOptions) -> None:
 
 
 def _set_versions(context: ssl.SSLContext, options: TlsOptions) -> None:
+    refuse_old_tls(context)
     if options.ssl_version in {5, "PROTOCOL_TLSv1_2"}:
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     for limit in ("minimum_version", "maximum_version"):

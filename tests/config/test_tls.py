@@ -13,6 +13,7 @@ from aiorpc.config import (
 )
 from aiorpc.exceptions import ConfigurationError
 from tests.support.files import CERTIFICATES
+from tests.support.tls import permit_tls_from
 
 CA, CERTIFICATE = CERTIFICATES / "ca.pem", CERTIFICATES / "broker.pem"
 KEY, ENCRYPTED_KEY = CERTIFICATES / "broker-key.pem", CERTIFICATES / "encrypted-key.pem"
@@ -69,6 +70,25 @@ def test_certificate_and_name_are_verified_by_default(amqp_ssl, uri):
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize(
+    ("options", "minimum"),
+    [
+        (True, ssl.TLSVersion.TLSv1_2),
+        ({"tls_minimum_version": "TLSv1_3"}, ssl.TLSVersion.TLSv1_3),
+        ({"ssl_version": "PROTOCOL_TLSv1_2"}, ssl.TLSVersion.TLSv1_2),
+        ({"ssl_version": "PROTOCOL_TLS"}, ssl.TLSVersion.TLSv1_2),
+    ],
+)
+def test_tls_1_2_is_the_lowest_version_whatever_openssl_permits(options, minimum, monkeypatch):
+    permit_tls_from(monkeypatch, ssl.TLSVersion.MINIMUM_SUPPORTED)
+    assert context_of(options).minimum_version == minimum
+
+
+def test_a_machine_that_demands_a_newer_version_gets_it(monkeypatch):
+    permit_tls_from(monkeypatch, ssl.TLSVersion.TLSv1_3)
+    assert context_of(True).minimum_version == ssl.TLSVersion.TLSv1_3
 
 
 def test_the_own_authority_is_trusted():

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from sqlalchemy.util import asbool
 
 from ...config.decoding import closest
+from ...config.tls import refuse_old_tls
 from ...exceptions import ConfigurationError
 from .drivers import connect_aiomysql
 
@@ -234,6 +235,7 @@ def _mysql_tls(reader: _Reader, given: Mapping[str, str]) -> ssl.SSLContext | No
         context = ssl.create_default_context(
             cafile=given.get("ssl_ca"), capath=given.get("ssl_capath")
         )
+        refuse_old_tls(context)
         if "ssl_cert" in given:
             context.load_cert_chain(given["ssl_cert"], given.get("ssl_key"))
         if "ssl_cipher" in given:

@@ -13,6 +13,7 @@ from aiorpc import ConfigurationError
 from aiorpc.sqlalchemy import configured, open_engine, parse_database_url
 from tests.support.databases import Base
 from tests.support.forwarder import Forwarder
+from tests.support.tls import permit_tls_from
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,14 @@ def test_tls_arguments_of_mysql_become_a_context(
 ) -> None:
     context = parse_database_url(f"mysql://u:p@h/db?{query}").connect_args["ssl"]
     assert (context.verify_mode, context.check_hostname) == (verify_mode, check_hostname)
+
+
+def test_tls_1_2_is_the_lowest_version_for_mysql_whatever_openssl_permits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    permit_tls_from(monkeypatch, ssl.TLSVersion.MINIMUM_SUPPORTED)
+    context = parse_database_url("mysql://u:p@h/db?ssl=true").connect_args["ssl"]
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 @pytest.mark.parametrize(
