@@ -15,7 +15,15 @@ import msgspec
 
 from ..context import EMPTY, Context
 from ..exceptions import UnserializableValueError
-from .names import BROKER_HEADERS, CALL_ID_STACK, COMPRESSION, DEADLINE, OWN_PREFIX, PREFIX, RESENT
+from .names import (
+    ADDED_PREFIXES,
+    CALL_ID_STACK,
+    COMPRESSION,
+    DEADLINE,
+    MESSAGE_HEADERS,
+    PREFIX,
+    RESENT,
+)
 
 __all__ = [
     "FilledHeaders",
@@ -68,9 +76,9 @@ def context_of(headers: Mapping[str, Any]) -> Context:
                 stack = tuple([item for item in value if type(item) is str])
         elif key == DEADLINE:
             pass
-        elif key not in BROKER_HEADERS:
-            name = key.removeprefix(PREFIX)  # a Nameko hop adds the prefix to our headers too
-            if name.startswith(OWN_PREFIX):
+        elif key not in MESSAGE_HEADERS:
+            name = key.removeprefix(PREFIX)  # a Nameko hop adds the prefix to any header
+            if name.startswith(ADDED_PREFIXES):
                 continue
             if data is None:
                 data = {}

@@ -11,8 +11,8 @@ from .message import Exchange, Queue
 
 __all__ = [
     "ACQUIRED_COUNT",
+    "ADDED_PREFIXES",
     "ATTEMPTS",
-    "BROKER_HEADERS",
     "CALL_ID_STACK",
     "CANCEL_EXCHANGE",
     "COMPRESSION",
@@ -21,6 +21,7 @@ __all__ = [
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
     "LONGEST_NAME",
+    "MESSAGE_HEADERS",
     "ORIGINAL_EXCHANGE",
     "ORIGINAL_ROUTING_KEY",
     "OVERSIZED",
@@ -60,11 +61,22 @@ ACQUIRED_COUNT = "x-acquired-count"
 #: Headers with further routing keys, to which the broker also routes the message.
 ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
+<<<<<<< HEAD
 #: Headers of the broker and of compression. They are never context data.
 BROKER_HEADERS = frozenset(
     {"x-death", DELIVERY_COUNT, ACQUIRED_COUNT, "x-received-from", "BCC", "CC", COMPRESSION}
 )
+=======
+#: Headers about the message itself, which are never context data.
+MESSAGE_HEADERS = frozenset({"BCC", "CC", COMPRESSION})
+>>>>>>> dce1ca2 (Headers that RabbitMQ and its plugins add to a message are no context data)
 OWN_PREFIX = "aiorpc-"
+#: How the names of such headers begin: ours, and those that RabbitMQ 3.8 to 4.3 and its plugins
+#: (federation, shovel, streams, MQTT, AMQP 1.0) add.
+ADDED_PREFIXES = (
+    *(OWN_PREFIX, "x-death", "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT),
+    *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-"),
+)
 
 #: The longest name of a queue, an exchange or a routing key, in bytes.
 LONGEST_NAME = 255

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from aiorpc import (
+    Call,
     ConfigurationError,
+    Handler,
     Queue,
     ServiceContainer,
     consume,
@@ -217,3 +219,33 @@ async def test_a_refused_request_without_a_reply_to_is_rejected(reply_to: str | 
         delivery = Take(message, "nameko-rpc", "nothing.method", False)
         server.received(delivery)
     assert delivery.settled == "rejected"
+
+
+async def test_what_the_broker_wrote_on_a_dead_letter_is_no_context_data(
+    broker_config: dict[str, Any], source: str
+) -> None:
+    contexts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    arguments = {
+        "x-message-ttl": 1,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": f"dead-{source}",
+    }
+    queue = Queue(f"partner-{source}", exclusive=True, durable=False, arguments=arguments)
+
+    class Partner:
+        name = f"partner_{source}"
+
+        @consume(Queue(f"dead-{source}", auto_delete=True))
+        async def take(self, payload: str) -> None: ...
+
+    async def record(call: Call, handler: Handler) -> Any:
+        contexts.put_nowait(dict(call.context.data))
+
+    async with (
+        open_transport(resolve(broker_config), name="a test") as transport,
+        ServiceContainer(Partner, broker_config, middleware=[record]),
+    ):
+        await transport.declare(queues=[queue])
+        message = Message(body=b'"dead"', headers={"mine": 1})
+        await transport.publish(Outgoing(exchange="", routing_key=queue.name, message=message))
+        assert await asyncio.wait_for(contexts.get(), 5) == {"mine": 1}

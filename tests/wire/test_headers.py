@@ -87,3 +87,17 @@ def test_headers_say_whether_a_request_was_resent_and_is_compressed() -> None:
     assert read_headers({RESENT: True})[0] == Meaning(resent=True)
     assert read_headers({COMPRESSION: "gzip"})[0] == Meaning(compressed=True)
     assert read_headers(None) == (Meaning(), None)
+
+
+@pytest.mark.parametrize("prefix", ["", "nameko."])
+def test_what_the_broker_or_a_plugin_adds_to_a_message_is_no_context_data(prefix: str) -> None:
+    added = [
+        *("x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count"),
+        *("x-acquired-count", "x-received-from", "x-shovelled", "x-shovelled-timestamp"),
+        *("x-stream-offset", "x-mqtt-publish-qos", "x-amqp-1.0-properties", "aiorpc-attempts"),
+    ]
+    headers = {f"{prefix}{name}": 1 for name in added}
+    assert context_of({**headers, "x-request-id": "r", "nameko.x-user": 7}).data == {
+        "x-request-id": "r",
+        "x-user": 7,
+    }
