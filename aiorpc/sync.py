@@ -26,6 +26,7 @@ from .calling.proxies import Names
 from .calling.standalone import Config
 from .exceptions import ConnectionLost
 from .from_thread import Bridge
+from .transports.health import Health
 
 __all__ = [
     "ClusterProxy",
@@ -211,6 +212,10 @@ class ClusterRpcProxy:
                 thread.run(self._proxy.aclose)
             finally:
                 thread.close()
+
+    def health(self) -> Health:
+        """Whether calls can be made right now."""
+        return self._proxy.health()
 
     def __enter__(self) -> ClusterProxy:
         return self.start()

@@ -3,9 +3,12 @@ An HTTP API in front of the services: a FastAPI application that awaits calls::
 
     AMQP_URI=amqp://guest:guest@localhost/ uvicorn services.web:app
 
-The process has one ClusterRpcProxy. The application's lifespan opens and closes it.
+The process has one ClusterRpcProxy. The application's lifespan opens and closes it. If the broker
+is not there, the application starts all the same: GET /health answers 503 until it is connected.
 """
 
+import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -27,6 +30,10 @@ from aiorpc import (
 )
 from services.service_x import ServiceX
 
+log = logging.getLogger(__name__)
+
+#: Seconds until the next attempt to connect.
+PAUSE = 1.0
 #: Seconds until a request fails. It is the deadline of every call made for the request.
 TIMEOUT = 3.0
 #: HTTP status by error class. Other errors are failures of this program: 500.
@@ -40,18 +47,37 @@ STATUS: dict[type[AioRpcError], int] = {
 }
 
 
+async def connect(app: FastAPI) -> None:
+    """Return when connected. From then on the proxy itself reconnects."""
+    while app.state.cluster is None:
+        try:
+            app.state.cluster = await app.state.proxy.start()
+        except AioRpcError as error:
+            log.warning("not connected yet: %s", error)
+            await asyncio.sleep(PAUSE)
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    broker = os.environ.get("AMQP_URI")
-    async with ClusterRpcProxy(broker, timeout=TIMEOUT) as app.state.cluster:
+    app.state.cluster = None
+    app.state.proxy = ClusterRpcProxy(os.environ.get("AMQP_URI"), timeout=TIMEOUT)
+    connecting = asyncio.create_task(connect(app))
+    try:
+        await asyncio.wait((connecting,), timeout=TIMEOUT)
         yield
+    finally:
+        connecting.cancel()
+        await asyncio.wait((connecting,))
+        await app.state.proxy.aclose()
 
 
 app = FastAPI(title="services", lifespan=lifespan)
 
 
 def service_x(request: Request) -> ServiceX:
-    cluster: ClusterProxy = request.app.state.cluster
+    cluster: ClusterProxy | None = request.app.state.cluster
+    if cluster is None:
+        raise ConnectionLost("the broker was not there yet")
     return cluster.typed(ServiceX)
 
 
@@ -68,6 +94,12 @@ async def mark(value: str, x: X, accept_language: Annotated[str, Header()] = "en
 async def mark_all(value: Annotated[list[str], Query()], x: X) -> list[str]:
     replies = [x.remote_method.call_async(each) for each in value]  # sends all requests now
     return [await reply for reply in replies]
+
+
+@app.get("/health")
+async def health(request: Request) -> JSONResponse:
+    ok = request.app.state.proxy.health().ok
+    return JSONResponse({"ok": ok}, 200 if ok else 503)
 
 
 @app.exception_handler(AioRpcError)

@@ -19,6 +19,7 @@ from ..context import Context, new_id
 from ..exceptions import ConnectionLost
 from ..transports import open_transport
 from ..transports.base import Transport
+from ..transports.health import Health, problems_of
 from ..wire.protocol import Wire
 from .client import Client
 from .options import UNSET, checked_timeout
@@ -101,6 +102,13 @@ class _Standalone(Generic[P]):
         finally:
             if transport is not None:
                 await transport.aclose()
+
+    def health(self) -> Health:
+        """Whether calls can be made right now: red before ``start``, and without a connection."""
+        if self._client is None or self._transport is None:
+            url = self._settings.broker_urls[0].redacted()
+            return Health((f"{type(self).__name__} is not connected to {url}",))
+        return Health.of(problems_of(self._transport))
 
     async def __aenter__(self) -> P:
         return await self.start()

@@ -23,9 +23,9 @@ from ..extensions import Entrypoint, entrypoints_of, providers_of, service_name_
 from ..timers import Timers
 from ..transports import open_transport
 from ..transports.base import Transport
+from ..transports.health import Health, problems_of
 from ..wire.protocol import Wire
 from .discovery import Discoverable
-from .health import Health, problems_of
 from .pool import Pool
 from .workshop import Workshop
 

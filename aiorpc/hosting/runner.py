@@ -19,8 +19,8 @@ from ..call import Middleware
 from ..config import Settings, resolve
 from ..exceptions import ConfigurationError
 from ..transports import open_transport
+from ..transports.health import Health
 from .container import ServiceContainer
-from .health import Health
 
 __all__ = ["ServiceRunner", "run_until_signal", "serve"]
 

@@ -30,6 +30,7 @@ from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Transport
 from tests.support.amqp_proxy import proxied
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -248,3 +249,16 @@ async def test_dispatching_while_the_broker_is_away_is_bounded(
             await dispatch("source", "happened")
         restore()
         await dispatch("source", "happened")
+
+
+async def test_health_of_a_proxy_follows_its_connection() -> None:
+    proxy = ClusterRpcProxy(f"memory://{uuid.uuid4().hex}")
+    assert not proxy.health().ok
+    cluster = await proxy.start()
+    assert proxy.health().ok
+    with faults.drop_connection(cluster):
+        await eventually(lambda: not proxy.health().ok)
+    await eventually(lambda: proxy.health().ok)
+    await proxy.aclose()
+    (problem,) = proxy.health().problems
+    assert "ClusterRpcProxy is not connected to memory://" in problem

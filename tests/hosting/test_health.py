@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, ServiceRunner, rpc
-from aiorpc.hosting.health import Health
 from aiorpc.testing.connections import cut
 from aiorpc.transports.base import State
+from aiorpc.transports.health import Health
 from tests.support.waiting import eventually
 
 

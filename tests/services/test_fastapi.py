@@ -8,10 +8,18 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from aiorpc import ConnectionLost, ContextData, ServiceContainer, ServiceRunner, rpc
+from aiorpc import (
+    ClusterRpcProxy,
+    ConnectionLost,
+    ContextData,
+    ServiceContainer,
+    ServiceRunner,
+    rpc,
+)
 from services import web
 from services.service_x import ServiceX
 from services.service_y import ServiceY
+from tests.support.waiting import eventually
 
 BROKER = "memory://fastapi"
 
@@ -88,6 +96,27 @@ async def test_an_error_of_the_service_answers_500(visitor: httpx.AsyncClient) -
     async with ServiceContainer(ServiceX, BROKER):  # service_y, which it calls, does not run
         response = await visitor.get("/mark/hello")
     assert (response.status_code, response.json()) == (500, {"error": "RemoteError"})
+
+
+@pytest.mark.usefixtures("short_timeout")
+async def test_it_starts_without_the_broker_and_its_health_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0)
+    monkeypatch.setenv("AMQP_URI", "amqp://guest:guest@127.0.0.1:1/")  # nothing listens there
+    transport = httpx.ASGITransport(web.app)
+    async with (
+        web.app.router.lifespan_context(web.app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as visitor,
+    ):
+        response = await visitor.get("/health")
+        assert (response.status_code, response.json()) == (503, {"ok": False})
+        response = await visitor.get("/mark/hello")
+        assert (response.status_code, response.json()) == (503, {"error": "ConnectionLost"})
+        web.app.state.proxy = ClusterRpcProxy(BROKER)  # the broker of the next attempt is there
+        await eventually(lambda: web.app.state.cluster is not None)
+        response = await visitor.get("/health")
+        assert (response.status_code, response.json()) == (200, {"ok": True})
 
 
 @pytest.mark.usefixtures("services", "visitor")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ..transports.base import State, Transport
+from .base import State, Transport
 
 __all__ = ["Health"]
 
