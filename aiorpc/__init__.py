@@ -1,8 +1,8 @@
 """
-aiorpc: microservices on asyncio and RabbitMQ. Nameko's idea and Nameko's wire, without eventlet.
+aiorpc: microservices on asyncio and RabbitMQ, compatible with Nameko's messages, without eventlet.
 
-This file is the face: users import from here, and from ``aiorpc.sqlalchemy``, ``aiorpc.testing``,
-``aiorpc.sync`` and ``aiorpc.from_thread``.
+This file is the public interface: users import from here, and from ``aiorpc.sqlalchemy``,
+``aiorpc.testing``, ``aiorpc.sync`` and ``aiorpc.from_thread``.
 """
 
 from __future__ import annotations

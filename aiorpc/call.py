@@ -1,8 +1,8 @@
 """
-A call, and the shapes of what handles it. Values; nothing here awaits or does I/O.
+The class of a call, and the types of its handlers and middleware. Nothing here awaits or does I/O.
 
-The caller and the service use the same class. So a middleware (a span, a counter, a check of
-rights) can wrap a call on both sides.
+The caller and the service use the same class, so the same middleware (a trace, a counter, a check
+of permissions) can wrap a call on both sides.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = EMPTY
     context: Context = NO_CONTEXT
-    #: What caused it: ``rpc``, ``event``, ``timer``, or the name of another kind of entrypoint.
+    #: The kind of entrypoint that starts the call: ``rpc``, ``event``, ``timer``, or another name.
     kind: str = "rpc"
-    #: Whether it may have run before: its message was redelivered or re-sent.
+    #: Whether the call may have run before, because its message was redelivered or re-sent.
     redelivered: bool = False
-    #: ``service.method.unique``, the last of the call ids in ``context``. The service that runs the
-    #: call gives it; it is empty at the caller.
+    #: ``service.method.unique``, the last call id in ``context``. The service that runs the call
+    #: makes this id; at the caller, the id is empty.
     id: str = ""
 
     def __str__(self) -> str:

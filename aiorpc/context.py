@@ -1,8 +1,8 @@
 """
-The context of a call: the ids of the calls that led to it, the context data, and the deadline. It
-travels with the call from service to service.
+The context of a call: its call id stack, its context data, and its deadline. The context travels
+with the call from service to service.
 
-Values; nothing here awaits or does I/O. The clock is read for deadlines.
+Values; nothing here awaits or does I/O. Deadlines read the clock.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import msgspec
 __all__ = ["NO_CONTEXT", "Context", "Deadline", "current", "id_source", "new_id"]
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-#: Seconds; a timeout of at least this, also ``math.inf``, means unlimited.
+#: A timeout of at least this many seconds (also ``math.inf``) means unlimited.
 FAR = 1e9
 
 
 class Deadline(msgspec.Struct, frozen=True, order=True, gc=False):
     """
-    The time after which nobody waits for an answer.
+    The time at which the caller stops waiting for an answer.
 
     Attributes:
-        at: seconds on the monotonic clock of this process, which is also the clock of the event
-            loop (``loop.time()`` of asyncio and uvloop).
+        at: a time in seconds of ``time.monotonic()``. The event loop uses the same clock
+            (``loop.time()`` of asyncio and uvloop).
     """
 
     at: float
@@ -42,18 +42,18 @@ class Deadline(msgspec.Struct, frozen=True, order=True, gc=False):
         return cls(time.monotonic() + seconds)
 
     def remaining(self, least: float = 0.0) -> float:
-        """Return the seconds until the deadline, or *least* if they are fewer."""
+        """Return the seconds until the deadline, but never fewer than *least*."""
         return max(least, self.at - time.monotonic())
 
 
 class Context(msgspec.Struct, frozen=True, dict=False):
     """
-    The context of one call. A change returns a new one.
+    The context of one call. It never changes; its methods return a new context.
 
     Attributes:
-        call_id_stack: ids of the calls that led to this one, oldest first, its own id last.
+        call_id_stack: ids of the calls that led to this call, oldest first; its own id is last.
         data: context data by name, without Nameko's ``nameko.`` prefix.
-        deadline: when the outermost caller stops waiting; ``None`` if it waits without limit.
+        deadline: the time at which the caller stops waiting; ``None`` for no limit.
     """
 
     call_id_stack: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Context(msgspec.Struct, frozen=True, dict=False):
     deadline: Deadline | None = None
 
     def within(self, timeout: float | None) -> Context:
-        """Return it with a deadline no later than *timeout* seconds from now."""
+        """Return this context with a deadline at most *timeout* seconds from now."""
         if timeout is None or timeout >= FAR:
             return self
         at = time.monotonic() + timeout
@@ -70,29 +70,29 @@ class Context(msgspec.Struct, frozen=True, dict=False):
         return Context(self.call_id_stack, self.data, Deadline(at))
 
     def entered(self, call_id: str, keep: int) -> Context:
-        """Return it for the call *call_id* made in it, with the nearest *keep* of the older ids."""
+        """Return this context with *call_id* after the newest *keep* ids of the stack."""
         stack = self.call_id_stack
         if len(stack) > keep:
             stack = stack[-keep:] if keep else ()
         return Context((*stack, call_id), self.data, self.deadline)
 
     def with_data(self, data: Mapping[str, Any]) -> Context:
-        """Return it with its context data updated by *data*."""
+        """Return this context with *data* added to its context data."""
         return Context(self.call_id_stack, {**self.data, **data}, self.deadline)
 
 
 NO_CONTEXT = Context()
 
-#: The context of the worker that runs now. A call made inside it is its child.
+#: The context of the running worker. Calls that the worker makes inherit this context.
 current: ContextVar[Context] = ContextVar("aiorpc.context", default=NO_CONTEXT)
 
 
 def id_source() -> Callable[[], str]:
     """
-    Return a function that makes unique ids, in the shape of UUIDs: 74 random bits, then a counter.
+    Return a function that makes unique ids. An id looks like a UUID: 74 random bits and a counter.
 
-    No Python code runs for an id. A new ``uuid4`` for each call would cost more than the rest of
-    making the call.
+    The function runs in C. A new ``uuid4`` for each call would take longer than all other steps of
+    making a call.
     """
     prefix = str(uuid.uuid4())[:24]
     return map((prefix + "%012x").__mod__, itertools.count(1)).__next__

@@ -5,27 +5,27 @@ The errors of aiorpc, in one tree. Values only: nothing here awaits, logs or doe
 
     AioRpcError
     ├── ConfigurationError            a service, an extension or a setting is wrong
-    ├── UnserializableValueError      a value cannot be put on the wire
-    ├── ConnectionLost                the broker is not there, or went away before the answer
+    ├── UnserializableValueError      a value cannot be encoded
+    ├── ConnectionLost                the connection failed, or was lost before the answer
     ├── Unroutable                    no queue takes a mandatory message
     ├── RpcError                      a call got no result
     │   ├── RpcTimeout                (also a TimeoutError) no answer came before the deadline
-    │   ├── UnknownService            no queue takes calls of that service
-    │   ├── ServiceUnavailable        the queue exists, and nobody consumes it (fail_fast)
+    │   ├── UnknownService            the broker has no queue for the service
+    │   ├── ServiceUnavailable        the service's queue has no consumers (fail_fast)
     │   ├── Overloaded                the broker refused the message: a queue is full, or failed
     │   ├── DeliveryUncertain         an at-most-once call may have run already
     │   ├── MalformedReply            the answer does not follow the protocol, or the return type
     │   └── RemoteError               the method raised: exc_type, exc_args, value
-    └── BadRequest                    the call is wrong: repeating it does not help
+    └── BadRequest                    the call is wrong, so a repeated call fails again
         ├── MalformedRequest          the message is not a call
         ├── MethodNotFound            the service has no such method
         └── IncorrectSignature        the method does not take these arguments
             └── BadArguments          (also a ValueError) an argument has the wrong type or value
 
-Four errors, and those that you register with :func:`deserialize_to_instance`, are raised at the
-caller as themselves: ``MalformedRequest``, ``MethodNotFound``, ``IncorrectSignature`` and
-``BadArguments``. Every other error that a remote method raises arrives as :class:`RemoteError`. So
-a caller can distinguish its own failures from those of the service that it calls.
+A caller gets ``MalformedRequest``, ``MethodNotFound``, ``IncorrectSignature``, ``BadArguments`` and
+classes registered with :func:`deserialize_to_instance` as themselves. Every other error of a remote
+method arrives as a :class:`RemoteError`. So a caller can distinguish its own errors from errors of
+the service.
 """
 
 from __future__ import annotations
@@ -67,19 +67,19 @@ class AioRpcError(Exception):
 
 
 class ConfigurationError(AioRpcError):
-    """A service, an extension or a setting is wrong; nothing was started."""
+    """A service, an extension or a setting is wrong, so nothing was started."""
 
 
 class UnserializableValueError(AioRpcError):
-    """A value cannot be put on the wire. The text says where, of which type, and the remedy."""
+    """A value cannot be encoded. The text names the place, the type and the remedy."""
 
 
 class ConnectionLost(AioRpcError):
-    """The broker cannot be reached, or went away before it confirmed or answered a message."""
+    """No broker answers, or the connection was lost before a confirm or an answer arrived."""
 
 
 class Unroutable(AioRpcError):
-    """No queue takes a mandatory message, or its exchange does not exist."""
+    """No queue takes a mandatory message, or the message's exchange does not exist."""
 
 
 class RpcError(AioRpcError):
@@ -91,7 +91,7 @@ class RpcTimeout(RpcError, TimeoutError):
 
 
 class UnknownService(RpcError):
-    """No queue takes calls of that service: it never ran on this broker, or the name is wrong."""
+    """The broker has no queue for the service: it never ran there, or the name is wrong."""
 
     def __init__(self, service: str, message: str | None = None) -> None:
         # The service's name is the only argument, as in Nameko's UnknownService.
@@ -104,19 +104,19 @@ class UnknownService(RpcError):
 
 
 class ServiceUnavailable(RpcError):
-    """The service's queue exists, and nobody consumes it. Raised with ``fail_fast=True`` only."""
+    """The service's queue exists but has no consumers. Raised only with ``fail_fast=True``."""
 
 
 class Overloaded(RpcError):
-    """The broker refused a message (``basic.nack``): a queue that it goes to is full, or failed."""
+    """The broker refused a message (``basic.nack``), because a queue is full or has failed."""
 
 
 class DeliveryUncertain(RpcError):
-    """A request for an at-most-once method came twice. It may have run, so it was not run again."""
+    """An at-most-once method may have run already, so the service did not run it again."""
 
 
 class InProgress(RpcError):
-    """Reserved for idempotent calls. Nothing raises it yet."""
+    """Reserved for idempotent calls. aiorpc does not raise this error yet."""
 
 
 class MalformedReply(RpcError):
@@ -125,13 +125,13 @@ class MalformedReply(RpcError):
 
 class RemoteError(RpcError):
     """
-    The remote method raised an exception whose type is not registered here.
+    The remote method raised an exception whose class is not registered at the caller.
 
     Attributes:
-        exc_type: the name of its class, ``"ValueError"``.
-        exc_args: its arguments as Nameko sends them, as strings.
-        value: its text.
-        exc_path: its import path, ``"builtins.ValueError"``; empty if the peer sent no path.
+        exc_type: the name of the exception's class, ``"ValueError"``.
+        exc_args: the exception's arguments as strings, as in Nameko.
+        value: the exception's text.
+        exc_path: the class's import path, ``"builtins.ValueError"``; empty if the peer sent none.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class RemoteError(RpcError):
 
 
 class BadRequest(AioRpcError):
-    """Base class of the errors for calls that are wrong: repeating them does not help."""
+    """Base class of the errors for wrong calls. A repeated call fails again."""
 
 
 class MalformedRequest(BadRequest):
@@ -160,19 +160,19 @@ class MalformedRequest(BadRequest):
 
 
 class MethodNotFound(BadRequest):
-    """The service has no such method marked ``@rpc``."""
+    """The service has no method of this name with ``@rpc``."""
 
 
 class IncorrectSignature(BadRequest):
-    """The method does not take these arguments. The text is Python's own."""
+    """The method does not accept these arguments. The text is Python's own."""
 
 
 class BadArguments(IncorrectSignature, ValueError):
-    """An argument has the wrong type or value. The text says which, what is expected, what came."""
+    """An argument has the wrong type or value. The text names the argument and both types."""
 
     @property
     def messages(self) -> Any:
-        """Messages of a schema of ``aiorpc.sqlalchemy``, by argument and field; else empty."""
+        """Messages of an ``aiorpc.sqlalchemy`` schema, by argument and field; empty without one."""
         return self.args[1] if len(self.args) > 1 else {}
 
     def __str__(self) -> str:
@@ -180,7 +180,7 @@ class BadArguments(IncorrectSignature, ValueError):
 
 
 def exception_path(exc_type: type[BaseException]) -> str:
-    """``module.ClassName``, as Nameko sends it; a nested class has no qualified name there."""
+    """Return ``module.ClassName`` as Nameko does; for a nested class without the outer class."""
     return f"{exc_type.__module__}.{exc_type.__name__}"
 
 
@@ -188,11 +188,11 @@ def deserialize_to_instance(exc_type: E) -> E:
     """
     Class decorator: callers get *exc_type* itself, and not a :class:`RemoteError`.
 
-    Both sides must import it from the same path. The caller builds it from the arguments that were
-    sent, and Nameko sends them as strings.
+    The caller and the service must import the class from the same path. The caller makes the
+    exception from its arguments, which services send as strings, as in Nameko.
 
     Raises:
-        ConfigurationError: *exc_type* is not an exception that a call can end with.
+        ConfigurationError: a call cannot raise *exc_type*.
     """
     if not issubclass(exc_type, Exception) or issubclass(exc_type, StopIteration):
         raise ConfigurationError(
@@ -203,9 +203,9 @@ def deserialize_to_instance(exc_type: E) -> E:
     return exc_type
 
 
-#: Nameko has these classes too, and sends their paths there.
+#: Nameko has classes with the same names, and sends their paths in ``nameko.exceptions``.
 NAMEKO_ERRORS = (MalformedRequest, MethodNotFound, IncorrectSignature)
-#: The errors that are raised at the caller as themselves, by import path.
+#: The classes of remote errors that the caller raises as themselves, by import path.
 registry: dict[str, type[Exception]] = {f"nameko.exceptions.{t.__name__}": t for t in NAMEKO_ERRORS}
 for _type in (*NAMEKO_ERRORS, BadArguments):
     deserialize_to_instance(_type)

@@ -1,6 +1,6 @@
 """
-What an extension may ask of its host, and a host of an extension. No I/O; only the default
-context managers await. Entrypoints, dependencies and hosting import this file, not one another.
+The interface between extensions and their host. No I/O; only the default context managers await.
+Entrypoints, dependencies and hosting import this file, but not one another.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ _ENTRYPOINTS = "__aiorpc_entrypoints__"
 
 
 class Ending(enum.Enum):
-    """How a worker ended. It decides what happens to the message that fired it."""
+    """How a worker ended. The entrypoint then acks or requeues the worker's message."""
 
     #: The method returned, and its dependencies closed without an error.
     RETURNED = "returned"
     #: The method, a dependency or a middleware raised.
     RAISED = "raised"
-    #: The deadline passed first; the error is an ``RpcTimeout``.
+    #: The deadline passed before the method ended; the error is an ``RpcTimeout``.
     TIMED_OUT = "timed out"
-    #: Its caller cancelled the call, so nobody waits for an answer.
+    #: The caller cancelled the call, so nobody waits for an answer.
     CANCELLED = "cancelled"
-    #: The container stopped before the worker ended or began, so its message is to be requeued.
+    #: The container stopped before the worker began or ended. The entrypoint requeues the message.
     ABANDONED = "abandoned"
 
 
 class Outcome(msgspec.Struct, eq=False):
-    """How one call ended. ``value`` is the result, encoded by the *encode* of ``submit``."""
+    """How one call ended. ``value`` is the result after the *encode* function of ``submit``."""
 
     ending: Ending
     value: Any = None
@@ -71,26 +71,26 @@ class Outcome(msgspec.Struct, eq=False):
 
 
 class Submission(Protocol):
-    """A call that was submitted to its host."""
+    """A call that an entrypoint submitted to the host."""
 
     def cancel(self) -> None:
-        """Cancel the worker, because the caller cancelled the call: roll back, send no reply."""
+        """Cancel the worker after its caller cancelled the call. The host sends no reply."""
 
 
 class Host(Protocol):
-    """What an extension may ask of its container."""
+    """The part of a container that an extension may use."""
 
     #: The ``name`` of the service class.
     service_name: str
     #: The service class. Each worker makes an instance of it.
     service_cls: type
-    #: The decoded configuration; ``settings.raw`` is the mapping as it was written.
+    #: The decoded configuration; ``settings.raw`` is the mapping that the user wrote.
     settings: Settings
-    #: The connection to the broker. It reconnects by itself.
+    #: The connection to the broker. The transport reconnects by itself.
     transport: Transport
-    #: Encodes and decodes messages as the configuration sets it.
+    #: Encodes and decodes messages with the serializers of the configuration.
     wire: Wire
-    #: How many workers run at a time.
+    #: The largest number of workers that run at a time.
     max_workers: int
 
     def new_call(
@@ -103,9 +103,9 @@ class Host(Protocol):
         redelivered: bool = False,
     ) -> Call:
         """
-        Make the call that fires *entrypoint*, with a call id of its own.
+        Make a call of the method of *entrypoint*, with a new call id.
 
-        *context* is the one that came with the message, if any; the call is its child. For *kind*
+        The call inherits *context*, the context of the message, if there is a message. For *kind*
         and *redelivered* see :class:`aiorpc.Call`.
         """
         ...
@@ -118,33 +118,34 @@ class Host(Protocol):
         encode: Callable[[Any], Any] | None = None,
     ) -> Submission:
         """
-        Run one worker for *call*, now or as soon as one of ``max_workers`` is free. A call that
+        Run a worker for *call*, now or as soon as fewer than ``max_workers`` run. A call that
         :meth:`new_call` did not make gets its call id here.
 
-        *encode* is applied to the result while the dependencies are open, so that a result that
-        cannot be sent rolls them back. *settle* is called once when they have closed, whatever
-        happens; it must not block.
+        The worker calls *encode* with the result while the dependencies are open. If *encode*
+        raises, the dependencies roll back. The host always calls *settle* once, after the
+        dependencies have closed; *settle* must not block.
         """
         ...
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
         """
-        ``submit`` *call*, and return its result or raise its error. Cancelling this cancels it.
+        ``submit`` *call*, and return its result or raise its error. If the waiting task is
+        cancelled, the host cancels *call*.
 
         Raises:
-            AioRpcError: it did not run to its end, or raised something that is no ``Exception``.
+            AioRpcError: the host ended *call*, or *call* raised a non-``Exception``.
         """
 
     def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
         """
-        Run *background* in a task of that *name* until the container stops to take work; then it is
-        cancelled. If it raises, the container fails with its error.
+        Run *background* in a task called *name*. The container cancels the task when it stops
+        accepting calls. If *background* raises an error, the container fails with this error.
         """
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """
-        Return what *opener* opens. The first caller with that *key* opens it, and it closes with
-        the lifespans of the dependencies.
+        Return the object that *opener* opens. Only the first call with a *key* opens an object. The
+        container closes the object when the lifespans of the dependencies end.
         """
         ...
 
@@ -152,18 +153,18 @@ class Host(Protocol):
 @dataclass(kw_only=True, eq=False, repr=False)
 class Entrypoint:
     """
-    Fires a method of a service. A decorator on the method declares it; the container binds a copy
-    to each service class that it hosts.
+    Starts a method of a service. A decorator on the method declares the entrypoint. Each container
+    makes its own copy of the entrypoint.
 
-    A kind of entrypoint overrides ``listen``, or ``listen_all`` if all of the kind on one service
-    listen together: the methods of ``rpc`` share one queue.
+    A subclass overrides ``listen``. It overrides ``listen_all`` if all its entrypoints on a service
+    listen together: for example, all ``rpc`` methods share one queue.
     """
 
     method_name: str = field(init=False)
-    #: Whether it fires by itself, as a timer does. It starts after the others of its service.
+    #: Whether the entrypoint starts calls by itself, as a timer does. It then listens last.
     unprompted: ClassVar[bool] = False
 
-    #: Errors that are not failures of the service: logged as warnings without a traceback.
+    #: Errors that are not failures of the service. The host logs a warning without a traceback.
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
     #: Names of arguments that no log may show.
     sensitive_arguments: str | Sequence[str] = ()
@@ -173,20 +174,20 @@ class Entrypoint:
         self.sensitive_arguments = _tuple(self.sensitive_arguments)
 
     def queue_name(self, host: Host) -> str | None:
-        """The queue whose messages fire it, if any; for logs and for ``aiorpc ls``."""
+        """Return the queue that the entrypoint consumes, if any; for logs and ``aiorpc ls``."""
         return None
 
     def listen(self, host: Host) -> AbstractAsyncContextManager[None]:
         """
-        Fire the method from entry to exit of the context manager. The host finishes the calls that
-        were fired before the exit.
+        Start calls of the method from entry to exit of the context manager. After the exit, the
+        host finishes the calls that were started.
         """
         raise NotImplementedError(f"{type(self).__name__} overrides neither listen nor listen_all")
 
     @classmethod
     @asynccontextmanager
     async def listen_all(cls, host: Host, entrypoints: Sequence[Any]) -> AsyncGenerator[None]:
-        """Do as :meth:`listen` for all *entrypoints* of this kind on one service."""
+        """Listen for all *entrypoints* of this class on one service; see :meth:`listen`."""
         async with AsyncExitStack() as stack:
             for entrypoint in entrypoints:
                 await stack.enter_async_context(entrypoint.listen(host))
@@ -199,7 +200,7 @@ class Entrypoint:
 
     @classmethod
     def decorator(cls, *args: Any, **kwargs: Any) -> Any:
-        """``once = Once.decorator`` serves both ``@once`` and ``@once("with")``, as in Nameko."""
+        """Make a decorator: after ``once = Once.decorator``, ``@once`` and ``@once(...)`` work."""
         if len(args) == 1 and not kwargs and callable(args[0]) and not isinstance(args[0], type):
             return declare(cls(), args[0])
         return functools.partial(declare, cls(*args, **kwargs))
@@ -210,13 +211,13 @@ def _tuple(given: Any) -> tuple[Any, ...]:
 
 
 class Decorator(Protocol):
-    """Marks a method as fired by an entrypoint, and returns it unchanged."""
+    """Declares an entrypoint on a method, and returns the method unchanged."""
 
     def __call__(self, method: F, /) -> F: ...
 
 
 def decorator_of(kind: Callable[P, Entrypoint]) -> Callable[P, Decorator]:
-    """Return a function with the arguments of *kind*: the decorator of its methods."""
+    """Return a decorator that takes the arguments of the entrypoint class *kind*."""
 
     @functools.wraps(kind, updated=())
     def decorator(*args: P.args, **kwargs: P.kwargs) -> Decorator:
@@ -228,7 +229,7 @@ def decorator_of(kind: Callable[P, Entrypoint]) -> Callable[P, Decorator]:
 
 
 def declare(entrypoint: Entrypoint, method: F) -> F:
-    """Mark *method* as fired by *entrypoint*, and return it unchanged."""
+    """Declare *entrypoint* on *method*, and return *method* unchanged."""
     if not callable(method):
         raise ConfigurationError(
             f"{type(entrypoint).__name__} decorates methods, not a {type(method).__name__}; "
@@ -239,7 +240,7 @@ def declare(entrypoint: Entrypoint, method: F) -> F:
 
 
 def entrypoints_of(service_cls: type) -> list[Entrypoint]:
-    """The entrypoints declared on *service_cls* and its bases, bound to their methods' names."""
+    """Return the entrypoints of *service_cls* and its bases, bound to their methods' names."""
     return [
         declared.bound_to(name)
         for name in dir(service_cls)
@@ -248,7 +249,7 @@ def entrypoints_of(service_cls: type) -> list[Entrypoint]:
 
 
 def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:
-    """Copies of the dependencies declared on *service_cls* and its bases, in their order."""
+    """Return copies of the dependencies of *service_cls* and its bases, in declaration order."""
     found: dict[str, DependencyProvider[Any]] = {}
     for cls in reversed(service_cls.__mro__):
         for name, value in vars(cls).items():
@@ -261,26 +262,26 @@ def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:
 
 def service_name_of(service_cls: type) -> str:
     """
-    The ``name`` of a service class.
+    Return the ``name`` of a service class.
 
     Raises:
-        ConfigurationError: it has no name, or an empty one.
+        ConfigurationError: the class has no name, or an empty name.
     """
     name = getattr(service_cls, "name", None)
     if not isinstance(name, str) or not name:
         raise ConfigurationError(
-            f"{service_cls.__module__}.{service_cls.__qualname__} is no service: give it a class "
-            f'attribute `name`, a string, for example name = "{service_cls.__name__.lower()}"'
+            f"{service_cls.__module__}.{service_cls.__qualname__} is not a service: give it a "
+            f'class attribute `name`, a string, for example name = "{service_cls.__name__.lower()}"'
         )
     return name
 
 
 class WorkerContext(msgspec.Struct, eq=False):
     """
-    One call that a worker runs.
+    A worker's call, entrypoint, service instance and host, for extensions.
 
     Attributes:
-        service: the instance of the service class that was made for this call.
+        service: the instance of the service class for this call.
     """
 
     host: Host
@@ -290,33 +291,33 @@ class WorkerContext(msgspec.Struct, eq=False):
 
     @property
     def context(self) -> Context:
-        """Ids, context data and deadline."""
+        """The call ids, the context data and the deadline of the call."""
         return self.call.context
 
     @property
     def context_data(self) -> Mapping[str, Any]:
-        """The context data that came with the call. Calls that its method makes carry it too."""
+        """The context data of the call. Calls that the method makes inherit it."""
         return self.call.context.data
 
     @property
     def call_id(self) -> str:
-        """``service.method.unique``; logs show it."""
+        """The id of the call, ``service.method.unique``, which logs show."""
         return self.call.context.call_id_stack[-1]
 
     @property
     def call_id_stack(self) -> tuple[str, ...]:
-        """The ids of the calls that led here; the id of this call is the last."""
+        """The ids of the calls that led to this call, and the id of this call last."""
         return self.call.context.call_id_stack
 
     @property
     def origin_call_id(self) -> str | None:
-        """The first id of the stack that came with the call; ``None`` if none came."""
+        """The first call id in the message; ``None`` if the message has no call ids."""
         stack = self.call.context.call_id_stack
         return stack[0] if len(stack) > 1 else None
 
     @property
     def immediate_parent_call_id(self) -> str | None:
-        """The id of the call that made this one; ``None`` if none came."""
+        """The id of the call that made this call; ``None`` if the message has no call ids."""
         stack = self.call.context.call_id_stack
         return stack[-2] if len(stack) > 1 else None
 
@@ -328,13 +329,13 @@ class DependencyProvider(Generic[T_co]):
     """
     Gives a service an attribute. Each worker gets its own value.
 
-    ``lifespan`` is entered once per container, ``provide`` once per worker. An error of the method
-    is raised at the ``yield`` of ``provide``. A dependency with nothing to open or close per call
-    overrides ``value`` instead, which costs only a function call.
+    The container enters ``lifespan`` once, and each worker enters ``provide``. An error of the
+    method is raised at the ``yield`` of ``provide``. A dependency that opens and closes nothing per
+    call overrides ``value`` instead, which costs only a function call.
     """
 
     attr_name: str = "?"
-    #: Whether ``provide`` makes the value, and not ``value``. Set by ``__init_subclass__``.
+    #: Whether ``provide`` (and not ``value``) makes the value. ``__init_subclass__`` sets it.
     has_lifetime: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -360,7 +361,7 @@ class DependencyProvider(Generic[T_co]):
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        """Open what all workers share; close it after the last worker."""
+        """Open the resources that all workers share; close them after the last worker."""
         yield
 
     def provide(self, worker_ctx: WorkerContext) -> AbstractAsyncContextManager[T_co]:
@@ -372,7 +373,7 @@ class DependencyProvider(Generic[T_co]):
         return nullcontext(self.value(worker_ctx))
 
     def value(self, worker_ctx: WorkerContext) -> T_co:
-        """The dependency of one worker, if there is nothing to close."""
+        """Return the dependency for one worker, if there is nothing to close."""
         raise NotImplementedError(f"{type(self).__name__} overrides neither provide nor value")
 
     def bound_to(self, attr_name: str) -> Self:
@@ -392,7 +393,7 @@ class DependencyProvider(Generic[T_co]):
         if service is None:
             return self
         raise AttributeError(
-            f"{owner.__name__}.{self.attr_name} is there inside a worker only, when a call runs "
+            f"{owner.__name__}.{self.attr_name} exists only inside a worker, while a call runs "
             f"the method; in a unit test make the service with aiorpc.testing.worker_factory("
             f"{owner.__name__}, {self.attr_name}=...)"
         )

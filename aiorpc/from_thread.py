@@ -1,8 +1,8 @@
 """
-Lets a thread await coroutines of an event loop that runs in another thread.
+Runs coroutines in the event loop of another thread, and waits for their results.
 
-Users call ``run`` in a sync ``@rpc def``. The worker of that method, and ``aiorpc.sync``, use
-``Bridge``. Imports nothing of aiorpc.
+Users call ``run`` in a sync ``@rpc def``. The worker of such a method, and ``aiorpc.sync``, use
+``Bridge``. This file imports no other file of aiorpc.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["run"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds between two checks whether the loop is still open.
+#: While a thread waits, it checks at this interval, in seconds, whether the loop is closed.
 _CHECK_INTERVAL = 1.0
 
 
@@ -35,21 +35,21 @@ class Bridge:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def end(self) -> None:
-        """Cancel what runs for other threads, and let nothing more begin. Call it in the loop."""
+        """Cancel the tasks of other threads, and refuse new tasks. Call this in the loop."""
         self._ended = True
         for task in list(self._tasks):
             task.cancel()
 
     def for_thread(self, method: Callable[..., R], *args: Any, **kwargs: Any) -> Callable[[], R]:
-        """A function for a thread to call: *method* in a copy of this context, with this bridge."""
+        """Return a function that runs *method* in a thread, with a copy of this context."""
 
         def call() -> R:
             bridge.set(self)
             try:
                 return method(*args, **kwargs)
             except StopIteration as exc:
-                # A future refuses a StopIteration, and its waiter would wait for ever. Python
-                # converts it in coroutines in the same way.
+                # A future does not accept a StopIteration, so its waiter would wait forever.
+                # Python itself converts a StopIteration in coroutines in the same way.
                 name = getattr(method, "__qualname__", repr(method))
                 raise RuntimeError(f"{name} raised StopIteration") from exc
 
@@ -57,13 +57,13 @@ class Bridge:
 
     def run(self, function: Callable[[], Awaitable[R]]) -> R:
         """
-        Call *function* in the loop, await what it returns, and wait for that in this thread.
+        Run ``await function()`` in the loop, and wait for its result in this thread.
 
-        An exception that a signal handler raises here meanwhile cancels what runs in the loop.
+        If a signal handler raises in this thread meanwhile, the task in the loop is cancelled.
 
         Raises:
-            asyncio.CancelledError: it was cancelled, ``end`` was called, or the loop is closed.
-            RuntimeError: this thread runs the loop.
+            asyncio.CancelledError: the task was cancelled, ``end`` was called, or the loop closed.
+            RuntimeError: this thread runs the loop, so it would wait for itself.
         """
         done: concurrent.futures.Future[R] = concurrent.futures.Future()
         task: asyncio.Task[R] | None = None
@@ -87,8 +87,8 @@ class Bridge:
             self._call_in_loop(begin)
             return self._result(done)
         except BaseException:
-            # Maybe a signal handler's: Ctrl-C, or Celery's time limit. It may come before `begin`
-            # has run; the loop then runs `begin` first.
+            # A signal handler may have raised (Ctrl-C, Celery's time limit), even before the loop
+            # has run `begin`; the loop then runs `begin` before `cancel`.
             if not done.done():
                 with suppress(asyncio.CancelledError):
                     self._call_in_loop(cancel)
@@ -102,7 +102,7 @@ class Bridge:
         if running is self._loop:
             raise RuntimeError(
                 "this thread runs the event loop, and would wait for itself: await the coroutine "
-                "here, without from_thread.run() or aiorpc.sync"
+                "instead of using from_thread.run() or aiorpc.sync"
             )
         if self._ended:
             raise asyncio.CancelledError
@@ -143,33 +143,33 @@ def _copy_result(done: concurrent.futures.Future[R], task: asyncio.Task[R]) -> N
         done.set_result(task.result())
 
 
-#: The bridge of this thread, set by ``Bridge.for_thread``.
+#: The bridge of this thread. ``Bridge.for_thread`` sets it.
 bridge: ContextVar[Bridge] = ContextVar("aiorpc.bridge")
 
 
 def run(function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """
-    Run ``await function(*args, **kwargs)`` in the event loop of the service, and wait for it here.
-    It awaits anything, also the reply of a ``call_async``::
+    Run ``await function(*args, **kwargs)`` in the event loop of the service, and wait for its
+    result in this thread. *function* may also be the ``result`` of a ``call_async`` reply::
 
         @rpc
         def report(self, month: str) -> bytes:
             rows = from_thread.run(self.books.sold_in, month)
 
-    It runs under the deadline and with the context data of the call. It is cancelled when the
-    deadline passes, or when the caller cancels the call.
+    The coroutine has the deadline and the context data of the call. The host cancels the coroutine
+    when the deadline passes, or when the caller cancels the call.
 
     Raises:
-        RuntimeError: this is not the thread of a sync method.
-        TypeError: *function* returns what cannot be awaited.
-        asyncio.CancelledError: the call was cancelled, or its deadline passed. Let it pass.
+        RuntimeError: the current thread is not the thread of a sync method.
+        TypeError: *function* does not return an awaitable.
+        asyncio.CancelledError: the call was cancelled, or its deadline passed. Do not catch it.
     """
     try:
         own = bridge.get()
     except LookupError:
         raise RuntimeError(
-            "from_thread.run() works in the thread of a sync @rpc method; in a coroutine, await "
-            "the call, in a unit test run the method by aiorpc.testing.run_sync(), and in a "
-            "program without a loop use aiorpc.sync.ClusterRpcProxy"
+            "from_thread.run() works only in the thread of a sync @rpc method; in a coroutine, "
+            "await the call; in a unit test, run the method with aiorpc.testing.run_sync(); in a "
+            "program without a loop, use aiorpc.sync.ClusterRpcProxy"
         ) from None
     return own.run(partial(function, *args, **kwargs))

@@ -1,9 +1,9 @@
 """
 Calls services and dispatches events from programs without an event loop: threads, Flask, Django,
-scripts. Stands on ``calling``.
+scripts. This file imports ``calling``.
 
-Each proxy runs the async proxy on an event loop of its own, in a thread of its own. Any number of
-threads may use it at the same time.
+Each proxy starts one thread with an event loop, and runs the async proxy there. Any number of
+threads may use a proxy at the same time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ JOIN_TIMEOUT = 10.0
 
 
 class _LoopThread:
-    """An event loop in a daemon thread; other threads run coroutines there by ``run``."""
+    """An event loop in a daemon thread. Other threads run coroutines in it with ``run``."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -72,11 +72,11 @@ class _LoopThread:
 
     def run(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """
-        Run ``await function(*args, **kwargs)`` in the loop, and wait for it here.
+        Run ``await function(*args, **kwargs)`` in the loop, and wait for its result in this thread.
 
         Raises:
             ConnectionLost: another thread called ``close`` meanwhile.
-            RuntimeError: ``close`` was called before, or this is another process.
+            RuntimeError: ``close`` was called before, or another process made this object.
             concurrent.futures.CancelledError: the call was cancelled.
         """
         if os.getpid() != self._pid:
@@ -95,7 +95,7 @@ class _LoopThread:
             raise concurrent.futures.CancelledError from None
 
     def close(self) -> None:
-        """Cancel what runs in the loop, and end the thread. Idempotent."""
+        """Cancel the tasks in the loop, and end the thread. Idempotent."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
@@ -105,14 +105,14 @@ class _LoopThread:
 
 
 class RpcReply(Generic[T]):
-    """The answer to a call that was sent. ``result()`` waits for it, as often as you like."""
+    """The answer to a call that was sent. You may call ``result()`` any number of times."""
 
     def __init__(self, thread: _LoopThread, reply: proxies.RpcReply[T]) -> None:
         self._thread = thread
         self._reply = reply
 
     def result(self) -> T:
-        """Wait for the result. Raises what calling the method raises."""
+        """Wait for the result. Raises the same errors as a call of the method."""
         return self._thread.run(self._reply.result)
 
     def done(self) -> bool:
@@ -138,7 +138,7 @@ class MethodProxy:
         self._method = method
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the method and wait. Raises what the async ``MethodProxy.__call__`` raises."""
+        """Call the method and wait. Raises the same errors as the async ``MethodProxy``."""
         return self._thread.run(self._method, *args, **kwargs)
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
@@ -150,19 +150,19 @@ class MethodProxy:
         return RpcReply(self._thread, self._thread.run(send))
 
     def with_options(self, **options: Unpack[Options]) -> MethodProxy:
-        """The same method with other :class:`aiorpc.calling.options.CallOptions`."""
+        """Return the method with other :class:`aiorpc.calling.options.CallOptions`."""
         return MethodProxy(self._thread, self._method.with_options(**options))
 
 
 class ServiceProxy(Names[MethodProxy]):
-    """A remote service: each attribute, and each item, is one of its methods."""
+    """A remote service. Each attribute and each item is a method of the service."""
 
     def __init__(self, thread: _LoopThread, service: proxies.ServiceProxy) -> None:
         super().__init__(lambda name: MethodProxy(thread, service[name]))
 
 
 class ClusterProxy(Names[ServiceProxy]):
-    """All services of a broker: each attribute, and each item, is a service."""
+    """All services of a broker. Each attribute and each item is a service."""
 
     def __init__(self, thread: _LoopThread, cluster: proxies.ClusterProxy) -> None:
         super().__init__(lambda name: ServiceProxy(thread, cluster[name]))
@@ -175,9 +175,9 @@ class ClusterRpcProxy:
         with ClusterRpcProxy("amqp://guest:guest@localhost/", timeout=3) as cluster:
             cluster.service_x.remote_method("hello")
 
-    Make one per process and keep it. A server that forks makes it after the fork. Where a ``with``
-    block does not fit, use ``start()`` and ``close()``. Arguments, errors and timeouts are those of
-    :class:`aiorpc.ClusterRpcProxy`.
+    Make one proxy per process, and keep it. In a server that forks, make it after the fork. Where a
+    ``with`` block does not fit, use ``start()`` and ``close()``. Arguments, errors and timeouts are
+    the same as for :class:`aiorpc.ClusterRpcProxy`.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ClusterRpcProxy:
         self._thread: _LoopThread | None = None
 
     def start(self) -> ClusterProxy:
-        """Connect, and return the cluster whose services you call."""
+        """Connect, and return the proxy for all services of the broker."""
         thread = _LoopThread("ClusterRpcProxy")
         try:
             cluster = thread.run(self._proxy.start)
@@ -205,7 +205,7 @@ class ClusterRpcProxy:
         return ClusterProxy(thread, cluster)
 
     def close(self) -> None:
-        """Fail the calls that still wait, disconnect, and end the thread. Idempotent."""
+        """Fail the pending calls, disconnect, and end the thread. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None:
             try:
@@ -240,7 +240,7 @@ def event_dispatcher(
         with event_dispatcher("amqp://guest:guest@localhost/") as dispatch:
             dispatch("service_x", "something_happened", {"id": 1})
 
-    ``dispatch`` returns when the broker has confirmed the event. Errors are those of
+    ``dispatch`` returns when the broker has confirmed the event. Errors are the same as for
     :func:`aiorpc.event_dispatcher`.
     """
     dispatcher = standalone.event_dispatcher(config, context_data=context_data)

@@ -1,8 +1,8 @@
 """
-Deadlines of many calls on one timer of the event loop. It sets that timer and awaits nothing.
+Watches the deadlines of many calls with one timer of the event loop. Nothing here awaits.
 
-Nearly every deadline is removed, because the answer comes first. So adding and removing must be
-cheap, and firing need not be exact: a deadline fires within ``TICK`` after its time, never before.
+Most calls are answered in time, and then their deadlines are removed. So adding and removing a
+deadline must be cheap. Firing may be inexact: a deadline fires at most ``TICK`` late, never early.
 A ``loop.call_at`` for each call costs about ten times as much.
 """
 
@@ -17,33 +17,33 @@ __all__ = ["TICK", "Bucket", "Expiring", "Timers"]
 
 log = logging.getLogger("aiorpc.timers")
 
-#: Seconds by which a deadline may fire late.
+#: The longest delay of a deadline, in seconds.
 TICK = 0.01
-#: Buckets at which empty ones are looked for.
+#: The number of buckets at which ``Timers`` first deletes the empty buckets.
 _MANY = 1000
 
 
 class Expiring(Protocol):
-    """An object with a deadline. Hashed by identity."""
+    """An object with a deadline. Its hash must depend on identity."""
 
     def expired(self) -> None:
-        """Called once when the deadline has passed, unless the object was removed before."""
+        """``Timers`` calls this once when the deadline passes, unless the object was removed."""
 
 
-#: Deadlines that fire together.
+#: The objects whose deadlines fire together.
 Bucket: TypeAlias = dict[Expiring, None]
 
 
 class Timers:
-    """Deadlines on *loop*, by its time, in buckets of ``TICK`` seconds. ``close`` ends it."""
+    """Deadlines in the time of *loop*, grouped in buckets of ``TICK`` seconds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._buckets: dict[int, Bucket] = {}
-        #: The bucket of the deadline that was added last; the next one is mostly of the same tick.
+        #: The bucket that ``add`` used last. The next deadline often has the same tick.
         self._bucket: Bucket = {}
         self._tick = -1
-        #: A heap of the ticks of all buckets. Empty buckets stay until they are due, or too many.
+        #: A heap of the ticks of all buckets. An empty bucket stays until its tick or a sweep.
         self._due: list[int] = []
         self._sweep_at = _MANY
         self._timer: asyncio.TimerHandle | None = None
@@ -51,9 +51,9 @@ class Timers:
 
     def add(self, at: float, expiring: Expiring) -> Bucket:
         """
-        Call ``expiring.expired()`` at loop time *at*, and return its bucket.
+        Call ``expiring.expired()`` at the loop time *at*. Return the bucket of the deadline.
 
-        ``bucket.pop(expiring, None)`` removes the deadline. It does nothing if that has fired.
+        ``bucket.pop(expiring, None)`` removes the deadline, and does nothing after it has fired.
         """
         tick = int(at / TICK) + 1
         if tick != self._tick:
@@ -74,8 +74,8 @@ class Timers:
         self._tick, self._bucket = tick, bucket
 
     def _sweep(self) -> None:
-        """Delete empty buckets: far deadlines that were removed would leave very many."""
-        # In place, because deadlines may be firing.
+        """Delete empty buckets. Removed deadlines in the far future would leave very many."""
+        # We change both containers in place, because `_fire` may be using them.
         for tick in [tick for tick, bucket in self._buckets.items() if not bucket]:
             del self._buckets[tick]
         self._due[:] = self._buckets
@@ -108,11 +108,11 @@ class Timers:
             if bucket is self._bucket:
                 self._tick = -1
             for expiring in list(bucket):
-                if expiring in bucket:  # a callback may remove another deadline
+                if expiring in bucket:  # an earlier callback may have removed this deadline
                     del bucket[expiring]
                     try:
                         expiring.expired()
                     except Exception:
-                        log.exception("a callback at a deadline failed")
-        if due:  # a callback may have set the timer for a later tick
+                        log.exception("the callback of a deadline failed")
+        if due:  # a callback may have set the timer already, for a later tick
             self._wake_at(due[0])

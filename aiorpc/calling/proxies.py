@@ -91,8 +91,7 @@ class MethodProxy:
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """
-        Call the method and wait for its answer. If the waiting task is cancelled, aiorpc cancels
-        the call.
+        Call the method and wait for its answer. A cancelled task cancels the call.
 
         Raises:
             RpcTimeout: no answer came within the timeout; the text says why.

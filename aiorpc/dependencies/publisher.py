@@ -36,8 +36,7 @@ class Publish(Protocol):
         confirmed the message.
 
         Args:
-            mandatory: raise ``Unroutable`` if no queue takes the message. The default is the
-                Publisher's ``mandatory``.
+            mandatory: raise ``Unroutable`` if no queue takes the message; default: Publisher's.
             expiration: seconds after which the broker discards an unread message.
             properties: further AMQP properties: ``priority``, ``persistent``, ``correlation_id``,
                 ``reply_to``, ``message_id``, ``timestamp``, ``type``, ``app_id``, ``user_id``.

@@ -494,7 +494,7 @@ def test_a_class_without_a_name_is_refused() -> None:
     class Nameless:
         pass
 
-    with pytest.raises(ConfigurationError, match="Nameless is no service"):
+    with pytest.raises(ConfigurationError, match="Nameless is not a service"):
         ServiceContainer(Nameless, "memory://")
 
 

@@ -72,7 +72,7 @@ def test_run_waits_for_the_broker_and_says_so(project: Project, closed_port: int
         (["greet-ings!"], "no module named greet-ings!"),
         ([":Greetings"], "'' is not the name of a module"),
         (["colorsys"], "colorsys has no service"),
-        (["nameless"], "nameless.Nameless is no service: give it a class attribute `name`"),
+        (["nameless"], "nameless.Nameless is not a service: give it a class attribute `name`"),
         (["nameless:Nameless"], "give it a class attribute `name`"),
         (["nameless:Plain"], "nameless:Plain has no entrypoint"),
         (["greetings", "twin"], "two services of one runner are named"),
