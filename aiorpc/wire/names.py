@@ -61,15 +61,8 @@ ACQUIRED_COUNT = "x-acquired-count"
 #: Headers with further routing keys, to which the broker also routes the message.
 ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
-<<<<<<< HEAD
-#: Headers of the broker and of compression. They are never context data.
-BROKER_HEADERS = frozenset(
-    {"x-death", DELIVERY_COUNT, ACQUIRED_COUNT, "x-received-from", "BCC", "CC", COMPRESSION}
-)
-=======
 #: Headers about the message itself, which are never context data.
 MESSAGE_HEADERS = frozenset({"BCC", "CC", COMPRESSION})
->>>>>>> dce1ca2 (Headers that RabbitMQ and its plugins add to a message are no context data)
 OWN_PREFIX = "aiorpc-"
 #: How the names of such headers begin: ours, and those that RabbitMQ 3.8 to 4.3 and its plugins
 #: (federation, shovel, streams, MQTT, AMQP 1.0) add.
