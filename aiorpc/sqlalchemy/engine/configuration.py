@@ -25,6 +25,7 @@ from typing import Any
 from ...config import Settings, resolve
 from ...config.decoding import closest
 from ...exceptions import ConfigurationError
+from .options import checked, merged
 from .urls import DatabaseUrl, parse_database_url
 
 __all__ = ["DatabaseConfig", "configured"]
@@ -67,23 +68,25 @@ def configured(
         config: the path of a file, a mapping, or settings.
         base: the declarative base. Its name in the configuration is the ``name`` given to
             ``declarative_base(name=...)``, or the name of the class.
-        engine_options, session_options: options from code; the configuration replaces them.
+        engine_options, session_options: options from code; the configuration replaces them, one by
+            one in mappings too, such as ``connect_args``.
 
     Raises:
-        ConfigurationError: *base* is no declarative base, no database is configured for it, or its
-            URL is wrong. The text has the configured keys.
+        ConfigurationError: *base* is no declarative base, no database is configured for it, its
+            URL is wrong, or an option has the wrong type. The text has the configured keys.
     """
     settings = resolve(config)
     _require_declarative(base)
     key = f"{service_name}:{base.__name__}"
-    text, where = _find_url(settings, key)
     words = {"service_name": service_name, "declarative_base_name": base.__name__}
-    url = _TEMPLATE.sub(lambda match: words[match[1]] if match[1] else match[0][0], text)
+    url = _url(settings, key, words)
+    engine = merged(engine_options or {}, *_options(settings, "DB_ENGINE_OPTIONS", key))
+    session = merged(session_options or {}, *_options(settings, "DB_SESSION_OPTIONS", key))
     return DatabaseConfig(
         key,
-        parse_database_url(url, where),
-        {**(engine_options or {}), **_options(settings, "DB_ENGINE_OPTIONS", key)},
-        {**(session_options or {}), **_options(settings, "DB_SESSION_OPTIONS", key)},
+        url,
+        checked(engine, "DB_ENGINE_OPTIONS", key, url.driver),
+        checked(session, "DB_SESSION_OPTIONS", key),
         settings.cleanup_timeout,
     )
 
@@ -95,6 +98,13 @@ def _require_declarative(base: Any) -> None:
             f"{shown} is no declarative base: make one by `class Base(DeclarativeBase): pass`, or "
             'by `declarative_base(name="Base")`'
         )
+
+
+def _url(settings: Settings, key: str, words: Mapping[str, str]) -> DatabaseUrl:
+    """The URL of *key*, with *words* in its placeholders."""
+    text, where = _find_url(settings, key)
+    filled = _TEMPLATE.sub(lambda match: words[match[1]] if match[1] else match[0][0], text)
+    return parse_database_url(filled, where)
 
 
 def _find_url(settings: Settings, key: str) -> tuple[str, str]:
@@ -120,8 +130,10 @@ def _find_url(settings: Settings, key: str) -> tuple[str, str]:
     )
 
 
-def _options(settings: Settings, name: str, key: str) -> dict[str, Any]:
-    """The options for every database, overridden by those under *key*."""
+def _options(
+    settings: Settings, name: str, key: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The options for every database, and those under *key*."""
     given: Mapping[str, Any] = getattr(settings, name.lower())
     own = given.get(key) or {}
     if not isinstance(own, Mapping):
@@ -129,4 +141,4 @@ def _options(settings: Settings, name: str, key: str) -> dict[str, Any]:
             f'{settings.source}: {name}["{key}"] must be a mapping of options, got '
             f"{type(own).__name__}"
         )
-    return {**{option: value for option, value in given.items() if ":" not in option}, **own}
+    return {option: value for option, value in given.items() if ":" not in option}, own

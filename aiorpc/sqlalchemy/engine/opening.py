@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ...exceptions import ConfigurationError
 from .configuration import DatabaseConfig
 from .drivers import default_arguments, note_server
+from .options import merged
 from .pool import CallPool, bound_pings
 
 __all__ = ["open_engine"]
@@ -90,12 +91,11 @@ def _create(database: DatabaseConfig, url: URL, defaults: Mapping[str, Any]) -> 
 
 def _engine_options(database: DatabaseConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     options = {"pool_pre_ping": True, **defaults, **database.engine_options}
-    given = options.get("connect_args") or {}
-    options["connect_args"] = {
-        **default_arguments(database.url.driver),
-        **database.url.connect_args,
-        **given,
-    }
+    options["connect_args"] = merged(
+        default_arguments(database.url.driver),
+        database.url.connect_args,
+        options.get("connect_args", {}),
+    )
     if "pool" not in options:
         options.setdefault("poolclass", CallPool)
     if isinstance(options.get("poolclass"), str):  # YAML has no classes

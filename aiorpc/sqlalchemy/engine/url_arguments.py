@@ -29,8 +29,24 @@ Query: TypeAlias = Mapping[str, str | Sequence[str]]
 Arguments: TypeAlias = tuple[dict[str, str | Sequence[str]], dict[str, Any]]
 
 
+#: The modes of libpq.
+_PG_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
+def _pg_tls(text: str) -> str:
+    """The mode in *text*, or for the truth value in it, as libpq reads ``ssl=true`` for JDBC."""
+    if (mode := text.lower()) in _PG_MODES:
+        return mode
+    return "require" if asbool(text) else "disable"
+
+
 #: What an argument of each type must be, for the error.
-_EXPECTED = {asbool: "true or false", float: "a number of seconds", int: "an integer"}
+_EXPECTED: Mapping[Callable[[str], Any], str] = {
+    asbool: "true or false",
+    float: "a number of seconds",
+    int: "an integer",
+    _pg_tls: f"true, false, or one of {', '.join(_PG_MODES)}",
+}
 
 
 @dataclass(frozen=True)
@@ -122,11 +138,12 @@ _ASYNCPG = _Driver(
     # Several hosts, and the dialect's cache of statements.
     kept=("host", "port", "prepared_statement_cache_size"),
     own={
-        **dict.fromkeys(("database", "dbname", "password", "ssl", "user"), str),
+        **dict.fromkeys(("database", "dbname", "password", "user"), str),
         **dict.fromkeys(("command_timeout", "connect_timeout", "timeout"), float),
         **dict.fromkeys(("max_cacheable_statement_size", "max_cached_statement_lifetime"), int),
         "statement_cache_size": int,
         "direct_tls": asbool,
+        "ssl": _pg_tls,
     },
     renamed={"connect_timeout": "timeout", "dbname": "database"},
     gathered=_PG_LIBPQ | _PG_SERVER_SETTINGS,
@@ -157,6 +174,8 @@ def asyncpg_arguments(query: Query, where: str) -> Arguments:
     reader = _Reader(_ASYNCPG, query, where)
     connect_args = reader.own()
     if libpq := reader.texts(_PG_LIBPQ):
+        if "sslmode" in libpq:
+            libpq["sslmode"] = reader.convert("sslmode", _pg_tls)
         connect_args["dsn"] = f"postgresql://?{urlencode(libpq)}"
     if server_settings := reader.texts(_PG_SERVER_SETTINGS):
         connect_args["server_settings"] = server_settings

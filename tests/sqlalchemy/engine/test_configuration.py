@@ -93,6 +93,32 @@ def test_options_of_the_configuration_replace_those_in_code() -> None:
     assert database.session_options == {"info": {}, "autoflush": False}
 
 
+@pytest.mark.parametrize(
+    ("url", "options", "words"),
+    [
+        ("sqlite://", {"pool_size": "20"}, r"DB_ENGINE_OPTIONS.pool_size must be int >= 0, got"),
+        ("sqlite://", {"pool_timeout": "soon"}, "pool_timeout must be number >= 0"),
+        ("sqlite://", {"pool_pre_ping": "no"}, "pool_pre_ping must be true or false"),
+        ("sqlite://", {"connect_args": [1]}, "connect_args must be mapping, got list"),
+        ("mysql://h/db", {"connect_args": {"connect_timeout": "3"}}, r"connect_args.connect_time"),
+        ("postgres://h/db", {"connect_args": {"server_settings": "jit"}}, "must be mapping to str"),
+        ("postgres://h/db", {"connect_args": {"server_settings": {"jit": []}}}, r"\['jit'\] must"),
+    ],
+)
+def test_an_engine_option_of_the_wrong_type_is_an_error(
+    url: str, options: dict[str, Any], words: str
+) -> None:
+    for config, code in ({"DB_ENGINE_OPTIONS": options}, None), ({}, options):
+        with pytest.raises(ConfigurationError, match=f"^both:Base: .*{words}"):
+            configured({"DB_URI": url, **config}, "both", Base, code)
+
+
+def test_a_session_option_of_the_wrong_type_is_an_error() -> None:
+    config = {"DB_URI": "sqlite://", "DB_SESSION_OPTIONS": {"autoflush": "no"}}
+    with pytest.raises(ConfigurationError, match=r"DB_SESSION_OPTIONS.autoflush must be true or"):
+        configured(config, "both", Base)
+
+
 def test_options_of_one_database_that_are_no_mapping_are_an_error() -> None:
     config = {"DB_URI": "sqlite://", "DB_ENGINE_OPTIONS": {"both:Base": 3}}
     with pytest.raises(ConfigurationError, match=r'\["both:Base"\] must be a mapping.*got int'):

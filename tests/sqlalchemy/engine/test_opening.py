@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,43 @@ async def test_connecting_is_bounded_by_10_s_unless_the_configuration_says_other
         with pytest.raises(ConnectionError):
             await engine.connect()
     assert seen == [expected]
+
+
+async def test_connect_args_of_the_url_the_configuration_and_the_code_are_merged(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        """
+DB_URI: postgresql://u:p@h/db?application_name=shop&search_path=x
+DB_ENGINE_OPTIONS:
+  connect_args:
+    server_settings: {jit: off, work_mem: 64}
+  "both:Base":
+    connect_args:
+      timeout: 3
+      server_settings: {search_path: z}
+"""
+    )
+    seen: dict[str, Any] = {}
+
+    async def connect(*_: Any, **given: Any) -> Any:
+        seen.update(given)
+        raise ConnectionRefusedError("nobody there")
+
+    in_code = {"async_creator_fn": connect, "server_settings": {"jit": "on", "role": "r"}}
+    options = {"connect_args": in_code}
+    async with open_engine(configured(path, "both", Base, options)) as engine:
+        with pytest.raises(ConnectionError):
+            await engine.connect()
+    assert seen["timeout"] == 3
+    assert seen["server_settings"] == {
+        "application_name": "shop",
+        "search_path": "z",
+        "jit": "off",
+        "work_mem": "64",
+        "role": "r",
+    }
 
 
 async def test_the_error_for_a_wrong_option_names_the_database_and_the_option() -> None:

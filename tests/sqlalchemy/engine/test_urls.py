@@ -55,6 +55,9 @@ def test_utf8_of_mysql_becomes_utf8mb4() -> None:
     [
         ("connect_timeout=5", {"timeout": 5.0}),
         ("command_timeout=1.5&statement_cache_size=0", {"command_timeout": 1.5}),
+        ("ssl=true", {"ssl": "require"}),
+        ("ssl=0", {"ssl": "disable"}),
+        ("ssl=verify-full", {"ssl": "verify-full"}),
         ("sslmode=require", {"dsn": "postgresql://?sslmode=require"}),
         (
             "sslmode=verify-full&sslrootcert=/etc/ca.pem",
@@ -134,6 +137,8 @@ def test_tls_1_2_is_the_lowest_version_for_mysql_whatever_openssl_permits(
         ("postgresql://u:p@h/db?keepalives_idle=30", ["keepalives_idle", "pool_pre_ping"]),
         ("postgresql://u:p@h/db?channel_binding=require", ["channel_binding", "psycopg"]),
         ("postgresql://u:p@h/db?connect_timeout=soon", ["connect_timeout", "number of seconds"]),
+        ("postgresql://u:p@h/db?ssl=maybe", ["ssl", "true, false, or one of disable", "'maybe'"]),
+        ("postgresql://u:p@h/db?sslmode=maybe", ["sslmode", "verify-full", "'maybe'"]),
         ("postgresql://u:p@h/db?client_encoding=latin1", ["client_encoding", "UTF-8"]),
         ("mysql://u:p@h/db?read_timeout=3", ["aiomysql has no argument read_timeout", "deadline"]),
         ("mysql://u:p@h/db?autocommit=true", ["isolation_level: AUTOCOMMIT"]),
