@@ -78,15 +78,12 @@ def configured(
     settings = resolve(config)
     _require_declarative(base)
     key = f"{service_name}:{base.__name__}"
-    words = {"service_name": service_name, "declarative_base_name": base.__name__}
-    url = _url(settings, key, words)
-    engine = merged(engine_options or {}, *_options(settings, "DB_ENGINE_OPTIONS", key))
-    session = merged(session_options or {}, *_options(settings, "DB_SESSION_OPTIONS", key))
+    url = _url(settings, key)
     return DatabaseConfig(
         key,
         url,
-        checked(engine, "DB_ENGINE_OPTIONS", key, url.driver),
-        checked(session, "DB_SESSION_OPTIONS", key),
+        _options(settings, "DB_ENGINE_OPTIONS", key, engine_options, url.driver),
+        _options(settings, "DB_SESSION_OPTIONS", key, session_options),
         settings.cleanup_timeout,
     )
 
@@ -100,9 +97,11 @@ def _require_declarative(base: Any) -> None:
         )
 
 
-def _url(settings: Settings, key: str, words: Mapping[str, str]) -> DatabaseUrl:
-    """The URL of *key*, with *words* in its placeholders."""
+def _url(settings: Settings, key: str) -> DatabaseUrl:
+    """The URL of *key*, with its placeholders filled in."""
     text, where = _find_url(settings, key)
+    service_name, _, base_name = key.rpartition(":")
+    words = {"service_name": service_name, "declarative_base_name": base_name}
     filled = _TEMPLATE.sub(lambda match: words[match[1]] if match[1] else match[0][0], text)
     return parse_database_url(filled, where)
 
@@ -131,9 +130,9 @@ def _find_url(settings: Settings, key: str) -> tuple[str, str]:
 
 
 def _options(
-    settings: Settings, name: str, key: str
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The options for every database, and those under *key*."""
+    settings: Settings, name: str, key: str, in_code: Mapping[str, Any] | None, driver: str = ""
+) -> Mapping[str, Any]:
+    """The options in code, overridden by those for every database, and by those under *key*."""
     given: Mapping[str, Any] = getattr(settings, name.lower())
     own = given.get(key) or {}
     if not isinstance(own, Mapping):
@@ -141,4 +140,5 @@ def _options(
             f'{settings.source}: {name}["{key}"] must be a mapping of options, got '
             f"{type(own).__name__}"
         )
-    return {option: value for option, value in given.items() if ":" not in option}, own
+    common = {option: value for option, value in given.items() if ":" not in option}
+    return checked(merged(in_code or {}, common, own), name, key, driver)
