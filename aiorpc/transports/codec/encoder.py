@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ...context import EMPTY
 from ...exceptions import UnserializableValueError
 from ...wire.message import Message
 from .frames import (
@@ -32,7 +33,7 @@ from .frames import (
     TYPE,
     USER_ID,
 )
-from .headers import encode_headers
+from .headers import NO_HEADERS, encode_headers
 from .table_encoding import Unwritable, epoch_seconds
 
 __all__ = ["Encoder", "short_string"]
@@ -73,6 +74,7 @@ class Encoder:
         self._kinds: dict[tuple[str | None, str | None], tuple[int, bytes]] = {}
         self._reply_tos: dict[str, bytes] = {}
 
+    # long: every message passes here, and a call inside costs 0.1 us
     def publish(self, exchange: str, routing_key: str, mandatory: bool, message: Message) -> bytes:
         """
         Return all frames of a ``basic.publish``.
@@ -84,38 +86,26 @@ class Encoder:
         """
         destination = exchange, routing_key, mandatory
         prefix = self._prefixes.get(destination) or self._prefix(destination)
-        flags, properties = self._properties(message)
-        if len(properties) > self.max_body - HEADER_HEAD:
-            raise UnserializableValueError(
-                f"the headers and properties of a message to exchange {exchange!r}, key "
-                f"{routing_key!r}, take {len(properties)} bytes, and one AMQP frame has room for "
-                f"{self.max_body - HEADER_HEAD}: send less context data, or put it in the body"
-            )
-        body = message.body
-        size = len(body)
-        channel = self.channel
-        head = _CONTENT(HEADER, channel, HEADER_HEAD + len(properties), 60, 0, size, flags)
-        if 0 < size <= self.max_body:
-            middle = _END_FRAME(FRAME_END, BODY, channel, size)
-            return b"".join((prefix, head, properties, middle, body, _END))
-        return b"".join((prefix, head, properties, _END, *self._body(body)))
-
-    def _properties(self, message: Message) -> tuple[int, bytes]:
         kind = message.content_type, message.content_encoding
         flags, encoded = self._kinds.get(kind) or self._kind(kind)
         flags |= DELIVERY_MODE
         parts = [encoded]
         append = parts.append
-        if message.headers is not None:
+        headers = message.headers
+        if headers is not None:
             flags |= HEADERS
-            append(encode_headers(message.headers))
+            append(NO_HEADERS if headers is EMPTY else encode_headers(headers))
         append(b"\2" if message.persistent else b"\1")
         if message.priority is not None:
             flags |= PRIORITY
             append(b"\0" if message.priority == 0 else _priority(message.priority))
-        if message.correlation_id is not None:
+        correlation_id = message.correlation_id
+        if correlation_id is not None:
             flags |= CORRELATION_ID
-            append(short_string(message.correlation_id, "correlation id"))
+            if correlation_id.isascii() and len(correlation_id) < 256:
+                append(_BYTES[len(correlation_id)] + correlation_id.encode())
+            else:
+                append(short_string(correlation_id, "correlation id"))
         reply_to = message.reply_to
         if reply_to is not None:
             flags |= REPLY_TO
@@ -132,7 +122,21 @@ class Encoder:
             or message.app_id is not None
         ):
             flags |= _rare_properties(message, parts)
-        return flags, b"".join(parts)
+        properties = b"".join(parts)
+        if len(properties) > self.max_body - HEADER_HEAD:
+            raise UnserializableValueError(
+                f"the headers and properties of a message to exchange {exchange!r}, key "
+                f"{routing_key!r}, take {len(properties)} bytes, and one AMQP frame has room for "
+                f"{self.max_body - HEADER_HEAD}: send less context data, or put it in the body"
+            )
+        body = message.body
+        size = len(body)
+        channel = self.channel
+        head = _CONTENT(HEADER, channel, HEADER_HEAD + len(properties), 60, 0, size, flags)
+        if 0 < size <= self.max_body:
+            middle = _END_FRAME(FRAME_END, BODY, channel, size)
+            return b"".join((prefix, head, properties, middle, body, _END))
+        return b"".join((prefix, head, properties, _END, *self._body(body)))
 
     def ack(self, tag: int, multiple: bool = False) -> bytes:
         """Return a ``basic.ack``; *multiple* acks all tags up to *tag*."""

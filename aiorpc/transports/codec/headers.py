@@ -23,10 +23,10 @@ from .table_decoding import (
 )
 from .table_encoding import encode_table
 
-__all__ = ["decode_headers", "encode_headers"]
+__all__ = ["NO_HEADERS", "decode_headers", "encode_headers"]
 
 _pack_long = Struct(">q").pack
-_EMPTY = encode_table({})
+NO_HEADERS = encode_table({})
 
 #: Known templates at most; then all are forgotten. Few clients send often: a call that a worker
 #: makes has a call id stack of its own.
@@ -47,7 +47,7 @@ def encode_headers(headers: Mapping[str, Any]) -> bytes:
     if type(headers) is FilledHeaders:  # the type first: its length is a step in Python
         template = headers.template
         return (template.encoded or _encode(template)) + _pack_long(headers.deadline)
-    return encode_table(headers) if headers else _EMPTY
+    return encode_table(headers) if headers else NO_HEADERS
 
 
 def _encode(template: HeaderTemplate) -> bytes:
