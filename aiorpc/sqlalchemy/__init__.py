@@ -8,6 +8,7 @@ An optional leaf: only ``aiorpc.testing`` imports it. It needs one of the extras
 
 from __future__ import annotations
 
+from . import requirements as _requirements  # noqa: F401  # isort: skip  # before its users
 from .engine.configuration import DatabaseConfig, configured
 from .engine.opening import open_engine
 from .engine.pool import CallPool, DatabaseUnreachable, PoolTimeout
