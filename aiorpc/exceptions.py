@@ -30,7 +30,7 @@ the service.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "UnserializableValueError",
     "deserialize_to_instance",
     "exception_path",
+    "likely",
     "registry",
 ]
 
@@ -209,3 +210,11 @@ NAMEKO_ERRORS = (MalformedRequest, MethodNotFound, IncorrectSignature)
 registry: dict[str, type[Exception]] = {f"nameko.exceptions.{t.__name__}": t for t in NAMEKO_ERRORS}
 for _type in (*NAMEKO_ERRORS, BadArguments):
     deserialize_to_instance(_type)
+
+
+def likely(word: str, known: Collection[str]) -> str:
+    """`` (did you mean ...?)`` if *word* resembles one of the *known* words, else nothing."""
+    from difflib import get_close_matches  # few programs need it
+
+    matches = get_close_matches(word, known, n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack
 
 import msgspec
 
@@ -216,6 +216,22 @@ class ClusterRpcProxy:
     def health(self) -> Health:
         """Whether calls can be made right now."""
         return self._proxy.health()
+
+    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"ClusterRpcProxy has no attribute {name!r}: calls are made on the cluster that "
+                "`with ClusterRpcProxy(...) as cluster` or ClusterRpcProxy(...).start() gives"
+            )
+
+        async def __aenter__(self) -> NoReturn:
+            raise TypeError(
+                "aiorpc.sync.ClusterRpcProxy needs `with`; a coroutine uses `async with "
+                "aiorpc.ClusterRpcProxy(...)`"
+            )
+
+        async def __aexit__(self, *exc_info: object) -> None: ...
 
     def __enter__(self) -> ClusterProxy:
         return self.start()

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -91,6 +91,23 @@ class _Standalone(Generic[P]):
                 ) from None
             raise
         return self._proxy(client)
+
+    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
+
+        def __getattr__(self, name: str) -> NoReturn:
+            kind = type(self).__name__
+            raise AttributeError(
+                f"{kind} has no attribute {name!r}: calls are made on the proxy that `async with "
+                f"{kind}(...) as proxy` or `await {kind}(...).start()` gives"
+            )
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                f"{type(self).__name__} needs `async with`, or await start() and aclose(); a "
+                "program without an event loop uses aiorpc.sync.ClusterRpcProxy"
+            )
+
+        def __exit__(self, *exc_info: object) -> None: ...
 
     async def aclose(self) -> None:
         """Fail the pending calls, and disconnect. Bounded; idempotent."""

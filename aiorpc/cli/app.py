@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..exceptions import AioRpcError
+from ..exceptions import AioRpcError, likely
 from .loading import UserCodeFailed
 from .output import EXIT_CODES, ExitCode, report
-from .parser import Parser, likely
+from .parser import Parser
 
 __all__ = ["COMMANDS", "complete", "main", "parser_of", "run"]
 

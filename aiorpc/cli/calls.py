@@ -115,7 +115,8 @@ def explain(wanted: Wanted, error: AioRpcError, *, debug: bool) -> ExitCode:
     if isinstance(error, RemoteError):
         text = f"{called} raised {error.exc_type}: {error.value}"
     elif isinstance(error, MethodNotFound):
-        text = f"{wanted.service} has no method {wanted.method} that is marked @rpc"
+        suggestion = str(error).removeprefix(wanted.method)
+        text = f"{wanted.service} has no method {wanted.method} that is marked @rpc{suggestion}"
     else:
         text = str(error) if str(error).startswith(called) else f"{called}: {error}"
     print_error(text)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from ..config import Settings, load, parse_define, redact_url
 from ..config.loading import from_mapping
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, likely
 from .loading import look_in_current_directory
 from .output import ExitCode, print_error
 
@@ -26,7 +26,6 @@ __all__ = [
     "Parser",
     "add_settings",
     "add_timeout",
-    "likely",
     "number",
     "refuse_url",
     "settings_for_server",
@@ -81,14 +80,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print_error(f"{message}. Try '{self.prog} --help'.")
         raise SystemExit(ExitCode.WRONG)
-
-
-def likely(word: str, known: Collection[str]) -> str:
-    """`` (did you mean ...?)`` if *word* resembles one of the *known* words, else nothing."""
-    from difflib import get_close_matches
-
-    matches = get_close_matches(word, known, n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def number(least: float, most: float = math.inf) -> Callable[[str], float]:

@@ -16,7 +16,7 @@ from functools import partial
 
 import msgspec
 
-from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound
+from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound, likely
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
@@ -134,7 +134,7 @@ class Server:
                 return
             method = self._methods.get(request.method)
             if method is None:
-                raise MethodNotFound(request.method)
+                raise MethodNotFound(f"{request.method}{likely(request.method, self._methods)}")
             args, kwargs = method.arguments.bind(args, kwargs)
         except Exception as exc:  # noqa: BLE001 - the caller gets any error as its answer
             self._refuse(request, exc)

@@ -187,7 +187,7 @@ async def serve(
 
 async def run_until_signal(runner: ServiceRunner) -> int:
     """Do what :func:`serve` does, with a *runner* that has not started."""
-    with _signals_heard() as stop:
+    with _signals_heard(runner) as stop:
         starting = asyncio.ensure_future(runner.start())
         try:
             await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -215,10 +215,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def _signals_heard() -> Iterator[asyncio.Future[None]]:
+def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
     """
-    Handle signals inside the block: the first one completes the future, the second one ends the
-    process. The end of the block restores the earlier handlers.
+    Handle signals inside the block: the first one completes the future, so that *runner* is
+    stopped; the second one ends the process. The end of the block restores the earlier handlers.
 
     The handlers are Python's, not the loop's: a second signal is sent when the loop is blocked, and
     the loop's handlers would not run then.
@@ -228,7 +228,13 @@ def _signals_heard() -> Iterator[asyncio.Future[None]]:
     heard: list[int] = []
 
     def tell(name: str) -> None:
-        log.info("%s: finishing the calls in hand", name)
+        log.info(
+            "%s: finishing the calls in hand (%d), within %g s; "
+            "a second signal ends the process at once",
+            name,
+            sum(container.running for container in runner.containers),
+            runner.settings.shutdown_timeout,
+        )
         if not stop.done():
             stop.set_result(None)
 

@@ -283,6 +283,13 @@ async def test_an_unknown_method_is_named(running: Running) -> None:
             await running.x[name]()
 
 
+async def test_a_misspelt_method_is_answered_with_the_nearest_one(running: Running) -> None:
+    with pytest.raises(MethodNotFound, match=r"^remote_metod \(did you mean 'remote_method'\?\)$"):
+        await running.x.remote_metod("hello")
+    with pytest.raises(MethodNotFound, match=r"^nope$"):  # as in Nameko
+        await running.x.nope()
+
+
 async def test_arguments_that_do_not_fit_are_refused_before_the_method_runs(
     running: Running,
 ) -> None:

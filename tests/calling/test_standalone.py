@@ -23,6 +23,7 @@ from aiorpc import (
     event_dispatcher,
     event_handler,
     rpc,
+    sync,
 )
 from aiorpc.calling import standalone
 from aiorpc.testing import faults
@@ -262,3 +263,26 @@ async def test_health_of_a_proxy_follows_its_connection() -> None:
     await proxy.aclose()
     (problem,) = proxy.health().problems
     assert "ClusterRpcProxy is not connected to memory://" in problem
+
+
+@pytest.mark.parametrize(
+    "proxy", [ClusterRpcProxy("memory://"), ServiceRpcProxy("service_x", "memory://")]
+)
+def test_a_forgotten_async_with_names_the_remedy(proxy: Any) -> None:
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'service_x': .*`async with .*start\(\)"
+    ):
+        _ = proxy.service_x
+    named = r"needs `async with`, .*aiorpc\.sync\.ClusterRpcProxy"
+    with pytest.raises(TypeError, match=named), proxy:
+        pass
+    assert not hasattr(proxy, "service_x")
+
+
+async def test_the_sync_proxy_names_the_remedy_too() -> None:
+    proxy: Any = sync.ClusterRpcProxy("memory://")
+    with pytest.raises(AttributeError, match=r"no attribute 'service_x': .*`with ClusterRpcProxy"):
+        _ = proxy.service_x
+    with pytest.raises(TypeError, match=r"needs `with`; .*aiorpc\.ClusterRpcProxy"):
+        async with proxy:
+            pass

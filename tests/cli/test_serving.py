@@ -25,7 +25,10 @@ def test_a_signal_lets_calls_in_progress_finish(project: Project) -> None:
         process.waits_for("ready")
         process.signal(signal.SIGTERM)
         assert process.ends() == 0
-    assert "SIGTERM: finishing the calls in hand" in process.output
+    assert (
+        "SIGTERM: finishing the calls in hand (1), within 25 s; "
+        "a second signal ends the process at once"
+    ) in process.output
     assert "finished" in process.output
     assert "outcome: returned" in process.output
 
