@@ -25,6 +25,7 @@ from yarl import URL
 
 from ..codec.demultiplexer import BadFrame, ConnectionFrames, Demultiplexer, HotFrames
 from ..codec.frames import HEARTBEAT
+from .addresses import connect_to_host
 from .errors import refusal
 
 if TYPE_CHECKING:
@@ -295,8 +296,7 @@ class _TapFactory(aiormq.TransportFactory):
         reader = asyncio.StreamReader(loop=loop)
         transport, tap = await loop.create_connection(
             lambda: _Tap(self._lane, reader),
-            endpoint.host,
-            endpoint.port,
+            sock=await connect_to_host(endpoint.host, endpoint.port),
             ssl=endpoint.tls,
             server_hostname=endpoint.server_hostname,
         )
