@@ -212,6 +212,7 @@ class Worker(msgspec.Struct, eq=False):
                 f"{call}: a middleware called its handler while an earlier call of it still runs; "
                 "await that first"
             )
+        current.set(call.context)  # the middleware may have changed it for the calls made inside
         self._serving = True
         self._committed = False
         self._result = _NOTHING
@@ -252,6 +253,7 @@ class Worker(msgspec.Struct, eq=False):
     def _resume(self) -> None:
         """The handler has ended. Its middleware continues, under the deadline of the call."""
         self._serving = False
+        current.set(self.call.context)
         if self._state is _DONE:  # a middleware left its handler behind
             return
         self._state = _RUNNING

@@ -11,19 +11,27 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from aiorpc import (
     Call,
     ClusterRpcProxy,
+    ContextData,
     DependencyProvider,
+    EventDispatcher,
     Handler,
     RemoteError,
+    RpcProxy,
     RpcTimeout,
     ServiceContainer,
+    ServiceRunner,
     WorkerContext,
+    event_handler,
+    from_thread,
     rpc,
 )
+from aiorpc.context import current
 
 
 @pytest.fixture
@@ -252,3 +260,53 @@ async def test_a_call_killed_while_its_dependencies_close_gets_no_second_attempt
             await asyncio.wait_for(closing.wait(), 5)
         reply.cancel()
     assert log == ["open", "run", "closed all the same"]
+
+
+async def test_context_data_that_it_adds_reaches_the_calls_and_events_made_inside(
+    config: dict[str, Any],
+) -> None:
+    heard: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    after: list[Any] = []
+
+    async def traced(call: Call, handler: Handler) -> object:
+        trace = [*call.context.data.get("trace", []), str(call)]
+        context = call.context.with_data({"trace": trace})
+        result = await handler(msgspec.structs.replace(call, context=context))
+        after.append(current.get().data.get("trace"))
+        return result
+
+    class Inner:
+        name = "inner"
+        trace = ContextData("trace")
+
+        @rpc
+        async def two(self) -> Any:
+            return self.trace
+
+        @event_handler("outer", "happened")
+        async def hear(self, payload: Any) -> None:
+            heard.set_result(self.trace)
+
+    class Outer:
+        name = "outer"
+        inner = RpcProxy("inner")
+        dispatch = EventDispatcher()
+
+        @rpc
+        async def one(self) -> Any:
+            await self.dispatch("happened", None)
+            return await self.inner.two()
+
+        @rpc
+        def threaded(self) -> Any:
+            return from_thread.run(self.inner.two)
+
+    async with (
+        ServiceRunner(Inner, Outer, config=config, middleware=[traced]),
+        ClusterRpcProxy(config) as cluster,
+    ):
+        assert await cluster.outer.one() == ["outer.one", "inner.two"]
+        assert await cluster.outer.threaded() == ["outer.threaded", "inner.two"]
+        assert await asyncio.wait_for(heard, 5) == ["outer.one", "inner.hear"]
+    # Outside its handler, a middleware has the context that came with the call.
+    assert after.count(None) == 2
