@@ -788,7 +788,10 @@ class Service:
     @once
     async def block(self) -> None:
         print("blocked", flush=True)
-        time.sleep(60)
+        # Many short sleeps: a signal that arrives just before a sleep does not interrupt it, and
+        # Python would then count both signals as one.
+        for _ in range(1200):
+            time.sleep(0.05)
 
 with asyncio.Runner(loop_factory={loop_factory}) as runner:
     runner.run(serve(Service, config="memory://"))
