@@ -1,4 +1,4 @@
-"""How long to wait between attempts. Pure: nothing here awaits or does I/O."""
+"""Computes the pauses between attempts. Pure: nothing here awaits or does I/O."""
 
 from __future__ import annotations
 

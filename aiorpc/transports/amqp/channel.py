@@ -24,27 +24,27 @@ __all__ = ["Channel", "TakeBack"]
 
 log = logging.getLogger(__name__)
 
-#: Takes the messages to re-send when a channel has ended; see :meth:`.outbox.Sender.take_back`.
+#: Called with the messages to re-send when a channel has ended: :meth:`.outbox.Sender.take_back`.
 TakeBack = Callable[[Iterable[Outgoing]], None]
 
 
 class Channel:
     """
-    Our side of a channel. It requests confirms with the first message that wants one: before that,
-    neither the broker nor we have to count.
+    Our side of a channel. The channel requests confirms with the first message that needs a
+    confirm; before that, neither the broker nor the channel has to count messages.
 
     Args:
         link: the connection.
-        channel: aiormq's side.
-        max_message_size: bytes of the largest body that may be sent or taken.
-        take_back: takes what to re-send when the channel ends.
-        returned: takes returned mandatory messages that were sent without confirms.
+        channel: aiormq's channel.
+        max_message_size: bytes of the largest body that may be sent or received.
+        take_back: called with the messages to re-send when the channel ends.
+        returned: called with each returned mandatory message that was sent without confirms.
 
     Attributes:
-        open: whether it can be written to.
+        open: whether the channel can be written to.
         ended: done when the channel has ended. Its result is the broker's ``Refused``, or ``None``
             if the connection was lost or we closed the channel.
-        unconfirmed: what the broker has to confirm, by delivery tag.
+        unconfirmed: the messages that the broker has to confirm, by delivery tag.
     """
 
     #: Whether ``_confirm`` is needed also for messages without ``settled``.
@@ -85,7 +85,7 @@ class Channel:
         Write *outgoing*. Return its delivery tag, or 0 if the channel has no confirms.
 
         Raises:
-            UnserializableValueError: it cannot be encoded, or is too large; nothing was written.
+            UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
         """
         message = outgoing.message
         if len(message.body) > self.max_message_size:
@@ -113,29 +113,29 @@ class Channel:
         return tag
 
     def start_confirms(self) -> None:
-        """Let the broker confirm what is published from now on."""
+        """Request confirms for all messages that are published from now on."""
         if not self._confirms:
             self._confirms = True
             self.lane.write(self.encoder.confirm_select())
 
     @property
     def ready(self) -> bool:
-        """Whether it is open, and the broker takes messages."""
+        """Whether the channel is open, and the broker accepts messages."""
         return self.open and self.link.blocked_reason is None
 
     async def drained(self) -> None:
-        """Return when its connection can take more, or is lost."""
+        """Return when the connection can send more, or is lost."""
         if self.lane.congested:
             await self.lane.drained()
 
     async def all_confirmed(self) -> None:
-        """Return when nothing is unconfirmed, or the channel has ended."""
+        """Return when the broker has confirmed all messages, or the channel has ended."""
         while self.unconfirmed and self.open:
             self._settled = asyncio.Event()
             await self._settled.wait()
 
     async def close(self) -> None:
-        """Close it after writing what waits. Bounded."""
+        """Write the waiting messages, then close the channel. Bounded."""
         if not self.open:
             return
         self.lane.flush()
@@ -145,7 +145,7 @@ class Channel:
     # --- in: HotFrames
 
     def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
-        tag = min(tag, self._published)  # no broker can make us count further
+        tag = min(tag, self._published)  # a wrong tag must not make us count further
         unconfirmed = self.unconfirmed
         quiet = accepted and not self._tells_all
         for each in range(self._oldest, tag + 1) if multiple else (tag,):
@@ -238,5 +238,5 @@ def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
 def _nacked(outgoing: Outgoing) -> Overloaded:
     return Overloaded(
         f"the broker refused a message to exchange {outgoing.exchange!r}, key "
-        f"{outgoing.routing_key!r} (basic.nack): a queue that it goes to is full, or failed"
+        f"{outgoing.routing_key!r} (basic.nack): a queue of this message is full, or failed"
     )

@@ -1,8 +1,8 @@
 """
-A channel with one consumer: takes deliveries, writes acks and answers.
+A channel with one consumer: receives deliveries, writes acks and answers.
 
-The acks of one loop turn are joined to one ``multiple`` ack where possible. They are written after
-everything else of that turn, so a reply is always written before the ack of its request.
+The channel joins the acks of one loop turn to one ``multiple`` ack where possible. It writes acks
+after all other frames of the turn, so a reply is always written before the ack of its request.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class AmqpDelivery(Delivery, eq=False):
 
 class _AfterAcks:
     """
-    Calls functions when the broker has read the acks written so far: if this process ends earlier,
-    the broker may never read them. An answer to any later request on the channel proves it.
+    Calls functions when the broker has read the acks written so far. If this process ends earlier,
+    the broker may never read the acks. Any later answer on the channel proves that it read them.
     """
 
     def __init__(self, channel: aiormq.Channel) -> None:
@@ -87,7 +87,7 @@ class _AfterAcks:
             self._task = self._channel.loop.create_task(self._ask())
 
     async def _ask(self) -> None:
-        # confirm.select changes nothing here, and the request ends with the connection.
+        # confirm.select has no side effect here, and the request ends with the connection.
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
@@ -107,11 +107,11 @@ class ConsumerChannel(Channel):
 
     Args:
         received: handles a delivery.
-        elsewhere: sends an answer on another channel, when this one has ended.
+        elsewhere: sends an answer on another channel, when this channel has ended.
 
     Attributes:
-        cancelled: done when the broker has cancelled the consumer. The subscription replaces it
-            when it consumes again.
+        cancelled: done when the broker has cancelled the consumer. The subscription replaces this
+            future when it consumes again.
         unsettled: tags of the deliveries that are neither acked nor rejected.
     """
 
@@ -173,11 +173,11 @@ class ConsumerChannel(Channel):
             exchange,
             routing_key,
             self.max_message_size,
-            "it is answered without reading its body" if answerable else "it is rejected",
+            "it is answered without its body" if answerable else "it is rejected",
         )
         if answerable:
-            # A request or a reply. Its handler takes the header for an error, so the caller gets an
-            # error now, instead of waiting for its deadline.
+            # A request or a reply. Its handler treats the header as an error, so the caller gets an
+            # error now, and does not wait for its deadline.
             head = msgspec.structs.replace(head, headers={**(head.headers or {}), OVERSIZED: size})
             self.delivered(tag, False, exchange, routing_key, head)
         else:
@@ -216,7 +216,7 @@ class ConsumerChannel(Channel):
             self._idle()
 
     def answer(self, tag: int, reply: Outgoing) -> bool:
-        """Publish *reply*, then ack. Return whether the delivery settles, now or later."""
+        """Publish *reply*, then ack. Return whether the delivery will settle, now or later."""
         if not self.open:
             self._elsewhere(reply)
             return True
@@ -236,7 +236,7 @@ class ConsumerChannel(Channel):
         return True
 
     def _hold(self, tag: int, reply: Outgoing) -> bool:
-        """Keep *reply* until the broker takes messages again. Refuse now what it can never take."""
+        """Keep *reply* until the broker accepts messages. Raise now if *reply* is too large."""
         try:
             check(reply, self.encoder, self.max_message_size)
         except UnserializableValueError as error:
@@ -246,7 +246,7 @@ class ConsumerChannel(Channel):
         return True
 
     def unblocked(self) -> None:
-        """Send the answers that waited for the broker to take messages again."""
+        """Send the answers that waited until the broker accepted messages again."""
         held, self._held = self._held, []
         for tag, reply in held:
             self.answer(tag, reply)
@@ -255,19 +255,19 @@ class ConsumerChannel(Channel):
 
     def cancel_unanswered(self, consumer_tag: str) -> None:
         """
-        Cancel the consumer without waiting for an answer. A broker that blocks us reads this when
-        it reads again. What it delivers until then is requeued.
+        Cancel the consumer without waiting for an answer. A broker that blocks the connection reads
+        the cancel later. The channel requeues the messages that the broker delivers until then.
         """
         self.lane.write(self.encoder.cancel(consumer_tag))
 
     def refuse(self) -> None:
-        """Give the handler no more deliveries; keep them for ``requeue_refused``."""
+        """Stop passing deliveries to the handler; keep them for ``requeue_refused``."""
         self._refused = []
 
     def requeue_refused(self) -> None:
         """
-        Requeue what arrived since ``refuse``, and what still arrives. Call it after the consumer is
-        cancelled: before that the broker would deliver it here again.
+        Requeue the deliveries that arrived since ``refuse``, and later deliveries. Call this after
+        the consumer is cancelled: before, the broker would deliver the messages here again.
         """
         self._requeues = True
         refused, self._refused = self._refused or [], []
@@ -276,7 +276,7 @@ class ConsumerChannel(Channel):
                 self.reject(tag, requeue=True)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
-        """Call *idle* whenever nothing is unsettled: also now, and maybe more than once."""
+        """Call *idle* each time when no delivery is unsettled; perhaps also now."""
         self._idle = idle
         if not self.unsettled:
             idle()
@@ -289,8 +289,8 @@ class ConsumerChannel(Channel):
             return self.encoder.ack(acked[0])
         if not self.unsettled:
             return self.encoder.ack(max(acked), multiple=True)
-        # A multiple ack covers all lower tags, so it must stop before the first unsettled one. The
-        # search for that one need not go beyond what is acked now.
+        # A multiple ack covers all lower tags, so it must stop before the first unsettled tag. The
+        # search for this tag ends at the highest tag that is acked now.
         oldest, newest = self._oldest_unsettled, max(acked)
         while oldest not in self.unsettled and oldest <= newest:
             oldest += 1
@@ -312,7 +312,7 @@ class ConsumerChannel(Channel):
                 self.ack(delivery)
                 if outgoing.settled is not None:
                     conclude = partial(super()._confirm, tag, outgoing, outcome)
-                    self.lane.flush()  # so that the acks are written first
+                    self.lane.flush()  # write the acks first
                     self._after_acks.call(conclude)
                     return
         super()._confirm(tag, outgoing, outcome)
@@ -333,8 +333,8 @@ class ConsumerChannel(Channel):
 
 class ListenerChannel(ConsumerChannel):
     """
-    A channel that acks each message after its handler has returned, together with the next write:
-    nobody waits for these acks. Messages arrive in order, so one ack of the last covers all.
+    A channel that acks messages after their handler has returned. Nobody waits for these acks, so
+    they join the next write. Messages arrive in order, so an ack of the last message covers all.
     """
 
     _heard_up_to = 0

@@ -1,5 +1,5 @@
 """
-Connects to RabbitMQ: tries the broker's URLs until one of them answers. Does I/O through ``link``.
+Connects to RabbitMQ: tries the broker's URLs until a broker answers. Does I/O through ``link``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NOT_TRIED = "no attempt was made yet"
 class Dialer:
     """
     Args:
-        urls: of the broker; several URLs are nodes of one cluster.
-        name: of the connection, for the log.
+        urls: the broker's URLs; several URLs are nodes of one cluster.
+        name: the connection's name, for the log.
         connect: opens a link to one URL. ``aiorpc.testing`` replaces it to simulate an outage.
         failed: called with the reason after each round in which no URL answered.
 
     Attributes:
-        trouble: why there is no connection: how the last attempt failed, or the last connection
-            was lost.
+        trouble: why there is no connection: the error of the last attempt, or of the lost
+            connection.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Dialer:
 
     async def dial(self, backoff: Backoff, *, first: bool) -> Link:
         """
-        Try the URLs in rounds, each in a random order, until one answers.
+        Try the URLs in rounds, each in a random order, until a broker answers.
 
         Args:
             first: whether this is the transport's first connection.
 
         Raises:
-            ConfigurationError: *first*, and a broker answered and refused us permanently.
+            ConfigurationError: *first* is true, and a broker refused us permanently.
         """
         logged: set[str] = set()
         while True:
@@ -77,7 +77,7 @@ class Dialer:
             if refusal is not None and first:
                 raise refusal
             self._failed(f"not connected ({self.trouble})")
-            # The log has a line about the lost connection already. A refusal after it is news.
+            # The log already has a line about the lost connection; a later refusal is new.
             if self.trouble not in logged and (first or refusal is not None):
                 logged.add(self.trouble)
                 log.warning("%s: still connecting: %s", self._name, self.trouble)

@@ -33,9 +33,9 @@ class Refused(Exception):
 @contextmanager
 def errors() -> Iterator[None]:
     """
-    Raise aiormq's errors in the block as ``Refused``, or else as ``ConnectionError``. If the task
-    is cancelled in the block, raise ``CancelledError``: aiormq may replace that by another error,
-    or swallow it.
+    Raise aiormq's errors in the block as ``Refused`` or ``ConnectionError``. If the task is
+    cancelled in the block, raise ``CancelledError``: aiormq may replace or suppress a
+    ``CancelledError``.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -56,7 +56,7 @@ def errors() -> Iterator[None]:
 
 
 def fail(future: asyncio.Future[None], error: Exception) -> None:
-    """Set *error* on *future*; asyncio does not log it if nobody waits any more."""
+    """Set *error* on *future*; asyncio does not log *error* if nobody awaits *future*."""
     future.set_exception(error)
     future.exception()
 
@@ -65,10 +65,10 @@ def _as_ours(error: BaseException) -> Exception | None:
     if isinstance(error, aiormq.exceptions.ChannelClosed):
         return refusal(error)
     if isinstance(error, asyncio.CancelledError):
-        # Nobody cancelled the task: aiormq cancels its futures when a connection is lost.
+        # Our task is not cancelled: aiormq cancels its futures when a connection is lost.
         return ConnectionError("the connection was closed")
-    # For a closed channel aiormq raises ChannelInvalidStateError, a RuntimeError. When its reader
-    # meets the end of the stream, it raises a bare Exception in its futures.
+    # aiormq raises ChannelInvalidStateError, a RuntimeError, for a closed channel. At the end of
+    # the stream, aiormq's reader raises a bare Exception in its futures.
     if isinstance(error, aiormq.exceptions.AMQPError | RuntimeError) or type(error) is Exception:
         return ConnectionError(reason(error))
     return None
@@ -95,7 +95,7 @@ def refusal(error: BaseException | None) -> Refused:
 
 
 def reason(error: BaseException | None) -> str:
-    """Return *error* in words; each error of aiormq has its text in another place."""
+    """Return *error* in words; each aiormq error has its text in another attribute."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiormq.exceptions.ConnectionClosed) and error.args:
@@ -113,10 +113,10 @@ def connection_refusal(
     error: BaseException, url: BrokerUrl, said: str
 ) -> ConfigurationError | None:
     """
-    Return the error for a permanent refusal, or ``None`` if *error* is no such refusal.
+    Return the error for a permanent refusal, or ``None`` if *error* is not a permanent refusal.
 
     Args:
-        said: the broker's words when it closed the connection; empty if none arrived.
+        said: the broker's words when it closed the connection; empty if the broker sent none.
     """
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
         return ConfigurationError(
@@ -125,32 +125,32 @@ def connection_refusal(
         )
     if isinstance(error, aiormq.exceptions.AuthenticationError):
         return ConfigurationError(
-            f"{url} takes none of our login methods: it offers {error.args[0]!r}; "
+            f"{url} accepts none of our login methods: the broker offers {error.args[0]!r}; "
             "set LOGIN_METHOD to PLAIN or EXTERNAL"
         )
     if _is_vhost_refusal(error, said):
         return ConfigurationError(
             f"{url} refuses vhost {url.vhost!r} to user {url.user!r}: "
-            f"{said or 'it does not exist, or the user has no permissions there'}"
+            f"{said or 'the vhost does not exist, or the user has no permissions there'}"
         )
     if type(error).__name__ == "SSLCertVerificationError":  # ssl is imported only where it is used
         return ConfigurationError(
-            f"{url} shows a certificate that does not verify: {error}. Name its authority in "
-            "AMQP_SSL: {ca_certs: ...}, or the name it is made out to in server_hostname"
+            f"{url} has a certificate that cannot be verified: {error}. Set its authority in "
+            "AMQP_SSL: {ca_certs: ...}, or the host name in the certificate in server_hostname"
         )
     return None
 
 
-#: RabbitMQ's words (3.10 to 4.3) for what stays refused until an operator or a user acts. Other
-#: reasons may pass by themselves: a limit of connections is reached, a vhost is down.
+#: RabbitMQ's words (3.10 to 4.3) for refusals that last until an operator or a user acts. Other
+#: refusals may end without help: a limit of connections is reached, a vhost is down.
 _FINAL_530 = re.compile(
     r"NOT_ALLOWED - (vhost .* not found|access to vhost .* refused for user '[^']*')", re.DOTALL
 )
 
 
 def _is_vhost_refusal(error: BaseException, said: str) -> bool:
-    # RabbitMQ answers connection.open by closing the connection with 530. aiormq's error only says
-    # that it expected another answer.
+    # RabbitMQ answers connection.open by closing the connection with 530. aiormq's error says only
+    # that aiormq expected another answer.
     if said:
         return _FINAL_530.fullmatch(said) is not None
     return isinstance(error, aiormq.exceptions.InvalidFrameError) and (
@@ -165,7 +165,7 @@ def _is_vhost_refusal(error: BaseException, said: str) -> bool:
 def quietly() -> Iterator[None]:
     """
     Silence aiormq's log for connections made in the block: aiorpc logs the same events once and
-    without a traceback. Other users of aiormq in this process keep its log.
+    without a traceback. aiormq still logs the other connections of this process.
     """
     token = _ours.set(True)
     try:

@@ -1,5 +1,5 @@
 """
-Looks at queues: how many messages and consumers they have. Does I/O through ``link``.
+Counts the messages and consumers of queues. Does I/O through ``link``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Inspector"]
 
 
 class Inspector:
-    """Looks at queues on one channel, and opens it again after a missing queue has closed it."""
+    """Inspects queues on one channel, and reopens the channel after a missing queue closed it."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -34,13 +34,13 @@ class Inspector:
         if look is None:
             look = self._looks[queue] = asyncio.create_task(self._look(queue))
             look.add_done_callback(lambda _: self._looks.pop(queue, None))
-        # The look outlives its caller: others may wait for it, and cancelling a passive declare
-        # would cost the channel.
+        # The task outlives its caller: other callers may wait for the same answer, and
+        # cancelling a passive declare would close the channel.
         done, _ = await asyncio.wait([look], timeout=timeout)
         return look.result() if done and not look.cancelled() else None
 
     async def close(self) -> None:
-        """Cancel the looks that still run."""
+        """Cancel the running inspections."""
         looks = list(self._looks.values())
         for look in looks:
             look.cancel()

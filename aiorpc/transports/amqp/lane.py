@@ -1,13 +1,13 @@
 """
 The socket of one connection. Frequent frames (publish, deliver, ack, confirm) bypass aiormq here.
 
-aiormq lets its user open the socket (``aiormq.TransportFactory``). The lane opens it with a
-protocol that gives each read to a :class:`~..codec.demultiplexer.Demultiplexer` and passes what the
-demultiplexer leaves to aiormq's reader, unchanged. Frames that the lane sends go straight to the
-socket, joined to one write per turn of the loop. aio-pika and aiormq do all the rest:
-authentication, tuning, heartbeats, channels, declarations, consuming and closing.
+The lane opens the socket in aiormq's place (``aiormq.TransportFactory``). The socket's protocol
+passes each read to a :class:`~..codec.demultiplexer.Demultiplexer`, and all other frames unchanged
+to aiormq's reader. The lane writes its own frames directly to the socket, joined to one write per
+turn of the loop. aio-pika and aiormq do all the rest: authentication, tuning, heartbeats, channels,
+declarations, consuming and closing.
 
-Does the I/O of hot frames. May import aiormq.
+Does the I/O of the frequent ("hot") frames. May import aiormq.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from .addresses import connect_to_host
 from .errors import refusal
 
 if TYPE_CHECKING:
-    import ssl  # slow to import, and only TLS needs it
+    import ssl  # slow to import; only TLS needs ssl
 
 __all__ = ["Endpoint", "Lane", "Owner", "never_called"]
 
-#: Bytes that wait to be written: above HIGH_WATER senders should wait, below LOW_WATER they resume.
+#: Bytes that wait to be written. Above HIGH_WATER senders should wait; below LOW_WATER they resume.
 HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 18
-#: The longest that frames without urgency wait for another write, in seconds.
+#: Seconds at most that frames without urgency wait for another write.
 _COMPANY_TIMEOUT = 0.01
-#: Seconds between two looks whether the socket's buffer is empty.
+#: Seconds between two checks whether the socket's buffer is empty.
 _EMPTY_POLL = 0.005
 #: Seconds between two heartbeats that the lane passes to aiormq.
 _FEED_EVERY = 1.0
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where the socket connects to; *tls* is ``None`` for plain TCP."""
+    """The address that the socket connects to; *tls* is ``None`` for plain TCP."""
 
     host: str
     port: int
@@ -54,10 +54,10 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Owner(ConnectionFrames, Protocol):
-    """What the lane reports to its connection."""
+    """A connection, as its lane (our code on aiormq's socket) reports to it."""
 
     def socket_lost(self, error: BaseException | None) -> None:
-        """The socket is closed, by either side."""
+        """Called when the broker or the client has closed the socket."""
 
     def congestion_changed(self) -> None:
         """``Lane.congested`` has changed."""
@@ -65,10 +65,10 @@ class Owner(ConnectionFrames, Protocol):
 
 class Lane:
     """
-    Writes and reads the hot frames of one connection. Belongs to the loop in which it was made.
+    Writes and reads the frequent frames of one connection. A lane belongs to the loop that made it.
 
     Args:
-        heartbeat: seconds between heartbeats, as agreed with the broker; 0 for none.
+        heartbeat: seconds between heartbeats, as agreed with the broker; 0 for no heartbeats.
 
     Attributes:
         congested: whether more than :data:`HIGH_WATER` bytes wait to be written.
@@ -103,13 +103,13 @@ class Lane:
         self._out.append(frames)
         self._size += len(frames)
         if self._size > HIGH_WATER:
-            self._write_out()  # so that senders in this turn see the congestion
+            self._write_out()  # senders in this turn then see the congestion
         elif not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._write_out)
 
     def write_last(self, source: Callable[[], bytes]) -> None:
-        """At the end of this turn, ask *source* for frames and write them after all others."""
+        """Call *source* at the end of this turn, and write its frames after all others."""
         self._last.append(source)
         if not self._scheduled:
             self._scheduled = True
@@ -117,8 +117,8 @@ class Lane:
 
     def write_in_company(self, source: Callable[[], bytes]) -> None:
         """
-        Ask *source* for frames at the next write, or after :data:`_COMPANY_TIMEOUT` seconds. A
-        write of their own would cost us and the broker more than these frames do.
+        Call *source* at the next write, or after :data:`_COMPANY_TIMEOUT` seconds, and write its
+        frames. A separate write would cost us and the broker more than these frames do.
         """
         self._company.append(source)
         if self._company_timer is None:
@@ -129,7 +129,7 @@ class Lane:
         self.flush()
 
     def flush(self) -> None:
-        """Write everything now. What aiormq writes from here on goes after it."""
+        """Write all waiting frames now, before any later frames of aiormq."""
         self._last += self._company
         self._company.clear()
         self._write_out()
@@ -152,7 +152,7 @@ class Lane:
                 transport.write(frames)
 
     async def written(self) -> None:
-        """Return when the socket has taken everything, or is closed."""
+        """Return when the socket's buffer is empty, or the socket is closed."""
         self.flush()
         transport = self._transport
         while (  # noqa: ASYNC110 - asyncio reports low water, but not an empty buffer
@@ -169,27 +169,27 @@ class Lane:
     # --- the connection's life
 
     def connected(self, connection: aiormq.abc.AbstractConnection) -> None:
-        """The handshake is done."""
+        """Called when the handshake is done."""
         self._demux.limit(connection.connection_tune.frame_max or 0)
         if self._heartbeat:
             self._watch()
 
     def attach(self, channel: aiormq.abc.AbstractChannel, frames: HotFrames) -> None:
-        """Give *frames* the hot frames of *channel*, and tell it when *channel* ends."""
+        """Pass the frequent frames of *channel* to *frames*, and notify *frames* of its end."""
         self._demux.channels[channel.number] = frames
         channel.closing.add_done_callback(partial(_tell_closing, frames))
 
     def detach(self, number: int) -> None:
-        """Leave the frames of channel *number* to aiormq."""
+        """Pass the frames of channel *number* to aiormq from now on."""
         self._demux.detach(number)
 
     def abort(self) -> None:
-        """Drop the socket at once, with all that waits to be written."""
+        """Close the socket at once, and discard the frames that wait to be written."""
         if self._transport is not None:
             self._transport.abort()
 
     def stop(self) -> None:
-        """Cancel the timers, and release all who wait for :meth:`drained`. Idempotent."""
+        """Cancel the timers, and end all waits in :meth:`drained`. Idempotent."""
         for timer in (self._watchdog, self._company_timer):
             if timer is not None:
                 timer.cancel()
@@ -197,7 +197,7 @@ class Lane:
         self.resumed()
 
     def _watch(self) -> None:
-        """Drop a connection after two silent heartbeats (AMQP 0-9-1, 4.2.7); aiormq allows 3."""
+        """Close a connection after two missed heartbeats (AMQP 0-9-1, 4.2.7); aiormq allows 3."""
         silent = self.loop.time() - self.heard_at
         if silent > 2 * self._heartbeat:
             self._owner.hung_up(f"the broker sent nothing for {silent:.0f} s")
@@ -212,10 +212,10 @@ class Lane:
         transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
 
     def received(self, data: bytes) -> bytes:
-        """Take the hot frames out of *data*; return the rest, for aiormq."""
+        """Handle the frequent frames in *data*; return the other frames, for aiormq."""
         self.heard_at = now = self.loop.time()
         demux = self._demux
-        # What the handlers write leaves in one write, at the end of this read.
+        # All frames that the handlers send leave in one write, at the end of this read.
         self._scheduled = True
         try:
             rest = demux.receive(data)
@@ -226,8 +226,8 @@ class Lane:
         finally:
             self._write_out()
         if now >= self._fed_at + _FEED_EVERY and demux.taken != self._fed_frames:
-            # aiormq drops a silent connection, and the lane may take every frame. So the lane adds
-            # a heartbeat. `rest` holds whole frames, so this is a place between two frames.
+            # aiormq closes a silent connection, and the lane may handle every frame. So the lane
+            # adds a heartbeat. `rest` holds whole frames, so the heartbeat splits no frame.
             self._fed_at = now
             self._fed_frames = demux.taken
             rest += HEARTBEAT
@@ -249,7 +249,7 @@ class Lane:
 
 
 class _Tap(asyncio.StreamReaderProtocol):
-    """The protocol below an asyncio stream. It shows the lane every read before the stream."""
+    """The protocol of an asyncio stream, which passes each read to the lane first."""
 
     def __init__(self, lane: Lane, reader: asyncio.StreamReader) -> None:
         super().__init__(reader, loop=lane.loop)
@@ -283,7 +283,7 @@ class _Tap(asyncio.StreamReaderProtocol):
 
 
 class _TapFactory(aiormq.TransportFactory):
-    """Opens the socket as aiormq does, with a tap."""
+    """Opens the socket as aiormq does, with a :class:`_Tap` as its protocol."""
 
     def __init__(self, lane: Lane, endpoint: Endpoint) -> None:
         self._lane = lane
@@ -304,11 +304,11 @@ class _TapFactory(aiormq.TransportFactory):
 
 
 def _tell_closing(frames: HotFrames, closing: asyncio.Future[Any]) -> None:
-    """aiormq has closed a channel: the broker did, or aiormq stopped waiting for an answer."""
+    """Notify *frames* that the broker closed the channel, or aiormq did after a timeout."""
     refused = refusal(None if closing.cancelled() else closing.exception())
     frames.closing(refused.code, refused.text)
 
 
 async def never_called(message: aiormq.abc.DeliveredMessage) -> None:
-    """A callback for aiormq's ``basic_consume``: the lane takes all deliveries before aiormq."""
-    raise AssertionError("aiormq received a delivery that the lane should have taken")
+    """Stand in as aiormq's ``basic_consume`` callback: the lane handles all deliveries."""
+    raise AssertionError("aiormq received a delivery that the lane should have handled")

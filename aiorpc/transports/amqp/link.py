@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 #: Seconds for one attempt to connect, handshake included.
 CONNECT_TIMEOUT = 10.0
-#: Seconds to close a connection, with the broker's answer.
+#: Seconds to wait for the broker's answer when a connection is closed.
 CLOSE_TIMEOUT = 2.0
-#: Seconds to close a connection whose broker does not answer.
+#: Seconds to close a connection when its broker does not answer.
 _LOST_TIMEOUT = 0.2
 #: Channels per connection where the broker sets no limit: a channel number has 16 bits.
 _MOST_CHANNELS = 0xFFFF
 #: AMQP's reply code ``not-allowed``.
 _NOT_ALLOWED = 530
-#: Seconds to wait for the broker's answer to a method; a working queue answers much sooner.
+#: Seconds to wait for the broker's answer to an AMQP method. A working queue answers much sooner.
 REPLY_TIMEOUT = 10.0
 
 
@@ -48,20 +48,20 @@ class Attached(Protocol):
     """A channel of ours on the connection."""
 
     def lost(self) -> None:
-        """The connection is lost."""
+        """Called when the connection is lost."""
 
     def unblocked(self) -> None:
-        """The broker takes messages again."""
+        """Called when the broker accepts messages again."""
 
     async def all_confirmed(self) -> None:
-        """Return when the broker has confirmed everything, or the channel has ended."""
+        """Return when the broker has confirmed all messages, or the channel has ended."""
 
 
 class Link:
     """
     Attributes:
         lost: done when the connection is lost or closed; its result says why.
-        blocked_reason: why the broker takes no messages now, in its words; else ``None``.
+        blocked_reason: the broker's reason why it accepts no messages now; else ``None``.
         attached: our open channels.
     """
 
@@ -84,7 +84,7 @@ class Link:
         self.congestion_changed = on_congested
         self._farewells: set[asyncio.Task[None]] = set()
         self._passing: set[asyncio.Future[None]] = set()  # one for each passing channel
-        #: Loop time at which the broker left a farewell unanswered, until it sends something.
+        #: Loop time of the last farewell that the broker did not answer, until it sends something.
         self._silent_since: float | None = None
         self._said = ""  # the broker's words when it closed the connection, if any arrived
         heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
@@ -110,7 +110,7 @@ class Link:
             ConfigurationError: the broker refuses us permanently.
             OSError: the broker could not be reached; a ``TimeoutError`` is one.
         """
-        with errors():  # the outer one is for a cancel that arrives while it cleans up
+        with errors():  # the outer block handles a cancel during the clean-up
             try:
                 with quietly(), errors():
                     async with asyncio.timeout(self._timeout):
@@ -125,7 +125,7 @@ class Link:
         self.lane.connected(self._amqp)
 
     async def _clean_up(self, error: BaseException) -> None:
-        """Clean up after *error* ended the handshake. Raise if the broker refuses us for good."""
+        """Clean up after *error* ended the handshake. Raise if the refusal is permanent."""
         self.lane.abort()
         self.lane.stop()
         try:
@@ -149,7 +149,7 @@ class Link:
             if not self.answers:
                 self.lane.abort()
             closing = asyncio.ensure_future(self._connection.close())
-            # In a task of its own: cancelling a close would leave aiormq half closed.
+            # In a separate task: cancelling a close would leave aiormq half closed.
             patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
             try:
                 done, _ = await asyncio.wait([closing], timeout=patience)
@@ -161,11 +161,11 @@ class Link:
                 for task in (closing, *self._farewells):
                     task.cancel()
                 self._lose("it was closed")
-            # Not awaited one by one: then a cancel of ours could not be told from one of theirs.
+            # `gather`: awaiting each task could not tell our cancellation from the task's.
             await asyncio.gather(closing, *self._farewells, return_exceptions=True)
 
     def abort(self) -> None:
-        """Drop the socket at once."""
+        """Close the socket at once."""
         self.lane.abort()
 
     @property
@@ -181,7 +181,7 @@ class Link:
         until it ends, and we open many short-lived channels.
 
         Args:
-            passed: will be done when the channel has closed again, if it closes soon.
+            passed: a future that is done when the channel has closed, if it closes soon.
 
         Raises:
             Refused, ConnectionError: the channel cannot be opened.
@@ -221,7 +221,7 @@ class Link:
 
     @asynccontextmanager
     async def passing_channel(self) -> AsyncGenerator[aiormq.Channel]:
-        """Open a channel for the block, whose errors may close it."""
+        """Open a channel for the block. Errors in the block may close the channel."""
         passed: asyncio.Future[None] = self.lane.loop.create_future()
         try:
             channel = await self.channel(passed)
@@ -239,8 +239,8 @@ class Link:
     @property
     def answers(self) -> bool:
         """
-        Whether the broker is expected to answer. From a connection that it blocks, the broker reads
-        nothing, not even a close.
+        Whether we expect the broker to answer. The broker reads nothing from a blocked connection,
+        not even a close.
         """
         if self._silent_since is not None and self.lane.heard_at > self._silent_since:
             self._silent_since = None
@@ -250,14 +250,14 @@ class Link:
 
     async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
         """
-        Send a request whose answer we can do without, and wait for it at most
-        :data:`CLOSE_TIMEOUT` seconds. Errors are ignored. If these seconds pass, later farewells
-        are skipped until the broker sends something.
+        Send a request whose answer is optional, and wait for the answer at most
+        :data:`CLOSE_TIMEOUT` seconds. Ignore errors. After a timeout, skip later farewells until
+        the broker sends something.
         """
         if not self.answers:
             return
-        # In a task of its own: when a channel.close is cancelled, aiormq (7.2) sends it again, and
-        # RabbitMQ closes the whole connection for the second.
+        # In a separate task: if a channel.close is cancelled, aiormq (7.2) sends another close,
+        # and RabbitMQ then closes the whole connection.
         farewell = asyncio.create_task(self._say(words))
         self._farewells.add(farewell)
         farewell.add_done_callback(self._farewells.discard)

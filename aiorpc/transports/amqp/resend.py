@@ -1,8 +1,8 @@
 """
 Decides what to re-send when RabbitMQ closed a channel, or the connection was lost. No I/O.
 
-The broker names the message that it refused in the text of its ``channel.close``. It takes the
-messages of a channel in order, so it never looked at those behind that one.
+The broker names the refused message in the text of its ``channel.close``. The broker handles the
+messages of a channel in order, so it did not read any message after the refused message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .errors import Refused
 __all__ = ["sort_out"]
 
 # The words of RabbitMQ 3.10 to 4.3, in 403, 404 and 406.
-# Strings, not compiled: few processes ever need them, and every import would pay.
+# Strings, not compiled: few processes need these patterns, and compiling slows every import.
 _EXCHANGE = r"exchange '([^']*)'"
 _SIZE = r"message size (\d+)"
 _USER_ID = r"user_id property set to '([^']*)'"
@@ -37,9 +37,9 @@ def sort_out(
     Yield the messages to re-send, in order; settle the others.
 
     Args:
-        unconfirmed: what was not confirmed on the channel, by delivery tag, in order.
+        unconfirmed: the unconfirmed messages of the channel, by delivery tag, in order.
         refused: why the broker closed the channel; ``None`` if the connection was lost.
-        url: of the broker, for errors.
+        url: the broker's URL, for errors.
     """
     refused_tags = {tag for tag, each in unconfirmed.items() if _names(refused, each)}
     first = min(refused_tags, default=None)
@@ -60,7 +60,7 @@ def sort_out(
 
 
 def _names(refused: Refused | None, outgoing: Outgoing) -> bool:
-    """Whether the broker's words say that it closed the channel because of *outgoing*."""
+    """Whether the broker's text names *outgoing* as the message that it refused."""
     if refused is None:
         return False
     if match := re.search(_EXCHANGE, refused.text):
@@ -82,5 +82,5 @@ def _refusal(outgoing: Outgoing, refused: Refused, url: str) -> AioRpcError:
     if refused.code == 403:
         return ConfigurationError(f"{what}: the user may not publish there ({refused})")
     if re.search(_SIZE, refused.text):
-        return UnserializableValueError(f"{what}: larger than the broker takes ({refused})")
+        return UnserializableValueError(f"{what}: larger than the broker accepts ({refused})")
     return ConnectionLost(f"{what}: the broker closed the channel because of it ({refused})")

@@ -27,17 +27,17 @@ __all__ = ["AmqpSubscription"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a queue is bound again. The broker does not tell a consumer that its exchange
-#: or binding was deleted: it would wait without messages, and its callers would find no service.
+#: Seconds after which a queue is bound again. The broker does not notify a consumer when its
+#: exchange or binding is deleted. Without a new binding the consumer would get no more messages.
 BIND_EVERY = 15.0
 
 
 class AmqpSubscription(Subscription):
     """
     Args:
-        supervisor: knows the link to consume on.
-        opened: makes our side of a channel, on each new channel.
-        ended: called once it will not consume again.
+        supervisor: provides the link to consume on.
+        opened: wraps each new aiormq channel in a channel of ours.
+        ended: called when the subscription will not consume again.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class AmqpSubscription(Subscription):
 
     async def ready(self) -> None:
         """
-        Return when it consumes for the first time.
+        Return when the subscription consumes for the first time.
 
         Raises:
             ConfigurationError: the broker refuses the queue; the subscription is cancelled.
@@ -83,7 +83,7 @@ class AmqpSubscription(Subscription):
             raise
 
     async def tried(self, link: Link) -> None:
-        """Return when it consumes on *link*, or failed to, or was cancelled, or *link* is lost."""
+        """Return after an attempt to consume on *link*, at a cancel, or if *link* is lost."""
         while not (self._tried_on is link or self._task.done() or link.lost.done()):
             self._tried_next = asyncio.get_running_loop().create_future()
             either: list[asyncio.Future[Any]] = [self._tried_next, link.lost, self._task]
@@ -101,7 +101,7 @@ class AmqpSubscription(Subscription):
         await asyncio.shield(self._cancelled)
 
     async def stop(self) -> None:
-        """End its tasks, and send the broker nothing: the connection closes."""
+        """End the tasks without a message to the broker: the connection closes soon."""
         self._consuming = False
         tasks = [self._task, *self._closing]
         if self._cancelled is not None:
@@ -132,9 +132,9 @@ class AmqpSubscription(Subscription):
 
     def _close_soon(self, channel: ConsumerChannel) -> None:
         """
-        Close the channel of a cancelled consumer, which has nothing left to settle. While the
-        broker blocks us the channel stays open: deliveries may arrive until the broker reads our
-        cancel, and must be requeued.
+        Close the channel of a cancelled consumer without unsettled deliveries. A channel of a
+        blocked connection stays open: deliveries may arrive until the broker reads the cancel, and
+        must be requeued.
         """
         if channel.open and channel.link.answers:
             task = asyncio.create_task(channel.close())
@@ -191,10 +191,10 @@ class AmqpSubscription(Subscription):
         channel = self._channel
         fresh = channel is None or not channel.open or channel.link is not link
         if gone or not fresh:
-            # On a channel of its own: a refusal must not cost the deliveries on ours.
+            # On a separate channel: a refusal must not end the deliveries on this channel.
             await declare_queue(link, self.queue)
         if gone:
-            # Only now: whoever sends and waits for an answer from here on finds the queue.
+            # Only now: replies to messages that ``gone`` sends can reach the queue.
             self._declared_again(link.url)
         if channel is None or fresh:
             channel = await self._open(link)
@@ -229,8 +229,8 @@ class AmqpSubscription(Subscription):
             self._cancelled_by_broker(channel.link.url)
         elif (refused := channel.ended.result()) is not None:
             log.warning(
-                "the broker closed the channel that consumes from %s on %s: %s; it delivers again "
-                "what was not settled; consuming again",
+                "the broker closed the channel that consumes from %s on %s: %s; it redelivers "
+                "the unsettled messages; consuming again",
                 self.queue.name,
                 channel.link.url,
                 refused,

@@ -1,6 +1,6 @@
 """
-Keeps the connection to RabbitMQ. One task dials, resumes, waits until the connection is lost, and
-dials again after a jittered pause.
+Keeps the connection to RabbitMQ. One task connects, restores the consumers, waits until the
+connection is lost, and connects again after a jittered pause.
 
 Owns the task and the current :class:`~.link.Link`; does I/O through the dialer and the link only.
 """
@@ -36,21 +36,21 @@ class Supervisor:
     """
     Args:
         settings: the broker's URLs, and how to connect to them.
-        name: of the connection, for the log and for RabbitMQ's list of connections.
-        topology: what to declare on each new connection.
-        sender: pauses while there is no connection that takes messages.
-        open_publishing: opens a channel to send on. It raises ``Refused`` or ``OSError``.
+        name: the connection's name, for the log and for RabbitMQ's list of connections.
+        topology: the exchanges and queues to declare on each new connection.
+        sender: the sender to pause while no connection accepts messages.
+        open_publishing: opens a channel to send on. Raises ``Refused`` or ``OSError``.
         become: called with each new state.
-        resubscribed: returns when every subscription consumes on the new link, or failed to.
-        on_congested: called when the link's congestion changes, and when the link does.
+        resubscribed: returns when every subscription has tried to consume on the new link.
+        on_congested: called when the link or its congestion changes.
 
     Attributes:
-        dialer: connects. Tests may replace its ``connect``.
-        link: the connection, from when its topology is declared until it is lost; else ``None``.
-        publishing: the channel to send on, once connected; it may have ended.
-        reconnects: how many connections were lost so far.
-        url: of the node that it connected to last, without the password.
-        closing: set by the transport when it closes: a lost connection is expected then.
+        dialer: opens connections. Tests may replace its ``connect``.
+        link: the connection, after its topology is declared and until it is lost; else ``None``.
+        publishing: the channel to send on, once connected; the channel may have ended.
+        reconnects: the number of lost connections so far.
+        url: the URL of the last connected node, without the password.
+        closing: set by the transport when it closes: a lost connection is then expected.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Supervisor:
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and neither stopped nor failed to start."""
+        """Whether ``start`` was called, and did not fail, and ``stop`` was not called."""
         return self._task is not None
 
     async def start(self, timeout: float | None) -> None:
@@ -112,7 +112,7 @@ class Supervisor:
                 await asyncio.wait([self._started])
             self._started.result()
         except BaseException as error:
-            # Nothing keeps running after a failed start; ``start`` can be called again.
+            # No task runs after a failed start; ``start`` can be called again.
             await self._end("start was cancelled")
             self._become(State.CLOSED)
             if not isinstance(error, TimeoutError):
@@ -138,7 +138,7 @@ class Supervisor:
 
     async def available(self) -> Link:
         """
-        Return the link, as soon as there is one whose topology is declared.
+        Return the link; wait until the transport is connected and its topology is declared.
 
         Raises:
             ConnectionLost: the transport closes.
@@ -146,10 +146,10 @@ class Supervisor:
         if self.closing:
             raise self._closed()
         if self._available is None or _is_lost(self._available):
-            # The task notices a lost link some turns of the loop later than this caller.
+            # The supervisor's task notices a lost link some loop turns later than this caller.
             self._available = asyncio.get_running_loop().create_future()
         available = self._available
-        # Not awaited itself: ``stop`` cancels it, which is not a cancel of this caller.
+        # Awaited through `wait`: ``stop`` cancels the future, but must not cancel this caller.
         await asyncio.wait([available])
         if available.cancelled():
             raise self._closed()
@@ -183,7 +183,7 @@ class Supervisor:
                         link.abort()
                         await link.lost
                 except Exception:
-                    # A bug of ours may cost one connection, but must not end the reconnecting.
+                    # A bug in aiorpc may end one connection, but must not end the reconnecting.
                     log.exception("%s: error on the connection to %s", self._name, self.url)
                 finally:
                     self._lost(link)
@@ -246,7 +246,7 @@ class Supervisor:
         if self._available is None or self._available.done():
             self._available = asyncio.get_running_loop().create_future()
         if self.closing:
-            # What is written after our connection.close is lost, so it must wait and fail instead.
+            # Messages written after our connection.close are lost; so they wait, and then fail.
             self._sender.pause(f"the transport to {self.url} was closed")
             return
         self.reconnects += 1
@@ -264,7 +264,7 @@ class Supervisor:
     # --- what the link reports
 
     def _losing(self, link: Link) -> None:
-        """Change the state at once; the task handles the loss some turns of the loop later."""
+        """Change the state now; the supervisor's task handles the loss some loop turns later."""
         if link is self.link and not self.closing:
             self._resumed = False
             self._become(State.CONNECTING)
@@ -273,12 +273,12 @@ class Supervisor:
         if link is not self.link or not self._resumed:
             return
         if link.blocked_reason is not None:
-            why = f"{self.url} takes no messages ({link.blocked_reason or 'an alarm'})"
+            why = f"{self.url} accepts no messages ({link.blocked_reason or 'an alarm'})"
             self._sender.pause(why)
             log.warning("%s: %s", self._name, why)
             self._become(State.BLOCKED)
         else:
-            log.info("%s: %s takes messages again", self._name, self.url)
+            log.info("%s: %s accepts messages again", self._name, self.url)
             self._become(State.CONNECTED)
             self._sender.resume(self.publishing)
 

@@ -1,8 +1,8 @@
 """
 Declares exchanges and queues, and deletes queues.
 
-RabbitMQ answers an error by closing the channel. So each request has a channel of its own, or goes
-ahead of the consumer on the consumer's channel. Does I/O through ``link``; may import aiormq.
+RabbitMQ closes the channel when it refuses a request. So each request has a separate channel, or
+uses the consumer's channel before it consumes. Does I/O through ``link``; may import aiormq.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for the reason of a channel that is closing; aiormq needs a few loop turns.
+#: Seconds to wait for the reason why a channel is closing; aiormq needs a few loop turns.
 _CLOSED_WITHIN = 1.0
 
 
 class Topology:
-    """The exchanges and queues that were declared, to declare them again after every reconnect."""
+    """The declared exchanges and queues, which are declared again after every reconnect."""
 
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
@@ -52,7 +52,7 @@ class Topology:
         Declare *exchanges* and *queues*, and remember them.
 
         Raises:
-            Refused: one exists with other flags, or we may not declare it.
+            Refused: an exchange or queue exists with other flags, or the user may not declare it.
             ConnectionError, TimeoutError: the link is lost.
         """
         exchanges, queues = tuple(exchanges), tuple(queues)
@@ -65,7 +65,7 @@ class Topology:
         self._queues.update((queue.name, queue) for queue in queues)
 
     async def restore(self, link: Link) -> None:
-        """Declare everything again. What the broker refuses is logged and skipped."""
+        """Declare everything again. Log and skip the exchanges and queues that fail."""
         for exchange in list(self._exchanges.values()):
             await self._try(link, f"exchange {exchange.name!r}", (exchange,), ())
         for queue in list(self._queues.values()):
@@ -100,7 +100,7 @@ async def queue_exists(link: Link, queue: str) -> bool:
     Return whether *queue* exists.
 
     Raises:
-        Refused: it exists, and is exclusive to another connection (405).
+        Refused: the queue exists, and is exclusive to another connection (405).
         ConnectionError, TimeoutError: the link is lost.
     """
     try:
@@ -118,7 +118,7 @@ async def delete_queue(link: Link, queue: str) -> None:
     Delete *queue*, if it exists.
 
     Raises:
-        Refused, ConnectionError, TimeoutError: it could not be deleted.
+        Refused, ConnectionError, TimeoutError: the queue could not be deleted.
     """
     async with link.passing_channel() as channel:
         await channel.queue_delete(queue, timeout=CLOSE_TIMEOUT)
@@ -127,7 +127,7 @@ async def delete_queue(link: Link, queue: str) -> None:
 async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
     """
     Declare *queue*, its exchange and its binding without waiting for an answer (``nowait``). The
-    broker answers only an error, by closing *channel*: the next request on it fails. See
+    broker reports only an error, and closes *channel*: the next request on *channel* fails. See
     :func:`answered`.
     """
     frames = [*_exchange_frames(queue.exchange, ahead=True), *_queue_frames(queue, ahead=True)]
@@ -139,7 +139,7 @@ async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
 @asynccontextmanager
 async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
     """
-    Raise the broker's reason if it closes *channel* at any moment of the block: before, between or
+    Raise the broker's reason if the broker closes *channel* during the block: before, between or
     after the block's requests.
 
     Raises:
@@ -150,7 +150,7 @@ async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 yield
     except ConnectionError:
-        # To a request on a closing channel aiormq says only that the channel is closed.
+        # aiormq fails a request on a closing channel without the broker's reason.
         closing = channel.closing
         await asyncio.wait([closing], timeout=_CLOSED_WITHIN)
         if closing.done() and not closing.cancelled():

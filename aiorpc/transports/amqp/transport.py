@@ -1,10 +1,10 @@
 """
-RabbitMQ: ``amqp://`` and ``amqps://``. The facade over the modules of this folder.
+RabbitMQ: ``amqp://`` and ``amqps://``. The public side of the modules in this folder.
 
-``supervisor`` keeps the connection and uses ``dialer`` to connect. ``link`` is one connection,
-``lane`` its socket; ``channel`` and ``consumer`` are channels on it. A ``subscription`` is a
-consumer that survives its connection. ``topology`` declares; ``resend`` decides what is re-sent
-after a channel ended.
+``supervisor`` keeps the connection and uses ``dialer`` to connect. ``link`` is one connection, and
+``lane`` is its socket; ``channel`` and ``consumer`` are channels of a link. A ``subscription`` is a
+consumer that survives its connection. ``topology`` declares exchanges and queues. ``resend``
+decides which messages are re-sent after a channel ended.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class AmqpTransport(Transport):
         return list(self._subscriptions)
 
     def _weigh(self) -> None:
-        """Update ``congested``: the link, its congestion or that of the outbox has changed."""
+        """Update ``congested`` after a change of the link, its congestion or the outbox's."""
         link = self.supervisor.link
         by_link = link is not None and link.lane.congested
         self._congest(by_link or self._sender.outbox.crowded)
