@@ -171,7 +171,7 @@ def test_options_in_the_url_win():
 def test_tls_versions_are_bounded(options, bounds):
     context, default = context_of(options), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     low, high = bounds
-    assert context.minimum_version == (low or default.minimum_version)
+    assert context.minimum_version == (low or ssl.TLSVersion.TLSv1_2)
     assert context.maximum_version == (high or default.maximum_version)
 
 
