@@ -1,8 +1,8 @@
 """
-Databases for services: a session for each call, and ORM objects as arguments and results. It uses
-SQLAlchemy's asyncio side, and the names of nameko-sqlalchemy.
+Databases for services: a session for each call, and ORM objects as arguments and results. This
+package uses SQLAlchemy's asyncio API, and the names of nameko-sqlalchemy.
 
-An optional leaf: only ``aiorpc.testing`` imports it. It needs one of the extras ``postgresql``
+Only ``aiorpc.testing`` imports this optional package. It needs one of the extras ``postgresql``
 (asyncpg), ``mysql`` (aiomysql) and ``sqlite`` (aiosqlite), or ``sqlalchemy`` for another driver.
 """
 

@@ -27,14 +27,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(eq=False, repr=False)
 class _DatabaseProvider(DependencyProvider[T_co]):
-    """Has an engine while the container runs; the providers of one database share it."""
+    """Keeps an engine while the container runs. All providers of one database share an engine."""
 
     declarative_base: Any
     engine_options: Mapping[str, Any] | None = None
     session_options: Mapping[str, Any] | None = None
-    #: The engine; ``engine.pool`` has the counts of connections.
+    #: The engine. ``engine.pool`` counts the connections.
     engine: AsyncEngine = field(init=False)
-    #: Makes a ``CallSession``; the call is given as an argument.
+    #: Makes a ``CallSession`` for the call in its argument *call*.
     _new_session: Callable[..., CallSession] = field(init=False)
 
     @asynccontextmanager
@@ -82,18 +82,18 @@ class DatabaseSession(_DatabaseProvider[AsyncSession]):
             async def count_books(self) -> int:
                 return await self.db.scalar(select(func.count()).select_from(Book)) or 0
 
-    Its URL is ``DB_URIS["library:Base"]``. It connects with its first query; a call without a query
-    uses no connection. When the call ends, the session is rolled back and closed. A warning names
-    changes that were not committed.
+    The URL is in ``DB_URIS["library:Base"]``. A session connects at its first query; a call without
+    a query uses no connection. When the call ends, the worker rolls the session back and closes it.
+    A warning names changes that the method did not commit.
 
     Args:
-        declarative_base: the base of the mapped classes; its name is the second half of the key in
-            ``DB_URIS``.
+        declarative_base: the base of the mapped classes. The name of the base is the second half of
+            the key in ``DB_URIS``.
         engine_options: options of ``create_async_engine``; ``DB_ENGINE_OPTIONS`` replaces them.
         session_options: options of ``AsyncSession``; ``DB_SESSION_OPTIONS`` replaces them.
             ``expire_on_commit`` is False by default.
-        commit: commit when the method has returned and its result is encoded, before the caller is
-            answered; roll back if the method raises.
+        commit: commit after the method returned and the worker encoded its result, before the
+            worker answers the caller. If the method raises, the session rolls back.
     """
 
     commit: bool = field(default=False, kw_only=True)
@@ -118,7 +118,7 @@ class CallDatabase:
         self._provider = provider
         self._call = call
         self._session: CallSession | None = None
-        #: Those to end with the call: ``session``, and blocks with ``close_on_exit=False``.
+        #: The sessions to close when the call ends: ``session``, and ``close_on_exit=False``.
         self._sessions: list[CallSession] = []
         self._ended = False
 
@@ -128,7 +128,7 @@ class CallDatabase:
 
     @property
     def session(self) -> AsyncSession:
-        """The session of this call, made at first use. Nothing commits it by itself."""
+        """The session of this call, made at first use. Only the method commits this session."""
         if self._session is None:
             self._session = self._new_session()
             self._sessions.append(self._session)
@@ -142,7 +142,7 @@ class CallDatabase:
     @asynccontextmanager
     async def get_session(self, *, close_on_exit: bool = True) -> AsyncGenerator[AsyncSession]:
         """
-        A session for a block: committed at its end, rolled back if the block raises::
+        Open a session for a block. Commit when the block ends, roll back if the block raises::
 
             async with self.db.get_session() as session:
                 session.add(Book(title="Emma"))
@@ -168,7 +168,7 @@ class CallDatabase:
 
     def _new_session(self) -> CallSession:
         session = self._provider._new_session(call=self._call)
-        if self._ended:  # a task that the method left behind would never return its connection
+        if self._ended:  # a task that outlives the call would keep its connection
             session.sync_session.close()
         return session
 
@@ -181,11 +181,11 @@ class CallDatabase:
 
 class Database(_DatabaseProvider[CallDatabase]):
     """
-    Sessions on demand. ``self.db.session`` is one for the whole call; ``async with
-    self.db.get_session() as session`` gives one for a block, and commits it at the end.
+    Sessions on demand. ``self.db.session`` is a session for the whole call. ``async with
+    self.db.get_session() as session`` opens a session for a block, and commits when the block ends.
 
     Args:
-        declarative_base, engine_options, session_options: as for :class:`DatabaseSession`.
+        declarative_base, engine_options, session_options: see :class:`DatabaseSession`.
     """
 
     @asynccontextmanager
@@ -199,5 +199,5 @@ class Database(_DatabaseProvider[CallDatabase]):
 
 
 def session_of(value: Any) -> Any:
-    """A session itself, or that of a ``CallDatabase`` or of its stand-in in a test."""
+    """Return the session *value*, or the session of a ``CallDatabase`` or of its test double."""
     return value if hasattr(value, "rollback") else value.session

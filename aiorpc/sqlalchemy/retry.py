@@ -1,10 +1,9 @@
 """
-nameko-sqlalchemy's ``transaction_retry``, awaited: runs a method again if its transaction failed.
+The asyncio form of nameko-sqlalchemy's ``transaction_retry``: retries failed transactions.
 
-It retries a lost connection, a transaction that the server ended in favour of another (a
-serialisation failure, a deadlock, a lock that was not free in time), and a statement that a
-migration made outdated. It raises other errors at once.
-Awaits the database, and sleeps between attempts.
+The decorator retries after a lost connection, a conflict with another transaction (a serialisation
+failure, a deadlock, a lock timeout), or a statement that a migration made outdated. It raises other
+errors at once. Awaits the database, and sleeps between attempts.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ log = logging.getLogger("aiorpc.sqlalchemy")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: The attribute of a retried function. functools.wraps() copies it to the functions around it.
+#: Marks a retried function. functools.wraps() copies this attribute to the functions around it.
 RETRIED = "_aiorpc_transaction_retry"
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -55,11 +54,11 @@ _MYSQL_ERRORS = {
     2006,  # CR_SERVER_GONE_ERROR
     2013,  # CR_SERVER_LOST
 }
-#: ER_SP_DOES_NOT_EXIST. A deadlock in ``begin_nested()`` ends the whole transaction; the roll back
+#: ER_SP_DOES_NOT_EXIST. A deadlock in ``begin_nested()`` ends the whole transaction. The roll back
 #: to the savepoint then fails with this error.
 _NO_SAVEPOINT = 1305
-#: asyncpg's errors for a prepared statement or a type that was changed in the database. Its next
-#: transaction asks the server again.
+#: asyncpg's errors after a migration changed a type or a table of a prepared statement. asyncpg
+#: reads the new definition before its next transaction.
 _OUTDATED = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}
 _SQLITE_ERRORS = ("database is locked", "database table is locked", "database schema is locked")
 
@@ -73,8 +72,8 @@ class _Retry:
     backoff_factor: float
     backoff_max: float | None
 
-    # The result says object and None: mypy drops the types of an overloaded decorator around it,
-    # such as `@rpc`, if an argument has Any.
+    # The result type has object and None because of mypy: an overloaded decorator around a
+    # function, such as `@rpc`, loses its types if an argument has Any.
     def __call__(
         self, function: Callable[P, Coroutine[Any, Any, T]], /
     ) -> Callable[P, Coroutine[object, None, T]]:
@@ -87,7 +86,7 @@ class _Retry:
                 attempt += 1
                 try:
                     result = await function(*args, **kwargs)
-                    # Errors of the changes that ``commit=True`` commits later are retried too.
+                    # With ``commit=True``, flush here: a flush that fails is retried too.
                     for session in self._sessions(args) if args else ():
                         if isinstance(session, CallSession) and session.commits_at_end:
                             await session.flush_pending()
@@ -156,30 +155,29 @@ def transaction_retry(
         @transaction_retry(total=3, backoff_factor=0.05)
         async def borrow(self, book_id: int) -> None: ...
 
-    Write it under ``@rpc``, and above ``@accepts`` and ``@returns``: their work belongs to the
-    attempt. A new attempt rolls the session back first, and repeats all that the function does, in
-    other systems too. If a connection is lost during a COMMIT, the work may be done twice: give it
-    a unique key. With ``commit=True``, the COMMIT comes after the attempt and is not retried; to
-    retry it, commit in the method.
+    Write the decorator under ``@rpc``, and above ``@accepts`` and ``@returns``, so that a retry
+    repeats the work of those two. A retry first rolls the session back. Then the whole function
+    runs again, with its effects on other systems. If a connection is lost during a COMMIT, the work
+    may be done twice: give it a unique key. With ``commit=True``, the COMMIT comes after the
+    attempt and is not retried; to retry it, commit in the method.
 
     Args:
-        session: the session to roll back, or a function from the method's ``self`` to it
-            (``operator.attrgetter("db.session")``). None: every ``DatabaseSession`` and
-            ``Database`` of the service.
+        session: the session to roll back, or a function that returns the session for a service
+            instance (``operator.attrgetter("db.session")``). None: all sessions of the service.
         total: how many times to retry.
         backoff_factor: seconds to wait before the n-th retry: ``backoff_factor * 2 ** (n - 1)``,
-            but none before the first. A retry that would start after the deadline is left out.
-        backoff_max: the longest wait in seconds; None: unlimited.
+            but no wait before the first retry. No retry starts after the deadline of the call.
+        backoff_max: seconds of the longest wait; None: unlimited.
 
     Raises:
-        ConfigurationError: it decorates something other than a coroutine function.
+        ConfigurationError: the decorated object is not a coroutine function.
     """
     retry = _Retry(session, total, backoff_factor, backoff_max)
     return retry if function is None else retry(function)
 
 
 def require_coroutine_function(method: Any, decorator: str) -> None:
-    """Raise ``ConfigurationError`` unless *decorator* can await what *method* returns."""
+    """Raise ``ConfigurationError`` unless *method* is a coroutine function."""
     if not inspect.iscoroutinefunction(method):
         name = getattr(method, "__qualname__", type(method).__name__)
         raise ConfigurationError(
@@ -188,7 +186,7 @@ def require_coroutine_function(method: Any, decorator: str) -> None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed if it is run again."""
+    """Whether the same transaction may succeed at a retry."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, DatabaseUnreachable)
     if error.connection_invalidated:
@@ -208,12 +206,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _code(original: BaseException | None) -> Any:
-    """The error code of MySQL's drivers, a number, or the text of SQLite's."""
+    """The error's code, a number, for a driver of MySQL; the error's text for SQLite."""
     return original.args[0] if original is not None and original.args else None
 
 
 def _what_led_to(error: BaseException) -> Iterator[DBAPIError]:
-    """The earlier database errors that were being handled when *error* was raised."""
+    """The earlier database errors in the chain of causes and contexts of *error*."""
     seen = {id(error)}
     found = [error.__cause__, error.__context__]
     while found:
@@ -231,7 +229,7 @@ async def _roll_back(sessions: list[AsyncSession]) -> None:
         try:
             await session.rollback()
         except (DBAPIError, DatabaseUnreachable) as error:
-            # The connection is lost, and the transaction with it.
+            # The connection is lost, so the server rolls back.
             log.debug("rolling back failed: %r", error)
             await session.invalidate()
 

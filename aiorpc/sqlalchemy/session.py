@@ -1,8 +1,8 @@
 """
-An ``AsyncSession`` for one call. A cancelled call cannot leave it half committed or half closed.
-It warns of changes that were not committed.
+An ``AsyncSession`` for one call. A cancelled call cannot leave a session half committed or half
+closed. A session warns about uncommitted changes.
 
-Awaits the database. SQLAlchemy calls the functions at the end, for events, in a greenlet.
+Awaits the database. SQLAlchemy calls the event listeners, at the end of this file, in a greenlet.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _CONNECTIONS = "aiorpc_connections"
 
 async def finish(work: Coroutine[Any, Any, T], within: float, *, by: float | None = None) -> T:
     """
-    Await *work* to its end, even if we are cancelled meanwhile. Raise the cancellation afterwards.
+    Await *work* to its end, even if the caller is cancelled. Raise the cancellation afterwards.
 
     Args:
-        within: seconds that *work* may take after we are cancelled; then it is cancelled too. If we
-            are cancelled twice, it is cancelled at once.
-        by: the loop time at which *work* is cancelled at the latest, once we are cancelled.
+        within: seconds that *work* may take after the caller is cancelled. Then *work* is cancelled
+            too. A second cancellation of the caller cancels *work* at once.
+        by: after a cancellation of the caller, the latest loop time at which *work* is cancelled.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -62,13 +62,13 @@ class CallSession(AsyncSession):
     An ``AsyncSession`` for one call of one method.
 
     * A cancelled ``commit`` still finishes its COMMIT, so that the result is known.
-    * ``close`` returns the connection, and the session can be used again. After the call it is
-      closed for good: a task that the method left behind cannot take a connection.
+    * ``close`` returns the connection, and the session can be used again. After the call, the
+      session stays closed: a task that outlives the call cannot take a connection.
 
     Args:
-        call: the call that uses the session, for messages; prints as ``service.method``.
-        cleanup_timeout: seconds to finish a commit or a roll back after a cancellation.
-        commits_at_end: commit when the method has returned.
+        call: the call that uses the session, for log lines: ``service.method``. cleanup_timeout:
+        seconds to finish a commit or a roll back after a cancellation. commits_at_end: whether the
+        worker commits after the method returned.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class CallSession(AsyncSession):
     async def commit_at_end(self) -> None:
         """
         Commit when the worker closes, within ``cleanup_timeout``. Only a middleware with a timeout
-        of its own can cancel us here, and the COMMIT is finished then too.
+        can cancel the commit here, and the COMMIT still finishes.
         """
         if self.in_transaction():
             by = asyncio.get_running_loop().time() + self._cleanup_timeout
@@ -107,9 +107,9 @@ class CallSession(AsyncSession):
 
     async def end(self) -> None:
         """
-        Close for good: roll back what is not committed, and return the connection.
+        Close for good: roll back uncommitted changes, and return the connection to the pool.
 
-        It cannot fail: a connection that does not roll back is thrown away, and the server then
+        A failed roll back raises no error: the session drops the connection, and then the server
         rolls back.
         """
         session = self.sync_session
@@ -119,24 +119,28 @@ class CallSession(AsyncSession):
         task = asyncio.current_task()
         cancelled = task is not None and task.cancelling()
         try:
-            # The timeout around us fires only once, and it may have fired for another session.
+            # A timeout of the caller fires once, and may have fired already, for another session.
             async with asyncio.timeout(self._cleanup_timeout if cancelled else None):
                 await self._roll_back_and_close()
         except BaseException as exc:
             await greenlet_spawn(_drop_connections, session)
             if not isinstance(exc, Exception):
                 raise
-            log.warning("%s: its session did not close and was dropped: %r", self._call, exc)
+            log.warning(
+                "%s: its session did not close, and its connections were dropped: %r",
+                self._call,
+                exc,
+            )
 
     async def end_shielded(self) -> None:
-        """Close for good inside the method, where we may be cancelled."""
+        """Close for good inside the method, where a cancellation is possible."""
         if self.in_transaction():
             await finish(self.end(), self._cleanup_timeout)
         else:
             await self.end()
 
     def warn_of_uncommitted(self) -> None:
-        """Log the changes that are about to be rolled back, if there are any."""
+        """Log a warning about uncommitted changes, which the session rolls back next."""
         session = self.sync_session
         if session._is_clean() and not session.info.get(_UNCOMMITTED):
             return
@@ -150,19 +154,19 @@ class CallSession(AsyncSession):
             changes.append("statements sent to the database")
         if changes:
             log.warning(
-                "%s ended without a commit and its changes were rolled back: %s. Await commit() on "
+                "%s ended without a commit, so its changes are rolled back: %s. Await commit() on "
                 "the session, or declare it with DatabaseSession(Base, commit=True)",
                 self._call,
                 "; ".join(changes),
             )
 
     async def flush_pending(self) -> None:
-        """Flush if there is something to flush: ``AsyncSession.flush`` starts a greenlet anyway."""
+        """Flush if there are changes. ``AsyncSession.flush`` always starts a greenlet."""
         if not self.sync_session._is_clean():
             await self.flush()
 
     async def _roll_back_and_close(self) -> None:
-        """Close, once a task that the method left behind has finished its statement."""
+        """Close, after waiting for the statement of a task that outlives the method."""
         now = asyncio.get_running_loop().time
         latest = now() + self._cleanup_timeout
         while True:
@@ -175,7 +179,7 @@ class CallSession(AsyncSession):
 
 
 class _Transaction(AsyncSessionTransaction):
-    """``async with session.begin():``; its COMMIT is finished even if the call is cancelled."""
+    """``async with session.begin():``. A cancelled call still finishes the COMMIT."""
 
     session: CallSession  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -194,11 +198,11 @@ class _Transaction(AsyncSessionTransaction):
 
 
 class WatchedSession(Session):
-    """A class of its own, so that ``watch`` adds no listener to every ``Session`` of a program."""
+    """A separate class, so that ``watch`` adds its listeners only to the sessions of aiorpc."""
 
 
 def watch(session_cls: type[Session]) -> None:
-    """Make sessions of *session_cls* remember their connections, and changes sent to the server."""
+    """Make sessions of *session_cls* remember their connections and their sent changes."""
     if not event.contains(session_cls, "after_flush", _flushed):
         event.listen(session_cls, "after_begin", _began)
         event.listen(session_cls, "do_orm_execute", _executed)
@@ -208,15 +212,15 @@ def watch(session_cls: type[Session]) -> None:
 
 
 def _began(session: Session, _: Any, connection: Connection) -> None:
-    # A session may have very many transactions: forget the connections that ended.
+    # A session may have many transactions: forget the closed connections.
     held = [one for one in session.info.get(_CONNECTIONS, ()) if not one.closed]
     session.info[_CONNECTIONS] = [*held, connection]
 
 
 def _drop_connections(session: Session) -> None:
     """
-    Throw away the connections of *session*. A session whose roll back failed forgets them, and
-    would leave them to the garbage collector.
+    Drop the connections of *session*. After a failed roll back, SQLAlchemy forgets its connections,
+    and only the garbage collector would close them.
     """
     for connection in session.info.pop(_CONNECTIONS, ()):
         if not connection.closed:

@@ -1,8 +1,8 @@
 """
-Creates the tables of services, for demos, tests and first steps. Awaits the database.
+Creates the tables of services, for demos and tests. Awaits the database.
 
-In production, use migrations (Alembic). ``open_engine(configured(...))`` gives them an engine with
-all the arguments of the configured URL.
+In production, use migrations (Alembic). ``open_engine(configured(...))`` opens an engine for
+migrations, with all the arguments of the configured URL.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ async def create_tables(
     drop: bool = False,
 ) -> None:
     """
-    Create the tables that are missing in the databases of *services*.
+    Create the missing tables in the databases of *services*.
 
     Args:
         drop: drop the tables first, with all their rows.
 
     Raises:
-        ConfigurationError: a database is not configured, or is a SQLite database in memory, which
-            is deleted before a service can use it.
+        ConfigurationError: a database is not configured, or it is a SQLite database in memory,
+            which SQLite deletes before a service can use it.
     """
     for service in services:
         name = service_name_of(service)

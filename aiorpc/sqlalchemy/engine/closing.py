@@ -1,5 +1,5 @@
 """
-Closes connections that a cancelled call leaves in the middle of a statement.
+Closes connections on which a cancelled call left an unfinished statement.
 
 Awaits the database server, at most ``TERMINATE`` seconds for each step.
 """
@@ -24,18 +24,18 @@ log = logging.getLogger("aiorpc.sqlalchemy")
 
 T = TypeVar("T")
 
-#: Seconds to close a connection that is thrown away, and to end its statement at the server.
+#: Seconds to close a dropped connection, and seconds to end its statement at the server.
 TERMINATE = 2.5
 
 
 class InterruptiblePool(AsyncAdaptedQueuePool):
-    """A pool that can close a connection in the middle of a statement, within a bounded time."""
+    """A pool that closes a connection during a statement in at most ``2 * TERMINATE`` seconds."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        #: The key of the database in the configuration, for messages.
+        #: The database's key in ``DB_URIS``, for log lines and errors.
         self.database = ""
-        #: Work that no call waits for: attempts to connect, and ending statements.
+        #: Tasks for which no call waits: they connect, or end statements.
         self._background: set[asyncio.Task[Any]] = set()
 
     def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -45,7 +45,7 @@ class InterruptiblePool(AsyncAdaptedQueuePool):
         return task
 
     async def settle(self, within: float) -> None:
-        """Wait up to *within* seconds for the work in the background; then cancel it."""
+        """Wait up to *within* seconds for the background tasks, then cancel the late ones."""
         if self._background:
             _, late = await asyncio.wait(self._background, timeout=within)
             for task in late:
@@ -59,13 +59,13 @@ class InterruptiblePool(AsyncAdaptedQueuePool):
 
     async def _terminate(self, connection: DBAPIConnection) -> None:
         """
-        Close *connection*, which may be in the middle of a statement. The driver first asks the
-        server to end the statement. SQLAlchemy 2.1 waits for the answer without a bound.
+        Close *connection*, during a statement too. The driver first asks the server to end the
+        statement. SQLAlchemy 2.1 waits for the server's answer without a limit.
         """
         driver_connection = self._dialect.get_driver_connection(connection)
         if driver_of(driver_connection) == "aiosqlite":
-            # Its thread runs to the end of the statement, and never ends if it is stopped twice. If
-            # we are cancelled, the work continues in the background.
+            # aiosqlite's thread finishes the statement. A second stop would keep the thread alive
+            # for ever, so a cancellation leaves this task in the background.
             await asyncio.shield(self._in_background(self._end_sqlite(connection)))
             return
         try:
@@ -77,22 +77,22 @@ class InterruptiblePool(AsyncAdaptedQueuePool):
             log.debug("%s: a connection did not close within %g s", self.database, TERMINATE)
 
     async def _end_sqlite(self, connection: DBAPIConnection) -> None:
-        """Roll back first: closing alone keeps the transaction, and its lock, if a cursor lives."""
+        """Roll back, then close: close() alone keeps the lock while a cursor lives."""
         try:
             await roll_back_interrupted(self._dialect.get_driver_connection(connection))
-        finally:  # the connection's thread would keep the process from ending
+        finally:  # the connection's thread blocks the end of the process
             await greenlet_spawn(super()._close_connection, connection, terminate=True)
 
     async def _kill(self, statement: Statement) -> None:
-        """End *statement* at the server, which otherwise continues it and keeps its locks."""
+        """End *statement* at the server, which would otherwise continue and keep its locks."""
         try:
             async with asyncio.timeout(TERMINATE):
                 await greenlet_spawn(self._kill_by_another, statement)
-        except Exception as exc:  # noqa: BLE001 - the server may be gone, or full
+        except Exception as exc:  # noqa: BLE001 - the server may be down or full
             log.debug("%s: could not end a statement at the server: %r", self.database, exc)
 
     def _kill_by_another(self, statement: Statement) -> None:
-        # None: the connection belongs to no entry of this pool.
+        # None: no entry of this pool holds the connection.
         connection = self._invoke_creator(None)  # type: ignore[arg-type]
         try:
             kill(connection, statement)

@@ -1,7 +1,7 @@
 """
-Which database, with which options, belongs to a service and a declarative base.
+Finds the database of a service and a declarative base, and the options of that database.
 
-Reads the configuration; awaits nothing, and connects nowhere.
+Reads the configuration. Awaits nothing, and opens no connection.
 
 ::
 
@@ -30,8 +30,8 @@ from .urls import DatabaseUrl, parse_database_url
 
 __all__ = ["DatabaseConfig", "configured"]
 
-#: What a URL may have to be filled in, also in nameko-sqlalchemy's form, ``{0[service_name]}``. Its
-#: doubled braces become single ones.
+#: The placeholders in a URL, also in nameko-sqlalchemy's form, ``{0[service_name]}``. Doubled
+#: braces in a URL become single braces.
 _TEMPLATE = re.compile(r"\{\{|\}\}|\{(?:0\[)?(service_name|declarative_base_name)\]?\}")
 
 
@@ -39,7 +39,7 @@ _TEMPLATE = re.compile(r"\{\{|\}\}|\{(?:0\[)?(service_name|declarative_base_name
 class DatabaseConfig:
     """One database of one service, as configured."""
 
-    #: ``service:Base``, its key in ``DB_URIS``.
+    #: ``service:Base``, the key of the database in ``DB_URIS``.
     key: str
     url: DatabaseUrl
     engine_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -56,24 +56,25 @@ def configured(
     session_options: Mapping[str, Any] | None = None,
 ) -> DatabaseConfig:
     """
-    Find the database of *base* in the service *service_name*, for scripts and migrations too::
+    Find the database of *base* in the service *service_name*. Scripts and migrations use this too::
 
         async with open_engine(configured("config.yaml", "library", Catalogue)) as engine:
             ...
 
-    ``url.url`` alone lacks the arguments that only the driver takes, such as TLS and
-    ``search_path``; ``url.connect_args`` has them.
+    ``url.url`` has no arguments for the driver, such as TLS and ``search_path``; these arguments
+    are in ``url.connect_args``.
 
     Args:
-        config: the path of a file, a mapping, or settings.
-        base: the declarative base. Its name in the configuration is the ``name`` given to
-            ``declarative_base(name=...)``, or the name of the class.
-        engine_options, session_options: options from code; the configuration replaces them, one by
-            one in mappings too, such as ``connect_args``.
+        config: the path of a file, a mapping, or ``Settings``. base: the declarative base. The
+        configuration names it by its class name, or by the ``name`` in
+        ``declarative_base(name=...)``. engine_options, session_options: options from code. The
+        configuration replaces single options, and single keys inside mappings such as
+        ``connect_args``.
 
     Raises:
-        ConfigurationError: *base* is no declarative base, no database is configured for it, its
-            URL is wrong, or an option has the wrong type. The text has the configured keys.
+        ConfigurationError: *base* is not a declarative base or has no database in the
+            configuration, the URL is wrong, or an option has the wrong type. The text has the
+            configured keys.
     """
     settings = resolve(config)
     _require_declarative(base)
@@ -92,13 +93,13 @@ def _require_declarative(base: Any) -> None:
     if not isinstance(base, type) or not hasattr(base, "metadata"):
         shown = base.__qualname__ if isinstance(base, type) else f"a {type(base).__name__}"
         raise ConfigurationError(
-            f"{shown} is no declarative base: make one by `class Base(DeclarativeBase): pass`, or "
-            'by `declarative_base(name="Base")`'
+            f"{shown} is not a declarative base: write `class Base(DeclarativeBase): pass`, or "
+            '`Base = declarative_base(name="Base")`'
         )
 
 
 def _url(settings: Settings, key: str) -> DatabaseUrl:
-    """The URL of *key*, with its placeholders filled in."""
+    """The database URL of *key*, with values in place of the placeholders."""
     text, where = _find_url(settings, key)
     service_name, _, base_name = key.rpartition(":")
     words = {"service_name": service_name, "declarative_base_name": base_name}
@@ -107,7 +108,7 @@ def _url(settings: Settings, key: str) -> DatabaseUrl:
 
 
 def _find_url(settings: Settings, key: str) -> tuple[str, str]:
-    """The URL of *key*, and its place in the configuration, for messages."""
+    """The URL of *key*, and the place of this URL in the configuration, for error texts."""
     fallback = settings.db_uri
     by_key = fallback if isinstance(fallback, dict) else {}
     mappings = {"DB_URIS": settings.db_uris, "DB_URI": by_key}
@@ -132,7 +133,7 @@ def _find_url(settings: Settings, key: str) -> tuple[str, str]:
 def _options(
     settings: Settings, name: str, key: str, in_code: Mapping[str, Any] | None, driver: str = ""
 ) -> Mapping[str, Any]:
-    """The options in code, overridden by those for every database, and by those under *key*."""
+    """The options in code. Options for all databases, then options under *key*, override them."""
     given: Mapping[str, Any] = getattr(settings, name.lower())
     own = given.get(key) or {}
     if not isinstance(own, Mapping):

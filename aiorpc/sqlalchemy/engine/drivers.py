@@ -1,7 +1,7 @@
 """
-What we ask of asyncpg, aiomysql and aiosqlite beside what SQLAlchemy asks.
+Direct access to asyncpg, aiomysql and aiosqlite, for features that SQLAlchemy does not offer.
 
-Awaits the drivers. Imports none of them at the top: only the driver in use has to be installed.
+Awaits the drivers. Imports a driver only at its first use, because the others may be missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def looks_alive(connection: Any) -> bool:
-    """Whether the driver believes the connection to be open. Asks nothing of the server."""
+    """Whether the driver reports an open connection. The server is not asked."""
     match driver_of(connection):
         case "asyncpg":
             return not connection.is_closed()
@@ -45,7 +45,7 @@ def looks_alive(connection: Any) -> bool:
 
 
 def abort(connection: Any) -> None:
-    """Cut *connection* at once, and send nothing. A statement that runs on it fails."""
+    """Close the socket of *connection* at once, and send nothing. A running statement fails."""
     match driver_of(connection):
         case "asyncpg":
             connection.terminate()
@@ -54,7 +54,7 @@ def abort(connection: Any) -> None:
 
 
 def driver_of(connection: Any) -> str:
-    """The name of the package that *connection*, a driver's own connection, comes from."""
+    """The name of the driver's package that has the class of *connection*."""
     return type(connection).__module__.partition(".")[0]
 
 
@@ -65,31 +65,31 @@ async def roll_back_interrupted(connection: Any) -> None:
         await connection.rollback()
 
 
-# MariaDB and MySQL continue a statement when its connection is cut. aiomysql cuts its connection
-# when it is cancelled; asyncpg asks the server to stop. So for aiomysql we ask the server here.
+# MariaDB and MySQL continue a statement after the client closed the socket. A cancelled aiomysql
+# closes its socket; asyncpg asks the server to stop. So for aiomysql we ask the server here.
 
 
 class Statement(NamedTuple):
-    """A statement that a server still runs, though its connection was cut."""
+    """A statement that a server still runs, after aiomysql closed the connection."""
 
-    #: The host name and the port that the server gives for itself.
+    #: The server's own host name and port, from ``@@hostname`` and ``@@port``.
     server: tuple[Any, ...]
     thread_id: int
 
 
-#: The server of each connection: two servers behind one address may give the same thread ids.
+#: The server of each connection. Two servers behind one address may use the same thread ids.
 _servers: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
 
 
 def note_server(connection: Any, _: object = None) -> None:
-    """Remember the server of aiomysql's *connection*, which was just opened."""
+    """Remember the server of *connection*, a new connection of aiomysql."""
     # A server with MySQL's protocol may not have these variables.
     with contextlib.suppress(Exception):
         _servers[connection.driver_connection] = _server_of(connection)
 
 
 def unfinished_statement(connection: Any) -> Statement | None:
-    """The statement that the server still runs after aiomysql cut *connection*, or None."""
+    """The statement that the server still runs after aiomysql closed *connection*, or None."""
     server = _servers.get(connection) if driver_of(connection) == "aiomysql" else None
     if server is None or getattr(connection, "_close_reason", None) is None:
         return None
@@ -97,7 +97,7 @@ def unfinished_statement(connection: Any) -> Statement | None:
 
 
 def kill(connection: Any, statement: Statement) -> None:
-    """End *statement* and its transaction over *connection*, if that leads to the same server."""
+    """End *statement* and its transaction over *connection*, if both have the same server."""
     if _server_of(connection) == statement.server:
         with contextlib.closing(connection.cursor()) as cursor:
             cursor.execute(f"KILL {statement.thread_id:d}")
@@ -109,22 +109,22 @@ def _server_of(connection: Any) -> tuple[Any, ...]:
         return tuple(cursor.fetchone())
 
 
-# What aiomysql 0.3 does not do.
+# Corrections of aiomysql 0.3.
 
 
 async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any) -> Any:
     """
-    Connect as ``aiomysql.connect`` does, and require TLS if *tls_for* is given.
+    Connect like ``aiomysql.connect``. Require TLS if *tls_for* is not None.
 
-    aiomysql itself continues without TLS, and without a warning, if the server offers none. Its
-    ``connect_timeout`` bounds only the TCP connection, and here the handshake too.
+    aiomysql alone continues without TLS, and without a warning, if the server has no TLS. In
+    aiomysql, ``connect_timeout`` bounds only the TCP connection; here it bounds the handshake too.
 
     Args:
-        tls_for: the place in the configuration that asks for TLS, for the error.
+        tls_for: the place in the configuration that requires TLS, for the error's text.
 
     Raises:
-        ConfigurationError: the server offers no TLS. No password has been sent.
-        TimeoutError: the server did not answer within ``connect_timeout`` seconds.
+        ConfigurationError: the server has no TLS. The password was not sent. TimeoutError: the
+        server did not answer within ``connect_timeout`` seconds.
     """
     connection = _connection_class()(*args, **kwargs)
     connection.tls_for = tls_for
@@ -132,17 +132,17 @@ async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any
         async with asyncio.timeout(connection.connect_timeout):
             await connection._connect()
     except BaseException:
-        connection.close()  # if it is cancelled, aiomysql leaves its socket open
+        connection.close()  # a cancelled aiomysql leaves its socket open
         raise
     return connection
 
 
-#: Seconds to connect, if the configuration does not say. asyncpg waits 60 s, aiomysql for ever.
+#: Seconds to connect by default. asyncpg alone waits 60 s, and aiomysql without a limit.
 _CONNECT_TIMEOUT = 10.0
 
 
 def default_arguments(driver: str) -> Mapping[str, Any]:
-    """What *driver* gets to connect, unless the configuration has something else."""
+    """The default arguments for a connection of *driver*. The configuration may override them."""
     match driver:
         case "asyncpg":
             return {"timeout": _CONNECT_TIMEOUT}
@@ -167,9 +167,9 @@ def _connection_class() -> Any:
         async def _request_authentication(self) -> None:
             if self.tls_for and not self.server_capabilities & _CLIENT_SSL:
                 raise ConfigurationError(
-                    f"{self.tls_for} asks for TLS, but the server, or someone in between, offers "
-                    "none. Set up TLS on the server, take the ssl arguments out of the URL, or "
-                    "write ssl_mode=preferred, which connects without TLS to such a server"
+                    f"{self.tls_for} requires TLS, but the server, or a proxy in between, offers "
+                    "none. Set up TLS on the server, remove the ssl arguments from the URL, or "
+                    "write ssl_mode=preferred, which connects without TLS then"
                 )
             await super()._request_authentication()
 
@@ -182,7 +182,7 @@ def _connection_class() -> Any:
                 case time() if obj.tzinfo is not None:
                     raise ValueError(
                         f"cannot write {obj.isoformat()}: a TIME of MariaDB or MySQL has no zone. "
-                        "Convert it, and take the zone away with replace(tzinfo=None)"
+                        "Convert the time, and remove its zone with replace(tzinfo=None)"
                     )
             return super().escape(obj)
 

@@ -1,4 +1,4 @@
-"""Opens and closes engines. Awaits the database server only to close connections."""
+"""Opens and closes engines. Awaits the database server only when it closes connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("aiorpc.sqlalchemy")
 @asynccontextmanager
 async def open_engine(database: DatabaseConfig) -> AsyncIterator[AsyncEngine]:
     """
-    Give an engine from entry to exit. It connects with its first query.
+    Open an engine for the block. The engine connects at its first query.
 
     Raises:
         ConfigurationError: an option is wrong, or the driver is not installed.
@@ -44,11 +44,11 @@ async def open_engine(database: DatabaseConfig) -> AsyncIterator[AsyncEngine]:
 @contextmanager
 def _kept_in_memory(database: DatabaseConfig) -> Iterator[tuple[URL, Mapping[str, Any]]]:
     """
-    Give the URL and the default options of *database*, and keep a SQLite database in memory alive.
+    Yield the URL and default options of *database*; keep a SQLite database in memory alive.
 
-    SQLite deletes it with its last connection, and a cancelled call closes its connection. Calls
-    use one connection in turn: several would get "database table is locked" where those of a file
-    wait.
+    SQLite deletes a database in memory with its last connection, and a cancelled call closes its
+    connection. Calls share one connection: two connections to a database in memory do not wait for
+    each other's lock, but fail with "database table is locked".
     """
     url = database.url.url
     if not database.url.in_memory:
@@ -72,11 +72,11 @@ def _create(database: DatabaseConfig, url: URL, defaults: Mapping[str, Any]) -> 
         ) from None
     except NoSuchModuleError:
         raise ConfigurationError(
-            f"{database.key}: SQLAlchemy knows no {database.url.url.drivername}://"
+            f"{database.key}: SQLAlchemy does not know {database.url.url.drivername}://"
         ) from None
     except (TypeError, ArgumentError, InvalidRequestError) as exc:
         raise ConfigurationError(
-            f"{database.key}: SQLAlchemy cannot make an engine of the options "
+            f"{database.key}: SQLAlchemy cannot make an engine from the options "
             f"({', '.join(sorted(database.engine_options)) or 'none'}): {exc}"
         ) from None
     if isinstance(engine.pool, CallPool):
@@ -101,7 +101,7 @@ def _engine_options(database: DatabaseConfig, defaults: Mapping[str, Any]) -> di
     if isinstance(options.get("poolclass"), str):  # YAML has no classes
         options["poolclass"] = _pool_class(options["poolclass"], database.key)
     if not issubclass(options.get("poolclass", CallPool), CallPool):
-        for name in defaults:  # another pool may not take them
+        for name in defaults:  # another pool class may refuse these options
             options.pop(name)
     return options
 
@@ -118,15 +118,16 @@ def _pool_class(name: str, key: str) -> type[pool.Pool]:
 
 def _begin_before_savepoint(connection: Connection, _: str) -> None:
     """
-    Begin a transaction. sqlite3 begins one only with the first change, and a SAVEPOINT outside of a
-    transaction commits when it is released. Its ``autocommit=False`` needs Python 3.12.
+    Begin a transaction. sqlite3 begins a transaction only at the first change, and a SAVEPOINT
+    outside of a transaction commits at its release. sqlite3's ``autocommit=False`` needs Python
+    3.12.
     """
     if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
         connection.exec_driver_sql("BEGIN")
 
 
 async def _dispose(engine: AsyncEngine, database: DatabaseConfig) -> None:
-    """Close all connections, within ``CLEANUP_TIMEOUT``: the server may not answer any more."""
+    """Close all connections within ``CLEANUP_TIMEOUT``, even if the server does not answer."""
     bound = database.cleanup_timeout
     try:
         async with asyncio.timeout(bound):
@@ -135,7 +136,7 @@ async def _dispose(engine: AsyncEngine, database: DatabaseConfig) -> None:
             await engine.dispose()
     except TimeoutError:
         log.warning(
-            "%s: dropped its connections, which did not close within %g s (CLEANUP_TIMEOUT)",
+            "%s: dropped connections that did not close within %g s (CLEANUP_TIMEOUT)",
             database.key,
             bound,
         )

@@ -19,7 +19,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
 _Echo = bool | Literal["debug"]
 
-#: The types of options. SQLAlchemy and the drivers check few of them, and only when they connect.
+#: The types of options. SQLAlchemy and the drivers check few types, and only when they connect.
 _TYPES: Mapping[str, Mapping[str, Any]] = {
     "DB_ENGINE_OPTIONS": {
         "connect_args": dict[str, Any],
@@ -78,13 +78,13 @@ def checked(
     options: Mapping[str, Any], name: str, source: str, driver: str = ""
 ) -> Mapping[str, Any]:
     """
-    Check the options that we know, and give numbers and truth values of ``server_settings`` as the
-    texts that asyncpg takes.
+    Check the known options, and return them. Numbers and booleans in ``server_settings`` become
+    texts, as asyncpg requires.
 
     Args:
         name: ``DB_ENGINE_OPTIONS`` or ``DB_SESSION_OPTIONS``.
-        source: what the options belong to, for messages.
-        driver: the driver whose ``connect_args`` are checked.
+        source: the key of the database in ``DB_URIS``, for error texts. driver: the driver whose
+        ``connect_args`` are checked.
 
     Raises:
         ConfigurationError: an option has the wrong type.

@@ -1,13 +1,13 @@
 """
-The connection pool of one engine. It serves calls in their order, within their deadlines.
+The connection pool of one engine. The pool serves calls in order, within their deadlines.
 
-SQLAlchemy's own pool (``AsyncAdaptedQueuePool``) knows no deadlines, lets a newcomer overtake the
-calls that wait, wakes no waiting call when an attempt to connect fails, and throws a connection
-away when the call that opens it is cancelled. ``CallPool`` keeps its options, its counts and its
-queue of unused connections. ADR 5 has the reasons.
+SQLAlchemy's pool (``AsyncAdaptedQueuePool``) ignores deadlines. A new call can overtake waiting
+calls, a failed attempt to connect wakes no waiting call, and a cancelled call drops the connection
+that it was opening. ``CallPool`` uses the same options, counts and queue of unused connections. ADR
+5 has the reasons.
 
-Awaits the database server. SQLAlchemy calls the methods without an underscore, and ``_do_...``, in
-a greenlet, where ``await_only`` can wait.
+Awaits the database server. SQLAlchemy calls the public methods, and ``_do_...``, in a greenlet,
+where ``await_only`` can wait.
 """
 
 from __future__ import annotations
@@ -31,49 +31,49 @@ __all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout", "bound_pings"]
 
 log = logging.getLogger("aiorpc.sqlalchemy")
 
-#: Seconds without use after which a connection is pinged. A younger one is only looked at, because
-#: a ping costs more than a small query (three round trips with asyncpg).
+#: Seconds without use, after which the pool pings a connection before the next use. A ping costs
+#: more than a small query (three round trips with asyncpg).
 PING_AFTER = 1.0
 
-#: The time of the last return, in the ``info`` of a connection.
+#: The key in a connection's ``info`` for the time of its last return to the pool.
 _RETURNED_AT = "aiorpc_returned_at"
 
-#: Seconds to finish opening a connection after the call that wanted it was cancelled.
+#: Seconds to finish an attempt to connect, after its call was cancelled.
 LINGER = 5.0
 
 
 class DatabaseUnreachable(ConnectionError):
-    """The database server cannot be connected to. The text names the database and the reason."""
+    """We cannot connect to the database server. The text names the database and the reason."""
 
 
 class PoolTimeout(exc.TimeoutError):
-    """No connection became free in time. The text has the pool's limits and what to change."""
+    """No connection became free in time. The text has the pool's limits, and advice."""
 
 
 class CallPool(InterruptiblePool):
     """
-    At most ``pool_size + max_overflow`` connections; up to ``pool_size`` of them stay open unused.
+    Has at most ``pool_size + max_overflow`` connections, and keeps up to ``pool_size`` of them.
 
-    A call that finds no free connection waits up to ``pool_timeout`` seconds, and a moment less
-    than its deadline, so that the caller gets the error.
+    A call that finds no free connection waits up to ``pool_timeout`` seconds. The wait ends shortly
+    before the deadline, so that the caller gets the error.
 
     Args:
         pool_pre_ping_timeout: seconds in which the server has to answer a ping.
     """
 
-    # create_engine finds the options of a pool in the positional arguments.
+    # create_engine finds a pool's options by the names of positional arguments.
     def __init__(self, creator: Any, pool_pre_ping_timeout: float = 2.0, **options: Any) -> None:
         super().__init__(creator, **options)
         self.ping_timeout = pool_pre_ping_timeout
-        #: One for each call that waits, in their order.
+        #: A future for each waiting call, in order.
         self._waiters: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
 
-    # What SQLAlchemy asks of a pool
+    # The methods that SQLAlchemy calls
 
     def connect(self) -> PoolProxiedConnection:
         try:
             return super().connect()
-        except OSError as error:  # asyncpg's errors of the network pass SQLAlchemy unchanged
+        except OSError as error:  # SQLAlchemy does not wrap asyncpg's network errors
             raise DatabaseUnreachable(
                 f"cannot connect to {self.database or 'the database'}: {_reason(error)}. "
                 "Check that the server is up, and the host and port of its URL in DB_URIS"
@@ -90,7 +90,7 @@ class CallPool(InterruptiblePool):
         return opened
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        if record.dbapi_connection is None:  # invalidated: its place is free for a new one
+        if record.dbapi_connection is None:  # invalidated: a new connection may take its place
             self._free_place()
             return
         record.info[_RETURNED_AT] = monotonic()
@@ -113,13 +113,13 @@ class CallPool(InterruptiblePool):
             self._discard(self._pool.get_nowait())
 
     def waiting(self) -> int:
-        """Calls that wait for a connection. ``QueuePool`` does not have this count."""
+        """Return the number of waiting calls. ``QueuePool`` does not count them."""
         return sum(not waiter.done() for waiter in self._waiters)
 
     # Waiting
 
     async def _wait(self) -> ConnectionPoolEntry | None:
-        """Wait in line for a connection, or for None: a place in which to open one."""
+        """Wait in line for a connection. None: the call may open a new connection."""
         patience = self._timeout
         if (deadline := current.get().deadline) is not None:
             # The error needs a moment to reach the caller before the deadline.
@@ -131,7 +131,7 @@ class CallPool(InterruptiblePool):
             async with asyncio.timeout(patience):
                 return await waiter
         except BaseException as error:
-            if waiter.done() and not waiter.cancelled():  # served and cancelled at the same time
+            if waiter.done() and not waiter.cancelled():  # got a value and was cancelled
                 self._take_back(waiter.result())
             waiter.cancel()
             if isinstance(error, TimeoutError):
@@ -139,7 +139,7 @@ class CallPool(InterruptiblePool):
             raise
 
     def _serve(self, value: ConnectionPoolEntry | None) -> bool:
-        """Hand *value* to the call that has waited longest. False if no call waits."""
+        """Pass *value* to the first waiting call. Return False if no call waits."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -158,7 +158,7 @@ class CallPool(InterruptiblePool):
         )
 
     def _free_place(self) -> None:
-        """Give a place to the call that waits longest; it opens a connection there."""
+        """Allow one more connection: the first waiting call opens it."""
         if not self._serve(None):
             self._dec_overflow()
 
@@ -169,7 +169,7 @@ class CallPool(InterruptiblePool):
             self._free_place()
 
     def _take_back(self, record: ConnectionPoolEntry | None) -> None:
-        """Return *record* outside of SQLAlchemy's greenlet, where closing it cannot be awaited."""
+        """Return *record* outside of SQLAlchemy's greenlet, where we cannot await its close."""
         if record is None:
             self._free_place()
         elif not self._pool.full() or self.waiting():
@@ -181,9 +181,9 @@ class CallPool(InterruptiblePool):
 
     async def _open(self) -> ConnectionPoolEntry:
         """
-        Connect in a task of its own, in the place that we hold. If the call is cancelled meanwhile,
-        the connection is still opened, and serves the next call: drivers that are cancelled while
-        they connect leave sockets and threads behind.
+        Connect in a separate task. If the call is cancelled, the task continues, and the next call
+        gets the connection. A driver that is cancelled while it connects leaves sockets and threads
+        open.
         """
         task = self._in_background(greenlet_spawn(self._create_connection))
         try:
@@ -204,16 +204,16 @@ class CallPool(InterruptiblePool):
             self._free_place()
         else:
             record = task.result()
-            record.fresh = False  # type: ignore[attr-defined]  # who gets it may get it late
+            record.fresh = False  # type: ignore[attr-defined]  # the next call may come late
             self._take_back(record)
 
     # Liveness
 
     def _checked(self, record: ConnectionPoolEntry) -> ConnectionPoolEntry:
-        """Spare *record* the ping if it was used a moment ago and looks alive."""
+        """Skip the ping of *record* if the connection was used recently and looks alive."""
         if self._invalidate_time > record.starttime:  # type: ignore[attr-defined]
-            # The ping of another one failed. SQLAlchemy replaces this one too, and would first wait
-            # for the server to close it.
+            # Another connection's ping failed, so SQLAlchemy replaces this connection too. Without
+            # abort(), SQLAlchemy would wait until the server closes the connection.
             abort(record.driver_connection)
         elif (
             self._pre_ping
@@ -228,7 +228,7 @@ class CallPool(InterruptiblePool):
 def bound_pings(dialect: Dialect, within: float, database: str) -> None:
     """
     Make the pings of *dialect* fail after *within* seconds. The pool then replaces its unused
-    connections. A network may swallow what is sent over a connection that was idle for long.
+    connections. A firewall may silently drop packets of a connection that was idle for long.
     """
     ping = dialect.do_ping
 

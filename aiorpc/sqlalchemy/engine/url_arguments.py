@@ -1,10 +1,10 @@
 """
-Translates the query arguments of a database URL: from those of libpq, psycopg2, PyMySQL and
-mysqlclient to those of asyncpg, aiomysql and aiosqlite.
+Translates the query arguments of a database URL: from the names of libpq, psycopg2, PyMySQL and
+mysqlclient to the names of asyncpg, aiomysql and aiosqlite.
 
 Awaits nothing. Reads certificates from files, and does no other I/O. Each public function returns
-what stays in the URL's query, for SQLAlchemy itself, and what goes straight to the driver. It
-refuses an argument that the driver does not have, so that none is ignored silently.
+the arguments for SQLAlchemy, which stay in the URL, and the arguments for the driver. It refuses an
+argument that the driver does not have, instead of ignoring it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _PG_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 
 
 def _pg_tls(text: str) -> str:
-    """The mode in *text*, or for the truth value in it, as libpq reads ``ssl=true`` for JDBC."""
+    """Return the mode in *text*. A boolean stands for a mode, as in JDBC's ``ssl=true``."""
     if (mode := text.lower()) in _PG_MODES:
         return mode
     return "require" if asbool(text) else "disable"
 
 
-#: What an argument of each type must be, for the error.
+#: The description of each type, for error texts.
 _EXPECTED: Mapping[Callable[[str], Any], str] = {
     asbool: "true or false",
     float: "a number of seconds",
@@ -51,20 +51,20 @@ _EXPECTED: Mapping[Callable[[str], Any], str] = {
 
 @dataclass(frozen=True)
 class _Driver:
-    """The arguments that a driver, or SQLAlchemy for it, has."""
+    """The arguments that a driver accepts, or that SQLAlchemy accepts for this driver."""
 
     name: str
-    #: Stay in the query: SQLAlchemy reads them.
+    #: Arguments for SQLAlchemy. They stay in the query.
     kept: Collection[str] = ()
-    #: Go to the driver, as values of this type.
+    #: Arguments for the driver, with their types.
     own: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
-    #: The driver's names, where they differ from those in the URL.
+    #: The driver's names of arguments that have another name in the URL.
     renamed: Mapping[str, str] = field(default_factory=dict)
-    #: Go to the driver in one value, such as a TLS context.
+    #: Arguments that become one value for the driver, such as a TLS context.
     gathered: Collection[str] = ()
-    #: Ignored, with values that ask for what the driver does anyway; None: with any value.
+    #: Ignored arguments, with the values that match the driver's behaviour. None: any value.
     harmless: Mapping[str, set[str] | None] = field(default_factory=dict)
-    #: Known from other drivers, and what to do instead.
+    #: Arguments of other drivers, with advice for the error.
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -81,7 +81,7 @@ class _Reader:
         return value if isinstance(value, str) else value[-1]
 
     def texts(self, names: Collection[str]) -> dict[str, str]:
-        """Those of the arguments *names* that the query has, in its order."""
+        """The arguments of the query whose name is in *names*, in the order of the query."""
         return {name: self.text(name) for name in self.query if name in names}
 
     def convert(self, name: str, kind: Callable[[str], Any]) -> Any:
@@ -94,7 +94,7 @@ class _Reader:
             ) from None
 
     def own(self) -> dict[str, Any]:
-        """The arguments of the driver itself. Raises for one that the driver does not have."""
+        """The arguments for the driver. Raises ``ConfigurationError`` for an unknown argument."""
         self._refuse_others()
         driver = self.driver
         return {
@@ -121,7 +121,7 @@ class _Reader:
 # PostgreSQL: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS,
 # asyncpg.connect, and the asyncpg dialect of SQLAlchemy.
 
-#: asyncpg reads these as libpq does, but only from a URL of its own.
+#: asyncpg reads these arguments like libpq, but only from its ``dsn``.
 _PG_LIBPQ = frozenset(
     {"sslmode", "sslnegotiation", "ssl_max_protocol_version", "ssl_min_protocol_version"}
     | {"sslcert", "sslcrl", "sslkey", "sslpassword", "sslrootcert"}
@@ -154,23 +154,23 @@ _ASYNCPG = _Driver(
         "gssencmode": {"disable", "prefer"},
     },
     refused={
-        "channel_binding": "take it out (sslmode=verify-full protects as well), or use psycopg: "
+        "channel_binding": "remove it (sslmode=verify-full protects as well), or use psycopg: "
         "postgresql+psycopg://",
-        "client_encoding": "it always speaks UTF-8; take it out",
-        "gssencmode": "take it out, or use psycopg: postgresql+psycopg://",
+        "client_encoding": "asyncpg always uses UTF-8; remove the argument",
+        "gssencmode": "remove it, or use psycopg: postgresql+psycopg://",
         **dict.fromkeys(
             (*_PG_KEEPALIVES, "tcp_user_timeout"),
-            "take it out; pool_pre_ping, which is on, finds connections that died, and calls end "
+            "remove it; pool_pre_ping, which is on, finds lost connections, and calls end "
             "at their deadline. Or use psycopg: postgresql+psycopg://",
         ),
-        "connection_factory": "give it in code, as connect_args in the engine options",
-        "async_fallback": "aiorpc always awaits it; take it out",
+        "connection_factory": "pass it in code, as connect_args in the engine options",
+        "async_fallback": "aiorpc always awaits asyncpg; remove the argument",
     },
 )
 
 
 def asyncpg_arguments(query: Query, where: str) -> Arguments:
-    """For asyncpg. Raises ``ConfigurationError`` naming *where* and the argument."""
+    """Translate for asyncpg. A ``ConfigurationError`` names *where* and the argument."""
     reader = _Reader(_ASYNCPG, query, where)
     connect_args = reader.own()
     if libpq := reader.texts(_PG_LIBPQ):
@@ -189,7 +189,7 @@ _MYSQL_TLS = frozenset(
     | {"ssl_ca", "ssl_capath", "ssl_cert", "ssl_key"}
     | {"ssl_check_hostname", "ssl_verify_cert", "ssl_verify_identity"}
 )
-#: Modes that decide themselves whether to check the host name of a certificate.
+#: Modes that verify the certificate. The value: whether its host name is checked.
 _MYSQL_VERIFYING = {"verify_ca": False, "verify_identity": True, "verify_full": True}
 _MYSQL_MODES = {"", "disabled", "disable", "preferred", "prefer", "required", "require"}
 
@@ -209,24 +209,24 @@ _AIOMYSQL = _Driver(
     refused={
         "autocommit": "set isolation_level: AUTOCOMMIT in DB_ENGINE_OPTIONS",
         "collation": "use init_command=SET NAMES utf8mb4 COLLATE ...",
-        "compress": "take it out",
+        "compress": "remove it",
         **dict.fromkeys(
             ("read_timeout", "write_timeout"),
-            "take it out; a call ends at its deadline, wherever it waits",
+            "remove it; a call ends at its deadline",
         ),
     },
 )
 
 
 def aiomysql_arguments(query: Query, where: str) -> Arguments:
-    """For aiomysql. Raises ``ConfigurationError`` naming *where* and the argument."""
+    """Translate for aiomysql. A ``ConfigurationError`` names *where* and the argument."""
     reader = _Reader(_AIOMYSQL, query, where)
     kept: dict[str, str | Sequence[str]] = {}
     connect_args = reader.own()
     if connect_args.get("charset", "").lower() in {"utf8", "utf-8"}:
-        # MySQL's utf8 has no characters of four bytes, and is deprecated.
+        # MySQL's utf8 is deprecated, and cannot store characters of four bytes.
         connect_args["charset"] = "utf8mb4"
-    if "client_flag" in connect_args:  # SQLAlchemy adds a flag of its own to it
+    if "client_flag" in connect_args:  # SQLAlchemy adds another flag
         kept["client_flag"] = str(connect_args.pop("client_flag"))
     given = reader.texts(_MYSQL_TLS)
     if (context := _mysql_tls(reader, given)) is not None:
@@ -237,7 +237,7 @@ def aiomysql_arguments(query: Query, where: str) -> Arguments:
 
 
 def _mysql_tls(reader: _Reader, given: Mapping[str, str]) -> ssl.SSLContext | None:
-    """Make the TLS context that aiomysql takes in place of PyMySQL's arguments. None: no TLS."""
+    """Make aiomysql's TLS context from PyMySQL's arguments. None: no TLS."""
 
     def flag(name: str, default: bool) -> bool:
         return bool(reader.convert(name, asbool)) if name in given else default
@@ -260,7 +260,7 @@ def _mysql_tls(reader: _Reader, given: Mapping[str, str]) -> ssl.SSLContext | No
         if "ssl_cipher" in given:
             context.set_ciphers(given["ssl_cipher"])
     except (OSError, ssl.SSLError) as exc:
-        raise ConfigurationError(f"{reader.where}: its TLS files cannot be read: {exc}") from None
+        raise ConfigurationError(f"{reader.where}: cannot read its TLS files: {exc}") from None
     has_authority = "ssl_ca" in given or "ssl_capath" in given
     identity = flag("ssl_verify_identity", flag("ssl_check_hostname", has_authority))
     context.check_hostname = _MYSQL_VERIFYING.get(mode, identity)
@@ -289,8 +289,8 @@ _AIOSQLITE = _Driver(
 
 
 def sqlite_arguments(query: Query, where: str) -> Arguments:
-    """For aiosqlite. Raises ``ConfigurationError`` naming *where* and the argument."""
+    """Translate for aiosqlite. A ``ConfigurationError`` names *where* and the argument."""
     reader = _Reader(_AIOSQLITE, query, where)
     if not ("uri" in query and reader.convert("uri", asbool)):
-        reader.own()  # a URI of SQLite may have arguments of its own
+        reader.own()  # a URI of SQLite may have other arguments
     return dict(query), {}

@@ -1,8 +1,7 @@
 """
-Translates a database URL from the form of sync SQLAlchemy to the form of its asyncio side.
+Translates a database URL of sync SQLAlchemy into a URL of asyncio SQLAlchemy.
 
-Awaits nothing, and connects nowhere. No text that people read, in an error or a ``repr``, has a
-password.
+Awaits nothing, and opens no connection. Error texts and ``repr`` hide passwords.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from .url_arguments import aiomysql_arguments, asyncpg_arguments, sqlite_argumen
 
 __all__ = ["DatabaseUrl", "parse_database_url"]
 
-# The kind of database, before the "+" of a URL, and the asyncio driver that we choose for it.
+# The default asyncio driver for each kind of database (the part before the "+" of a URL).
 _DRIVERS = {
     "postgresql": "asyncpg",
     "mysql": "aiomysql",
     "mariadb": "aiomysql",
     "sqlite": "aiosqlite",
 }
-# SQLAlchemy 1.4 dropped Heroku's spelling, postgres://.
+# SQLAlchemy 1.4 removed Heroku's spelling, postgres://.
 _OTHER_NAMES = {"postgres": "postgresql", "pgsql": "postgresql", "sqlite3": "sqlite"}
 
 # Sync drivers in the configuration of Nameko services.
@@ -47,7 +46,7 @@ _TRANSLATORS = {
 
 @dataclass(frozen=True, repr=False)
 class DatabaseUrl:
-    """A URL for ``create_async_engine``, and the arguments that go straight to the driver."""
+    """A URL for ``create_async_engine``, and the arguments for the driver."""
 
     url: URL
     connect_args: Mapping[str, Any] = field(default_factory=dict)
@@ -59,12 +58,12 @@ class DatabaseUrl:
 
     @property
     def extra(self) -> str | None:
-        """The extra of aiorpc-amqp that installs the driver, if there is one."""
+        """The extra of aiorpc-amqp that installs the driver. None: no extra does."""
         return _EXTRAS.get(self.driver)
 
     @property
     def in_memory(self) -> bool:
-        """Whether this is a SQLite database in memory, which its last connection deletes."""
+        """Whether SQLite has the database in memory, until the last connection closes."""
         return self.driver == "aiosqlite" and self.url.database in (None, "", ":memory:")
 
     def __str__(self) -> str:
@@ -79,14 +78,14 @@ def parse_database_url(text: str, where: str = "the database URL") -> DatabaseUr
     Translate *text* for an asyncio driver.
 
     ``postgres://`` and ``postgresql://`` get asyncpg, ``mysql://`` and ``mariadb://`` aiomysql,
-    ``sqlite://`` aiosqlite. A URL that names an asyncio driver (``+psycopg``, ``+asyncmy``) keeps
-    it; a sync driver (``+psycopg2``, ``+pymysql``) is replaced.
+    ``sqlite://`` aiosqlite. A URL keeps an asyncio driver (``+psycopg``, ``+asyncmy``). A sync
+    driver (``+psycopg2``, ``+pymysql``) is replaced.
 
     Args:
         where: the place of the URL in the configuration, for messages.
 
     Raises:
-        ConfigurationError: *text* is no URL, or has an argument that the driver does not have.
+        ConfigurationError: *text* is not a URL, or the driver does not have one of its arguments.
     """
     database = DatabaseUrl(_with_async_driver(_parse(text, where), where))
     if database.driver not in _TRANSLATORS:  # the user chose the driver, and knows its arguments
@@ -99,9 +98,9 @@ def _parse(text: str, where: str) -> URL:
     try:
         return make_url(text)
     except (ArgumentError, ValueError):
-        # The texts of these errors may quote a part of the password.
+        # SQLAlchemy's error texts may quote a part of the password.
         raise ConfigurationError(
-            f"{where} is no database URL: {redact_url(text) if '://' in text else '(hidden)'}. "
+            f"{where} is not a database URL: {redact_url(text) if '://' in text else '(hidden)'}. "
             "Write postgresql://user:password@host:5432/database, and special characters of a "
             "password as %40 for @, %2F for /, %3A for :"
         ) from None

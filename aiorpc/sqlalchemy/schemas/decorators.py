@@ -43,23 +43,23 @@ def returns(
 
 def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load") -> Any:
     """
-    Dump the ORM objects that a method returns; its caller gets plain data::
+    Dump the ORM objects that a method returns, so that its caller gets plain data::
 
         @rpc
         @returns(AuthorSchema())
         async def get_author(self, author_id: int) -> Author | None:
             return await self.db.get(Author, author_id)
 
-    The session is still open when they are dumped.
+    The session is still open while the decorator dumps the objects.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns).
-        many: the method returns several objects, in a list or as a query's result. None: as the
-            schema says.
-        lazy: ``load`` attributes that are not loaded, or ``raise`` an error that names them.
+        many: whether the method returns several objects, in a list or as a query's result. None:
+            the schema's own ``many``.
+        lazy: ``load`` missing attributes with a query, or ``raise`` an error that names them.
 
     Raises:
-        NotLoaded: an attribute is not loaded, and *lazy* is ``raise`` or its session is closed.
+        NotLoaded: an attribute is not loaded, and *lazy* is ``raise`` or the session is closed.
     """
     _require_schema(schema, "returns")
 
@@ -92,18 +92,19 @@ def accepts(
             ...
 
     Args:
-        schemas: for the first arguments, in their order; *named*: by the argument's name. A
-            marshmallow schema (with ``many=True`` for lists), its class, or a mapped class.
-        update: look objects up by the primary keys in the data, and change them. Otherwise the
-            objects are new (transient): adding one whose key exists is an ``IntegrityError``.
-        session: the attribute with the session for *update*; needed only if the service has
-            several for the class.
+        schemas: schemas of the first arguments, in order (*named*: by the argument's name). Each is
+            a marshmallow schema (with ``many=True`` for lists), its class, or a mapped class.
+        update: look up objects by the primary keys in the data, and change the objects. By default,
+            the objects are new (transient): adding an object whose key exists is an
+            ``IntegrityError``.
+        session: the attribute with the session for *update*; needed only if the service has several
+            sessions for the class.
 
     Raises:
         BadArguments: an argument is not valid; ``messages`` has marshmallow's messages by argument
             and field.
-        ConfigurationError: when the class is made: the method has no such argument, or
-            ``@transaction_retry`` stands under an *update*; it belongs above.
+        ConfigurationError: the method has no such argument, or ``@transaction_retry`` is below an
+            ``@accepts`` with *update*. Raised when Python creates the class.
     """
     return functools.partial(_accepting, schemas, named, update, session)
 
@@ -117,10 +118,10 @@ def _accepting(
 ) -> Callable[..., Coroutine[object, None, R]]:
     require_coroutine_function(method, "accepts")
     if update and getattr(method, RETRIED, False):
-        # A new attempt begins with a roll back, which undoes what was loaded before it.
+        # A retry begins with a roll back, which would undo the changes of the loaded objects.
         raise ConfigurationError(
-            f"{method.__qualname__}: @accepts(update=True) above @transaction_retry would lose the "
-            "changes when it tries again: put @transaction_retry above @accepts"
+            f"{method.__qualname__}: @accepts(update=True) above @transaction_retry loses its "
+            "changes at a retry: put @transaction_retry above @accepts"
         )
     signature = inspect.signature(method)
     arguments = _arguments(method, schemas, named)
@@ -156,7 +157,7 @@ class _Argument:
         self.schema = schema
         self._may_be_none = parameter.default is None
         many = isinstance(schema, Schema) and schema.many
-        #: The type on the wire; it replaces an annotation that names a mapped class.
+        #: The type of the argument in a message. It replaces an annotation with a mapped class.
         self.wire_type: Any = list[dict[str, Any]] if many else dict[str, Any]
 
     @property
@@ -165,7 +166,7 @@ class _Argument:
         return schema.opts.model if isinstance(schema, SQLAlchemySchema) else None
 
     def is_loaded(self, value: Any) -> bool:
-        """Whether *value* is an object already: a test, or the service itself, may pass one."""
+        """Whether *value* is already an ORM object, which a test or the service itself may pass."""
         if value is None:
             return self._may_be_none
         if (model := self.model) is None:
@@ -228,10 +229,10 @@ def _require_schema(schema: Any, decorator: str) -> None:
 
 def _annotate(method: Callable[..., Any], annotations: Mapping[str, Any]) -> None:
     """
-    Replace annotations of *method* by the types on the wire: requests are checked against the
-    annotations, and data cannot be checked against a mapped class.
+    Replace annotations of *method* by the types in a message: the container checks requests against
+    the annotations, and cannot check plain data against a mapped class.
     """
     try:
         method.__annotations__.update(annotations)
-    except NameError:  # Python 3.14 evaluates them all, and a name may not exist yet
+    except NameError:  # Python 3.14 evaluates all annotations; a name may be undefined
         method.__annotations__ = dict(annotations)

@@ -1,9 +1,9 @@
 """
 Dumps ORM objects as plain data. Awaits the database for attributes that are not loaded.
 
-marshmallow cannot await: a schema that reads a relationship which is not loaded would raise
-``MissingGreenlet``. So it runs in a greenlet, where SQLAlchemy can wait, as in
-``session.run_sync``. With ``lazy="raise"`` it reads only what is loaded.
+marshmallow cannot await. To load a relationship that a schema reads, SQLAlchemy needs a greenlet,
+as in ``session.run_sync``; so the dump runs in a greenlet. With ``lazy="raise"`` the dump reads
+only loaded attributes.
 """
 
 from __future__ import annotations
@@ -31,23 +31,22 @@ Lazy: TypeAlias = Literal["load", "raise"]
 
 
 class NotLoaded(AioRpcError):
-    """A schema needs an attribute that is not loaded. The text names it, and how to load it."""
+    """A schema needs an attribute that is not loaded. The text says how to load the attribute."""
 
 
 async def dump(
     schema: AnySchema, value: Any, *, many: bool | None = None, lazy: Lazy = "load"
 ) -> Any:
     """
-    Dump ORM objects as plain data: a dict, or a list of dicts if *many*; None for None.
+    Dump ORM objects as plain data: a dict, or a list of dicts if *many*. Dump None as None.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns).
-        many: None: as the schema says.
-        lazy: for attributes that are not loaded: ``load`` each with a query, in the session of
-            the object, or ``raise``.
+        many: whether *value* has several objects. None: the schema's own ``many``. lazy: ``load``
+        each missing attribute with a query, in the session of its object, or ``raise``.
 
     Raises:
-        NotLoaded: an attribute is not loaded, and *lazy* is ``raise`` or its session is closed.
+        NotLoaded: an attribute is not loaded, and *lazy* is ``raise`` or the session is closed.
     """
     if value is None:
         return None
@@ -65,8 +64,8 @@ async def dump(
 
 async def _flush_before_commit(schema: Schema, values: Sequence[Any], lazy: Lazy) -> None:
     """
-    Send the changes that ``commit=True`` commits after the dump, so that the dump has the keys and
-    defaults from the database.
+    Flush the changes that ``commit=True`` commits after the dump, so that the dumped data has the
+    keys and defaults from the database.
     """
     for session in _sessions_of(values):
         owner = async_session(session)
@@ -76,7 +75,7 @@ async def _flush_before_commit(schema: Schema, values: Sequence[Any], lazy: Lazy
         await owner.flush_pending()
         if lazy == "load" or not new:
             continue
-        # No query of the method could load what the schema reads of new objects.
+        # No query in the method could load the server defaults of new objects, so load them here.
         missing: defaultdict[InstanceState[Any], list[str]] = defaultdict(list)
         for state, name in (found for value in values for found in _unloaded(schema, value)):
             if state in new:
@@ -105,14 +104,14 @@ async def _collected(value: Any, many: bool) -> Any:
 
 
 def _entity(value: Any) -> Any:
-    """The object in a row of one: ``execute(select(Author))`` gives rows, ``scalars`` authors."""
+    """Take the object out of a row with one column, as ``execute(select(Author))`` returns it."""
     return value[0] if isinstance(value, Row) and len(value) == 1 else value
 
 
 def _dump_loaded(schema: Schema, value: Any, *, many: bool) -> Any:
     """
-    Dump what is loaded, or raise ``NotLoaded``. A listener refuses the loads of fields whose reads
-    are not known before, such as ``fields.Function``.
+    Dump without a query, or raise ``NotLoaded``. A listener refuses the queries of fields such as
+    ``fields.Function``, whose reads are not known beforehand.
     """
     values = value if many else [value]
     _refuse_unloaded(schema, values)
@@ -158,14 +157,14 @@ def _refuse_unloaded(schema: Schema, values: Iterable[Any]) -> None:
 
 
 def _unloaded(schema: Schema, value: Any) -> Iterator[tuple[InstanceState[Any], str]]:
-    """The attributes that *schema* reads of *value* and of nested objects, and are not loaded."""
+    """The unloaded attributes of *value* and of nested objects that *schema* needs."""
     state = _state_of(value)
     if state is None or state.transient or state.pending:
         return
     unloaded = state.unloaded
     for field_name, field in schema.dump_fields.items():
         if isinstance(field, fields.Function | fields.Method | fields.Constant):
-            continue  # what these read is not known
+            continue  # nobody knows which attributes these fields read
         name = (field.attribute or field_name).partition(".")[0]
         if name in unloaded:
             yield state, name

@@ -1,8 +1,9 @@
 """
-Loads ORM objects from plain data. Awaits the database where a session is given.
+Loads ORM objects from plain data. Awaits the database if the caller passes a session.
 
-With a session, marshmallow-sqlalchemy looks rows up and changes them; without one, it makes new
-objects. A schema has its session in an attribute, and calls overlap, so each load uses a copy.
+With a session, marshmallow-sqlalchemy looks up rows and changes them; without a session, it creates
+new objects. A schema keeps its session in an attribute, and calls overlap, so each load uses a copy
+of the schema.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ async def load(
     """
     Load plain data as an ORM object, or as a list of objects if *many*.
 
-    Without a *session*, the objects are new (transient), whatever keys *data* has. With one,
-    marshmallow-sqlalchemy looks up an object whose primary key is in *data*, and **changes** it:
-    give a session only if the sender may change any row. All of *data* is validated first; invalid
-    data changes nothing.
+    Without a *session*, the objects are new (transient), whatever keys *data* has. With a session,
+    marshmallow-sqlalchemy looks up an object whose primary key is in *data*, and **changes** that
+    object: pass a session only if the sender may change any row. The schema validates all of *data*
+    first; invalid data changes no row.
 
     Args:
-        schema: a marshmallow schema, its class, or a mapped class (all its columns). It makes
-            instances unless its ``Meta`` has ``load_instance = False``.
-        many: None: as the schema says.
-        name: the name of the data in errors.
+        schema: a marshmallow schema, its class, or a mapped class (all its columns). The result has
+            dicts if its ``Meta`` has ``load_instance = False``.
+        many: whether *data* is a list. None: the schema's own ``many``. name: the name of the data
+        in errors.
 
     Raises:
         BadArguments: the data is not valid; ``messages`` has marshmallow's messages by field.
@@ -57,7 +58,7 @@ async def load(
 async def validated(
     schema: AnySchema, data: Any, session: AsyncSession | None, *, many: bool | None = None
 ) -> Any:
-    """Load as :func:`load` does, but raise marshmallow's own ``ValidationError``."""
+    """Load like :func:`load`, but raise marshmallow's ``ValidationError``."""
     schema = as_schema(schema)
     many = bool(schema.many if many is None else many)
     if session is None:
@@ -66,7 +67,7 @@ async def validated(
 
 
 def _load(schema: Schema, data: Any, many: bool, session: Session) -> Any:
-    """Validate all of *data* without a look-up, then look rows up in *session* and change them."""
+    """Validate all of *data* without a query, then look up rows in *session* and change them."""
     if errors := _copied(schema, session, transient=True).validate(data, many=many):
         raise ValidationError(cast("Any", errors))
     return _copied(schema, session, transient=False).load(data, many=many)
@@ -74,16 +75,16 @@ def _load(schema: Schema, data: Any, many: bool, session: Session) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _for_new_objects(schema: Schema) -> Schema:
-    """A copy that makes new objects. It has no session, so loads can share it."""
+    """Copy *schema* to create new objects. All loads share this copy, because it has no session."""
     return _copied(schema, None, transient=True)
 
 
 def _copied(schema: Schema, session: Session | None, *, transient: bool) -> Schema:
     """
-    Copy *schema* as it is, with what its constructor was given, for loads into *session*.
+    Copy *schema*, with the arguments of its constructor, for loads into *session*.
 
-    The fields are copied too, because a field finds the session at the schema that it is bound to.
-    Schemas nested in it are copied when they are first used: a schema may nest itself.
+    Fields are copied too, because a field takes the session from its own schema. A nested schema is
+    copied at its first use, because a schema may nest itself.
     """
     own = copy.copy(schema)
     kinds = {kind: getattr(schema, kind) for kind in ("declared_fields", "fields", "load_fields")}
@@ -97,7 +98,7 @@ def _copied(schema: Schema, session: Session | None, *, transient: bool) -> Sche
         own.session = cast("Any", session)
         own.transient = transient
         if own.opts.model is not None and not hasattr(own.Meta, "load_instance"):
-            # As marshmallow-sqlalchemy's ModelSchema did. Its successors load dicts by default.
+            # The old ModelSchema loaded instances too. Its successors load dicts by default.
             own._load_instance = True
     else:  # marshmallow-sqlalchemy's Nested reads these of any schema around it
         vars(own).update(session=session, transient=transient)
@@ -105,7 +106,7 @@ def _copied(schema: Schema, session: Session | None, *, transient: bool) -> Sche
 
 
 def _unbound(field: fields.Field[Any], session: Session | None, transient: bool) -> Any:
-    """A copy of *field* that can be bound to a copied schema; also of the fields inside it."""
+    """Copy *field*, and the fields inside it, so that a copied schema can bind the copy."""
     own: Any = copy.copy(field)
     own.parent = own.name = own.root = None
     inside = functools.partial(_unbound, session=session, transient=transient)
@@ -121,7 +122,7 @@ def _unbound(field: fields.Field[Any], session: Session | None, transient: bool)
             own.value_field = own.value_field and inside(own.value_field)
         case fields.Nested() if isinstance(field, fields.Nested):
             own.nested = lambda: _copied(field.schema, session, transient=transient)
-            # The original's schema has the original's only and exclude already.
+            # The original's schema has already applied the original's only and exclude.
             own.only, own.exclude, own._schema = None, (), None
     return own
 
@@ -148,7 +149,7 @@ def _flat(messages: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _with_text_keys(messages: Any) -> Any:
-    """Copy *messages* with keys and values that JSON can carry."""
+    """Copy *messages*, with keys and values as JSON allows."""
     if isinstance(messages, Mapping):
         return {str(key): _with_text_keys(inner) for key, inner in messages.items()}
     if isinstance(messages, list | tuple):

@@ -25,17 +25,17 @@ __all__ = [
     "schema_for",
 ]
 
-#: A schema, its class, or a mapped class, for which a schema is made.
+#: A schema, its class, or a mapped class, whose schema we make.
 AnySchema: TypeAlias = Schema | type[Any]
 
 
 def schema_for(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     """
-    Make the schema of a mapped class: all its columns, foreign keys too, and no relationships. The
-    column of ``polymorphic_on`` is dumped, and not loaded.
+    Make the schema of a mapped class: all its columns, foreign keys too, and no relationships. A
+    dump has the column of ``polymorphic_on``; a load refuses that column.
 
     Raises:
-        ConfigurationError: *model* is no mapped class, or marshmallow has no field for a column.
+        ConfigurationError: *model* is not a mapped class, or marshmallow has no field for a column.
     """
     if model not in _schemas:
         _schemas[model] = _make_schema(model)
@@ -65,12 +65,12 @@ def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
         ) from None
     except ModelConversionError as exc:
         raise ConfigurationError(
-            f"no schema can be made for {name}: {exc}; write one, with a field for that column"
+            f"cannot make a schema for {name}: {exc}; write one with a field for that column"
         ) from None
 
 
 class Binary(fields.Field[bytes]):
-    """Bytes, unchanged: the wire carries them. marshmallow's own field makes text of them."""
+    """Bytes, unchanged, because a message can carry bytes. marshmallow's own field makes text."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bytes:
         if not isinstance(value, bytes | bytearray | memoryview):
@@ -89,7 +89,7 @@ class _MadeSchema(SQLAlchemyAutoSchema[Any]):
         try:
             return super().make_instance(data, **kwargs)
         except TypeError as exc:
-            if is_dataclass(self.opts.model):  # its __init__ has arguments of its own
+            if is_dataclass(self.opts.model):  # its __init__ requires arguments
                 raise ValidationError(str(exc).removeprefix("__init__() ")) from exc
             raise
 
@@ -99,8 +99,8 @@ _MadeSchema.TYPE_MAPPING = {**SQLAlchemyAutoSchema.TYPE_MAPPING, bytes: Binary}
 
 def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:
     """
-    The attribute of ``polymorphic_on``. SQLAlchemy sets it to the class of the object; a query that
-    meets a row with another value fails.
+    Find the attribute of ``polymorphic_on``. SQLAlchemy sets this attribute from the object's
+    class, and a query fails at a row with an unknown value.
     """
     if mapper.polymorphic_on is None:
         return ()
@@ -112,7 +112,7 @@ def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:
 
 
 def _inherited_keys(mapper: Mapper[Any]) -> list[str]:
-    """The parts of the primary key that come from a parent whose schema does not require them."""
+    """Parts of the primary key that belong to a parent class, whose schema makes them optional."""
     if mapper.inherits is None or mapper.concrete:
         return []
     parent = schema_for(mapper.inherits.class_)().fields
@@ -126,7 +126,7 @@ def _inherited_keys(mapper: Mapper[Any]) -> list[str]:
 
 
 def as_schema(schema: AnySchema) -> Schema:
-    """The schema for a schema, its class, or a mapped class."""
+    """Return the schema object for a schema, a schema class, or a mapped class."""
     if isinstance(schema, Schema):
         return schema
     if schema not in _instances:
@@ -135,7 +135,7 @@ def as_schema(schema: AnySchema) -> Schema:
 
 
 def nested_schema(field: fields.Field[Any]) -> Schema | None:
-    """The schema of a field that nests one, or a list of one."""
+    """The nested schema of a field, or of the items in a list field. None: no nested schema."""
     if isinstance(field, fields.List):
         field = field.inner
     return field.schema if isinstance(field, fields.Nested) else None
