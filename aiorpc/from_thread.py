@@ -147,6 +147,24 @@ def _copy_result(done: concurrent.futures.Future[R], task: asyncio.Task[R]) -> N
 bridge: ContextVar[Bridge] = ContextVar("aiorpc.bridge")
 
 
+def require_loop(what: str) -> None:
+    """
+    Refuse to make the coroutine *what* in the thread of a sync method: nothing would await it.
+
+    Raises:
+        RuntimeError: this is such a thread, and it runs no event loop.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        if bridge.get(None) is not None:
+            raise RuntimeError(
+                f"{what} was called in the thread of a sync method, which has no event loop, so "
+                "nothing was sent: call it by from_thread.run(function, *arguments), or make the "
+                "method `async def` and await it"
+            ) from None
+
+
 def run(function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """
     Run ``await function(*args, **kwargs)`` in the event loop of the service, and wait for its

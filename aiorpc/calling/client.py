@@ -8,16 +8,17 @@ middleware, and ``PendingCalls`` receives the answer. May import transports and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, Self
 
 import msgspec
 
+from .. import from_thread
 from ..call import Call, Handler, Middleware, compose
 from ..config import Settings
-from ..context import NO_CONTEXT, Context, current, id_source
+from ..context import EMPTY, NO_CONTEXT, Context, current, id_source
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
 from ..transports.base import Outgoing, Transport
 from ..wire.headers import context_headers, template_of
@@ -119,19 +120,51 @@ class Client:
         Return a function that sends a call through the middleware and waits for the answer. If the
         waiting task is cancelled, the call is cancelled. ``MethodProxy.__call__`` lists the errors.
         """
-        return compose(self._middleware, partial(self._call, route))
+        return compose(self._middleware, partial(self._remote_call, route, None, (), EMPTY))
 
-    async def _call(self, route: Route, call: Call) -> Any:
+    def caller(
+        self, route: Route, convert: Callable[[Any], Any] | None
+    ) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Coroutine[Any, Any, Any]]:
+        """
+        Return a function that calls *route* with its arguments, as :meth:`handler` does, and
+        applies *convert* to the result.
+        """
+        if self._middleware:
+            return partial(self._through_middleware, self.handler(route), route, convert)
+        return partial(self._remote_call, route, convert)
+
+    async def _through_middleware(
+        self,
+        handler: Handler,
+        route: Route,
+        convert: Callable[[Any], Any] | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        result = await handler(self.new_call(route, args, kwargs))
+        return result if convert is None else convert(result)
+
+    async def _remote_call(
+        self,
+        route: Route,
+        convert: Callable[[Any], Any] | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        call: Call | None = None,
+    ) -> Any:
+        if call is None:  # no middleware: one coroutine is cheaper than two
+            call = self.new_call(route, args, kwargs)
         if route.options.fail_fast:
             await self._diagnosis.require_consumers(call)
         if self.transport.congested:
             await self._wait_until_drained(call)
         pending = self._send(call, route)
         try:
-            return await pending.future
+            result = await pending.future
         except asyncio.CancelledError:
             self._cancel(pending)
             raise
+        return result if convert is None else convert(result)
 
     def call_async(
         self, call: Call, route: Route
@@ -146,6 +179,7 @@ class Client:
             RuntimeError: the call was not sent, because another event loop owns this client.
         """
         if self._middleware or route.options.fail_fast:
+            from_thread.require_loop(route.routing_key)
             task = asyncio.ensure_future(self.handler(route)(call))
             return task, task.cancel
         pending = self._send(call, route)

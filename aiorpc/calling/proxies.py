@@ -9,9 +9,11 @@ name that is also an attribute of Python or aiorpc, use an item: ``cluster["type
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from asyncio import _get_running_loop
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar, Unpack, overload
 
+from .. import from_thread
 from ..extensions import service_name_of
 from ..wire.arguments import result_converter
 from .client import Client
@@ -74,7 +76,7 @@ class RpcReply(Generic[T_co]):
 class MethodProxy:
     """A remote method. Await ``method(...)``, or send a call by ``method.call_async(...)``."""
 
-    __slots__ = ("_client", "_convert", "_handle", "_route")
+    __slots__ = ("_call", "_client", "_convert", "_route")
 
     def __init__(
         self,
@@ -86,10 +88,10 @@ class MethodProxy:
     ) -> None:
         self._client = client
         self._route = client.route(service, method, options)
-        self._handle = client.handler(self._route)
+        self._call = client.caller(self._route, convert)
         self._convert = convert
 
-    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """
         Call the method and wait for its answer. A cancelled task cancels the call.
 
@@ -105,9 +107,11 @@ class MethodProxy:
             MalformedReply: the reply is malformed, or does not fit the declared return type.
             RemoteError: the method raised. Classes that are registered with
                 ``deserialize_to_instance`` are raised themselves.
+            RuntimeError: at once, without an await: a sync method called this in its thread.
         """
-        result = await self._handle(self._client.new_call(self._route, args, kwargs))
-        return result if self._convert is None else self._convert(result)
+        if _get_running_loop() is None:
+            from_thread.require_loop(self._route.routing_key)
+        return self._call(args, kwargs)
 
     def call_async(self, /, *args: Any, **kwargs: Any) -> RpcReply[Any]:
         """

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+from .. import from_thread
 from ..calling.publishing import Events
 from ..context import current
 from ..extensions import DependencyProvider, Host, WorkerContext
@@ -44,11 +45,17 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
         events = Events(host.transport, host.wire, host.settings)
         await events.declare(service)
 
-        async def dispatch(event_type: str, payload: Any = None) -> None:
+        def dispatch(event_type: str, payload: Any = None) -> Any:
+            # Any, because type checkers differ about the type of a coroutine.
+            from_thread.require_loop(f"dispatch({event_type!r})")
+            return send(event_type, payload)
+
+        async def send(event_type: str, payload: Any) -> None:
             await events.dispatch(
                 service, event_type, payload, current.get(), mandatory=self._mandatory
             )
 
+        send.__qualname__ = "dispatch"  # Python names a coroutine that nobody awaits
         self._dispatch: ServiceDispatch = dispatch
         yield
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .. import from_thread
 from ..calling.publishing import seconds_to_publish
 from ..context import EMPTY, FAR, current
 from ..exceptions import UnserializableValueError
@@ -98,7 +99,12 @@ class Publisher(DependencyProvider[Publish]):
         if exchanges or self._queues:
             await host.transport.declare(exchanges, self._queues)
 
-        async def publish(
+        def publish(payload: Any, **options: Any) -> Any:
+            # Any, because type checkers differ about the type of a coroutine.
+            from_thread.require_loop("publish()")
+            return send(payload, **options)
+
+        async def send(
             payload: Any,
             *,
             routing_key: str = "",
@@ -122,6 +128,7 @@ class Publisher(DependencyProvider[Publish]):
             )
             await host.transport.publish(outgoing, seconds_to_publish(context, host.settings))
 
+        send.__qualname__ = "publish"  # Python names a coroutine that nobody awaits
         self._publish: Publish = publish
         yield
 

@@ -18,6 +18,7 @@ from ..config import Settings
 from ..context import EMPTY, NO_CONTEXT, Context, id_source
 from ..exceptions import AioRpcError
 from ..extensions import Ending, Entrypoint, Outcome, Submission
+from .unawaited import report_unawaited
 from .worker import Worker
 from .workshop import Workshop
 
@@ -62,6 +63,7 @@ class Pool:
 
     def open(self, workshop: Workshop) -> None:
         """Run workers in this event loop, with what *workshop* gives them."""
+        report_unawaited()
         self._workshop = workshop
         self._loop = asyncio.get_running_loop()
         # A worker must not see the context variables of the code that submits it, or that frees a
