@@ -1,7 +1,7 @@
 """
 The command line: ``aiorpc run``, ``call``, ``shell``, ``ls``, ``bench``, ``show-config``, ``new``.
 
-Nothing in aiorpc imports this package. It imports rich only where it draws something.
+Nothing in aiorpc imports this package, which imports rich only to draw on a terminal.
 """
 
 from .app import main

@@ -1,7 +1,7 @@
 """
 Runs one command: parses its arguments, executes it, and turns its errors into an exit code.
 
-Imports the module of the command that is called, and of no other. Awaits nothing.
+Imports only the module of that command. Awaits nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .parser import Parser
 
 __all__ = ["COMMANDS", "complete", "main", "parser_of", "run"]
 
-#: Each is a module in ``commands``; the text begins its help.
+#: The commands, with the first line of their help. Each command is a module in ``commands``.
 COMMANDS = {
     "run": "Run services until SIGTERM or Ctrl-C.",
     "call": "Call a method, and print its result as JSON.",
@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> int:
     Run ``aiorpc *words`` and return the exit status.
 
     Raises:
-        SystemExit: after ``--help`` and ``--version``, or because *words* are wrong.
+        SystemExit: after ``--help`` and ``--version``, or if *words* are wrong.
     """
     debug = False
     try:
@@ -76,13 +76,13 @@ def run(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # as in `aiorpc ls | head -1`; Python would fail again at exit
+    except BrokenPipeError:  # as in `aiorpc ls | head -1`; without dup2, Python fails again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
 
 
 def parser_of(name: str) -> Parser:
-    """The grammar of the command *name*."""
+    """Return the parser of the command *name*."""
     command = _module_of(name)
     parser = Parser(
         f"aiorpc {name}",

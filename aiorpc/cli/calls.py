@@ -1,7 +1,7 @@
 """
-A call as the command line describes it: service and method, arguments, context data, timeout.
+Reads a call from the command line: service and method, arguments, context data, timeout.
 
-Shared by ``aiorpc call`` and ``aiorpc bench``. Reads text as values, connects, and makes the call.
+``aiorpc call`` and ``aiorpc bench`` use this module, which also connects and makes the call.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["CONNECT_TIMEOUT", "Wanted", "add_call", "explain", "wanted_of"]
 
 T = TypeVar("T")
 
-#: Seconds to wait for the broker. Somebody who types a command wants to know soon.
+#: Seconds to wait for the broker. A user at a terminal needs the error soon.
 CONNECT_TIMEOUT = 5.0
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The call to make. ``timeout`` in seconds; ``None`` is ``RPC_TIMEOUT`` of the settings."""
+    """The call to make. ``timeout`` is in seconds; ``None``: ``RPC_TIMEOUT`` of the settings."""
 
     service: str
     method: str
@@ -40,10 +40,10 @@ class Wanted(msgspec.Struct, frozen=True):
     @asynccontextmanager
     async def connected(self, settings: Settings) -> AsyncGenerator[Callable[[], Awaitable[Any]]]:
         """
-        Connect within ``CONNECT_TIMEOUT``, or ``timeout`` if that is less; yield the call.
+        Connect within ``CONNECT_TIMEOUT``, or within a shorter ``timeout``; yield the call.
 
         Raises:
-            ConnectionLost, ConfigurationError: the broker is not there, or refuses the connection.
+            ConnectionLost, ConfigurationError: the broker is down, or refuses the connection.
         """
         limit = settings.rpc_timeout if self.timeout is None else self.timeout
         connecting = CONNECT_TIMEOUT if self.timeout is None else min(self.timeout, CONNECT_TIMEOUT)
@@ -54,7 +54,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def add_call(parser: Parser) -> None:
-    """Add the arguments and options that :func:`wanted_of` reads, and those of the settings."""
+    """Add the arguments and options that :func:`wanted_of` and :func:`settings_of` read."""
     parser.add_argument("target", metavar="SERVICE.METHOD", help="The method to call.")
     args = "Positional arguments, a JSON array. (default: [])"
     kwargs = "Keyword arguments, a JSON object. (default: {})"
@@ -67,16 +67,16 @@ def add_call(parser: Parser) -> None:
 
 
 def wanted_of(arguments: argparse.Namespace) -> Wanted:
-    """Read the call from the command line. Raises ``ConfigurationError``."""
+    """Read the call from *arguments*. Raises ``ConfigurationError`` for invalid text."""
     service, dot, method = arguments.target.rpartition(".")
     if not (service and dot and method):
         raise ConfigurationError(
-            f"{arguments.target!r} names no method: write SERVICE.METHOD, "
+            f"{arguments.target!r} does not name a method: write SERVICE.METHOD, "
             "such as service_x.remote_method"
         )
     args, kwargs = arguments.args, arguments.kwargs
     if kwargs == "{}" and args.lstrip().startswith("{"):
-        args, kwargs = "[]", args  # only keyword arguments, and no '[]' before them
+        args, kwargs = "[]", args  # the user left out '[]' before the keyword arguments
     return Wanted(
         service,
         method,
@@ -108,7 +108,7 @@ def _context_item(text: str) -> tuple[str, Any]:
 
 
 def explain(wanted: Wanted, error: AioRpcError, *, debug: bool) -> ExitCode:
-    """Print why a call failed, and return the exit code. With *debug*, raise *error* again."""
+    """Print why a call failed, and return the exit code. With *debug*, raise *error*."""
     if debug:
         raise error
     called = f"{wanted.service}.{wanted.method}"
@@ -116,7 +116,7 @@ def explain(wanted: Wanted, error: AioRpcError, *, debug: bool) -> ExitCode:
         text = f"{called} raised {error.exc_type}: {error.value}"
     elif isinstance(error, MethodNotFound):
         suggestion = str(error).removeprefix(wanted.method)
-        text = f"{wanted.service} has no method {wanted.method} that is marked @rpc{suggestion}"
+        text = f"{wanted.service} has no method {wanted.method} with @rpc{suggestion}"
     else:
         text = str(error) if str(error).startswith(called) else f"{called}: {error}"
     print_error(text)

@@ -1,4 +1,4 @@
-"""Finds the service classes that ``MODULE[:Class]`` names. Imports the user's modules."""
+"""Finds service classes by ``MODULE[:Class]``. Imports the user's modules."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def look_in_current_directory() -> None:
 
 def load_services(targets: Iterable[str]) -> list[type]:
     """
-    Return the service classes that *targets* name, each once, in their order.
+    Return the service classes that *targets* name, without duplicates, in order.
 
-    ``module:Class`` is that class. ``module`` is every class in it that has a name and entrypoints,
-    also imported ones, as in Nameko. Classes that the module imports only to call them, by
-    ``RpcProxy(Class)``, do not count: nobody asked for a second copy of those services.
+    ``module:Class`` names one class. ``module`` names all its classes with a name and entrypoints,
+    also imported classes, as in Nameko. A class that the module imports only for
+    ``RpcProxy(Class)`` does not count: the user did not ask to host this service.
 
     Raises:
-        ConfigurationError: there is no such module or class, or it is no service.
+        ConfigurationError: a module or a class does not exist, or a class is not a service.
         UserCodeFailed: importing the module raised.
     """
     services: dict[type, None] = {}
@@ -49,12 +49,15 @@ def load_services(targets: Iterable[str]) -> list[type]:
     for called, caller in callers.items():
         if called not in services:
             names = called.__name__, caller.__name__, called.__module__, called.__qualname__
-            log.info("%s is called by %s and not run: name %s:%s to run it", *names)
+            log.info(
+                "%s does not run, because %s only calls it: to run it, add %s:%s to the command",
+                *names,
+            )
     return list(services)
 
 
 def _services_of(target: str, callers: dict[type, type]) -> list[type]:
-    """The services that *target* names. Those that it leaves out go to *callers*, with a caller."""
+    """Return the services of *target*. Add services that it only calls to *callers*."""
     module_name, colon, class_name = target.partition(":")
     if module_name.endswith(".py") or os.sep in module_name:
         dotted = os.path.normpath(module_name.removesuffix(".py")).replace(os.sep, ".")
@@ -80,10 +83,10 @@ def _import(name: str) -> ModuleType:
         is_name = all(part.isidentifier() for part in name.split("."))
         if isinstance(error, ValueError | TypeError) and not is_name:
             raise ConfigurationError(
-                f"{name!r} is not the name of a module: write it as in Python, package.module"
+                f"{name!r} is not the name of a module: write package.module, as in Python"
             ) from None
         reason = f"{type(error).__name__}: {error}"
-        raise UserCodeFailed(f"{name} cannot be imported: {reason}") from error
+        raise UserCodeFailed(f"importing {name} failed: {reason}") from error
 
 
 def _no_module(name: str, missing: str) -> str:
@@ -103,7 +106,7 @@ def _class_of(module: ModuleType, name: str) -> type:
             f"{module.__name__}:{name} is not a class but a value of type {type(found).__name__}"
             f"{_has(module)}"
         )
-    service_name_of(found)  # raises if it has none
+    service_name_of(found)  # raises if the class has no name
     if not entrypoints_of(found):
         raise ConfigurationError(
             f"{module.__name__}:{name} has no entrypoint: mark a method with @rpc, for example"
@@ -119,16 +122,16 @@ def _all_services_of(module: ModuleType) -> list[type]:
     if fired:
         service_name_of(fired[0])  # raises, and says what to do
     raise ConfigurationError(
-        f"{module.__name__} has no service: that is a class with a `name` and with a method marked "
-        "@rpc or by another entrypoint"
+        f"{module.__name__} has no service: a service is a class with a `name` and a method with "
+        "@rpc or another entrypoint"
     )
 
 
 def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, type]:
     """
-    The *services* that *module* imports only to call them, each with the class that calls it.
+    Return the *services* that *module* only imports to call them, each with its calling class.
 
-    A module that has no service of its own collects services to run: there the answer is empty.
+    A module that defines no service collects services to run, so the result is empty.
     """
     own = [cls for cls in services if cls.__module__ == module.__name__]
     if not own or len(own) == len(services):
@@ -152,7 +155,7 @@ def _classes_with_entrypoints(module: ModuleType) -> list[type]:
 def _has_entrypoints(cls: type) -> bool:
     try:
         return bool(entrypoints_of(cls))
-    except Exception:  # noqa: BLE001 - the attributes of any class may raise anything
+    except Exception:  # noqa: BLE001 - an attribute of a class may raise anything
         return False
 
 

@@ -1,12 +1,12 @@
 """
-Measures how fast a call is answered, for ``aiorpc bench``.
+Measures how fast a service answers a call, for ``aiorpc bench``.
 
-There are two ways to load a service. Without a rate each caller makes its next call when the last
-one was answered: that finds how much the service can do. With a rate, calls fall due at fixed times
-even if earlier ones are still unanswered, as when users come. Then latency counts from when a call
-was due, so that it includes the time that a call waits behind slow ones.
+A measurement has one of two modes. Without a rate, each caller makes its next call after the answer
+to the last call: this shows the service's capacity. With a rate, calls start at fixed times, even
+if earlier calls are unanswered, as with real users. Then the latency of a call counts from its
+planned time, so it includes the time behind slow calls.
 
-Awaits the calls that it is given; knows no connection and prints nothing.
+Awaits the calls of its *call* function; opens no connection and prints nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["Failures", "Measurement", "Plan", "Report", "percentile", "report_of
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to measure."""
+    """The parameters of a measurement."""
 
     #: The most calls at a time.
     in_flight: int
-    #: Calls per second; ``None``: each caller calls again when its call is answered.
+    #: Calls per second; ``None``: each caller calls again after each answer.
     rate: float | None
     #: Seconds.
     duration: float
@@ -46,7 +46,7 @@ class Failures(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """The figures of a measurement. ``seconds``: from the first call to the last answer."""
+    """The figures of a measurement. ``seconds`` counts from the first call to the last answer."""
 
     target: str
     in_flight: int
@@ -55,20 +55,20 @@ class Report(msgspec.Struct):
     calls: int
     results: int
     results_per_second: float
-    #: Milliseconds until the result, of the calls that returned one.
+    #: Milliseconds from call to result, for calls that returned a result.
     latency_ms: dict[str, float] | None
     errors: dict[str, Failures]
 
 
 class Measurement:
-    """Makes calls as the plan says, and records how each of them ended."""
+    """Makes calls by a plan, and records the latency or the error of each call."""
 
     def __init__(self, call: Callable[[], Awaitable[Any]], plan: Plan) -> None:
         self._call = call
         self._stop = asyncio.Event()
         self.plan = plan
         self.began = self.ended = time.perf_counter()
-        #: Seconds until the result, one for each call that returned one.
+        #: Seconds from call to result, for each call that returned a result.
         self.latencies = array.array("d")
         self.failures: dict[str, Failures] = {}
         self.interrupted = False
@@ -80,16 +80,16 @@ class Measurement:
 
     @property
     def failed(self) -> int:
-        """How many calls ended with an error."""
+        """The number of calls that ended with an error."""
         return sum(each.count for each in self.failures.values())
 
     def interrupt(self) -> None:
-        """Start no more calls; :meth:`run` returns when those in flight are answered."""
+        """Start no more calls. :meth:`run` returns after the answers to the calls in flight."""
         self.interrupted = True
         self._stop.set()
 
     async def run(self) -> None:
-        """Make the calls. Returns when the time is over and all calls are answered."""
+        """Make the calls. Return when the time is over and all calls are answered."""
         self.began, self.ended = time.perf_counter(), 0.0
         due = self._due_times()
         async with asyncio.TaskGroup() as callers:
@@ -98,7 +98,7 @@ class Measurement:
         self.ended = time.perf_counter()
 
     def _due_times(self) -> Iterator[float]:
-        """Yield when the next call is due, until the time is over. All callers share this."""
+        """Yield the planned time of each call. All callers share this iterator."""
         rate, began = self.plan.rate, self.began
         end = began + self.plan.duration
         for number in itertools.count():
@@ -116,10 +116,10 @@ class Measurement:
                     async with asyncio.timeout(early):
                         await self._stop.wait()
                         return
-                began = time.perf_counter()  # the service is not to blame for a late timer
+                began = time.perf_counter()  # do not count a late timer as latency
             try:
                 await self._call()
-            except Exception as error:  # noqa: BLE001 - a registered error may have any class
+            except Exception as error:  # noqa: BLE001 - a registered error may be of any class
                 self._count(error)
             else:
                 self.latencies.append(time.perf_counter() - began)
@@ -137,7 +137,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def report_of(target: str, measured: Measurement) -> Report:
-    """Return the figures of a measurement that has ended."""
+    """Return the figures of a finished measurement."""
     latencies = sorted(measured.latencies)
     results, seconds = len(latencies), measured.elapsed
     return Report(

@@ -1,7 +1,7 @@
 """
-What a command leaves behind: results on stdout, everything else on stderr, and an exit code.
+Prints results to stdout and everything else to stderr, and chooses the exit code.
 
-Imports rich only to colour JSON on a terminal.
+Imports rich only to print JSON with colours on a terminal.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = [
     "report",
 ]
 
-#: Modules whose frames stand between ``aiorpc`` and the user's code.
+#: Packages whose frames a traceback has before the frames of the user's code.
 _MACHINERY = frozenset({"aiorpc", "asyncio", "concurrent", "contextlib", "importlib", "uvloop"})
 
 
 class ExitCode(enum.IntEnum):
-    """How a command ended. ``EXIT_CODES`` and ``docs/cli.md`` say what each code means."""
+    """Exit codes of a command. ``EXIT_CODES`` and ``docs/cli.md`` explain each code."""
 
     OK = 0
     FAILED = 1
@@ -53,7 +53,7 @@ class ExitCode(enum.IntEnum):
     NO_SERVICE = 3
     TIMEOUT = 4
     NO_CONNECTION = 5
-    INTERRUPTED = 130  # by the convention of shells
+    INTERRUPTED = 130  # the convention of shells
 
 
 #: The table of :class:`ExitCode` for ``--help``.
@@ -85,9 +85,9 @@ def exit_code_of(error: AioRpcError) -> ExitCode:
 
 def report(error: AioRpcError | UserCodeFailed, *, debug: bool = False) -> ExitCode:
     """
-    Print what went wrong, and return the exit code. *debug* adds the whole traceback.
+    Print *error*, and return the exit code. With *debug*, print the whole traceback too.
 
-    Without *debug* only the user's own code gets a traceback, and that begins in the user's code.
+    Without *debug*, only an error in the user's code has a traceback, which begins in that code.
     """
     if debug:
         print_traceback(error, whole=True)
@@ -98,14 +98,14 @@ def report(error: AioRpcError | UserCodeFailed, *, debug: bool = False) -> ExitC
 
 
 def print_error(text: str) -> None:
-    """Print *text* in one line on stderr, whatever line breaks it has."""
+    """Print *text* to stderr in one line, without its line breaks."""
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     lead = "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
     print_note(f"{lead} {' '.join(text.split())}")
 
 
 def print_note(text: str) -> None:
-    """Print a line for people, which is no result, to stderr."""
+    """Print *text*, a message for people, to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -122,7 +122,7 @@ def print_json(value: Any) -> None:
         Console().print_json(encoded.decode(), indent=2)
     else:
         sys.stdout.flush()
-        sys.stdout.buffer.write(encoded + b"\n")  # UTF-8, whatever stdout's encoding is
+        sys.stdout.buffer.write(encoded + b"\n")  # always UTF-8, not stdout's encoding
         sys.stdout.buffer.flush()
 
 
@@ -134,7 +134,7 @@ def _encode(value: Any) -> bytes:
 
 
 def print_traceback(error: BaseException, *, whole: bool = False) -> None:
-    """Print the traceback of *error* to stderr, from the user's first frame or the *whole* one."""
+    """Print the traceback of *error* to stderr: the *whole* one, or from the user's first frame."""
     tb = error.__traceback__
     while not whole and tb is not None and _package_of(tb) in _MACHINERY:
         tb = tb.tb_next

@@ -1,7 +1,7 @@
 """
-The grammar of a command, on argparse, and the options that several commands share.
+Parses the command line with argparse, and has the options that several commands share.
 
-Imports argparse and ``config``. No I/O but reading the configuration file that an option names.
+Imports argparse and ``config``. Does no I/O except to read the configuration file.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = [
 
 class Parser(argparse.ArgumentParser):
     """
-    The grammar of one command. Options may stand before, between and after its arguments.
+    The parser of one command. Options may stand before, between and after the arguments.
 
-    A mistake prints one line on stderr and exits with code 2.
+    For a wrong command line, the parser prints one line to stderr and exits with code 2.
     """
 
     def __init__(self, prog: str, arguments: str, description: str, epilog: str) -> None:
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             f"{prog} [options] {arguments}".rstrip(),
             description,
             epilog,
-            # Without a width argparse imports shutil, and with it bz2 and lzma.
+            # Without a width, argparse imports shutil, which imports bz2 and lzma.
             formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=80),
             add_help=False,
             allow_abbrev=False,
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         self.option("--debug", "Show the traceback of an error.")
 
     def option(self, form: str, text: str, **options: Any) -> None:
-        """Add an option in the form of its help, as ``--config -c FILE``; a flag has no value."""
+        """Add an option in the form ``--config -c FILE``, or a flag such as ``--json``."""
         *names, last = form.split()
         if last.startswith("-"):
             self.add_argument(*names, last, help=text, action="store_true")
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         return super().add_argument(*names, **options)
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse *words*, or print what is wrong with them and exit."""
+        """Parse *words*, or print the mistake and exit."""
         arguments, unknown = self.parse_known_intermixed_args(words)
         if unknown:
             option = unknown[0].partition("=")[0]
@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """Return a function that reads a finite number from *least* to *most*."""
+    """Return a function that reads a finite number between *least* and *most*."""
 
     def read(text: str) -> float:
         try:
@@ -110,20 +110,20 @@ def add_settings(parser: Parser) -> None:
 
 
 def add_timeout(parser: Parser) -> None:
-    """Add ``--timeout``: the longest time that a call waits for its answer."""
+    """Add ``--timeout``: the seconds that a call waits for its answer."""
     text = "Seconds that a call waits for its answer. (default: RPC_TIMEOUT, or 30)"
     parser.option("--timeout -t SECONDS", text, type=number(0.001))
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """
-    Read the configuration file, or else ``AMQP_URI`` of the environment; apply the options.
+    Read the configuration file, or ``AMQP_URI`` of the environment, and apply the options.
 
-    Classes that the configuration names, as in ``LOGGING``, are found beside the services: from
-    here on the current directory is on Python's path.
+    This adds the current directory to Python's path, because the configuration may name classes
+    beside the services, as in ``LOGGING``.
 
     Raises:
-        ConfigurationError: names the file or the option, the key, and what was expected.
+        ConfigurationError: the error names the file or option, the key, and the expected value.
     """
     config = arguments.config
     refuse_url(config)
@@ -132,7 +132,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     replaced = defines | broker
     settings = _of_environment(replaced) if config is None else load(config, replaced=replaced)
     look_in_current_directory()
-    # What --broker overrides may be wrong.
+    # --broker replaces AMQP_URI, so that value may be invalid.
     defines = {key: value for key, value in defines.items() if key not in broker}
     return settings.with_defines(defines).with_defines(broker, "--broker")
 
@@ -145,27 +145,27 @@ def _of_environment(replaced: Collection[str]) -> Settings:
 
 
 def refuse_url(config: Path | None) -> None:
-    """Raise ``ConfigurationError``, without its password, if *config* is a broker's URL."""
+    """Raise ``ConfigurationError`` if *config* is a URL. The error hides the password."""
     url = re.match(r"(?P<scheme>[A-Za-z][\w+.-]+):/+", str(config))  # a Path turns // into /
     if url is not None:
         shown = redact_url(f"{url['scheme']}://{str(config)[url.end() :]}")
-        raise ConfigurationError(f"--config {shown}: that is a URL: use --broker")
+        raise ConfigurationError(f"--config {shown} is a URL: use --broker")
 
 
 def settings_for_server(arguments: argparse.Namespace, command: str) -> Settings:
     """
     Read the settings of a *command* that needs a server, and silence aiorpc's log.
 
-    The error says that the broker is not there; other lines would only hide the result.
+    The command's error already reports a lost broker, and log lines would hide the result.
 
     Raises:
-        ConfigurationError: as :func:`settings_of`, and for ``memory://``, where *command* cannot
-            find any service.
+        ConfigurationError: see :func:`settings_of`; or the URL is ``memory://``, where *command*
+            cannot find a service.
     """
     settings = settings_of(arguments)
     if any(url.scheme == "memory" for url in settings.broker_urls):
         raise ConfigurationError(
-            f"memory:// does not reach beyond its own process, so `aiorpc {command}` finds no "
+            f"memory:// only reaches its own process, so `aiorpc {command}` finds no "
             "service there: name a RabbitMQ server with --broker or --config"
         )
     logging.getLogger("aiorpc").setLevel(logging.CRITICAL)

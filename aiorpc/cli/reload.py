@@ -1,8 +1,8 @@
 """
-``aiorpc run --reload``: watches files, and runs the services in a child that it restarts.
+``aiorpc run --reload``: runs the services in a child process, and restarts it after changes.
 
-Only a new process is sure to leave nothing of the old one behind: threads, registries, connections.
-``watchfiles.run_process`` does less, see ADR 12. Imports watchfiles, an extra.
+Only a new process is free of old threads, registries and connections. ADR 12 says why
+``watchfiles.run_process`` is not enough. Imports watchfiles, an extra.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .parser import refuse_url
 
 __all__ = ["run_reloading"]
 
-#: Milliseconds to collect changes: an editor, or git, writes more than one file.
+#: Milliseconds to collect changes, because an editor or git writes several files.
 DEBOUNCE = 200
-#: Signals of a terminal that closes, or of Ctrl-\\. They must end the child, too.
+#: Signals from a closing terminal or from Ctrl-\\. These signals must end the child too.
 _OF_TERMINALS = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
@@ -33,14 +33,14 @@ def run_reloading(arguments: argparse.Namespace) -> int:
     """
     Run the same command without ``--reload`` in a child, and restart the child after changes.
 
-    Changes are those of Python files below the current directory, and of the configuration. A child
-    that fails does not end this process: the next change starts another one.
+    We watch Python files below the current directory, and the configuration. If the child fails,
+    this process waits for the next change and starts a new child.
 
     Returns:
         The exit status of the last child.
 
     Raises:
-        ConfigurationError: watchfiles is not installed; the configuration's directory is missing.
+        ConfigurationError: watchfiles, or the configuration's directory, is missing.
     """
     refuse_url(arguments.config)
     stop = threading.Event()
@@ -58,7 +58,7 @@ def run_reloading(arguments: argparse.Namespace) -> int:
 
 
 def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
-    """Yield the files that changed, each time that some changed, until *stop* is set."""
+    """Yield the changed files after each change, until *stop* is set."""
     try:
         from watchfiles import PythonFilter, watch
     except ImportError:
@@ -70,7 +70,7 @@ def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
     roots = [Path.cwd()]
     if configuration is not None and not configuration.is_relative_to(roots[0]):
         if not configuration.parent.is_dir():
-            raise ConfigurationError(f"{config} cannot be read: there is no such directory")
+            raise ConfigurationError(f"cannot read {config}: its directory does not exist")
         roots.append(configuration.parent)
     print_note(f"reload: watching {', '.join(map(str, roots))}")
     events = watch(
@@ -85,10 +85,10 @@ def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
 
 class _Child:
     """
-    The process that runs the services; after it ended, the last one that did.
+    The process that runs the services. After the process ended, its status is kept.
 
-    It has a process group of its own. A terminal sends Ctrl-C to its whole foreground group, and
-    the child would take the copy that we pass on for a second one, which ends it at once.
+    The child has a separate process group. A terminal sends Ctrl-C to its foreground group, and we
+    send the signal to the child too. A child in our group would get two, and end at once.
     """
 
     def __init__(self, command: Sequence[str], stop: threading.Event) -> None:
@@ -100,12 +100,12 @@ class _Child:
 
     def start(self) -> None:
         self._is_stopping = False
-        # The child is in the terminal's background: to read from the terminal would suspend it.
+        # The child is in the terminal's background, where a read from the terminal suspends it.
         stdin = subprocess.DEVNULL if os.isatty(0) else None
         self._process = subprocess.Popen(self._command, stdin=stdin, process_group=0)
 
     def stop(self) -> int:
-        """Let it finish its calls (SHUTDOWN_TIMEOUT bounds that), and return its exit status."""
+        """Stop the child within SHUTDOWN_TIMEOUT, and return its exit status."""
         assert self._process is not None, "start it first"
         if not self._is_stopping:
             self._send(signal.SIGTERM)
@@ -114,7 +114,7 @@ class _Child:
 
     @contextmanager
     def signals_stop_it(self) -> Iterator[None]:
-        """Within the block, pass signals on to the child, and set the event *stop*."""
+        """Within the block, a signal goes to the child and sets the event *stop*."""
         before = {
             signum: signal.signal(signum, self._receive)
             for signum in (signal.SIGTERM, signal.SIGINT, *_OF_TERMINALS)
@@ -127,7 +127,7 @@ class _Child:
                 signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: object) -> None:
-        """Pass *signum* on, except the first one while the child already stops for a reload."""
+        """Send *signum* to the child, but not the first signal during a reload."""
         self._received += 1
         if not self._is_stopping or self._received > 1:
             self._send(signal.SIGTERM if signum in _OF_TERMINALS else signum)

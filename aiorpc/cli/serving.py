@@ -1,5 +1,5 @@
 """
-What ``aiorpc run`` does: imports the services, hosts them until a signal, and ends the process.
+Runs ``aiorpc run``: imports the services, hosts them until a signal, and ends the process.
 
 Sets up logging. Imports ``hosting`` and ``config``; makes the event loop.
 """
@@ -37,8 +37,8 @@ def run_services(arguments: argparse.Namespace) -> int:
     Serve until a signal stops the process, and return the exit status.
 
     Raises:
-        AioRpcError: as :func:`aiorpc.serve`; the modules or the configuration are wrong.
-        UserCodeFailed: importing a module, or something that a service declares, raised.
+        AioRpcError: see :func:`aiorpc.serve`; or the modules or the configuration are wrong.
+        UserCodeFailed: a module raised at import, or an extension of a service raised.
     """
     settings = settings_of(arguments)
     serving = Serving(settings, debug=arguments.debug)
@@ -48,10 +48,10 @@ def run_services(arguments: argparse.Namespace) -> int:
 
 class Serving:
     """
-    Runs services in an event loop, and ends both within SHUTDOWN_TIMEOUT.
+    Runs services in an event loop, and ends the services and the loop within SHUTDOWN_TIMEOUT.
 
-    asyncio would wait for tasks that ignore cancellation, and Python for busy threads, without any
-    bound. Threads that run already when this object is made are not waited for.
+    asyncio alone waits for tasks that ignore cancellation, and Python for busy threads, without a
+    limit. ``Serving`` does not wait for threads that are older than itself.
     """
 
     def __init__(self, settings: Settings, *, debug: bool) -> None:
@@ -63,7 +63,7 @@ class Serving:
         self._status = 0
 
     def run(self, services: Sequence[type]) -> int:
-        """Serve until a signal stops the process. Returns and raises as :func:`run_services`."""
+        """Serve until a signal stops the process. Returns and raises like :func:`run_services`."""
         runner = asyncio.Runner(loop_factory=fastest_loop())
         try:
             self._status = runner.run(self._host(services))
@@ -83,11 +83,11 @@ class Serving:
         return await run_until_signal(self._runner)
 
     def _close(self, runner: asyncio.Runner) -> None:
-        """Close the loop, and end the process if tasks or threads would keep it longer."""
+        """Close the loop. End the process if tasks or threads take too long."""
         gone = 0.0 if self._runner is None else self._runner.stopping_for
         left = max(GRACE, self._settings.shutdown_timeout - gone)
         ends = time.monotonic() + left
-        # The thread that ran the loop has to close it, since the loop may handle signals. So
+        # Only the thread that ran the loop can close the loop, because of signal handlers. So
         # another thread watches the time.
         watchdog = threading.Timer(left, self._end_now)
         watchdog.daemon = True
@@ -96,7 +96,7 @@ class Serving:
             runner.close()
             watchdog.cancel()
             threads = self._running_threads()
-            for thread in threads:  # an idle one ends within GRACE
+            for thread in threads:  # an idle thread ends within GRACE
                 thread.join(max(GRACE / len(threads), ends - time.monotonic()))
         except KeyboardInterrupt:
             _exit(ExitCode.INTERRUPTED)
@@ -104,15 +104,15 @@ class Serving:
             self._end_now()
 
     def _running_threads(self) -> list[threading.Thread]:
-        """Threads that started since we began, and that Python would wait for."""
+        """The newer threads for which Python would wait at its end."""
         started = set(threading.enumerate()) - self._threads
         return [thread for thread in started if not thread.daemon]
 
     def _end_now(self) -> NoReturn:
-        """End the process. What still runs belongs to calls that have been abandoned."""
+        """End the process. Running tasks and threads belong to calls that the host abandoned."""
         status = self._status or ExitCode.FAILED
         try:
-            if self._error is not None:  # `run` would raise it, but is still waiting
+            if self._error is not None:  # `run` cannot raise the error, because `run` still waits
                 status = report(self._error, debug=self._debug)
             names = ", ".join(sorted(thread.name for thread in self._running_threads()))
             what = f"threads that did not return: {names}" if names else "tasks that ignored cancel"
@@ -132,7 +132,7 @@ def _exit(status: int) -> NoReturn:
 
 def set_up_logging(settings: Settings) -> None:
     """
-    Set up logging as ``LOGGING`` says, or INFO and above to stderr.
+    Set up logging by ``LOGGING``. Default: INFO and above to stderr.
 
     Raises:
         ConfigurationError: ``logging.config.dictConfig`` refuses ``LOGGING``.
@@ -142,8 +142,8 @@ def set_up_logging(settings: Settings) -> None:
     else:
         from logging.config import dictConfig  # imports handlers, sockets and queues
 
-        # The modules have made their loggers already. dictConfig would switch off those that it
-        # does not name, also the one that says that a service is ready.
+        # The modules have already created loggers. By default, dictConfig disables loggers that it
+        # does not name, also the logger that reports a ready service.
         defaults: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
         try:
             dictConfig(defaults | settings.logging)
@@ -153,7 +153,7 @@ def set_up_logging(settings: Settings) -> None:
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's loop if it is installed; ``None`` stands for asyncio's own."""
+    """Return uvloop's factory of loops if uvloop is installed, else None for asyncio's."""
     try:
         import uvloop
     except ImportError:

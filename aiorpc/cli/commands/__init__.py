@@ -1,6 +1,6 @@
 """
 One module per command of ``aiorpc``. A command imports the files of ``cli``, and no other command.
 
-Each has the texts of its help: ``ARGUMENTS``, ``DESCRIPTION``, ``EXAMPLES``. ``configure(parser)``
-adds its arguments, and ``execute(arguments)`` returns the exit status.
+``ARGUMENTS``, ``DESCRIPTION`` and ``EXAMPLES`` are the texts of a command's help.
+``configure(parser)`` adds its arguments, and ``execute(arguments)`` returns the exit status.
 """

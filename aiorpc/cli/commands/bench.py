@@ -1,7 +1,7 @@
 """
 ``aiorpc bench``: measures how fast a running service answers, and counts errors.
 
-Connects, and prints what ``measurement`` finds. Imports rich to draw progress on a terminal.
+Connects, and prints the figures of ``measurement``. Imports rich to draw progress.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..serving import fastest_loop
 
 __all__ = ["configure", "execute", "measure_service"]
 
-#: Calls at a time by default. With a rate, the rate is the limit.
+#: The default limits of concurrent calls. With --rate, the rate is the real limit.
 IN_FLIGHT, IN_FLIGHT_WITH_RATE = 10, 1000
 #: Seconds between two updates of the progress on a terminal.
 REFRESH = 0.25
@@ -31,9 +31,9 @@ REFRESH = 0.25
 ARGUMENTS = "SERVICE.METHOD [ARGS] [KWARGS]"
 
 DESCRIPTION = """\
-The first call only checks that the method can be called. Then the measurement
-starts, and makes the same call again and again. With --rate, latency counts
-from when a call was due. Ctrl-C ends it early, and prints the figures so far.
+The first call only checks that the service answers. Then the measurement
+starts, and repeats the same call. With --rate, the latency of a call counts
+from its planned time. Ctrl-C ends the measurement, and prints its figures.
 The exit code is 1 if a call failed."""
 
 EXAMPLES = """\
@@ -89,7 +89,7 @@ async def measure_service(settings: Settings, wanted: Wanted, plan: Plan) -> Mea
 
     Raises:
         AioRpcError: the first call could not be made, or was not answered. An error that the method
-            itself raises does not count: it is measured.
+            raises is not raised here, but counted.
     """
     async with wanted.connected(settings) as call:
         with suppress(RemoteError):
@@ -102,7 +102,7 @@ async def measure_service(settings: Settings, wanted: Wanted, plan: Plan) -> Mea
 
 @contextmanager
 def _ended_by_ctrl_c(measurement: Measurement) -> Iterator[None]:
-    """Let the first Ctrl-C end the measurement; the second one raises ``KeyboardInterrupt``."""
+    """End the measurement at the first Ctrl-C. The second Ctrl-C raises ``KeyboardInterrupt``."""
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -136,7 +136,7 @@ def _print(report: Report) -> None:
 
 @contextmanager
 def _shown(measurement: Measurement) -> Iterator[None]:
-    """Show progress on stderr, if that is a terminal: the time, and the latest figures."""
+    """Show the time and the latest figures on stderr, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -148,7 +148,7 @@ def _shown(measurement: Measurement) -> Iterator[None]:
         BarColumn(bar_width=24),
         TextColumn("{task.fields[now]}"),
         console=Console(stderr=True),
-        auto_refresh=False,  # it would start a thread
+        auto_refresh=False,  # auto-refresh would start a thread
         transient=True,
     )
     with progress:
@@ -171,7 +171,7 @@ def _shown(measurement: Measurement) -> Iterator[None]:
 
 
 def _now(measurement: Measurement, last: Sequence[float], seconds: float) -> str:
-    """Describe the *last* latencies, which are of the last *seconds*."""
+    """Describe the *last* latencies, measured in the last *seconds*."""
     text = f"{len(last) / seconds:8,.0f} results/s"
     if last:
         ordered = sorted(last)

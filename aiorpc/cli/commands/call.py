@@ -17,8 +17,8 @@ __all__ = ["call_once", "configure", "execute"]
 ARGUMENTS = "SERVICE.METHOD [ARGS] [KWARGS]"
 
 DESCRIPTION = """\
-In a pipe the result is one line. An error is one line on stderr, and the exit
-code says what kind of error it is."""
+In a pipe, the result is one line. An error is one line on stderr, and the exit
+code shows the kind of the error."""
 
 EXAMPLES = """\
   $ aiorpc call service_x.remote_method '["hello"]'
@@ -31,7 +31,7 @@ configure = add_call
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Make the call, print its result or why it failed, and return the exit status."""
+    """Make the call, print its result or its error, and return the exit status."""
     wanted = wanted_of(arguments)
     settings = settings_for_server(arguments, "call")
     try:

@@ -1,7 +1,7 @@
 """
 ``aiorpc ls``: lists services, how many processes consume their queues, and how many messages wait.
 
-Asks the services by discovery, and the broker for each queue. Imports rich to draw the table.
+Asks the services with discovery messages, and the broker about each queue. Imports rich.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = ["configure", "execute", "list_services", "print_table"]
 
 #: Seconds that the broker may take to describe one queue.
 LOOK = 2.0
-#: Seconds that all queues together may take for which the broker does not answer.
+#: Seconds for all queues together for which the broker does not answer.
 LOOKS = 6.0
 
 ARGUMENTS = "[SERVICE ...]"
 
 DESCRIPTION = """\
-Each line is a queue: how many consume it, and how many messages wait there.
-The exit code is 3 if a service that you name has no queue, or nobody consumes
-it."""
+Each line is a queue with the numbers of its consumers and waiting messages.
+The exit code is 3 if a named service has no queue, or if the queue has no
+consumer."""
 
 EXAMPLES = """\
   $ aiorpc ls
@@ -48,10 +48,10 @@ EXAMPLES = """\
 
 class Listed(msgspec.Struct, omit_defaults=True):
     """
-    A queue of a service. ``consumers`` and ``waiting`` are ``None`` if there is no such queue.
+    A queue of a service. ``consumers`` and ``waiting`` are ``None`` if the queue does not exist.
 
     ``queue`` is ``None`` for entrypoints without a queue, such as timers. ``untold``: the broker
-    does not describe the queue, for example because it is exclusive to another connection.
+    does not describe the queue, for example a queue that is exclusive to another connection.
     """
 
     service: str
@@ -64,7 +64,7 @@ class Listed(msgspec.Struct, omit_defaults=True):
 
     @property
     def consumed(self) -> bool:
-        """Whether somebody consumes it, by what the broker or the services say."""
+        """Whether the queue has consumers, according to the broker or the services."""
         return bool(self.processes if self.untold else self.consumers)
 
 
@@ -90,8 +90,8 @@ def execute(arguments: argparse.Namespace) -> int:
         print_table(listed)
     else:
         print_note(
-            f"no service of aiorpc answered within {wait:g} s; services of Nameko do not answer, "
-            "but can be looked up by name: aiorpc ls NAME"
+            f"no service of aiorpc answered within {wait:g} s. Services of Nameko do not answer, "
+            "but you can list them by name: aiorpc ls NAME"
         )
     if names and not all(each.consumed for each in listed if each.queue):
         return ExitCode.NO_SERVICE
@@ -99,11 +99,13 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _check_name(service: str) -> None:
-    """Raise ``ConfigurationError`` if no queue can have the name that *service* gives it."""
+    """Raise ``ConfigurationError`` if AMQP refuses the name of *service*'s queue."""
     try:
         length = len(rpc_queue_name(service).encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"{service!r} cannot name a service: it is not UTF-8") from None
+        raise ConfigurationError(
+            f"{service!r} cannot name a service: the name is not UTF-8"
+        ) from None
     if length > LONGEST_NAME:
         raise ConfigurationError(
             f"{service} cannot name a service: the name of its queue would have {length} bytes, "
@@ -113,10 +115,10 @@ def _check_name(service: str) -> None:
 
 async def list_services(settings: Settings, names: Sequence[str], wait: float) -> list[Listed]:
     """
-    Return the queues of the services *names*, or of all that answer within *wait* seconds.
+    Return the queues of *names*, or of all services that answer within *wait* seconds.
 
     Raises:
-        ConnectionLost, ConfigurationError: the broker is not there, or refuses the connection.
+        ConnectionLost, ConfigurationError: the broker is down, or refuses the connection.
     """
     async with aclosing(open_transport(settings, name="aiorpc ls")) as transport:
         await transport.start(CONNECT_TIMEOUT)
@@ -125,7 +127,7 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
                 instances = await discover(transport, wait)
         except TimeoutError:
             raise ConnectionLost(
-                f"{transport.url} did not confirm the question which services run within "
+                f"{transport.url} did not confirm the discovery message within "
                 f"{CONNECT_TIMEOUT:g} s"
             ) from None
         if names:
@@ -136,7 +138,7 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
 
 
 def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
-    """One row per service and queue. A named service that is silent has its queue for calls."""
+    """Return a row per service and queue. A silent service in *names* has its queue for calls."""
     groups: dict[tuple[str, str | None], Listed] = {}
 
     def row(service: str, queue: str | None) -> Listed:
@@ -159,10 +161,10 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
 
 async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
     """
-    Fill in what the broker says about each queue.
+    Add the broker's counts to each queue.
 
     Raises:
-        ConnectionLost: the broker describes none of them.
+        ConnectionLost: the broker describes no queue.
     """
     looked_at = [each for each in listed if each.queue is not None]
     patience, silent = LOOKS, False
@@ -203,6 +205,6 @@ def print_table(listed: Sequence[Listed]) -> None:
             *("-" if cell in {None, ""} else str(cell) for cell in cells),
             style=None if each.consumed or not each.queue else "red",
         )
-    # In a pipe rich folds no line, so that one line is one queue.
+    # In a pipe, a great width keeps each queue on one line.
     width = None if sys.stdout.isatty() else 1000
     Console(width=width, highlight=False).print(table)

@@ -45,7 +45,7 @@ max_workers: 100
 """
 
 TEST = Template('''\
-"""Run by `pytest`, without a server."""
+"""Tests for `pytest`. They need no server."""
 
 import asyncio
 
@@ -57,12 +57,12 @@ BROKER = "memory://"
 
 
 def test_hello() -> None:
-    """The method by itself: a service is a plain class."""
+    """Calls the method directly, because a service is a plain class."""
     assert asyncio.run($class_name().hello("Ada")) == "Hello, Ada!"
 
 
 def test_hello_is_answered() -> None:
-    """The service as others call it."""
+    """Calls the method as another service would."""
 
     async def call() -> str:
         async with ServiceContainer($class_name, BROKER), ClusterRpcProxy(BROKER) as cluster:
@@ -72,7 +72,7 @@ def test_hello_is_answered() -> None:
 ''')
 
 
-#: Names that the test imports beside the class of the service.
+#: Other names that the generated test imports.
 OF_THE_TEST = ("ClusterRpcProxy", "ServiceContainer")
 
 
@@ -115,26 +115,26 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _module_and_class(name: str) -> tuple[str, str]:
     """
-    The names of the module and the class for the service *name*.
+    Return the names of the module and the class for the service *name*.
 
     Raises:
-        ConfigurationError: *name* cannot name a service, or its module would hide another one.
+        ConfigurationError: *name* cannot name a service, or would hide another module.
     """
     module = name.replace("-", "_").lower()
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or keyword.iskeyword(module):
         raise ConfigurationError(
-            f"{name!r} cannot name a service and its module: use letters, digits, _ and -, a "
-            "letter first, and no keyword of Python"
+            f"{name!r} cannot name a service and its module: use letters, digits, _ and -, with a "
+            "letter first, and not a keyword of Python"
         )
     class_name = "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name))
     if keyword.iskeyword(class_name) or class_name in OF_THE_TEST:
         raise ConfigurationError(
-            f"the class of {name!r} would be named {class_name}, which is taken: choose another "
+            f"the name {class_name} for the class of {name!r} is already used: choose another "
             f"name, such as {name}_service"
         )
     if importlib.util.find_spec(module) is not None:
         raise ConfigurationError(
-            f"a module named {module} exists already, and would be hidden: choose another name, "
+            f"the new module would hide an existing module named {module}: choose another name, "
             f"such as {module}_service"
         )
     return module, class_name

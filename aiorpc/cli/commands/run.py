@@ -12,10 +12,10 @@ __all__ = ["configure", "execute"]
 ARGUMENTS = "MODULE[:CLASS] ..."
 
 DESCRIPTION = """\
-After the signal the services finish the calls in progress. Calls that do not
-finish within SHUTDOWN_TIMEOUT (25 s) are requeued, and the exit code is 1. A
-second signal ends the process at once. If the broker is not there yet, aiorpc
-waits for it."""
+After the signal, the services finish the calls in progress. Calls that take
+longer than SHUTDOWN_TIMEOUT (25 s) are requeued, and the exit code is 1. A
+second signal ends the process at once. If the broker is down at the start,
+aiorpc waits for the broker."""
 
 EXAMPLES = """\
   $ aiorpc run services.service_x services.service_y
@@ -25,7 +25,7 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    text = "Modules with services, imported as from the current directory; with CLASS, only that."
+    text = "Modules with services, also in the current directory; with CLASS, only this class."
     parser.add_argument("modules", metavar="MODULE[:CLASS]", nargs="+", help=text)
     add_settings(parser)
     parser.option("--reload", "Restart whenever a source file changes.")

@@ -1,8 +1,8 @@
 """
 ``aiorpc shell``: a Python prompt with top-level ``await`` and the cluster as ``n``.
 
-The event loop runs in a thread, also while the prompt waits: connections stay alive, and Ctrl-C
-reaches the prompt. The loop's thread runs all code that is typed, so ``call_async`` works too.
+The event loop runs in a separate thread, so connections stay alive while the prompt waits, and
+Ctrl-C reaches the prompt. The loop's thread runs all typed code, so ``call_async`` works too.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ log = logging.getLogger("aiorpc")
 
 T = TypeVar("T")
 
-#: Seconds between two looks for signals while the prompt waits for a result.
+#: Seconds between two checks for signals while the prompt waits for a result.
 LOOK_UP = 0.1
-#: Seconds that the connections may take to close, and that the loop may take to stop after that.
+#: Seconds for the connections to close, and then seconds for the loop to stop.
 CLOSING, STOPPING = 5.0, 1.0
 
 ARGUMENTS = ""
@@ -74,7 +74,7 @@ def execute(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     with _loop_in_thread() as loop:
         opened = AsyncExitStack()
-        log.setLevel(logging.CRITICAL)  # the outcome says whether the broker is there
+        log.setLevel(logging.CRITICAL)  # an error already reports a lost broker
         n = _wait(loop, opened.enter_async_context(_cluster(settings, arguments.timeout)))
         log.setLevel(logging.NOTSET)
         console = Console(loop, {"__name__": "__console__", "__doc__": None, "n": n})
@@ -92,7 +92,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 @dataclass(repr=False)
 class Cluster:
-    """What the shell calls ``n``: ``rpc``, ``dispatch_event`` and ``config``, as in Nameko."""
+    """The shell's ``n``. It has ``rpc``, ``dispatch_event`` and ``config``, as in Nameko."""
 
     rpc: ClusterProxy
     dispatch_event: StandaloneDispatch
@@ -109,7 +109,7 @@ async def _cluster(settings: Settings, timeout: float | None) -> AsyncGenerator[
     cluster = ClusterRpcProxy(settings, timeout=limit)
     async with AsyncExitStack() as opened:
         try:
-            # The cluster's own timeout is that of a call: too long to wait for a broker.
+            # The cluster's timeout is for calls, and too long for a connection to the broker.
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 dispatch = await opened.enter_async_context(event_dispatcher(brief))
                 rpc = await opened.enter_async_context(cluster)
@@ -127,14 +127,14 @@ def _wait(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], within: float = math.inf
 ) -> T | None:
     """
-    Run *coroutine* in *loop*, which another thread runs, and return its result here.
+    Run *coroutine* in *loop*, which another thread runs. Return the result in this thread.
 
-    Returns ``None`` if it takes longer than *within* seconds. That, and Ctrl-C, cancel it.
+    After *within* seconds, cancel *coroutine* and return ``None``. Ctrl-C cancels it too.
     """
     running = asyncio.run_coroutine_threadsafe(coroutine, loop)
     ends = time.monotonic() + within
     try:
-        # A wait without a bound would notice a Ctrl-C of the moment before it only at its end.
+        # A wait without a limit would not notice a Ctrl-C that arrived just before the wait.
         while not concurrent.futures.wait((running,), LOOK_UP).done:
             if time.monotonic() > ends:
                 running.cancel()
@@ -160,8 +160,8 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
         with suppress(KeyboardInterrupt):  # a second Ctrl-C
             thread.join(STOPPING)
         if thread.is_alive():
-            # A typed line blocks the loop. Nothing can stop it, and a running loop cannot close.
-            print_note("ending without the line that does not return")
+            # A typed line blocks the loop. We cannot stop the line, nor close a running loop.
+            print_note("ending without waiting for the running line")
             sys.stdout.flush()
             os._exit(ExitCode.INTERRUPTED)
         runner.close()
@@ -185,13 +185,13 @@ class Console(code.InteractiveConsole):
             print_traceback(error)
 
     def run(self, code: types.CodeType) -> None:
-        """Run *code* in the loop's thread, and raise what it raises."""
+        """Run *code* in the loop's thread. Raises the errors of *code*."""
         leaving = _wait(self._loop, _evaluate(types.FunctionType(code, self.namespace)))
         if leaving is not None:
             raise leaving
 
     def startup(self) -> None:
-        """Set up completion by Tab and run PYTHONSTARTUP, as Python's own prompt does."""
+        """Set up completion with Tab, and run PYTHONSTARTUP, as Python's prompt does."""
         with suppress(ImportError):
             import readline
             import rlcompleter
@@ -214,7 +214,7 @@ async def _evaluate(function: types.FunctionType) -> BaseException | None:
         if inspect.iscoroutine(value):
             await value
     except (SystemExit, KeyboardInterrupt) as leaving:
-        return leaving  # raised here, it would end the loop before the connections close
+        return leaving  # raised here, the exception would end the loop before the connections close
     return None
 
 

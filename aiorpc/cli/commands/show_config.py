@@ -1,4 +1,4 @@
-"""``aiorpc show-config``: prints the configuration as services see it, without its secrets."""
+"""``aiorpc show-config``: prints the configuration of the services, without secrets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["as_yaml", "configure", "execute"]
 ARGUMENTS = ""
 
 DESCRIPTION = """\
-Environment variables are substituted, and every key is checked. With
---defaults it also lists all keys that aiorpc knows."""
+Substitutes environment variables, and checks every key. With
+--defaults, the output also has all other keys that aiorpc knows."""
 
 EXAMPLES = """\
   $ aiorpc show-config --config config.yaml
@@ -25,7 +25,7 @@ EXAMPLES = """\
 
 def configure(parser: Parser) -> None:
     add_settings(parser)
-    parser.option("--defaults", "Also show the defaults of keys that are not given.")
+    parser.option("--defaults", "Also show the defaults of missing keys.")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def as_yaml(config: dict[str, Any]) -> str:
-    """*config* as YAML that reads back as the same."""
+    """Return *config* as YAML. A reader of the YAML gets the same values."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
