@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:
     """
-    Make the transport that ``AMQP_URI`` names; it is not connected yet. RabbitMQ shows *name* in
+    Return a transport to the broker in ``AMQP_URI``, not connected yet. RabbitMQ shows *name* in
     its list of connections.
     """
     for note in settings.notes:
@@ -36,5 +36,5 @@ def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:
 
 @functools.cache
 def _warn_once(note: str) -> None:
-    """A process may open many transports with one configuration."""
+    """Log *note* once, because a process may open many transports with one configuration."""
     log.warning("%s", note)

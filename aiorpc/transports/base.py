@@ -1,13 +1,13 @@
 """
-What a transport is: it connects and reconnects, declares, sends and consumes. It imports no AMQP
-library.
+The interface of a transport: it connects and reconnects, declares, sends and consumes. This module
+imports no AMQP library.
 
-The hot path has no coroutines. ``send``, ``Delivery.ack`` and ``Delivery.answer`` queue a frame and
-return; deliveries arrive as plain calls of a handler, in the loop's thread. So a transport may join
-all writes of a loop turn into one.
+Sending and receiving need no coroutines. ``send``, ``Delivery.ack`` and ``Delivery.answer`` queue a
+frame and return. The transport calls the handler of a delivery in the loop's thread. So a transport
+may join all writes of a loop turn into one write.
 
-A transport reconnects by itself. Messages sent while it is disconnected wait until they expire. A
-message that was not confirmed when the connection was lost is re-sent if its sender agrees.
+A transport reconnects automatically. Messages sent while it is disconnected wait until they expire.
+The transport re-sends a message whose confirm a lost connection prevented, if its sender agrees.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class State(enum.Enum):
-    """What a transport is doing. ``BLOCKED`` is connected, but the broker takes no messages."""
+    """A transport's state. ``BLOCKED`` is connected, but the broker accepts no messages."""
 
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -52,7 +52,7 @@ class State(enum.Enum):
 
 
 class QueueState(msgspec.Struct, frozen=True):
-    """What a passive declare of a queue reports."""
+    """The broker's answer to a passive declare of a queue."""
 
     name: str
     exists: bool
@@ -62,29 +62,29 @@ class QueueState(msgspec.Struct, frozen=True):
 
 class Transport(ABC):
     """
-    A connection to a broker that reconnects by itself. ``async with`` connects and closes it.
+    A connection to a broker that reconnects automatically. ``async with`` connects and closes it.
 
-    It belongs to one event loop, and sends by *sender*.
+    A transport belongs to one event loop, and sends through *sender*.
     """
 
     #: The broker's URL without its password, for logs and errors.
     url: str
     state: State
-    #: Whether so much waits to be sent that senders should wait for ``drained``.
-    congested: bool  # an attribute, not a property: it is read before every call
+    #: Whether too many bytes or messages wait to be sent: senders should wait for ``drained``.
+    congested: bool  # an attribute, not a property: every call reads it
     #: Sends a message: ``transports.outbox.Sender.send``.
     send: Callable[[Outgoing], None]
 
     def __init__(self, sender: Sender) -> None:
         self.state = State.CLOSED
         self.congested = False
-        #: Who takes returned messages that were sent without ``confirm`` and ``settled``.
+        #: Handlers of returned messages that were sent without ``confirm`` and ``settled``.
         self.returns = Returns()
         self._sender = sender
         self.send = sender.send
         self._uncongested = asyncio.Event()
         self._uncongested.set()
-        #: Set when the state changes, and when no message waits any more.
+        #: Set when the state changes, and when the last waiting message leaves.
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[State], None]] = []
 
@@ -93,19 +93,19 @@ class Transport(ABC):
     @abstractmethod
     async def start(self, timeout: float | None = None) -> None:
         """
-        Connect; return when connected. Without *timeout* (seconds), wait for the broker as long as
-        it takes, and log one line about it.
+        Connect; return when connected. Without *timeout* (seconds), wait for the broker without
+        limit, and log one line about the wait.
 
         Raises:
             ConfigurationError: the broker refuses us permanently: wrong user, password or vhost.
-            ConnectionLost: *timeout* passed; the text says how the last attempt failed.
+            ConnectionLost: *timeout* passed; the text has the error of the last attempt.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
         """
-        Write what has been sent, then disconnect, in bounded time. What has not settled by then
-        settles with ``ConnectionLost``. Idempotent.
+        Write all sent messages, then disconnect, in bounded time. Messages that have not settled by
+        then settle with ``ConnectionLost``. Idempotent.
         """
 
     async def __aenter__(self) -> Self:
@@ -116,17 +116,17 @@ class Transport(ABC):
         await self.aclose()
 
     def condition(self) -> str:
-        """Say how the transport is; completes "not confirmed in time: ..."."""
+        """Describe the transport's state, to complete "not confirmed in time: ..."."""
         match self.state:
             case State.CONNECTED:
                 return f"{self.url} is connected and did not answer"
             case State.BLOCKED:
-                return f"{self.url} takes no messages now (a memory or disk alarm)"
+                return f"{self.url} accepts no messages now (a memory or disk alarm)"
             case _:
                 return f"not connected to {self.url}"
 
     def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
-        """Call *listener* at every change of state; return a function that stops this."""
+        """Call *listener* at every change of state; return a function that removes *listener*."""
         self._listeners.append(listener)
 
         def stop() -> None:
@@ -151,20 +151,20 @@ class Transport(ABC):
     def retract(self, outgoing: Outgoing) -> bool:
         """
         Do not send *outgoing* if it still waits, and never re-send it. Return whether it was still
-        waiting; then it does not settle either.
+        waiting. If so, *outgoing* never settles.
         """
         return self._sender.retract(outgoing)
 
     async def publish(self, outgoing: Outgoing, timeout: float | None = None) -> None:
         """
-        Send *outgoing* and wait until it settles. On timeout or cancellation it is retracted.
+        Send *outgoing* and wait until it settles. Retract it on a timeout or cancellation.
 
         Args:
             timeout: seconds to wait for the broker's confirm; ``None`` is unlimited.
 
         Raises:
-            Unroutable: it is mandatory, and no queue takes it.
-            ConnectionLost: it could not be sent, or was not confirmed, in time.
+            Unroutable: *outgoing* is mandatory, and the broker has no queue for it.
+            ConnectionLost: *outgoing* could not be sent, or was not confirmed, in time.
         """
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[AioRpcError | None] = loop.create_future()
@@ -196,13 +196,13 @@ class Transport(ABC):
 
     @property
     def waiting(self) -> int:
-        """How many messages wait for a connection, or for a broker that blocks."""
+        """The number of messages that wait because the transport is disconnected or blocked."""
         return len(self._sender.outbox)
 
     async def caught_up(self, timeout: float) -> bool:
         """
-        Wait until no message waits any more. Return False after *timeout* seconds, and at once if
-        the broker blocks or the transport is closed.
+        Wait until no messages are waiting to be sent. Return False after *timeout* seconds, and at
+        once if the broker blocks the connection or the transport is closed.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -213,7 +213,7 @@ class Transport(ABC):
 
     async def drained(self) -> None:
         """Return when the transport is not congested."""
-        # All who wait wake up at once, and the first of them may congest it again.
+        # All waiting senders wake up at once, and the first may congest the transport again.
         while self.congested:
             await self._uncongested.wait()
 
@@ -233,11 +233,11 @@ class Transport(ABC):
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
     ) -> None:
         """
-        Declare *exchanges*, then *queues* with their exchanges and bindings; again after every
-        reconnect. Waits for a connection.
+        Declare *exchanges*, then *queues* with their exchanges and bindings. Wait for a connection.
+        The transport declares them again after every reconnect.
 
         Raises:
-            ConfigurationError: the broker has one with other flags (406); the text says which.
+            ConfigurationError: one exists with other flags (406); the text names it.
         """
 
     async def subscribe(
@@ -251,15 +251,15 @@ class Transport(ABC):
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> Subscription:
         """
-        Declare *queue* with its exchange and binding, and consume from it on a channel of its own.
+        Declare *queue* with its exchange and binding, and consume from it on a separate channel.
 
-        Waits for a connection. Consumes again after a reconnect, when the broker cancels the
-        consumer, and when the queue was deleted.
+        Wait for a connection. The transport consumes again after a reconnect, when the broker
+        cancels the consumer, and when the queue was deleted.
 
         Args:
-            prefetch: the most deliveries that may be unsettled at a time; 0 for no limit.
-            keep: the queue has to survive a lost connection. If it does not exist after a
-                reconnect, it is declared again, then *gone* is called.
+            prefetch: the maximum of unsettled deliveries at a time; 0 for no limit.
+            keep: the queue has to survive a lost connection. If the queue does not exist after a
+                reconnect, the transport declares it again, then calls *gone*.
             arguments: returns the arguments of ``basic.consume``, given the number of reconnects.
 
         Raises:
@@ -279,8 +279,8 @@ class Transport(ABC):
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> Subscription:
         """
-        As :meth:`subscribe`, without acks by the handler: the transport acks each message some
-        milliseconds after *heard* has returned or raised.
+        Subscribe as :meth:`subscribe` does, without acks by the handler. The transport acks each
+        message some milliseconds after *heard* has returned or raised.
         """
         return await self._consume(ConsumerOptions(queue, heard, True, 0, keep, gone, arguments))
 
@@ -290,16 +290,16 @@ class Transport(ABC):
     @property
     @abstractmethod
     def subscriptions(self) -> Collection[Subscription]:
-        """The subscriptions that were not cancelled."""
+        """Return the subscriptions that were not cancelled."""
 
     @abstractmethod
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
         """
-        Ask the broker about *queue*, on a channel of its own (a missing queue closes it). It counts
-        as a use of a queue that ``expires``. Simultaneous requests for one queue share one answer.
-        Return ``None`` without an answer within *timeout* seconds, or without a connection.
+        Inspect *queue* on a separate channel, because a missing queue closes the channel. An
+        inspection counts as a use of a queue that ``expires``. Simultaneous inspections of a queue
+        share one answer. Return ``None`` after *timeout* seconds, or without a connection.
         """
 
     @abstractmethod
     async def delete(self, queue: str) -> None:
-        """Delete *queue* if it exists and we are connected; bounded, never an error."""
+        """Delete *queue* if it exists and the transport is connected. Bounded; never raises."""

@@ -1,5 +1,5 @@
 """
-Health: whether a process serves calls, for liveness and readiness probes. Reads state; nothing here
+Reports whether a process serves calls, for liveness and readiness probes. Reads state; nothing here
 awaits or does I/O.
 """
 
@@ -19,7 +19,7 @@ class Health(msgspec.Struct, frozen=True):
     Whether calls are served right now.
 
     Attributes:
-        problems: the reasons why they are not, one sentence each.
+        problems: the reasons why calls are not served, one sentence each.
     """
 
     problems: tuple[str, ...] = ()
@@ -31,17 +31,17 @@ class Health(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, problems: Iterable[str]) -> Health:
-        """The health with these *problems*, each once, in their order."""
+        """Return the health with these *problems*, in order and without duplicates."""
         return cls(tuple(dict.fromkeys(problems)))
 
 
 def problems_of(transport: Transport) -> Iterator[str]:
-    """Why *transport* does not work: no connection, an alarm, a lost consumer."""
+    """Yield the reasons why *transport* does not work: no connection, an alarm, a lost consumer."""
     if transport.state in (State.CONNECTING, State.CLOSED):
         yield f"there is no connection to {transport.url} ({transport.state.value})"
         return
     if transport.state is State.BLOCKED:
-        yield f"{transport.url} takes no messages for now (a memory or disk alarm of the broker)"
+        yield f"{transport.url} accepts no messages now (a memory or disk alarm of the broker)"
     for subscription in transport.subscriptions:
         if not subscription.consuming:
             yield f"queue {subscription.queue.name} on {transport.url} is not being consumed"

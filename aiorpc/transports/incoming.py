@@ -1,5 +1,5 @@
 """
-What arrives: deliveries, and the subscriptions that bring them. Imports no AMQP library, no I/O.
+Deliveries, and the subscriptions that receive them. Imports no AMQP library; no I/O.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 class Delivery(msgspec.Struct, eq=False):
     """
-    A message that reached us. The broker keeps it until it is acked or rejected.
+    A received message. The broker keeps the message until it is acked or rejected.
 
-    Every method returns at once. If the connection that brought the message is lost, the broker
-    requeues it: ack and reject then do nothing. A second ack or reject does nothing either; an
-    ``answer`` after one is a ``RuntimeError``.
+    Every method returns at once. If the connection of the delivery is lost, the broker requeues
+    the message, and ack and reject do nothing. A second ack or reject also does nothing. An
+    ``answer`` after an ack or reject raises ``RuntimeError``.
 
-    Abstract, but a struct: one is made for every message (ADR 6).
+    An abstract class, but a struct, because there is an instance for every message (ADR 6).
     """
 
     message: Message
@@ -38,15 +38,15 @@ class Delivery(msgspec.Struct, eq=False):
 
     @property
     def stale(self) -> bool:
-        """Whether the connection that brought it is lost, so that the broker delivers it again."""
+        """Whether the delivery's connection is lost: the broker then redelivers the message."""
         raise NotImplementedError
 
     def ack(self) -> None:
-        """Let the broker forget the message."""
+        """Ack the message: the broker deletes it."""
         raise NotImplementedError
 
     def reject(self, *, requeue: bool) -> None:
-        """Requeue the message, or drop it (to the dead letters, where the queue has any)."""
+        """Reject the message (to the dead letters, if the queue has any), or requeue it."""
         raise NotImplementedError
 
     def answer(self, reply: Outgoing) -> bool:
@@ -54,29 +54,29 @@ class Delivery(msgspec.Struct, eq=False):
         Send *reply*, then ack, on one channel, so that the ack never overtakes the reply.
 
         With ``reply.confirm`` the ack waits for the reply's confirm. ``reply.settled`` is called
-        when the broker has the ack, so it may end this process. If the connection is lost, only
-        the reply is sent, on the next one.
+        when the broker has read the ack, so ``settled`` may end this process. If the connection is
+        lost, the transport sends only the reply, on the next connection.
 
         Returns:
-            False if the connection is lost, so that the broker delivers the message again.
+            False if the connection is lost: the broker then redelivers the message.
 
         Raises:
             RuntimeError: the delivery was acked, rejected or answered before.
-            UnserializableValueError: the reply cannot be encoded, or is too large, and has no
+            UnserializableValueError: the reply is too large or cannot be encoded, and has no
                 ``settled``. The delivery can still be acked, rejected or answered.
         """
         raise NotImplementedError
 
 
-#: Handles one delivery. It must not block; what it raises is logged.
+#: Handles one delivery. The handler must not block. The transport logs its errors.
 Received = Callable[[Delivery], None]
-#: Handles one message, which is acked for it. It must not block; what it raises is logged.
+#: Handles one message; the transport acks it. The handler must not block; its errors are logged.
 Heard = Callable[[Message], None]
 
 
 class ConsumerOptions(msgspec.Struct, frozen=True):
     """
-    What :meth:`.base.Transport.subscribe` or :meth:`.base.Transport.listen` was called with.
+    The arguments of :meth:`.base.Transport.subscribe` or :meth:`.base.Transport.listen`.
 
     Attributes:
         handler: a ``Heard`` if ``listens``, else a ``Received``.
@@ -93,8 +93,8 @@ class ConsumerOptions(msgspec.Struct, frozen=True):
 
 class Subscription(AbstractAsyncContextManager["Subscription"]):
     """
-    A consumer on one queue; the transport consumes again after every reconnect. The end of its
-    ``async with`` block cancels it.
+    A consumer on one queue; the transport consumes again after every reconnect. The end of the
+    ``async with`` block cancels the subscription.
     """
 
     def __init__(self, options: ConsumerOptions) -> None:
@@ -104,12 +104,12 @@ class Subscription(AbstractAsyncContextManager["Subscription"]):
     @property
     @abstractmethod
     def consuming(self) -> bool:
-        """Whether the broker has it as a consumer now."""
+        """Whether the broker has a consumer of this subscription now."""
 
     @abstractmethod
     async def cancel(self) -> None:
         """
-        Take no more deliveries. Those that arrived can still be settled until the transport closes.
+        Stop the deliveries. Earlier deliveries can still be settled until the transport closes.
         Idempotent; bounded, also if the broker does not answer; safe while disconnected.
         """
 

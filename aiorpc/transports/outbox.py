@@ -1,7 +1,7 @@
 """
-Messages that wait for a connection, and the one way to send: on the channel, or by waiting here.
+Sends messages: directly on a channel, or later from an outbox, where they wait for a connection.
 
-Writes through the channel that a transport gives to ``Sender.resume``; does no I/O of its own.
+Writes through the channel that a transport passes to ``Sender.resume``; does no other I/O.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ __all__ = ["Outbox", "PublishingChannel", "Sender"]
 
 log = logging.getLogger(__name__)
 
-#: How many messages, and how many bytes of body, may wait. The next message settles with an error.
+#: Most messages, and most bytes of body, that may wait. Further messages settle with an error.
 MAX_MESSAGES = 100_000
 MAX_BYTES = 256 << 20
-#: From here on the outbox is crowded: senders that can wait should wait.
+#: Waiting messages, and bytes of body, at which the outbox is crowded: senders should then wait.
 MANY_MESSAGES = 10_000
 MANY_BYTES = 16 << 20
 #: Seconds between two searches for expired messages, at least.
 _SWEEP = 0.02
-#: Messages that leave the outbox in one turn of the loop.
+#: Messages at most that leave the outbox in one turn of the loop.
 _BATCH = 200
 
 
 class Outbox:
     """
-    Messages in the order in which they are to be sent, bounded; each is taken or expires.
+    A bounded queue of messages in their sending order. Each message is sent or expires.
 
     Args:
         on_change: called when ``crowded`` changes, and when the last message leaves.
 
     Attributes:
-        why: why messages wait; completes "it was not sent: ..." in errors.
+        why: the reason why messages wait; completes "it was not sent: ..." in errors.
         crowded: whether senders that can wait should wait.
     """
 
@@ -50,7 +50,7 @@ class Outbox:
         self.why = why
         self.crowded = False
         self._on_change = on_change
-        # By identity: retracting one of very many has to be cheap.
+        # By identity: retracting one of many messages has to be fast.
         self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
         self._bytes = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Outbox:
         return len(self._waiting)
 
     def add(self, outgoing: Outgoing) -> None:
-        """Put *outgoing* at the end; without room for it, settle it with ``ConnectionLost``."""
+        """Put *outgoing* at the end. If the outbox is full, settle it with ``ConnectionLost``."""
         size = len(outgoing.message.body)
         if len(self._waiting) >= MAX_MESSAGES or self._bytes + size > MAX_BYTES:
             error = ConnectionLost(
@@ -72,7 +72,7 @@ class Outbox:
             self._add(outgoing)
 
     def put_back(self, returning: Iterable[Outgoing]) -> None:
-        """Put *returning* in front, in their order, even if there is no room left."""
+        """Put *returning* in front, in their order, even if the outbox is full."""
         for outgoing in reversed(list(returning)):
             self._waiting.move_to_end(self._add(outgoing), last=False)
 
@@ -89,14 +89,14 @@ class Outbox:
         return None
 
     def discard(self, outgoing: Outgoing) -> bool:
-        """Remove *outgoing* without settling it; return whether it was there."""
+        """Remove *outgoing* without settling it; return whether it was in the outbox."""
         if self._waiting.pop(id(outgoing), None) is None:
             return False
         self._removed(outgoing)
         return True
 
     def fail(self, error: AioRpcError) -> None:
-        """Settle everything with *error*."""
+        """Settle all waiting messages with *error*."""
         waiting, self._waiting = self._waiting, OrderedDict()
         self._bytes = 0
         self.crowded = False
@@ -111,7 +111,7 @@ class Outbox:
     def _add(self, outgoing: Outgoing) -> int:
         """Put *outgoing* at the end; return its key."""
         if id(outgoing) in self._waiting:
-            outgoing = copy(outgoing)  # sent twice: it waits twice
+            outgoing = copy(outgoing)  # the same object was sent twice, so it waits twice
         self._waiting[id(outgoing)] = outgoing
         self._bytes += len(outgoing.message.body)
         many = len(self._waiting) > MANY_MESSAGES or self._bytes > MANY_BYTES
@@ -154,11 +154,11 @@ class Outbox:
 
 
 class PublishingChannel(Protocol):
-    """What a sender sends on: a channel of RabbitMQ, or the way to the broker in this process."""
+    """A channel for a sender: of RabbitMQ, or of the broker in this process."""
 
     @property
     def ready(self) -> bool:
-        """Whether it is open, and the broker takes messages."""
+        """Whether the channel is open, and the broker accepts messages."""
         ...
 
     def publish(self, outgoing: Outgoing) -> object:
@@ -166,26 +166,26 @@ class PublishingChannel(Protocol):
         Send *outgoing* now; the channel settles it.
 
         Raises:
-            UnserializableValueError: AMQP cannot carry it, or it is too large; nothing was sent.
+            UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
         """
 
     async def drained(self) -> None:
-        """Return when the channel can take more, or has ended."""
+        """Return when the channel can send more, or has ended."""
 
 
 class Sender:
     """
-    Sends messages in order: on the channel while it takes them, else into the outbox.
+    Sends messages in order: on the channel if possible, else by the outbox.
 
     Args:
-        why: why there is no connection yet.
-        limit: bytes of body that may be sent.
+        why: the reason why there is no connection yet, for errors.
+        limit: bytes of the largest body that may be sent.
         on_change: see :class:`Outbox`.
 
     Attributes:
-        channel: where messages go; ``None`` while they wait.
+        channel: the channel to send on; ``None`` while messages wait.
         direct: the same channel while the outbox is empty, else ``None``.
-        outbox: where messages wait.
+        outbox: the waiting messages.
     """
 
     def __init__(self, why: str, *, limit: int, on_change: Callable[[], None]) -> None:
@@ -199,10 +199,11 @@ class Sender:
 
     def send(self, outgoing: Outgoing) -> None:
         """
-        Send *outgoing*, now if connected, else after reconnecting.
+        Send *outgoing* now if connected, else after reconnecting.
 
         Raises:
-            UnserializableValueError: it cannot be encoded, or is too large, and has no ``settled``.
+            UnserializableValueError: *outgoing* is too large or cannot be encoded, and has no
+                ``settled``.
         """
         channel = self.direct
         try:
@@ -224,33 +225,33 @@ class Sender:
         return self.outbox.discard(outgoing)
 
     def resume(self, channel: PublishingChannel) -> None:
-        """Send on *channel*: first what waits, in order, then let ``send`` write directly."""
+        """Send the waiting messages on *channel*, in order; then ``send`` writes directly."""
         self.channel = channel
-        # Asked twice: what settles in ``_flush_batch`` may call ``resume``.
+        # Checked twice: a message that settles in ``_flush_batch`` may call ``resume``.
         if not self._flushing and not self._flush_batch() and not self._flushing:
             self._flusher = asyncio.create_task(self._flush_rest())
             self._flusher.add_done_callback(self._flushed)
 
     def pause(self, why: str) -> None:
-        """Let messages wait; *why* is for the errors of those that expire meanwhile."""
+        """Keep messages in the outbox; *why* is for the errors of messages that expire."""
         self.direct = self.channel = None
         self.outbox.why = why
 
     def take_back(self, returning: Iterable[Outgoing]) -> None:
-        """Put messages that a channel had not confirmed when it ended in front of the others."""
-        # First: *returning* may settle messages while it is read, and their senders may send.
+        """Put the unconfirmed messages of an ended channel in front of the waiting messages."""
+        # First, because reading *returning* may settle messages, and their senders may send.
         self.direct = None
         self.outbox.put_back(returning)
         if self.channel is not None:
             self.resume(self.channel)
 
     async def flushed(self) -> None:
-        """Return when what waited has been sent, or cannot be sent now."""
+        """Return when the waiting messages are sent, or cannot be sent now."""
         if self._flusher is not None:
             await asyncio.wait([self._flusher])
 
     def close(self, why: str) -> None:
-        """Settle what waits, and what is sent from now on, with ``ConnectionLost``."""
+        """Settle waiting and all later messages with ``ConnectionLost``."""
         self._closed = why
         self.pause(why)
         if self._flusher is not None:
@@ -259,17 +260,19 @@ class Sender:
 
     @property
     def _flushing(self) -> bool:
-        # A finished flusher may still be here: its callback comes one turn of the loop later.
+        # A finished task may still be set: its callback runs one turn of the loop later.
         return self._flusher is not None and not self._flusher.done()
 
     def _flush_batch(self) -> bool:
-        """Send some of what waits; return whether nothing is left to do."""
+        """Send some waiting messages; return whether nothing is left to do."""
         channel = self.channel
         if channel is None or not channel.ready:
             return True
         for _ in range(_BATCH):
             outgoing = self.outbox.take()
-            if self.channel is not channel:  # by the sender of a message that expired in ``take``
+            if (
+                self.channel is not channel
+            ):  # the sender of a message that expired in ``take`` did it
                 self.direct = None
                 self.outbox.put_back(() if outgoing is None else (outgoing,))
                 return self.channel is None
@@ -278,7 +281,7 @@ class Sender:
                 return True
             try:
                 channel.publish(outgoing)
-            except UnserializableValueError as error:  # ``again`` may have returned anything
+            except UnserializableValueError as error:  # ``again`` may return any message
                 settle_soon(outgoing, error)
         return False
 
@@ -292,4 +295,4 @@ class Sender:
         if self._flusher is flusher:
             self._flusher = None
         if not flusher.cancelled() and (error := flusher.exception()) is not None:
-            log.error("sending the messages that waited failed", exc_info=error)
+            log.error("sending the waiting messages failed", exc_info=error)

@@ -1,5 +1,5 @@
 """
-What is sent, and the rules for what becomes of it; RabbitMQ and ``memory://`` share them.
+Outgoing messages, and the rules for settling and re-sending them, for RabbitMQ and ``memory://``.
 
 Nothing here awaits or does I/O. ``settle_soon`` schedules a callback on the running event loop.
 """
@@ -35,36 +35,36 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Bytes of body, for a transport without a limit.
+#: The limit in bytes of body that stands for "no limit".
 NO_LIMIT = 1 << 62
-#: How often the broker may close a message's channel, for a reason that names no message, before
-#: the message settles with that reason.
+#: How often the broker may close a message's channel for a reason that names no message. After
+#: that, the message settles with this reason.
 MAX_CLOSES = 3
 
 
 class Outgoing(msgspec.Struct, eq=False, kw_only=True):
     """
-    A message to send, and what its sender wants to know about it.
+    A message to send, and callbacks for its sender.
 
     Attributes:
-        mandatory: the broker returns the message if no queue takes it; it settles with
+        mandatory: if the message reaches no queue, the broker returns it, and it settles with
             ``Unroutable``.
-        confirm: settle when the broker has taken responsibility. Without it the message settles
-            when it is written; a later return settles it a second time, with an error.
-        expires_at: loop time after which it is not sent; ``None`` for never. A message that expires
-            while it waits for a connection settles with ``ConnectionLost``.
-        again: called when the connection is lost before the confirm arrives. It returns the message
-            to send on the next connection, or ``None``. Without ``again``, with ``None``, or if it
-            raises, the message settles with ``ConnectionLost``.
+        confirm: settle when the broker confirms. Without ``confirm`` the message settles when it is
+            written; a later return settles it a second time, with an error.
+        expires_at: loop time after which the message is not sent; ``None`` for never. A message
+            that expires while it waits for a connection settles with ``ConnectionLost``.
+        again: called if the connection is lost before the confirm arrives. It returns the message
+            to send on the next connection, or ``None``. Without ``again``, with ``None``, or if
+            ``again`` raises, the message settles with ``ConnectionLost``.
         settled: called at most once, with ``None`` (confirmed, or written) or with the error; never
             inside ``send``. The error is ``Unroutable`` also for an exchange that does not exist,
-            and ``UnserializableValueError`` for what AMQP cannot carry.
-        closes: how often the broker closed the channel that this message was on. The transport
-            counts this.
+            and ``UnserializableValueError`` for a message that AMQP cannot carry.
+        closes: how often the broker closed a channel with this message on it, as the transport
+            counts.
 
-    A sender of very many messages may derive a class from it and override ``conclude`` and
-    ``once_more``: no callbacks are made for each message. Without ``settled``, the transport calls
-    ``conclude`` for errors only.
+        A sender of many messages may derive a class and override ``conclude`` and ``once_more``, to
+        save callbacks for each message. Without ``settled``, the transport calls ``conclude`` for
+        errors only.
     """
 
     exchange: str
@@ -82,7 +82,7 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         if self.settled is not None:
             self.settled(error)
         elif error is not None:
-            # A lost connection may end thousands of messages, and has a log line of its own.
+            # A lost connection may fail thousands of messages, and has its own log line.
             level = logging.DEBUG if isinstance(error, ConnectionLost) else logging.WARNING
             log.log(level, "a message whose sender does not wait was not delivered: %s", error)
 
@@ -91,30 +91,30 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         return None if self.again is None else self.again(self.message)
 
     def retracted(self) -> None:
-        """Note that the sender has retracted it: it is not re-sent."""
+        """Note that the sender has retracted the message, so that it is not re-sent."""
         self.again = None
 
     @property
     def description(self) -> str:
-        """What errors call it."""
+        """The name of the message in errors."""
         return f"a message to exchange {self.exchange!r}, key {self.routing_key!r},"
 
 
-#: Takes a mandatory message that the broker returned, and the error that says why.
+#: Called with a mandatory message that the broker returned, and the error with the reason.
 Returned = Callable[[Message, AioRpcError], None]
 
 
 class Returns:
     """
-    Who takes the messages that the broker returned, by their ``reply_to``: those that were sent
-    without ``confirm`` and without ``settled``, so that the transport does not track them.
+    The handlers of returned messages, by ``reply_to``. They get messages that were sent without
+    ``confirm`` and ``settled``, because the transport does not track such messages.
     """
 
     def __init__(self) -> None:
         self._takers: dict[str, Returned] = {}
 
     def expect(self, reply_to: str, returned: Returned) -> None:
-        """Give *returned* the returned messages with that ``reply_to``."""
+        """Call *returned* with each returned message that has this ``reply_to``."""
         self._takers[reply_to] = returned
 
     def forget(self, reply_to: str) -> None:
@@ -122,7 +122,7 @@ class Returns:
         self._takers.pop(reply_to, None)
 
     def take(self, message: Message, error: AioRpcError) -> None:
-        """The broker returned *message*."""
+        """Pass a *message* that the broker returned to its handler."""
         returned = self._takers.get(message.reply_to or "")
         if returned is None:
             log.debug("the broker returned a message that nobody waits for: %s", error)
@@ -131,7 +131,7 @@ class Returns:
 
 
 def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:
-    """Give *outgoing* its outcome. What its sender raises is logged."""
+    """Settle *outgoing* with *error*, or with success. Log errors of its sender."""
     try:
         outgoing.conclude(error)
     except Exception:
@@ -139,17 +139,17 @@ def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:
 
 
 def settle_soon(outgoing: Outgoing, error: AioRpcError | None) -> None:
-    """Settle *outgoing* in the next turn of the loop, since ``send`` never settles a message."""
+    """Settle *outgoing* in the next turn of the loop, because ``send`` must not settle it."""
     if outgoing.settled is not None or error is not None:
         asyncio.get_running_loop().call_soon(settle, outgoing, error)
 
 
 def refuse(outgoing: Outgoing, error: UnserializableValueError) -> None:
     """
-    Settle *outgoing*, which can never be sent.
+    Settle *outgoing* with *error*, because it can never be sent.
 
     Raises:
-        UnserializableValueError: it is *error*; *outgoing* has no ``settled`` to call with it.
+        UnserializableValueError: *outgoing* has no ``settled``, so *error* is raised.
     """
     if outgoing.settled is None:
         raise error
@@ -161,7 +161,7 @@ def check_size(outgoing: Outgoing, limit: int) -> None:
     Check that the body of *outgoing* has at most *limit* bytes.
 
     Raises:
-        UnserializableValueError: it has more.
+        UnserializableValueError: the body has more than *limit* bytes.
     """
     size = len(outgoing.message.body)
     if size > limit:
@@ -183,7 +183,7 @@ def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
 
 
 def shorten(outgoing: Outgoing, now: float) -> None:
-    """Let ``expiration`` end when *outgoing* expires: it has spent part of its time waiting."""
+    """Shorten ``expiration`` by the time that *outgoing* has waited."""
     expiration = outgoing.message.expiration
     if expiration is None or outgoing.expires_at is None:
         return
@@ -192,13 +192,13 @@ def shorten(outgoing: Outgoing, now: float) -> None:
         outgoing.message = msgspec.structs.replace(outgoing.message, expiration=left)
 
 
-# --- a message whose channel ended before its confirm: each returns what to re-send, if anything
+# --- for a message whose channel ended before its confirm: each returns the message to re-send
 
 
 def resend(outgoing: Outgoing) -> Outgoing | None:
-    """The broker may have *outgoing*: re-send it if its sender agrees, as its sender says."""
+    """Re-send *outgoing*, which the broker may have, as its sender decides."""
     if not outgoing.confirm:
-        return None  # it settled when it was written
+        return None  # it settled when we wrote it
     try:
         message = outgoing.once_more()
     except Exception:
@@ -218,17 +218,17 @@ def resend(outgoing: Outgoing) -> Outgoing | None:
 
 
 def resend_unseen(outgoing: Outgoing) -> Outgoing:
-    """The broker cannot have *outgoing*: re-send it unchanged."""
+    """Re-send *outgoing* unchanged, because the broker cannot have it."""
     if outgoing.confirm or outgoing.settled is None:
         return outgoing
-    # It settled when it was written, and must not settle twice.
+    # It settled when we wrote it, and must not settle twice.
     return msgspec.structs.replace(outgoing, settled=None)
 
 
 def resend_suspect(outgoing: Outgoing, refusal: AioRpcError) -> Outgoing | None:
     """
-    The broker may have closed the channel because of *outgoing*: re-send it, but not for ever. The
-    last time it settles with *refusal*.
+    Re-send *outgoing*, which may be the reason why the broker closed the channel. After
+    :data:`MAX_CLOSES` closed channels settle it with *refusal*.
     """
     outgoing.closes += 1
     if outgoing.closes >= MAX_CLOSES:

@@ -1,6 +1,6 @@
 """
-Writes the frames that a channel sends often: publish, ack, reject and their like. Pure: nothing
-here awaits or does I/O.
+Writes the frames that a channel sends often, such as publish, ack and reject. Pure: nothing here
+awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _BYTES = [bytes((number,)) for number in range(256)]
 _FRAME = Struct(">BHI").pack
 #: Frame head and content header: type, channel, size; class, weight, body size, flags.
 _CONTENT = Struct(">BHIHHQH").pack
-#: The end of one frame and the head of the next.
+#: The end of one frame and the head of the next frame.
 _END_FRAME = Struct(">BBHI").pack
-#: A whole frame of a method whose arguments are a delivery tag and bits.
+#: A whole method frame with a delivery tag and bits as arguments.
 _TAGGED = Struct(">BHIIQBB").pack
 _U64 = Struct(">Q").pack
 
@@ -56,12 +56,12 @@ _CACHED = 1024
 
 class Encoder:
     """
-    Writes the frames of one channel. What many messages share is encoded once: the method frame of
-    a destination, content type and encoding, reply-to.
+    Writes the frames of one channel. Parts that many messages share are encoded once: the method
+    frame of a destination, content type and encoding, reply-to.
 
     Args:
-        channel: its number.
-        frame_max: the negotiated bytes of a frame; 0 for no limit.
+        channel: the channel's number.
+        frame_max: bytes of the largest frame, as negotiated; 0 for no limit.
     """
 
     __slots__ = ("_kinds", "_prefixes", "_reply_tos", "channel", "max_body")
@@ -74,15 +74,15 @@ class Encoder:
         self._kinds: dict[tuple[str | None, str | None], tuple[int, bytes]] = {}
         self._reply_tos: dict[str, bytes] = {}
 
-    # long: every message passes here, and a call inside costs 0.1 us
+    # long: every message passes here, and a function call costs 0.1 us
     def publish(self, exchange: str, routing_key: str, mandatory: bool, message: Message) -> bytes:
         """
         Return all frames of a ``basic.publish``.
 
         Raises:
             UnserializableValueError: a header cannot be encoded, a name or property has more than
-                255 bytes, or together they exceed one frame, for which RabbitMQ closes the
-                connection.
+                255 bytes, or all headers and properties exceed one frame (RabbitMQ would close the
+                connection).
         """
         destination = exchange, routing_key, mandatory
         prefix = self._prefixes.get(destination) or self._prefix(destination)
@@ -126,7 +126,7 @@ class Encoder:
         if len(properties) > self.max_body - HEADER_HEAD:
             raise UnserializableValueError(
                 f"the headers and properties of a message to exchange {exchange!r}, key "
-                f"{routing_key!r}, take {len(properties)} bytes, and one AMQP frame has room for "
+                f"{routing_key!r}, have {len(properties)} bytes, and one AMQP frame has room for "
                 f"{self.max_body - HEADER_HEAD}: send less context data, or put it in the body"
             )
         body = message.body
@@ -199,12 +199,12 @@ def short_string(text: str, what: str) -> bytes:
     Return *text* as a short string: one byte of length, at most 255 bytes.
 
     Raises:
-        UnserializableValueError: it has more, or is not Unicode text; the error calls it *what*.
+        UnserializableValueError: *text* is longer, or not Unicode text; *what* names it in errors.
     """
     try:
         raw = text.encode()
     except UnicodeEncodeError:
-        # Bytes that were not UTF-8 when a message arrived are sent on unchanged.
+        # Bytes of a received message that are not UTF-8 are forwarded unchanged.
         try:
             raw = text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:

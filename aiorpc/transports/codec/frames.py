@@ -3,7 +3,7 @@ The numbers of AMQP 0-9-1: kinds of frames, methods and property flags. Constant
 
 A frame is ``type(1) channel(2) size(4) payload 0xCE``. A message is a method frame, a content
 header frame (class, weight, body size, property flags, properties) and body frames of at most the
-negotiated ``frame_max``. No other frame of the same channel may stand between them.
+negotiated ``frame_max``. No other frame of the same channel may come between these frames.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ METHOD: Final = 1
 HEADER: Final = 2
 BODY: Final = 3
 FRAME_END: Final = 0xCE
-#: Bytes of type, channel and size before the payload, and of the end octet after it.
+#: Bytes of type, channel and size before the payload, and of the end octet after the payload.
 FRAME_OVERHEAD: Final = 8
-#: Bytes of a content header before its properties: class, weight, body size, flags.
+#: Bytes of a content header before the properties: class, weight, body size, flags.
 HEADER_HEAD: Final = 14
 #: A whole heartbeat frame.
 HEARTBEAT: Final = b"\x08\0\0\0\0\0\0\xce"
@@ -46,7 +46,7 @@ TIMESTAMP: Final = 1 << 6
 TYPE: Final = 1 << 5
 USER_ID: Final = 1 << 4
 APP_ID: Final = 1 << 3
-#: Any of the properties after ``expiration``, and flags that AMQP 0-9-1 does not define.
+#: All properties after ``expiration``, and flags that AMQP 0-9-1 does not define.
 RARE: Final = 0xFF
-#: Two more bytes of flags follow.
+#: Set if two more bytes of flags follow.
 MORE_FLAGS: Final = 1

@@ -1,8 +1,8 @@
 """
-The headers of a message, to bytes and back. Pure functions; no I/O, no await.
+Encodes and decodes the headers of messages. Pure functions; no I/O, no await.
 
 Headers are a field table. Tables of one :class:`.HeaderTemplate` differ only in their last eight
-bytes, the deadline, so everything before is written once and read once (ADR 6 has the figures).
+bytes, the deadline. So the bytes before the deadline are encoded and decoded once (ADR 6).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["NO_HEADERS", "decode_headers", "encode_headers"]
 _pack_long = Struct(">q").pack
 NO_HEADERS = encode_table({})
 
-#: Known templates at most; then all are forgotten. Few clients send often: a call that a worker
-#: makes has a call id stack of its own.
+#: Cached templates; a full cache is emptied. Few clients repeat a template: each call from a worker
+#: has a different call id stack.
 _MAX_TEMPLATES = 64
-#: Bytes of the longest table that becomes a template.
+#: Bytes of the largest table that becomes a template.
 _MAX_LENGTH = 512
-#: Templates by the bytes of their table, without its length and the deadline.
+#: Templates by the bytes of their table, without length and deadline.
 _known: dict[bytes, HeaderTemplate] = {}
 
 
@@ -42,32 +42,32 @@ def encode_headers(headers: Mapping[str, Any]) -> bytes:
     Return *headers* as a field table.
 
     Raises:
-        UnserializableValueError: a field table cannot hold a name or a value; the text names it.
+        UnserializableValueError: a field table cannot hold a name or value, which the text names.
     """
-    if type(headers) is FilledHeaders:  # the type first: its length is a step in Python
+    if type(headers) is FilledHeaders:  # the type first: `len` of it runs Python code
         template = headers.template
         return (template.encoded or _encode(template)) + _pack_long(headers.deadline)
     return encode_table(headers) if headers else NO_HEADERS
 
 
 def _encode(template: HeaderTemplate) -> bytes:
-    table = encode_table({**template.fields, DEADLINE: 1 << 62})  # a value that takes eight bytes
+    table = encode_table({**template.fields, DEADLINE: 1 << 62})  # a value of eight bytes
     template.encoded = table[:-8]
     return template.encoded
 
 
 def decode_headers(data: bytes, at: int) -> tuple[Mapping[str, Any], int]:
     """
-    Return the field table that begins at *at*, and the place after it.
+    Return the field table that begins at *at*, and its end.
 
     Do not change the headers: other messages may share them.
 
     Raises:
-        GARBLED: one of these, if there is no field table.
+        GARBLED: any of these errors, if the bytes are not a field table.
     """
     end = at + 4 + size_at(data, at)[0]
     if end > len(data):
-        raise MalformedTable("the table of headers reaches over the end of its frame")
+        raise MalformedTable("the table of headers is longer than its frame")
     if end - at <= 13 or data[end - 9] != LONG:
         return decode_table(data, at)
     before = data[at + 4 : end - 8]

@@ -40,12 +40,12 @@ _NO_HEADERS = b"\0\0\0\0"
 
 
 class MalformedContent(ValueError):
-    """The bytes are no content header, or its properties cannot be read."""
+    """The bytes are not a content header, or its properties cannot be read."""
 
 
 def decode_content_header(payload: bytes, body: bytes) -> Message:
     """
-    Return the message with *body*; *payload* is that of its content header frame.
+    Return the message with *body*; *payload* is the payload of its content header frame.
 
     Raises:
         MalformedContent: the properties end too early, or the table of headers is garbled.
@@ -58,8 +58,8 @@ def decode_content_header(payload: bytes, body: bytes) -> Message:
 
 
 def problem(error: Exception) -> str:
-    """Say what one of :data:`GARBLED` means for a message."""
-    return str(error) if isinstance(error, MalformedTable) else f"the properties break off: {error}"
+    """Describe *error*, one of :data:`GARBLED`, as a problem of a message."""
+    return str(error) if isinstance(error, MalformedTable) else f"the properties end early: {error}"
 
 
 # long: every message passes here, and a call for each property costs more than reading it (ADR 6)
@@ -67,12 +67,11 @@ def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -
     """
     Return the message with *body* and the properties in ``data[at:end]``; *flags* say which.
 
-    A property that AMQP 0-9-1 does not define is skipped; all defined ones stand before it. An
-    ``expiration`` that is not a number is ignored. Without ``delivery_mode`` a message is not
-    persistent.
+    Skip properties that AMQP 0-9-1 does not define; they come after all defined properties. Ignore
+    an ``expiration`` that is not a number. A message without ``delivery_mode`` is not persistent.
 
     Raises:
-        GARBLED: one of these; see :func:`problem`.
+        GARBLED: any of these errors; see :func:`problem`.
     """
     if flags & MORE_FLAGS:
         at = _skip_flags(data, at)

@@ -1,8 +1,8 @@
 """
 Reads AMQP field tables. Pure functions: nothing here awaits or does I/O.
 
-All types of RabbitMQ's errata (https://www.rabbitmq.com/amqp-0-9-1-errata.html) are read, and
-py-amqp's ``U``.
+This module reads all types of RabbitMQ's errata
+(https://www.rabbitmq.com/amqp-0-9-1-errata.html), and py-amqp's type ``U``.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ _decimal_at = Struct(">Bi").unpack_from
 LONG = ord("L")
 _TEXT = ord("S")
 
-#: The deepest nesting that is read: more than is ever written.
+#: The deepest nesting that is read. It is deeper than clients write.
 _MAX_DEPTH = 64
-#: Decoded names that are kept; when there are more, all are forgotten.
+#: Cached decoded names. A full cache is emptied.
 _MAX_NAMES = 1024
 _names: dict[bytes, str] = {}
 
 
 class MalformedTable(ValueError):
-    """The bytes are no field table."""
+    """The bytes are not a field table."""
 
 
-#: What the functions here raise for bytes that are no field table.
+#: The errors of these functions for bytes that are not a field table.
 GARBLED = (MalformedTable, IndexError, struct_error, UnicodeDecodeError, OverflowError)
 
 
 def decode_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], int]:
     """
-    Return the field table that begins at *at*, and the place after it.
+    Return the field table that begins at *at*, and its end.
 
     A text (``S``) is a str, or bytes if it is not UTF-8; a time (``T``) is a datetime in UTC.
 
     Raises:
-        GARBLED: one of these, if there is no field table.
+        GARBLED: any of these errors, if the bytes are not a field table.
     """
     end = _end_of(data, at, depth)
     return read_entries(data, at + 4, end, depth)[0], end
@@ -63,10 +63,10 @@ def decode_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], 
 
 def read_entries(data: bytes, at: int, end: int, depth: int = 0) -> tuple[dict[str, Any], str, int]:
     """
-    Return the entries in ``data[at:end]``, the name of the last, and the place of its type tag.
+    Return the entries in ``data[at:end]``, the last entry's name, and the index of its type tag.
 
     Raises:
-        GARBLED: one of these, if they are no entries of a field table.
+        GARBLED: any of these errors, if the bytes are not entries of a field table.
     """
     table: dict[str, Any] = {}
     name, tag_at = "", at
@@ -74,7 +74,7 @@ def read_entries(data: bytes, at: int, end: int, depth: int = 0) -> tuple[dict[s
         tag_at = at + 1 + data[at]
         raw = data[at:tag_at]
         name = _names.get(raw) or _read_name(raw)
-        if data[tag_at] == _TEXT:  # in place, as nearly every header is text (ADR 6)
+        if data[tag_at] == _TEXT:  # without a call: nearly every header is text (ADR 6)
             start = tag_at + 5
             at = start + size_at(data, tag_at + 1)[0]
             raw = data[start:at]
@@ -156,8 +156,8 @@ def _read_time(data: bytes, at: int, depth: int) -> tuple[datetime | int, int]:
 
 def from_epoch(stamp: int) -> datetime | None:
     """Return the time of an AMQP timestamp in UTC; ``None`` if a datetime cannot hold it."""
-    # Some clients send milliseconds. A number of seconds after the year 2106 is taken for those, as
-    # pamqp does.
+    # Some clients send milliseconds. Like pamqp, read a number above 32 bits (after the year 2106)
+    # as milliseconds.
     seconds = stamp / 1000 if stamp > 0xFFFFFFFF else stamp
     try:
         return datetime.fromtimestamp(seconds, UTC)
@@ -171,7 +171,7 @@ def _read_decimal(data: bytes, at: int, depth: int) -> tuple[Decimal, int]:
 
 
 def _fixed(shape: str) -> Callable[[bytes, int, int], tuple[Any, int]]:
-    """Return a reader for values of a fixed size, described as in :mod:`struct`."""
+    """Return a reader for values of a fixed size; *shape* is a :mod:`struct` format."""
     struct = Struct(shape)
     unpack, size = struct.unpack_from, struct.size
 

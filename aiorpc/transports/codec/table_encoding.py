@@ -1,10 +1,10 @@
 """
 Writes AMQP field tables. Pure functions: nothing here awaits or does I/O.
 
-aiorpc does not use pamqp for this. pamqp gives each integer the smallest type that holds it, and
-128..32767 the tag ``s``. py-amqp, the library under Nameko, reads ``s`` as a short string (up to
-5.3.1), so every such message ends its consumer. pamqp also writes floats in 32 bits. This module
-writes what py-amqp writes: integers as ``I`` or ``L``, floats as ``d``.
+aiorpc does not use pamqp for this. pamqp writes each integer in the smallest type, and 128..32767
+with the tag ``s``. py-amqp (up to 5.3.1), the library under Nameko, reads ``s`` as a short string,
+so such a message ends Nameko's consumer. pamqp also writes floats in 32 bits. This module writes
+the same types as py-amqp: integers as ``I`` or ``L``, floats as ``d``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _TAG_U64 = Struct(">cQ").pack
 _INT32 = 1 << 31
 _INT64 = 1 << 63
 
-#: The deepest nesting that is written; a value nested deeper is taken to contain itself.
+#: The deepest nesting that is written; a deeper value probably contains itself.
 _MAX_DEPTH = 32
-#: Encoded names that are kept; when there are more, all are forgotten.
+#: Cached encoded names. A full cache is emptied.
 _MAX_NAMES = 1024
 _names: dict[str, bytes] = {}
 
@@ -44,7 +44,7 @@ class Unwritable(Exception):
     AMQP cannot carry a value; the text completes "the header 'x' ...".
 
     Attributes:
-        path: where the value is. Each container adds itself as the exception passes.
+        path: the place of the value. Each container adds its key while the exception passes.
     """
 
     def __init__(self, problem: str, path: str = "") -> None:
@@ -57,7 +57,7 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
     Return *table* as a field table, with its length in the first four bytes.
 
     Raises:
-        UnserializableValueError: a field table cannot hold a name or a value; the text names it.
+        UnserializableValueError: a field table cannot hold a name or value, which the text names.
     """
     try:
         return _table(table, 0)
@@ -74,7 +74,7 @@ def _table(table: Mapping[str, Any], depth: int) -> bytes:
     for name, value in table.items():
         parts.append(_names.get(name) or _name(name))
         try:
-            if isinstance(value, str):  # in place, as nearly every header is text (ADR 6)
+            if isinstance(value, str):  # without a call: nearly every header is text (ADR 6)
                 raw = value.encode()
                 parts.append(_TAG_U32(b"S", len(raw)))
                 parts.append(raw)
@@ -136,8 +136,8 @@ def _write_float(value: float, depth: int) -> bytes:
 
 
 def _write_bytes(value: bytes | bytearray, depth: int) -> bytes:
-    # py-amqp writes bytes as ``S``, which become a str at the receiver if they happen to be UTF-8.
-    # All its versions also read ``x``, which keeps them bytes.
+    # py-amqp writes bytes as ``S``, and the receiver reads valid UTF-8 as a str. All versions of
+    # py-amqp also read ``x`` as bytes.
     return _TAG_U32(b"x", len(value)) + bytes(value)
 
 
@@ -164,7 +164,7 @@ def _write_datetime(value: datetime, depth: int) -> bytes:
 
 def epoch_seconds(moment: datetime) -> int:
     """
-    Return the whole seconds from 1970 to *moment*. Without a zone it is UTC, as for py-amqp.
+    Return the whole seconds from 1970 to *moment*. A *moment* without a zone is UTC, as in py-amqp.
 
     Raises:
         Unwritable: *moment* is before 1970.
@@ -200,7 +200,7 @@ def _write_array(value: list[Any] | tuple[Any, ...], depth: int) -> bytes:
     return _TAG_U32(b"A", len(payload)) + payload
 
 
-# In this order for subclasses: a bool is an int.
+# The order matters for subclasses: a bool is an int.
 _WRITERS: dict[type, Callable[[Any, int], bytes]] = {
     bool: _write_bool,
     int: _write_int,
