@@ -53,7 +53,7 @@ class Events:
                 auto_delete = settings.auto_delete_event_exchanges
                 exchange = event_exchange(service, auto_delete=auto_delete)
                 if settings.declare_event_exchanges:
-                    await self._transport.declare([exchange])
+                    (exchange,) = await self._transport.declare([exchange])
                 self._exchanges[service] = exchange
         return exchange
 

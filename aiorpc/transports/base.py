@@ -231,10 +231,13 @@ class Transport(ABC):
     @abstractmethod
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
-    ) -> None:
+    ) -> Sequence[Exchange]:
         """
         Declare *exchanges*, then *queues* with their exchanges and bindings. Wait for a connection.
         The transport declares them again after every reconnect.
+
+        Returns:
+            *exchanges* as they are: they differ where one exists and ``accept_existing`` is set.
 
         Raises:
             ConfigurationError: one exists with other flags (406); the text names it.

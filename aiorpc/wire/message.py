@@ -33,6 +33,8 @@ class Exchange(msgspec.Struct, frozen=True):
     arguments: Mapping[str, Any] = {}
     #: Whether the exchange must exist already, with any type. aiorpc then does not declare it.
     passive: bool = False
+    #: If it exists with another ``auto_delete``, it is used as it is.
+    accept_existing: bool = False
 
     def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.type))
@@ -54,6 +56,10 @@ class Queue(msgspec.Struct, frozen=True):
     #: The broker deletes the queue after this many seconds without a consumer (``x-expires``).
     expires: float | None = None
     arguments: Mapping[str, Any] = {}
+    #: The queue must exist, with any flags. It is not declared, only bound.
+    passive: bool = False
+    #: If it exists with other arguments, such as those of operators, it is used as it is.
+    accept_existing: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.exchange, Exchange):

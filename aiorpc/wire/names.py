@@ -116,7 +116,13 @@ def parked_queue(queue: str) -> Queue:
 
 def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:
     """Return the exchange for events of the service *source*."""
-    return Exchange(f"{source}.events", "topic", auto_delete=auto_delete, passive=passive)
+    return Exchange(
+        f"{source}.events",
+        "topic",
+        auto_delete=auto_delete,
+        passive=passive,
+        accept_existing=True,  # Nameko up to 2.12 declares it with auto_delete
+    )
 
 
 def event_queue(
@@ -147,4 +153,5 @@ def event_queue(
         event,
         exclusive=instance is not None and not reliable,
         auto_delete=not reliable,
+        accept_existing=True,
     )

@@ -104,7 +104,9 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
 
     def rpc_queue(self, service: str) -> Queue:
         """Return the queue for requests to *service*."""
-        return Queue(rpc_queue_name(service), self.rpc_exchange, f"{service}.*")
+        return Queue(
+            rpc_queue_name(service), self.rpc_exchange, f"{service}.*", accept_existing=True
+        )
 
     def reply_queue(self, owner: str, reply_to: str) -> Queue:
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -170,12 +171,21 @@ async def test_event_exchanges_that_others_declare_are_left_alone(
             assert await asyncio.wait_for(heard.get(), 5) == "hello"
 
 
+@pytest.mark.parametrize("declared_by", ["configuration", "an old Nameko"])
 async def test_dispatching_to_an_exchange_that_was_deleted_with_its_last_handler_is_no_error(
-    broker_config: dict[str, Any],
+    broker_config: dict[str, Any], declared_by: str
 ) -> None:
-    """``AUTO_DELETE_EVENT_EXCHANGES: true``: nobody handles the event, so it is dropped."""
-    config = {**broker_config, "AUTO_DELETE_EVENT_EXCHANGES": True}
+    """
+    Nobody handles the event, so it is dropped. An exchange of Nameko before 2.13, which declared
+    ``auto_delete``, is used as it is.
+    """
+    config = {
+        **broker_config,
+        "AUTO_DELETE_EVENT_EXCHANGES": declared_by == "configuration",
+    }
     suffix = uuid.uuid4().hex[:8]
+    theirs = Exchange(f"source_{suffix}.events", "topic", auto_delete=True)
+    handled = Queue(f"theirs-{suffix}", theirs, "sent", durable=False, exclusive=True)
     heard: asyncio.Queue[int] = asyncio.Queue()
 
     class Source:
@@ -193,12 +203,16 @@ async def test_dispatching_to_an_exchange_that_was_deleted_with_its_last_handler
         async def hear(self, number: int) -> None:
             heard.put_nowait(number)
 
-    async with (
-        ServiceContainer(Source, config),
-        ClusterRpcProxy(config, timeout=5) as cluster,
-        event_dispatcher(config) as dispatch,
-    ):
+    async with AsyncExitStack() as stack:
+        nameko = await stack.enter_async_context(open_transport(resolve(config), name="theirs"))
+        await nameko.declare(queues=[handled])
+        await stack.enter_async_context(ServiceContainer(Source, config))
+        cluster = await stack.enter_async_context(ClusterRpcProxy(config, timeout=5))
+        dispatch = await stack.enter_async_context(event_dispatcher(config))
         source = cluster[Source.name]
+        await source.send(1)
+        await dispatch(Source.name, "sent", 1)
+        await nameko.aclose()
         await source.send(1)
         async with ServiceContainer(Listener, config):
             await source.send(2)

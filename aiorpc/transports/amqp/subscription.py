@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import aiormq
+import msgspec
 
 from ...exceptions import ConnectionLost
 from ..incoming import ConsumerOptions, Subscription
@@ -21,7 +22,14 @@ from .errors import Refused, fail
 from .lane import never_called
 from .link import Link
 from .supervisor import Supervisor
-from .topology import answered, declare_ahead, declare_queue, misdeclared, queue_exists
+from .topology import (
+    accept_queue,
+    answered,
+    declare_ahead,
+    declare_queue,
+    misdeclared,
+    queue_exists,
+)
 
 __all__ = ["AmqpSubscription"]
 
@@ -53,6 +61,8 @@ class AmqpSubscription(Subscription):
         self._opened = opened
         self._on_ended = ended
         self._channel: ConsumerChannel | None = None
+        #: The queue as it is declared: it may exist with other flags.
+        self._declared = options.queue
         self._consuming = False
         self._consumed_before = False
         self._tag = ""
@@ -156,6 +166,8 @@ class AmqpSubscription(Subscription):
             try:
                 await self._consume(link)
             except Refused as refused:
+                if self._accepts_existing(refused):
+                    continue
                 error = misdeclared(f"queue {self.queue.name!r} on {link.url}", refused)
                 if not self._ready.done():
                     fail(self._ready, error)
@@ -182,6 +194,15 @@ class AmqpSubscription(Subscription):
                 self._set_tried(link)
             await asyncio.sleep(backoff.next())
 
+    def _accepts_existing(self, refused: Refused) -> bool:
+        """Return whether to try again at once, with the queue or exchange that exists."""
+        there = accept_queue(self._declared, refused)
+        accepted = there is not self._declared
+        if refused.code == 404 and there.passive:  # it was deleted meanwhile
+            there = msgspec.structs.replace(there, passive=False)
+        self._declared = there
+        return accepted
+
     async def _consume(self, link: Link) -> None:
         gone = (
             self.options.keep
@@ -192,7 +213,7 @@ class AmqpSubscription(Subscription):
         fresh = channel is None or not channel.open or channel.link is not link
         if gone or not fresh:
             # On a separate channel: a refusal must not end the deliveries on this channel.
-            await declare_queue(link, self.queue)
+            await declare_queue(link, self._declared)
         if gone:
             # Only now: replies to messages that ``gone`` sends can reach the queue.
             self._declared_again(link.url)
@@ -204,7 +225,7 @@ class AmqpSubscription(Subscription):
         arguments = options.arguments(self._supervisor.reconnects) if options.arguments else None
         async with answered(channel.amqp):
             if fresh and not gone:
-                await declare_ahead(channel.amqp, self.queue)
+                await declare_ahead(channel.amqp, self._declared)
             if fresh and options.prefetch:
                 await channel.amqp.basic_qos(prefetch_count=options.prefetch)
             consuming = await channel.amqp.basic_consume(
@@ -240,7 +261,7 @@ class AmqpSubscription(Subscription):
         if not link.answers:
             return
         try:
-            await declare_queue(link, self.queue)
+            await declare_queue(link, self._declared)
         except (Refused, OSError, TimeoutError) as error:
             log.debug("cannot bind %s again: %s", self.queue.name, error)
 

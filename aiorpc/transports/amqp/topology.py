@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import aiormq
+import msgspec
 from aiormq.abc import ChannelFrame
 from pamqp import commands
 from pamqp.base import Frame
@@ -24,6 +27,7 @@ from .link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
 
 __all__ = [
     "Topology",
+    "accept_queue",
     "answered",
     "declare_ahead",
     "declare_queue",
@@ -47,22 +51,32 @@ class Topology:
 
     async def declare(
         self, link: Link, exchanges: Iterable[Exchange], queues: Iterable[Queue]
-    ) -> None:
+    ) -> tuple[Exchange, ...]:
         """
-        Declare *exchanges* and *queues*, and remember them.
+        Declare *exchanges* and *queues*, and remember them. Return *exchanges* as they are.
 
         Raises:
             Refused: an exchange or queue exists with other flags, or the user may not declare it.
             ConnectionError, TimeoutError: the link is lost.
         """
         exchanges, queues = tuple(exchanges), tuple(queues)
-        async with link.passing_channel() as channel:
-            for exchange in exchanges:
-                await _declare_exchange(channel, exchange)
-            for queue in queues:
-                await _declare_queue(channel, queue)
+        asked = queues
+        while True:
+            try:
+                await _declare_all(link, exchanges, queues)
+            except Refused as refused:
+                accepted = (
+                    tuple(accept_exchange(each, refused) for each in exchanges),
+                    tuple(accept_queue(each, refused) for each in queues),
+                )
+                if accepted == (exchanges, queues):
+                    raise
+                exchanges, queues = accepted
+            else:
+                break
         self._exchanges.update((exchange.name, exchange) for exchange in exchanges)
-        self._queues.update((queue.name, queue) for queue in queues)
+        self._queues.update((queue.name, queue) for queue in asked)
+        return exchanges
 
     async def restore(self, link: Link) -> None:
         """Declare everything again. Log and skip the exchanges and queues that fail."""
@@ -91,8 +105,7 @@ async def declare_queue(link: Link, queue: Queue) -> None:
     Raises:
         Refused, ConnectionError, TimeoutError: as :meth:`Topology.declare`.
     """
-    async with link.passing_channel() as channel:
-        await _declare_queue(channel, queue)
+    await _declare_all(link, (), (queue,))
 
 
 async def queue_exists(link: Link, queue: str) -> bool:
@@ -160,6 +173,14 @@ async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
         raise
 
 
+async def _declare_all(link: Link, exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> None:
+    async with link.passing_channel() as channel:
+        for exchange in exchanges:
+            await _declare_exchange(channel, exchange)
+        for queue in queues:
+            await _declare_queue(channel, queue)
+
+
 async def _declare_exchange(channel: aiormq.Channel, exchange: Exchange) -> None:
     for frame in _exchange_frames(exchange):
         await channel.rpc(frame)
@@ -193,6 +214,7 @@ def _queue_frames(queue: Queue, *, ahead: bool = False) -> Iterator[Frame]:
         durable=queue.durable,
         exclusive=queue.exclusive,
         auto_delete=queue.auto_delete,
+        passive=queue.passive,
         arguments=arguments,
         nowait=ahead,
     )
@@ -205,8 +227,65 @@ def _queue_frames(queue: Queue, *, ahead: bool = False) -> Iterator[Frame]:
         )
 
 
+class _Difference(NamedTuple):
+    """What RabbitMQ says of a queue or an exchange that exists with another flag."""
+
+    flag: str
+    kind: str
+    name: str
+
+
+_DIFFERENCE = re.compile(r"inequivalent arg '([^']*)' for (queue|exchange) '(.*?)' in vhost")
+
+
+def _difference(refused: Refused) -> _Difference | None:
+    found = _DIFFERENCE.search(refused.text) if refused.code == 406 else None
+    return None if found is None else _Difference(*found.groups())
+
+
+def accept_exchange(exchange: Exchange, refused: Refused) -> Exchange:
+    """
+    Return *exchange* as it exists, if only its ``auto_delete`` was refused and may differ. Return
+    *exchange* itself if it has to stay as it is.
+    """
+    if not exchange.accept_existing or _difference(refused) != (
+        "auto_delete",
+        "exchange",
+        exchange.name,
+    ):
+        return exchange
+    there = not exchange.auto_delete
+    log.info(
+        "exchange %s exists with auto_delete=%s, and is used as it is; AUTO_DELETE_EVENT_EXCHANGES "
+        "is what aiorpc declares",
+        exchange.name,
+        there,
+    )
+    return msgspec.structs.replace(exchange, auto_delete=there)
+
+
+def accept_queue(queue: Queue, refused: Refused) -> Queue:
+    """
+    Return *queue* as something that exists, if it may differ and was refused for that. Its exchange
+    is treated by :func:`accept_exchange`. Return *queue* itself if it has to stay as it is.
+    """
+    exchange = accept_exchange(queue.exchange, refused)
+    if exchange is not queue.exchange:
+        return msgspec.structs.replace(queue, exchange=exchange)
+    difference = _difference(refused)
+    if not queue.accept_existing or difference is None or difference[1:] != ("queue", queue.name):
+        return queue
+    if not difference.flag.startswith("x-"):
+        return queue  # a queue that is not durable, or deleted with its consumer, loses messages
+    log.info("queue %s exists with another %s, and is used as it is", queue.name, difference.flag)
+    return msgspec.structs.replace(queue, passive=True)
+
+
 def misdeclared(what: str, refused: Refused) -> ConfigurationError:
     """Return the error for *what*, whose declaration was *refused*, with advice."""
+    difference = _difference(refused)
+    if difference is not None and f"{difference.kind} {difference.name!r}" not in what:
+        what = f"{what}: its {difference.kind} {difference.name!r}"
     advice = {
         406: "it exists with other flags or arguments, and RabbitMQ never changes those: use the "
         "same ones, or delete it first",

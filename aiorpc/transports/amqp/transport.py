@@ -147,11 +147,11 @@ class AmqpTransport(Transport):
 
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
-    ) -> None:
+    ) -> Sequence[Exchange]:
         while True:
             link = await self.supervisor.available()
             try:
-                await self._topology.declare(link, exchanges, queues)
+                return await self._topology.declare(link, exchanges, queues)
             except Refused as refused:
                 names = [f"exchange {each.name!r}" for each in exchanges]
                 names += [f"queue {each.name!r}" for each in queues]
@@ -159,8 +159,6 @@ class AmqpTransport(Transport):
             except (OSError, TimeoutError) as error:
                 if not link.lost.done():
                     raise ConnectionLost(f"{link.url}: {reason(error)}") from error
-            else:
-                return
 
     async def _consume(self, options: ConsumerOptions) -> Subscription:
         if self.supervisor.closing:

@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from ...exceptions import ConfigurationError, Unroutable
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
@@ -121,9 +123,9 @@ class MemoryBroker:
 
     # --- declarations
 
-    def declare_exchange(self, exchange: Exchange) -> None:
+    def declare_exchange(self, exchange: Exchange) -> Exchange:
         """
-        Declare *exchange*.
+        Declare *exchange*, and return it as it is.
 
         Raises:
             ConfigurationError: it exists with other flags, its name is reserved, or it is passive
@@ -131,12 +133,14 @@ class MemoryBroker:
         """
         name = exchange.name
         if not name:
-            return
+            return exchange
         there = self.exchanges.get(name)
         if exchange.passive:
             if there is None:
                 raise ConfigurationError(f"there is no exchange {name!r} on {self.url} (404)")
-            return
+            return exchange
+        if there is not None and exchange.accept_existing:
+            exchange = msgspec.structs.replace(exchange, auto_delete=there.auto_delete)
         if there is not None:
             self._refuse_difference(f"exchange {name!r}", there.flags, exchange_flags(exchange))
         elif name.startswith("amq."):
@@ -145,6 +149,7 @@ class MemoryBroker:
             )
         else:
             self.exchanges[name] = MemoryExchange(exchange)
+        return exchange
 
     def declare_queue(self, queue: Queue, connection: object) -> MemoryQueue:
         """
@@ -163,7 +168,10 @@ class MemoryBroker:
                 "RESOURCE_LOCKED): give this one a name of its own"
             )
         else:
-            self._refuse_difference(f"queue {queue.name!r}", there.flags, queue_flags(queue))
+            flags, asked = there.flags, queue_flags(queue)
+            if queue.accept_existing:
+                flags, asked = _without_arguments(flags), _without_arguments(asked)
+            self._refuse_difference(f"queue {queue.name!r}", flags, asked)
             there.start_expiry()
         if queue.exchange.name:
             self.exchanges[queue.exchange.name].bind(there, queue.routing_key)
@@ -254,3 +262,7 @@ class MemoryBroker:
         self.queues.clear()
         self.exchanges.clear()
         self.turns.end()
+
+
+def _without_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if not name.startswith("x-")}

@@ -237,14 +237,14 @@ class MemoryTransport(Transport):
 
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
-    ) -> None:
+    ) -> Sequence[Exchange]:
         channel = await self._available()
-        for exchange in exchanges:
-            channel.broker.declare_exchange(exchange)
-            self._exchanges[exchange.name] = exchange
+        exchanges = [channel.broker.declare_exchange(each) for each in exchanges]
+        self._exchanges.update((exchange.name, exchange) for exchange in exchanges)
         for queue in queues:
             channel.broker.declare_queue(queue, channel)
             self._queues[queue.name] = queue
+        return exchanges
 
     async def _consume(self, options: ConsumerOptions) -> MemorySubscription:
         subscription = MemorySubscription(options, lambda it: self._subscriptions.pop(it, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -170,6 +171,95 @@ async def test_a_queue_with_other_flags_is_a_configuration_error_that_names_them
     # It harmed nothing.
     await transport.declare(queues=[queue])
     await transport.publish(to(queue, mandatory=True))
+
+
+OPERATORS = {"x-queue-type": "quorum", "x-max-length": 1000, "x-message-ttl": 60_000}
+
+
+async def test_a_queue_that_operators_declared_is_used_as_it_is(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = await bench.connect()
+    there = bench.queue(arguments=OPERATORS)
+    await transport.declare(queues=[there])
+    ours = Queue(there.name, bench.exchange(), "key", accept_existing=True)
+    inbox = Inbox()
+    caplog.set_level("INFO")
+    await transport.declare(queues=[ours])
+    await transport.subscribe(ours, inbox)
+    await transport.publish(to(ours, mandatory=True))
+    assert await inbox.bodies(1) == [b"x"]
+    await transport.declare(queues=[there])  # its arguments are the operators' still
+
+
+async def test_a_queue_that_operators_declared_is_used_after_a_reconnect(bench: Bench) -> None:
+    link = await bench.link()
+    there = bench.queue(arguments=OPERATORS)
+    await link.transport.declare(queues=[there])
+    ours, inbox = Queue(there.name, accept_existing=True), Inbox()
+    await link.transport.subscribe(ours, inbox)
+    await link.break_connection()
+    await link.reconnected()
+    await link.transport.publish(to(ours, mandatory=True))
+    assert await inbox.bodies(1) == [b"x"]
+
+
+async def test_a_queue_that_loses_messages_is_not_accepted_for_one_that_keeps_them(
+    bench: Bench,
+) -> None:
+    transport = await bench.connect()
+    there = bench.queue(auto_delete=True)
+    await transport.declare(queues=[there])
+    with pytest.raises(ConfigurationError, match="auto_delete"):
+        await transport.subscribe(Queue(there.name, accept_existing=True), Inbox())
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_an_exchange_with_another_auto_delete_is_used_as_it_is(
+    bench: Bench, there: bool
+) -> None:
+    transport = await bench.connect()
+    name = bench.name()
+    first = bench.queue(Exchange(name, "topic", auto_delete=there), "key")
+    await transport.declare(queues=[first])
+    ours = Exchange(name, "topic", auto_delete=not there, accept_existing=True)
+    (declared,) = await transport.declare([ours])
+    assert declared.auto_delete is there
+    queue, inbox = bench.queue(ours, "key"), Inbox()
+    await transport.subscribe(queue, inbox)
+    await transport.publish(to(queue, mandatory=True))
+    assert await inbox.bodies(1) == [b"x"]
+    await transport.declare(queues=[first])  # others find it as they left it
+
+
+async def test_an_exchange_is_named_if_its_flags_keep_a_queue_from_consuming(bench: Bench) -> None:
+    transport = await bench.connect()
+    exchange = bench.exchange("topic")
+    await transport.declare(queues=[bench.queue(exchange, "key")])
+    queue = bench.queue(Exchange(exchange.name, "topic"), "key")
+    with pytest.raises(ConfigurationError, match=f"exchange '{exchange.name}'.*auto_delete"):
+        await transport.subscribe(queue, Inbox())
+
+
+async def test_refused_subscriptions_leave_no_exception_that_nobody_retrieved(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = await bench.connect()
+    queues = [bench.queue() for _ in range(5)]
+    await transport.declare(queues=queues)
+
+    async def start() -> None:
+        async with asyncio.TaskGroup() as group:  # the first that fails cancels the others
+            for queue in queues:
+                other = Queue(queue.name, expires=60)
+                group.create_task(transport.subscribe(other, Inbox()))
+
+    with pytest.raises(ExceptionGroup):
+        await start()
+    await transport.aclose()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_an_exchange_of_another_type_is_a_configuration_error_that_names_both(
