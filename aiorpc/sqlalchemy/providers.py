@@ -6,6 +6,7 @@ Awaits the database when a call ends.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,9 +21,13 @@ from .engine.configuration import configured
 from .engine.opening import open_engine
 from .session import CallSession, WatchedSession, watch
 
-__all__ = ["CallDatabase", "Database", "DatabaseSession", "session_of"]
+__all__ = ["CHECKS", "CallDatabase", "Database", "DatabaseSession", "session_of"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+#: The attribute of a method with functions that are called when its service starts. They raise
+#: ``ConfigurationError``. functools.wraps() copies it to the functions around the method.
+CHECKS = "_aiorpc_database_checks"
 
 
 @dataclass(eq=False, repr=False)
@@ -46,6 +51,7 @@ class _DatabaseProvider(DependencyProvider[T_co]):
             self.engine_options,
             self.session_options,
         )
+        _check_methods(host.service_cls)
         engine_options = sorted(database.engine_options.items())
         self.engine = await host.share(
             (_DatabaseProvider, database.key, repr(engine_options)), partial(open_engine, database)
@@ -196,6 +202,12 @@ class Database(_DatabaseProvider[CallDatabase]):
             database._warn_of_uncommitted()
         finally:
             await database._end()
+
+
+def _check_methods(service_cls: type) -> None:
+    for name in dir(service_cls):
+        for check in getattr(inspect.getattr_static(service_cls, name, None), CHECKS, ()):
+            check()
 
 
 def session_of(value: Any) -> Any:

@@ -7,7 +7,7 @@ Awaits nothing, and does no I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -15,9 +15,10 @@ from ...config.decoding import Decoder
 
 __all__ = ["checked", "merged"]
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-_Seconds = Annotated[float, msgspec.Meta(gt=0)]
-_Echo = bool | Literal["debug"]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+_Bound: TypeAlias = _Seconds | None  # None: unlimited
+_Echo: TypeAlias = bool | Literal["debug"]
 
 #: The types of options. SQLAlchemy and the drivers check few types, and only when they connect.
 _TYPES: Mapping[str, Mapping[str, Any]] = {
@@ -46,14 +47,14 @@ _TYPES: Mapping[str, Mapping[str, Any]] = {
         "twophase": bool,
     },
     "asyncpg": {
-        "command_timeout": _Seconds | None,
+        "command_timeout": _Bound,
         "server_settings": dict[str, str | bool | int | float],
         "statement_cache_size": _Count,
-        "timeout": _Seconds | None,
+        "timeout": _Bound,
     },
     "aiomysql": {
         "charset": str,
-        "connect_timeout": _Seconds | None,
+        "connect_timeout": _Bound,
         "init_command": str | None,
         "local_infile": bool,
         "sql_mode": str | None,

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ...exceptions import ConfigurationError
 from ...extensions import providers_of
-from ..providers import Database, DatabaseSession, session_of
+from ..providers import CHECKS, Database, DatabaseSession, session_of
 from ..retry import RETRIED, require_coroutine_function
 from .dump import Lazy, dump
 from .load import invalid, validated
@@ -71,6 +71,7 @@ def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load")
             return await dump(schema, await method(*args, **kwargs), many=many, lazy=lazy)
 
         _annotate(method, {"return": Any})
+        _check_at_start(dumping, schema)
         return dumping
 
     return decorate
@@ -145,6 +146,7 @@ def _accepting(
         return await method(*bound.args, **bound.kwargs)
 
     _annotate(method, {argument.name: argument.wire_type for argument in arguments})
+    _check_at_start(loading, *(argument.schema for argument in arguments))
     return loading
 
 
@@ -225,6 +227,15 @@ def _require_schema(schema: Any, decorator: str) -> None:
             f"@{decorator} takes a marshmallow schema or a mapped class, not a "
             f"{type(schema).__name__}"
         )
+
+
+def _check_at_start(method: Callable[..., Any], *schemas: AnySchema) -> None:
+    """
+    Make the schemas of mapped classes when the service starts, so that their errors are found then.
+    They cannot be made earlier: classes that a mapped class refers to may not exist yet.
+    """
+    checks = [functools.partial(as_schema, one) for one in schemas if isinstance(one, type)]
+    setattr(method, CHECKS, (*getattr(method, CHECKS, ()), *checks))
 
 
 def _annotate(method: Callable[..., Any], annotations: Mapping[str, Any]) -> None:

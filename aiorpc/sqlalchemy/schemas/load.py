@@ -61,9 +61,12 @@ async def validated(
     """Load like :func:`load`, but raise marshmallow's ``ValidationError``."""
     schema = as_schema(schema)
     many = bool(schema.many if many is None else many)
-    if session is None:
-        return _for_new_objects(schema).load(data, many=many)
-    return await session.run_sync(functools.partial(_load, schema, data, many))
+    try:
+        if session is None:
+            return _for_new_objects(schema).load(data, many=many)
+        return await session.run_sync(functools.partial(_load, schema, data, many))
+    except RecursionError:
+        raise ValidationError("Nested too deep.") from None
 
 
 def _load(schema: Schema, data: Any, many: bool, session: Session) -> Any:

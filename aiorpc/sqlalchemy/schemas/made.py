@@ -17,6 +17,7 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 
 from ...exceptions import ConfigurationError
+from .columns import Binary, ColumnConverter, uncarried
 
 __all__ = [
     "AnySchema",
@@ -32,10 +33,12 @@ AnySchema: TypeAlias = Schema | type[Any]
 def schema_for(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     """
     Make the schema of a mapped class: all its columns, foreign keys too, and no relationships. A
-    dump has the column of ``polymorphic_on``; a load refuses that column.
+    dump has the column of ``polymorphic_on``; a load refuses that column. A dump has the value of
+    an Enum; a load takes its value or its name.
 
     Raises:
-        ConfigurationError: *model* is not a mapped class, or marshmallow has no field for a column.
+        ConfigurationError: *model* is not a mapped class, or has columns whose values no field
+            carries. The text names them.
     """
     if model not in _schemas:
         _schemas[model] = _make_schema(model)
@@ -63,19 +66,12 @@ def _make_schema(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
         raise ConfigurationError(
             f"{name} is neither a marshmallow schema nor a class that SQLAlchemy maps"
         ) from None
-    except ModelConversionError as exc:
+    except ModelConversionError:
         raise ConfigurationError(
-            f"cannot make a schema for {name}: {exc}; write one with a field for that column"
+            f"cannot make a schema for {name}: no field carries {', '.join(uncarried(model))}. "
+            "Write a SQLAlchemyAutoSchema that declares a field for each of them, or leaves it out "
+            "by Meta.exclude, and give it in place of the class"
         ) from None
-
-
-class Binary(fields.Field[bytes]):
-    """Bytes, unchanged, because a message can carry bytes. marshmallow's own field makes text."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bytes:
-        if not isinstance(value, bytes | bytearray | memoryview):
-            raise ValidationError("Not valid bytes.")
-        return bytes(value)
 
 
 class _MadeSchema(SQLAlchemyAutoSchema[Any]):
@@ -83,6 +79,7 @@ class _MadeSchema(SQLAlchemyAutoSchema[Any]):
         load_instance = True
         include_fk = True
         register = False
+        model_converter = ColumnConverter
 
     @post_load
     def make_instance(self, data: Any, **kwargs: Any) -> Any:

@@ -91,3 +91,14 @@ async def test_load_instance_false_loads_plain_data() -> None:
     assert await load(instances, {"name": "Austen"}) == {"name": "Austen"}
     # ModelSchema made instances; its successors load dicts by default.
     assert isinstance(await load(Silent(), {"name": "Austen"}), Author)
+
+
+async def test_data_nested_too_deep_is_not_valid() -> None:
+    class Node(Schema):
+        child = fields.Nested(lambda: Node())
+
+    data: dict[str, Any] = {}
+    for _ in range(1000):
+        data = {"child": data}
+    with pytest.raises(BadArguments, match="node: Nested too deep"):
+        await load(Node, data, name="node")
