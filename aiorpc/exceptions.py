@@ -213,7 +213,7 @@ for _type in (*NAMEKO_ERRORS, BadArguments):
 
 
 def likely(word: str, known: Collection[str]) -> str:
-    """`` (did you mean ...?)`` if *word* resembles one of the *known* words, else nothing."""
+    """Return `` (did you mean ...?)`` if *word* resembles a *known* word, else an empty text."""
     from difflib import get_close_matches  # few programs need it
 
     matches = get_close_matches(word, known, n=1)

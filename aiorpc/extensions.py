@@ -296,7 +296,7 @@ class WorkerContext(msgspec.Struct, eq=False):
 
     @property
     def context_data(self) -> Mapping[str, Any]:
-        """The context data of the call. Calls that the method makes inherit it."""
+        """The context data of the call. Calls that the method makes inherit this data."""
         return self.call.context.data
 
     @property
@@ -349,7 +349,7 @@ class DependencyProvider(Generic[T_co]):
             getattr(cls, opener) is not getattr(DependencyProvider, opener)
             for opener in ("lifespan", "provide")
         )
-        # A provider that it inherits from was checked already.
+        # aiorpc has checked the base classes that are providers already.
         own = [
             base for base in cls.__mro__ if base is cls or DependencyProvider not in base.__mro__
         ]

@@ -1,6 +1,6 @@
 """
-Names the hooks of Nameko's dependency providers that aiorpc does not call, and where their code
-belongs now. No I/O; imports ``exceptions`` only.
+Finds hooks of Nameko's dependency providers, which aiorpc does not call, and names the methods that
+replace them. No I/O; imports only ``exceptions``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from .exceptions import ConfigurationError
 
 __all__ = ["check"]
 
-#: Hooks of each call. No provider of ours has methods of these names.
+#: Nameko's hooks for each call. Providers of aiorpc never have methods with these names.
 _OF_EACH_CALL = {
     "get_dependency": "what provide(worker_ctx) yields, or what value(worker_ctx) returns",
     "worker_setup": "provide(worker_ctx), before its yield",
     "worker_result": "provide(worker_ctx), after its yield",
     "worker_teardown": "provide(worker_ctx), in a finally around its yield",
 }
-#: Hooks of the container. A provider may have methods of these names for its own use.
+#: Nameko's hooks for the container. A provider may use these names for methods of its own.
 _OF_THE_CONTAINER = {
     "setup": "lifespan(host), before its yield",
     "start": "lifespan(host), before its yield",
@@ -33,15 +33,14 @@ def check(provider: type, methods: Collection[str], *, opens: bool) -> None:
     """
     Check the *methods* that the class *provider* defines.
 
-    Warns about Nameko's hooks of the container, unless the class *opens* something in the new way.
+    Warn about Nameko's hooks for the container, unless the class *opens* with aiorpc's methods.
 
     Raises:
-        ConfigurationError: one is a hook of Nameko's for each call.
+        ConfigurationError: one of the *methods* is a hook of Nameko for each call.
     """
     if never := _moves(methods, _OF_EACH_CALL):
         raise ConfigurationError(
-            f"{provider.__qualname__} has hooks of Nameko's that aiorpc never calls: {never}. "
-            f"{_PAGE}"
+            f"{provider.__qualname__} has hooks of Nameko that aiorpc never calls: {never}. {_PAGE}"
         )
     if not opens and (unused := _moves(methods, _OF_THE_CONTAINER)):
         warnings.warn(

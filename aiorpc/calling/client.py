@@ -236,7 +236,7 @@ class Client:
         )
 
     def _cancel(self, pending: Pending) -> None:
-        """Retract the request of *pending*. If it was sent already, send a cancellation."""
+        """Retract the request of *pending*. If the request was sent, send a cancellation."""
         if not self._pending.remove(pending):
             return
         pending.future.cancel()

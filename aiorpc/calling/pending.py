@@ -158,8 +158,8 @@ class PendingCalls:
 
     def _on_error(self, pending: Pending, error: Exception) -> None:
         if pending.late:
-            # The error is most likely the service's own timeout. We keep it as the cause of our
-            # RpcTimeout, so the caller gets the same error if the service answers later.
+            # Most likely the service timed out just before us. Our diagnosis continues, with this
+            # error as its cause, so the caller gets the same error whichever side is faster.
             pending.error = error
         elif isinstance(error, RpcTimeout):  # the method's own would be a RemoteError
             self._fail(pending, timed_out(pending.call, pending.sent_at, str(error)))

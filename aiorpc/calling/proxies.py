@@ -105,9 +105,9 @@ class MethodProxy:
             MethodNotFound, IncorrectSignature, BadArguments: the service refused the call.
             DeliveryUncertain: an at-most-once method may have run already.
             MalformedReply: the reply is malformed, or does not fit the declared return type.
-            RemoteError: the method raised. Classes that are registered with
-                ``deserialize_to_instance`` are raised themselves.
-            RuntimeError: at once, without an await: a sync method called this in its thread.
+            RemoteError: the method raised an error. If ``deserialize_to_instance`` has registered
+                the error's class, the caller gets this class instead.
+            RuntimeError: a sync method made the call in its thread. Raised at once, before an await.
         """
         if _get_running_loop() is None:
             from_thread.require_loop(self._route.routing_key)

@@ -121,7 +121,7 @@ class _Standalone(Generic[P]):
                 await transport.aclose()
 
     def health(self) -> Health:
-        """Whether calls can be made right now: red before ``start``, and without a connection."""
+        """Return whether calls can be made now: not ok before ``start`` or without a connection."""
         if self._client is None or self._transport is None:
             url = self._settings.broker_urls[0].redacted()
             return Health((f"{type(self).__name__} is not connected to {url}",))

@@ -93,7 +93,7 @@ class Arguments:
         Check that the method takes *count* positional arguments and needs no others.
 
         Raises:
-            IncorrectSignature: it does not; the text is Python's own.
+            IncorrectSignature: the method takes another number; the text is Python's own.
         """
         try:
             self._check(*(None,) * count)
@@ -199,7 +199,7 @@ def result_converter(
 if sys.version_info >= (3, 14):
     from annotationlib import Format
 
-    # A name that is imported under TYPE_CHECKING must not make the whole signature unreadable.
+    # Python must read the signature even if a module imports a name only under TYPE_CHECKING.
     _signature = partial(inspect.signature, annotation_format=Format.FORWARDREF)
 else:
     _signature = inspect.signature

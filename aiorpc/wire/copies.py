@@ -61,7 +61,7 @@ def original_key_of(message: Message) -> str:
     return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
 
 
-#: Headers that differ between two deliveries of one message, or between it and its copies.
+#: Headers that differ between two deliveries of a message, or between a message and its copies.
 _OF_ONE_DELIVERY = ROUTING_HEADERS | {
     *(DELIVERY_COUNT, ACQUIRED_COUNT, RESENT, ATTEMPTS, COPY),
     *(ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY),
@@ -70,7 +70,7 @@ _OF_ONE_DELIVERY = ROUTING_HEADERS | {
 
 def identity_of(message: Message, exchange: str, routing_key: str) -> tuple[Any, ...]:
     """
-    Return what all deliveries of *message* and of its copies have in common.
+    Return a value that is equal for all deliveries of *message* and of its copies.
 
     Nameko's messages have no id, so two messages with equal contents have equal identities.
     """

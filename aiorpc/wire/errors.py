@@ -3,9 +3,9 @@ Encodes and decodes the errors of replies. Pure functions: nothing here awaits o
 
 An error is ``{"exc_type", "exc_path", "exc_args", "value"}``, as in Nameko (nameko 2.14
 ``nameko/exceptions.py``: ``serialize``, ``deserialize``, ``safe_for_serialization``). aiorpc adds
-``"refusal": true`` if the host, and not the method, raised the error because it refused or ended
-the call. The caller then gets the class itself (``RpcTimeout``, ``DeliveryUncertain``, ...).
-Nameko ignores this key.
+``"refusal": true`` if the host refused or ended the call, so the error is not the method's. The
+caller then gets the error class itself (``RpcTimeout``, ``DeliveryUncertain``, ...). Nameko ignores
+this key.
 """
 
 from __future__ import annotations

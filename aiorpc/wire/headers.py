@@ -82,7 +82,7 @@ def context_of(headers: Mapping[str, Any]) -> Context:
                 continue
             if data is None:
                 data = {}
-            # A handler may change its context data, but the message may be sent again unchanged.
+            # A handler may change this list, and the service may send the message again.
             data[name] = value[:] if type(value) is list else value
     return Context(stack, EMPTY if data is None else data)
 

@@ -16,7 +16,7 @@ from ..exceptions import ConfigurationError
 __all__ = ["MAX_EXPIRATION", "Exchange", "Message", "Queue", "expiration_of"]
 
 #: 49 days in milliseconds. RabbitMQ closes the channel if an ``expiration`` is too large; every
-#: version accepts this value. For a longer wait, only the deadline is a limit.
+#: version accepts this value. If the deadline is later, the message has no other limit.
 MAX_EXPIRATION = (1 << 32) - 1
 
 

@@ -49,7 +49,7 @@ RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
 #: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
-#: The id of one copy of a message whose attempts are counted.
+#: The id of a copy of a message, if aiorpc counts attempts at the message.
 COPY = "aiorpc-copy"
 #: The origin of a message that was parked or re-sent to its queue.
 ORIGINAL_EXCHANGE = "aiorpc-exchange"
@@ -64,8 +64,8 @@ COMPRESSION = "compression"
 #: Headers about the message itself, which are never context data.
 MESSAGE_HEADERS = frozenset({"BCC", "CC", COMPRESSION})
 OWN_PREFIX = "aiorpc-"
-#: How the names of such headers begin: ours, and those that RabbitMQ 3.8 to 4.3 and its plugins
-#: (federation, shovel, streams, MQTT, AMQP 1.0) add.
+#: Prefixes of further headers that are never context data. aiorpc, RabbitMQ 3.8 to 4.3 and its
+#: plugins (federation, shovel, streams, MQTT, AMQP 1.0) add these headers.
 ADDED_PREFIXES = (
     *(OWN_PREFIX, "x-death", "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT),
     *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-"),

@@ -119,7 +119,7 @@ class Requests:
     # At the service
 
     def read(self, request: R) -> R:
-        """Decode the properties of *request* into its fields, and return it; not the body."""
+        """Decode the properties of *request*, but not its body, and return *request*."""
         message = request.message
         meaning, sent_deadline = read_headers(message.headers)
         if meaning.resent:
