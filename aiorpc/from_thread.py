@@ -149,10 +149,10 @@ bridge: ContextVar[Bridge] = ContextVar("aiorpc.bridge")
 
 def require_loop(what: str) -> None:
     """
-    Refuse to make the coroutine *what* in the thread of a sync method: nothing would await it.
+    Check that the current thread may make a coroutine. *what* names the coroutine.
 
     Raises:
-        RuntimeError: this is such a thread, and it runs no event loop.
+        RuntimeError: the current thread runs a sync method and no event loop, so it cannot await.
     """
     try:
         asyncio.get_running_loop()
@@ -160,8 +160,8 @@ def require_loop(what: str) -> None:
         if bridge.get(None) is not None:
             raise RuntimeError(
                 f"{what} was called in the thread of a sync method, which has no event loop, so "
-                "nothing was sent: call it by from_thread.run(function, *arguments), or make the "
-                "method `async def` and await it"
+                "nothing was sent: use from_thread.run(function, *arguments), or make the method "
+                "`async def` and await the call"
             ) from None
 
 

@@ -126,8 +126,8 @@ class Client:
         self, route: Route, convert: Callable[[Any], Any] | None
     ) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Coroutine[Any, Any, Any]]:
         """
-        Return a function that calls *route* with its arguments, as :meth:`handler` does, and
-        applies *convert* to the result.
+        Return a function that takes arguments, calls *route* like :meth:`handler`, and applies
+        *convert* to the result.
         """
         if self._middleware:
             return partial(self._through_middleware, self.handler(route), route, convert)

@@ -107,7 +107,7 @@ class MethodProxy:
             MalformedReply: the reply is malformed, or does not fit the declared return type.
             RemoteError: the method raised an error. If ``deserialize_to_instance`` has registered
                 the error's class, the caller gets this class instead.
-            RuntimeError: a sync method made the call in its thread. Raised at once, before an await.
+            RuntimeError: a sync method made the call in its thread; raised before any await.
         """
         if _get_running_loop() is None:
             from_thread.require_loop(self._route.routing_key)

@@ -788,9 +788,9 @@ class Service:
     @once
     async def block(self) -> None:
         print("blocked", flush=True)
-        # Many short sleeps: a signal that arrives just before a sleep does not interrupt it, and
-        # Python would then count both signals as one.
         for _ in range(1200):
+            # Many short sleeps: a signal that arrives just before a sleep does not interrupt the
+            # sleep, and Python would then count both signals as one.
             time.sleep(0.05)
 
 with asyncio.Runner(loop_factory={loop_factory}) as runner:
