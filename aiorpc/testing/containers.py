@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 from ..calling.publishing import CONNECT_TIMEOUT
@@ -141,11 +141,14 @@ class _Container(ServiceContainer):
     _connect_timeout = CONNECT_TIMEOUT
 
     async def start(self) -> None:
+        naming = (
+            naming_the_option if self._given_transport is None else nullcontext
+        )  # a runner does
         try:
-            with self._noticing(), naming_the_option():
+            with self._noticing(), naming():
                 await super().start()
         except ConnectionLost:
-            self.reached = False
+            self.reached = self._given_transport is not None
             raise
 
     async def wait(self) -> None:
