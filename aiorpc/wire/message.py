@@ -33,7 +33,7 @@ class Exchange(msgspec.Struct, frozen=True):
     arguments: Mapping[str, Any] = {}
     #: Whether the exchange must exist already, with any type. aiorpc then does not declare it.
     passive: bool = False
-    #: If it exists with another ``auto_delete``, it is used as it is.
+    #: Whether aiorpc uses an existing exchange that has another ``auto_delete``.
     accept_existing: bool = False
 
     def __hash__(self) -> int:  # arguments cannot be hashed
@@ -58,7 +58,7 @@ class Queue(msgspec.Struct, frozen=True):
     arguments: Mapping[str, Any] = {}
     #: The queue must exist, with any flags. It is not declared, only bound.
     passive: bool = False
-    #: If it exists with other arguments, such as those of operators, it is used as it is.
+    #: Whether aiorpc uses an existing queue that has other arguments, for example from an operator.
     accept_existing: bool = False
 
     def __post_init__(self) -> None:
