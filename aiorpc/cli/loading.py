@@ -50,7 +50,7 @@ def load_services(targets: Iterable[str]) -> list[type]:
         if called not in services:
             names = called.__name__, caller.__name__, called.__module__, called.__qualname__
             log.info(
-                "%s does not run, because %s only calls it: to run it, add %s:%s to the command",
+                "%s does not run, because %s only calls it: add %s:%s to run it",
                 *names,
             )
     return list(services)

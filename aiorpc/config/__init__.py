@@ -1,9 +1,9 @@
 """
 The configuration: Nameko's YAML, decoded once into one typed value, :class:`Settings`.
 
-Also the broker's URL and TLS. Reads files and environment variables; opens no connection and logs
-nothing. Imports ``exceptions`` and msgspec. ``import aiorpc`` has to be quick, so functions import
-yaml, ssl, tomllib and difflib when they need them.
+Parses the broker's URL and TLS too. Reads files and environment variables; opens no connection and
+logs nothing. Imports ``exceptions`` and msgspec. ``import aiorpc`` has to be quick, so only
+functions import yaml, ssl, tomllib and difflib.
 """
 
 from .broker_url import BrokerUrl, parse_broker_urls

@@ -1,5 +1,5 @@
 """
-Parses ``AMQP_URI`` into values, as kombu does. No I/O. Imports ``exceptions`` and ``redaction``.
+Parses ``AMQP_URI`` like kombu. Does no I/O. Imports ``exceptions`` and ``redaction``.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _PARAMETERS = (
 
 class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
     """
-    The URL of one broker, percent-decoded. Hashable. ``str`` and ``repr`` hide the password.
+    The percent-decoded URL of a broker. Hashable. ``str`` and ``repr`` hide the password.
 
-    For ``memory://name``, ``host`` is the name, which may be empty, and the rest has no meaning.
+    For ``memory://name``, ``host`` is the name, which may be empty. The other fields are unused.
     """
 
     scheme: Literal["amqp", "amqps", "memory"]
@@ -60,15 +60,15 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def heartbeat(self) -> int | None:
-        """``heartbeat`` of the query, in whole seconds; it wins over ``HEARTBEAT``."""
+        """``heartbeat`` of the query, in whole seconds. This value overrides ``HEARTBEAT``."""
         seconds = self._number("heartbeat")
         return None if seconds is None else math.ceil(seconds)
 
     @property
     def connect_timeout(self) -> float | None:
         """
-        Seconds for connecting: kombu's ``connect_timeout`` or aio-pika's ``timeout``, else
-        ``connection_timeout``, which RabbitMQ's URI specification gives in milliseconds.
+        Seconds to connect: kombu's ``connect_timeout`` or aio-pika's ``timeout``, else
+        ``connection_timeout``, which is in milliseconds in RabbitMQ's URI specification.
         """
         for name, unit in (("connect_timeout", 1), ("timeout", 1), ("connection_timeout", 1000)):
             if (number := self._number(name)) is not None:
@@ -77,14 +77,14 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def login_method(self) -> str | None:
-        """SASL mechanism of the query, upper case; it wins over ``LOGIN_METHOD``."""
+        """SASL mechanism of the query, in upper case. This value overrides ``LOGIN_METHOD``."""
         query = dict(self.query)
         names = (name for name in ("login_method", "auth", "auth_mechanism") if name in query)
         return query.get(next(names, ""), "").upper() or None
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """The TLS parameters of the query, as options of ``AMQP_SSL``, which they override."""
+        """The TLS parameters of the query. These options override the options in ``AMQP_SSL``."""
         query = dict(self.query)
         verified = []
         if (verify := query.get("verify")) is not None:
@@ -104,8 +104,8 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_url(self, **query: str | float) -> str:
         """
-        Return the URL for aio-pika, percent-encoded, with the password. Its query holds only the
-        given parameters, because aio-pika does not understand kombu's.
+        Return the percent-encoded URL for aio-pika, with the password. The query has only the
+        parameters in *query*, because aio-pika does not understand kombu's parameters.
         """
         if self.scheme == "memory":
             return f"memory://{self.host}"
@@ -146,15 +146,15 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
     """
-    Parse ``AMQP_URI`` as kombu does: ``[py]amqp[s]://user:password@host:port/vhost?query``.
+    Parse ``AMQP_URI`` like kombu: ``[py]amqp[s]://user:password@host:port/vhost?query``.
 
-    Each part is optional; user, password, host and vhost are percent-encoded. Several URLs with
-    ``;`` between them are alternatives. Defaults: guest:guest@localhost, port 5672 (TLS: 5671),
-    vhost ``/``, which an empty path and ``//`` mean, too. ``memory://name`` is a broker in this
-    process. ``tls`` (``AMQP_SSL`` is set), or ``ssl=1`` in the query, makes ``amqps`` of ``amqp``.
+    Each part is optional. User, password, host and vhost are percent-encoded. ``;`` separates
+    alternative URLs. Defaults: guest:guest@localhost, port 5672 (TLS: 5671), vhost ``/``. An empty
+    path and ``//`` mean the vhost ``/`` too. ``memory://name`` is a broker in this process. ``tls``
+    (``AMQP_SSL`` is set), or ``ssl=1`` in the query, changes ``amqp`` to ``amqps``.
 
     Raises:
-        ConfigurationError: names the URL, but never its password.
+        ConfigurationError: the text has the URL without its password.
     """
     try:
         parts = [part.strip() for part in text.split(";")]
@@ -164,7 +164,7 @@ def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
         raise ConfigurationError(f"AMQP_URI {shown}: {problem}") from None
     if not urls:
         raise ConfigurationError(
-            "AMQP_URI is empty; it looks like amqp://guest:guest@localhost:5672/"
+            "AMQP_URI is empty: write for example amqp://guest:guest@localhost:5672/"
         )
     if len(urls) > 1 and any(url.scheme == "memory" for url in urls):
         raise ConfigurationError("AMQP_URI: memory:// cannot be one of several URLs: use it alone")
@@ -172,12 +172,12 @@ def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
 
 
 def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
-    """Parse one URL. Raises ``ValueError``, whose text quotes nothing secret."""
+    """Parse one URL. Raises ``ValueError`` without secrets in its text."""
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
         raise ValueError(
-            "it needs a scheme, as in amqp://guest:guest@localhost/ "
-            "(a ; inside a password is written %3B)"
+            "the URL needs a scheme, as in amqp://guest:guest@localhost/ "
+            "(in a password, write %3B for ;)"
         )
     known_scheme = _SCHEMES.get(scheme.lower())
     if known_scheme is None:
@@ -186,7 +186,7 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
         name = rest.removesuffix("/")
         if re.fullmatch(r"[\w.-]*", name):
             return BrokerUrl(scheme="memory", host=name)
-        raise ValueError("memory:// is followed by a name of letters, digits, . - _ or by nothing")
+        raise ValueError("memory:// may only have a name of letters, digits, . - _ after it")
     parts, port = _split(rest)
     query = tuple(parse_qsl(parts.query, keep_blank_values=True))
     for name, _ in query:
@@ -208,23 +208,23 @@ def _parse_broker_url(text: str, tls: bool) -> BrokerUrl:
     needs_tls = next((name for name, _ in query if name in _ABOUT_TLS), None)
     if needs_tls and url.scheme == "amqp":
         raise ValueError(
-            f"{needs_tls} is about TLS, and this is plain TCP: write amqps://, or set AMQP_SSL"
+            f"{needs_tls} needs TLS, and the URL has plain TCP: write amqps://, or set AMQP_SSL"
         )
     return url
 
 
 def _split(rest: str) -> tuple[SplitResult, int | None]:
-    """Split the text after the scheme; the port comes as an int."""
+    """Split the text after the scheme. Return its parts, and the port as an int."""
     try:
         parts = urlsplit(f"http://{rest}")
         port = parts.port
     except ValueError:
         parts, port = None, None
-    # urlsplit's own errors quote the text, often half a password. An @ behind the host belongs to a
-    # password with / or ? in it, and the text there is its other half.
+    # The errors of urlsplit quote the text, which may be a part of a password. An @ after the host
+    # belongs to a password with / or ? in it.
     if parts is None or parts.fragment or "@" in parts.path + parts.query:
         raise ValueError(
-            "host and port cannot be told apart; write special characters in user, password and "
+            "cannot find host and port: write special characters in user, password and "
             "vhost percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F"
         )
     return parts, port

@@ -1,8 +1,8 @@
 """
-Decodes a mapping with YAML's keys into attributes of the settings, and names what is wrong.
+Decodes a mapping with YAML's keys into attributes of the settings. Errors name the wrong key.
 
-:class:`Decoder` converts values by their types, and knows no setting by name. The rest is what
-single keys need beyond their type: texts that are checked, words that YAML misreads, spelling.
+:class:`Decoder` converts values by their types, for any setting. The functions below handle single
+keys: they check texts, correct words that YAML misreads, and find misspelt keys.
 
 No I/O. Imports ``exceptions``, msgspec and ``broker_url``.
 """
@@ -33,21 +33,21 @@ __all__ = [
 ]
 
 URL_KEYS = frozenset({"AMQP_URI", "DB_URI", "DB_URIS"})
-#: The end of an error about a value with a variable in it.
+#: The end of the error text about a value that still has a variable in it.
 IN_QUOTES = (
-    "holds a variable, ${NAME}, that was not substituted: in a file remove the quotes around it, "
+    "holds a variable, ${NAME}, that was not substituted: in a file, remove the quotes around it, "
     'or write !env_var "${NAME}"; elsewhere read os.environ'
 )
-# Errors do not quote values under these.
+# Errors do not quote values of these keys.
 _CONFIDENTIAL_KEYS = (
     *URL_KEYS,
     *("DB_ENGINE_OPTIONS", "DB_SESSION_OPTIONS", "LOGGING", "TRANSPORT_OPTIONS"),
 )
 # YAML 1.1 reads the plain words `off` and `on` as booleans.
 _BOOLEAN_WORDS = {"VALIDATE_ARGUMENTS": {False: "off", True: "strict"}}
-# Settings of earlier versions. A configuration that has one gets a warning, see Settings.notes.
+# Keys of earlier versions. Settings.notes has a warning for a configuration with such a key.
 _FORMER_KEYS = {"AMQP_FAST_LANE"}
-# Likely mistakes that no comparison of letters finds. The first would leave a connection without
+# Likely mistakes that ``closest`` does not find. With AMQP_TLS ignored, a connection would have no
 # TLS.
 _OTHER_NAMES = {"AMQP_TLS": "AMQP_SSL", "PREFETCH": "PREFETCH_COUNT"}
 _TYPE_NAMES = {bool: "true or false", float: "number", NoneType: "null", dict: "mapping"}
@@ -55,10 +55,10 @@ _TYPE_NAMES = {bool: "true or false", float: "number", NoneType: "null", dict: "
 
 class Decoder:
     """
-    Converts values. An error names the value by its path, such as ``DB_URIS['x:Base']``.
+    Converts values to types. An error names the path of the value, such as ``DB_URIS['x:Base']``.
 
-    ``source`` begins every error. Errors do not quote values under ``confidential`` top-level keys.
-    ``unset`` are environment variables without a value; an error about null names them.
+    ``source`` begins every error text. Errors do not quote values of ``confidential`` top-level
+    keys. ``unset`` has the environment variables without a value; an error about null names them.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Decoder:
             raise self.error(f"{path} must be {describe(expected)}, got {got}") from None
 
     def error(self, text: str) -> ConfigurationError:
-        """Return the error to raise about this source."""
+        """Return a ``ConfigurationError`` with the source and *text*."""
         return ConfigurationError(f"{self.source}: {text}")
 
     def _convert_struct(
@@ -119,7 +119,7 @@ class Decoder:
         return struct(**converted)
 
     def _show(self, value: Any, path: str) -> str:
-        """Describe a value by type and text, or by the type alone if it is secret or long."""
+        """Describe a value by type and text, or only by type if the value is secret or long."""
         if value is None:
             names = ", ".join(sorted(set(self.unset)))
             hint = f" (not set in the environment, and without a default: {names})"
@@ -142,17 +142,17 @@ def has_variable(text: str) -> bool:
 
 
 def closest(key: str, known: Collection[str]) -> str | None:
-    """Return the known key that *key* probably misspells."""
+    """Return the known key that resembles *key* most, or None."""
     from difflib import get_close_matches
 
     by_lower_case = {name.lower(): name for name in known}
-    # 0.83 takes AMQP_URL and DB_URL for AMQP_URI and DB_URI, but accepts AMQP_USER and TCP_TIMEOUT.
+    # With 0.83, AMQP_URL and DB_URL are misspelt, but AMQP_USER and TCP_TIMEOUT are other keys.
     matches = get_close_matches(key.lower(), by_lower_case, n=1, cutoff=0.83)
     return by_lower_case[matches[0]] if matches else None
 
 
 def _arm(expected: Any, kind: type) -> Any:
-    """The arm of the union, or the type itself, that is a *kind*: dict, list, or a struct."""
+    """Return *expected*, or the member of this union, that is a *kind* (dict, list, struct)."""
     arms = get_args(expected) if get_origin(expected) in {UnionType, Union} else (expected,)
     for arm in arms:
         cls = get_origin(arm) or arm
@@ -162,7 +162,7 @@ def _arm(expected: Any, kind: type) -> Any:
 
 
 def describe(expected: Any) -> str:
-    """Describe a type for somebody who writes YAML: ``int >= 1 or null``."""
+    """Describe a type in YAML's words, such as ``int >= 1 or null``."""
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is Annotated:
         base, meta = arguments
@@ -193,13 +193,13 @@ def attributes_of(
     uri: str | None = None,
 ) -> dict[str, Any]:
     """
-    Decode what is *given* under *known* keys into attributes of the settings.
+    Decode the values of *known* keys in *given* into attributes of the settings.
 
-    *unset* are the environment variables that had no value. *own_keys* are the user's own although
-    they resemble a known key. *tls* and *uri* are those of the settings to be changed, if any.
+    *unset* has the environment variables without a value. *own_keys* has keys of the user that
+    resemble a known key. *tls* and *uri* come from the settings to change, if any.
 
     Raises:
-        ConfigurationError: names *source*, the key, and what was expected.
+        ConfigurationError: the error names *source*, the key, and the expected type.
     """
     decoder = Decoder(source, _CONFIDENTIAL_KEYS, unset)
     attributes = {
@@ -217,7 +217,7 @@ def _decode_field(decoder: Decoder, field: msgspec.structs.FieldInfo, value: Any
     if isinstance(value, bool) and key in _BOOLEAN_WORDS:
         value = _BOOLEAN_WORDS[key][value]
     if key == "AMQP_SSL" and value == {}:
-        return None  # as in Nameko, where it is falsy
+        return None  # as in Nameko, where {} is falsy
     if value is None and key != "AMQP_URI" and NoneType not in get_args(field.type):
         has_factory = field.default is msgspec.NODEFAULT
         return field.default_factory() if has_factory else field.default
@@ -236,14 +236,14 @@ def _refuse_misspelt_keys(
         if likely := _OTHER_NAMES.get(key) or closest(key, known):
             raise decoder.error(
                 f"unknown key {key}: did you mean {likely}? "
-                f"(If it is a key of your own, add EXTRA_KEYS: [{key}])"
+                f"(For a key of your own, add EXTRA_KEYS: [{key}])"
             )
 
 
 def _check_texts(
     decoder: Decoder, attributes: Mapping[str, Any], tls: bool, uri: str | None
 ) -> None:
-    """Check the URL of the broker and the address, which are more than a str."""
+    """Check the syntax of the broker's URL and of the web server's address."""
     try:
         uri = attributes.get("amqp_uri", uri)
         if uri is not None and attributes.keys() & {"amqp_uri", "amqp_ssl"}:
@@ -255,7 +255,7 @@ def _check_texts(
 
 
 def parse_address(text: str | int) -> tuple[str, int]:
-    """Read ``[address:]port`` as (address, port). No address is ``""``: all interfaces."""
+    """Read ``[address:]port`` as (address, port). The address ``""`` stands for all interfaces."""
     address, _, port = str(text).rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise ConfigurationError(
@@ -265,7 +265,7 @@ def parse_address(text: str | int) -> tuple[str, int]:
 
 
 def copied(mapping: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Copy the containers of *mapping*, so that nobody else can change them."""
+    """Copy *mapping* with its dicts and lists, so that the caller cannot change the copy."""
 
     def copy(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """
-Makes settings of what users pass as config: a URL, a mapping, a file, ``KEY=VALUE``.
+Makes settings from a user's config: a URL, a mapping, a file, or ``KEY=VALUE``.
 
-Substitutes environment variables in YAML and TOML as Nameko does. Reads files and the environment,
-and does no other I/O. Imports PyYAML, and the modules beside it.
+Substitutes environment variables in YAML and TOML like Nameko. Reads files and the environment, and
+does no other I/O. Imports PyYAML, and the modules in this folder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .settings import Settings, fields
 
 __all__ = ["from_mapping", "load", "parse_define", "resolve"]
 
-_NAME = r"[^{}:\s]+"  # compiled by the first file that is read, not by every import
-# Values may name further variables. Deeper than this, they refer to one another in a circle.
+_NAME = r"[^{}:\s]+"  # compiled for the first file, because imports have to be quick
+# Values may refer to other variables. At this depth, we assume that they refer to each other.
 _MAX_EXPANSIONS = 10
 
 
@@ -34,16 +34,16 @@ def load(
     """
     Read a YAML file (or TOML, by its suffix) after substituting environment variables.
 
-    Plain scalars and keys may hold ``${NAME}`` and ``${NAME:default}``, also nested
-    (``${A:${B}}``). The result is read as YAML: ``42`` is an int, and an empty or missing value is
-    null. Quoted scalars stay as they are; ``!env_var "${A}"`` forces substitution, and
-    ``!raw_env_var "${A:007}"`` keeps the result a string. TOML quotes all strings, so there each
-    string with ``${`` is treated as a plain scalar.
+    Plain scalars and keys may have ``${NAME}`` and ``${NAME:default}``, also nested
+    (``${A:${B}}``). We read the result as YAML: ``42`` is an int, and an empty or missing value is
+    null. Quoted scalars stay unchanged; ``!env_var "${A}"`` forces substitution, and ``!raw_env_var
+    "${A:007}"`` keeps the result a string. TOML quotes all strings, so in TOML we treat each string
+    with ``${`` as a plain scalar.
 
-    Values of the ``replaced`` keys are not decoded, because ``with_defines`` replaces them.
+    We do not decode the values of ``replaced`` keys, because ``with_defines`` replaces them.
 
     Raises:
-        ConfigurationError: names the file, the key, and what was expected.
+        ConfigurationError: the error names the file, the key, and the expected type.
     """
     source = os.fspath(path)
     environment = Environment(environ)
@@ -60,23 +60,23 @@ def load(
 
 def from_mapping(mapping: Mapping[str, Any], source: str = "config") -> Settings:
     """
-    Decode a mapping with YAML's keys. It substitutes no environment variables.
+    Decode a mapping with YAML's keys. Environment variables are not substituted.
 
     Raises:
-        ConfigurationError: names ``source``, the key, and what was expected.
+        ConfigurationError: the error names ``source``, the key, and the expected type.
     """
     return _settings(mapping, source, Environment({}))
 
 
 def resolve(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None) -> Settings:
     """
-    Make settings of what a user passes as config.
+    Make settings from a user's config.
 
-    That is a broker's URL (it has ``://``), the path of a file, a mapping, settings, or None for
-    the defaults.
+    The config is a broker's URL (with ``://``), the path of a file, a mapping, settings, or None
+    for the defaults.
 
     Raises:
-        ConfigurationError: the configuration is wrong, or is none of these.
+        ConfigurationError: the configuration is wrong, or has another type.
     """
     if config is None:
         return Settings()
@@ -96,10 +96,10 @@ def resolve(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None
 
 def parse_define(text: str, environ: Mapping[str, str] | None = None) -> tuple[str, Any]:
     """
-    Read ``KEY=VALUE`` of a command line, with VALUE as YAML. ``KEY`` alone is true.
+    Read ``KEY=VALUE`` from the command line, with VALUE in YAML. ``KEY`` alone means true.
 
     Raises:
-        ConfigurationError: there is no key, or VALUE is not valid YAML.
+        ConfigurationError: the key is missing, or VALUE is not valid YAML.
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -129,8 +129,8 @@ def _settings(
 
 def _refuse_incomplete(given: Mapping[str, Any], environment: Environment, source: str) -> None:
     """
-    Refuse a URL in which a variable is missing, or not substituted because of its quotes: it would
-    lead to localhost, or to guest.
+    Refuse a URL with a missing variable, or with a variable that quotes keep from substitution:
+    such a URL would connect to localhost, or as guest.
     """
     for key in URL_KEYS & given.keys():
         value = given[key]
@@ -149,16 +149,16 @@ def _refuse_incomplete(given: Mapping[str, Any], environment: Environment, sourc
 
 
 class Environment:
-    """Environment variables, and a record of those that a file names and that are not set."""
+    """Environment variables, and a record of unset variables that a file names."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self.variables = os.environ if variables is None else variables
         self.unset: list[str] = []
-        #: Text after substitution -> the variables that were missing in it.
+        #: The missing variables of a text, by the text after substitution.
         self.incomplete: dict[str, list[str]] = {}
 
     def substitute(self, text: str) -> str:
-        """Replace each ``${NAME}`` and ``${NAME:default}`` in *text*, but none in their values."""
+        """Replace each ``${NAME}`` and ``${NAME:default}`` in *text*, but not in values."""
         known = len(self.unset)
         result = self._substitute(text)
         if missing := self.unset[known:]:
@@ -184,7 +184,7 @@ class Environment:
 
 
 def _parse_toml(text: str, environment: Environment, source: str) -> Any:
-    """Parse TOML. It quotes all strings, so each one with ``${`` is treated as a plain scalar."""
+    """Parse TOML. It quotes all strings, so we treat strings with ``${`` as plain scalars."""
     import tomllib
 
     try:
@@ -195,10 +195,10 @@ def _parse_toml(text: str, environment: Environment, source: str) -> Any:
 
 
 def _parse_yaml(text: str, environment: Environment, source: str, depth: int = 0) -> Any:
-    """Parse YAML with Nameko's substitution. ``depth`` counts the expansions that led here."""
+    """Parse YAML with Nameko's substitution. ``depth`` counts the nested expansions."""
     if depth > _MAX_EXPANSIONS:
         raise ConfigurationError(
-            f"{source}: environment variables refer to each other more than {_MAX_EXPANSIONS} deep,"
+            f"{source}: environment variables refer to each other at {_MAX_EXPANSIONS} levels,"
             " probably in a circle"
         )
     try:
@@ -208,7 +208,7 @@ def _parse_yaml(text: str, environment: Environment, source: str, depth: int = 0
         return loader.get_single_data()
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001 - PyYAML's constructors raise anything, as for !!bool x
+    except Exception as error:  # noqa: BLE001 - PyYAML may raise anything, as for !!bool x
         raise ConfigurationError(_yaml_problem(error, source, depth)) from None
 
 
@@ -217,8 +217,8 @@ def _read_text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error.strerror or error} "
-            "(the URL of a broker would look like amqp://guest:guest@localhost/)"
+            f"cannot read {path}: {error.strerror or error} "
+            "(the URL of a broker begins with amqp://, such as amqp://guest:guest@localhost/)"
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 at byte {error.start}") from None
@@ -226,7 +226,7 @@ def _read_text(path: str) -> str:
 
 def _expand(template: str, environment: Environment, source: str, depth: int) -> Any:
     value = environment.substitute(template)
-    # A variable that refers to itself, and text that only looks like a reference, stay unchanged.
+    # A variable that refers to itself stays unchanged, like text that is not a reference.
     return template if value == template else _parse_yaml(value, environment, source, depth + 1)
 
 
@@ -242,7 +242,7 @@ def _expand_strings(value: Any, environment: Environment, source: str) -> Any:
 
 @functools.cache
 def _yaml_loader() -> Any:
-    """A safe loader. Its ``expand`` and ``expand_raw`` handle Nameko's two tags and ``${``."""
+    """Return a safe YAML loader. Its ``expand`` and ``expand_raw`` handle Nameko's tags."""
     import yaml
 
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
@@ -255,11 +255,11 @@ def _yaml_loader() -> Any:
 
 
 def _yaml_problem(error: Exception, source: str, depth: int) -> str:
-    """PyYAML's error without its excerpt of the text, which may hold a password."""
+    """Describe PyYAML's error without its excerpt of the file, which may have a password."""
     if depth:
         return (
-            f"{source}: the value of an environment variable is not valid YAML; "
-            'a string is kept as it is by !raw_env_var "${NAME}"'
+            f"{source}: the value of an environment variable is not valid YAML. "
+            'To keep a string unchanged, write !raw_env_var "${NAME}"'
         )
     problem = getattr(error, "problem", None) or getattr(error, "reason", None)
     mark = getattr(error, "problem_mark", None)
@@ -268,7 +268,7 @@ def _yaml_problem(error: Exception, source: str, depth: int) -> str:
 
 
 def _reference(text: str, start: int) -> tuple[str | None, str | None, int]:
-    """Name, default and end of the reference at ``start``. No name: it is ordinary text."""
+    """Return name, default and end of the reference at ``start``. Name None: not a reference."""
     name = re.compile(_NAME).match(text, start + 2)
     close = _closing_brace(text, start + 1)
     if name is not None and name.end() == close:
@@ -279,7 +279,7 @@ def _reference(text: str, start: int) -> tuple[str | None, str | None, int]:
 
 
 def _closing_brace(text: str, opening: int) -> int:
-    """Index of the brace that closes the one at ``opening``, or -1. A default may hold braces."""
+    """Return the index of the closing brace for ``opening``, or -1. A default may have braces."""
     depth = 0
     for index in range(opening, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)

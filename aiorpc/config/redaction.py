@@ -1,4 +1,4 @@
-"""Masks secrets in URLs and in values that people will see. Pure functions on values and text."""
+"""Masks secrets in URLs and values, before people see them. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ __all__ = ["MASK", "redact", "redact_url", "redact_urls"]
 MASK = "***"
 
 _SECRET_WORDS = frozenset({"authorization", "cred", "credential", "dsn"})
-# Ends of words that say secret, also of words without a separator: DBPASS, PRIVATEKEY.
+# Endings of names of secrets, also of names without a separator: DBPASS, PRIVATEKEY.
 _SECRET_ENDINGS = (
     *("key", "pass", "passcode", "passphrase", "passwd", "password", "pwd"),
     *("secret", "token"),
 )
 _HARMLESS = frozenset({"bypass", "compass", "donkey", "hockey", "hotkey", "monkey", "turkey"})
 
-# Not compiled here: that would slow down every import, and most processes show no configuration.
+# Not compiled here, because most processes show no configuration, and imports have to be quick.
 _WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
 _SCHEME = r"[A-Za-z][\w+.-]*://"
 _NEXT_URL = rf"(?<=[;,\s])(?={_SCHEME})"
 # Up to the *last* @, because people forget to encode an @ in a password.
 _PASSWORD = r"(?s)(://[^:@]*):.*@"
-# user:password without a host, or with a # or ; in the password that cuts off the host
+# user:password without a host, or with a # or ; in the password that hides the host
 _LONE_PASSWORD = r"(?s)(://[^:@/\[]*):(?!\d*(?:[/?#;,\s]|$)).*"
 _PARAMETER = r"([?&])([^=&#]+)=([^&#]*)"
 
 
 def redact_url(url: str) -> str:
     """
-    Mask the password of a URL, and query parameters whose name says secret.
+    Mask the password of a URL, and query parameters with the name of a secret.
 
-    Masks several URLs in one string (``url1;url2``) one by one. Masks too much, rather than too
-    little, of text that is not a valid URL.
+    In a text with several URLs (``url1;url2``), mask the passwords of all. In an invalid URL, mask
+    too much rather than too little.
     """
     urls: list[str] = []
     for part in re.split(_NEXT_URL, url):
         if urls and "@" not in urls[-1] and re.search(_LONE_PASSWORD, urls[-1]):
-            urls[-1] += part  # not the next URL, but the rest of a password with ;scheme:// in it
+            urls[-1] += part  # the rest of a password with ;scheme:// in it
         else:
             urls.append(part)
     return "".join(map(_redact_one_url, urls))
 
 
 def redact_urls(value: Any) -> Any:
-    """Mask a URL, or a mapping of URLs. Other text is masked as a whole: it may be half a URL."""
+    """Mask a URL, or a mapping of URLs. Mask other text completely: it may have a password."""
     if isinstance(value, Mapping):
         return {name: redact_urls(item) for name, item in value.items()}
     if isinstance(value, str):
@@ -56,8 +56,8 @@ def redact_urls(value: Any) -> Any:
 
 def redact(name: Any, value: Any, known: Collection[str] = ()) -> Any:
     """
-    Mask secrets in a value, at any depth: passwords in URLs, and values whose name says password,
-    secret, token or key. The ``known`` names are never secret.
+    Mask secrets in a value, at any depth: passwords in URLs, and values whose name has a word such
+    as password, secret, token or key. Values with a ``known`` name are never secret.
     """
     if value is not None and name not in known and _is_secret_name(str(name)):
         return MASK
@@ -84,7 +84,7 @@ def _redact_parameter(match: re.Match[str]) -> str:
 
 def _is_secret_name(name: str) -> bool:
     words = [word.lower() for word in re.findall(_WORD, name)]
-    # The words themselves too, because "pass" is not a plural.
+    # Check the words with their "s" too, because "pass" is not a plural.
     return any(
         word in _SECRET_WORDS or (word.endswith(_SECRET_ENDINGS) and word not in _HARMLESS)
         for word in (*words, *(word.removesuffix("s") for word in words))

@@ -1,9 +1,9 @@
 """
-The settings as values: which there are, their types, their defaults. No I/O.
+The settings: their names, types and defaults. Does no I/O.
 
-A key that aiorpc does not know is the user's own, as in Nameko (``self.config["MY_KEY"]``), unless
-it looks like a misspelt key of ours. That is an error, because a setting without effect stays
-unnoticed for long. ``EXTRA_KEYS`` lists keys of the user's own that only resemble ours.
+An unknown key belongs to the user, as in Nameko (``self.config["MY_KEY"]``). A key that resembles a
+key of aiorpc is an error, because users do not notice a misspelt setting without effect.
+``EXTRA_KEYS`` lists keys of the user that only resemble a key of aiorpc.
 
 Imports ``exceptions``, msgspec and the modules beside it, except ``loading`` and ``tls``.
 """
@@ -24,14 +24,15 @@ from .redaction import redact, redact_urls
 __all__ = ["SerializerOptions", "Settings", "TlsOptions", "fields", "redacted"]
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-#: AMQP has 16 bits for the prefetch count.
+#: The prefetch count has 16 bits in AMQP.
 _MOST_PREFETCHED = 65535
 Prefetched = Annotated[int, msgspec.Meta(ge=1, le=_MOST_PREFETCHED)]
-# Less than 30 years, because no timer takes infinity. Where it is allowed, null is unlimited.
+# Less than 30 years, because timers do not accept infinity. Where None is allowed, null is
+# unlimited.
 Seconds = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 SecondsOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1e9)]
 
-# Nameko writes these in lower case and all other keys in upper case.
+# In Nameko, these keys are in lower case, and all other keys in upper case.
 _LOWER_CASE_KEYS = frozenset({"rpc_exchange", "serializer", "max_workers", "parent_calls_tracked"})
 
 
@@ -46,18 +47,18 @@ class SerializerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 class TlsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
-    ``AMQP_SSL`` as a mapping: py-amqp's names, and ``check_hostname``. Files are in PEM format.
+    ``AMQP_SSL`` as a mapping, with py-amqp's names and ``check_hostname``. Files are in PEM format.
 
-    ``cert_reqs`` also takes the names of :mod:`ssl` (Nameko raises ``TypeError`` for those).
+    ``cert_reqs`` may be a name in :mod:`ssl` too (Nameko raises ``TypeError`` for such a name).
     """
 
     ca_certs: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
     cert_reqs: Literal[0, 1, 2, "CERT_NONE", "CERT_OPTIONAL", "CERT_REQUIRED"] = 2
-    #: The name in the broker's certificate, if it is not the host of the URL.
+    #: The name in the broker's certificate. None: the host of the URL.
     server_hostname: str | None = None
-    #: None: yes if a certificate is required.
+    #: None: True if a certificate is required.
     check_hostname: bool | None = None
     ciphers: str | None = None
     ssl_version: (
@@ -73,57 +74,57 @@ def _yaml_key(attribute: str) -> str:
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     """
-    The configuration of a process, decoded. An attribute is the YAML key in lower case.
+    The decoded configuration of a process. The name of an attribute is the YAML key in lower case.
 
     Times are in seconds, sizes in bytes. ``null`` means the default, except where the type below
-    allows None. For ``AMQP_URI`` it is an error: an unset environment variable must not lead to the
-    wrong broker.
+    allows None. In ``AMQP_URI``, null is an error: with an unset environment variable, a process
+    must not connect to the default broker.
 
     :func:`load`, :func:`from_mapping` and :func:`resolve` check every value; the constructor checks
-    none. The ``repr`` shows no secrets.
+    no value. The ``repr`` hides secrets.
     """
 
     # The broker
-    #: One URL, or several with ``;`` between them, to try in turn: see :func:`parse_broker_urls`.
+    #: The URL of the broker, or alternative URLs separated by ``;``: see :func:`parse_broker_urls`.
     amqp_uri: str = "amqp://guest:guest@localhost/"
-    #: True: TLS, verified by the system's authorities. None, False, {}: the URL's scheme decides.
+    #: True: TLS, with the system's authorities. None, False, {}: the URL's scheme decides.
     amqp_ssl: TlsOptions | bool | None = None
     #: SASL mechanism; None is PLAIN.
     login_method: str | None = None
-    #: None and 0 switch heartbeats off. A ``heartbeat`` in the URL's query wins.
+    #: Seconds; None and 0: no heartbeats. A ``heartbeat`` in the URL's query overrides this value.
     heartbeat: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = 10
-    #: Has no effect: see :attr:`notes`.
+    #: Ignored: see :attr:`notes`.
     transport_options: dict[str, Any] = {}
 
     # The wire
     rpc_exchange: str = "nameko-rpc"
-    #: Name of the serializer of requests, events and messages.
+    #: The name of the serializer for requests, events and messages.
     serializer: str = "json"
-    #: Names or content types of messages to accept. None: see :attr:`accepted`.
+    #: Serializers or content types to accept. None: see :attr:`accepted`.
     accept: list[str] | None = None
     serializers: dict[str, SerializerOptions] = {}
-    #: ``typed``: dates, UUID, Decimal and bytes keep their types, as with kombu >= 5.3.
-    #: ``plain``: they become strings, as with older versions.
+    #: ``typed``: dates, UUID, Decimal and bytes keep their types, as with kombu >= 5.3. ``plain``:
+    #: these values become strings, as with older versions.
     json_types: Literal["typed", "plain"] = "typed"
-    #: Length of the call id stack that a call carries.
+    #: The number of call ids in the call id stack of a call.
     parent_calls_tracked: AtLeastOne = 10
     auto_delete_event_exchanges: bool = False
     declare_event_exchanges: bool = True
-    #: Largest encoded body, in bytes, that this process sends or decodes. A larger one raises an
-    #: error before it is sent, and is answered with an error when it arrives. None: the broker's
-    #: own limit (``max_message_size``: 128 MiB in RabbitMQ 3.x, 16 MiB from 4.0).
+    #: Largest encoded body, in bytes, that this process sends or decodes. Sending a larger body
+    #: raises an error; a service answers a larger request with an error. None: the broker's limit
+    #: (``max_message_size``: 128 MiB in RabbitMQ 3.x, 16 MiB from 4.0).
     max_message_size: AtLeastOne | None = 64 * 1024 * 1024
 
     # Calls
     #: Seconds that a call waits for its answer by default. None: unlimited.
     rpc_timeout: Seconds | None = 30.0
-    #: ``durable``: persistent and confirmed; ``fast``: neither.
+    #: ``durable``: persistent and confirmed messages; ``fast``: transient and unconfirmed.
     call_profile: Literal["durable", "fast"] = "durable"
-    #: Ack a request only after the broker has confirmed the reply: for clusters.
+    #: Ack a request only after the broker confirmed the reply. For clusters of brokers.
     confirm_replies: bool = False
     #: ``lax`` also takes "5" for an int.
     validate_arguments: Literal["strict", "lax", "off"] = "strict"
-    #: Seconds that the clocks of two hosts may differ before a request counts as late.
+    #: The largest difference between the clocks of two hosts, in seconds, for deadlines.
     clock_tolerance: SecondsOrZero = 5.0
 
     # Hosting
@@ -133,17 +134,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     prefetch_count: Prefetched | None = None
     #: Threads for ``def`` methods; None: as many as ``max_workers``, see :attr:`sync_threads`.
     sync_workers: AtLeastOne | None = None
-    #: Deliveries of one message before it is parked as poison.
+    #: Deliveries of one message before the service parks the message as poison.
     max_attempts: AtLeastOne = 5
     #: Seconds for calls to finish when the host stops. It abandons calls that take longer.
     shutdown_timeout: SecondsOrZero = 25.0
-    #: Seconds for dependencies to close after a cancelled call.
+    #: Seconds for dependencies to close after a call is cancelled.
     cleanup_timeout: SecondsOrZero = 5.0
-    #: Answer ``aiorpc ls``. This costs one more queue per service.
+    #: Answer ``aiorpc ls``. This needs one more queue per service.
     discovery: bool = True
     #: ``[address:]port``, see :func:`parse_address`.
     web_server_address: str | int = "0.0.0.0:8000"
-    #: For ``logging.config.dictConfig``.
+    #: The argument of ``logging.config.dictConfig``.
     logging: dict[str, Any] | None = None
     #: Dotted path of a subclass of ``ServiceContainer``.
     service_container_cls: str | None = None
@@ -156,31 +157,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     db_engine_options: dict[str, Any] = {}
     db_session_options: dict[str, Any] = {}
 
-    #: Keys of the user's own that resemble one of these.
+    #: Keys of the user that resemble a key of aiorpc.
     extra_keys: list[str] = []
 
-    #: Where the settings come from, for messages: a path, or ``config``. Not a YAML key.
+    #: The origin of the settings, for error texts: a path, or ``config``. Not a YAML key.
     source: str = "config"
     _given: dict[str, Any] = {}
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """The given keys, after substitution, without defaults, read-only: Nameko's config."""
+        """Nameko's config: the configured keys after substitution, without defaults. Read-only."""
         return MappingProxyType(self._given)
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        """The user's own keys among :attr:`raw`."""
+        """The keys in :attr:`raw` that belong to the user."""
         return {key: value for key, value in self._given.items() if key not in fields()}
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """Serializers (or content types) to accept. Nameko's default is the own ``serializer``."""
+        """Serializers or content types to accept. Default: ``serializer``, as in Nameko."""
         return (self.serializer,) if self.accept is None else tuple(self.accept)
 
     @property
     def prefetch(self) -> int:
-        """Messages that the broker delivers before the first of them is acked."""
+        """The number of unacked messages that the broker delivers to a queue's consumer."""
         return self.prefetch_count or min(self.max_workers, _MOST_PREFETCHED)
 
     @property
@@ -190,28 +191,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
 
     @property
     def broker_urls(self) -> tuple[BrokerUrl, ...]:
-        """``AMQP_URI`` parsed, with TLS where ``AMQP_SSL`` asks for it."""
+        """The URLs in ``AMQP_URI``, with TLS if ``AMQP_SSL`` switches TLS on."""
         return parse_broker_urls(self.amqp_uri, tls=bool(self.amqp_ssl))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the log, one for each given key that has no effect."""
+        """Warnings for the log about configured keys that have no effect."""
         notes = []
         if "AMQP_FAST_LANE" in self._given:
             notes.append("AMQP_FAST_LANE has no effect any more. Delete the key")
         if self.transport_options:
             notes.append(
-                "TRANSPORT_OPTIONS has no effect: aiorpc reconnects until it is stopped, with its "
+                "TRANSPORT_OPTIONS has no effect: aiorpc reconnects until it stops, with its "
                 "own backoff"
             )
         return tuple(f"{self.source}: {note}" for note in notes)
 
     def with_defines(self, defines: Mapping[str, Any], source: str = "--define") -> Settings:
         """
-        Return a copy in which these YAML keys replace whole values (``A.B`` is a key, not a path).
+        Return a copy with the values of *defines*, by YAML key (``A.B`` is a key, not a path).
 
         Raises:
-            ConfigurationError: names ``source``, the key, and what was expected.
+            ConfigurationError: the error names ``source``, the key, and the expected type.
         """
         given = copied(defines, source)
         tls, uri = bool(self.amqp_ssl), self.amqp_uri
@@ -224,23 +225,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
         return f"Settings({self.source!r}, {redacted(self, defaults=True)!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # Without this, a shell that prints with rich would show the passwords.
+        # Without this method, a shell that prints with rich would show the passwords.
         return list(redacted(self, defaults=True).items())
 
 
 @functools.cache
 def fields() -> Mapping[str, msgspec.structs.FieldInfo]:
-    """The fields of the settings, by YAML key."""
+    """Return the fields of the settings, by YAML key."""
     every = msgspec.structs.fields(Settings)
     return {field.encode_name: field for field in every if field.name not in {"source", "_given"}}
 
 
 def redacted(settings: Settings, *, defaults: bool = False) -> dict[str, Any]:
     """
-    The configuration by YAML key, to show to people. ``***`` masks passwords in URLs, and every
-    value, at any depth, whose name says password, secret, token or key.
+    Return the configuration by YAML key, without secrets. ``***`` replaces passwords in URLs, and
+    values at any depth whose name has a word such as password, secret, token or key.
 
-    ``defaults`` adds the settings that were not given.
+    ``defaults`` adds the defaults of missing settings.
     """
     shown = dict(settings.raw)
     if defaults:

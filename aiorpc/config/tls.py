@@ -21,12 +21,12 @@ def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
     """
     Return the TLS context for a connection to ``url``, or None for plain TCP.
 
-    ``amqps://``, ``ssl=1`` in the URL, and a truthy ``AMQP_SSL`` ask for TLS. Without options the
+    ``amqps://``, ``ssl=1`` in the URL, or a truthy ``AMQP_SSL`` switches TLS on. By default, the
     system's authorities verify the certificate. The URL's query overrides ``AMQP_SSL``.
 
-    This is stricter than Nameko, which checks the broker's host name only if ``server_hostname`` is
-    given. Here the name is checked, against :func:`tls_server_hostname`, if a certificate is
-    required. ``check_hostname: false`` switches off the check of the name, ``cert_reqs: 0`` both.
+    Nameko checks the broker's host name only with ``server_hostname``. aiorpc is stricter: it
+    checks the name against :func:`tls_server_hostname` if a certificate is required.
+    ``check_hostname: false`` switches off the check of the name, ``cert_reqs: 0`` both checks.
 
     Raises:
         ConfigurationError: a file cannot be read, or options contradict each other.
@@ -42,15 +42,15 @@ def ssl_context(settings: Settings, url: BrokerUrl) -> ssl.SSLContext | None:
 
 
 def tls_server_hostname(settings: Settings, url: BrokerUrl) -> str | None:
-    """Return the name for SNI and for the check of the certificate, or None without TLS."""
+    """Return the host name for SNI and for the check of the certificate, or None without TLS."""
     options = _options(settings, url)
     return None if options is None else options.server_hostname or url.host
 
 
 def refuse_old_tls(context: ssl.SSLContext) -> None:
     """
-    Refuse versions before TLS 1.2. Python leaves the lowest version to OpenSSL's configuration on
-    some systems, where it may be TLS 1.0.
+    Refuse versions before TLS 1.2. On some systems, OpenSSL's configuration sets the lowest
+    version, which may be TLS 1.0.
     """
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
 
@@ -98,12 +98,12 @@ def _load_certificates(context: ssl.SSLContext, options: TlsOptions) -> None:
             context.set_ciphers(options.ciphers)
         if options.certfile:
             step = f"certfile {options.certfile}, keyfile {options.keyfile}"
-            # Without a password, OpenSSL would ask for one on the terminal.
+            # Without this argument, OpenSSL would ask for a password on the terminal.
             context.load_cert_chain(options.certfile, options.keyfile, password="")
         if options.ca_certs:
             step = f"ca_certs {options.ca_certs}"
             context.load_verify_locations(options.ca_certs)
         elif context.verify_mode != ssl.CERT_NONE:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    except OSError as error:  # ssl.SSLError is one, and so is a missing file
+    except OSError as error:  # ssl.SSLError, or a missing file
         raise ConfigurationError(f"AMQP_SSL: {step}: {error.strerror or error}") from error

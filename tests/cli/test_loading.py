@@ -95,7 +95,9 @@ def test_a_service_that_is_imported_to_call_it_does_not_run_and_a_line_says_so(
     write_shop(here)
     with caplog.at_level(logging.INFO, "aiorpc.cli"):
         assert names_of(["till"]) == ["Rates", "Till"]
-    assert caplog.messages == ["Prices is called by Till and not run: name prices:Prices to run it"]
+    assert caplog.messages == [
+        "Prices does not run, because Till only calls it: add prices:Prices to run it"
+    ]
 
 
 def test_a_called_service_runs_if_it_is_named(

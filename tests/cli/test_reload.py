@@ -25,7 +25,7 @@ def test_reload_starts_again_when_a_file_changes(project: Project) -> None:
         project.write("greetings.py", "broken = 1 / 0\n")
         process.waits_for("reload: greetings.py changed")
         process.waits_for(f"{project.name} stopped")
-        process.waits_for("error: greetings cannot be imported: ZeroDivisionError")
+        process.waits_for("error: importing greetings failed: ZeroDivisionError")
         project.write_service()
         process.waits_for("ready", times=2)
         process.signal(signal.SIGTERM)
@@ -115,7 +115,7 @@ def test_reload_passes_debug_on(project: Project) -> None:
     arguments = ("--debug", "run", "greetings", "--reload", "--config", "nosuch.yaml")
     with Started(*arguments, cwd=project.directory) as process:
         process.waits_for("Traceback")
-        process.waits_for("error: nosuch.yaml cannot be read")
+        process.waits_for("error: cannot read nosuch.yaml")
         process.signal(signal.SIGTERM)
         process.ends()
 
@@ -125,7 +125,7 @@ def test_reload_names_a_directory_that_is_not_there(here: Project, tmp_path: Pat
     missing = str(tmp_path.parent / "nosuch" / "config.yaml")
     done = invoke("run", "greetings", "--reload", "--config", missing)
     assert done.code == 2
-    assert done.error == f"{missing} cannot be read: there is no such directory"
+    assert done.error == f"cannot read {missing}: its directory does not exist"
 
 
 def test_without_watchfiles_the_error_names_the_extra(

@@ -80,10 +80,10 @@ def test_timeouts_of_kombu_and_aio_pika_are_seconds_and_of_rabbitmq_milliseconds
     [
         ("", "AMQP_URI is empty"),
         (" ; ", "AMQP_URI is empty"),
-        ("localhost", "needs a scheme"),
+        ("localhost", "the URL needs a scheme"),
         ("redis://h", "scheme 'redis' is not one of"),
-        ("amqp://h:port/", "host and port cannot be told apart"),
-        ("amqp://h:99999/", "host and port cannot be told apart"),
+        ("amqp://h:port/", "cannot find host and port"),
+        ("amqp://h:99999/", "cannot find host and port"),
         ("amqp://u:p#w@h/", "# is %23"),
         ("amqp://h/?heartbeet=3", "unknown query parameter 'heartbeet'; known are heartbeat"),
         ("amqp://h/?heartbeat=soon", "heartbeat must be a number >= 0, got 'soon'"),
@@ -91,12 +91,12 @@ def test_timeouts_of_kombu_and_aio_pika_are_seconds_and_of_rabbitmq_milliseconds
         ("amqp://h/?ssl=maybe", "ssl must be 1 or 0, got 'maybe'"),
         ("amqps://h/?verify=no", "verify must be verify_peer or verify_none"),
         ("amqps://h/?verify=verify_peer&no_verify_ssl=1", "contradict each other"),
-        ("amqp://h/?cafile=x", "cafile is about TLS, and this is plain TCP"),
-        ("amqp://h/?verify=verify_peer", "verify is about TLS, and this is plain TCP"),
-        ("amqp://user:12?s3cr3t@h/", "host and port cannot be told apart"),
-        ("amqp://user:12/s3cr3t@h/", "host and port cannot be told apart"),
+        ("amqp://h/?cafile=x", "cafile needs TLS, and the URL has plain TCP"),
+        ("amqp://h/?verify=verify_peer", "verify needs TLS, and the URL has plain TCP"),
+        ("amqp://user:12?s3cr3t@h/", "cannot find host and port"),
+        ("amqp://user:12/s3cr3t@h/", "cannot find host and port"),
         ("memory://a;memory://b", "use it alone"),
-        ("memory://u:p@h", "memory:// is followed by a name"),
+        ("memory://u:p@h", "memory:// may only have a name"),
     ],
 )
 def test_problems_are_named(text, problem):
@@ -109,10 +109,10 @@ def test_problems_are_named(text, problem):
 def test_parameters_of_tls_go_with_amqp_ssl():
     uri = "amqp://h/?cafile=x"
     assert from_mapping({"AMQP_URI": uri, "AMQP_SSL": True}).broker_urls[0].scheme == "amqps"
-    with pytest.raises(ConfigurationError, match="cafile is about TLS"):
+    with pytest.raises(ConfigurationError, match="cafile needs TLS"):
         from_mapping({"AMQP_URI": uri, "AMQP_SSL": False})
     settings = from_mapping({"AMQP_SSL": True}).with_defines({"AMQP_URI": uri})
-    with pytest.raises(ConfigurationError, match=r"--define: .* cafile is about TLS"):
+    with pytest.raises(ConfigurationError, match=r"--define: .* cafile needs TLS"):
         settings.with_defines({"AMQP_SSL": False})
 
 

@@ -103,7 +103,7 @@ def test_a_path_is_loaded(tmp_path):
 
 
 def test_text_that_is_neither_url_nor_file_is_an_error():
-    with pytest.raises(ConfigurationError, match=r"cannot be read.*amqp://guest"):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*amqp://guest"):
         resolve("localhost")
 
 

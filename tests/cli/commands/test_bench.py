@@ -77,7 +77,7 @@ async def test_a_method_that_cannot_be_called_is_not_measured(
         (["s.m", "--in-flight", "0"], "--in-flight"),
         (["s.m", "--rate", "0"], "--rate"),
         (["s.m", "--duration", "never"], "--duration"),
-        (["s.m", "--broker", "memory://"], "memory:// does not reach beyond its own process"),
+        (["s.m", "--broker", "memory://"], "memory:// only reaches its own process"),
         (["s.m", "--rate", "inf"], "--rate"),
         (["s.m", "--rate", "nan"], "--rate"),
         (["s.m", "--duration", "inf"], "inf is not a finite number"),
@@ -119,7 +119,7 @@ def test_figures_are_printed_as_text_or_as_json(
 
         done = bench("nosuch")
         assert done.code == 2
-        assert done.error == f"{project.name} has no method nosuch that is marked @rpc"
+        assert done.error == f"{project.name} has no method nosuch with @rpc"
 
 
 @pytest.mark.rabbitmq

@@ -65,7 +65,7 @@ async def test_the_timeout_of_the_settings_is_the_default() -> None:
         (["s.m", "--timeout", "0"], "--timeout"),
         (["s.m", "--timeout", "inf"], "inf is not a finite number"),
         (["s.m", "--timeout", "soon"], "--timeout"),
-        (["s.m", "--broker", "memory://"], "memory:// does not reach beyond its own process"),
+        (["s.m", "--broker", "memory://"], "memory:// only reaches its own process"),
     ],
 )
 def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], text: str) -> None:
@@ -114,7 +114,7 @@ def test_results_and_errors_as_a_script_sees_them(called: Project, rabbitmq_uri:
 
     done = call("nosuch")
     assert done.code == 2
-    assert done.error == f"{called.name} has no method nosuch that is marked @rpc"
+    assert done.error == f"{called.name} has no method nosuch with @rpc"
 
     done = call("add", '["one"]')
     assert done.code == 2

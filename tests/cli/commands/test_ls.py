@@ -133,7 +133,7 @@ def test_a_name_that_no_queue_can_have_is_one_line(name: str, closed_port: int) 
 def test_memory_cannot_be_listed_from_outside() -> None:
     done = invoke("ls", "--broker", "memory://")
     assert done.code == 2
-    assert "memory:// does not reach beyond its own process" in done.error
+    assert "memory:// only reaches its own process" in done.error
 
 
 def test_a_broker_that_is_not_there_exits_5(

@@ -54,10 +54,10 @@ def test_a_new_service_passes_its_test(here: Project, monkeypatch: pytest.Monkey
         ("a.b", "'a.b' cannot name a service"),
         ("../up", "cannot name a service"),
         ("class", "'class' cannot name a service"),
-        ("json", "a module named json exists already"),
-        ("aiorpc", "a module named aiorpc exists already"),
-        ("none", "the class of 'none' would be named None, which is taken"),
-        ("cluster-rpc-proxy", "would be named ClusterRpcProxy, which is taken"),
+        ("json", "would hide an existing module named json"),
+        ("aiorpc", "would hide an existing module named aiorpc"),
+        ("none", "the name None for the class of 'none' is already used"),
+        ("cluster-rpc-proxy", "the name ClusterRpcProxy for the class of"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_one_line_and_exits_2(

@@ -79,7 +79,7 @@ def test_run_waits_for_the_broker_and_says_so(project: Project, closed_port: int
         (["greetings", "--define", "max_worker=1"], "did you mean max_workers?"),
         (["greetings", "--define", "max_workers=many"], "max_workers must be int"),
         (["greetings", "--define", "=1"], "--define needs KEY=VALUE"),
-        (["greetings", "--broker", "localhost"], "it needs a scheme"),
+        (["greetings", "--broker", "localhost"], "the URL needs a scheme"),
         (["greetings", "--config", "nosuch.yaml"], "nosuch.yaml"),
         (["greetings", "--config", "wrong.yaml"], "wrong.yaml: unknown key AMQP_URL: did you mean"),
         (["greetings", "--nosuch"], "--nosuch"),
@@ -135,7 +135,7 @@ def test_a_module_that_raises_shows_its_own_frames(here: Project) -> None:
     lines = done.stderr.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert "broken.py" in lines[1]  # nothing of aiorpc's or importlib's stands before it
-    assert lines[-1] == "error: broken cannot be imported: ZeroDivisionError: division by zero"
+    assert lines[-1] == "error: importing broken failed: ZeroDivisionError: division by zero"
 
 
 def test_a_module_that_does_not_compile_shows_the_place(here: Project) -> None:
@@ -144,7 +144,7 @@ def test_a_module_that_does_not_compile_shows_the_place(here: Project) -> None:
     assert done.code == 1
     assert "broken.py" in done.stderr.splitlines()[0]
     assert "importlib" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: broken cannot be imported: SyntaxError")
+    assert done.stderr.splitlines()[-1].startswith("error: importing broken failed: SyntaxError")
 
 
 def test_a_missing_import_of_a_module_is_not_a_missing_module(here: Project) -> None:
