@@ -270,9 +270,7 @@ class Sender:
             return True
         for _ in range(_BATCH):
             outgoing = self.outbox.take()
-            if (
-                self.channel is not channel
-            ):  # the sender of a message that expired in ``take`` did it
+            if self.channel is not channel:  # changed by an expired message's sender
                 self.direct = None
                 self.outbox.put_back(() if outgoing is None else (outgoing,))
                 return self.channel is None

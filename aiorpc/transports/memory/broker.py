@@ -1,9 +1,9 @@
 """
 A small broker in this process, with RabbitMQ's semantics: declares, routes, deletes. No I/O.
 
-It knows nothing of transports, except that a connection owns its consumers and exclusive queues.
-The rules are those of https://www.rabbitmq.com/docs/ (queues, ttl, dlx, consumer-priority,
-consumer-prefetch); the contract suite checks them against RabbitMQ.
+It knows only that a transport's connection owns consumers and exclusive queues. It follows
+RabbitMQ's rules (https://www.rabbitmq.com/docs/: queues, ttl, dlx, consumer-priority,
+consumer-prefetch). The contract suite checks the same rules on RabbitMQ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["MemoryBroker"]
 
 log = logging.getLogger(__name__)
 
-#: Arguments of queues that this broker obeys, or that make no difference within one process.
+#: Queue arguments that this broker supports, or that have no effect within one process.
 _KNOWN_ARGUMENTS: Final = frozenset(
     {
         "x-expires",
@@ -50,9 +50,9 @@ class MemoryBroker:
     The broker behind ``memory://name`` in one event loop, while a transport is connected to it.
 
     Attributes:
-        turns: runs everything that the broker does later.
-        blocked: whether it takes no messages, as RabbitMQ under a memory or disk alarm.
-        transports: who is connected, and what to call when ``blocked`` changes.
+        turns: runs the broker's work in later turns of the loop.
+        blocked: whether the broker accepts no messages, as RabbitMQ under a memory or disk alarm.
+        transports: the connected transports, each with a callback for changes of ``blocked``.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -74,13 +74,13 @@ class MemoryBroker:
         self, exchange: str, routing_key: str, message: Message, mandatory: bool
     ) -> Unroutable | None:
         """
-        Put a copy of *message* into the queues that take it.
+        Put a copy of *message* into the queues that are bound to its exchange and routing key.
 
         Returns:
-            The error of a mandatory message that no queue takes, or of any without its exchange.
+            The error, if the exchange does not exist, or a mandatory message reaches no queue.
 
         Raises:
-            UnserializableValueError: AMQP cannot carry it; nothing was done.
+            UnserializableValueError: AMQP cannot carry *message*; nothing was done.
         """
         copy = carried(message)
         queues = self._queues_for(exchange, routing_key)
@@ -102,7 +102,7 @@ class MemoryBroker:
         """Route a dead letter."""
         queues = self._queues_for(exchange, routing_key)
         if reason != "rejected":
-            # RabbitMQ drops a message that returns to a queue without having been rejected.
+            # RabbitMQ drops a dead letter that comes back to a queue without a reject.
             queues = tuple(queue for queue in queues if not goes_round(dead, queue.name))
         self._position += 1
         for queue in queues:
@@ -128,8 +128,8 @@ class MemoryBroker:
         Declare *exchange*, and return it as it is.
 
         Raises:
-            ConfigurationError: it exists with other flags, its name is reserved, or it is passive
-                and does not exist.
+            ConfigurationError: the exchange exists with other flags, or its name is reserved, or a
+                passive exchange does not exist.
         """
         name = exchange.name
         if not name:
@@ -156,7 +156,8 @@ class MemoryBroker:
         Declare *queue* with its exchange and binding.
 
         Raises:
-            ConfigurationError: it exists with other flags, or is exclusive to another connection.
+            ConfigurationError: the queue exists with other flags, or is exclusive to another
+                connection.
         """
         self.declare_exchange(queue.exchange)
         there = self.queues.get(queue.name)
@@ -165,7 +166,7 @@ class MemoryBroker:
         elif there.owner not in (None, connection):
             raise ConfigurationError(
                 f"queue {queue.name!r} on {self.url} is exclusive to another connection (405 "
-                "RESOURCE_LOCKED): give this one a name of its own"
+                "RESOURCE_LOCKED): give this queue another name"
             )
         else:
             flags, asked = there.flags, queue_flags(queue)
@@ -179,7 +180,7 @@ class MemoryBroker:
 
     def _new_queue(self, queue: Queue, connection: object) -> MemoryQueue:
         if not queue.name:
-            raise ConfigurationError("a queue has no name, and brokers are not asked to invent one")
+            raise ConfigurationError("a queue has no name, and the broker chooses none: name it")
         for name in queue.arguments:
             if name.startswith("x-") and name not in _KNOWN_ARGUMENTS:
                 log.warning("queue %s: argument %s has no effect on %s", queue.name, name, self.url)
@@ -201,13 +202,13 @@ class MemoryBroker:
                 raise ConfigurationError(
                     f"{what} on {self.url} exists with {flag} = {there.get(flag)!r}, and was "
                     f"declared with {flag} = {asked.get(flag)!r} (406 PRECONDITION_FAILED): "
-                    "declare it alike everywhere, or delete it first"
+                    "declare it with the same flags everywhere, or delete it first"
                 )
 
     def inspect(self, name: str, connection: object) -> QueueState | None:
         """
-        Return what a passive declare reports; ``None`` for a queue that is exclusive to another
-        connection. As in RabbitMQ it is a use of the queue: ``expires`` counts from now.
+        Return the result of a passive declare; ``None`` if the queue is exclusive to another
+        connection. As in RabbitMQ, this is a use of the queue: ``expires`` counts from now.
         """
         queue = self.queues.get(name)
         if queue is None:
@@ -237,7 +238,7 @@ class MemoryBroker:
     # --- connections
 
     def disconnect(self, connection: object, consumers: Iterable[MemoryConsumer]) -> None:
-        """Requeue what the *consumers* of *connection* hold, and delete its exclusive queues."""
+        """Requeue the unsettled messages of *consumers*; delete *connection*'s exclusive queues."""
         consumers = list(consumers)
         for consumer in consumers:
             consumer.open = False
@@ -250,13 +251,13 @@ class MemoryBroker:
             self.delete_queue(queue)
 
     def set_blocked(self, blocked: bool) -> None:
-        """Take no messages, as RabbitMQ under a memory or disk alarm; or take them again."""
+        """Stop accepting messages, as RabbitMQ during a memory or disk alarm, or resume."""
         self.blocked = blocked
         for blocked_changed in list(self.transports.values()):
             blocked_changed()
 
     def close(self) -> None:
-        """Forget everything, and leave no timer behind."""
+        """Delete all messages and queues, and cancel all timers."""
         for queue in list(self.queues.values()):
             queue.discard()
         self.queues.clear()

@@ -1,6 +1,6 @@
 """
-One connection's way to the broker in this process: publishes, settles what was published, answers.
-No I/O.
+The channel of one connection to the broker in this process: publishes and settles messages, sends
+answers. No I/O.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from .queue import Entry, MemoryConsumer
 
 __all__ = ["MemoryChannel"]
 
-#: Encodes only to check.
+#: Encodes messages only to check them.
 _ENCODER: Final = Encoder(channel=0, frame_max=0)
 
 
 class MemoryChannel:
     """
-    What :class:`~.amqp.channel.Channel` is to RabbitMQ: it takes messages while the connection
-    lasts, and knows which of them have not settled.
+    The counterpart of :class:`~.amqp.channel.Channel`: it sends messages until the connection is
+    lost, and keeps the messages that have not settled.
 
     Args:
-        limit: bytes of body that may be sent.
-        take_back: takes what is to be re-sent when the connection is lost.
-        elsewhere: sends an answer whose connection is lost.
+        limit: bytes of the largest body that may be sent.
+        take_back: called with the messages to re-send when the connection is lost.
+        elsewhere: sends an answer when the connection of its request is lost.
 
     Attributes:
-        open: until the connection is lost.
-        consumers: all that consumed on it; also cancelled ones, whose deliveries may be unsettled.
-        confirming: whether the broker's confirms arrive. Tests clear it.
+        open: true until the connection is lost.
+        consumers: all consumers of the channel, also cancelled consumers with unsettled deliveries.
+        confirming: whether the broker's confirms arrive. Tests set it to false.
     """
 
     def __init__(
@@ -52,20 +52,20 @@ class MemoryChannel:
         self._limit = limit
         self._take_back = take_back
         self._elsewhere = elsewhere
-        #: Sent and not settled: with the outcome, and the delivery to ack first.
+        #: Sent, unsettled messages, each with its outcome and the delivery to ack first.
         self._sent: deque[tuple[Outgoing, AioRpcError | None, tuple[MemoryConsumer, Entry] | None]]
         self._sent = deque()
         self._settling = False
-        #: Answers that wait until the broker takes messages.
+        #: Answers that wait until the broker accepts messages.
         self._held: list[tuple[MemoryConsumer, Entry, Outgoing]] = []
 
     @property
     def ready(self) -> bool:
-        """Whether it is open, and the broker takes messages."""
+        """Whether the channel is open, and the broker accepts messages."""
         return self.open and not self.broker.blocked
 
     async def drained(self) -> None:
-        """Return at once: nothing stands between this channel and the broker."""
+        """Return at once, because messages reach the broker without a socket."""
 
     def publish(
         self, outgoing: Outgoing, answered: tuple[MemoryConsumer, Entry] | None = None
@@ -74,7 +74,7 @@ class MemoryChannel:
         Send *outgoing*; ack *answered* when the broker has confirmed it.
 
         Raises:
-            UnserializableValueError: AMQP cannot carry it, or it is too large; nothing was sent.
+            UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
         """
         message = outgoing.message
         if len(message.body) > self._limit:
@@ -94,8 +94,8 @@ class MemoryChannel:
 
     def answer(self, consumer: MemoryConsumer, entry: Entry, reply: Outgoing) -> bool:
         """
-        Send *reply*, then ack *entry*; see :meth:`.base.Delivery.answer`. Return whether that acks
-        it, now or later.
+        Send *reply*, then ack *entry*; see :meth:`.base.Delivery.answer`. Return whether *entry* is
+        acked, now or later.
         """
         if not consumer.open:
             self._elsewhere(reply)
@@ -114,31 +114,31 @@ class MemoryChannel:
         return True
 
     def unblocked(self) -> None:
-        """The broker takes messages again: send the answers that waited."""
+        """Send the answers that waited, because the broker accepts messages again."""
         held, self._held = self._held, []
         for consumer, entry, reply in held:
             self.answer(consumer, entry, reply)
 
     def end(self) -> None:
-        """The connection is lost, or closed."""
+        """End the channel: its connection is lost or closed."""
         self.open = False
         self.broker.disconnect(self, self.consumers)
         sent, self._sent = self._sent, deque()
         held, self._held = self._held, []
-        # A generator, since it settles messages: ``take_back`` first stops sending on this channel.
+        # A generator: ``take_back`` has to stop sending on this channel before messages settle.
         again = (resend(outgoing) for outgoing, _, _ in sent)
         self._take_back(outgoing for outgoing in again if outgoing is not None)
-        # The broker requeued what they answer: only the answers are sent.
+        # Only the answers are sent: the broker has requeued their requests.
         for _, _, reply in held:
             self._elsewhere(reply)
 
     def settle_all(self) -> None:
-        """Settle what the broker has, before the connection is closed."""
+        """Settle the messages that the broker has, before the connection is closed."""
         if self.confirming:
             self._settle(0.0)
 
     def _settle(self, now: float) -> None:
-        """The broker's confirms and returns arrive."""
+        """Settle messages, as if the broker's confirms and returns arrived now."""
         self._settling = False
         if not self.confirming:
             return

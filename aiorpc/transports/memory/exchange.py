@@ -1,5 +1,5 @@
 """
-An exchange of the broker in this process: which queues take a routing key. Nothing here awaits.
+An exchange of the broker in this process: finds the queues for a routing key. Nothing here awaits.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from .queue import MemoryQueue
 
 __all__ = ["MemoryExchange", "exchange_flags"]
 
-#: Routing keys whose queues an exchange remembers; then it forgets them all.
+#: Routing keys whose queues an exchange caches. A full cache is emptied.
 MAX_ROUTES: Final = 4096
 
 
 class MemoryExchange:
-    """Bindings, and the queues that they lead to."""
+    """An exchange with its bindings to queues."""
 
     __slots__ = ("_bindings", "_routes", "auto_delete", "flags", "name", "type")
 
@@ -27,12 +27,12 @@ class MemoryExchange:
         self.auto_delete = exchange.auto_delete
         self.flags = exchange_flags(exchange)
         self._bindings: dict[tuple[str, str], MemoryQueue] = {}
-        #: What ``route`` found since a binding was added or removed (ADR 6).
+        #: Results of ``route`` since the last change of bindings (ADR 6).
         self._routes: dict[str, tuple[MemoryQueue, ...]] = {}
 
     @property
     def bound(self) -> bool:
-        """Whether any queue is bound to it."""
+        """Whether any queue is bound to the exchange."""
         return bool(self._bindings)
 
     def bind(self, queue: MemoryQueue, key: str) -> None:
@@ -47,7 +47,7 @@ class MemoryExchange:
         self._routes.clear()
 
     def route(self, routing_key: str) -> tuple[MemoryQueue, ...]:
-        """Return the queues that take *routing_key*, each once."""
+        """Return the queues for *routing_key*, each once."""
         queues = self._routes.get(routing_key)
         if queues is None:
             short_string(routing_key, "routing key")
@@ -64,13 +64,13 @@ class MemoryExchange:
         elif self.type == "direct":
             found = [queue for (_, key), queue in bindings if key == routing_key]
         else:
-            # Fanout; and a headers exchange, where a binding without arguments takes everything.
+            # Fanout; or a headers exchange, where a binding without arguments matches all messages.
             found = [queue for _, queue in bindings]
         return tuple(dict.fromkeys(found))
 
 
 def exchange_flags(exchange: Exchange) -> dict[str, Any]:
-    """Return everything that must be equal when an exchange is declared again."""
+    """Return the flags that must be equal when an exchange is declared again."""
     return {
         "type": exchange.type,
         "durable": exchange.durable,

@@ -1,5 +1,5 @@
 """
-Messages as AMQP would deliver them: copied, and refused where AMQP refuses them. No I/O.
+Copies messages as AMQP would deliver them, and refuses messages that AMQP refuses. No I/O.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from ..codec.properties import decode_content_header
 __all__ = ["Carried", "by_codec", "carried", "deep_copy"]
 
 _ENCODER: Final = Encoder(channel=1, frame_max=0)
-#: Bytes in front of a frame's payload: type, channel, size.
+#: Bytes before a frame's payload: type, channel, size.
 _HEAD: Final = 7
 
 _INT64: Final = 1 << 63
-#: Types whose values leave a field table unchanged, and are immutable.
+#: Immutable types whose values a field table does not change.
 _CONSTANTS: Final = frozenset({bool, float, type(None)})
 #: Characters of headers that may not fit into a frame.
 _LARGE: Final = 100_000
 
 
-#: Names and properties that AMQP can carry. At the maximum, all are forgotten.
+#: Cached names and properties that AMQP can carry. A full cache is emptied.
 _plain: set[str | None] = {None}
 _MAX_PLAIN: Final = 1024
 
 
 class Carried(msgspec.Struct, eq=False, gc=False):
-    """A message in the broker, which never hands out ``message`` itself, only copies."""
+    """A message in the broker, which delivers copies of ``message``, never the object itself."""
 
     message: Message
-    #: Copies its headers, as deep as they are mutable; ``None`` if they are immutable.
+    #: Copies the mutable parts of the headers; ``None`` if all headers are immutable.
     copy_headers: Callable[[Any], dict[str, Any]] | None = None
 
     def copy(self) -> Message:
         """
-        Return a copy for one receiver. Its headers may be changed, except :class:`.FilledHeaders`,
-        which are immutable and shared.
+        Return a copy for one receiver. The receiver may change the headers, except
+        :class:`.FilledHeaders`, which are immutable and shared.
         """
         message: Message = self.message.__copy__()  # type: ignore[attr-defined]
         if self.copy_headers is not None:
@@ -55,10 +55,10 @@ def carried(message: Message) -> Carried:
     """
     Return a copy of *message* as AMQP delivers it: tuples as lists, times as whole seconds in UTC.
 
-    A shortcut for what :func:`by_codec` does, for the messages of nearly all calls (ADR 6).
+    A shortcut for :func:`by_codec`, for the messages of nearly all calls (ADR 6).
 
     Raises:
-        UnserializableValueError: AMQP cannot carry it; the text names the header or the property.
+        UnserializableValueError: AMQP cannot carry a header or property; the text names it.
     """
     correlation_id = message.correlation_id
     if (
@@ -86,13 +86,13 @@ def carried(message: Message) -> Carried:
 
 
 def _is_small(headers: FilledHeaders) -> bool:
-    """Return whether one frame has room for *headers*. The template keeps its encoded form."""
+    """Return whether *headers* fit into one frame. The template caches its encoded bytes."""
     encoded = headers.template.encoded or encode_headers(headers)
     return len(encoded) <= _LARGE and -_INT64 <= headers.deadline < _INT64
 
 
 def _copied(headers: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]] | None:
-    """Return a copy of *headers* and what copies them again; ``None`` if they need the codec."""
+    """Return a copy of *headers* and a copy function; ``None`` if *headers* need the codec."""
     copied: dict[str, Any] = {}
     size = 0
     copy_headers: Callable[[Any], dict[str, Any]] = dict
@@ -121,7 +121,7 @@ def _copied(headers: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any],
 
 
 def _is_plain(text: str | None) -> bool:
-    """Return whether *text* is certainly a short string of AMQP, and remember it."""
+    """Return whether *text* is certainly a short string of AMQP, and cache *text*."""
     if type(text) is not str or len(text) > 255 or not text.isascii():
         return False
     if len(_plain) >= _MAX_PLAIN:
@@ -136,7 +136,7 @@ def by_codec(message: Message) -> Carried:
     Encode and decode *message* with the codec for RabbitMQ.
 
     Raises:
-        UnserializableValueError: AMQP cannot carry it; the text names the header or the property.
+        UnserializableValueError: AMQP cannot carry a header or property; the text names it.
     """
     frames = _ENCODER.publish("", "", False, msgspec.structs.replace(message, body=b""))
     start = _frame_end(frames, 0)
@@ -153,7 +153,7 @@ def _copy_with_lists(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def deep_copy(value: Any) -> Any:
-    """Tables and arrays copied; what is in them cannot be changed."""
+    """Return a copy of *value*, with copied tables and arrays; other values are immutable."""
     if type(value) is dict:
         return {name: deep_copy(item) for name, item in value.items()}
     if type(value) is list:

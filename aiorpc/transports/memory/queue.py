@@ -30,12 +30,12 @@ _POSITION: Final = attrgetter("position")
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
-    """One message in one queue. A requeued message is the same entry, in its old place."""
+    """One message in one queue. A requeued message keeps its entry and its place."""
 
     carried: Carried
     exchange: str
     routing_key: str
-    #: Defines the order, also of requeued messages.
+    #: The message's place in the order, also after a requeue.
     position: int
     #: Loop time.
     expires_at: float | None
@@ -43,17 +43,17 @@ class Entry(msgspec.Struct, eq=False, gc=False):
 
 
 class MemoryConsumer(msgspec.Struct, eq=False):
-    """Takes messages of one queue, at most ``prefetch`` unsettled ones."""
+    """A consumer of one queue, with at most ``prefetch`` unsettled messages."""
 
     queue: MemoryQueue
     deliver: Deliver
-    #: Called when its queue was deleted.
+    #: Called when the queue was deleted.
     gone: Callable[[], None]
     #: ``math.inf`` for no limit.
     prefetch: float
     priority: int
     unacked: set[Entry] = msgspec.field(default_factory=set)
-    #: Until its connection is lost. Deliveries of a cancelled consumer can still be acked.
+    #: True until the connection is lost. Deliveries of a cancelled consumer can still be acked.
     open: bool = True
 
     def ack(self, entry: Entry) -> None:
@@ -61,12 +61,12 @@ class MemoryConsumer(msgspec.Struct, eq=False):
         try:
             self.unacked.remove(entry)
         except KeyError:
-            return  # the connection was lost, and the queue has requeued it
+            return  # the connection was lost, and the queue has requeued *entry*
         if self.queue.ready:
             self.queue.schedule()
 
     def reject(self, entry: Entry, *, requeue: bool) -> None:
-        """Requeue the entry, or drop it to the dead letters."""
+        """Reject *entry* (to the dead letters, if the queue has any), or requeue it."""
         if entry not in self.unacked:
             return
         self.unacked.remove(entry)
@@ -77,12 +77,12 @@ class MemoryConsumer(msgspec.Struct, eq=False):
             self.queue.schedule()
 
 
-#: Takes what a queue hands out.
+#: Handles an entry that a queue delivers to a consumer.
 Deliver: TypeAlias = Callable[[MemoryConsumer, Entry], None]
 
 
 class MemoryQueue:
-    """Messages in their order, and the consumers that take them."""
+    """A queue: ordered messages, and the consumers that get them."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class MemoryQueue:
         self.auto_delete = queue.auto_delete
         self.owner = connection if queue.exclusive else None
         self.ready: deque[Entry] = deque()
-        #: Highest priority first; within one priority, the next one first.
+        #: Highest priority first; within one priority, the next consumer first.
         self.consumers: list[MemoryConsumer] = []
         self.bound_to: set[str] = set()
         #: Milliseconds.
@@ -155,7 +155,7 @@ class MemoryQueue:
         self.schedule()
 
     def drop(self, entry: Entry, reason: str) -> None:
-        """Send *entry*, which was removed, to the dead letters, if the queue has any."""
+        """Send the removed *entry* to the dead letters, if the queue has any."""
         if self.dead_letters is not None and not self.deleted:
             exchange, routing_key = self.dead_letters
             if routing_key is None:
@@ -163,15 +163,15 @@ class MemoryQueue:
             self._bury(exchange, routing_key, _dead_letter(entry, self.name, reason), reason)
 
     def drop_expired(self, now: float) -> None:
-        """Drop what expired at the head. Behind a message that has not expired, it stays."""
+        """Drop expired messages at the head. Other expired messages stay until they get there."""
         ready = self.ready
         while ready and (expires_at := ready[0].expires_at) is not None and expires_at <= now:
             self.drop(ready.popleft(), "expired")
 
-    # --- handing out
+    # --- deliveries
 
     def schedule(self) -> None:
-        """Hand out messages in the next turn of the loop."""
+        """Deliver messages in the next turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._turns.soon(self._hand_out)
@@ -196,13 +196,13 @@ class MemoryQueue:
                 consumer.deliver(consumer, entry)
             except Exception:
                 log.exception(
-                    "the handler of a delivery from queue %s (exchange %r, key %r) failed; unless "
-                    "it was settled, the broker keeps it until the transport closes",
+                    "the handler of a delivery from queue %s (exchange %r, key %r) failed; if it "
+                    "did not settle the delivery, the broker requeues it when the connection ends",
                     self.name,
                     entry.exchange,
                     entry.routing_key,
                 )
-            except BaseException:  # the loop handles a KeyboardInterrupt; the others still wait
+            except BaseException:  # such as KeyboardInterrupt; other messages still wait
                 self.schedule()
                 raise
         if ready:
@@ -223,7 +223,7 @@ class MemoryQueue:
         self.consumers.insert(place, consumer)
 
     def _watch_head(self) -> None:
-        """Drop the head, which no consumer takes, when it expires."""
+        """Drop the head when it expires, because no consumer can get it."""
         expires_at = self.ready[0].expires_at if self.ready else None
         if self._head_expiry is not None:
             if self._head_expiry.when() == expires_at:
@@ -240,14 +240,14 @@ class MemoryQueue:
     # --- consumers and life
 
     def add_consumer(self, consumer: MemoryConsumer) -> None:
-        """Give messages to *consumer* from now on."""
+        """Deliver messages to *consumer* from now on."""
         self._join(consumer)
         self.stop_expiry()
         if self.ready:
             self.schedule()
 
     def remove_consumer(self, consumer: MemoryConsumer) -> None:
-        """Give *consumer* no more messages. It keeps what it holds. The queue may be deleted."""
+        """Stop deliveries to *consumer*, which keeps its unsettled ones. May delete the queue."""
         if consumer not in self.consumers:
             return
         self.consumers.remove(consumer)
@@ -258,7 +258,7 @@ class MemoryQueue:
                 self.start_expiry()
 
     def start_expiry(self) -> None:
-        """Delete the queue ``expires`` from now, unless it is consumed or declared before."""
+        """Delete the queue after ``expires`` ms, unless a client consumes or declares it before."""
         self.stop_expiry()
         if self.expires is not None and not self.consumers and not self.deleted:
             at = self._turns.time() + self.expires / 1000
@@ -270,7 +270,7 @@ class MemoryQueue:
             self._expiry = None
 
     def discard(self) -> None:
-        """Forget all messages and timers: the queue is deleted."""
+        """Drop all messages and timers, because the queue is deleted."""
         self.deleted = True
         self.ready.clear()
         self.stop_expiry()
@@ -281,9 +281,9 @@ class MemoryQueue:
 
 
 def queue_flags(queue: Queue) -> dict[str, Any]:
-    """Return everything that must be equal when a queue is declared again."""
+    """Return the flags that must be equal when a queue is declared again."""
     return {
-        # RabbitMQ keeps an exclusive queue as a transient one, whatever was declared.
+        # For RabbitMQ an exclusive queue is always transient.
         "durable": queue.durable and not queue.exclusive,
         "exclusive": queue.exclusive,
         "auto_delete": queue.auto_delete,
@@ -321,7 +321,7 @@ def _dead_letter(entry: Entry, queue: str, reason: str) -> Carried:
 
 
 def goes_round(dead: Carried, queue: str) -> bool:
-    """Return whether *dead* has been in *queue* before, and was not rejected since."""
+    """Return whether *dead* has been in *queue* before, and no consumer rejected it since."""
     for death in _deaths(dead.message.headers or {}):  # the latest first
         if death["reason"] == "rejected":
             return False
@@ -331,7 +331,7 @@ def goes_round(dead: Carried, queue: str) -> bool:
 
 
 def _deaths(headers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the valid entries of ``x-death``: a sender may have written anything."""
+    """Return the valid entries of ``x-death``; a sender may write any value there."""
     deaths = headers.get("x-death")
     return [
         dict(death)

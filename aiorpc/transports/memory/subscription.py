@@ -1,5 +1,5 @@
 """
-What a transport of ``memory://`` gives to its users: subscriptions, and deliveries. No I/O.
+Subscriptions and deliveries of ``memory://``. No I/O.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class MemoryDelivery(Delivery, eq=False):
-    """A message that a queue handed out; ``entry`` is its place there, until it is settled."""
+    """A message that a queue delivered; ``entry`` is its place there, until it is settled."""
 
     channel: MemoryChannel
     consumer: MemoryConsumer
@@ -84,7 +84,8 @@ class MemorySubscription(Subscription):
         Declare the queue, and consume from it on *channel*.
 
         Raises:
-            ConfigurationError: it exists with other flags, or is exclusive to another connection.
+            ConfigurationError: the queue exists with other flags, or is exclusive to another
+                connection.
         """
         options, broker = self.options, channel.broker
         gone = options.keep and self._consumed_before and self.queue.name not in broker.queues
@@ -100,18 +101,18 @@ class MemorySubscription(Subscription):
             options.prefetch or math.inf,
             arguments.get("x-priority", 0),
         )
-        # Cancelled consumers are of no interest once all they hold is settled.
+        # Forget cancelled consumers without unsettled deliveries.
         here = (each for each in channel.consumers if each.unacked or each in each.queue.consumers)
         channel.consumers = [*here, self._consumer]
         queue.add_consumer(self._consumer)
 
     def disconnected(self) -> None:
-        """The connection is lost, and the consumer with it."""
+        """Forget the consumer, because its connection is lost."""
         self._consumer = None
 
     def _gone(self, channel: MemoryChannel, reconnects: int) -> None:
-        """The queue was deleted: consume again."""
-        # A consumer that we cancelled is not in its queue any more, so it cannot be ours here.
+        """Consume again, because the queue was deleted."""
+        # This is not a cancelled consumer: a cancelled consumer is not in its queue any more.
         self._consumer = None
         self._cancelled_by_broker(channel.broker.url)
 
@@ -123,7 +124,7 @@ class MemorySubscription(Subscription):
 
 
 def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
-    """Return what hands each message to the handler in *options*."""
+    """Return the function that passes each message to the handler in *options*."""
     handler = options.handler
 
     def deliver(consumer: MemoryConsumer, entry: Entry) -> None:
@@ -149,10 +150,10 @@ def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
 
 
 def restore(declare: Callable[..., object], *args: object) -> None:
-    """Call *declare* after a reconnect; log its error, so that the rest is restored too."""
+    """Call *declare* after a reconnect. Log its error, so that later declarations still run."""
     try:
         declare(*args)
     except ConfigurationError as error:
-        log.error("it could not be declared again: %s", error)
+        log.error("after a reconnect, a queue or exchange could not be declared again: %s", error)
     except Exception:
-        log.exception("what was declared or subscribed could not be restored")
+        log.exception("after a reconnect, a declaration or subscription could not be restored")

@@ -1,6 +1,6 @@
 """
 ``memory://name``: a transport without a server, for unit tests, notebooks, demos and programs of
-one process. The broker behind it is in ``broker``; here is the side of one connection. No I/O.
+one process. This module is one connection to the broker in ``broker``. No I/O.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ __all__ = ["MemoryTransport"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds that closing may spend on messages that wait.
+#: Seconds that closing may spend on waiting messages.
 CLOSE_TIMEOUT: Final = 2.0
 
-# Alive while a transport is connected; by the identity of their loop, which they keep alive.
+# Brokers with a connected transport, by the id of their loop. A broker keeps its loop alive.
 _brokers: WeakValueDictionary[tuple[int, str], MemoryBroker] = WeakValueDictionary()
 _brokers_lock = threading.Lock()
 
 
 def _broker(name: str, loop: asyncio.AbstractEventLoop) -> MemoryBroker:
-    """The broker of *name* in *loop*; ConfigurationError if another loop has one."""
+    """Return the broker *name* in *loop*; ConfigurationError if another loop uses *name*."""
     with _brokers_lock:
         for there in list(_brokers.values()):
             if there.name == name and there.loop is not loop and not there.loop.is_closed():
                 raise ConfigurationError(
-                    f"{there.url} is in use in another event loop of this process, and it does not "
-                    "reach from one loop to another: run both sides in one loop, or use RabbitMQ "
-                    "(AMQP_URI: amqp://...). If they are not meant to meet, name them differently, "
-                    "as in memory://one and memory://two"
+                    f"{there.url} is in use in another event loop of this process, and cannot "
+                    "connect two loops: run both sides in one loop, or use RabbitMQ "
+                    "(AMQP_URI: amqp://...). For two independent brokers, use two names, "
+                    "such as memory://one and memory://two"
                 )
         return _brokers.setdefault((id(loop), name), MemoryBroker(name, loop))
 
@@ -55,20 +55,20 @@ class MemoryTransport(Transport):
 
     It has RabbitMQ's semantics: topic, direct and fanout exchanges, competing consumers, prefetch,
     acks, requeueing, mandatory returns, expiring messages and queues, dead letters, consumer
-    priorities. A program that outgrows one process changes its URL.
+    priorities. To use several processes, a program needs only RabbitMQ's URL.
 
-    Nothing is kept on disk, so durable and persistent mean nothing here. Nothing crosses a process
-    or an event loop: if another loop of the process uses the name, ``start`` raises
-    ``ConfigurationError``. All queues are classic queues, which count no deliveries.
+    The broker keeps nothing on disk, so durable and persistent have no effect. It serves one event
+    loop of one process: if another loop of the process uses the name, ``start`` raises
+    ``ConfigurationError``. All queues are classic queues, which do not count deliveries.
 
     Args:
         name: transports with one name share a broker.
-        max_message_size: bytes of body that may be sent; ``None`` for no limit.
+        max_message_size: bytes of the largest body that may be sent; ``None`` for no limit.
 
     Attributes:
-        reachable: whether the broker can be reached. There is no network to break, so tests clear
-            this and call :meth:`lose` (see :mod:`aiorpc.testing.faults`).
-        reconnects: how often it has reconnected.
+        reachable: whether the broker can be reached. To simulate an outage, tests set this to false
+            and call :meth:`lose` (see :mod:`aiorpc.testing.faults`).
+        reconnects: how often the transport has reconnected.
     """
 
     def __init__(self, name: str = "", *, max_message_size: int | None = None) -> None:
@@ -86,7 +86,7 @@ class MemoryTransport(Transport):
         )
         self._broker: MemoryBroker | None = None
         self._channel: MemoryChannel | None = None
-        # What is restored after a reconnect.
+        # Restored after a reconnect.
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         self._subscriptions: dict[MemorySubscription, None] = {}
@@ -98,14 +98,14 @@ class MemoryTransport(Transport):
 
     @property
     def broker(self) -> MemoryBroker:
-        """The broker, while connected to it or reconnecting; ``ConnectionLost`` otherwise."""
+        """The broker, while connected or reconnecting; otherwise raises ``ConnectionLost``."""
         if self._broker is None:
             raise ConnectionLost(f"the transport to {self.url} is not started")
         return self._broker
 
     @property
     def channel(self) -> MemoryChannel:
-        """What this connection sends on; ``ConnectionLost`` while there is none."""
+        """The channel of this connection; raises ``ConnectionLost`` while disconnected."""
         if self._channel is None:
             raise ConnectionLost(f"the transport is not connected to {self.url}")
         return self._channel
@@ -118,14 +118,14 @@ class MemoryTransport(Transport):
         try:
             self.connect()
             if not self._connected.is_set():
-                log.warning("waiting for %s: it cannot be reached", self.url)
+                log.warning("waiting for %s, which cannot be reached", self.url)
             async with asyncio.timeout(timeout):
                 await self._connected.wait()
         except BaseException as error:
-            self._become(State.CLOSED)  # nothing runs; it can be started again
+            self._become(State.CLOSED)  # no task runs; ``start`` can be called again
             if isinstance(error, TimeoutError):
                 raise ConnectionLost(
-                    f"no connection to {self.url} within {timeout:g} s: it cannot be reached"
+                    f"no connection within {timeout:g} s: {self.url} cannot be reached"
                 ) from None
             raise
         if self._closed:
@@ -137,7 +137,7 @@ class MemoryTransport(Transport):
             return
         self._closed = True
         try:
-            # Senders that never pause can keep messages waiting for ever.
+            # Bounded: senders without pauses can keep messages waiting without end.
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await self._sender.flushed()
@@ -177,14 +177,14 @@ class MemoryTransport(Transport):
         self._blocked_changed()
 
     def lose(self) -> None:
-        """Lose the connection with the confirms on it; the broker requeues what is unacked."""
+        """Lose the connection and its confirms; the broker requeues the unacked messages."""
         if self._connected.is_set() and not self._closed:
             self._connected.clear()
             self._disconnect(f"lost the connection to {self.url}")
             self._become(State.CONNECTING)
 
     def _disconnect(self, why: str) -> None:
-        """End everything on this connection; the broker stays."""
+        """End the channel and its consumers; keep the broker."""
         channel, self._channel = self._channel, None
         if channel is not None:
             for subscription in self._subscriptions:
@@ -193,7 +193,7 @@ class MemoryTransport(Transport):
             channel.end()
 
     def _leave(self) -> None:
-        """Disconnect for good; the last transport that leaves ends the broker."""
+        """Disconnect for good. The last transport also closes the broker."""
         if self._channel is not None:
             self._channel.settle_all()
         why = str(self._was_closed())
@@ -211,12 +211,12 @@ class MemoryTransport(Transport):
         return ConnectionLost(f"the transport to {self.url} was closed")
 
     def _blocked_changed(self) -> None:
-        """The broker takes no more messages, or takes them again."""
+        """Pause or resume sending, because the broker stopped or resumed accepting messages."""
         channel = self._channel
         if channel is None:
             return
         if channel.broker.blocked:
-            self._sender.pause(f"{self.url} takes no messages (it is blocked)")
+            self._sender.pause(f"{self.url} accepts no messages (it is blocked)")
             self._become(State.BLOCKED)
         else:
             self._become(State.CONNECTED)
@@ -229,7 +229,7 @@ class MemoryTransport(Transport):
     # --- topology and queues
 
     async def _available(self) -> MemoryChannel:
-        """Return what this connection sends on, once connected."""
+        """Return the channel of this connection; wait until connected."""
         await self._connected.wait()
         if self._closed or self._channel is None:
             raise self._was_closed()

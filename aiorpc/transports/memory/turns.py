@@ -1,5 +1,5 @@
 """
-When the broker in this process works: in later turns of its event loop, never inside ``publish``.
+Runs the work of the broker in this process in later turns of its event loop, never in ``publish``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Turns"]
 
 class Turns:
     """
-    Runs callbacks in later turns of *loop*, all in one context: never in that of a sender.
+    Runs callbacks in later turns of *loop*, all in one context, never in a sender's context.
 
     Attributes:
         time: returns the loop's time.
@@ -39,7 +39,7 @@ class Turns:
         return self._loop.call_at(time, callback, *args, context=self._context)
 
     def end(self) -> None:
-        """Call nothing any more."""
+        """Call no more callbacks."""
         self._next.clear()
         if self._handle is not None:
             self._handle.cancel()
@@ -50,7 +50,7 @@ class Turns:
         callbacks = self._next
         now = self.time()
         try:
-            # What they add is for the next turn.
+            # The next turn runs callbacks that these callbacks add.
             for _ in range(len(callbacks)):
                 callbacks.popleft()(now)
         finally:
