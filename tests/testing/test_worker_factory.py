@@ -441,5 +441,5 @@ async def test_a_coroutine_needs_no_thread() -> None:
 
 
 def test_a_sync_method_outside_run_sync_names_the_remedy() -> None:
-    with pytest.raises(RuntimeError, match=r"by aiorpc.testing.run_sync\(\)"):
+    with pytest.raises(RuntimeError, match=r"aiorpc.testing.run_sync\(\)"):
         worker_factory(Sync).ask("a")

@@ -26,7 +26,11 @@ async def connect_to_host(host: str, port: int) -> socket.socket:
         OSError: *host* has no address, or every address refused.
     """
     loop = asyncio.get_running_loop()
-    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    kind = socket.SOCK_STREAM
+    try:  # an IP address needs no resolver, and so no thread
+        addresses = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        addresses = await loop.getaddrinfo(host, port, type=kind)
     attempts: list[asyncio.Task[socket.socket]] = []
     running: set[asyncio.Task[socket.socket]] = set()
     try:

@@ -98,6 +98,8 @@ def reason(error: BaseException | None) -> str:
     """Return *error* in words; each aiormq error has its text in another attribute."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection was refused"
     if isinstance(error, aiormq.exceptions.ConnectionClosed) and error.args:
         return str(error.args[-1])
     if isinstance(error, asyncio.CancelledError) or error is None:

@@ -127,7 +127,7 @@ def test_options_of_one_database_that_are_no_mapping_are_an_error() -> None:
 
 @pytest.mark.parametrize("base", [object, "Base", Base.metadata])
 def test_a_class_that_is_no_base_is_an_error(base: Any) -> None:
-    with pytest.raises(ConfigurationError, match="no declarative base: make one by"):
+    with pytest.raises(ConfigurationError, match="is not a declarative base: write"):
         configured({"DB_URI": "sqlite://"}, "both", base)
 
 

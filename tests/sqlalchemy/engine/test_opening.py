@@ -139,7 +139,7 @@ async def test_the_error_for_a_missing_driver_names_the_extra(
 
 
 async def test_the_error_for_an_unknown_database_names_it() -> None:
-    with pytest.raises(ConfigurationError, match=r"SQLAlchemy knows no foo\+bar://"):
+    with pytest.raises(ConfigurationError, match=r"SQLAlchemy does not know foo\+bar://"):
         async with open_engine(configured({"DB_URI": "foo+bar://h/db"}, "both", Base)):
             pass
 

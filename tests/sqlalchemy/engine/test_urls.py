@@ -147,8 +147,8 @@ def test_tls_1_2_is_the_lowest_version_for_mysql_whatever_openssl_permits(
         ("mysql://u:p@h/db?ssl_ca=/no/such/file", ["TLS files"]),
         ("sqlite:///x.db?charset=utf8", ["aiosqlite has no argument charset"]),
         ("mssql://u:p@h/db", ["mssql+aioodbc"]),
-        ("mysql://user:pass@host:port/firstbase", ["no database URL", "host:port/firstbase"]),
-        ("nonsense", ["no database URL"]),
+        ("mysql://user:pass@host:port/firstbase", ["is not a database URL", "host:port/firstbase"]),
+        ("nonsense", ["is not a database URL"]),
     ],
 )
 def test_the_error_for_an_argument_that_the_driver_lacks_names_it(
@@ -214,7 +214,7 @@ async def test_no_password_is_sent_if_the_server_does_not_offer_the_required_tls
     overheard = Forwarder(url)
     async with overheard.running() as port:
         through = url.set(port=port).render_as_string(hide_password=False)
-        with pytest.raises(ConfigurationError, match=r"DB_URI asks for TLS.*offers none"):
+        with pytest.raises(ConfigurationError, match=r"DB_URI requires TLS.*offers none"):
             await _cipher(through, query)
         assert overheard.said == b""
         assert await _cipher(through, "ssl_mode=PREFERRED") == ""
