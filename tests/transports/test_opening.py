@@ -24,7 +24,7 @@ def test_settings_without_effect_are_logged_once(caplog: pytest.LogCaptureFixtur
         ),
         (
             "WARNING",
-            f"{settings.source}: TRANSPORT_OPTIONS has no effect: aiorpc reconnects until it stops, "
-            "with its own backoff",
+            f"{settings.source}: TRANSPORT_OPTIONS has no effect: aiorpc reconnects until it "
+            "stops, with its own backoff",
         ),
     ]

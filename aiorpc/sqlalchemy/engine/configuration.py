@@ -65,11 +65,11 @@ def configured(
     are in ``url.connect_args``.
 
     Args:
-        config: the path of a file, a mapping, or ``Settings``. base: the declarative base. The
-        configuration names it by its class name, or by the ``name`` in
-        ``declarative_base(name=...)``. engine_options, session_options: options from code. The
-        configuration replaces single options, and single keys inside mappings such as
-        ``connect_args``.
+        config: the path of a file, a mapping, or ``Settings``.
+        base: the declarative base, which the configuration names by its class name, or by the
+            name that its ``declarative_base`` got.
+        engine_options, session_options: options from code. The configuration replaces single
+            options, and single keys inside mappings such as ``connect_args``.
 
     Raises:
         ConfigurationError: *base* is not a declarative base or has no database in the
