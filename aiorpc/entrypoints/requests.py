@@ -83,6 +83,8 @@ class Server:
 
     def __init__(self, host: Host, methods: Mapping[str, Method]) -> None:
         self._requests, self._replies = host.wire.requests, host.wire.replies
+        # Bound once: a call would else make two bound methods more, for the collector to visit.
+        self._encode_result, self._settle = host.wire.replies.result, self._settle_request
         self.cancellations: Cancellations[ServedRequest] = Cancellations()
         self._host = host
         self._methods = methods
@@ -153,7 +155,7 @@ class Server:
             entrypoint,
             call,
             partial(self._settle, request),
-            partial(self._replies.result, request.message),
+            partial(self._encode_result, request.message),
         )
         if not request.settled:
             cancellations.running[request.key] = request
@@ -177,7 +179,7 @@ class Server:
 
     # From an outcome to an answer
 
-    def _settle(self, request: ServedRequest, outcome: Outcome) -> None:
+    def _settle_request(self, request: ServedRequest, outcome: Outcome) -> None:
         """Answer with *outcome*, or requeue the request because the host stops."""
         request.settled = True
         self.cancellations.running.pop(request.key, None)

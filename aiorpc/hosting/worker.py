@@ -138,8 +138,10 @@ class Worker(msgspec.Struct, eq=False):
         foreign = False
         try:
             middleware = self._workshop.middleware
-            handler = compose(middleware, self.serve) if middleware else self.serve
-            result = await handler(call)
+            if middleware:
+                result = await compose(middleware, self.serve)(call)
+            else:
+                result = await self.serve(call)
             if result is not self._result:  # a middleware answered, or changed the answer
                 self._encoded = self._encode(result) if self._encode else result
             outcome = Outcome(_RETURNED, self._encoded)
@@ -170,16 +172,16 @@ class Worker(msgspec.Struct, eq=False):
             self._begin(call)
         opened: list[AbstractAsyncContextManager[Any]] = []
         error: BaseException | None = None
-        result = None
         try:
             service = workshop.service_cls()
-            worker_ctx = WorkerContext(workshop.host, self.entrypoint, service, call)
-            for provider in workshop.values:
-                service.__dict__[provider.attr_name] = provider.value(worker_ctx)
-            for provider in workshop.lifetimes:
-                dependency = provider.provide(worker_ctx)
-                service.__dict__[provider.attr_name] = await dependency.__aenter__()
-                opened.append(dependency)
+            if workshop.values or workshop.lifetimes:
+                worker_ctx = WorkerContext(workshop.host, self.entrypoint, service, call)
+                for provider in workshop.values:
+                    service.__dict__[provider.attr_name] = provider.value(worker_ctx)
+                for provider in workshop.lifetimes:
+                    dependency = provider.provide(worker_ctx)
+                    service.__dict__[provider.attr_name] = await dependency.__aenter__()
+                    opened.append(dependency)
             name = self.entrypoint.method_name
             method = getattr(service, name)
             if name in workshop.coroutines:
@@ -202,7 +204,7 @@ class Worker(msgspec.Struct, eq=False):
             error = None  # no cycle of frame and traceback
             if workshop.middleware:
                 self._resume()
-        return result
+        return self._result
 
     def _begin(self, call: Call) -> None:
         if self._cancelled_for is not None or self._killed:

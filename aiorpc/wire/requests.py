@@ -79,8 +79,7 @@ class Requests:
         *template* is the context's :func:`.headers.template_of`, if the caller has made it already.
 
         Raises:
-            UnserializableValueError: an argument cannot be encoded.
-            RpcTimeout: the deadline of *call* has passed already.
+            UnserializableValueError, RpcTimeout: it cannot be encoded, or its deadline has passed.
         """
         serializer = self._content.default
         deadline, expiration, filled = call.context.deadline, None, None
@@ -94,8 +93,9 @@ class Requests:
                 headers = {DEADLINE: moment, **headers}
             else:
                 filled = FilledHeaders(template, moment)
+        kwargs = call.kwargs if type(call.kwargs) is dict else dict(call.kwargs)
         return Message(
-            body=serializer.encode({"args": call.args, "kwargs": dict(call.kwargs)}),
+            body=serializer.encode({"args": call.args, "kwargs": kwargs}),
             content_type=serializer.content_type,
             content_encoding=serializer.content_encoding,
             headers=filled if filled is not None else {**context_headers(call.context), **headers},

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any
 
+from ...context import EMPTY
 from ...wire.message import Message
 from .frames import (
     APP_ID,
@@ -86,7 +87,7 @@ def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -
         content_type, encoding, at = _read_kind(data, at, flags)
     if flags & HEADERS:
         if data.startswith(_NO_HEADERS, at):
-            headers, at = {}, at + 4
+            headers, at = EMPTY, at + 4
         else:
             headers, at = decode_headers(data, at)
     if flags & DELIVERY_MODE:
