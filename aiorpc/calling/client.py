@@ -8,6 +8,7 @@ middleware, and ``PendingCalls`` receives the answer. May import transports and 
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from time import monotonic
@@ -186,11 +187,7 @@ class Client:
         return pending.future, partial(self._cancel, pending)
 
     def _send(self, call: Call, route: Route) -> Pending:
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if self._closed or running is not self._loop:
+        if self._closed or _get_running_loop() is not self._loop:
             raise self._refusal(call)
         context, own = call.context, self._context
         usual = context.data is own.data and context.call_id_stack is own.call_id_stack

@@ -13,8 +13,6 @@ import logging
 from time import monotonic
 from typing import Any
 
-import msgspec
-
 from ..call import Call
 from ..context import new_id
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout, Unroutable
@@ -40,8 +38,8 @@ class Pending(Outgoing, eq=False, kw_only=True):
     sent_at: float
     #: Whether the client may re-send the request after a lost connection.
     resend: bool
-    #: The bucket of the timers that holds the deadline of the call.
-    deadlines: Bucket = msgspec.field(default_factory=dict)
+    #: The bucket of the timers that holds the deadline of the call; ``None`` without a deadline.
+    deadlines: Bucket | None = None
     #: Whether the deadline has passed. The diagnosis then runs.
     late: bool = False
     #: The error that arrived while we diagnosed the timeout.
@@ -126,7 +124,8 @@ class PendingCalls:
 
     def remove(self, pending: Pending) -> bool:
         """Stop waiting for the answer to *pending*. Return whether *pending* was in the table."""
-        pending.deadlines.pop(pending, None)
+        if pending.deadlines is not None:
+            pending.deadlines.pop(pending, None)
         return self._pending.pop(pending.correlation_id, None) is not None
 
     def _fail(self, pending: Pending, error: Exception) -> None:
@@ -152,7 +151,8 @@ class PendingCalls:
             self._on_error(pending, exc)
             return
         del self._pending[pending.correlation_id]
-        pending.deadlines.pop(pending, None)
+        if pending.deadlines is not None:
+            pending.deadlines.pop(pending, None)
         if not pending.future.done():  # its task may have been cancelled in this turn of the loop
             pending.future.set_result(result)
 

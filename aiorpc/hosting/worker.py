@@ -77,7 +77,7 @@ class Worker(msgspec.Struct, eq=False):
     #: The method returned and the dependencies closed.
     _committed: bool = False
     #: Where its deadline, or that of its closing, can be removed until it has passed.
-    _deadlines: Bucket = {}
+    _deadlines: Bucket | None = None
     #: The dependencies took longer than CLEANUP_TIMEOUT to close.
     _overdue: bool = False
     _result: Any = _NOTHING
@@ -232,7 +232,8 @@ class Worker(msgspec.Struct, eq=False):
         bound = self._workshop.cleanup_timeout
         if self._state is not _DONE:  # as it is when a middleware left its handler behind
             self._state = _CLOSING
-        self._deadlines.pop(self, None)
+        if self._deadlines is not None:
+            self._deadlines.pop(self, None)
         # On the timer that all workers share: asyncio.timeout() would add one for each.
         self._overdue = False
         self._deadlines = self._workshop.timers.add(monotonic() + min(bound, FAR), self)
@@ -264,7 +265,7 @@ class Worker(msgspec.Struct, eq=False):
         elif self._killed and self.task is not None:
             self.task.cancel()
         deadline = self.call.context.deadline
-        if deadline is not None and self not in self._deadlines:
+        if deadline is not None and (self._deadlines is None or self not in self._deadlines):
             self._deadlines = self._workshop.timers.add(deadline.at, self)
 
     # The end
@@ -281,7 +282,8 @@ class Worker(msgspec.Struct, eq=False):
 
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
-        self._deadlines.pop(self, None)
+        if self._deadlines is not None:
+            self._deadlines.pop(self, None)
         self._settle_once(outcome)
         self._result = self._encoded = None
         self._encode = None  # whoever submitted it may hold it: a cycle for each call

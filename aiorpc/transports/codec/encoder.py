@@ -102,9 +102,10 @@ class Encoder:
         correlation_id = message.correlation_id
         if correlation_id is not None:
             flags |= CORRELATION_ID
-            if correlation_id.isascii() and len(correlation_id) < 256:
-                append(_BYTES[len(correlation_id)] + correlation_id.encode())
-            else:
+            try:
+                text = correlation_id.encode()
+                parts += _BYTES[len(text)], text
+            except (UnicodeEncodeError, IndexError):  # rare, and perhaps an error
                 append(short_string(correlation_id, "correlation id"))
         reply_to = message.reply_to
         if reply_to is not None:
@@ -113,7 +114,7 @@ class Encoder:
         if message.expiration is not None:
             flags |= EXPIRATION
             digits = b"%d" % message.expiration
-            append(_BYTES[len(digits)] + digits)
+            parts += _BYTES[len(digits)], digits
         if (
             message.message_id is not None
             or message.timestamp is not None
