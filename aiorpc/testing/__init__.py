@@ -1,18 +1,18 @@
 """
-Tools to test services: a service without a container, a container without its neighbours, hooks and
-waiters for entrypoints, and faults. Nothing here imports pytest; the fixtures are in
-``aiorpc.testing.plugin``, which pytest loads by itself.
+Tools to test services: services without a container, containers without other services, hooks and
+waiters for entrypoints, and faults. Only ``aiorpc.testing.plugin`` imports pytest; it has the
+fixtures, and pytest loads it automatically.
 
 ========================  =====================================================================
 ``worker_factory``        makes an instance of a service class with mocks for its dependencies
 ``run_sync``              runs a sync method in a thread, from which the method may await
-``ClusterMock``           stands in for a cluster proxy, in tests of programs that call services
-``ServiceMock``           stands in for the proxy of one service
+``ClusterMock``           replaces a cluster proxy, in tests of programs that call services
+``ServiceMock``           replaces the proxy of one service
 ``replace_dependencies``  puts mocks into a container before it starts
-``restrict_entrypoints``  lets a container fire only some methods
-``entrypoint_hook``       runs a method of a container as its entrypoint would
+``restrict_entrypoints``  limits a container to some of its methods
+``entrypoint_hook``       runs a method of a container like its entrypoint
 ``entrypoint_waiter``     waits until a method of a container has run
-``once``, ``dummy``       an entrypoint that fires at the start; one that never fires
+``once``, ``dummy``       entrypoints: ``once`` runs its method at the start, ``dummy`` never
 ``faults``                loses replies, delays and duplicates calls, drops connections
 ========================  =====================================================================
 """

@@ -1,5 +1,5 @@
 """
-Cuts the connection of a transport, and restores it. Knows the inside of both transports.
+Cuts and restores the connection of a transport. Uses private parts of both transports.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["cut"]
 
 def cut(transport: Transport) -> Callable[[], None]:
     """
-    Break the connection of *transport*, as a pulled cable does. It stays broken until the returned
-    function is called. What is unacked is requeued; confirms on their way are lost. A transport
-    that is not started yet cannot reach its broker.
+    Break the connection of *transport*, like a pulled cable. The returned function restores the
+    connection. The broker requeues unacked messages, and confirms on the wire are lost. A transport
+    that starts during the fault cannot reach its broker.
     """
     if not isinstance(transport, MemoryTransport):
         return _cut_amqp(transport)

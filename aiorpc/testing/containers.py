@@ -1,6 +1,6 @@
 """
-The containers and runners of one test, behind the fixtures ``container_factory`` and
-``runner_factory``: makes them, stops them, and deletes their queues from the broker for tests.
+Makes and stops the containers and runners of one test, and deletes their queues from the broker for
+tests. The fixtures ``container_factory`` and ``runner_factory`` use this module.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Containers:
     The containers and runners of one test.
 
     Args:
-        config: the configuration of those that a test makes without its own.
-        amqp_uri: the broker for tests. Queues are deleted on this broker only, because any other
-            may serve a running service.
+        config: the default configuration of the containers and runners.
+        amqp_uri: the broker for tests. Queues are deleted only on this broker, because another
+            broker may serve a running service.
     """
 
     def __init__(self, config: Mapping[str, Any], amqp_uri: str) -> None:
@@ -58,9 +58,9 @@ class Containers:
         """
         Combine *config* with the configuration of the fixtures.
 
-        A mapping or a URL overrides that configuration, because the test itself wrote it. A file,
-        or ``Settings``, does not: production may use the same file, and a test must not consume
-        from production's broker because it needed the other keys.
+        A mapping or a URL overrides the configuration of the fixtures, because it is part of the
+        test. A file, or ``Settings``, does not override it: production may use the same file, and a
+        test must not consume from production's broker.
         """
         match config:
             case None:
@@ -75,11 +75,12 @@ class Containers:
 
     async def stop(self) -> None:
         """
-        Stop what still runs, and delete the queues, so that the next test gets no message.
+        Stop the running hosts, and delete the queues, so that the next test gets no message.
 
         Raises:
-            Exception: the error of a service that failed, if the test has not seen it; an
-                ``ExceptionGroup`` of several. All have stopped by then, and the queues are deleted.
+            Exception: the error of a failed service, if the test did not see the error; an
+                ``ExceptionGroup`` of several errors. Raised after all hosts stopped and the queues
+                are deleted.
         """
         failures: list[Exception] = []
         steps = [host.stop for host in reversed(self._made)]
@@ -103,7 +104,7 @@ class Containers:
         if left:
             transport = open_transport(left[0].settings, name="aiorpc tests")
             try:
-                await transport.start(CONNECT_TIMEOUT)  # bounded: the broker may be gone
+                await transport.start(CONNECT_TIMEOUT)  # bounded: the broker may be down
                 for queue in {queue for container in left for queue in container.queues}:
                     await transport.delete(queue)
             finally:
@@ -115,14 +116,14 @@ class Containers:
             yield from (each for each in containers if isinstance(each, _Container))
 
     def _is_for_tests(self, settings: Settings) -> bool:
-        """Return whether *settings* name the broker for tests, and that is a server with queues."""
+        """Return whether *settings* name the broker for tests, and this broker is a server."""
         ours = parse_broker_urls(self._amqp_uri, tls=bool(settings.amqp_ssl))
         return ours[0].scheme != "memory" and settings.broker_urls == ours
 
 
 @contextmanager
 def naming_the_option() -> Generator[None]:
-    """Add to the error about a broker that cannot be reached where its URL comes from."""
+    """Add the source of the broker's URL to the error about an unreachable broker."""
     try:
         yield
     except ConnectionLost as error:
@@ -133,10 +134,10 @@ def naming_the_option() -> Generator[None]:
 
 
 class _Container(ServiceContainer):
-    """A container that knows whether its failure was raised where the test awaited it."""
+    """A container that remembers whether the test has already seen its failure."""
 
     _noticed = False
-    #: Whether its queues may exist: False if it could not reach the broker.
+    #: False: the container could not reach the broker, so it has no queues.
     reached = True
     _connect_timeout = CONNECT_TIMEOUT
 
@@ -165,15 +166,15 @@ class _Container(ServiceContainer):
 
     async def raise_failure(self) -> None:
         """
-        Raise the error that made the container fail, if the test has not seen it. The container has
-        to be stopped.
+        Raise the error that made the container fail, if the test did not see the error. Stop the
+        container first.
         """
         if self.started and not self._noticed:
             await self.wait()
 
 
 class _Runner(ServiceRunner):
-    """A runner of such containers."""
+    """A runner that hosts ``_Container`` objects."""
 
     _container = _Container
     _connect_timeout = CONNECT_TIMEOUT

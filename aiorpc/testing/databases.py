@@ -1,6 +1,6 @@
 """
-The session and the database behind the fixtures ``db_session`` and ``database``. This file needs
-SQLAlchemy, so the plugin imports it only for a test that uses one of the fixtures.
+The session and the database of the fixtures ``db_session`` and ``database``. This file needs
+SQLAlchemy, so the plugin imports it only for tests with one of these fixtures.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["SessionDatabase", "opened_session"]
 @asynccontextmanager
 async def opened_session(base: Any, url: str) -> AsyncGenerator[AsyncSession]:
     """
-    Open a session and roll back, at the end, everything that it committed. Tables of *base* that do
-    not exist are created before and dropped after.
+    Open a session, and roll back all its commits at the end. Create the missing tables of *base*
+    first, and drop them at the end.
 
     Raises:
         ConfigurationError: *url* is not a database URL, or its driver is not installed.
@@ -74,9 +74,9 @@ def _make_missing(connection: Connection, metadata: MetaData) -> list[Table]:
 
 class SessionDatabase(CallDatabase):
     """
-    Stands in for the ``self.db`` of a service that declares ``Database(Base)``. Every block uses
-    the one session of the test, so committing a block commits all changes of that session. A block
-    that raises rolls back only its own changes.
+    Replaces ``self.db`` in a service that declares ``Database(Base)``. All blocks share the session
+    of the test, so the commit of a block commits all changes of the session. A block that raises
+    rolls back only its own changes.
     """
 
     def __init__(self, session: AsyncSession) -> None:
@@ -85,7 +85,7 @@ class SessionDatabase(CallDatabase):
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine. The test does not roll back what its other connections do."""
+        """The engine. The test does not roll back changes on other connections of the engine."""
         connection = self._only_session.bind
         assert isinstance(connection, AsyncConnection)
         return connection.engine
@@ -116,7 +116,7 @@ class SessionDatabase(CallDatabase):
             self._blocks -= 1
 
     def _is_open(self, savepoint: AsyncSessionTransaction) -> bool:
-        """Return false if the block itself committed, or rolled back, its session."""
+        """Return False if code in the block committed or rolled back the session."""
         transaction = self._only_session.sync_session.get_nested_transaction()
         while transaction is not None:
             if transaction is savepoint.sync_transaction:

@@ -1,6 +1,6 @@
 """
-Mocks in place of dependencies: ``worker_factory`` for a service without a container, and
-``replace_dependencies`` for a container that has not started. Nothing here awaits or does I/O.
+Replaces dependencies by mocks: ``worker_factory`` in a service without a container, and
+``replace_dependencies`` in a container that has not started. Nothing here awaits or does I/O.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ S = TypeVar("S")
 
 def worker_factory(service_cls: type[S], /, **dependencies: Any) -> S:
     """
-    Make an instance of *service_cls* for a unit test. Each dependency is the value given in
-    *dependencies*, otherwise a mock from :func:`aiorpc.testing.mocks.mock_of`::
+    Make an instance of *service_cls* for a unit test. Each dependency is the value in
+    *dependencies*, or a mock from :func:`aiorpc.testing.mocks.mock_of`::
 
         service = worker_factory(ServiceX)
         service.y.append_identifier.return_value = "hello-y"
@@ -41,19 +41,19 @@ def worker_factory(service_cls: type[S], /, **dependencies: Any) -> S:
 def replace_dependencies(container: ServiceContainer, *names: str, **replacements: Any) -> Any:
     """
     Replace dependencies of *container* before it starts. All workers share the replacements. The
-    container does not open what is replaced: a replaced ``DatabaseSession`` connects to no
-    database.
+    container does not open a replaced dependency: a replaced ``DatabaseSession`` does not connect
+    to its database.
 
     Args:
         names: dependencies to replace by mocks.
         replacements: dependencies to replace by these values.
 
     Returns:
-        The mock if *names* has one name, otherwise a tuple of mocks in the order of *names*.
+        The mock if *names* has one name, else a tuple of mocks in the order of *names*.
 
     Raises:
         ConfigurationError: the class has no dependency of that name; the text lists the names.
-        RuntimeError: the container has started already, or a name is given twice.
+        RuntimeError: the container has started already, or a name appears twice.
     """
     if container.started:
         raise RuntimeError(f"replace dependencies of {container!r} before it starts")

@@ -1,6 +1,6 @@
 """
-A container's entrypoints in a test: restrict them, run one by hand, wait until one has run. All of
-it stands between a container and its workers, so it imports no transport.
+Controls a container's entrypoints in a test: restricts them, runs one, or waits for a run. These
+tools act between a container and its workers, so this file imports no transport.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
-#: Says whether this call is the one that the test waits for.
+#: Returns whether the test waits for this call.
 WaiterCallback: TypeAlias = Callable[[WorkerContext, Any, "ExcInfo | None"], bool]
 
 
 def entrypoint_named(container: ServiceContainer, method: str) -> Entrypoint:
     """
-    Return the entrypoint that fires *method*, the first one if several do.
+    Return the entrypoint of *method*, or the first of several entrypoints.
 
     Raises:
         ConfigurationError: *method* has no entrypoint; the text lists the methods that have one.
@@ -53,8 +53,8 @@ def entrypoint_named(container: ServiceContainer, method: str) -> Entrypoint:
 
 def restrict_entrypoints(container: ServiceContainer, *methods: str) -> None:
     """
-    Let *container* fire only *methods*; without *methods* it fires nothing. Call it before the
-    container starts.
+    Limit *container* to the entrypoints of *methods*; without *methods*, it has no entrypoint. Call
+    this function before the container starts.
 
     Raises:
         ConfigurationError: a method has no entrypoint; the text lists the methods that have one.
@@ -71,25 +71,25 @@ def restrict_entrypoints(container: ServiceContainer, *methods: str) -> None:
 
 class entrypoint_hook:  # noqa: N801 - used like a function
     """
-    Runs *method* of a started *container* as its entrypoint would, with all its dependencies. When
-    the dependencies have closed, the call returns the method's result or raises its error::
+    Runs *method* of a started *container* like its entrypoint, with all dependencies. After the
+    dependencies have closed, the call returns the method's result or raises its error::
 
         async with entrypoint_hook(container, "remote_method") as remote_method:
             assert await remote_method("hello") == "hello-x-y"
 
-    ``hook = await entrypoint_hook(...)`` works too. No message is sent: arguments and result are
-    the objects themselves, neither checked nor converted.
+    ``hook = await entrypoint_hook(...)`` works too. No message is sent, so arguments and result are
+    not checked or converted.
 
     Args:
         context_data: the context data of the call.
-        timeout: seconds that one call may take before the hook cancels it; ``None``: unlimited.
+        timeout: seconds after which the hook cancels the call; ``None``: unlimited.
 
     Raises:
         ConfigurationError: no entrypoint fires *method*; the text lists the methods that have one.
         RuntimeError: the container has not started.
         TimeoutError: the call took longer than *timeout*.
-        AioRpcError: the container stopped before the method ended, or the method raised something
-            that is no ``Exception``, such as ``CancelledError``; that is then the ``__cause__``.
+        AioRpcError: the container stopped before the method ended, or the method raised a
+            ``BaseException`` such as ``CancelledError``, which is then the ``__cause__``.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class entrypoint_hook:  # noqa: N801 - used like a function
         container, entrypoint = self._container, self._entrypoint
         if not container.started:
             raise RuntimeError(
-                f"start {container!r} before you fire {entrypoint.method_name}: "
+                f"start {container!r} before you run {entrypoint.method_name}: "
                 "`async with container:`"
             )
         context = Context(data=dict(self._context_data or EMPTY))
@@ -120,7 +120,7 @@ class entrypoint_hook:  # noqa: N801 - used like a function
                 return await container.work(entrypoint, call)
         except TimeoutError:
             if not scope.expired():
-                raise  # the method's own
+                raise  # the method raised it
             raise TimeoutError(
                 f"{call} did not end within {self._timeout:g} s, the timeout of entrypoint_hook, "
                 "and was cancelled"
@@ -138,7 +138,7 @@ class entrypoint_hook:  # noqa: N801 - used like a function
 
 
 class Disguised(Outcome, eq=False, kw_only=True):
-    """An outcome that a fault shows to the entrypoint. The test's waiter sees the *truth*."""
+    """A false outcome that a fault shows to the entrypoint. *truth* is the real outcome."""
 
     truth: Outcome
 
@@ -148,25 +148,24 @@ class EntrypointResult:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        #: The method's result and its error, one of which is None; or the error of the callback.
+        #: The method's result and its error (one is None), or the error of the callback.
         self._ended: asyncio.Future[tuple[Any, BaseException | None]] = (
             asyncio.get_running_loop().create_future()
         )
 
     def get(self) -> Any:
         """
-        Return what the method returned.
+        Return the method's result.
 
         Raises:
-            Exception: what the method raised.
-            AioRpcError: the method raised something that is no ``Exception``, which is the
-                ``__cause__``: its ``CancelledError`` must not cancel the test.
+            Exception: the error that the method raised.
+            AioRpcError: the method raised a ``BaseException``, which is the ``__cause__``. A
+                ``CancelledError`` of the method must not cancel the test.
             RuntimeError: the method has not run yet.
         """
         if not self._ended.done() or self._ended.cancelled():
             raise RuntimeError(
-                f"{self._label} has not run yet; its result is there after the block of "
-                "entrypoint_waiter"
+                f"{self._label} has not run yet: call get() after the block of entrypoint_waiter"
             )
         value, error = self._ended.result()
         if error is None:
@@ -179,23 +178,23 @@ class EntrypointResult:
 class entrypoint_waiter:  # noqa: N801 - used like a function
     """
     Waits, at the end of its block, until *method* of *container* has run and its dependencies have
-    closed. It does not matter who fired the method::
+    closed. Any caller or event may start the method::
 
         async with entrypoint_waiter(container, "handle_event") as result:
             await dispatch("service_x", "something_happened", {"id": 1})
         assert result.get() == 1
 
     Args:
-        timeout: seconds to wait, counted from the end of the block; ``None``: unlimited.
-        callback: ``(worker_ctx, result, exc_info) -> bool``. It is called when a call of the method
-            ends, and returns whether this is the call to wait for; by default the first one is.
-            ``exc_info`` is ``None`` or like that of :func:`sys.exc_info`. ``worker_ctx.service`` is
-            ``None``, because the instance no longer exists.
+        timeout: seconds to wait after the end of the block; ``None``: unlimited.
+        callback: ``(worker_ctx, result, exc_info) -> bool``. The waiter calls this function when a
+            call of the method ends, and stops waiting when the function returns True. By default
+            it stops at the first call. ``exc_info`` is ``None`` or like :func:`sys.exc_info`.
+            ``worker_ctx.service`` is ``None``, because the instance no longer exists.
 
     Raises:
         ConfigurationError: no entrypoint fires *method*; the text lists the methods that have one.
         entrypoint_waiter.Timeout: the method did not run within *timeout*.
-        Exception: the error that made the container fail meanwhile, or that *callback* raised.
+        Exception: the container failed with this error, or *callback* raised it.
     """
 
     class Timeout(TimeoutError):
@@ -208,7 +207,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
         timeout: float | None = 30.0,
         callback: WaiterCallback | None = None,
     ) -> None:
-        entrypoint_named(container, method)  # refuses a misspelt name now, not by a timeout later
+        entrypoint_named(container, method)  # refuse a misspelt name at once
         self._container = container
         self._method = method
         self._timeout = timeout
@@ -297,7 +296,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
 
 
 class Dummy(Entrypoint):
-    """An entrypoint that never fires, for methods that only :class:`entrypoint_hook` runs."""
+    """An entrypoint that never runs its method. Only :class:`entrypoint_hook` runs the method."""
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:

@@ -1,13 +1,13 @@
 """
-Faults that a test puts on a service or on a connection, with any transport::
+Faults that a test injects into a service or a connection, with any transport::
 
     with faults.lose_reply(container, "remote_method"):
         with pytest.raises(RpcTimeout):
             await cluster.service_x.remote_method.with_options(timeout=0.2)("hello")
 
-They strike between a container's entrypoints and its workers. Nothing is patched, so all that
-follows is real: the broker redelivers, the client times out. All faults are context managers. The
-first three yield a :class:`Fault`, whose ``struck`` says how often the fault has struck.
+A fault acts between a container's entrypoints and its workers. No code is patched, so the
+consequences are real: the broker redelivers, the client times out. All faults are context managers.
+Faults of services yield a :class:`Fault`, whose ``struck`` counts the affected calls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .entrypoints import Disguised, Dummy, entrypoint_named
 
 __all__ = ["Fault", "delay", "drop_connection", "duplicate", "lose_reply"]
 
-#: Entrypoints that send no reply. Any other entrypoint, a project's own too, may send one.
+#: Entrypoints that send no reply. Any other entrypoint, also a user's, may send a reply.
 _UNANSWERED = (QueueConsumer, Timer, Once, Dummy)
 
 Settle: TypeAlias = Callable[[Outcome], None]
@@ -52,10 +52,10 @@ Connected: TypeAlias = (
 
 class Fault:
     """
-    One fault, and which calls it strikes.
+    A fault, and its choice of calls.
 
     Attributes:
-        struck: how often the fault has struck.
+        struck: the number of calls that the fault has affected.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Fault:
     ) -> None:
         """
         Raises:
-            ConfigurationError: no entrypoint that fires *method* (by default: any) can be struck.
-                The text says what fires it, and *why_not*.
+            ConfigurationError: the fault cannot act on an entrypoint of *method* (by default: of
+                any method). The text names the kinds of entrypoints, and *why_not*.
         """
         if method is not None:
-            entrypoint_named(container, method)  # a misspelt name has its own error
+            entrypoint_named(container, method)  # a misspelt name has another error
         fired = [each for each in container.entrypoints if method in (None, each.method_name)]
         if why_not and not any(map(can_strike, fired)):
             kinds = sorted({type(entrypoint).__name__ for entrypoint in fired})
@@ -100,12 +100,12 @@ def lose_reply(
     container: ServiceContainer, method: str | None = None, *, times: int | None = None
 ) -> Generator[Fault]:
     """
-    Lose the reply: the method runs, its dependencies commit and the request is acked, but the
-    caller waits until its deadline. A broker that crashes at the wrong moment does the same.
+    Lose the reply. The method runs, its dependencies commit and the service acks the request, but
+    the caller waits until its deadline. A crash of the broker can have the same effect.
 
     Args:
-        method: the ``@rpc`` method; by default all of them.
-        times: how many replies to lose at most; by default all while the block lasts.
+        method: the ``@rpc`` method; by default all ``@rpc`` methods.
+        times: the largest number of replies to lose; by default all replies during the block.
 
     Raises:
         ConfigurationError: the method sends no reply, such as an event handler.
@@ -115,15 +115,15 @@ def lose_reply(
         method,
         times,
         lambda entrypoint: not isinstance(entrypoint, _UNANSWERED),
-        "which sends no reply, so there is none to lose: give an @rpc method",
+        "which sends no reply, so no reply can be lost: pass an @rpc method",
     )
 
     def losing(
         submit: Submit, entrypoint: Entrypoint, call: Call, settle: Settle, encode: Encode = None
     ) -> Submission:
         def unanswered(outcome: Outcome) -> None:
-            # The request of a cancelled call is acked without an answer, so the outcome is
-            # disguised as that. An abandoned request is requeued: it has no answer to lose.
+            # A service acks the request of a cancelled call without an answer, so we show the
+            # outcome "cancelled". An abandoned request is requeued and has no reply.
             if outcome.ending is not Ending.ABANDONED and fault._strikes(entrypoint):
                 outcome = Disguised(Ending.CANCELLED, truth=outcome)
             settle(outcome)
@@ -143,12 +143,12 @@ def delay(
     times: int | None = None,
 ) -> Generator[Fault]:
     """
-    Let calls reach their worker *seconds* later, as a slow network or a long queue does. Their
-    deadlines do not move. At the end of the block the calls that still wait reach their workers.
+    Delay calls for *seconds* before they reach a worker, like a slow network or a long queue.
+    Deadlines do not change. The end of the block also ends the delays.
 
     Args:
-        method: the method to delay; by default everything that the container fires.
-        times: how many calls to delay at most; by default all while the block lasts.
+        method: the method to delay; by default all methods with an entrypoint.
+        times: the largest number of calls to delay; by default all calls during the block.
     """
     fault = Fault(container, method, times)
     waiting: set[_Delayed] = set()
@@ -169,7 +169,7 @@ def delay(
 
 
 class _Delayed:
-    """The :class:`aiorpc.extensions.Submission` of a call that is delayed."""
+    """The :class:`aiorpc.extensions.Submission` of a delayed call."""
 
     def __init__(
         self,
@@ -208,23 +208,23 @@ def duplicate(
     concurrently: bool = False,
 ) -> Generator[Fault]:
     """
-    Let a message be delivered twice. The first run commits, but the message is requeued before
-    reply and ack, as if the connection broke. The second run, with ``redelivered`` set, answers.
+    Deliver a message twice. The first run commits, but the message is requeued before reply and
+    ack, as after a lost connection. The second run, with ``redelivered`` set, answers.
 
     Args:
-        method: the method to run twice; by default everything that messages fire.
-        times: how many messages at most; by default all while the block lasts.
-        concurrently: deliver again at once, while the first run is under way.
+        method: the method to run twice; by default all methods that messages start.
+        times: the largest number of messages; by default all messages during the block.
+        concurrently: deliver the message again at once, during the first run.
 
     Raises:
-        ConfigurationError: no message fires the method, for example a timer does.
+        ConfigurationError: no message starts the method; for example, a timer starts it.
     """
     fault = Fault(
         container,
         method,
         times,
         lambda entrypoint: entrypoint.queue_name(container) is not None,
-        "which no message fires: give a method with @rpc, @event_handler or @consume",
+        "which no message starts: pass a method with @rpc, @event_handler or @consume",
     )
 
     def duplicating(
@@ -245,15 +245,15 @@ def duplicate(
 @contextmanager
 def drop_connection(connected: Connected) -> Generator[None]:
     """
-    Break the connection of *connected*, as a pulled cable does, until the block ends. Then the
-    broker redelivers what was unacked, and what was unconfirmed is re-sent. The services of one
-    ``ServiceRunner`` share one connection.
+    Break the connection of *connected* until the block ends, like a pulled cable. Then the broker
+    redelivers unacked messages, and the transport re-sends unconfirmed messages. The services of
+    one ``ServiceRunner`` share one connection.
 
     Args:
         connected: a started container or runner, a proxy, or a transport.
 
     Raises:
-        ConfigurationError: *connected* is not connected yet, or was closed.
+        ConfigurationError: *connected* has no connection yet, or is closed.
     """
     restore = cut(_transport_of(connected))
     try:
@@ -265,8 +265,8 @@ def drop_connection(connected: Connected) -> Generator[None]:
 @contextmanager
 def _intercepted(container: ServiceContainer, strike: Callable[..., Submission]) -> Generator[None]:
     """
-    Call *strike* instead of the container's ``submit`` while the block lasts. Its first argument is
-    the ``submit`` that it replaces.
+    Call *strike* instead of the container's ``submit`` during the block. The first argument of
+    *strike* is the replaced ``submit``.
     """
     remove = container.intercept(lambda submit: partial(strike, submit))
     try:
@@ -290,7 +290,7 @@ def _transport_of(connected: Connected) -> Transport:
             transport = connected._transport
     if transport is None or transport.state is State.CLOSED:
         raise ConfigurationError(
-            f"{connected!r} has no connection to drop: give a container, runner or proxy that is "
+            f"{connected!r} has no connection to drop: pass a container, runner or proxy that is "
             "started and not stopped yet, or a transport"
         )
     return transport

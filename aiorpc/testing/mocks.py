@@ -1,7 +1,7 @@
 """
-Mocks of dependencies: awaited where the real dependency is awaited, and as strict with arguments.
+Mocks of dependencies. A mock is awaited like the real dependency, and checks arguments like it.
 
-Imports ``unittest.mock``, the dependencies and the proxies. Nothing here starts anything.
+Imports ``unittest.mock``, the dependencies and the proxies. Starts no service.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
 
 def mock_of(provider: DependencyProvider[Any]) -> Any:
     """
-    Make a stand-in for what *provider* provides. Where the real dispatcher, publisher, method or
-    ``with_options`` would refuse arguments, the mock raises ``TypeError`` too.
+    Make a mock of the dependency of *provider*. The mock raises ``TypeError`` for arguments that
+    the real dispatcher, publisher, method or ``with_options`` would refuse.
 
     Returns:
         A :class:`ServiceMock` for a proxy, a :class:`ClusterMock` for a cluster, an ``AsyncMock``
-        for a callable that is awaited (a dispatcher, a publisher), an empty dict for a mapping, an
-        autospec of ``T`` for a ``DependencyProvider[T]``, and a ``MagicMock`` otherwise.
+        for an async callable (a dispatcher, a publisher), an empty dict for a mapping, an autospec
+        of ``T`` for a ``DependencyProvider[T]``, and a ``MagicMock`` otherwise.
     """
     match provider:
         case RpcProxy():
@@ -57,8 +57,8 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
 
 class ServiceMock:
     """
-    Stands in for the proxy of a service. Every name is a method: an ``AsyncMock``, made when the
-    name is first used. All ways to call the method reach the same mock::
+    Replaces the proxy of a service. Every name is a method: an ``AsyncMock``, made at the first use
+    of the name. All ways to call a method use the same mock::
 
         service.y.append_identifier.return_value = "hello-y"
         await service.y.append_identifier("hello")
@@ -101,7 +101,7 @@ class ServiceMock:
 
 
 class ClusterMock:
-    """Stands in for a cluster: every item, and every name except ``typed``, is a ServiceMock."""
+    """Replaces a cluster: every item, and every name except ``typed``, is a ServiceMock."""
 
     def typed(self, service: Any, name: str | None = None, /) -> Any:
         """Return the mock of *service*: a class, or a Protocol with the service's *name*."""
@@ -144,8 +144,8 @@ def _remote_names(interface: type) -> set[str]:
 
 def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
     """
-    Make an async mock of a remote method. It takes the arguments of *method* after ``self``, and
-    has the attributes of a :class:`~aiorpc.MethodProxy`.
+    Make an async mock of a remote method. The mock has the arguments of *method* without ``self``,
+    and the attributes of a :class:`~aiorpc.MethodProxy`.
     """
     mock: Any = (
         AsyncMock(name=name, spec=["call_async", "with_options"])
@@ -179,7 +179,7 @@ def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, A
 
 
 async def _dispatch(event_type: str, payload: Any = None) -> None:
-    """The signature of what an :class:`EventDispatcher` provides."""
+    """Has the signature of the function that an :class:`EventDispatcher` provides."""
 
 
 _publish = _shape_of(Publish.__call__)
@@ -189,10 +189,10 @@ _OF_PUBLISH = frozenset(inspect.signature(Publish.__call__).parameters)
 
 def _check_properties(payload: Any, **options: Any) -> Any:
     """
-    Check AMQP properties as a publisher does.
+    Check AMQP properties like a publisher.
 
     Raises:
-        TypeError: a property does not exist; most likely a keyword is misspelt.
+        TypeError: a property does not exist, probably because a keyword is misspelt.
     """
     properties = {name: value for name, value in options.items() if name not in _OF_PUBLISH}
     msgspec.structs.replace(Message(body=b""), **properties)

@@ -1,7 +1,6 @@
 """
 Finds the type that a ``DependencyProvider`` provides, and makes a mock of that type. Pure
-functions: they import ``typing``, ``unittest.mock`` and, of aiorpc, only the base class of
-providers.
+functions. From aiorpc, this file imports only the base class of providers.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ __all__ = ["mock_of_type", "provided_type"]
 
 def provided_type(provider: Any) -> Any:
     """
-    Return the ``T`` of the ``DependencyProvider[T]`` that *provider* derives from, also through
-    generic classes; ``Any`` if no class gives it.
+    Return the ``T`` of the base class ``DependencyProvider[T]`` of *provider*, also through generic
+    classes; ``Any`` if no class declares ``T``.
 
     Args:
         provider: a class, or a generic class with its arguments.
@@ -43,7 +42,7 @@ def provided_type(provider: Any) -> Any:
         if not (isinstance(origin, type) and issubclass(origin, DependencyProvider)):
             continue
         if get_args(base) and base.__parameters__:
-            # A variable that got no argument stays a variable.
+            # A type variable without an argument stays a variable.
             base = base[tuple(given.get(each, each) for each in base.__parameters__)]
         provided = provided_type(base)
         if provided is not Any and not isinstance(provided, TypeVar):
@@ -53,12 +52,12 @@ def provided_type(provider: Any) -> Any:
 
 def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
     """
-    Make an ``AsyncMock`` for a callable that is awaited, an empty dict for a mapping, an autospec
-    for a class, and a ``MagicMock`` for anything else. ``X | None`` counts as ``X``.
+    Make an ``AsyncMock`` for an async callable, an empty dict for a mapping, an autospec for a
+    class, and a ``MagicMock`` for other types. ``X | None`` counts as ``X``.
 
     Args:
-        inside: whether to mock by type the class's properties too, and what its asynchronous
-            context managers yield.
+        inside: whether to mock by type also the class's properties, and the values of its
+            asynchronous context managers.
     """
     provided = _not_none(provided)
     cls = get_origin(provided) or provided
@@ -92,8 +91,8 @@ def _not_none(provided: Any) -> Any:
 
 def _given_inside(cls: type) -> Iterator[tuple[str, Any]]:
     """
-    Yield each property of *cls* with its class, and each method for ``async with`` with the class
-    that it yields. An autospec knows neither.
+    Yield each property of *cls* with its type, and each method for ``async with`` with the type of
+    its value. An autospec does not know these types.
     """
     for name in dir(cls):
         member = inspect.getattr_static(cls, name, None)
@@ -126,5 +125,5 @@ def _returned_by(function: Any) -> Any:
         return annotation
     try:
         return eval(annotation, function.__globals__)
-    except Exception:  # noqa: BLE001 - most likely a name that only type checkers import
+    except Exception:  # noqa: BLE001 - probably a name that only type checkers import
         return None

@@ -3,10 +3,9 @@ The pytest plugin: fixtures for tests of services, on ``memory://`` or, with ``-
 on RabbitMQ. Only this file imports pytest.
 
 The fixtures work with pytest-asyncio, in auto and in strict mode, and with anyio's plugin. Each of
-these plugins runs only asynchronous fixtures that are declared in its own way. So every fixture
-that needs an event loop is declared once for anyio, and for pytest-asyncio once for each loop
-scope, under hidden names. The fixture that tests see picks the hidden one of the loop that runs the
-test.
+these plugins needs its own declaration of asynchronous fixtures. So every fixture that needs an
+event loop has hidden copies: one for anyio, and one for each loop scope of pytest-asyncio. The
+public fixture picks the hidden copy for the loop that runs the test.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ def pytest_load_initial_conftests(
 ) -> Generator[None]:
     _refuse_nameko(early_config)
     yield
-    # Other plugins and conftest files have added their options by now. Is the short name free?
+    # Other plugins and conftest files have added their options. Check whether the short name is
+    # free.
     probe = "--amqp-uri=memory://"
     if probe in parser.parse_known_and_unknown_args([probe])[1]:
         parser.getgroup("aiorpc").addoption(
@@ -81,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_nameko(config: pytest.Config) -> None:
-    """Refuse Nameko's plugin: it has the same fixtures, and patches the standard library."""
+    """Refuse Nameko's plugin, which has the same fixtures and patches the standard library."""
     if any(config.pluginmanager.hasplugin(name) for name in _NAMEKO):
         raise pytest.UsageError(
             "the pytest plugins of Nameko and aiorpc cannot run together: their fixtures have the "
@@ -90,15 +90,15 @@ def _refuse_nameko(config: pytest.Config) -> None:
         )
 
 
-# The fixtures that tests see. The arguments that seem unused are those of the hidden fixtures:
-# pytest has to know them before the test runs, because a test may override and parametrize them.
+# The public fixtures. Their unused arguments belong to the hidden fixtures: pytest has to know them
+# before the test runs, because a test may override and parametrize them.
 
 
 @pytest.fixture
 def amqp_uri(request: pytest.FixtureRequest) -> str:
     """
     The URL of the broker: ``--aiorpc-amqp-uri``, otherwise a separate ``memory://`` for this test.
-    Override it to choose another one, for example a vhost for each worker of pytest-xdist.
+    Override the fixture to choose another URL, for example a vhost for each worker of pytest-xdist.
     """
     uri: str | None = request.config.getoption("aiorpc_amqp_uri")
     return uri or f"memory://test-{uuid.uuid4().hex}"
@@ -107,8 +107,8 @@ def amqp_uri(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def aiorpc_config(amqp_uri: str) -> dict[str, Any]:
     """
-    The configuration of the fixtures below. Override it to add keys such as ``DB_URIS``. Without an
-    ``AMQP_URI`` it uses ``amqp_uri``.
+    The configuration of the fixtures below. Override this fixture to add keys such as ``DB_URIS``.
+    The default of ``AMQP_URI`` is the fixture ``amqp_uri``.
     """
     return {"AMQP_URI": amqp_uri}
 
@@ -137,8 +137,8 @@ def container_factory(
         async with container_factory(ServiceX) as container:
             ...
 
-    ``await container_factory(ServiceX).start()`` works too. The fixture stops what still runs when
-    the test ends, and raises the error of a container that failed unseen.
+    ``await container_factory(ServiceX).start()`` works too. When the test ends, the fixture stops
+    running containers. It raises the error of a failed container if the test did not see the error.
 
     A *config* that is a mapping or a URL overrides ``aiorpc_config``. A *config* that is a file or
     ``Settings`` is overridden by ``aiorpc_config``, so that the test keeps its own broker.
@@ -164,13 +164,13 @@ def cluster_rpc(
 
 @pytest.fixture
 def db_url(request: pytest.FixtureRequest) -> str:
-    """The URL of ``db_session``: ``--aiorpc-db-url``, otherwise SQLite in memory."""
+    """The URL for ``db_session``: ``--aiorpc-db-url``, by default SQLite in memory."""
     return str(request.config.getoption("aiorpc_db_url"))
 
 
 @pytest.fixture
 def model_base() -> Any:
-    """The declarative base of the models under test. It has no default: override it."""
+    """The declarative base of the models under test. This fixture has no default: override it."""
     pytest.fail(
         "db_session needs your models: define a fixture `model_base` that returns their "
         "declarative base",
@@ -181,15 +181,15 @@ def model_base() -> Any:
 @pytest.fixture
 def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> AsyncSession:
     """
-    A database session for ``worker_factory(Library, db=db_session)``. What it commits is rolled
-    back after the test. Needs ``model_base``.
+    A database session for ``worker_factory(Library, db=db_session)``. After the test, committed
+    changes are rolled back too. Needs ``model_base``.
     """
     return _on_the_loop_of(request, _db_session)
 
 
 @pytest.fixture
 def database(db_session: AsyncSession) -> SessionDatabase:
-    """Stands in for the ``Database(Base)`` of a service, on the session ``db_session``."""
+    """Replaces the ``Database(Base)`` of a service, and uses the session ``db_session``."""
     from .databases import SessionDatabase
 
     return SessionDatabase(db_session)
@@ -232,12 +232,12 @@ async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSessi
 
 
 def _copy(function: Any) -> types.FunctionType:
-    """Copy *function*, because the plugins mark the functions that they get."""
+    """Copy *function*, because each plugin marks the function of a fixture."""
     return types.FunctionType(function.__code__, function.__globals__)
 
 
 def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
-    """Make the plugin that holds the hidden fixtures."""
+    """Make the plugin with the hidden fixtures."""
     plugin = types.ModuleType("aiorpc_loop_fixtures", "aiorpc's fixtures that run on a loop.")
     for function in (_containers, _cluster, _db_session):
         name = f"_aiorpc{function.__name__}_anyio"
@@ -255,7 +255,7 @@ def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
 def _on_the_loop_of(
     request: pytest.FixtureRequest, function: Callable[..., AsyncGenerator[T]]
 ) -> T:
-    """Return what the hidden fixture *function* yields on the loop that runs the test."""
+    """Return the value of the hidden fixture *function* for the loop that runs the test."""
     value: T = request.getfixturevalue(f"_aiorpc{function.__name__}_{_loop_of(request)}")
     return value
 

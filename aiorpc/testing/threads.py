@@ -1,4 +1,4 @@
-"""Runs a sync method in a test as its container would: in a thread that can await by the loop."""
+"""Runs a sync method in a test like a container: in a thread, which can await in the loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# To a type checker an @rpc method returns an awaitable, as its callers see it. Here run_sync does.
+# For a type checker, a sync @rpc method returns an awaitable, because its callers await it.
 @overload
 async def run_sync(
     method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
@@ -32,11 +32,12 @@ async def run_sync(method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwarg
         service.shop.quote.return_value = "1 of Emma"
         assert await run_sync(service.monthly) == "1 of Emma"
 
-    If the caller is cancelled, so is what the method awaits; the thread runs to its end.
+    If the test is cancelled, the coroutine that the method awaits is cancelled too. The thread runs
+    to its end.
 
     Raises:
-        TypeError: *method* is a coroutine function, which the test can await without a thread.
-        Exception: what the method raised.
+        TypeError: *method* is a coroutine function. Await it without ``run_sync``.
+        Exception: the error that the method raised.
     """
     if inspect.iscoroutinefunction(method):
         raise TypeError(f"{method.__name__} is a coroutine function: await it without run_sync()")

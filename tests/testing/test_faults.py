@@ -158,13 +158,13 @@ async def test_an_event_has_no_reply_to_lose(faulty: Faulty, service: Any) -> No
     [
         (faults.lose_reply, "on_happened", "fired by EventHandler, which sends no reply"),
         (faults.lose_reply, "at_start", "fired by Once, which sends no reply"),
-        (faults.duplicate, "at_start", "fired by Once, which no message fires"),
+        (faults.duplicate, "at_start", "fired by Once, which no message starts"),
     ],
 )
 def test_a_fault_that_cannot_strike_is_refused(fault: Any, method: str, why: str) -> None:
     faulty = Faulty({"AMQP_URI": "memory://"})
     wrong = fault(faulty.container, method)
-    with pytest.raises(ConfigurationError, match=rf"{method} is {why}.*: give a"):
+    with pytest.raises(ConfigurationError, match=rf"{method} is {why}.*: pass a"):
         wrong.__enter__()
 
 
