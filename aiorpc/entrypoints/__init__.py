@@ -1,4 +1,4 @@
 """
-Entrypoints: what fires the methods of a service. Each file is one kind and stands on
-``aiorpc.extensions``; those that consume a queue also stand on ``consumer`` or ``requests``.
+Entrypoints start the methods of a service. Each file has one kind and uses ``aiorpc.extensions``;
+kinds that consume a queue also use ``consumer`` or ``requests``.
 """

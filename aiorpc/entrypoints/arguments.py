@@ -1,4 +1,4 @@
-"""The arguments of a method that an entrypoint fires, as its annotations say. Pure functions."""
+"""Checks the arguments of an entrypoint's method by its annotations. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["arguments_of"]
 
 def arguments_of(entrypoint: Entrypoint, host: Host, *, validate: bool) -> Arguments:
     """
-    Return what checks and converts the arguments of the method of *entrypoint*.
+    Return an object that checks and converts the arguments of the method of *entrypoint*.
 
     Args:
-        validate: check the arguments as ``VALIDATE_ARGUMENTS`` says; otherwise only the signature.
+        validate: check the arguments by ``VALIDATE_ARGUMENTS``; otherwise only the signature.
     """
     declared = inspect.getattr_static(host.service_cls, entrypoint.method_name)
     return Arguments(

@@ -1,16 +1,16 @@
 """
-Counts the attempts at a message, and parks it after ``MAX_ATTEMPTS``. Awaits only the parking.
+Counts the attempts at a message; after ``MAX_ATTEMPTS``, parks it. Awaits only the parking.
 
-A message that ends the process that works on it is delivered again, and would end the next one. A
-classic queue does not count deliveries, it only says ``redelivered``. So a redelivered message is
-replaced by a copy with a count: the copy is confirmed, then the original is acked, and the copy
+If a message crashes its process, the broker delivers it to another process, which crashes too. A
+classic queue does not count deliveries, it only sets ``redelivered``. So we replace a redelivered
+message by a copy with a count: the broker confirms the copy, we ack the original, and the copy
 runs. A message that is delivered once costs nothing.
 
-The first redelivery does not count, because a host that stops requeues messages. A host that stops
-replaces a copy by another copy with the same count.
+The first redelivery does not count: when a host stops, it requeues messages. It replaces a copy by
+another copy with the same count.
 
-A copy can be delivered here before it is confirmed. It waits for the confirm and for the ack of its
-original. If it ended the process before that, the broker would deliver both again.
+The broker may deliver a copy before it confirms the copy. The copy runs after its confirm and the
+ack of the original. Otherwise a crash would make the broker redeliver the copy and the original.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["Attempts"]
 
 log = logging.getLogger("aiorpc.attempts")
 
-#: Seconds that the broker may take to confirm a parked message.
+#: Seconds to wait until the broker confirms a parked message.
 PARKING = 30.0
 
 
@@ -56,10 +56,10 @@ class Attempts:
     Counts the attempts at the messages of one queue.
 
     Args:
-        work: works on a delivery that need not be counted, or was counted.
-        as_it_came: publish a copy with the exchange and routing key of its original. Otherwise the
-            copy goes straight to the queue, because an event has other queues too.
-        parked: settles a message that was parked; by default it is acked.
+        work: starts the work on a delivery that is counted or needs no count.
+        as_it_came: publish a copy with the exchange and routing key of its original. Otherwise
+            publish it to this queue only, because an event also goes to other queues.
+        parked: settles a parked message; by default, the message is acked.
     """
 
     host: Host
@@ -68,15 +68,16 @@ class Attempts:
     _: KW_ONLY
     as_it_came: bool = False
     parked: Callable[[Delivery, AioRpcError], None] | None = None
-    #: Copies that are not confirmed yet, by id, each with its delivery if that came already.
+    #: Unconfirmed copies, by id. The value is the delivery of the copy, or None before it arrives.
     _unconfirmed: dict[str, Delivery | None] = field(default_factory=dict, init=False)
 
     def takes(self, delivery: Delivery, deadline: Deadline | None = None) -> bool:
         """
-        Count, or park, a message that was delivered or sent before.
+        Count or park a message that was delivered or sent before.
 
         Returns:
-            whether it did so, or will call *work* later. Otherwise work on the message now.
+            True if the message was counted or parked, or *work* is called later; False: call *work*
+            now.
         """
         message = delivery.message
         copy = copy_id_of(message)
@@ -94,7 +95,7 @@ class Attempts:
         return True
 
     def requeue(self, delivery: Delivery, deadline: Deadline | None = None) -> None:
-        """Requeue the message, because this host stops. That is no failed attempt."""
+        """Requeue the message, because this host stops. This is not a failed attempt."""
         known = attempts_of(delivery.message)
         if known is None or delivery.stale:
             delivery.reject(requeue=True)
@@ -109,8 +110,8 @@ class Attempts:
         instead: Callable[[Delivery], None],
     ) -> None:
         """
-        Send a copy of the message; when it is confirmed, ack *delivery*. If the copy cannot be
-        sent, call *instead*.
+        Send a copy of the message, and ack *delivery* when the copy is confirmed. If the copy
+        cannot be sent, call *instead*.
         """
         copy = new_id()
         self._unconfirmed[copy] = None
@@ -142,7 +143,7 @@ class Attempts:
         error: AioRpcError | None,
     ) -> None:
         arrived = self._unconfirmed.pop(copy)
-        if isinstance(error, UnserializableValueError):  # it can be read but not sent
+        if isinstance(error, UnserializableValueError):  # readable, but not sendable
             log.warning(
                 "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
                 self.queue,
@@ -156,13 +157,13 @@ class Attempts:
         transport, queue = self.host.transport, parked_queue(self.queue)
         message = parked(delivery.message, delivery.exchange, delivery.routing_key)
         text = (
-            f"{original_key_of(message)}: delivered {failed + 1} times, and each time the process "
-            "that worked on it, or its connection, was lost before the message was acked; it is "
-            f"parked in queue {queue.name} and not run again (MAX_ATTEMPTS). It may have run, in "
-            "part or whole"
+            f"{original_key_of(message)}: delivered {failed + 1} times; each time the process "
+            "or its connection was lost before the ack; the message is "
+            f"parked in queue {queue.name} and not run again (MAX_ATTEMPTS). It may have run in "
+            "part or completely"
         )
         try:
-            with suppress(ConfigurationError):  # it exists with other arguments
+            with suppress(ConfigurationError):  # the queue exists with other arguments
                 await transport.declare(queues=[queue])
             await transport.publish(
                 Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True),
@@ -173,7 +174,7 @@ class Attempts:
             delivery.reject(requeue=True)
         except AioRpcError as error:
             log.error(
-                "%s; but it cannot be parked (%s) and is rejected: to the dead-letter exchange, if "
+                "%s; but it cannot be parked (%s) and is rejected, to the dead-letter exchange if "
                 "the queue has one",
                 text,
                 error,

@@ -1,10 +1,10 @@
 """
-Calls that their callers cancel: those that run here, and those whose request has not arrived yet.
-Awaits only the subscription.
+Cancels calls for their callers: running calls, and calls whose request has not arrived yet. Awaits
+only the subscription.
 
 A caller does not know which instance of a service has its call. So it sends the cancellation to a
-fanout exchange that every instance listens to. A cancellation may overtake its request, which waits
-in a queue or is on its way. It is then remembered until the deadline of the call.
+fanout exchange, and every instance gets it. A cancellation may arrive before its request. Then the
+instance remembers the cancellation until the deadline of the call.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ __all__ = ["Cancellations", "Key"]
 
 log = logging.getLogger("aiorpc.rpc")
 
-#: A call as the wire knows it: its ``reply_to`` and its ``correlation_id``.
+#: The identity of a call on the wire: its ``reply_to`` and its ``correlation_id``.
 Key: TypeAlias = tuple[str | None, str | None]
 
 
 T = TypeVar("T", bound=Submission)
 
-#: How many early cancellations are remembered; the oldest are forgotten first. The fanout reaches
-#: every instance, so most of them are for calls that run elsewhere.
+#: The maximum number of remembered early cancellations; the oldest are forgotten first. Every
+#: instance gets every cancellation, so most cancellations are for calls of other instances.
 MOST = 10_000
 
 
 class Cancellations(Generic[T]):
     """
-    The calls of one service in this process that can be cancelled.
+    The cancellable calls of one service in this process.
 
     Attributes:
-        running: the calls that run.
-        early: the calls that were cancelled before their request arrived, with the time at which
-            each is forgotten.
+        running: the running calls.
+        early: calls that were cancelled before their request arrived. The value is the time at
+            which to forget the call.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,20 +53,20 @@ class Cancellations(Generic[T]):
 
     @asynccontextmanager
     async def listening(self, host: Host) -> AsyncGenerator[None]:
-        """Cancel calls as their callers ask, inside the block."""
+        """Receive cancellations from callers inside the block."""
         async with await host.transport.listen(cancel_queue(host.service_name), self.received):
             yield
 
     def came_before(self, key: Key) -> bool:
-        """Whether the call was cancelled before its request arrived. True once."""
+        """Return whether the call was cancelled before its request arrived. True only once."""
         return self.early.pop(key, 0.0) > self._clock()
 
     def received(self, message: Message) -> None:
         """Handle one cancellation."""
         try:
             key, lifetime = decode_cancellation(message)
-        except Exception as exc:  # noqa: BLE001 - whatever a peer sent to that exchange
-            log.warning("a message that cancels a call cannot be read: %s", exc)
+        except Exception as exc:  # noqa: BLE001 - a peer can send anything
+            log.warning("a cancellation cannot be read and is ignored: %s", exc)
             return
         running = self.running.get(key)
         if running is not None:

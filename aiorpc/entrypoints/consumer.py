@@ -1,6 +1,6 @@
 """
-Messages of any queue: ``@consume``, and what all entrypoints that consume a queue share. Awaits
-only the subscription.
+``@consume`` for messages of any queue, and the base class of entrypoints that consume a queue.
+Awaits only the subscription.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ log = logging.getLogger("aiorpc.consumer")
 @dataclass(kw_only=True, eq=False, repr=False)
 class QueueConsumer(Entrypoint):
     """
-    Fires a method with the payload of each message of one queue. Subclasses choose the queue.
+    Starts a method with the payload of each message of one queue. Subclasses choose the queue.
 
-    The payload is checked and converted by the annotation of the method's argument, unless
-    *validate* is false. A message is acked when the method has ended, whether it returned or
-    raised. A message that cannot be read, or whose payload does not fit the annotation, is rejected
-    with one line in the log: to the dead letters, if the queue has any.
+    The entrypoint checks and converts the payload by the annotation of the method's argument,
+    unless *validate* is false. It acks a message after the method returned or raised. It rejects a
+    message that it cannot read, or whose payload does not fit the annotation, and logs one line. A
+    rejected message goes to the dead-letter exchange, if the queue has one.
 
-    With *requeue_on_error* a message is requeued when the method raises: at once and without limit,
-    as in Nameko. Without it, a message whose process ends MAX_ATTEMPTS times is parked in the queue
-    ``<queue>.parked``.
+    With *requeue_on_error*, the entrypoint requeues a message when the method raises: at once and
+    without limit, as in Nameko. Without *requeue_on_error*, a message that crashed MAX_ATTEMPTS
+    processes is parked in the queue ``<queue>.parked``.
     """
 
-    #: The name of such a message in logs and in :attr:`Call.kind`.
+    #: The word for a message of this entrypoint in logs and in :attr:`Call.kind`.
     kind = "message"
 
     requeue_on_error: bool = False
     validate: bool = True
 
     def queue_of(self, host: Host) -> Queue:
-        """The queue to consume; it is declared with its exchange and binding."""
+        """Return the queue to consume, which is declared with its exchange and binding."""
         raise NotImplementedError
 
     def queue_name(self, host: Host) -> str:
@@ -84,7 +84,7 @@ class QueueConsumer(Entrypoint):
 
 
 class _Taken(msgspec.Struct, eq=False):
-    """A message that was submitted to the host and has not settled."""
+    """A message that was submitted to the host and is not settled yet."""
 
     delivery: Delivery
 
@@ -96,11 +96,11 @@ class _Taken(msgspec.Struct, eq=False):
 
 class _Intake:
     """
-    Takes the messages of one entrypoint.
+    Receives the messages of one entrypoint.
 
-    A message that is redelivered while it still runs here is not run again: its worker settles the
-    new delivery. The broker redelivers it when the connection was lost, or when the worker takes
-    longer than the broker's ``consumer_timeout``.
+    If the broker redelivers a message that still runs here, the message does not run again: its
+    worker settles the new delivery. The broker redelivers after a lost connection, or if the worker
+    takes longer than the broker's ``consumer_timeout``.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class _Intake:
         self.queue = queue
         self.arguments = arguments
         self.attempts = Attempts(host, queue, self._work)
-        #: In the order of their deliveries, so those of a lost connection come first.
+        #: In the order of delivery, so messages of a lost connection come first.
         self._taken: dict[_Taken, None] = {}
 
     def received(self, delivery: Delivery) -> None:
@@ -124,15 +124,15 @@ class _Intake:
 
     def _still_runs(self, delivery: Delivery) -> bool:
         """
-        Whether the message of *delivery* still runs here. Then its worker settles *delivery*.
+        Return whether the message of *delivery* runs here. If so, its worker settles *delivery*.
 
-        Only a message whose delivery is stale can come back. Messages with equal contents are
+        Only a message with a stale delivery can be redelivered. Messages with equal contents are
         interchangeable: each redelivery joins one worker.
         """
         identity = None
         for taken in self._taken:
             if not taken.delivery.stale:
-                return False  # and so are those after it
+                return False  # the later ones are not stale either
             identity = identity or _Taken(delivery).identity
             if taken.identity == identity:
                 del self._taken[taken]
@@ -148,8 +148,8 @@ class _Intake:
             args, kwargs = self.arguments.bind((payload,), {})
         except Exception as exc:  # noqa: BLE001 - a body can be anything
             log.error(
-                "%s.%s: %s %s of queue %s cannot be read and is rejected, to the dead letters if "
-                "the queue has any: %s",
+                "%s.%s: %s %s of queue %s cannot be read and is rejected, to the dead-letter "
+                "exchange if the queue has one: %s",
                 host.service_name,
                 entrypoint.method_name,
                 entrypoint.kind,
@@ -178,7 +178,7 @@ class _Intake:
 
 @dataclass(eq=False, repr=False)
 class Consumer(QueueConsumer):
-    """Fires a method with the payload of each message of *queue*; see :class:`QueueConsumer`."""
+    """Starts a method with the payload of each message of *queue*; see :class:`QueueConsumer`."""
 
     queue: Queue
 

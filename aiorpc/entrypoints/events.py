@@ -1,4 +1,4 @@
-"""Events of other services: ``@event_handler``. Awaits nothing; ``consumer`` does."""
+"""``@event_handler`` for events of services. Awaits nothing; its base class does."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from .consumer import QueueConsumer
 __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]
 
 HandlerType = Literal["service_pool", "singleton", "broadcast"]
-#: For each handler method, one instance of the service gets an event.
+#: For each handler method, one instance of the service gets the event.
 SERVICE_POOL: Literal["service_pool"] = "service_pool"
-#: One handler of all services gets an event.
+#: One handler of all services gets the event.
 SINGLETON: Literal["singleton"] = "singleton"
-#: Every instance of the service gets an event.
+#: Every instance of the service gets the event.
 BROADCAST: Literal["broadcast"] = "broadcast"
 
 
 @dataclass(eq=False, repr=False)
 class EventHandler(QueueConsumer):
     """
-    Fires a method with the payload of each event that *source_service* dispatches; see
-    :class:`~aiorpc.entrypoints.consumer.QueueConsumer` for when it is acked.
+    Starts a method with the payload of each event that *source_service* dispatches. See
+    :class:`~aiorpc.entrypoints.consumer.QueueConsumer` for acks.
 
     Args:
-        event_type: the binding key, so ``orders.*`` and ``#`` match more than one type.
-        reliable_delivery: the broker keeps events while no handler runs. A broadcast handler needs
-            an identity for that which stays the same when its process restarts: override
-            ``broadcast_identifier``.
+        event_type: the binding key; ``orders.*`` and ``#`` match several types.
+        reliable_delivery: the broker keeps events while no handler runs. A broadcast handler then
+            needs the same identity after a restart: override ``broadcast_identifier``.
         requeue_on_error: requeue an event when the method raises: at once and without limit, as in
             Nameko.
         validate: check and convert the payload by its annotation (``VALIDATE_ARGUMENTS``).
@@ -60,14 +59,14 @@ class EventHandler(QueueConsumer):
             and type(self).broadcast_identifier is EventHandler.broadcast_identifier
         ):
             raise ConfigurationError(
-                "a broadcast handler with reliable_delivery needs an identity that stays the same "
-                "when its process restarts: pass reliable_delivery=False, or override "
+                "a broadcast handler with reliable_delivery must keep its identity after a restart "
+                "of its process: pass reliable_delivery=False, or override "
                 "broadcast_identifier"
             )
 
     @property
     def broadcast_identifier(self) -> str:
-        """The identity of this instance of the service; random, unless overridden."""
+        """The identity of this instance of the service; random by default."""
         return uuid.uuid4().hex
 
     def queue_of(self, host: Host) -> Queue:

@@ -1,10 +1,10 @@
 """
-Serves the requests of one service: reads each, submits its call, answers it. Callbacks only:
-nothing here awaits.
+Serves the requests of one service: reads a request, submits its call, and answers. Only callbacks;
+awaits nothing.
 
-Every request is settled once: it is answered with the result or a typed error, then acked. A
-request that is refused and has no ``reply_to`` is rejected (to the dead letters, if the queue has
-any), with one line in the log. Nothing that a peer sends stops the consumer.
+The server settles every request once: it answers with the result or a typed error, then acks. It
+rejects a refused request without ``reply_to`` (to the dead-letter exchange, if the queue has one),
+and logs one line. No message of a peer stops the consumer.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ log = logging.getLogger("aiorpc.rpc")
 
 _RETURNED = Ending.RETURNED  # enum lookup is slow on Python 3.11
 
-#: How many replies are kept for requests that may come again.
+#: The maximum number of replies that are kept for redelivered requests.
 REMEMBERED = 256
-#: Bytes of the largest reply that is kept.
+#: The maximum size of a kept reply, in bytes.
 REMEMBERED_BYTES = 64 * 1024
 
 
 class Method(msgspec.Struct, frozen=True):
-    """A method that requests fire."""
+    """A method that a request starts."""
 
     entrypoint: Entrypoint
     arguments: Arguments
@@ -49,12 +49,12 @@ class Method(msgspec.Struct, frozen=True):
 
 class ServedRequest(Request, eq=False, kw_only=True):
     """
-    A request on its way through the service: read from *delivery*, answered there.
+    A request in the service: read from *delivery*, and answered through it.
 
     Attributes:
-        key: what its caller cancels it by.
-        submission: its call in the hands of the host; ``None`` before the host has it.
-        settled: whether its outcome is known.
+        key: the key in the caller's cancellation.
+        submission: the call in the host; ``None`` before the call is submitted.
+        settled: whether the outcome is known.
     """
 
     delivery: Delivery
@@ -63,12 +63,12 @@ class ServedRequest(Request, eq=False, kw_only=True):
     settled: bool = False
 
     def cancel(self) -> None:
-        """Its caller cancelled the call."""
+        """Cancel the call, because its caller cancelled it."""
         if self.submission is not None:
             self.submission.cancel()
 
     def delivered_again(self, delivery: Delivery) -> None:
-        """Answer the newest delivery; an older one is settled or belongs to a lost connection."""
+        """Settle the old delivery, and answer *delivery* instead."""
         self.delivery.ack()
         self.delivery = delivery
 
@@ -78,7 +78,7 @@ class Server:
     Serves the requests of one service.
 
     Args:
-        methods: by name.
+        methods: the ``@rpc`` methods, by name.
     """
 
     def __init__(self, host: Host, methods: Mapping[str, Method]) -> None:
@@ -97,13 +97,13 @@ class Server:
             as_it_came=True,
             parked=self._parked,
         )
-        #: Replies to requests that the broker delivers again, the oldest first.
+        #: Replies that wait for the redelivery of their requests, oldest first.
         self._remembered: OrderedDict[Key, Outgoing] = OrderedDict()
 
     # From a delivery to a call
 
     def received(self, delivery: Delivery) -> None:
-        """Serve the request that *delivery* brings."""
+        """Serve the request in *delivery*."""
         request = self._read(delivery)
         if delivery.redelivered or request.resent:
             if self._is_known(request):
@@ -138,7 +138,7 @@ class Server:
             if method is None:
                 raise MethodNotFound(f"{request.method}{likely(request.method, self._methods)}")
             args, kwargs = method.arguments.bind(args, kwargs)
-        except Exception as exc:  # noqa: BLE001 - the caller gets any error as its answer
+        except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             self._refuse(request, exc)
             return
         again = request.delivery.redelivered or request.resent
@@ -162,8 +162,8 @@ class Server:
 
     def _is_known(self, request: ServedRequest) -> bool:
         """
-        Whether a request that is delivered again runs here, or has run here: a connection, ours or
-        its caller's, was lost meanwhile. It is answered without running twice.
+        Return whether a redelivered request runs here, or ran here, because our connection or its
+        caller's was lost. If so, the request is answered and does not run twice.
         """
         key = request.key
         if None in key:
@@ -187,12 +187,12 @@ class Server:
         if ending is _RETURNED:
             if not request.message.reply_to:
                 name = self._name(request)
-                log.warning("%s: the request has no reply_to, so nobody gets its result", name)
+                log.warning("%s: the request has no reply_to, so nobody gets the result", name)
             try:
                 self._answer(request, outcome.value)
             except Exception as exc:
                 log.error(
-                    "%s: its result could not be sent: %s",
+                    "%s: the result could not be sent: %s",
                     self._name(request),
                     exc,
                     exc_info=None if isinstance(exc, AioRpcError) else exc,
@@ -210,22 +210,22 @@ class Server:
         self, request: ServedRequest, error: BaseException, *, refusal: bool = False
     ) -> None:
         """
-        Answer with *error*. An error that cannot be encoded, or is too large, is answered by
-        another one that says so.
+        Answer with *error*. If *error* is too large or cannot be encoded, answer with another error
+        that reports this.
         """
         replies = self._replies
         try:
             self._answer(request, replies.error(request.message, error, refusal=refusal))
             return
-        except Exception as exc:  # noqa: BLE001 - the caller gets any error as its answer
+        except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
         try:
             self._answer(request, replies.error(request.message, substitute))
-        except Exception as exc:  # noqa: BLE001 - unacked, it would hold a place in the prefetch
+        except Exception as exc:  # noqa: BLE001 - unacked, it would use up the prefetch
             log.error(
-                "%s: its caller gets no answer, because neither the error nor %s can be sent: %s",
+                "%s: the caller gets no answer, because neither the error nor %s can be sent: %s",
                 self._name(request),
                 substitute,
                 exc,
@@ -233,7 +233,7 @@ class Server:
             request.delivery.ack()
 
     def _answer(self, request: ServedRequest, message: Message) -> None:
-        """Send the reply, then ack. A request without a ``reply_to`` is only acked."""
+        """Send the reply, then ack. Without a ``reply_to``, only ack."""
         reply_to = request.message.reply_to
         if not reply_to:
             request.delivery.ack()
@@ -242,7 +242,7 @@ class Server:
             exchange=self._exchange, routing_key=reply_to, message=message, confirm=self._confirm
         )
         if not request.delivery.answer(reply) and len(message.body) <= REMEMBERED_BYTES:
-            # The reply is sent on the next connection, on which the request is delivered again.
+            # Send the reply on the next connection, when the broker redelivers the request.
             self._remembered[request.key] = reply
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -255,7 +255,7 @@ class Server:
             self._name(request),
             type(error).__name__,
             error,
-            "" if request.message.reply_to else " (it has no reply_to, so its caller cannot know)",
+            "" if request.message.reply_to else " (no reply_to: the caller gets no answer)",
         )
         if not request.message.reply_to:
             request.delivery.reject(requeue=False)
@@ -264,10 +264,10 @@ class Server:
 
     def _uncertain(self, request: ServedRequest) -> DeliveryUncertain:
         by_broker = request.delivery.redelivered or attempts_of(request.message) is not None
-        how = "delivered again by the broker" if by_broker else "sent again by its caller"
+        how = "redelivered by the broker" if by_broker else "sent again by its caller"
         return DeliveryUncertain(
             f"{self._name(request)} is at-most-once and the request was {how}: it may have run "
-            "already, so it was not run. Find out whether it ran, then call again"
+            "already and was not run again. Find out whether it ran, then call again"
         )
 
     def _name(self, request: Request) -> str:

@@ -1,5 +1,5 @@
 """
-Remote procedure calls: ``@rpc`` and its types. Awaits only the subscription.
+``@rpc`` for remote procedure calls, and its types. Awaits only the subscription.
 
 One consumer serves all ``@rpc`` methods of a service, on the queue ``rpc-<service>``.
 """
@@ -29,7 +29,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Rpc(Entrypoint):
-    """Fires a method when it is called remotely, and answers with what it returns or raises."""
+    """Starts a method for each remote call, and answers with the result or the error."""
 
     validate: bool = True
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
@@ -41,7 +41,7 @@ class Rpc(Entrypoint):
     @asynccontextmanager
     async def listen_all(cls, host: Host, entrypoints: Sequence[Rpc]) -> AsyncGenerator[None]:
         server = Server(host, {entry.method_name: entry._method(host) for entry in entrypoints})
-        # Shared, so that it ends after the workers: callers cancel calls during a drain too.
+        # Shared, so that it closes after the workers: callers cancel calls during a drain too.
         await host.share(Cancellations, lambda: server.cancellations.listening(host))
         queue, prefetch = host.wire.rpc_queue(host.service_name), host.settings.prefetch
         async with await host.transport.subscribe(queue, server.received, prefetch=prefetch):
@@ -52,11 +52,11 @@ class Rpc(Entrypoint):
         return Method(self, arguments, self.delivery == "at_most_once")
 
 
-# The types of ``@rpc``, for type checkers. At run time the method stays a plain function.
+# The types of ``@rpc``, for type checkers. At run time, the method stays a plain function.
 
 
 class BoundRpcMethod(Protocol[P, R_co]):
-    """An ``@rpc`` method of a proxy (or of the service itself), as type checkers see it."""
+    """The type of an ``@rpc`` method of a proxy, or of a service instance."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
     def call_async(self, *args: P.args, **kwargs: P.kwargs) -> RpcReply[R_co]: ...
@@ -64,7 +64,7 @@ class BoundRpcMethod(Protocol[P, R_co]):
 
 
 class RpcMethod(Protocol[S_contra, P, R_co]):
-    """An ``@rpc`` method on its class, as type checkers see it."""
+    """The type of an ``@rpc`` method on its class."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> RpcMethod[S_contra, P, R_co]: ...
@@ -99,13 +99,13 @@ def rpc(
 
 def rpc(*args: Any, **kwargs: Any) -> Any:
     """
-    Let a method be called remotely: ``@rpc`` or ``@rpc(...)``.
+    Make a method callable by clients: ``@rpc`` or ``@rpc(...)``.
 
     Args:
-        expected_exceptions: errors that are answers, not failures: logged as warnings.
-        sensitive_arguments: names of arguments that no log may show.
+        expected_exceptions: errors that are logged as warnings, because they are normal answers.
+        sensitive_arguments: names of arguments that logs do not show.
         validate: check and convert arguments by their annotations (``VALIDATE_ARGUMENTS``).
-        delivery: ``at_most_once`` refuses a request that is delivered or sent again with
-            ``DeliveryUncertain``; ``at_least_once`` runs it again.
+        delivery: for a request that is delivered or sent again, ``at_most_once`` answers with
+            ``DeliveryUncertain``, and ``at_least_once`` runs the method again.
     """
     return Rpc.decorator(*args, **kwargs)

@@ -1,6 +1,6 @@
 """
 ``@timer`` and ``@once``. Awaits the clock and the end of each run. ``Timer`` is the smallest
-complete entrypoint: read it to write your own.
+complete entrypoint, and an example for your own entrypoints.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ __all__ = ["Once", "Timer", "once", "timer"]
 @dataclass(eq=False, repr=False)
 class Timer(Entrypoint):
     """
-    Fires every *interval* seconds, never twice at a time. If a run takes longer than the interval,
-    the next one follows at once. The first run is after *interval* seconds, or at once if *eager*.
-    Errors are logged and do not stop the timer. Each instance of the service has its own timer.
+    Starts a method every *interval* seconds, but only one run at a time. If a run takes longer than
+    the interval, the next run starts at its end. The first run starts after *interval* seconds, or
+    at once if *eager*. An error is logged and does not stop the timer. Each instance of the service
+    has its own timer.
     """
 
     unprompted = True
@@ -49,14 +50,14 @@ class Timer(Entrypoint):
         while True:
             await asyncio.sleep(due - clock())
             ended.clear()
-            # `host.work` would cancel the run when the container stops; the run has to finish.
+            # `host.work` would cancel the run when the container stops; but the run must finish.
             host.submit(self, host.new_call(self, kind="timer"), lambda outcome: ended.set())
             await ended.wait()
             due = max(due + self.interval, clock())
 
 
 class Once(Entrypoint):
-    """Fires once with the given arguments, when the service has started."""
+    """Starts a method once with *args* and *kwargs*, when the service has started."""
 
     unprompted = True
 
@@ -77,6 +78,6 @@ timer = decorator_of(Timer)
 
 def once(*args: Any, **kwargs: Any) -> Any:
     """
-    Fire a method once, when the service has started: ``@once`` or ``@once("with", some="args")``.
+    Run a method once, when the service has started: ``@once`` or ``@once("with", some="args")``.
     """
     return Once.decorator(*args, **kwargs)

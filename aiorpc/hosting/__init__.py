@@ -1,4 +1,4 @@
 """
 Hosting: a container hosts one service class, its pool runs calls in workers, a worker runs one
-method once, and a runner hosts the containers of one process.
+method once, and a runner manages the containers of one process.
 """

@@ -1,10 +1,10 @@
 """
-The container hosts one service class: it starts, runs and stops what the class declares. Awaits the
-transport and what extensions await; no I/O of its own.
+The container hosts one service class: it starts, runs and stops the entrypoints and dependencies of
+the class. Awaits the transport and the extensions; no other I/O.
 
-One task runs all lifespans, so any two tasks may enter and leave the container (pytest fixtures,
-task groups). Stopping goes from the inside out: request consumers, workers, reply consumers,
-lifespans, connection.
+One task runs all lifespans, so one task may enter the container and another may leave it (pytest
+fixtures, task groups). The container stops these parts in this order: request consumers, workers,
+reply consumers, lifespans, connection.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ T = TypeVar("T")
 
 class ServiceContainer:
     """
-    Hosts *service_cls*; it is the :class:`~aiorpc.extensions.Host` of what the class declares::
+    Hosts *service_cls*, and is the :class:`~aiorpc.extensions.Host` of the class's extensions::
 
         async with ServiceContainer(ServiceX, config="amqp://localhost/"):
             ...
 
     Args:
-        config: as for :class:`~aiorpc.ClusterRpcProxy`: a URL, a mapping, a path or Settings.
+        config: a URL, a mapping, a path or Settings, as for :class:`~aiorpc.ClusterRpcProxy`.
         transport: a connected transport; the container does not close it.
         middleware: wraps every call of every entrypoint; the first is the outermost.
 
     Raises:
-        ConfigurationError: the class, what it declares or the configuration is wrong.
+        ConfigurationError: the class, one of its extensions or the configuration is wrong.
     """
 
     _connect_timeout: ClassVar[float | None] = None  # seconds; limited in aiorpc.testing
@@ -81,41 +81,41 @@ class ServiceContainer:
         self._failure: BaseException | None = None
         self._life: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None]
-        #: Whether it is ready and has not begun to stop.
+        #: Whether the container is ready and has not begun to stop.
         self._serving = False
 
     # Life
 
     @property
     def started(self) -> bool:
-        """Whether ``start`` was called. From then on what it hosts cannot be changed."""
+        """Whether ``start`` was called. Then tests can no longer replace its extensions."""
         return self._life is not None
 
     @property
     def overran(self) -> bool:
-        """Whether the calls that ran did not end within SHUTDOWN_TIMEOUT and were abandoned."""
+        """Whether running calls exceeded SHUTDOWN_TIMEOUT and were abandoned."""
         return self._pool.overran
 
     @property
     def queues(self) -> list[str]:
-        """The names of the queues that its entrypoints consume, sorted."""
+        """The sorted names of the queues that the entrypoints consume."""
         return sorted({name for entry in self.entrypoints if (name := entry.queue_name(self))})
 
     @property
     def running(self) -> int:
-        """How many workers run."""
+        """The number of running workers."""
         return self._pool.running
 
     async def start(self) -> None:
         """
-        Return when every entrypoint is ready to fire.
+        Return when every entrypoint is ready.
 
         Raises:
             AioRpcError: the container was stopped before it was ready.
             ConfigurationError: the broker or an extension refuses the configuration.
         """
         if self._life is not None:
-            raise RuntimeError(f"{self!r} was started already; make another one")
+            raise RuntimeError(f"{self!r} was started already; make a new container")
         self._loop = loop = asyncio.get_running_loop()
         self._timers = Timers(loop)
         self._workshop = Workshop(
@@ -137,16 +137,16 @@ class ServiceContainer:
             ready.cancel()
             if self._life.cancelled():
                 raise AioRpcError(f"{self.service_name} was stopped before it was ready")
-            await self._life  # raises what went wrong
-        # An error right after it was ready is raised by `wait`.
+            await self._life  # raises the error of the start
+        # If the service fails later, `wait` raises the error.
 
     async def stop(self) -> None:
-        """Finish the calls that run, within SHUTDOWN_TIMEOUT, and close. Idempotent."""
+        """Finish the running calls within SHUTDOWN_TIMEOUT, and close. Idempotent."""
         if self._life is None or self._life.done():
             return
         self._check_loop()
         self._stopping.set()
-        if not self._ready.done():  # it may wait for a broker that is away for long
+        if not self._ready.done():  # it may wait long for an unreachable broker
             self._life.cancel()
         await asyncio.wait((self._life,))
 
@@ -155,7 +155,7 @@ class ServiceContainer:
         Return when the container has stopped.
 
         Raises:
-            Exception: what made it fail, if it did.
+            Exception: the error that made the container fail.
         """
         assert self._life is not None, "start it first"
         if not self._life.done():
@@ -165,17 +165,17 @@ class ServiceContainer:
             raise error
 
     def _check_loop(self) -> None:
-        """Waiting for a task of another loop would never end."""
+        """Refuse a wait in another event loop, which would never end."""
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(
-                f"{self!r} was started in another event loop, and only there it can be waited for. "
+                f"{self!r} was started in another event loop; stop it and wait for it only there. "
                 "With pytest-asyncio, give the fixture and the test the same loop scope"
             )
 
     def health(self) -> Health:
-        """Whether it serves calls right now: red while it starts, stops, or cannot consume."""
+        """Whether the container serves calls: red while it starts, stops, or cannot consume."""
         if not self._serving:
-            return Health((f"{self.service_name} is not ready yet, or stops",))
+            return Health((f"{self.service_name} is not ready yet, or is stopping",))
         return Health.of(problems_of(self.transport))
 
     async def __aenter__(self) -> Self:
@@ -214,7 +214,7 @@ class ServiceContainer:
             listeners.push_async_callback(self._stop_background)
             discoverable = None
             if self.settings.discovery:
-                # It begins first: the broker prepares its queue and ours at the same time.
+                # First, so that the broker makes its queue and the entrypoints' queues at once.
                 discoverable = Discoverable(self, self.entrypoints)
                 listeners.push_async_callback(discoverable.aclose)
             for kind, entrypoints in _in_turn(self.entrypoints):
@@ -233,7 +233,7 @@ class ServiceContainer:
     async def _drain(self) -> None:
         ends_at = self._loop.time() + self.settings.shutdown_timeout
         await self._pool.drain(self.settings.shutdown_timeout)
-        # While disconnected, replies that wait are a reason to connect once more.
+        # If the connection is lost, waiting replies are a reason to connect once more.
         if not await self.transport.caught_up(max(0.0, ends_at - self._loop.time())):
             log.warning(
                 "%s: %d message(s), such as replies, could not be sent to %s before the stop; it "
@@ -256,7 +256,7 @@ class ServiceContainer:
         text = "%s ready: methods %s; queues %s; broker %s"
         log.info(text, self.service_name, methods, queues, self.transport.url)
 
-    # What extensions ask of their host
+    # The methods of Host
 
     def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(background, name=name)
@@ -292,11 +292,11 @@ def _in_turn(
     entrypoints: Sequence[Entrypoint],
 ) -> Iterator[tuple[type[Entrypoint], list[Entrypoint]]]:
     """
-    The entrypoints that listen together, with the class whose ``listen_all`` starts them.
+    Yield the entrypoints that listen together, with the class whose ``listen_all`` starts them.
 
-    A subclass of ``Rpc`` beside plain ones shares their consumer: a second consumer on the same
-    queue would not know half of the methods. Timers and other unprompted entrypoints start last,
-    because they may call this service.
+    ``Rpc`` and its subclasses share one consumer: with two consumers on the queue, each would get
+    requests for methods of the other. Timers and other unprompted entrypoints start last, because
+    they may call this service.
     """
     for unprompted in (False, True):
         kinds: dict[type[Entrypoint], list[Entrypoint]] = {}

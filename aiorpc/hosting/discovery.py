@@ -1,9 +1,9 @@
 """
 Answers which services run. Awaits the transport; no other I/O.
 
-``aiorpc ls`` sends the question to a fanout exchange. Every container answers straight to the queue
-of the asker. It uses a consumer of its own on an exclusive queue, which the broker deletes with the
-connection. If the broker does not permit that, the container logs one line and runs all the same.
+``aiorpc ls`` sends a question to a fanout exchange. Every container sends its answer to the reply
+queue of ``aiorpc ls``. For the questions, a container consumes an exclusive queue, which the broker
+deletes with the connection. If the broker refuses the queue, the container only logs it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("aiorpc.hosting")
 
 
 class Fired(msgspec.Struct, frozen=True):
-    """A method, what fires it (``Rpc``, ``Timer``, ...), and from which queue, if any."""
+    """A method, the kind of its entrypoint (``Rpc``, ``Timer``, ...), and its queue, if any."""
 
     method: str
     kind: str
@@ -47,8 +47,8 @@ class Instance(msgspec.Struct, frozen=True):
 
 class Discoverable:
     """
-    Answers ``aiorpc ls`` for one service. It subscribes while the service starts, and answers when
-    the service is ready, also the questions that came before.
+    Answers ``aiorpc ls`` for one service. Subscribes while the service starts. Earlier questions
+    are answered when the service is ready.
     """
 
     def __init__(self, host: Host, entrypoints: Sequence[Entrypoint]) -> None:
@@ -82,7 +82,7 @@ class Discoverable:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop answering, or stop starting to. Bounded; idempotent."""
+        """Stop answering, or cancel the subscribing. Bounded; idempotent."""
         self._subscribing.cancel()
         (outcome,) = await asyncio.gather(self._subscribing, return_exceptions=True)
         if isinstance(outcome, Subscription):
@@ -106,7 +106,7 @@ class Discoverable:
 
 async def discover(transport: Transport, wait: float) -> list[Instance]:
     """
-    The services that answer within *wait* seconds, by name, host and process id.
+    Return the services that answer within *wait* seconds, sorted by name, host and process id.
 
     Raises:
         ConfigurationError: the broker does not permit the queue or the exchange.

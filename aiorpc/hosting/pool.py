@@ -1,6 +1,6 @@
 """
-Runs the calls of one service in workers: at most ``max_workers`` run, the others wait for their
-turn. Awaits workers; no I/O.
+Runs the calls of one service in workers: at most ``max_workers`` calls run, the others wait. Awaits
+workers; no I/O.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Pool", "Submit"]
 
 log = logging.getLogger("aiorpc.hosting")
 
-#: The shape of ``Host.submit``.
+#: The signature of ``Host.submit``.
 Submit: TypeAlias = Callable[..., Submission]
 
 #: Seconds between two warnings that a saturated service calls itself.
@@ -35,11 +35,11 @@ WARN_EVERY = 60.0
 
 class Pool:
     """
-    The workers of one service. Implements what :class:`~aiorpc.extensions.Host` says of calls.
+    The workers of one service. Implements the call methods of :class:`~aiorpc.extensions.Host`.
 
     Attributes:
-        accepting: whether calls that are submitted run. Otherwise they are abandoned.
-        overran: whether the calls that ran did not end in time when the service stopped.
+        accepting: whether new calls run. Otherwise the pool abandons them.
+        overran: whether running calls exceeded SHUTDOWN_TIMEOUT when the service stopped.
         interceptors: see :meth:`intercept`; the last one is the outermost.
     """
 
@@ -52,7 +52,7 @@ class Pool:
         self._cleanup_timeout = settings.cleanup_timeout
         self._new_id = id_source()
         self._running: set[Worker] = set()
-        #: In the order of their submission.
+        #: The waiting workers, oldest first.
         self._waiting: dict[Worker, None] = {}
         self._starting = False
         self._idle: asyncio.Future[None] | None = None
@@ -62,12 +62,12 @@ class Pool:
         self._run: Submit = self._run_worker
 
     def open(self, workshop: Workshop) -> None:
-        """Run workers in this event loop, with what *workshop* gives them."""
+        """Run workers in this event loop, with the objects of *workshop*."""
         report_unawaited()
         self._workshop = workshop
         self._loop = asyncio.get_running_loop()
-        # A worker must not see the context variables of the code that submits it, or that frees a
-        # place for it, such as the end of another call.
+        # A worker must not see the context variables of the code that starts it, such as the end of
+        # another call.
         self._context = contextvars.copy_context()
 
     # Calls
@@ -144,7 +144,7 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """How many workers run."""
+        """The number of running workers."""
         return len(self._running)
 
     def _run_worker(
@@ -189,7 +189,7 @@ class Pool:
             self._starting = False
 
     def _warn_of_deadlock(self, call: Call) -> None:
-        """All workers are busy, and one of them may wait for this very call (rule 9)."""
+        """Warn if a busy worker may be waiting for *call* (rule 9)."""
         now = self._loop.time()
         own = f"{self._service_name}."
         if now - self._warned_at >= WARN_EVERY and any(
@@ -206,8 +206,8 @@ class Pool:
 
     async def drain(self, timeout: float) -> None:
         """
-        Abandon the calls that wait, and wait for those that run. After *timeout* seconds abandon
-        these too: cancel them, and wait at most CLEANUP_TIMEOUT for their dependencies.
+        Abandon waiting calls, and wait for running calls. After *timeout* seconds, abandon the
+        running calls too: cancel them, and wait at most CLEANUP_TIMEOUT for their dependencies.
         """
         self.accepting = False
         for worker in list(self._waiting):
@@ -217,7 +217,7 @@ class Pool:
         self.overran = True
         running = list(self._running)
         log.error(
-            "%s: %d call(s) still ran after %g s (SHUTDOWN_TIMEOUT); they are cancelled, and their "
+            "%s: %d call(s) still ran after %g s (SHUTDOWN_TIMEOUT) and are cancelled; their "
             "messages are requeued: %s",
             self._service_name,
             len(running),

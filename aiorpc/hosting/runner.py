@@ -1,5 +1,5 @@
 """
-One process: a runner hosts several services on one connection until a signal stops it. Awaits
+The runner hosts several services in one process, on one connection, until a signal stops it. Awaits
 containers and the transport; installs signal handlers.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["ServiceRunner", "run_until_signal", "serve"]
 
 log = logging.getLogger("aiorpc.hosting")
 
-#: Seconds that the last log line may take when a second signal ends the process.
+#: Seconds to wait for the last log line before a second signal ends the process.
 LAST_WORDS = 1.0
 
 
@@ -37,8 +37,8 @@ class ServiceRunner:
         async with ServiceRunner(ServiceX, ServiceY, config=config):
             ...
 
-    If one service fails, all are stopped, and its error is raised at the end of the block. Inside
-    the block ``wait`` raises it.
+    If one service fails, the runner stops all services. The end of the block raises the error;
+    inside the block, ``wait`` raises it.
     """
 
     _container: ClassVar[type[ServiceContainer]] = ServiceContainer
@@ -64,7 +64,7 @@ class ServiceRunner:
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigurationError(
                 f"two services of one runner are named {', '.join(map(repr, doubled))}: they would "
-                "take one another's calls; rename one"
+                "get each other's calls; rename one"
             )
         self._stack = AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
@@ -73,18 +73,18 @@ class ServiceRunner:
 
     @property
     def overran(self) -> bool:
-        """Whether calls did not end within SHUTDOWN_TIMEOUT and were abandoned."""
+        """Whether running calls exceeded SHUTDOWN_TIMEOUT and were abandoned."""
         return any(container.overran for container in self.containers)
 
     @property
     def stopping_for(self) -> float:
-        """Seconds since the runner began to stop; 0 if it runs."""
+        """Seconds since the runner began to stop; 0 if it is not stopping."""
         return 0.0 if self._closing is None else time.monotonic() - self._closing_since
 
     async def start(self) -> None:
         """Connect and return when every service is ready. Waits for the broker without limit."""
         if self._started:
-            raise RuntimeError("this ServiceRunner was started already; make another one")
+            raise RuntimeError("this ServiceRunner was started already; make a new one")
         self._started = True
         self._stack.push_async_callback(self._transport.aclose)
         try:
@@ -104,10 +104,10 @@ class ServiceRunner:
 
     async def stop(self) -> None:
         """
-        Stop all services as their containers do, then close the connection.
+        Stop all containers, then close the connection.
 
-        Idempotent: every caller waits until all is stopped. Cancelling one caller does not cancel
-        the stop. Before ``start`` it does nothing.
+        Idempotent: every caller waits until all containers have stopped. If one caller is
+        cancelled, the stop continues. Before ``start``, this method does nothing.
         """
         if self._started:
             await asyncio.shield(self._begin_to_stop())
@@ -119,11 +119,11 @@ class ServiceRunner:
         return self._closing
 
     async def wait(self) -> None:
-        """Return when a service has stopped; raise what made it fail."""
+        """Return when a service has stopped. If the service failed, raise its error."""
         await self._wait(asyncio.FIRST_COMPLETED)
 
     async def _watch(self) -> None:
-        """Stop all services when one fails. A service that was only stopped does not count."""
+        """Stop all services when one fails, but not when one is stopped without an error."""
         try:
             await self._wait(asyncio.FIRST_EXCEPTION)
         except Exception:  # noqa: BLE001 - wait() and the end of the block raise it
@@ -142,7 +142,7 @@ class ServiceRunner:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     def health(self) -> Health:
-        """Whether all services serve calls right now."""
+        """Whether all services serve calls."""
         return Health.of(
             problem for container in self.containers for problem in container.health().problems
         )
@@ -173,20 +173,20 @@ async def serve(
 ) -> int:
     """
     Host *services* until SIGTERM or SIGINT, then finish their calls (within SHUTDOWN_TIMEOUT). A
-    second signal ends the process at once; the broker delivers its messages to other instances.
+    second signal ends the process at once; other instances get its unacked messages.
 
     Returns:
-        the exit status: 0, or 1 if calls did not end in time and were abandoned.
+        the exit status: 0, or 1 if calls exceeded SHUTDOWN_TIMEOUT and were abandoned.
 
     Raises:
-        ConfigurationError: a service or the configuration is wrong, or the broker refuses it.
+        ConfigurationError: a service or the configuration is wrong, or the broker refuses one.
         Exception: the error of a service that failed.
     """
     return await run_until_signal(ServiceRunner(*services, config=config, middleware=middleware))
 
 
 async def run_until_signal(runner: ServiceRunner) -> int:
-    """Do what :func:`serve` does, with a *runner* that has not started."""
+    """Like :func:`serve`, for a *runner* that has not started."""
     with _signals_heard(runner) as stop:
         starting = asyncio.ensure_future(runner.start())
         try:
@@ -204,7 +204,7 @@ async def run_until_signal(runner: ServiceRunner) -> int:
                 await asyncio.wait((failing,))
             failing.result()
         finally:
-            if not starting.done():  # we were cancelled, by wait_for() say
+            if not starting.done():  # this coroutine was cancelled, for example by wait_for()
                 starting.cancel()
                 await asyncio.wait((starting,))
             await runner.stop()
@@ -217,11 +217,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @contextmanager
 def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
     """
-    Handle signals inside the block: the first one completes the future, so that *runner* is
-    stopped; the second one ends the process. The end of the block restores the earlier handlers.
+    Handle signals inside the block: the first signal completes the future, which stops *runner*;
+    the second signal ends the process. The end of the block restores the earlier handlers.
 
-    The handlers are Python's, not the loop's: a second signal is sent when the loop is blocked, and
-    the loop's handlers would not run then.
+    The handlers are Python's, not the loop's: the loop's handlers do not run in a blocked loop, and
+    users send the second signal when the loop is blocked.
     """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
@@ -229,7 +229,7 @@ def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
 
     def tell(name: str) -> None:
         log.info(
-            "%s: finishing the calls in hand (%d), within %g s; "
+            "%s: finishing the running calls (%d) within %g s; "
             "a second signal ends the process at once",
             name,
             sum(container.running for container in runner.containers),
@@ -252,7 +252,7 @@ def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
         yield stop
     finally:
         for signum, handler in before.items():
-            if handler is not None:  # None: it was not installed by Python
+            if handler is not None:  # None: code outside Python installed it
                 signal.signal(signum, handler)
 
 
@@ -262,7 +262,7 @@ def _end_at_once(signum: int) -> NoReturn:
         logging.shutdown()
 
     try:
-        # In a thread, because this one may hold a lock that logging needs.
+        # In a thread, because the main thread may hold a lock that logging needs.
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         telling.join(LAST_WORDS)

@@ -1,6 +1,6 @@
 """
-Logs the coroutines that a method made and did not await: what they should do did not happen. Awaits
-nothing. It replaces ``warnings.showwarning``, because only Python knows that nobody has awaited.
+Logs coroutines that a method made and did not await, so that their code did not run. Awaits
+nothing. Replaces ``warnings.showwarning``, because only Python detects such coroutines.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ log = logging.getLogger("aiorpc.worker")
 
 def report_unawaited() -> None:
     """
-    From now on, log Python's "coroutine ... was never awaited" as an error that names the service
-    and method, if it happens in a worker. Python shows it otherwise. Idempotent.
+    Log Python's "coroutine ... was never awaited" as an error with the service and method, if the
+    warning comes from a worker. Python shows the other warnings as before. Idempotent.
     """
     if isinstance(warnings.showwarning, _Reporter):
         return
     warnings.showwarning = _Reporter(warnings.showwarning)
-    # By default Python shows it once for each line. Filters of the user come first.
+    # By default Python shows the warning once for each line. The user's filters come first.
     warnings.filterwarnings("always", _NEVER_AWAITED, RuntimeWarning, append=True)
 
 

@@ -1,15 +1,15 @@
 """
-One worker: it runs one method once, with its dependencies around it. Awaits the method, its
-dependencies and the middleware; no I/O of its own.
+A worker runs one method once, with its dependencies open. Awaits the method, its dependencies and
+the middleware; no other I/O.
 
-From the outside in: deadline, middleware, dependencies, method. The result is encoded while the
-dependencies are open. They close before the outcome is settled, so an answer means "committed".
+From the outside in: deadline, middleware, dependencies, method. The worker encodes the result while
+the dependencies are open. It settles the outcome after they closed, so an answer means "committed".
 
-A worker can be cancelled while it opens its dependencies and while it runs. While the dependencies
-close (commit, roll back) it cannot be cancelled; CLEANUP_TIMEOUT bounds that instead. (A middleware
-with a timeout of its own can still cancel it.) Then the middleware continues under the deadline and
-may call its handler again, unless the worker was cancelled meanwhile. The outcome depends on why
-the worker was cancelled.
+A caller can cancel a worker while it opens its dependencies and while its method runs. A
+cancellation does not interrupt the closing of the dependencies (commit, roll back), which
+CLEANUP_TIMEOUT limits. (The timeout of a middleware can interrupt it.) Then the middleware
+continues under the deadline. It may call its handler again, unless the worker was cancelled. The
+outcome depends on the reason of the cancellation.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ __all__ = ["Worker"]
 
 log = logging.getLogger("aiorpc.worker")
 
-#: What no method returns.
+#: A value that no method returns.
 _NOTHING = object()
-#: Nobody takes the result of a worker that was cancelled for one of these reasons.
+#: After a cancellation for one of these reasons, nobody waits for the result.
 _NOBODY_WAITS = (Ending.TIMED_OUT, Ending.CANCELLED)
 
 
 class _State(enum.IntEnum):
     WAITING = 0
-    #: It has a task that has not taken its first step. Cancelling such a task means that its
-    #: coroutine never runs, not even its ``finally``.
+    #: The task exists but has not run yet. If this task were cancelled now, its coroutine would
+    #: never run, not even its ``finally``.
     STARTING = 1
     RUNNING = 2
     CLOSING = 3
@@ -69,22 +69,23 @@ class Worker(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     _state: _State = _WAITING
     _cancelled_for: Ending | None = None
-    #: Why it was to be cancelled while its dependencies closed. Its middleware is cancelled then.
+    #: The reason of a cancellation that came while the dependencies closed. The middleware is
+    #: cancelled after that.
     _owed: Ending | None = None
     _killed: bool = False
-    #: The handler that the middleware calls runs: the dependencies open, are open, or close.
+    #: The middleware's handler runs: the dependencies open, are open, or close.
     _serving: bool = False
-    #: The method returned and the dependencies closed.
+    #: Whether the method returned and the dependencies closed.
     _committed: bool = False
-    #: Where its deadline, or that of its closing, can be removed until it has passed.
+    #: The timers' bucket with this worker's current deadline: the call's, or that of the closing.
     _deadlines: Bucket | None = None
-    #: The dependencies took longer than CLEANUP_TIMEOUT to close.
+    #: Whether the dependencies took longer than CLEANUP_TIMEOUT to close.
     _overdue: bool = False
     _result: Any = _NOTHING
     _encoded: Any = None
 
     def start(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
-        """Begin, in *context*. A worker whose deadline has passed while it waited does not run."""
+        """Run in *context*. If the deadline passed while the worker waited, end without a run."""
         deadline = self.call.context.deadline
         if deadline is not None:
             if deadline.at <= monotonic():
@@ -95,7 +96,7 @@ class Worker(msgspec.Struct, eq=False):
         self.task = loop.create_task(self._run(), context=context)
 
     def cancel(self, reason: Ending = Ending.CANCELLED) -> None:
-        """End it for *reason*, unless its dependencies close already: then its outcome stands."""
+        """Cancel the worker for *reason*. Does not change the outcome of closing dependencies."""
         if self._state is _WAITING:
             self._finish(Outcome(reason))
         elif self._state in (_STARTING, _RUNNING) and self._cancelled_for is None:
@@ -107,7 +108,7 @@ class Worker(msgspec.Struct, eq=False):
             self._owed = reason
 
     def kill(self) -> None:
-        """Abandon it in any state, because the container has no more time to stop."""
+        """Abandon the worker in any state, because the time for the container's stop is over."""
         self._killed = True
         if self._state is _CLOSING and self.task is not None:
             self.task.cancel()
@@ -117,7 +118,7 @@ class Worker(msgspec.Struct, eq=False):
                 self.task.cancel()
 
     def expired(self) -> None:
-        """Its deadline has passed, or the one for closing its dependencies."""
+        """Handle the end of a deadline: that of the call, or that of closing the dependencies."""
         if self._state is _CLOSING:
             assert self.task is not None
             self._overdue = True
@@ -142,7 +143,7 @@ class Worker(msgspec.Struct, eq=False):
                 result = await compose(middleware, self.serve)(call)
             else:
                 result = await self.serve(call)
-            if result is not self._result:  # a middleware answered, or changed the answer
+            if result is not self._result:  # a middleware made or changed the answer
                 self._encoded = self._encode(result) if self._encode else result
             outcome = Outcome(_RETURNED, self._encoded)
         except asyncio.CancelledError as exc:
@@ -151,13 +152,13 @@ class Worker(msgspec.Struct, eq=False):
                 outcome = self._cancelled()
             elif self.task.cancelling() and self._workshop.stopping():
                 outcome, foreign = Outcome(Ending.ABANDONED), True
-            else:  # the method raised it, or cancelled its own task: an error like others
+            else:  # the method raised it or cancelled its own task: an ordinary error
                 outcome = Outcome(Ending.RAISED, error=exc)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a service's error ends its call only
             outcome = Outcome(Ending.RAISED, error=exc)
             if self._cancelled_for is not None:
                 outcome = self._cancelled()
-                log.warning("%s raised while it was cancelled: %r", call, exc)
+                log.warning("%s raised an error while it was cancelled: %r", call, exc)
         except BaseException as exc:
             self._finish(Outcome(Ending.RAISED, error=exc))
             raise
@@ -166,9 +167,9 @@ class Worker(msgspec.Struct, eq=False):
             raise asyncio.CancelledError
 
     async def serve(self, call: Call) -> Any:
-        """Open the dependencies, run the method, close them: the innermost handler."""
+        """Open the dependencies, run the method, close the dependencies: the innermost handler."""
         workshop = self._workshop
-        if workshop.middleware:  # which may call its handler more than once
+        if workshop.middleware:  # a middleware may call its handler more than once
             self._begin(call)
         opened: list[AbstractAsyncContextManager[Any]] = []
         error: BaseException | None = None
@@ -189,7 +190,7 @@ class Worker(msgspec.Struct, eq=False):
             else:
                 result = await workshop.threads.run(call, method, self._cancelled_in_thread)
             if self._cancelled_for in _NOBODY_WAITS:
-                raise asyncio.CancelledError  # the method swallowed its cancelling: roll back
+                raise asyncio.CancelledError  # the method caught CancelledError: roll back
             self._result = result
             self._encoded = self._encode(result) if self._encode else result
         except BaseException as exc:  # noqa: BLE001 - raised below, after the dependencies closed
@@ -198,29 +199,29 @@ class Worker(msgspec.Struct, eq=False):
             if opened:
                 await self._close(opened, error)
             if error is not None:
-                raise error  # even if a dependency swallowed it
+                raise error  # even if a dependency suppressed it
             self._committed = True
         finally:
-            error = None  # no cycle of frame and traceback
+            error = None  # avoid a reference cycle of frame and traceback
             if workshop.middleware:
                 self._resume()
         return self._result
 
     def _begin(self, call: Call) -> None:
         if self._cancelled_for is not None or self._killed:
-            raise asyncio.CancelledError  # a middleware that was cancelled calls its handler again
+            raise asyncio.CancelledError  # a cancelled middleware calls its handler again
         if self._serving:
             raise RuntimeError(
-                f"{call}: a middleware called its handler while an earlier call of it still runs; "
-                "await that first"
+                f"{call}: a middleware called its handler while its earlier call still runs; "
+                "await the earlier call first"
             )
-        current.set(call.context)  # the middleware may have changed it for the calls made inside
+        current.set(call.context)  # the middleware may have changed the context
         self._serving = True
         self._committed = False
         self._result = _NOTHING
 
     def _cancelled_in_thread(self) -> bool:
-        """Answer the caller now, because the thread may run for long."""
+        """Answer the caller now: the thread may run long. Return whether to stop waiting."""
         if self._cancelled_for is not None and not self._killed:
             self._settle_once(self._cancelled())
         return self._killed
@@ -228,13 +229,13 @@ class Worker(msgspec.Struct, eq=False):
     async def _close(
         self, opened: list[AbstractAsyncContextManager[Any]], error: BaseException | None
     ) -> None:
-        """Commit or roll back: not cancelled, but bounded."""
+        """Commit or roll back, without cancellation, within CLEANUP_TIMEOUT."""
         bound = self._workshop.cleanup_timeout
-        if self._state is not _DONE:  # as it is when a middleware left its handler behind
+        if self._state is not _DONE:  # done: a middleware did not await its handler
             self._state = _CLOSING
         if self._deadlines is not None:
             self._deadlines.pop(self, None)
-        # On the timer that all workers share: asyncio.timeout() would add one for each.
+        # On the timer that all workers share: asyncio.timeout() would add a timer for each worker.
         self._overdue = False
         self._deadlines = self._workshop.timers.add(monotonic() + min(bound, FAR), self)
         try:
@@ -249,15 +250,15 @@ class Worker(msgspec.Struct, eq=False):
             if error is None:
                 raise TimeoutError(text) from None
         finally:
-            self._deadlines.pop(self, None)  # middleware around us may take longer
+            self._deadlines.pop(self, None)  # the middleware may take longer
             if self._overdue and self.task is not None:
                 self.task.uncancel()
 
     def _resume(self) -> None:
-        """The handler has ended. Its middleware continues, under the deadline of the call."""
+        """Continue the middleware under the deadline of the call, after its handler ended."""
         self._serving = False
         current.set(self.call.context)
-        if self._state is _DONE:  # a middleware left its handler behind
+        if self._state is _DONE:  # a middleware did not await its handler
             return
         self._state = _RUNNING
         if self._owed is not None:
@@ -273,7 +274,7 @@ class Worker(msgspec.Struct, eq=False):
     def _cancelled(self) -> Outcome:
         if self._cancelled_for is Ending.TIMED_OUT and self._committed:
             return _timed_out(
-                "the method returned in time, and what it did stands; the middleware around it ran "
+                "the method returned in time, and its changes are committed; the middleware ran "
                 "past the deadline and was cancelled"
             )
         if self._cancelled_for is Ending.TIMED_OUT:
@@ -286,7 +287,7 @@ class Worker(msgspec.Struct, eq=False):
             self._deadlines.pop(self, None)
         self._settle_once(outcome)
         self._result = self._encoded = None
-        self._encode = None  # whoever submitted it may hold it: a cycle for each call
+        self._encode = None  # the submitter may hold this worker: a reference cycle for each call
         self._ended(self)
         if outcome.error is not None:
             _log(self, outcome, outcome.error)  # last, because a user's log filter can raise
@@ -298,7 +299,7 @@ class Worker(msgspec.Struct, eq=False):
         try:
             settle(outcome)
         except Exception:
-            log.exception("%s: its outcome could not be settled", self.call)
+            log.exception("%s: the outcome could not be settled", self.call)
 
 
 def _timed_out(why: str) -> Outcome:
@@ -319,9 +320,9 @@ def _log(worker: Worker, outcome: Outcome, error: BaseException) -> None:
 async def _exit(
     opened: list[AbstractAsyncContextManager[Any]], error: BaseException | None
 ) -> None:
-    """Exit what was entered, as nested ``async with`` do."""
+    """Exit the dependencies *opened*, like nested ``async with`` blocks."""
     outermost = opened[0]
-    if len(opened) > 1:  # most services have one dependency to close: no stack for it
+    if len(opened) > 1:  # most services have one dependency to close and need no stack
         outermost = stack = AsyncExitStack()
         for dependency in opened:
             stack.push_async_exit(dependency)

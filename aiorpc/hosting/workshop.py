@@ -1,6 +1,6 @@
 """
-What the workers of one service share: its dependencies, middleware, timers and threads. Awaits only
-the threads in which sync methods run; no other I/O.
+The objects that the workers of one service share: dependencies, middleware, timers and threads.
+Awaits only the threads that run sync methods; no other I/O.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["Threads", "Workshop"]
 
 class Workshop:
     """
-    What the workers of one service share.
+    The objects that the workers of one service share.
 
     Args:
-        host: what dependencies and middleware see as their host.
-        stopping: whether the service stops or is cancelled. Then others than us cancel the tasks of
-            its workers, for example ``asyncio.run`` when it ends.
+        host: the host for dependencies and middleware.
+        stopping: returns whether the service stops or is cancelled. Then other code may cancel the
+            tasks of its workers, for example ``asyncio.run`` at its end.
 
     Attributes:
-        coroutines: names of the methods that are coroutines. The others run in threads.
-        values: providers that have nothing to close after a call.
+        coroutines: the names of the coroutine methods. The other methods run in threads.
+        values: providers without anything to close after a call.
         lifetimes: providers that open and close around each call.
         cleanup_timeout: seconds that the dependencies of one worker may take to close.
     """
@@ -63,10 +63,10 @@ class Workshop:
 
 class Threads:
     """
-    Runs the sync methods of one service, each in a thread.
+    Runs the sync methods of one service in threads.
 
     Args:
-        most: how many threads run at a time.
+        most: the maximum number of threads.
     """
 
     def __init__(self, service_name: str, most: int) -> None:
@@ -80,13 +80,13 @@ class Threads:
         """
         Run *method* for *call* in a thread and wait for it.
 
-        A thread cannot be cancelled. If this coroutine is cancelled it goes on waiting, so that the
-        dependencies stay open until the method returns, and raises ``CancelledError`` then. A
-        method that has not begun is not run.
+        A thread cannot be cancelled. A cancelled ``run`` waits until the method returns, so that
+        the dependencies stay open, and raises ``CancelledError`` then. If the thread has not
+        started the method, ``run`` raises at once.
 
         Args:
-            cancelled: called each time this coroutine is cancelled and the method runs; it returns
-                whether to stop waiting.
+            cancelled: called at each cancellation while the method runs. Returns whether to stop
+                waiting.
         """
         way_back = Bridge(asyncio.get_running_loop())
         thread = self._threads().submit(way_back.for_thread(method, *call.args, **call.kwargs))
@@ -101,14 +101,14 @@ class Threads:
                 if thread.cancel() or cancelled():
                     raise
         if cancelling is not None:
-            running.exception()  # asyncio logs an error that nobody asked for
+            running.exception()  # asyncio would log an error that nobody read
             raise cancelling
         result = running.result()
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
             raise ConfigurationError(
-                f"{call} is a sync method and returned an awaitable: make it `async def` and await"
+                f"{call} is a sync method and returned an awaitable: declare it with `async def`"
             )
         return result
 
@@ -122,6 +122,6 @@ class Threads:
         return self._executor
 
     def close(self) -> None:
-        """Start no more methods. Does not wait for those that run."""
+        """Start no more methods. Does not wait for running methods."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)

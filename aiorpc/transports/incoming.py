@@ -46,7 +46,7 @@ class Delivery(msgspec.Struct, eq=False):
         raise NotImplementedError
 
     def reject(self, *, requeue: bool) -> None:
-        """Reject the message (to the dead letters, if the queue has any), or requeue it."""
+        """Reject the message (to the dead-letter exchange if the queue has one), or requeue it."""
         raise NotImplementedError
 
     def answer(self, reply: Outgoing) -> bool:

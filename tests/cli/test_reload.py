@@ -30,7 +30,7 @@ def test_reload_starts_again_when_a_file_changes(project: Project) -> None:
         process.waits_for("ready", times=2)
         process.signal(signal.SIGTERM)
         assert process.ends() == 0
-    assert process.output.count("SIGTERM: finishing the calls in hand") == 2
+    assert process.output.count("SIGTERM: finishing the running calls") == 2
     assert "ending at once" not in process.output
 
 
@@ -46,7 +46,7 @@ def test_kill_reaches_the_child_although_stdin_is_a_terminal(project: Project) -
     finally:
         os.close(ours)
         os.close(theirs)
-    assert process.output.count("SIGINT: finishing the calls in hand") == 1
+    assert process.output.count("SIGINT: finishing the running calls") == 1
 
 
 def test_ctrl_c_reaches_the_child_once_without_a_terminal(project: Project) -> None:
@@ -55,7 +55,7 @@ def test_ctrl_c_reaches_the_child_once_without_a_terminal(project: Project) -> N
         process.waits_for("ready")
         process.presses_ctrl_c()
         assert process.ends() == 0
-    assert "SIGINT: finishing the calls in hand" in process.output
+    assert "SIGINT: finishing the running calls" in process.output
     assert "finished" in process.output
     assert "ending at once" not in process.output
 
@@ -69,7 +69,7 @@ def test_only_the_second_signal_ends_a_child_that_stops_for_a_reload(
         process.waits_for("began")
         process.waits_for("ready")
         project.write("other.py", "changed = True\n")
-        process.waits_for("finishing the calls in hand")
+        process.waits_for("finishing the running calls")
         for _ in range(times):
             process.signal(signal.SIGTERM)
             time.sleep(0.2)  # the kernel merges two signals that are pending at the same time
@@ -95,7 +95,7 @@ def test_a_terminal_that_closes_ends_the_child_too(project: Project) -> None:
         process.waits_for("ready")
         process.signal(signal.SIGHUP)
         assert process.ends() == 0
-    assert "SIGTERM: finishing the calls in hand" in process.output
+    assert "SIGTERM: finishing the running calls" in process.output
 
 
 def test_under_nohup_a_terminal_that_closes_ends_nothing(project: Project) -> None:

@@ -26,7 +26,7 @@ def test_a_signal_lets_calls_in_progress_finish(project: Project) -> None:
         process.signal(signal.SIGTERM)
         assert process.ends() == 0
     assert (
-        "SIGTERM: finishing the calls in hand (1), within 25 s; "
+        "SIGTERM: finishing the running calls (1) within 25 s; "
         "a second signal ends the process at once"
     ) in process.output
     assert "finished" in process.output
@@ -157,7 +157,7 @@ def test_a_second_signal_ends_it_at_once(project: Project) -> None:
     with Started("run", "slow", *MEMORY, cwd=project.directory) as process:
         process.waits_for("ready")
         process.signal(signal.SIGTERM)
-        process.waits_for("finishing the calls in hand")
+        process.waits_for("finishing the running calls")
         process.signal(signal.SIGTERM)
         assert process.ends() == 128 + signal.SIGTERM
 

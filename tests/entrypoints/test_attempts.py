@@ -207,7 +207,7 @@ async def test_an_at_most_once_request_that_is_redelivered_does_not_run(
         reply = cluster[name].method.call_async("it")
         await take_and_vanish(config, queue)
         async with ServiceContainer(service, config, middleware=[recorder(runs)]):
-            with pytest.raises(DeliveryUncertain, match="delivered again by the broker"):
+            with pytest.raises(DeliveryUncertain, match="redelivered by the broker"):
                 await reply
         assert runs == []
 

@@ -775,7 +775,7 @@ async def test_a_signal_stops_serve_cleanly(tmp_path: Path, signum: signal.Signa
         process.send_signal(signum)
         output += (await asyncio.wait_for(process.stdout.read(), 20)).decode()
         assert await asyncio.wait_for(process.wait(), 20) == 0
-        assert f"{signum.name}: finishing the calls in hand" in output
+        assert f"{signum.name}: finishing the running calls" in output
         assert "signalled stopped" in output
 
 

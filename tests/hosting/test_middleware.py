@@ -165,7 +165,7 @@ async def test_a_handler_cannot_be_called_while_it_runs(config: dict[str, Any]) 
         ServiceContainer(attempts(log, works), config, middleware=[both_at_once]),
         ClusterRpcProxy(config, timeout=5) as cluster,
     ):
-        with pytest.raises(RemoteError, match="await that first"):
+        with pytest.raises(RemoteError, match="await the earlier call first"):
             await cluster.tried.method()
     assert log == ["open", "run", "commit"]
 
@@ -204,7 +204,7 @@ async def test_middleware_after_its_handler_is_under_the_deadline_and_cannot_cal
             await cluster.tried.method()
     assert not container.overran
     assert log == ["open", "run", "commit", "not begun"]
-    assert "what it did stands; the middleware around it ran past the deadline" in caplog.text
+    assert "its changes are committed; the middleware ran past the deadline" in caplog.text
 
 
 async def test_a_call_cancelled_while_its_dependencies_close_gets_no_second_attempt(

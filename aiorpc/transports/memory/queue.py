@@ -66,7 +66,7 @@ class MemoryConsumer(msgspec.Struct, eq=False):
             self.queue.schedule()
 
     def reject(self, entry: Entry, *, requeue: bool) -> None:
-        """Reject *entry* (to the dead letters, if the queue has any), or requeue it."""
+        """Reject *entry* (to the dead-letter exchange if the queue has one), or requeue it."""
         if entry not in self.unacked:
             return
         self.unacked.remove(entry)
@@ -155,7 +155,7 @@ class MemoryQueue:
         self.schedule()
 
     def drop(self, entry: Entry, reason: str) -> None:
-        """Send the removed *entry* to the dead letters, if the queue has any."""
+        """Send the removed *entry* to the dead-letter exchange, if the queue has one."""
         if self.dead_letters is not None and not self.deleted:
             exchange, routing_key = self.dead_letters
             if routing_key is None:

@@ -22,7 +22,7 @@ def test_one_line_when_ready_and_one_when_stopped(project: Project) -> None:
         f"{project.name} ready: methods add, birthday, echo, fail, nap, whoami; "
         f"queues rpc-{project.name}; broker memory://"
     ) in line
-    assert "SIGINT: finishing the calls in hand" in process.output
+    assert "SIGINT: finishing the running calls" in process.output
     assert f"{project.name} stopped" in process.output.splitlines()[-1]
     assert "Traceback" not in process.output
 
