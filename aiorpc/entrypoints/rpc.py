@@ -20,10 +20,10 @@ from .requests import Method, Server
 
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
 
-S = TypeVar("S")
-S_contra = TypeVar("S_contra", contravariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -55,38 +55,37 @@ class Rpc(Entrypoint):
 # The types of ``@rpc``, for type checkers. At run time, the method stays a plain function.
 
 
-class BoundRpcMethod(Protocol[P, R_co]):
+class BoundRpcMethod(Protocol[P, T_co]):
     """The type of an ``@rpc`` method of a proxy, or of a service instance."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
-    def call_async(self, *args: P.args, **kwargs: P.kwargs) -> RpcReply[R_co]: ...
-    def with_options(self, **options: Unpack[Options]) -> BoundRpcMethod[P, R_co]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
+    def call_async(self, *args: P.args, **kwargs: P.kwargs) -> RpcReply[T_co]: ...
+    def with_options(self, **options: Unpack[Options]) -> BoundRpcMethod[P, T_co]: ...
 
 
-class RpcMethod(Protocol[S_contra, P, R_co]):
-    """The type of an ``@rpc`` method on its class."""
+class RpcMethod(Protocol[P, R_co]):
+    """The type of an ``@rpc`` method on its class; *R_co* is what the function returns."""
 
+    # Overloads of `rpc` itself would be ambiguous to mypy for each coroutine with an Any in its
+    # result: mypy would then forget the arguments.
     @overload
-    def __get__(self, instance: None, owner: type) -> RpcMethod[S_contra, P, R_co]: ...
+    def __get__(self, instance: None, owner: type) -> RpcMethod[P, R_co]: ...
+    @overload
+    def __get__(
+        self: RpcMethod[P, Awaitable[T]], instance: object, owner: type
+    ) -> BoundRpcMethod[P, T]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundRpcMethod[P, R_co]: ...
 
-    def __call__(self, service: S_contra, /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    def __call__(self, service: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 
 
 class _Decorate(Protocol):
-    @overload
-    def __call__(
-        self, method: Callable[Concatenate[S, P], Awaitable[R]], /
-    ) -> RpcMethod[S, P, R]: ...
-    @overload
-    def __call__(self, method: Callable[Concatenate[S, P], R], /) -> RpcMethod[S, P, R]: ...
+    def __call__(self, method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
 
 
 @overload
-def rpc(method: Callable[Concatenate[S, P], Awaitable[R]], /) -> RpcMethod[S, P, R]: ...
-@overload
-def rpc(method: Callable[Concatenate[S, P], R], /) -> RpcMethod[S, P, R]: ...
+def rpc(method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
 @overload
 def rpc(
     *,

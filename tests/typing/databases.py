@@ -85,4 +85,7 @@ async def calls() -> None:
         await library.all(born=1775)
         await library.add({"id": 1})
         await library.get(author_id=1)
+        await library.get("1")  # type: ignore[arg-type]  # pyright: ignore
+        assert_type(await library.all(), list[dict[str, Any]])
+        await library.all(born="1775")  # type: ignore[arg-type]  # pyright: ignore
         await library.count("one")  # type: ignore[arg-type]  # pyright: ignore

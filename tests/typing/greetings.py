@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, assert_type
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, Protocol, TypeVar, assert_type
 
 from aiorpc import ClusterProxy, ClusterRpcProxy, RpcProxy, RpcReply, ServiceProxy, rpc
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ServiceY:
@@ -76,3 +80,68 @@ async def standalone() -> None:
         await cluster.service_x.anything(1, two=2)
         await cluster["service-x"]["typed"].with_options(timeout=1)()
         cluster["service-x"]["typed"].with_options(timout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def timed(method: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    raise NotImplementedError
+
+
+class Untyped:
+    """Methods whose results contain Any. Their arguments are checked all the same."""
+
+    name = "untyped"
+
+    @rpc
+    async def anything(self, key: int) -> Any:
+        return key
+
+    @rpc
+    async def mapping(self, key: int) -> dict[str, Any]:
+        return {}
+
+    @rpc(validate=False)
+    async def with_option(self, key: int) -> dict[str, Any]:
+        return {}
+
+    @rpc
+    @timed
+    async def decorated(self, key: int) -> list[Any]:
+        return []
+
+    @rpc
+    def in_a_thread(self, key: int) -> Any:
+        return key
+
+    @rpc
+    async def without_annotations(self, key, times=1):  # type: ignore[no-untyped-def]
+        return key
+
+
+class Overridden(Untyped):
+    name = "overridden"
+
+    @rpc
+    async def mapping(self, key: int) -> dict[str, Any]:
+        assert_type(await super().mapping(key), dict[str, Any])
+        return await super().mapping("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def results_with_any(cluster: ClusterProxy) -> None:
+    untyped = cluster.typed(Untyped)
+    assert_type(await untyped.anything(1), Any)
+    assert_type(await untyped.mapping(1), dict[str, Any])
+    assert_type(untyped.mapping.call_async(key=1), RpcReply[dict[str, Any]])
+    assert_type(await untyped.with_option.with_options(timeout=1)(1), dict[str, Any])
+    assert_type(await untyped.decorated(1), list[Any])
+    assert_type(await untyped.in_a_thread(1), Any)
+    await untyped.without_annotations(1, times=2)
+    await untyped.anything("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await untyped.mapping("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await untyped.mapping()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await untyped.with_option("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await untyped.decorated("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await untyped.in_a_thread("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await untyped.without_annotations()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    inherited = cluster.typed(Overridden)
+    assert_type(await inherited.mapping(1), dict[str, Any])
+    assert_type(await inherited.anything(1), Any)
