@@ -79,6 +79,7 @@ class ServiceContainer:
         self._sharing: dict[object, asyncio.Lock] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._grace = self.settings.shutdown_timeout  # seconds, for the running calls
         self._life: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None]
         #: Whether the container is ready and has not begun to stop.
@@ -149,6 +150,13 @@ class ServiceContainer:
         if not self._ready.done():  # it may wait long for an unreachable broker
             self._life.cancel()
         await asyncio.wait((self._life,))
+
+    async def kill(self) -> None:
+        """Cancel the running calls, requeue their messages, and close. Idempotent."""
+        if self.started and not self.overran:
+            self._grace = 0.0
+            self._pool.end_drain()
+        await self.stop()
 
     async def wait(self) -> None:
         """
@@ -231,17 +239,9 @@ class ServiceContainer:
                 self._serving = False
 
     async def _drain(self) -> None:
-        ends_at = self._loop.time() + self.settings.shutdown_timeout
-        await self._pool.drain(self.settings.shutdown_timeout)
-        # If the connection is lost, waiting replies are a reason to connect once more.
-        if not await self.transport.caught_up(max(0.0, ends_at - self._loop.time())):
-            log.warning(
-                "%s: %d message(s), such as replies, could not be sent to %s before the stop; it "
-                "still has the requests of such replies, and delivers them again",
-                self.service_name,
-                self.transport.waiting,
-                self.transport.url,
-            )
+        ends_at = self._loop.time() + self._grace
+        await self._pool.drain(self._grace)
+        await _send_the_rest(self, max(0.0, ends_at - self._loop.time()))
 
     def _stops(self) -> bool:
         return not self._pool.accepting or (self._life is not None and self._life.cancelling() > 0)
@@ -286,6 +286,19 @@ class ServiceContainer:
 
     def __repr__(self) -> str:
         return f"<ServiceContainer [{self.service_name}]>"
+
+
+async def _send_the_rest(container: ServiceContainer, timeout: float) -> None:
+    """Send waiting replies. If the connection is lost, they are a reason to connect once more."""
+    transport = container.transport
+    if not await transport.caught_up(timeout):
+        log.warning(
+            "%s: %d message(s), such as replies, could not be sent to %s before the stop; it "
+            "still has the requests of such replies, and delivers them again",
+            container.service_name,
+            transport.waiting,
+            transport.url,
+        )
 
 
 def _in_turn(

@@ -173,8 +173,8 @@ class Pool:
         running.remove(worker)
         if self._waiting and not self._starting:
             self._start_waiting()
-        if not running and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        if not running:
+            self.end_drain()
 
     def _start_waiting(self) -> None:
         # An expired worker ends inside `start` and calls `_ended`; the loop avoids recursion.
@@ -229,9 +229,13 @@ class Pool:
         if not await self._wait_until_idle(self._cleanup_timeout):
             log.error("%s: %d call(s) ignored cancellation", self._service_name, self.running)
 
+    def end_drain(self) -> None:
+        """Let a :meth:`drain` that waits for running calls wait no longer."""
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
     async def _wait_until_idle(self, timeout: float) -> bool:
-        if not self._running:
-            return True
-        self._idle = self._loop.create_future()
-        await asyncio.wait((self._idle,), timeout=timeout)
-        return self._idle.done()
+        if self._running:
+            self._idle = self._loop.create_future()
+            await asyncio.wait((self._idle,), timeout=timeout)
+        return not self._running

@@ -112,6 +112,11 @@ class ServiceRunner:
         if self._started:
             await asyncio.shield(self._begin_to_stop())
 
+    async def kill(self) -> None:
+        """Stop like :meth:`stop`, but cancel the running calls and requeue their messages."""
+        await asyncio.gather(*(container.kill() for container in self.containers))
+        await self.stop()
+
     def _begin_to_stop(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing_since = time.monotonic()

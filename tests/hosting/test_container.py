@@ -561,6 +561,36 @@ async def test_a_drain_is_bounded_and_names_the_calls_it_abandons(
         reply.cancel()
 
 
+@pytest.mark.parametrize("stopped_before", [False, True])
+@pytest.mark.parametrize("hosted", ["container", "runner"])
+async def test_a_kill_cancels_the_running_calls_and_another_instance_runs_them_again(
+    config: dict[str, Any], hosted: str, stopped_before: bool
+) -> None:
+    log: list[str] = []
+    service = recording_service(log)
+    async with ClusterRpcProxy(config, timeout=5) as cluster:
+        killed = (
+            ServiceContainer(service, config)
+            if hosted == "container"
+            else ServiceRunner(service, config=config)
+        )
+        await killed.kill()  # it has not started, so nothing happens
+        await killed.start()
+        reply = cluster.recorded.slow.call_async()
+        await eventually(lambda: "second open" in log)
+        earlier = asyncio.ensure_future(killed.stop() if stopped_before else asyncio.sleep(0))
+        await asyncio.sleep(0.05)  # nothing tells that a stop waits for the call
+        async with asyncio.timeout(5):  # SHUTDOWN_TIMEOUT is 25 s
+            await killed.kill()
+            await earlier
+        assert killed.overran
+        assert log[-4:-2] == ["second rollback CancelledError", "first rollback CancelledError"]
+        async with ServiceContainer(recording_service(again := []), config):
+            await eventually(lambda: "second open" in again)
+            reply.cancel()
+            await eventually(lambda: "first rollback CancelledError" in again)
+
+
 async def test_an_entrypoint_that_breaks_stops_the_container_and_says_so(
     config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
