@@ -87,7 +87,7 @@ class entrypoint_hook:  # noqa: N801 - used like a function
     Raises:
         ConfigurationError: no entrypoint fires *method*; the text lists the methods that have one.
         RuntimeError: the container has not started.
-        TimeoutError: the call took longer than *timeout*.
+        entrypoint_waiter.Timeout: the call took longer than *timeout*.
         AioRpcError: the container stopped before the method ended, or the method raised a
             ``BaseException`` such as ``CancelledError``, which is then the ``__cause__``.
     """
@@ -121,7 +121,7 @@ class entrypoint_hook:  # noqa: N801 - used like a function
         except TimeoutError:
             if not scope.expired():
                 raise  # the method raised it
-            raise TimeoutError(
+            raise entrypoint_waiter.Timeout(
                 f"{call} did not end within {self._timeout:g} s, the timeout of entrypoint_hook, "
                 "and was cancelled"
             ) from None
@@ -198,7 +198,7 @@ class entrypoint_waiter:  # noqa: N801 - used like a function
     """
 
     class Timeout(TimeoutError):
-        """The method did not run within the timeout."""
+        """The method did not run, or did not end, within the timeout. Also of entrypoint_hook."""
 
     def __init__(
         self,

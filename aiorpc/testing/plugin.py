@@ -14,22 +14,28 @@ import contextlib
 import types
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import pytest
 
 from ..calling.proxies import ClusterProxy
+from ..calling.publishing import CONNECT_TIMEOUT
 from ..calling.standalone import ClusterRpcProxy
+from ..config import resolve
 from ..hosting.container import ServiceContainer
 from ..hosting.runner import ServiceRunner
+from ..transports import open_transport
+from ..wire.protocol import Wire
 from .containers import Config, Containers, naming_the_option
+from .messages import QueueMessage, get_message
 
 if TYPE_CHECKING:  # SQLAlchemy is optional
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from .databases import SessionDatabase
 
-__all__ = ["ContainerFactory", "RunnerFactory"]
+__all__ = ["ContainerFactory", "MessageGetter", "RunnerFactory"]
 
 T = TypeVar("T")
 LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
@@ -162,6 +168,29 @@ def cluster_rpc(
     return _on_the_loop_of(request, _cluster)
 
 
+class MessageGetter(Protocol):
+    """The type of the fixture ``get_message_from_queue``."""
+
+    async def __call__(
+        self, queue: str, *, ack: bool = True, timeout: float = 5.0
+    ) -> QueueMessage: ...
+
+
+@pytest.fixture
+def get_message_from_queue(
+    request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
+) -> MessageGetter:
+    """
+    Takes a message from a queue that nobody consumes::
+
+        message = await get_message_from_queue("letters")
+        assert message.payload == {"to": "Ada"}
+
+    See :func:`aiorpc.testing.messages.get_message`.
+    """
+    return _on_the_loop_of(request, _messages)
+
+
 @pytest.fixture
 def db_url(request: pytest.FixtureRequest) -> str:
     """The URL for ``db_session``: ``--aiorpc-db-url``, by default SQLite in memory."""
@@ -218,6 +247,19 @@ async def _cluster(aiorpc_config: Mapping[str, Any], amqp_uri: str) -> AsyncGene
         await proxy.aclose()
 
 
+async def _messages(
+    aiorpc_config: Mapping[str, Any], amqp_uri: str
+) -> AsyncGenerator[MessageGetter]:
+    settings = resolve({"AMQP_URI": amqp_uri, **aiorpc_config})
+    transport = open_transport(settings, name="aiorpc tests")
+    try:
+        with naming_the_option():
+            await transport.start(CONNECT_TIMEOUT)
+        yield partial(get_message, transport, Wire.of(settings))
+    finally:
+        await transport.aclose()
+
+
 async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSession]:
     try:
         from .databases import opened_session
@@ -239,7 +281,7 @@ def _copy(function: Any) -> types.FunctionType:
 def _fixtures_for_loops(config: pytest.Config) -> types.ModuleType:
     """Make the plugin with the hidden fixtures."""
     plugin = types.ModuleType("aiorpc_loop_fixtures", "aiorpc's fixtures that run on a loop.")
-    for function in (_containers, _cluster, _db_session):
+    for function in (_containers, _cluster, _messages, _db_session):
         name = f"_aiorpc{function.__name__}_anyio"
         setattr(plugin, name, pytest.fixture(name=name)(_copy(function)))
         if config.pluginmanager.hasplugin("asyncio"):

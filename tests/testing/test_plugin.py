@@ -46,7 +46,7 @@ def test_a_projects_tests_pass_with_each_async_plugin(how: str, run: pytest.Pyte
     modules, options = RUNS[how]
     shutil.copytree(PROJECT, run.path, dirs_exist_ok=True)
     files = [f"test_{module}.py" for module in modules]
-    run.runpytest_subprocess(*options, *files).assert_outcomes(passed=6 * len(files))
+    run.runpytest_subprocess(*options, *files).assert_outcomes(passed=7 * len(files))
 
 
 @pytest.mark.rabbitmq
@@ -62,7 +62,7 @@ def test_a_projects_tests_run_on_rabbitmq_with_the_option(
         """
     )
     result = run.runpytest_subprocess(*AUTO, option, rabbitmq_uri, "test_auto.py", "test_uri.py")
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=8)
 
 
 def test_the_short_option_is_left_to_another_plugin_that_has_it(run: pytest.Pytester) -> None:

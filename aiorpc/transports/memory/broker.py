@@ -157,11 +157,13 @@ class MemoryBroker:
 
         Raises:
             ConfigurationError: the queue exists with other flags, or is exclusive to another
-                connection.
+                connection, or a passive queue does not exist.
         """
         self.declare_exchange(queue.exchange)
         there = self.queues.get(queue.name)
         if there is None:
+            if queue.passive:
+                raise ConfigurationError(f"there is no queue {queue.name!r} on {self.url} (404)")
             there = self._new_queue(queue, connection)
         elif there.owner not in (None, connection):
             raise ConfigurationError(
@@ -172,7 +174,8 @@ class MemoryBroker:
             flags, asked = there.flags, queue_flags(queue)
             if queue.accept_existing:
                 flags, asked = _without_arguments(flags), _without_arguments(asked)
-            self._refuse_difference(f"queue {queue.name!r}", flags, asked)
+            if not queue.passive:
+                self._refuse_difference(f"queue {queue.name!r}", flags, asked)
             there.start_expiry()
         if queue.exchange.name:
             self.exchanges[queue.exchange.name].bind(there, queue.routing_key)

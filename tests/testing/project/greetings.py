@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiorpc import ContextData, EventDispatcher, RpcProxy, event_handler, rpc
+from aiorpc import ContextData, EventDispatcher, Publisher, Queue, RpcProxy, event_handler, rpc
 
 
 class ServiceY:
@@ -20,6 +20,7 @@ class ServiceX:
     y = RpcProxy(ServiceY)
     dispatch = EventDispatcher()
     language = ContextData("language")
+    write = Publisher(declare=[Queue("project_letters", auto_delete=True)])
 
     @rpc
     async def remote_method(self, value: str) -> str:
@@ -32,6 +33,7 @@ class ServiceX:
     @rpc
     async def greet(self, name: str) -> None:
         await self.dispatch("greeted", {"name": name})
+        await self.write(f"Dear {name}", routing_key="project_letters")
 
     @event_handler("project_service_x", "greeted")
     async def on_greeted(self, payload: dict[str, Any]) -> str:

@@ -50,6 +50,14 @@ async def test_one_service_alone(container_factory, cluster_rpc):
     assert result.get() == "hello Ada"
 
 
+async def test_a_message_in_a_queue(container_factory, get_message_from_queue):
+    container = container_factory(ServiceX)
+    replace_dependencies(container, "y", "dispatch")
+    async with container, entrypoint_hook(container, "greet") as greet:
+        await greet("Ada")
+        assert (await get_message_from_queue("project_letters")).payload == "Dear Ada"
+
+
 async def test_a_lost_reply(container_factory, cluster_rpc):
     async with container_factory(ServiceY) as container:
         append = cluster_rpc.project_service_y.append_identifier

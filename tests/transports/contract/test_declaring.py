@@ -285,3 +285,16 @@ async def test_an_auto_delete_exchange_is_deleted_with_its_last_binding(bench: B
     await transport.delete(second.name)
     with pytest.raises(Unroutable):
         await transport.publish(to(second))
+
+
+async def test_a_passive_queue_must_exist_and_keeps_its_flags(bench: Bench) -> None:
+    transport, inbox = await bench.connect(), Inbox()
+    queue = bench.queue(arguments={"x-max-length": 5})
+    passive = Queue(queue.name, passive=True)
+    with pytest.raises(ConfigurationError, match=f"{queue.name}.*404"):
+        await transport.subscribe(passive, inbox)
+    assert not (await look(transport, queue)).exists
+    await transport.declare(queues=[queue])
+    await transport.publish(to(queue, b"a"))
+    await transport.subscribe(passive, inbox)
+    assert await inbox.until(b"a") == []
