@@ -13,7 +13,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config import Settings, load, parse_define, redact_url
@@ -104,7 +103,7 @@ def add_settings(parser: Parser) -> None:
     """Add ``--config``, ``--define`` and ``--broker``, which :func:`settings_of` reads."""
     config = "Configuration in YAML, as for Nameko (or TOML, by its suffix)."
     define = "Set a key of the configuration; VALUE is read as YAML. Repeatable."
-    parser.option("--config -c FILE", config, type=Path)
+    parser.option("--config -c FILE", config)
     parser.option("--define -d KEY=VALUE", define, action="append", default=[])
     parser.option("--broker -b URL", "AMQP_URI: amqp://user:password@host/vhost, or memory://")
 
@@ -144,11 +143,11 @@ def _of_environment(replaced: Collection[str]) -> Settings:
     return from_mapping({"AMQP_URI": uri}, "the environment")
 
 
-def refuse_url(config: Path | None) -> None:
+def refuse_url(config: str | None) -> None:
     """Raise ``ConfigurationError`` if *config* is a URL. The error hides the password."""
-    url = re.match(r"(?P<scheme>[A-Za-z][\w+.-]+):/+", str(config))  # a Path turns // into /
+    url = re.match(r"(?P<scheme>[A-Za-z][\w+.-]+):/+", config or "")
     if url is not None:
-        shown = redact_url(f"{url['scheme']}://{str(config)[url.end() :]}")
+        shown = redact_url(f"{url['scheme']}://{url.string[url.end() :]}")
         raise ConfigurationError(f"--config {shown} is a URL: use --broker")
 
 

@@ -57,7 +57,7 @@ def run_reloading(arguments: argparse.Namespace) -> int:
         return child.stop()
 
 
-def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
+def _changes(config: str | None, stop: threading.Event) -> Iterator[list[str]]:
     """Yield the changed files after each change, until *stop* is set."""
     try:
         from watchfiles import PythonFilter, watch
@@ -66,7 +66,7 @@ def _changes(config: Path | None, stop: threading.Event) -> Iterator[list[str]]:
             "--reload needs watchfiles: pip install 'aiorpc-amqp[reload]'"
         ) from None
     python_files = PythonFilter()
-    configuration = None if config is None else config.resolve()
+    configuration = None if config is None else Path(config).resolve()
     roots = [Path.cwd()]
     if configuration is not None and not configuration.is_relative_to(roots[0]):
         if not configuration.parent.is_dir():

@@ -11,7 +11,6 @@ import functools
 import os
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..exceptions import ConfigurationError
@@ -214,7 +213,8 @@ def _parse_yaml(text: str, environment: Environment, source: str, depth: int = 0
 
 def _read_text(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror or error} "

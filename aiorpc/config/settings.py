@@ -214,6 +214,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
         Raises:
             ConfigurationError: the error names ``source``, the key, and the expected type.
         """
+        if not defines:
+            return self
         given = copied(defines, source)
         tls, uri = bool(self.amqp_ssl), self.amqp_uri
         attributes = attributes_of(

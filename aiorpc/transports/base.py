@@ -18,15 +18,17 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost
 from ..wire.message import Exchange, Queue
 from .incoming import ConsumerOptions, Delivery, Heard, Received, Subscription
-from .outbox import Sender
 from .outgoing import Outgoing, Returns
+
+if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
+    from .outbox import Sender
 
 __all__ = [
     "Delivery",

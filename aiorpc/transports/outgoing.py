@@ -10,12 +10,15 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..wire.message import Message
-from .codec.encoder import Encoder
+
+if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
+    from .codec.encoder import Encoder
 
 __all__ = [
     "NO_LIMIT",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from pathlib import Path
 
 import pytest
 
@@ -41,7 +40,7 @@ def test_options_may_stand_anywhere_and_the_last_one_wins(
 ) -> None:
     found = parser_of("run").read(line.split())
     assert found.modules == modules
-    assert found.config == (config and Path(config))
+    assert found.config == config
     assert (found.define, found.broker) == (define, broker)
 
 

@@ -145,16 +145,14 @@ def connection_refusal(
 
 #: RabbitMQ's words (3.10 to 4.3) for refusals that last until an operator or a user acts. Other
 #: refusals may end without help: a limit of connections is reached, a vhost is down.
-_FINAL_530 = re.compile(
-    r"NOT_ALLOWED - (vhost .* not found|access to vhost .* refused for user '[^']*')", re.DOTALL
-)
+_FINAL_530 = r"(?s)NOT_ALLOWED - (vhost .* not found|access to vhost .* refused for user '[^']*')"
 
 
 def _is_vhost_refusal(error: BaseException, said: str) -> bool:
     # RabbitMQ answers connection.open by closing the connection with 530. aiormq's error says only
     # that aiormq expected another answer.
     if said:
-        return _FINAL_530.fullmatch(said) is not None
+        return re.fullmatch(_FINAL_530, said) is not None
     return isinstance(error, aiormq.exceptions.InvalidFrameError) and (
         "Connection.OpenOk" in str(error) and "Connection.Close" in str(error)
     )

@@ -235,11 +235,11 @@ class _Difference(NamedTuple):
     name: str
 
 
-_DIFFERENCE = re.compile(r"inequivalent arg '([^']*)' for (queue|exchange) '(.*?)' in vhost")
+_DIFFERENCE = r"inequivalent arg '([^']*)' for (queue|exchange) '(.*?)' in vhost"
 
 
 def _difference(refused: Refused) -> _Difference | None:
-    found = _DIFFERENCE.search(refused.text) if refused.code == 406 else None
+    found = re.search(_DIFFERENCE, refused.text) if refused.code == 406 else None
     return None if found is None else _Difference(*found.groups())
 
 
