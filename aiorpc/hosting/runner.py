@@ -51,6 +51,7 @@ class ServiceRunner:
         config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
         middleware: Sequence[Middleware] = (),
     ) -> None:
+        services = tuple(dict.fromkeys(services))  # a class that occurs twice is hosted once
         if not services:
             raise ConfigurationError("a ServiceRunner needs at least one service class")
         self.settings = settings = resolve(config)

@@ -499,9 +499,14 @@ def test_a_class_without_a_name_is_refused() -> None:
 
 
 def test_two_services_of_one_name_are_refused() -> None:
-    service = recording_service([])
     with pytest.raises(ConfigurationError, match="recorded"):
-        ServiceRunner(service, service, config="memory://")
+        ServiceRunner(recording_service([]), recording_service([]), config="memory://")
+
+
+def test_a_service_class_that_occurs_twice_is_hosted_once() -> None:
+    service = recording_service([])
+    (container,) = ServiceRunner(service, service, config="memory://").containers
+    assert container.service_cls is service
 
 
 async def test_a_container_may_be_entered_and_left_in_different_tasks(
