@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import copy
 import enum
-import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 import msgspec
 
@@ -20,6 +19,7 @@ from . import former_hooks
 from .call import Call
 from .config import Settings
 from .context import EMPTY, NO_CONTEXT, Context
+from .declarations import argument_names, declared_on, decorate, exception_classes
 from .exceptions import ConfigurationError
 from .transports.base import Transport
 from .wire.protocol import Wire
@@ -32,8 +32,6 @@ __all__ = [
     "Outcome",
     "Submission",
     "WorkerContext",
-    "declare",
-    "decorator_of",
     "entrypoints_of",
     "providers_of",
     "service_name_of",
@@ -41,10 +39,6 @@ __all__ = [
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-F = TypeVar("F", bound=Callable[..., Any])
-P = ParamSpec("P")
-
-_ENTRYPOINTS = "__aiorpc_entrypoints__"
 
 
 class Ending(enum.Enum):
@@ -170,8 +164,8 @@ class Entrypoint:
     sensitive_arguments: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self.expected_exceptions = _tuple(self.expected_exceptions)
-        self.sensitive_arguments = _tuple(self.sensitive_arguments)
+        self.expected_exceptions = exception_classes(self.expected_exceptions)
+        self.sensitive_arguments = argument_names(self.sensitive_arguments)
 
     def queue_name(self, host: Host) -> str | None:
         """Return the queue that the entrypoint consumes, if any; for logs and ``aiorpc ls``."""
@@ -201,51 +195,12 @@ class Entrypoint:
     @classmethod
     def decorator(cls, *args: Any, **kwargs: Any) -> Any:
         """Make a decorator: after ``once = Once.decorator``, ``@once`` and ``@once(...)`` work."""
-        if len(args) == 1 and not kwargs and callable(args[0]) and not isinstance(args[0], type):
-            return declare(cls(), args[0])
-        return functools.partial(declare, cls(*args, **kwargs))
-
-
-def _tuple(given: Any) -> tuple[Any, ...]:
-    return (given,) if isinstance(given, (type, str)) else tuple(given)
-
-
-class Decorator(Protocol):
-    """Declares an entrypoint on a method, and returns the method unchanged."""
-
-    def __call__(self, method: F, /) -> F: ...
-
-
-def decorator_of(kind: Callable[P, Entrypoint]) -> Callable[P, Decorator]:
-    """Return a decorator that takes the arguments of the entrypoint class *kind*."""
-
-    @functools.wraps(kind, updated=())
-    def decorator(*args: P.args, **kwargs: P.kwargs) -> Decorator:
-        return functools.partial(declare, kind(*args, **kwargs))
-
-    signature = inspect.signature(kind)
-    vars(decorator)["__signature__"] = signature.replace(return_annotation=signature.empty)
-    return decorator
-
-
-def declare(entrypoint: Entrypoint, method: F) -> F:
-    """Declare *entrypoint* on *method*, and return *method* unchanged."""
-    if not callable(method):
-        raise ConfigurationError(
-            f"{type(entrypoint).__name__} decorates methods, not a {type(method).__name__}; "
-            "put it nearest to the `def`, below staticmethod, classmethod or property"
-        )
-    vars(method).setdefault(_ENTRYPOINTS, []).append(entrypoint)
-    return method
+        return decorate(cls, args, kwargs)
 
 
 def entrypoints_of(service_cls: type) -> list[Entrypoint]:
     """Return the entrypoints of *service_cls* and its bases, bound to their methods' names."""
-    return [
-        declared.bound_to(name)
-        for name in dir(service_cls)
-        for declared in getattr(getattr(service_cls, name, None), _ENTRYPOINTS, ())
-    ]
+    return [entrypoint.bound_to(name) for name, entrypoint in declared_on(service_cls)]
 
 
 def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:

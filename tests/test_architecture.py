@@ -18,7 +18,7 @@ ROOT = Path(aiorpc.__file__).parent
 #: own. Rooms on one floor do not import one another, except those in `STACKED`.
 FLOORS: list[list[str]] = [
     ["context", "exceptions"],
-    ["config", "call", "timers", "from_thread", "former_hooks"],
+    ["config", "call", "timers", "from_thread", "former_hooks", "declarations"],
     ["wire"],
     ["transports"],
     ["extensions"],

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
+from ..declarations import decorator_of
 from ..exceptions import ConfigurationError, IncorrectSignature
-from ..extensions import Ending, Entrypoint, Host, Outcome, decorator_of
+from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import identity_of, was_resent
@@ -46,7 +47,9 @@ class QueueConsumer(Entrypoint):
     #: The word for a message of this entrypoint in logs and in :attr:`Call.kind`.
     kind = "message"
 
-    requeue_on_error: bool = False
+    #: A field of the subclasses, where its position is Nameko's.
+    requeue_on_error = False
+
     validate: bool = True
 
     def queue_of(self, host: Host) -> Queue:
@@ -181,6 +184,7 @@ class Consumer(QueueConsumer):
     """Starts a method with the payload of each message of *queue*; see :class:`QueueConsumer`."""
 
     queue: Queue
+    requeue_on_error: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,8 +6,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..declarations import decorator_of
 from ..exceptions import ConfigurationError
-from ..extensions import Host, decorator_of
+from ..extensions import Host
 from ..wire.message import Queue
 from ..wire.names import event_exchange, event_queue
 from .consumer import QueueConsumer
@@ -43,11 +44,18 @@ class EventHandler(QueueConsumer):
     source_service: str
     event_type: str
     handler_type: HandlerType = SERVICE_POOL
-    reliable_delivery: bool = field(default=True, kw_only=True)
+    reliable_delivery: bool = True
+    requeue_on_error: bool = False
     _instance: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for given in (self.source_service, self.event_type):
+            if not isinstance(given, str):
+                raise ConfigurationError(
+                    "event_handler takes the names of a service and of an event type, got "
+                    f'{given!r}: write @event_handler("service", "event_type")'
+                )
         if self.handler_type not in (SERVICE_POOL, SINGLETON, BROADCAST):
             raise ConfigurationError(
                 "handler_type must be SERVICE_POOL, SINGLETON or BROADCAST, got "

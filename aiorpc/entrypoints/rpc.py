@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ..calling.options import Options
 from ..calling.proxies import RpcReply
+from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
 from .arguments import arguments_of
 from .cancellations import Cancellations
@@ -27,12 +28,24 @@ T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Rpc(Entrypoint):
     """Starts a method for each remote call, and answers with the result or the error."""
 
-    validate: bool = True
-    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    # These two have positions, as in Nameko: @rpc(ValueError, "password").
+    expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
+    sensitive_arguments: str | Sequence[str] = ()
+    validate: bool = field(default=True, kw_only=True)
+    delivery: Literal["at_least_once", "at_most_once"] = field(
+        default="at_least_once", kw_only=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delivery not in ("at_least_once", "at_most_once"):
+            raise ConfigurationError(
+                f"delivery of @rpc is at_least_once or at_most_once, got {self.delivery!r}"
+            )
 
     def queue_name(self, host: Host) -> str:
         return host.wire.rpc_queue(host.service_name).name
@@ -84,16 +97,17 @@ class _Decorate(Protocol):
     def __call__(self, method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
 
 
+# An exception class is callable too, but it is not a method.
 @overload
-def rpc(method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
-@overload
-def rpc(
-    *,
+def rpc(  # type: ignore[overload-overlap]
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     sensitive_arguments: str | Sequence[str] = (),
+    *,
     validate: bool = True,
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
 ) -> _Decorate: ...
+@overload
+def rpc(method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
 
 
 def rpc(*args: Any, **kwargs: Any) -> Any:

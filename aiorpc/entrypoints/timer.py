@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from ..declarations import decorator_of
 from ..exceptions import ConfigurationError
-from ..extensions import Entrypoint, Host, decorator_of
+from ..extensions import Entrypoint, Host
 
 __all__ = ["Once", "Timer", "once", "timer"]
 
@@ -29,13 +30,14 @@ class Timer(Entrypoint):
     unprompted = True
 
     interval: float
-    eager: bool = field(default=False, kw_only=True)
+    eager: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.interval > 0:  # refuses NaN too
+        if not (isinstance(self.interval, (int, float)) and self.interval > 0):  # nor is NaN
             raise ConfigurationError(
-                f"a timer's interval must be above 0 seconds, got {self.interval}"
+                f"a timer's interval must be a number above 0 seconds, got {self.interval!r}: "
+                "write @timer(interval=60)"
             )
 
     @asynccontextmanager

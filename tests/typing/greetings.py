@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, assert_type
 
-from aiorpc import ClusterProxy, ClusterRpcProxy, RpcProxy, RpcReply, ServiceProxy, rpc
+from aiorpc import (
+    BROADCAST,
+    ClusterProxy,
+    ClusterRpcProxy,
+    Queue,
+    RpcProxy,
+    RpcReply,
+    ServiceProxy,
+    consume,
+    event_handler,
+    rpc,
+    timer,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,3 +157,39 @@ async def results_with_any(cluster: ClusterProxy) -> None:
     inherited = cluster.typed(Overridden)
     assert_type(await inherited.mapping(1), dict[str, Any])
     assert_type(await inherited.anything(1), Any)
+
+
+class NamekosSpelling:
+    name = "positional"
+
+    @rpc(LookupError, "key")
+    async def one(self, key: int) -> dict[str, Any]:
+        return {}
+
+    @rpc((LookupError, ValueError))
+    async def two(self, key: int) -> list[int]:
+        return [key]
+
+    @rpc(ValueError)
+    def three(self, key: int) -> int:
+        return key
+
+    @timer(5, True)
+    async def tick(self) -> None: ...
+
+    @event_handler("service_y", "happened", BROADCAST, False, True)
+    async def handle(self, payload: str) -> None: ...
+
+    @consume(Queue("queue"), True)
+    async def take(self, payload: str) -> None: ...
+
+    @timer("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async def never(self) -> None: ...
+
+
+async def namekos_spelling(cluster: ClusterProxy) -> None:
+    positional = cluster.typed(NamekosSpelling)
+    assert_type(await positional.one(1), dict[str, Any])
+    assert_type(await positional.two(1), list[int])
+    assert_type(await positional.three(1), int)
+    await positional.two("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

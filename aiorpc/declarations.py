@@ -1,0 +1,181 @@
+"""
+Entrypoints that decorators declare on methods: how they are made, noted and found. Pure functions;
+this file imports only ``exceptions``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from .exceptions import ConfigurationError
+
+__all__ = ["argument_names", "declared_on", "decorate", "decorator_of", "exception_classes"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+
+_DECLARED = "__aiorpc_entrypoints__"
+
+
+class Decorator(Protocol):
+    """Declares an entrypoint on a method, and returns the method unchanged."""
+
+    def __call__(self, method: F, /) -> F: ...
+
+
+def decorator_of(kind: Callable[P, object]) -> Callable[P, Decorator]:
+    """Return a decorator that takes the arguments of the entrypoint class *kind*."""
+
+    @functools.wraps(kind, updated=())
+    def decorator(*args: P.args, **kwargs: P.kwargs) -> Decorator:
+        return functools.partial(_declare, _made(kind, args, kwargs))
+
+    signature = inspect.signature(kind)
+    vars(decorator)["__signature__"] = signature.replace(return_annotation=signature.empty)
+    return decorator
+
+
+def decorate(kind: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """
+    Declare an entrypoint of the class *kind* on the method in *args*. If *args* and *kwargs* are
+    options, return a decorator.
+    """
+    if len(args) == 1 and not kwargs and _may_be_a_method(args[0]):
+        return _declare(_made(kind, (), {}), args[0])
+    return functools.partial(_declare, _made(kind, args, kwargs))
+
+
+def _may_be_a_method(given: Any) -> bool:
+    return not isinstance(given, type) and (callable(given) or hasattr(given, "__get__"))
+
+
+def _made(kind: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    """
+    Make an entrypoint.
+
+    Raises:
+        ConfigurationError: *kind* does not take these arguments; the text lists those it takes.
+    """
+    signature = inspect.signature(kind)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as exc:
+        taken = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        raise ConfigurationError(
+            f"the decorator of {getattr(kind, '__name__', kind)} got wrong arguments: {exc}; it "
+            f"takes {inspect.Signature(taken)}"
+        ) from None
+    return kind(*args, **kwargs)
+
+
+def _declare(entrypoint: object, method: F) -> F:
+    """
+    Note *entrypoint* on *method*, and return *method* unchanged.
+
+    Raises:
+        ConfigurationError: *method* is not a function, or it is a generator.
+    """
+    kind = type(entrypoint).__name__
+    if (
+        not callable(method)
+        or isinstance(method, (staticmethod, type, functools.partial))
+        or not hasattr(method, "__get__")  # it would not get the service as `self`
+        or not hasattr(method, "__dict__")
+    ):
+        raise ConfigurationError(
+            f"{kind} decorates a function of the service, not a {type(method).__name__}: put the "
+            "decorator below @staticmethod or @classmethod; for a property, a partial or another "
+            "object, write a method that uses it"
+        )
+    asynchronous = inspect.isasyncgenfunction(method)
+    if asynchronous or inspect.isgeneratorfunction(method):
+        raise ConfigurationError(
+            f"{method.__qualname__} is {'an async' if asynchronous else 'a'} generator, and {kind} "
+            "would never run its body: return a list, and remove each `yield`"
+        )
+    # A new list, because functools.wraps copies the reference to the list of the inner function.
+    vars(method)[_DECLARED] = [*vars(method).get(_DECLARED, ()), entrypoint]
+    return method
+
+
+def declared_on(service_cls: type) -> Iterator[tuple[str, Any]]:
+    """
+    Yield each entrypoint of *service_cls* and its bases, with the name of its method.
+
+    Raises:
+        ConfigurationError: something around a method hides its entrypoints.
+    """
+    for name in dir(service_cls):
+        attribute = inspect.getattr_static(service_cls, name, None)
+        declared = getattr(getattr(attribute, "__func__", attribute), _DECLARED, None)
+        if declared is None and any(_is_declared(each, name) for each in _held_by(attribute)):
+            remedy = (
+                "use functools.wraps in that decorator, or put the decorator of the entrypoint on "
+                "top"
+                if inspect.isfunction(attribute)
+                else "make it a method"
+            )
+            raise ConfigurationError(
+                f"{service_cls.__qualname__}.{name} has an entrypoint that a decorator above it "
+                f"hides (it made a {type(attribute).__name__}): {remedy}"
+            )
+        for entrypoint in declared or ():
+            yield name, entrypoint
+
+
+def _held_by(attribute: Any) -> Iterator[Any]:
+    """Yield the functions inside a property, a cached property or the function of a decorator."""
+    yield getattr(attribute, "fget", None)
+    yield getattr(attribute, "func", None)
+    for cell in getattr(attribute, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # the cell is empty
+            continue
+
+
+def _is_declared(function: Any, name: str) -> bool:
+    declared = inspect.isfunction(function) and hasattr(function, _DECLARED)
+    return declared and function.__name__ == name
+
+
+def exception_classes(given: Any) -> tuple[type[Exception], ...]:
+    """
+    Return *given*, an exception class or several, as a tuple.
+
+    Raises:
+        ConfigurationError: *given* is something else.
+    """
+    classes = _tuple(given)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise ConfigurationError(
+                f"expected_exceptions are classes of exceptions, got {each!r}: write the options "
+                "of a decorator above the method, @rpc(expected_exceptions=ValueError)"
+            )
+    return classes
+
+
+def argument_names(given: Any) -> tuple[str, ...]:
+    """
+    Return *given*, the name of an argument or several names, as a tuple.
+
+    Raises:
+        ConfigurationError: *given* is something else.
+    """
+    names = _tuple(given)
+    for each in names:
+        if not isinstance(each, str):
+            raise ConfigurationError(
+                f"sensitive_arguments are names of arguments, got {each!r}: write a string, or "
+                "several in a tuple"
+            )
+    return names
+
+
+def _tuple(given: Any) -> tuple[Any, ...]:
+    several = isinstance(given, Iterable) and not isinstance(given, (type, str))
+    return tuple(given) if several else (given,)
