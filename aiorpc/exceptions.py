@@ -181,7 +181,7 @@ class BadArguments(IncorrectSignature, ValueError):
 
 
 def exception_path(exc_type: type[BaseException]) -> str:
-    """Return ``module.ClassName`` as Nameko does; for a nested class without the outer class."""
+    """Return ``module.ClassName``, like Nameko, without the outer class of a nested class."""
     return f"{exc_type.__module__}.{exc_type.__name__}"
 
 

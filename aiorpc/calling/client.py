@@ -106,7 +106,7 @@ class Client:
         )
 
     def new_call(self, route: Route, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """Make a call with its deadline. If a worker runs now, the call inherits its context."""
+        """Make a call with its deadline. Inside a worker, the call inherits its context."""
         context = current.get()
         if context is NO_CONTEXT:
             context = self._context

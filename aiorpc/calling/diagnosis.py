@@ -53,7 +53,7 @@ class Diagnosis:
 
     async def require_consumers(self, call: Call) -> None:
         """
-        Check that the queue of *call* has a consumer. Return also if the broker does not answer.
+        Check that the queue of *call* has a consumer. Ignore a broker that does not answer.
 
         Raises:
             UnknownService: the queue does not exist.
@@ -94,7 +94,7 @@ class Diagnosis:
 
 
 def timed_out(call: Call, sent_at: float, why: str) -> RpcTimeout:
-    """Make the error for a *call* that was sent at ``time.monotonic()`` *sent_at* and timed out."""
+    """Make the error of a *call* that timed out. *sent_at* is its time of sending (monotonic)."""
     deadline = call.context.deadline
     seconds = (deadline.at if deadline else monotonic()) - sent_at
     # We send a call shortly after we set its deadline. Rounding turns 0.4996 s into 0.5 s again.

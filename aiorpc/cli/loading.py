@@ -36,7 +36,7 @@ def load_services(targets: Iterable[str]) -> list[type]:
 
     ``module:Class`` names one class. ``module`` names all its classes with a name and entrypoints,
     also imported classes, as in Nameko. A class that the module imports only for
-    ``RpcProxy(Class)`` does not count: the user did not ask to host this service.
+    ``RpcProxy(Class)`` is left out, because the user did not ask to host it.
 
     Raises:
         ConfigurationError: a module or a class does not exist, or a class is not a service.

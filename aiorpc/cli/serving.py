@@ -50,8 +50,8 @@ class Serving:
     """
     Runs services in an event loop, and ends the services and the loop within SHUTDOWN_TIMEOUT.
 
-    asyncio alone waits for tasks that ignore cancellation, and Python for busy threads, without a
-    limit. ``Serving`` does not wait for threads that are older than itself.
+    Otherwise, asyncio would wait without limit for tasks that ignore cancellation, and Python for
+    busy threads. ``Serving`` does not wait for threads that are older than itself.
     """
 
     def __init__(self, settings: Settings, *, debug: bool) -> None:

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 URL_KEYS = frozenset({"AMQP_URI", "DB_URI", "DB_URIS"})
-#: The end of the error text about a value that still has a variable in it.
+#: The end of the error for a value with a variable that was not substituted.
 IN_QUOTES = (
     "holds a variable, ${NAME}, that was not substituted: in a file, remove the quotes around it, "
     'or write !env_var "${NAME}"; elsewhere read os.environ'
@@ -57,8 +57,8 @@ class Decoder:
     """
     Converts values to types. An error names the path of the value, such as ``DB_URIS['x:Base']``.
 
-    ``source`` begins every error text. Errors do not quote values of ``confidential`` top-level
-    keys. ``unset`` has the environment variables without a value; an error about null names them.
+    Errors begin with ``source``, and do not quote values of ``confidential`` top-level keys.
+    ``unset`` has the environment variables without a value; an error about null names them.
     """
 
     def __init__(
@@ -146,13 +146,13 @@ def closest(key: str, known: Collection[str]) -> str | None:
     from difflib import get_close_matches
 
     by_lower_case = {name.lower(): name for name in known}
-    # With 0.83, AMQP_URL and DB_URL are misspelt, but AMQP_USER and TCP_TIMEOUT are other keys.
+    # At 0.83, AMQP_URL and DB_URL count as misspelt, but AMQP_USER and TCP_TIMEOUT do not.
     matches = get_close_matches(key.lower(), by_lower_case, n=1, cutoff=0.83)
     return by_lower_case[matches[0]] if matches else None
 
 
 def _arm(expected: Any, kind: type) -> Any:
-    """Return *expected*, or the member of this union, that is a *kind* (dict, list, struct)."""
+    """Return *expected*, or the member of this union, of the *kind* dict, list or struct."""
     arms = get_args(expected) if get_origin(expected) in {UnionType, Union} else (expected,)
     for arm in arms:
         cls = get_origin(arm) or arm

@@ -119,7 +119,7 @@ class CallSession(AsyncSession):
         task = asyncio.current_task()
         cancelled = task is not None and task.cancelling()
         try:
-            # A timeout of the caller fires once, and may have fired already, for another session.
+            # The caller's timeout cancels only once, maybe already at another session.
             async with asyncio.timeout(self._cleanup_timeout if cancelled else None):
                 await self._roll_back_and_close()
         except BaseException as exc:

@@ -239,10 +239,11 @@ class Transport(ABC):
         The transport declares them again after every reconnect.
 
         Returns:
-            *exchanges* as they are: they differ where one exists and ``accept_existing`` is set.
+            The exchanges with the broker's flags, which can differ if ``accept_existing`` is set.
 
         Raises:
-            ConfigurationError: one exists with other flags (406); the text names it.
+            ConfigurationError: an exchange or queue exists with other flags (406); the text names
+                it.
         """
 
     async def subscribe(

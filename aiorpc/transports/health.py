@@ -16,7 +16,7 @@ __all__ = ["Health"]
 
 class Health(msgspec.Struct, frozen=True):
     """
-    Whether calls are served right now.
+    Whether a service, runner or client can work.
 
     Attributes:
         problems: the reasons why calls are not served, one sentence each.

@@ -22,10 +22,10 @@ __all__ = ["Outbox", "PublishingChannel", "Sender"]
 
 log = logging.getLogger(__name__)
 
-#: Most messages, and most bytes of body, that may wait. Further messages settle with an error.
+#: Maximum of waiting messages, and of their body bytes. Further messages settle with an error.
 MAX_MESSAGES = 100_000
 MAX_BYTES = 256 << 20
-#: Waiting messages, and bytes of body, at which the outbox is crowded: senders should then wait.
+#: Above this number of waiting messages, or of their body bytes, senders should wait.
 MANY_MESSAGES = 10_000
 MANY_BYTES = 16 << 20
 #: Seconds between two searches for expired messages, at least.
@@ -233,7 +233,7 @@ class Sender:
             self._flusher.add_done_callback(self._flushed)
 
     def pause(self, why: str) -> None:
-        """Keep messages in the outbox; *why* is for the errors of messages that expire."""
+        """Keep messages in the outbox. Errors of expired messages give the reason *why*."""
         self.direct = self.channel = None
         self.outbox.why = why
 

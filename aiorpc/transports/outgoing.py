@@ -94,7 +94,7 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         return None if self.again is None else self.again(self.message)
 
     def retracted(self) -> None:
-        """Note that the sender has retracted the message, so that it is not re-sent."""
+        """Record that the sender retracted the message, so that we do not re-send it."""
         self.again = None
 
     @property
@@ -195,11 +195,11 @@ def shorten(outgoing: Outgoing, now: float) -> None:
         outgoing.message = msgspec.structs.replace(outgoing.message, expiration=left)
 
 
-# --- for a message whose channel ended before its confirm: each returns the message to re-send
+# --- for a message whose channel ended before its confirm; they return the message to re-send
 
 
 def resend(outgoing: Outgoing) -> Outgoing | None:
-    """Re-send *outgoing*, which the broker may have, as its sender decides."""
+    """Re-send *outgoing* if its sender agrees, because the broker may have it already."""
     if not outgoing.confirm:
         return None  # it settled when we wrote it
     try:

@@ -192,7 +192,7 @@ class SerializerSet(dict[str | None, Serializer]):
     def for_payload(self, content_type: str | None) -> Serializer:
         """
         Return the serializer for an event or a plain message. As in Nameko, a payload without a
-        content type, or with a type that only says "data", is not decoded.
+        content type, or with ``application/data`` or ``application/text``, is not decoded.
         """
         if _bare(content_type) in _RAW_CONTENT_TYPES:
             return RAW

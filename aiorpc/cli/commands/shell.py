@@ -214,7 +214,7 @@ async def _evaluate(function: types.FunctionType) -> BaseException | None:
         if inspect.iscoroutine(value):
             await value
     except (SystemExit, KeyboardInterrupt) as leaving:
-        return leaving  # raised here, the exception would end the loop before the connections close
+        return leaving  # a raise here would end the loop before the connections close
     return None
 
 

@@ -35,7 +35,7 @@ class InterruptiblePool(AsyncAdaptedQueuePool):
         super().__init__(*args, **options)
         #: The database's key in ``DB_URIS``, for log lines and errors.
         self.database = ""
-        #: Tasks for which no call waits: they connect, or end statements.
+        #: Background tasks that connect or end statements. No call waits for these tasks.
         self._background: set[asyncio.Task[Any]] = set()
 
     def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -137,7 +137,7 @@ async def connect_aiomysql(*args: Any, tls_for: str | None = None, **kwargs: Any
     return connection
 
 
-#: Seconds to connect by default. asyncpg alone waits 60 s, and aiomysql without a limit.
+#: Seconds to connect by default. The default of asyncpg is 60 s; aiomysql has no limit.
 _CONNECT_TIMEOUT = 10.0
 
 

@@ -144,7 +144,7 @@ def connection_refusal(
 
 
 #: RabbitMQ's words (3.10 to 4.3) for refusals that last until an operator or a user acts. Other
-#: refusals may end without help: a limit of connections is reached, a vhost is down.
+#: refusals may be temporary: a connection limit, a vhost that is down.
 _FINAL_530 = r"(?s)NOT_ALLOWED - (vhost .* not found|access to vhost .* refused for user '[^']*')"
 
 

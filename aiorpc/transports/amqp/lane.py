@@ -29,7 +29,7 @@ from .addresses import connect_to_host
 from .errors import refusal
 
 if TYPE_CHECKING:
-    import ssl  # slow to import; only TLS needs ssl
+    import ssl  # ssl is slow to import, and only TLS needs it
 
 __all__ = ["Endpoint", "Lane", "Owner", "never_called"]
 
@@ -205,7 +205,7 @@ class Lane:
         else:
             self._watchdog = self.loop.call_later(self._heartbeat / 2, self._watch)
 
-    # --- what the tap reports
+    # --- the tap calls these methods
 
     def opened(self, transport: asyncio.Transport) -> None:
         self._transport = transport

@@ -215,7 +215,7 @@ class AmqpSubscription(Subscription):
             # On a separate channel: a refusal must not end the deliveries on this channel.
             await declare_queue(link, self._declared)
         if gone:
-            # Only now: replies to messages that ``gone`` sends can reach the queue.
+            # After the declaration: replies to messages that the callback sends need the queue.
             self._declared_again(link.url)
         if channel is None or fresh:
             channel = await self._open(link)

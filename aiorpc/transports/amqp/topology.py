@@ -53,7 +53,7 @@ class Topology:
         self, link: Link, exchanges: Iterable[Exchange], queues: Iterable[Queue]
     ) -> tuple[Exchange, ...]:
         """
-        Declare *exchanges* and *queues*, and remember them. Return *exchanges* as they are.
+        Declare *exchanges* and *queues*, and remember them. Return the declared exchanges.
 
         Raises:
             Refused: an exchange or queue exists with other flags, or the user may not declare it.
@@ -245,8 +245,8 @@ def _difference(refused: Refused) -> _Difference | None:
 
 def accept_exchange(exchange: Exchange, refused: Refused) -> Exchange:
     """
-    Return *exchange* as it exists, if only its ``auto_delete`` was refused and may differ. Return
-    *exchange* itself if it has to stay as it is.
+    Return *exchange* with the broker's ``auto_delete``, if the broker refused only this flag and it
+    may differ. Otherwise return *exchange* itself.
     """
     if not exchange.accept_existing or _difference(refused) != (
         "auto_delete",
@@ -266,8 +266,8 @@ def accept_exchange(exchange: Exchange, refused: Refused) -> Exchange:
 
 def accept_queue(queue: Queue, refused: Refused) -> Queue:
     """
-    Return *queue* as something that exists, if it may differ and was refused for that. Its exchange
-    is treated by :func:`accept_exchange`. Return *queue* itself if it has to stay as it is.
+    Return *queue* as a passive queue, if the broker refused only a difference that is allowed.
+    :func:`accept_exchange` handles its exchange. Otherwise return *queue* itself.
     """
     exchange = accept_exchange(queue.exchange, refused)
     if exchange is not queue.exchange:

@@ -77,7 +77,7 @@ class MemoryBroker:
         Put a copy of *message* into the queues that are bound to its exchange and routing key.
 
         Returns:
-            The error, if the exchange does not exist, or a mandatory message reaches no queue.
+            An error if the exchange does not exist, or if a mandatory message reaches no queue.
 
         Raises:
             UnserializableValueError: AMQP cannot carry *message*; nothing was done.
@@ -125,7 +125,7 @@ class MemoryBroker:
 
     def declare_exchange(self, exchange: Exchange) -> Exchange:
         """
-        Declare *exchange*, and return it as it is.
+        Declare *exchange*, and return it with the broker's flags.
 
         Raises:
             ConfigurationError: the exchange exists with other flags, or its name is reserved, or a

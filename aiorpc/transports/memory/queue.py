@@ -321,7 +321,7 @@ def _dead_letter(entry: Entry, queue: str, reason: str) -> Carried:
 
 
 def goes_round(dead: Carried, queue: str) -> bool:
-    """Return whether *dead* has been in *queue* before, and no consumer rejected it since."""
+    """Return whether *dead* was in *queue* before, and no consumer has rejected it since then."""
     for death in _deaths(dead.message.headers or {}):  # the latest first
         if death["reason"] == "rejected":
             return False
