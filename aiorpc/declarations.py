@@ -1,6 +1,6 @@
 """
-Entrypoints that decorators declare on methods: how they are made, noted and found. Pure functions;
-this file imports only ``exceptions``.
+Makes the entrypoints that decorators declare on methods, stores them and finds them. Pure
+functions; this file imports only ``exceptions``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _made(kind: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[st
     Make an entrypoint.
 
     Raises:
-        ConfigurationError: *kind* does not take these arguments; the text lists those it takes.
+        ConfigurationError: *kind* does not accept these arguments; the text has its signature.
     """
     signature = inspect.signature(kind)
     try:
@@ -73,7 +73,7 @@ def _made(kind: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[st
 
 def _declare(entrypoint: object, method: F) -> F:
     """
-    Note *entrypoint* on *method*, and return *method* unchanged.
+    Store *entrypoint* on *method*, and return *method* unchanged.
 
     Raises:
         ConfigurationError: *method* is not a function, or it is a generator.
@@ -106,7 +106,7 @@ def declared_on(service_cls: type) -> Iterator[tuple[str, Any]]:
     Yield each entrypoint of *service_cls* and its bases, with the name of its method.
 
     Raises:
-        ConfigurationError: something around a method hides its entrypoints.
+        ConfigurationError: a decorator or another object around a method hides its entrypoints.
     """
     for name in dir(service_cls):
         attribute = inspect.getattr_static(service_cls, name, None)
@@ -144,7 +144,7 @@ def _is_declared(function: Any, name: str) -> bool:
 
 def exception_classes(given: Any) -> tuple[type[Exception], ...]:
     """
-    Return *given*, an exception class or several, as a tuple.
+    Return the exception class or classes in *given* as a tuple.
 
     Raises:
         ConfigurationError: *given* is something else.
@@ -161,7 +161,7 @@ def exception_classes(given: Any) -> tuple[type[Exception], ...]:
 
 def argument_names(given: Any) -> tuple[str, ...]:
     """
-    Return *given*, the name of an argument or several names, as a tuple.
+    Return the argument name or names in *given* as a tuple.
 
     Raises:
         ConfigurationError: *given* is something else.

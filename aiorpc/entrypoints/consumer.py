@@ -47,7 +47,7 @@ class QueueConsumer(Entrypoint):
     #: The word for a message of this entrypoint in logs and in :attr:`Call.kind`.
     kind = "message"
 
-    #: A field of the subclasses, where its position is Nameko's.
+    #: A field of the subclasses, in Nameko's position.
     requeue_on_error = False
 
     validate: bool = True

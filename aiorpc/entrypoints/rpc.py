@@ -77,7 +77,7 @@ class BoundRpcMethod(Protocol[P, T_co]):
 
 
 class RpcMethod(Protocol[P, R_co]):
-    """The type of an ``@rpc`` method on its class; *R_co* is what the function returns."""
+    """The type of an ``@rpc`` method on its class; *R_co* is the function's return type."""
 
     # Overloads of `rpc` itself would be ambiguous to mypy for each coroutine with an Any in its
     # result: mypy would then forget the arguments.

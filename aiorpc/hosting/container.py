@@ -289,12 +289,12 @@ class ServiceContainer:
 
 
 async def _send_the_rest(container: ServiceContainer, timeout: float) -> None:
-    """Send waiting replies. If the connection is lost, they are a reason to connect once more."""
+    """Send waiting replies. If the connection is lost, connect once more to send them."""
     transport = container.transport
     if not await transport.caught_up(timeout):
         log.warning(
-            "%s: %d message(s), such as replies, could not be sent to %s before the stop; it "
-            "still has the requests of such replies, and delivers them again",
+            "%s: %d message(s), such as replies, could not be sent to %s before the stop; the "
+            "broker still has the requests of these replies, and delivers them again",
             container.service_name,
             transport.waiting,
             transport.url,

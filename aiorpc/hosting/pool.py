@@ -230,7 +230,7 @@ class Pool:
             log.error("%s: %d call(s) ignored cancellation", self._service_name, self.running)
 
     def end_drain(self) -> None:
-        """Let a :meth:`drain` that waits for running calls wait no longer."""
+        """End the wait of :meth:`drain` for the running calls."""
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

@@ -226,8 +226,8 @@ def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
     Handle signals inside the block: the first signal completes the future, which stops *runner*;
     the second signal ends the process. The end of the block restores the earlier handlers.
 
-    The handlers are Python's, not the loop's: the loop's handlers do not run in a blocked loop, and
-    users send the second signal when the loop is blocked.
+    We use Python's signal handlers, because the loop's handlers do not run while the loop is
+    blocked. Then users send the second signal.
     """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()

@@ -69,8 +69,8 @@ class Worker(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     _state: _State = _WAITING
     _cancelled_for: Ending | None = None
-    #: The reason of a cancellation that came while the dependencies closed. The middleware is
-    #: cancelled after that.
+    #: The reason of a cancellation that came while the dependencies closed. After the closing, it
+    #: cancels the middleware.
     _owed: Ending | None = None
     _killed: bool = False
     #: The middleware's handler runs: the dependencies open, are open, or close.

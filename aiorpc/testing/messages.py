@@ -1,6 +1,6 @@
 """
-Takes messages from queues, so that a test sees what a service sent to a queue that nobody consumes.
-The fixture ``get_message_from_queue`` uses this module.
+Takes messages from queues without consumers, so that a test can check them. The fixture
+``get_message_from_queue`` uses this module.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def get_message(
     Wait for a message in *queue*, and take it.
 
     Args:
-        ack: whether the queue loses the message. Otherwise the message is requeued.
+        ack: whether to ack the message. Otherwise it is requeued.
         timeout: seconds to wait for the message.
 
     Raises:
@@ -73,7 +73,7 @@ async def get_message(
     try:
         async with asyncio.timeout(timeout):
             # With a prefetch of 1, no second message leaves the queue. The subscription ends before
-            # the reject, because the message would come back to it.
+            # the reject; otherwise it would get the message again.
             async with await transport.subscribe(Queue(queue, passive=True), received, prefetch=1):
                 taken = await arrived
     except TimeoutError:

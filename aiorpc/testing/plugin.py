@@ -181,7 +181,7 @@ def get_message_from_queue(
     request: pytest.FixtureRequest, aiorpc_config: Mapping[str, Any], amqp_uri: str
 ) -> MessageGetter:
     """
-    Takes a message from a queue that nobody consumes::
+    Takes a message from a queue without consumers::
 
         message = await get_message_from_queue("letters")
         assert message.payload == {"to": "Ada"}

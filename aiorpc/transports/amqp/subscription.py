@@ -93,7 +93,7 @@ class AmqpSubscription(Subscription):
             raise
 
     async def tried(self, link: Link) -> None:
-        """Return after an attempt to consume on *link*, at a cancel, or if *link* is lost."""
+        """Return after an attempt to consume on *link*, a cancellation, or the loss of *link*."""
         while not (self._tried_on is link or self._task.done() or link.lost.done()):
             self._tried_next = asyncio.get_running_loop().create_future()
             either: list[asyncio.Future[Any]] = [self._tried_next, link.lost, self._task]
