@@ -59,16 +59,21 @@ def _made(kind: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[st
     Raises:
         ConfigurationError: *kind* does not accept these arguments; the text has its signature.
     """
-    signature = inspect.signature(kind)
     try:
-        signature.bind(*args, **kwargs)
+        return kind(*args, **kwargs)
     except TypeError as exc:
-        taken = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
-        raise ConfigurationError(
-            f"the decorator of {getattr(kind, '__name__', kind)} got wrong arguments: {exc}; it "
-            f"takes {inspect.Signature(taken)}"
-        ) from None
-    return kind(*args, **kwargs)
+        if exc.__traceback__ is not None and exc.__traceback__.tb_next is not None:
+            raise  # an error inside *kind*
+        raise ConfigurationError(f"wrong arguments of a decorator: {exc}{_taken(kind)}") from None
+
+
+def _taken(kind: Callable[..., object]) -> str:
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except (ValueError, NameError):  # Python 3.14 cannot read its annotations
+        return ""
+    bare = inspect.Signature([each.replace(annotation=each.empty) for each in parameters])
+    return f"; it takes {bare}"
 
 
 def _declare(entrypoint: object, method: F) -> F:

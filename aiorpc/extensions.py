@@ -204,12 +204,23 @@ def entrypoints_of(service_cls: type) -> list[Entrypoint]:
 
 
 def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:
-    """Return copies of the dependencies of *service_cls* and its bases, in declaration order."""
+    """
+    Return copies of the dependencies of *service_cls* and its bases, in declaration order.
+
+    Raises:
+        ConfigurationError: an attribute is a class of dependencies, and not an instance.
+    """
     found: dict[str, DependencyProvider[Any]] = {}
     for cls in reversed(service_cls.__mro__):
         for name, value in vars(cls).items():
             if isinstance(value, DependencyProvider):
                 found[name] = value
+            elif isinstance(value, type) and issubclass(value, DependencyProvider):
+                if value.__qualname__ != f"{cls.__qualname__}.{name}":  # defined in the class
+                    raise ConfigurationError(
+                        f"{cls.__qualname__}.{name} is the class {value.__name__}: make an "
+                        f"instance, {name} = {value.__name__}(...)"
+                    )
             else:
                 found.pop(name, None)
     return [provider.bound_to(name) for name, provider in found.items()]

@@ -149,14 +149,7 @@ def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, typ
 
 def _classes_with_entrypoints(module: ModuleType) -> list[type]:
     classes = [value for value in vars(module).values() if inspect.isclass(value)]
-    return [cls for cls in dict.fromkeys(classes) if _has_entrypoints(cls)]
-
-
-def _has_entrypoints(cls: type) -> bool:
-    try:
-        return bool(entrypoints_of(cls))
-    except Exception:  # noqa: BLE001 - an attribute of a class may raise anything
-        return False
+    return [cls for cls in dict.fromkeys(classes) if entrypoints_of(cls)]
 
 
 def _has(module: ModuleType) -> str:

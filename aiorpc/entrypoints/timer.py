@@ -14,6 +14,7 @@ from typing import Any
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
+from .arguments import require_call
 
 __all__ = ["Once", "Timer", "once", "timer"]
 
@@ -42,6 +43,7 @@ class Timer(Entrypoint):
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
+        require_call(self, host)
         host.spawn(self._tick(host), name=f"timer {self.method_name}")
         yield
 
@@ -70,6 +72,7 @@ class Once(Entrypoint):
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
+        require_call(self, host, self.args, self.kwargs)
         call = host.new_call(self, self.args, self.kwargs, kind="once")
         host.submit(self, call, lambda outcome: None)
         yield

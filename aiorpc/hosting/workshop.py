@@ -45,6 +45,7 @@ class Workshop:
         timers: Timers,
         stopping: Callable[[], bool],
     ) -> None:
+        _require_instances(host.service_cls, providers)
         self.host = host
         self.service_cls = host.service_cls
         self.coroutines = frozenset(
@@ -59,6 +60,30 @@ class Workshop:
         self.timers = timers
         self.stopping = stopping
         self.threads = Threads(host.service_name, host.settings.sync_threads)
+
+
+def _require_instances(service_cls: type, providers: Sequence[DependencyProvider[Any]]) -> None:
+    """
+    Check that workers can make instances of *service_cls*, and set dependencies on them.
+
+    Raises:
+        ConfigurationError: they cannot.
+    """
+    name = service_cls.__qualname__
+    if abstract := getattr(service_cls, "__abstractmethods__", None):
+        missing = ", ".join(sorted(abstract))
+        raise ConfigurationError(f"{name} is abstract: host a subclass that defines {missing}")
+    try:
+        inspect.signature(service_cls).bind()
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"each worker makes an instance of {name} without arguments, and that fails: {exc}. "
+            "Give the arguments of __init__ defaults, or declare dependencies instead"
+        ) from None
+    except (ValueError, NameError):  # no signature, or Python 3.14 cannot read its annotations
+        pass
+    if providers and not service_cls.__dictoffset__:
+        raise ConfigurationError(f"{name} has no __dict__ for its dependencies: remove __slots__")
 
 
 class Threads:
@@ -108,7 +133,8 @@ class Threads:
             if inspect.iscoroutine(result):
                 result.close()
             raise ConfigurationError(
-                f"{call} is a sync method and returned an awaitable: declare it with `async def`"
+                f"{call} is a sync method and returned an awaitable: declare it with `async def`, "
+                "and the functions of its decorators too"
             )
         return result
 
