@@ -44,6 +44,7 @@ from .exceptions import (
 from .extensions import DependencyProvider, Entrypoint, Host, WorkerContext
 from .hosting.container import ServiceContainer
 from .hosting.runner import ServiceRunner, serve
+from .wire.errors import safe_for_serialization
 from .wire.message import Exchange, Queue
 
 __version__ = "0.1.0"
@@ -102,6 +103,7 @@ __all__ = [
     "event_handler",
     "once",
     "rpc",
+    "safe_for_serialization",
     "serve",
     "timer",
 ]

@@ -30,8 +30,9 @@ the service.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, TypeVar, overload
 
 __all__ = [
     "NAMEKO_ERRORS",
@@ -185,22 +186,35 @@ def exception_path(exc_type: type[BaseException]) -> str:
     return f"{exc_type.__module__}.{exc_type.__name__}"
 
 
-def deserialize_to_instance(exc_type: E) -> E:
-    """
-    Class decorator: callers get *exc_type* itself, and not a :class:`RemoteError`.
+@overload
+def deserialize_to_instance(exc_type: E, /) -> E: ...
+@overload
+def deserialize_to_instance(path: str, /) -> Callable[[E], E]: ...
 
-    The caller and the service must import the class from the same path. The caller makes the
-    exception from its arguments, which services send as strings, as in Nameko.
+
+def deserialize_to_instance(given: Any, /) -> Any:
+    """
+    Class decorator: callers get the class itself, and not a :class:`RemoteError`.
+
+    The caller and the service import the class from the same path. Or the caller has a class of its
+    own, and names the service's: ``@deserialize_to_instance("orders.exceptions.NotFound")``. The
+    caller makes the exception from its arguments, which services send as strings, as in Nameko.
 
     Raises:
-        ConfigurationError: a call cannot raise *exc_type*.
+        ConfigurationError: a call cannot raise the class.
     """
+    if isinstance(given, str):
+        return partial(_register, given)
+    return _register(exception_path(given), given)
+
+
+def _register(path: str, exc_type: E) -> E:
     if not issubclass(exc_type, Exception) or issubclass(exc_type, StopIteration):
         raise ConfigurationError(
             f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register a "
             "subclass of Exception, but not of StopIteration (no coroutine can raise one)"
         )
-    registry[exception_path(exc_type)] = exc_type
+    registry[path] = exc_type
     return exc_type
 
 

@@ -261,6 +261,26 @@ class WorkerContext(msgspec.Struct, eq=False):
         return self.call.context
 
     @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments of the call."""
+        return self.call.args
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """The keyword arguments of the call."""
+        return self.call.kwargs
+
+    @property
+    def service_name(self) -> str:
+        """The name of the service."""
+        return self.call.service
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration as the user wrote it; ``host.settings`` has the decoded values."""
+        return self.host.settings.raw
+
+    @property
     def context_data(self) -> Mapping[str, Any]:
         """The context data of the call. Calls that the method makes inherit this data."""
         return self.call.context.data

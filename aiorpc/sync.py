@@ -12,18 +12,16 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack
 
-import msgspec
-
-from .call import Middleware
 from .calling import proxies, standalone
-from .calling.options import UNSET, Options
+from .calling.message_options import MessageKeywords
+from .calling.options import Options
 from .calling.proxies import Names
-from .calling.standalone import Config
+from .calling.standalone import Config, ProxyOptions
 from .exceptions import ConnectionLost
 from .from_thread import Bridge
 from .transports.health import Health
@@ -35,6 +33,7 @@ __all__ = [
     "MethodProxy",
     "RpcReply",
     "ServiceProxy",
+    "ServiceRpcProxy",
     "event_dispatcher",
 ]
 
@@ -168,7 +167,69 @@ class ClusterProxy(Names[ServiceProxy]):
         super().__init__(lambda name: ServiceProxy(thread, cluster[name]))
 
 
-class ClusterRpcProxy:
+class _Blocking(Generic[T]):
+    """Runs an async proxy in a thread, and gives a blocking proxy to the user."""
+
+    _proxy: standalone.ClusterRpcProxy | standalone.ServiceRpcProxy
+    _thread: _LoopThread | None = None
+
+    def _blocking(self, thread: _LoopThread, proxy: Any) -> T:
+        """Return what calls *proxy* in *thread*."""
+        raise NotImplementedError
+
+    def start(self) -> T:
+        """Connect, and return the proxy to call. A proxy that was closed may start again."""
+        thread = _LoopThread(type(self).__name__)
+        try:
+            proxy = thread.run(self._proxy.start)
+        except BaseException:
+            thread.close()
+            raise
+        self._thread = thread
+        return self._blocking(thread, proxy)
+
+    def close(self) -> None:
+        """Fail the pending calls, disconnect, and end the thread. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.run(self._proxy.aclose)
+            finally:
+                thread.close()
+
+    def stop(self) -> None:
+        """Do the same as :meth:`close`. Nameko's name."""
+        self.close()
+
+    def health(self) -> Health:
+        """Whether calls can be made right now."""
+        return self._proxy.health()
+
+    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
+
+        def __getattr__(self, name: str) -> NoReturn:
+            kind = type(self).__name__
+            raise AttributeError(
+                f"{kind} has no attribute {name!r}: calls are made on the proxy that "
+                f"`with {kind}(...) as proxy` or {kind}(...).start() gives"
+            )
+
+        async def __aenter__(self) -> NoReturn:
+            kind = type(self).__name__
+            raise TypeError(
+                f"aiorpc.sync.{kind} needs `with`; a coroutine uses `async with aiorpc.{kind}(...)`"
+            )
+
+        async def __aexit__(self, *exc_info: object) -> None: ...
+
+    def __enter__(self) -> T:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class ClusterRpcProxy(_Blocking[ClusterProxy]):
     """
     Calls any service of a broker, from any thread::
 
@@ -180,75 +241,46 @@ class ClusterRpcProxy:
     the same as for :class:`aiorpc.ClusterRpcProxy`.
     """
 
+    def __init__(self, config: Config = None, **options: Unpack[ProxyOptions]) -> None:
+        self._proxy = standalone.ClusterRpcProxy(config, **options)
+
+    def _blocking(self, thread: _LoopThread, proxy: Any) -> ClusterProxy:
+        return ClusterProxy(thread, proxy)
+
+
+class ServiceRpcProxy(_Blocking[ServiceProxy]):
+    """
+    Calls one service: ``with ServiceRpcProxy("service_x", url) as x: x.remote_method("hello")``.
+    Otherwise like :class:`ClusterRpcProxy`.
+    """
+
     def __init__(
-        self,
-        config: Config = None,
-        *,
-        timeout: float | None | msgspec.UnsetType = UNSET,
-        context_data: Mapping[str, Any] | None = None,
-        middleware: Sequence[Middleware] = (),
+        self, service: str, config: Config = None, **options: Unpack[ProxyOptions]
     ) -> None:
-        self._proxy = standalone.ClusterRpcProxy(
-            config, timeout=timeout, context_data=context_data, middleware=middleware
-        )
-        self._thread: _LoopThread | None = None
+        self._proxy = standalone.ServiceRpcProxy(service, config, **options)
 
-    def start(self) -> ClusterProxy:
-        """Connect, and return the proxy for all services of the broker."""
-        thread = _LoopThread("ClusterRpcProxy")
-        try:
-            cluster = thread.run(self._proxy.start)
-        except BaseException:
-            thread.close()
-            raise
-        self._thread = thread
-        return ClusterProxy(thread, cluster)
-
-    def close(self) -> None:
-        """Fail the pending calls, disconnect, and end the thread. Idempotent."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            try:
-                thread.run(self._proxy.aclose)
-            finally:
-                thread.close()
-
-    def health(self) -> Health:
-        """Whether calls can be made right now."""
-        return self._proxy.health()
-
-    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise AttributeError(
-                f"ClusterRpcProxy has no attribute {name!r}: calls are made on the cluster that "
-                "`with ClusterRpcProxy(...) as cluster` or ClusterRpcProxy(...).start() gives"
-            )
-
-        async def __aenter__(self) -> NoReturn:
-            raise TypeError(
-                "aiorpc.sync.ClusterRpcProxy needs `with`; a coroutine uses `async with "
-                "aiorpc.ClusterRpcProxy(...)`"
-            )
-
-        async def __aexit__(self, *exc_info: object) -> None: ...
-
-    def __enter__(self) -> ClusterProxy:
-        return self.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def _blocking(self, thread: _LoopThread, proxy: Any) -> ServiceProxy:
+        return ServiceProxy(thread, proxy)
 
 
 class Dispatch(Protocol):
     """The function that :func:`event_dispatcher` yields."""
 
-    def __call__(self, service: str, event_type: str, payload: Any = None) -> None: ...
+    def __call__(
+        self,
+        service: str,
+        event_type: str,
+        payload: Any = None,
+        **options: Unpack[MessageKeywords],
+    ) -> None: ...
 
 
 @contextmanager
 def event_dispatcher(
-    config: Config = None, *, context_data: Mapping[str, Any] | None = None
+    config: Config = None,
+    *,
+    context_data: Mapping[str, Any] | None = None,
+    **options: Unpack[MessageKeywords],
 ) -> Generator[Dispatch]:
     """
     Dispatch events in the name of services, from any thread::
@@ -256,15 +288,19 @@ def event_dispatcher(
         with event_dispatcher("amqp://guest:guest@localhost/") as dispatch:
             dispatch("service_x", "something_happened", {"id": 1})
 
-    ``dispatch`` returns when the broker has confirmed the event. Errors are the same as for
-    :func:`aiorpc.event_dispatcher`.
+    ``dispatch`` returns when the broker has confirmed the event. Options and errors are the same as
+    for :func:`aiorpc.event_dispatcher`.
     """
-    dispatcher = standalone.event_dispatcher(config, context_data=context_data)
+    dispatcher = standalone.event_dispatcher(config, context_data=context_data, **options)
     with closing(_LoopThread("event_dispatcher")) as thread:
-        dispatch = thread.run(dispatcher.__aenter__)
+        send = thread.run(dispatcher.__aenter__)
+
+        def dispatch(
+            service: str, event_type: str, payload: Any = None, **changes: Unpack[MessageKeywords]
+        ) -> None:
+            thread.run(send, service, event_type, payload, **changes)
+
         try:
-            yield lambda service, event_type, payload=None: thread.run(
-                dispatch, service, event_type, payload
-            )
+            yield dispatch
         finally:
             thread.run(dispatcher.__aexit__, None, None, None)

@@ -28,7 +28,7 @@ from aiorpc import (
     event_handler,
     rpc,
 )
-from aiorpc.sync import ClusterRpcProxy, event_dispatcher
+from aiorpc.sync import ClusterRpcProxy, ServiceRpcProxy, event_dispatcher
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -104,6 +104,24 @@ def test_a_method_may_have_arguments_of_any_name(rabbitmq_uri: str, service: str
         arguments: dict[str, Any] = dict.fromkeys(names[:3] + names[4:], 1)
         assert method(**arguments) == sorted(arguments)
         assert method.call_async(**arguments).result() == sorted(arguments)
+
+
+def test_a_proxy_of_one_service_can_be_entered_again_and_stopped(
+    rabbitmq_uri: str, service: str
+) -> None:
+    proxy = ServiceRpcProxy(service, rabbitmq_uri, timeout=5)
+    for _ in range(2):
+        with proxy as remote:
+            assert remote.hello("again") == "hello again"
+            assert remote["hello"].with_options(timeout=3).call_async("you").result() == "hello you"
+            with pytest.raises(RuntimeError, match="this ServiceRpcProxy is open already"):
+                proxy.start()
+            assert remote.hello("still") == "hello still"
+    cluster = ClusterRpcProxy(rabbitmq_uri, timeout=5)
+    assert cluster.start()[service].hello("you") == "hello you"
+    cluster.stop()
+    cluster.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "aiorpc.sync"]
 
 
 def test_a_cancelled_reply_raises_cancelled_error(rabbitmq_uri: str, service: str) -> None:

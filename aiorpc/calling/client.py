@@ -94,7 +94,12 @@ class Client:
         return len(self._pending)
 
     def route(self, service: str, method: str, options: CallOptions = DEFAULTS) -> Route:
-        """Compute the values that all calls of *method* with these *options* share."""
+        """
+        Compute the values that all calls of *method* with these *options* share.
+
+        Raises:
+            ConfigurationError: *options* name an unknown serializer.
+        """
         return Route(
             service=service,
             method=method,
@@ -103,6 +108,7 @@ class Client:
             timeout=self._timeout if options.timeout is UNSET else options.timeout,
             persistent=self._durable if options.persistent is UNSET else options.persistent,
             confirm=self._durable if options.confirm is UNSET else options.confirm,
+            encode=self._wire.requests.encoder(options.serializer, options.priority),
         )
 
     def new_call(self, route: Route, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -192,7 +198,7 @@ class Client:
         context, own = call.context, self._context
         usual = context.data is own.data and context.call_id_stack is own.call_id_stack
         correlation_id = self._new_id()
-        message = self._wire.requests.encode(
+        message = route.encode(
             call,
             reply_to=self._pending.reply_to,
             correlation_id=correlation_id,

@@ -5,14 +5,24 @@ awaits or does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, TypedDict
 
 import msgspec
 
 from ..context import EMPTY
+from ..exceptions import likely
+from ..wire.message import Message
 
-__all__ = ["DEFAULTS", "UNSET", "CallOptions", "Options", "Route", "checked_timeout"]
+__all__ = [
+    "DEFAULTS",
+    "UNSET",
+    "CallOptions",
+    "Options",
+    "Route",
+    "check_names",
+    "checked_timeout",
+]
 
 UNSET: Final = msgspec.UNSET
 
@@ -27,6 +37,8 @@ class Options(TypedDict, total=False):
     confirm: bool | msgspec.UnsetType
     resend: bool | msgspec.UnsetType
     fail_fast: bool | msgspec.UnsetType
+    priority: int | msgspec.UnsetType
+    serializer: str | msgspec.UnsetType | None
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +54,10 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
         resend: whether the client re-sends a request if the connection is lost before the confirm.
             With ``False`` the call fails with ``ConnectionLost`` instead.
         fail_fast: raise ``ServiceUnavailable`` at once if the service's queue has no consumers.
+        priority: the AMQP priority of the request, 0 to 255. It needs a queue with
+            ``x-max-priority``, which an operator declares.
+        serializer: the name of the serializer that encodes the request. It must be in ACCEPT,
+            because a service answers in the serializer of the request.
     """
 
     timeout: float | None | msgspec.UnsetType = UNSET
@@ -51,21 +67,63 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     confirm: bool | msgspec.UnsetType = UNSET
     resend: bool = True
     fail_fast: bool = False
+    priority: int = 0
+    serializer: str | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not UNSET:
             checked_timeout(self.timeout)
+        if type(self.priority) is not int or not 0 <= self.priority <= 255:
+            raise ValueError(f"priority must be a whole number from 0 to 255: {self.priority!r}")
 
-    def replaced(self, changes: Options) -> CallOptions:
+    def replaced(self, owner: str, changes: Options) -> CallOptions:
         """
         Return a copy with *changes*. A change to ``UNSET`` has no effect.
 
+        Args:
+            owner: the function that takes the options, for errors.
+
         Raises:
             TypeError: *changes* names an option that does not exist.
-            ValueError: the timeout is neither a number of seconds nor ``None``.
+            ValueError: the timeout or the priority is wrong.
         """
+        check_names(owner, changes, self.__struct_fields__)
         given = {name: value for name, value in changes.items() if value is not UNSET}
         return msgspec.structs.replace(self, **given)
+
+
+#: What to write instead of options of Nameko. An option that aiorpc has in one place only, such as
+#: ``expiration``, is looked up here in the other places.
+_FORMER = {
+    "compression": "leave it out; aiorpc reads compressed messages, but sends none",
+    "declare": "declare exchanges and queues where the Publisher is declared, with declare=[...]",
+    "delivery_mode": "write persistent=True or persistent=False",
+    "exchange": "write a Publisher for each exchange",
+    "expiration": "write timeout=; an unread request expires at the deadline of its call",
+    "extra_headers": "write headers=",
+    "mandatory": "leave it out; requests always are",
+    "queue": "write declare=[queue]",
+    "reply_listener_cls": "leave it out; one proxy serves any number of tasks",
+    "retry": "leave it out; aiorpc re-sends until the deadline",
+    "retry_policy": "leave it out; aiorpc re-sends until the deadline",
+    "use_confirms": "write confirm=False for calls; events and messages are always confirmed",
+}
+
+
+def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+    """
+    Check that *owner*, a function, has all options in *given*.
+
+    Raises:
+        TypeError: an option is not *known*; the text names the nearest one, or the remedy.
+    """
+    for name in given:
+        if name not in known:
+            former = _FORMER.get(name)
+            remedy = likely(name, known) if former is None else f" of Nameko: {former}"
+            raise TypeError(
+                f"{owner} has no option {name!r}{remedy}. Its options: {', '.join(sorted(known))}"
+            )
 
 
 def checked_timeout(timeout: float | None) -> float | None:
@@ -97,3 +155,5 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None
     persistent: bool
     confirm: bool
+    #: ``Requests.encode`` with the options' serializer and priority.
+    encode: Callable[..., Message]

@@ -125,7 +125,7 @@ class MethodProxy:
     def with_options(self, **options: Unpack[Options]) -> MethodProxy:
         """Return the method with other options (:class:`aiorpc.calling.options.CallOptions`)."""
         route = self._route
-        changed = route.options.replaced(options)
+        changed = route.options.replaced("with_options()", options)
         return MethodProxy(self._client, route.service, route.method, changed, self._convert)
 
     def __repr__(self) -> str:

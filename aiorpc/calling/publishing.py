@@ -1,45 +1,109 @@
 """
-Publishes events, for services and for programs outside any service. Awaits the broker's confirms.
+Publishes events and messages, for services and for programs outside any service. Awaits the
+broker's confirms.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from ..config import Settings
 from ..context import Context
 from ..exceptions import ConnectionLost, Unroutable
 from ..transports.base import Outgoing, Transport
-from ..wire.message import Exchange
+from ..wire.message import Exchange, Message
 from ..wire.names import event_exchange
 from ..wire.protocol import Wire
+from .message_options import MessageOptions
 
-__all__ = ["CONNECT_TIMEOUT", "Events", "seconds_to_publish"]
+__all__ = ["CONNECT_TIMEOUT", "Events", "Messages"]
 
 #: Seconds to wait for a connection or a declaration, if calls have no timeout.
 CONNECT_TIMEOUT = 30.0
 
 
-def seconds_to_publish(context: Context, settings: Settings) -> float | None:
+class Messages:
     """
-    Return the seconds to wait for a confirm; ``None`` for no limit.
+    Publishes messages.
 
-    The limit is the call's deadline, but at least CLEANUP_TIMEOUT, because a method may publish
-    while it cleans up after its deadline.
+    Args:
+        options: the options of messages that set no others.
+
+    Raises:
+        ConfigurationError: *options* name an unknown serializer.
     """
-    if context.deadline is None:
-        return settings.rpc_timeout
-    return context.deadline.remaining(least=settings.cleanup_timeout)
+
+    def __init__(
+        self, transport: Transport, wire: Wire, settings: Settings, options: MessageOptions
+    ) -> None:
+        self._transport = transport
+        self._payloads = wire.payloads
+        self._settings = settings
+        self.options = options
+        if options.serializer is not None:
+            wire.payloads.serializer(options.serializer)
+
+    def encode(self, payload: Any, context: Context, options: MessageOptions) -> Message:
+        """
+        Return a message with *payload* and the context data of *context*.
+
+        Raises:
+            UnserializableValueError: the payload cannot be encoded.
+            ConfigurationError: *options* name an unknown serializer.
+        """
+        payloads, name = self._payloads, options.serializer
+        serializer = None if name is None else payloads.serializer(name)
+        message = payloads.encode(payload, context, headers=options.headers, serializer=serializer)
+        if options.properties:
+            message = msgspec.structs.replace(message, **options.properties)
+        return message
+
+    async def publish(
+        self, message: Message, exchange: str, routing_key: str, context: Context, mandatory: bool
+    ) -> None:
+        """
+        Publish *message*. Return when the broker has confirmed it.
+
+        Raises:
+            ConnectionLost: the broker did not confirm the message in time.
+            Unroutable: the message was *mandatory*, and no queue takes it.
+            Overloaded: the broker refused the message, because a queue is full.
+            UnserializableValueError: AMQP cannot carry a property.
+        """
+        outgoing = Outgoing(
+            exchange=exchange,
+            routing_key=routing_key,
+            message=message,
+            mandatory=mandatory,
+            again=lambda message: message,
+        )
+        await self._transport.publish(outgoing, self._seconds(context))
+
+    def _seconds(self, context: Context) -> float | None:
+        """
+        Return the seconds to wait for a confirm; ``None`` for no limit.
+
+        The limit is the call's deadline, but at least CLEANUP_TIMEOUT, because a method may publish
+        while it cleans up after its deadline.
+        """
+        if context.deadline is None:
+            return self._settings.rpc_timeout
+        return context.deadline.remaining(least=self._settings.cleanup_timeout)
 
 
 class Events:
     """Dispatches events in the name of services, and declares the services' exchanges."""
 
-    def __init__(self, transport: Transport, wire: Wire, settings: Settings) -> None:
+    def __init__(
+        self, transport: Transport, wire: Wire, settings: Settings, options: MessageOptions
+    ) -> None:
         self._transport = transport
-        self._wire = wire
         self._settings = settings
+        self._messages = Messages(transport, wire, settings, options)
         #: The exchanges that this object has declared, by service name.
         self._exchanges: dict[str, Exchange] = {}
         self._declaring = asyncio.Lock()
@@ -63,33 +127,38 @@ class Events:
         event_type: str,
         payload: Any,
         context: Context,
-        *,
-        mandatory: bool = False,
+        changes: Mapping[str, Any],
     ) -> None:
         """
         Send an event of *service*. Return when the broker has confirmed the event.
 
+        Args:
+            changes: options of this event; see :class:`.message_options.MessageKeywords`.
+
         Raises:
             ConnectionLost: the broker did not confirm the event in time.
-            Unroutable: the event was *mandatory*, and no service handles it.
+            Unroutable: the event was mandatory, and no service handles it.
             Overloaded: the broker refused the event, because the queue of a handler is full.
-            UnserializableValueError: the payload cannot be encoded.
+            UnserializableValueError: the payload or an option cannot be encoded.
+            TypeError: the event's type is not a str, or *changes* names an unknown option.
+            ConfigurationError: *changes* names an unknown serializer.
         """
-        message = self._wire.payloads.encode(payload, context)
+        if not isinstance(event_type, str):
+            raise TypeError(
+                f"an event of {service!r} needs a type, a str, before its payload, not a "
+                f'{type(event_type).__name__}: write dispatch({service!r}, "its_type", payload), '
+                'or in the service itself self.dispatch("its_type", payload)'
+            )
+        messages = self._messages
+        options = messages.options.replaced("dispatch()", changes)
+        message = messages.encode(payload, context, options)
         exchange = self._exchanges.get(service) or await self._declare_in_time(service)
-        event = Outgoing(
-            exchange=exchange.name,
-            routing_key=event_type,
-            message=message,
-            mandatory=mandatory,
-            again=lambda message: message,
-        )
         try:
-            await self._transport.publish(event, seconds_to_publish(context, self._settings))
+            await messages.publish(message, exchange.name, event_type, context, options.mandatory)
         except Unroutable:
             # The broker deletes an auto_delete exchange after its last handler. So a missing
             # exchange means that no service handles the event.
-            if mandatory or not exchange.auto_delete:
+            if options.mandatory or not exchange.auto_delete:
                 raise
 
     async def _declare_in_time(self, service: str) -> Exchange:

@@ -9,7 +9,17 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+)
 
 import msgspec
 
@@ -22,32 +32,42 @@ from ..transports.base import Transport
 from ..transports.health import Health, problems_of
 from ..wire.protocol import Wire
 from .client import Client
-from .options import UNSET, checked_timeout
+from .message_options import MessageKeywords, MessageOptions
+from .options import UNSET, check_names, checked_timeout
 from .proxies import ClusterProxy, ServiceProxy
 from .publishing import CONNECT_TIMEOUT, Events
 
-__all__ = ["ClusterRpcProxy", "ServiceRpcProxy", "StandaloneDispatch", "event_dispatcher"]
+__all__ = [
+    "ClusterRpcProxy",
+    "ProxyOptions",
+    "ServiceRpcProxy",
+    "StandaloneDispatch",
+    "event_dispatcher",
+]
 
 P = TypeVar("P")
 
 Config: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Settings | None"
 
 
+class ProxyOptions(TypedDict, total=False):
+    """The keywords of proxies, for type checkers; see :class:`ClusterRpcProxy`."""
+
+    timeout: float | None | msgspec.UnsetType
+    context_data: Mapping[str, Any] | None
+    middleware: Sequence[Middleware]
+
+
 class _Standalone(Generic[P]):
     """A connection, a client that uses this connection, and a proxy for the user."""
 
-    def __init__(
-        self,
-        config: Config = None,
-        *,
-        timeout: float | None | msgspec.UnsetType = UNSET,
-        context_data: Mapping[str, Any] | None = None,
-        middleware: Sequence[Middleware] = (),
-    ) -> None:
+    def __init__(self, config: Config = None, **options: Unpack[ProxyOptions]) -> None:
+        check_names(f"{type(self).__name__}()", options, ProxyOptions.__annotations__)
+        timeout = options.get("timeout", UNSET)
         self._settings = resolve(config)
         self._timeout = self._settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
-        self._context_data = dict(context_data or {})
-        self._middleware = middleware
+        self._context_data = dict(options.get("context_data") or {})
+        self._middleware = options.get("middleware", ())
         self._transport: Transport | None = None
         self._client: Client | None = None
 
@@ -57,14 +77,17 @@ class _Standalone(Generic[P]):
     async def start(self) -> P:
         """
         Connect, and return the proxy to call. Use ``start`` and ``aclose`` where ``async with``
-        does not fit, for example in a bot.
+        does not fit, for example in a bot. A proxy that was closed may start again.
 
         Raises:
             ConnectionLost: no broker answered within the timeout (30 s if there is no timeout).
             ConfigurationError: the broker refuses the user, the password or the vhost.
         """
         if self._transport is not None:
-            raise RuntimeError(f"this {type(self).__name__} was started already; make another one")
+            raise RuntimeError(
+                f"this {type(self).__name__} is open already: use the proxy that `async with` or "
+                "start() gave, from any number of tasks; aclose() comes before another start()"
+            )
         self._transport = transport = open_transport(self._settings, name="standalone_rpc_proxy")
         bound = CONNECT_TIMEOUT if self._timeout is None else self._timeout
         until = asyncio.timeout_at(asyncio.get_running_loop().time() + bound)
@@ -83,7 +106,6 @@ class _Standalone(Generic[P]):
                 await client.open()
         except BaseException as error:
             await self.aclose()
-            self._transport = None  # the user may start this proxy again
             if isinstance(error, TimeoutError) and until.expired():
                 raise ConnectionLost(
                     f"no queue for replies on {transport.url} within {bound:g} s: the broker "
@@ -119,6 +141,12 @@ class _Standalone(Generic[P]):
         finally:
             if transport is not None:
                 await transport.aclose()
+                if self._transport is transport:
+                    self._transport = None  # the user may start this proxy again
+
+    async def stop(self) -> None:
+        """Do the same as :meth:`aclose`. Nameko's name."""
+        await self.aclose()
 
     def health(self) -> Health:
         """Return whether calls can be made now: not ok before ``start`` or without a connection."""
@@ -163,7 +191,9 @@ class ServiceRpcProxy(_Standalone[ServiceProxy]):
     arguments are the same as for :class:`ClusterRpcProxy`.
     """
 
-    def __init__(self, service: str, config: Config = None, **options: Any) -> None:
+    def __init__(
+        self, service: str, config: Config = None, **options: Unpack[ProxyOptions]
+    ) -> None:
         super().__init__(config, **options)
         self._service = service
 
@@ -174,12 +204,21 @@ class ServiceRpcProxy(_Standalone[ServiceProxy]):
 class StandaloneDispatch(Protocol):
     """The function that :func:`event_dispatcher` yields."""
 
-    async def __call__(self, service: str, event_type: str, payload: Any = None) -> None: ...
+    async def __call__(
+        self,
+        service: str,
+        event_type: str,
+        payload: Any = None,
+        **options: Unpack[MessageKeywords],
+    ) -> None: ...
 
 
 @asynccontextmanager
 async def event_dispatcher(
-    config: Config = None, *, context_data: Mapping[str, Any] | None = None
+    config: Config = None,
+    *,
+    context_data: Mapping[str, Any] | None = None,
+    **options: Unpack[MessageKeywords],
 ) -> AsyncGenerator[StandaloneDispatch]:
     """
     Dispatch events in the name of services::
@@ -190,6 +229,7 @@ async def event_dispatcher(
     As in Nameko, the broker discards an event that no service handles. ``dispatch`` declares the
     exchange first, so an event of a service that never ran is not an error (in Nameko it is).
 
+    *options* are :class:`~aiorpc.calling.message_options.MessageKeywords` of all events.
     Raises:
         ConnectionLost: no broker answered, or confirmed an event, within RPC_TIMEOUT.
         ConfigurationError: the broker refuses the user, the password or the vhost.
@@ -198,11 +238,14 @@ async def event_dispatcher(
     """
     settings = resolve(config)
     transport = open_transport(settings, name="standalone_event_dispatcher")
-    events = Events(transport, Wire.of(settings), settings)
+    given = MessageOptions().replaced("event_dispatcher()", options)
+    events = Events(transport, Wire.of(settings), settings, given)
     context = Context((), dict(context_data or {}))
 
-    async def dispatch(service: str, event_type: str, payload: Any = None) -> None:
-        await events.dispatch(service, event_type, payload, context)
+    async def dispatch(
+        service: str, event_type: str, payload: Any = None, **changes: Unpack[MessageKeywords]
+    ) -> None:
+        await events.dispatch(service, event_type, payload, context, changes)
 
     timeout = settings.rpc_timeout
     try:

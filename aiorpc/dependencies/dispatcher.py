@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from .. import from_thread
+from ..calling.message_options import MessageKeywords, MessageOptions
 from ..calling.publishing import Events
 from ..context import current
 from ..extensions import DependencyProvider, Host, WorkerContext
@@ -17,7 +18,9 @@ __all__ = ["EventDispatcher", "ServiceDispatch"]
 class ServiceDispatch(Protocol):
     """The function that an :class:`EventDispatcher` gives to a service."""
 
-    async def __call__(self, event_type: str, payload: Any = None) -> None: ...
+    async def __call__(
+        self, event_type: str, payload: Any = None, **options: Unpack[MessageKeywords]
+    ) -> None: ...
 
 
 class EventDispatcher(DependencyProvider[ServiceDispatch]):
@@ -28,6 +31,9 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
     when the broker has confirmed the event. The broker discards an event that no service handles;
     with ``mandatory=True``, ``dispatch`` raises Unroutable instead.
 
+    ``EventDispatcher(...)`` sets options for all events, and ``dispatch(..., priority=5)`` for one:
+    see :class:`~aiorpc.calling.message_options.MessageKeywords`.
+
     Raises:
         ConnectionLost: the broker did not confirm the event before the call's deadline. A call with
             less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
@@ -36,24 +42,22 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
         UnserializableValueError: the payload cannot be encoded.
     """
 
-    def __init__(self, *, mandatory: bool = False) -> None:
-        self._mandatory = mandatory
+    def __init__(self, **options: Unpack[MessageKeywords]) -> None:
+        self._options = MessageOptions().replaced("EventDispatcher()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         service = host.service_name
-        events = Events(host.transport, host.wire, host.settings)
+        events = Events(host.transport, host.wire, host.settings, self._options)
         await events.declare(service)
 
-        def dispatch(event_type: str, payload: Any = None) -> Any:
+        def dispatch(event_type: str, payload: Any = None, **options: Any) -> Any:
             # Any, because type checkers differ about the type of a coroutine.
             from_thread.require_loop(f"dispatch({event_type!r})")
-            return send(event_type, payload)
+            return send(event_type, payload, options)
 
-        async def send(event_type: str, payload: Any) -> None:
-            await events.dispatch(
-                service, event_type, payload, current.get(), mandatory=self._mandatory
-            )
+        async def send(event_type: str, payload: Any, options: dict[str, Any]) -> None:
+            await events.dispatch(service, event_type, payload, current.get(), options)
 
         send.__qualname__ = "dispatch"  # Python names a coroutine that nobody awaits
         self._dispatch: ServiceDispatch = dispatch

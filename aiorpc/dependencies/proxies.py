@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar, get_args
-
-import msgspec
+from typing import TYPE_CHECKING, TypeVar, Unpack, get_args
 
 from ..calling.client import Client
-from ..calling.options import UNSET, CallOptions
+from ..calling.options import DEFAULTS, Options
 from ..calling.proxies import ClusterProxy, ServiceProxy
 from ..extensions import DependencyProvider, Host, WorkerContext, service_name_of
 
@@ -44,20 +42,14 @@ class RpcProxy(DependencyProvider[T]):
 
     Args:
         service: the class or the name of the service to call.
-        timeout: seconds that a call may take, if the call sets no timeout. The call also ends at
-            the deadline of the worker that makes the call.
-        fail_fast: raise ``ServiceUnavailable`` at once if the service's queue has no consumers.
+        options: options of all calls; ``with_options`` changes them for one method. See
+            :class:`~aiorpc.calling.options.CallOptions`: ``timeout``, ``headers``, ``priority``,
+            ``fail_fast`` and others. A call also ends at the deadline of the worker that makes it.
     """
 
-    def __init__(
-        self,
-        service: type[T] | str,
-        *,
-        timeout: float | None | msgspec.UnsetType = UNSET,
-        fail_fast: bool = False,
-    ) -> None:
+    def __init__(self, service: type[T] | str, **options: Unpack[Options]) -> None:
         self._service = service
-        self._options = CallOptions(timeout=timeout, fail_fast=fail_fast)
+        self._options = DEFAULTS.replaced("RpcProxy()", options)
 
     @property
     def interface(self) -> type | None:
@@ -71,6 +63,7 @@ class RpcProxy(DependencyProvider[T]):
         service = self._service
         name = service if isinstance(service, str) else service_name_of(service)
         client = await _client_of(host)
+        client.route(name, "", self._options)  # an unknown serializer fails the start
         self._proxy = ServiceProxy(client, name, self._options, self.interface)
         yield
 
@@ -79,19 +72,21 @@ class RpcProxy(DependencyProvider[T]):
 
 
 class ClusterRpc(DependencyProvider[ClusterProxy]):
-    """Calls any service. For ``cluster = ClusterRpc()``: ``await self.cluster.service.f()``."""
+    """
+    Calls any service. For ``cluster = ClusterRpc()``: ``await self.cluster.service.f()``.
 
-    def __init__(
-        self,
-        *,
-        timeout: float | None | msgspec.UnsetType = UNSET,
-        fail_fast: bool = False,
-    ) -> None:
-        self._options = CallOptions(timeout=timeout, fail_fast=fail_fast)
+    Args:
+        options: options of all calls, as for :class:`RpcProxy`.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        self._options = DEFAULTS.replaced("ClusterRpc()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        self._proxy = ClusterProxy(await _client_of(host), self._options)
+        client = await _client_of(host)
+        client.route("", "", self._options)  # an unknown serializer fails the start
+        self._proxy = ClusterProxy(client, self._options)
         yield
 
     def value(self, worker_ctx: WorkerContext) -> ClusterProxy:

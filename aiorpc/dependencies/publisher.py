@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any, Protocol, Unpack
 
 from .. import from_thread
-from ..calling.publishing import seconds_to_publish
-from ..context import EMPTY, FAR, current
-from ..exceptions import UnserializableValueError
+from ..calling.message_options import MessageKeywords, MessageOptions
+from ..calling.publishing import Messages
+from ..context import current
 from ..extensions import DependencyProvider, Host, WorkerContext
-from ..transports.base import Outgoing
-from ..wire.message import Exchange, Message, Queue, expiration_of
+from ..wire.message import Exchange, Queue, checked
 
 __all__ = ["Publish", "Publisher"]
 
@@ -23,51 +20,25 @@ class Publish(Protocol):
     """The function that a :class:`Publisher` gives to a service."""
 
     async def __call__(
-        self,
-        payload: Any,
-        *,
-        routing_key: str = "",
-        headers: Mapping[str, Any] = EMPTY,
-        mandatory: bool | None = None,
-        expiration: float | None = None,
-        **properties: Any,
+        self, payload: Any, *, routing_key: str = ..., **options: Unpack[MessageKeywords]
     ) -> None:
         """
         Publish *payload* with the context data of the running call. Return when the broker has
         confirmed the message.
 
         Args:
-            mandatory: raise ``Unroutable`` if no queue takes the message; default: Publisher's.
-            expiration: seconds after which the broker discards an unread message.
-            properties: further AMQP properties: ``priority``, ``persistent``, ``correlation_id``,
-                ``reply_to``, ``message_id``, ``timestamp``, ``type``, ``app_id``, ``user_id``.
+            routing_key: the default is the Publisher's.
+            options: see :class:`~aiorpc.calling.message_options.MessageKeywords`.
 
         Raises:
             Unroutable: the message was mandatory, and no queue takes it.
             Overloaded: the broker refused the message, because a queue is full.
             ConnectionLost: the broker did not confirm the message before the call's deadline. A
                 call with less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
-            UnserializableValueError: the payload or a property cannot be encoded.
-            TypeError: *properties* names a property that does not exist.
+            UnserializableValueError: the payload or an option cannot be encoded.
+            TypeError: *options* names an option that does not exist.
         """
         ...
-
-
-def _with_properties(message: Message, properties: dict[str, Any]) -> Message:
-    try:
-        # msgspec.structs.replace() checks names, but not types.
-        msgspec.convert({**properties, "body": b""}, Message)
-    except msgspec.ValidationError as error:
-        raise UnserializableValueError(f"publish() cannot set a property: {error}") from None
-    return msgspec.structs.replace(message, **properties)
-
-
-def _milliseconds(expiration: float) -> int | None:
-    if not expiration > 0:  # "<= 0" would accept NaN
-        raise UnserializableValueError(
-            f"publish() needs an expiration above 0 seconds, got {expiration}"
-        )
-    return expiration_of(expiration) if expiration < FAR else None
 
 
 class Publisher(DependencyProvider[Publish]):
@@ -77,56 +48,47 @@ class Publisher(DependencyProvider[Publish]):
 
     Args:
         exchange: the exchange; the service declares it at its start.
-        declare: queues that the service declares at its start.
-        mandatory: raise ``Unroutable`` if no queue takes a message.
+        declare: queues and further exchanges that the service declares at its start.
+        routing_key: the routing key of messages that set no other.
+        options: options of all messages: ``mandatory``, ``headers``, ``priority``, ...; see
+            :class:`~aiorpc.calling.message_options.MessageKeywords`.
     """
 
     def __init__(
         self,
         exchange: Exchange | None = None,
         *,
-        declare: Sequence[Queue] = (),
-        mandatory: bool = False,
+        declare: Sequence[Exchange | Queue] = (),
+        routing_key: str = "",
+        **options: Unpack[MessageKeywords],
     ) -> None:
-        self._exchange = exchange or Exchange()
-        self._queues = tuple(declare)
-        self._mandatory = mandatory
+        self._exchange = exchange = exchange or Exchange()
+        checked("Publisher()", exchange, Exchange)
+        for each in declare:
+            checked("Publisher(declare=)", each, Exchange, Queue)
+        self._exchanges = [each for each in declare if isinstance(each, Exchange)]
+        if exchange.name:
+            self._exchanges.append(exchange)
+        self._queues = [each for each in declare if isinstance(each, Queue)]
+        self._routing_key = routing_key
+        self._options = MessageOptions().replaced("Publisher()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        exchange, default = self._exchange, self._mandatory
-        exchanges = [exchange] if exchange.name else []
-        if exchanges or self._queues:
-            await host.transport.declare(exchanges, self._queues)
+        exchange, default_key, given = self._exchange.name, self._routing_key, self._options
+        messages = Messages(host.transport, host.wire, host.settings, given)
+        if self._exchanges or self._queues:
+            await host.transport.declare(self._exchanges, self._queues)
 
-        def publish(payload: Any, **options: Any) -> Any:
+        def publish(payload: Any, *, routing_key: str = default_key, **options: Any) -> Any:
             # Any, because type checkers differ about the type of a coroutine.
             from_thread.require_loop("publish()")
-            return send(payload, **options)
+            return send(payload, routing_key, options)
 
-        async def send(
-            payload: Any,
-            *,
-            routing_key: str = "",
-            headers: Mapping[str, Any] = EMPTY,
-            mandatory: bool | None = None,
-            expiration: float | None = None,
-            **properties: Any,
-        ) -> None:
-            context = current.get()
-            message = host.wire.payloads.encode(payload, context, headers=headers)
-            if expiration is not None:
-                message.expiration = _milliseconds(expiration)
-            if properties:
-                message = _with_properties(message, properties)
-            outgoing = Outgoing(
-                exchange=exchange.name,
-                routing_key=routing_key,
-                message=message,
-                mandatory=default if mandatory is None else mandatory,
-                again=lambda message: message,
-            )
-            await host.transport.publish(outgoing, seconds_to_publish(context, host.settings))
+        async def send(payload: Any, routing_key: str, changes: dict[str, Any]) -> None:
+            context, options = current.get(), given.replaced("publish()", changes)
+            message = messages.encode(payload, context, options)
+            await messages.publish(message, exchange, routing_key, context, options.mandatory)
 
         send.__qualname__ = "publish"  # Python names a coroutine that nobody awaits
         self._publish: Publish = publish

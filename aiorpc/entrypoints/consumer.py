@@ -20,7 +20,7 @@ from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import identity_of, was_resent
-from ..wire.message import Queue
+from ..wire.message import Queue, checked
 from .arguments import arguments_of
 from .attempts import Attempts
 
@@ -188,11 +188,7 @@ class Consumer(QueueConsumer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.queue, Queue):
-            raise ConfigurationError(
-                f"consume() takes an aiorpc.Queue, got {type(self.queue).__name__}: write "
-                '@consume(Queue("name", exchange=Exchange("name"), routing_key="key"))'
-            )
+        checked("consume()", self.queue, Queue)
 
     def queue_of(self, host: Host) -> Queue:
         return self.queue

@@ -12,17 +12,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Unpack, get_args
 from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
 
-import msgspec
-
+from ..calling.message_options import MessageOptions
 from ..calling.options import DEFAULTS, Options
 from ..calling.proxies import RpcReply
 from ..dependencies.config import Config, ContextData
 from ..dependencies.dispatcher import EventDispatcher
 from ..dependencies.proxies import ClusterRpc, RpcProxy
-from ..dependencies.publisher import Publish, Publisher
+from ..dependencies.publisher import Publisher
 from ..entrypoints.rpc import Rpc
 from ..extensions import DependencyProvider, entrypoints_of, service_name_of
-from ..wire.message import Message
 from .mocks_by_type import mock_of_type, provided_type
 
 __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
@@ -48,9 +46,9 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
         case ContextData():
             return {} if provider._key is None else None
         case EventDispatcher():
-            return create_autospec(_dispatch)
+            return create_autospec(_dispatch, side_effect=_check("dispatch()"))
         case Publisher():
-            return create_autospec(_publish, side_effect=_check_properties)
+            return create_autospec(_publish, side_effect=_check("publish()"))
     declared = getattr(provider, "__orig_class__", type(provider))
     return mock_of_type(provided_type(declared), provider.attr_name)
 
@@ -158,7 +156,7 @@ def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
         return RpcReply(task, task.cancel)
 
     def with_options(**options: Unpack[Options]) -> Any:
-        DEFAULTS.replaced(options)  # checks the names and the timeout
+        DEFAULTS.replaced("with_options()", options)  # checks the names and the timeout
         return mock
 
     mock.call_async = MagicMock(name=f"{name}.call_async", side_effect=call_async)
@@ -178,22 +176,25 @@ def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, A
     return remote
 
 
-async def _dispatch(event_type: str, payload: Any = None) -> None:
-    """Has the signature of the function that an :class:`EventDispatcher` provides."""
+async def _dispatch(event_type: str, payload: Any = None, **options: Any) -> None:
+    """The signature of the function that an :class:`EventDispatcher` provides."""
 
 
-_publish = _shape_of(Publish.__call__)
-_publish.__name__ = "publish"
-_OF_PUBLISH = frozenset(inspect.signature(Publish.__call__).parameters)
+async def _publish(payload: Any, *, routing_key: str = "", **options: Any) -> None:
+    """The signature of the function that a :class:`Publisher` provides."""
 
 
-def _check_properties(payload: Any, **options: Any) -> Any:
+def _check(owner: str) -> Callable[..., Any]:
     """
-    Check AMQP properties like a publisher.
+    Return a side effect that checks options as a dispatcher and a publisher do.
 
     Raises:
-        TypeError: a property does not exist, probably because a keyword is misspelt.
+        TypeError: an option does not exist; most likely a keyword is misspelt.
     """
-    properties = {name: value for name, value in options.items() if name not in _OF_PUBLISH}
-    msgspec.structs.replace(Message(body=b""), **properties)
-    return DEFAULT
+
+    def check(*args: Any, **given: Any) -> Any:
+        named = {"event_type", "payload", "routing_key"}
+        MessageOptions().replaced(owner, {n: v for n, v in given.items() if n not in named})
+        return DEFAULT
+
+    return check

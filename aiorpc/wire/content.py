@@ -6,9 +6,10 @@ or does I/O.
 from __future__ import annotations
 
 import zlib
+from copy import copy
 from typing import Any
 
-from ..exceptions import MalformedRequest
+from ..exceptions import ConfigurationError, MalformedRequest
 from .message import Message
 from .names import COMPRESSION, OVERSIZED
 from .serializers import Serializer, SerializerSet, is_charset
@@ -32,6 +33,22 @@ class Content:
         self.serializers = serializers
         self.default = serializers.default
         self._max_message_size = max_message_size or _NO_LIMIT
+
+    def sending(self, serializer: str) -> Content:
+        """
+        Return a copy that encodes requests with the serializer of this name.
+
+        Raises:
+            ConfigurationError: the configuration has no such serializer, or does not accept it.
+        """
+        changed = copy(self)
+        changed.default = found = self.serializers.named(serializer)
+        if found.content_type not in self.serializers:
+            raise ConfigurationError(
+                f"the serializer {serializer!r} of a call is not in ACCEPT, and a service answers "
+                f"in the serializer of the request: add {serializer!r} to ACCEPT"
+            )
+        return changed
 
     def decode(
         self, message: Message, compressed: bool = True, serializer: Serializer | None = None

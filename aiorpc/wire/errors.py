@@ -26,7 +26,7 @@ from ..exceptions import (
     registry,
 )
 
-__all__ = ["error_from_payload", "error_payload", "text_of"]
+__all__ = ["error_from_payload", "error_payload", "safe_for_serialization", "text_of"]
 
 _REFUSALS: Mapping[str, type[AioRpcError]] = {
     exc_type.__name__: exc_type
@@ -50,7 +50,7 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
         return {
             "exc_type": exc.exc_type,
             "exc_path": exc.exc_path,
-            "exc_args": _Safe().value(exc.exc_args),
+            "exc_args": safe_for_serialization(exc.exc_args),
             "value": exc.value,
         }
     exc_type = type(exc)
@@ -60,8 +60,8 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
         "exc_path": (
             f"nameko.exceptions.{name}" if exc_type in NAMEKO_ERRORS else exception_path(exc_type)
         ),
-        "exc_args": _Safe().value(exc.args),
-        "value": _Safe().value(exc),
+        "exc_args": safe_for_serialization(exc.args),
+        "value": safe_for_serialization(exc),
     }
     if refusal:
         payload["refusal"] = True
@@ -93,6 +93,14 @@ def error_from_payload(payload: Any) -> Exception:
         except Exception:  # noqa: BLE001, S110 - the constructor may raise anything
             pass
     return RemoteError(exc_type, value, args, path)
+
+
+def safe_for_serialization(value: Any) -> Any:
+    """
+    Return *value* as the replies of errors carry it, as Nameko's function does: strings, mappings
+    and iterables keep their shape, and other values become ``str``.
+    """
+    return _Safe().value(value)
 
 
 class _Safe:

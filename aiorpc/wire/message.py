@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from math import ceil
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["MAX_EXPIRATION", "Exchange", "Message", "Queue", "expiration_of"]
+__all__ = ["MAX_EXPIRATION", "Exchange", "Message", "Queue", "checked", "expiration_of"]
+
+T = TypeVar("T")
 
 #: 49 days in milliseconds. RabbitMQ closes the channel if an ``expiration`` is too large; every
 #: version accepts this value. If the deadline is later, the message has no other limit.
@@ -62,14 +64,36 @@ class Queue(msgspec.Struct, frozen=True):
     accept_existing: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.exchange, Exchange):
-            raise ConfigurationError(
-                f"the exchange of queue {self.name!r} is a {type(self.exchange).__name__}: write "
-                'Queue("name", Exchange("exchange"), "routing key")'
-            )
+        checked(f"Queue({self.name!r})", self.exchange, Exchange)
 
     def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.exchange, self.routing_key))
+
+
+_EXAMPLES = {
+    Exchange: 'Exchange("name", "topic")',
+    Queue: 'Queue("name", Exchange("exchange"), "routing key")',
+}
+
+
+def checked(owner: str, given: T, *kinds: type[Exchange] | type[Queue]) -> T:
+    """
+    Return *given*, an argument of *owner*.
+
+    Raises:
+        ConfigurationError: *given* is none of *kinds*, for example an exchange of kombu.
+    """
+    if isinstance(given, kinds):
+        return given
+    found = type(given)
+    # kombu's classes have the same names.
+    name = (
+        found.__name__ if found.__module__ == "builtins" else f"{found.__module__}.{found.__name__}"
+    )
+    raise ConfigurationError(
+        f"{owner} takes {' or '.join(f'aiorpc.{kind.__name__}' for kind in kinds)}, not {name}: "
+        f"import Exchange and Queue from aiorpc, and write {_EXAMPLES[kinds[-1]]}"
+    )
 
 
 class Message(msgspec.Struct, kw_only=True, gc=False):
@@ -85,7 +109,7 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
     content_encoding: str | None = "utf-8"
     headers: Mapping[str, Any] | None = None
     persistent: bool = True
-    priority: int | None = 0
+    priority: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = 0
     correlation_id: str | None = None
     reply_to: str | None = None
     expiration: int | None = None

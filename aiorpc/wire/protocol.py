@@ -22,7 +22,7 @@ from .message import Exchange, Message, Queue
 from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name
 from .replies import Replies
 from .requests import Requests
-from .serializers import RAW, SerializerSet
+from .serializers import RAW, Serializer, SerializerSet
 
 __all__ = ["Wire"]
 
@@ -34,7 +34,12 @@ class Payloads:
         self._content = content
 
     def encode(
-        self, payload: Any, context: Context, *, headers: Mapping[str, Any] | None = None
+        self,
+        payload: Any,
+        context: Context,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        serializer: Serializer | None = None,
     ) -> Message:
         """
         Return a message with *payload*. It carries the call ids and the context data, but not the
@@ -43,7 +48,7 @@ class Payloads:
         Raises:
             UnserializableValueError: the payload cannot be encoded.
         """
-        serializer = self._content.default
+        serializer = serializer or self._content.default
         fields = context_headers(context)
         if headers:
             fields.update(headers)
@@ -53,6 +58,15 @@ class Payloads:
             content_encoding=serializer.content_encoding,
             headers=fields,
         )
+
+    def serializer(self, name: str) -> Serializer:
+        """
+        Return the serializer that an option names.
+
+        Raises:
+            ConfigurationError: the configuration has no such serializer.
+        """
+        return self._content.serializers.named(name)
 
     def decode(self, message: Message) -> tuple[Any, Context]:
         """

@@ -9,7 +9,7 @@ A request is ``{"args": [...], "kwargs": {...}}``. The caller sends it to the ex
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from time import monotonic, time as epoch
 from typing import Any, TypeVar
@@ -104,6 +104,26 @@ class Requests:
             reply_to=reply_to,
             expiration=expiration,
         )
+
+    def encoder(self, serializer: str | None, priority: int) -> Callable[..., Message]:
+        """
+        Return :meth:`encode`, for requests with another serializer or priority.
+
+        Raises:
+            ConfigurationError: the configuration has no such serializer.
+        """
+        requests = self
+        if serializer is not None:
+            requests = Requests(self._content.sending(serializer), self._clock_tolerance)
+        if not priority:
+            return requests.encode
+
+        def encode(call: Call, **options: Any) -> Message:
+            message = requests.encode(call, **options)
+            message.priority = priority
+            return message
+
+        return encode
 
     def resend(self, message: Message, deadline: Deadline | None) -> Message | None:
         """Return the request to re-send on a new connection; ``None`` if *deadline* has passed."""

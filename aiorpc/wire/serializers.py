@@ -159,9 +159,16 @@ class SerializerSet(dict[str | None, Serializer]):
     the text names the accepted types.
     """
 
-    def __init__(self, default: Serializer, accepted: Iterable[Serializer]) -> None:
+    def __init__(
+        self,
+        default: Serializer,
+        accepted: Iterable[Serializer],
+        find: Callable[[str], Serializer],
+    ) -> None:
         super().__init__((serializer.content_type, serializer) for serializer in accepted)
         self.default = default
+        self._find = find
+        self._named: dict[str, Serializer] = {}
 
     def __missing__(self, content_type: str | None) -> Serializer:
         bare = _bare(content_type)
@@ -187,7 +194,22 @@ class SerializerSet(dict[str | None, Serializer]):
         """
         custom = {name: _custom(name, each) for name, each in settings.serializers.items()}
         default = _find(settings.serializer, "serializer", custom, settings)
-        return cls(default, [_find(name, "ACCEPT", custom, settings) for name in settings.accepted])
+        accepted = [_find(name, "ACCEPT", custom, settings) for name in settings.accepted]
+        return cls(
+            default, accepted, lambda name: _find(name, "the option serializer", custom, settings)
+        )
+
+    def named(self, name: str) -> Serializer:
+        """
+        Return the serializer that an option names. It need not be in ``ACCEPT``.
+
+        Raises:
+            ConfigurationError: an unknown serializer, or pickle.
+        """
+        found = self._named.get(name)
+        if found is None:
+            found = self._named[name] = self._find(name)
+        return found
 
     def for_payload(self, content_type: str | None) -> Serializer:
         """

@@ -148,12 +148,34 @@ async def test_a_proxy_of_another_loop_says_so_at_once() -> None:
 async def test_start_and_aclose_work_without_a_with_block() -> None:
     proxy = ClusterRpcProxy("memory://")
     cluster = await proxy.start()
-    with pytest.raises(RuntimeError, match="started already; make another one"):
+    with pytest.raises(RuntimeError, match="this ClusterRpcProxy is open already: use the proxy"):
         await proxy.start()
     await proxy.aclose()
-    await proxy.aclose()
+    await proxy.stop()
     with pytest.raises(ConnectionLost, match=r"service\.method was not sent: the client is closed"):
         await cluster.service.method()
+
+
+async def test_a_proxy_can_be_entered_again_after_its_end_but_not_inside(
+    broker_config: dict[str, Any],
+) -> None:
+    class Echo:
+        name = f"echo_{uuid.uuid4().hex[:8]}"
+
+        @rpc
+        async def say(self, value: int) -> int:
+            return value
+
+    proxy = ServiceRpcProxy(Echo.name, broker_config, timeout=5)
+    async with ServiceContainer(Echo, broker_config):
+        for number in range(3):
+            async with proxy as echo:
+                assert await echo.say(number) == number
+                with pytest.raises(RuntimeError, match="this ServiceRpcProxy is open already"):
+                    async with proxy:
+                        pass
+                assert await echo.say(number) == number
+            assert not proxy.health().ok
 
 
 async def test_closing_a_proxy_fails_the_calls_that_wait() -> None:

@@ -548,3 +548,28 @@ async def test_a_container_and_a_runner_stop_while_they_wait_for_the_broker() ->
         await runner.stop()
         with pytest.raises(ConnectionLost, match="it was closed"):
             await starting
+
+
+class Told(DependencyProvider[list[Any]]):
+    def value(self, worker_ctx: WorkerContext) -> list[Any]:
+        return [
+            worker_ctx.service_name,
+            list(worker_ctx.args),
+            dict(worker_ctx.kwargs),
+            worker_ctx.config["GREETING"],
+        ]
+
+
+async def test_a_worker_context_tells_what_namekos_does(config: dict[str, Any]) -> None:
+    class Telling:
+        name = "telling"
+        told = Told()
+
+        @rpc
+        async def tell(self, one: int, *, two: str) -> list[Any]:
+            return self.told
+
+    config |= {"GREETING": "hello"}
+    async with ServiceContainer(Telling, config), ClusterRpcProxy(config) as cluster:
+        told = await cluster.telling.tell(1, two="b")
+    assert told == ["telling", [1], {"two": "b"}, "hello"]

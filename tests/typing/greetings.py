@@ -9,11 +9,16 @@ from aiorpc import (
     BROADCAST,
     ClusterProxy,
     ClusterRpcProxy,
+    EventDispatcher,
+    Exchange,
+    Publisher,
     Queue,
     RpcProxy,
     RpcReply,
     ServiceProxy,
+    ServiceRpcProxy,
     consume,
+    deserialize_to_instance,
     event_handler,
     rpc,
     timer,
@@ -193,3 +198,31 @@ async def namekos_spelling(cluster: ClusterProxy) -> None:
     assert_type(await positional.two(1), list[int])
     assert_type(await positional.three(1), int)
     await positional.two("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Publishing:
+    name = "publishing"
+    y = RpcProxy(ServiceY, priority=3, headers={"a": 1}, serializer="msgpack")
+    dispatch = EventDispatcher(priority=3, expiration=1.5)
+    publish = Publisher(Exchange("things"), declare=[Exchange("others"), Queue("q")])
+    wrong_call = RpcProxy("service_y", expiration=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    wrong_event = EventDispatcher(priority="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    @rpc
+    async def send(self) -> None:
+        await self.dispatch("happened", 1, persistent=False)
+        await self.publish(1, routing_key="q", headers={"a": 1})
+        await self.publish(1, priorty=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await self.dispatch("happened", 1, delivery_mode=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+@deserialize_to_instance("orders.exceptions.NotFound")
+class OrderNotFound(Exception):
+    def __init__(self, number: int) -> None: ...
+
+
+async def from_outside() -> None:
+    OrderNotFound("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async with ServiceRpcProxy("service_y", "memory://", timeout=1) as y:
+        assert_type(y, ServiceProxy)
+    ClusterRpcProxy("memory://", timeuot=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

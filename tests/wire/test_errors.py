@@ -17,6 +17,7 @@ from aiorpc import (
     RpcTimeout,
     UnknownService,
     deserialize_to_instance,
+    safe_for_serialization,
 )
 from aiorpc.exceptions import DeliveryUncertain, InProgress, MalformedReply, Overloaded
 from aiorpc.wire.errors import error_from_payload, error_payload
@@ -149,6 +150,36 @@ def test_an_error_whose_str_raises_has_namekos_text() -> None:
 
 def test_a_mapping_in_an_errors_arguments_keeps_its_shape() -> None:
     assert error_payload(ValueError({1: {"a": None}}))["exc_args"] == [{"1": {"a": "None"}}]
+
+
+def test_a_class_of_the_callers_own_is_registered_for_the_path_of_the_services() -> None:
+    class NotFound(Exception):
+        __module__ = "orders.exceptions"
+
+    @deserialize_to_instance("orders.exceptions.NotFound")
+    class OrderNotFound(LookupError):
+        pass
+
+    error = there_and_back(NotFound(7))
+    assert (type(error), error.args) == (OrderNotFound, ("7",))
+    with pytest.raises(ConfigurationError, match="StopIteration"):
+        deserialize_to_instance("orders.exceptions.Stop")(StopIteration)
+
+
+@pytest.mark.parametrize(
+    ("value", "safe"),
+    [
+        ("value", "value"),
+        (None, "None"),
+        (3.5, "3.5"),
+        ({1: [True, ("a",)]}, {"1": ["True", ["a"]]}),
+        (ValueError("no"), "no"),
+    ],
+)
+def test_values_are_made_safe_for_an_error_as_nameko_makes_them(
+    value: object, safe: object
+) -> None:
+    assert safe_for_serialization(value) == safe
 
 
 def test_an_error_that_no_coroutine_can_raise_cannot_be_registered() -> None:

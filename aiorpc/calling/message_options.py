@@ -1,0 +1,100 @@
+"""
+The options of an event or a message: those of its dispatcher or publisher, and those of one
+message. Values only; nothing here awaits or does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+
+from ..context import EMPTY, FAR
+from ..exceptions import UnserializableValueError
+from ..wire.message import Message, expiration_of
+from .options import check_names
+
+__all__ = ["MessageKeywords", "MessageOptions"]
+
+
+class MessageKeywords(TypedDict, total=False):
+    """
+    The options of events and messages. A declaration sets them for all messages, and a call of
+    ``dispatch`` or ``publish`` for one. ``headers`` are merged.
+
+    Attributes:
+        headers: further AMQP headers.
+        mandatory: raise ``Unroutable`` if no queue takes the message.
+        expiration: seconds after which the broker discards the message, if nobody has read it.
+        serializer: the name of the serializer that encodes the payload.
+        persistent: whether the message survives a restart of the broker.
+        priority: the AMQP priority, 0 to 255.
+    """
+
+    headers: Mapping[str, Any]
+    mandatory: bool | None
+    expiration: float | None
+    serializer: str | None
+    persistent: bool
+    priority: int
+    correlation_id: str | None
+    reply_to: str | None
+    message_id: str | None
+    timestamp: datetime | None
+    type: str | None
+    user_id: str | None
+    app_id: str | None
+    content_type: str | None
+    content_encoding: str | None
+
+
+class MessageOptions(msgspec.Struct, frozen=True):
+    """Options of events and messages, checked. ``expiration`` is in milliseconds here."""
+
+    headers: Mapping[str, Any] = EMPTY
+    mandatory: bool = False
+    serializer: str | None = None
+    #: AMQP properties, by the names of :class:`~aiorpc.wire.message.Message`.
+    properties: Mapping[str, Any] = EMPTY
+
+    def replaced(self, owner: str, changes: Mapping[str, Any]) -> MessageOptions:
+        """
+        Return the options with *changes*.
+
+        Args:
+            owner: the function that takes the options, for errors.
+
+        Raises:
+            TypeError: *changes* names an option that does not exist.
+            UnserializableValueError: the value of an option is wrong.
+        """
+        if not changes:
+            return self
+        check_names(owner, changes, MessageKeywords.__annotations__)
+        properties = dict(changes)
+        headers = properties.pop("headers", EMPTY)
+        mandatory = properties.pop("mandatory", None)
+        serializer = properties.pop("serializer", None)
+        if (expiration := properties.get("expiration")) is not None:
+            properties["expiration"] = _milliseconds(owner, expiration)
+        try:
+            # msgspec.structs.replace() checks names, but not types.
+            msgspec.convert({**properties, "headers": headers, "body": b""}, Message)
+        except msgspec.ValidationError as error:
+            raise UnserializableValueError(f"{owner} cannot set a property: {error}") from None
+        return MessageOptions(
+            {**self.headers, **headers},
+            self.mandatory if mandatory is None else mandatory,
+            self.serializer if serializer is None else serializer,
+            {**self.properties, **properties},
+        )
+
+
+def _milliseconds(owner: str, expiration: float) -> int | None:
+    if not expiration > 0:  # "<= 0" would accept NaN
+        raise UnserializableValueError(
+            f"{owner} needs an expiration above 0 seconds, got {expiration}"
+        )
+    return expiration_of(expiration) if expiration < FAR else None
