@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import pickle
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,35 @@ def test_every_error_is_raised_somewhere_but_the_reserved_ones() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 made.add(node.func.id)
     assert set(ERRORS) - made - FAMILIES == RESERVED
+
+
+SOURCES = {
+    path: path.read_text(encoding="utf-8") for path in Path(aiorpc.__file__).parent.rglob("*.py")
+}
+
+
+def raised_by_docstrings() -> Iterator[tuple[Path, str]]:
+    """The names in the ``Raises:`` sections, with their file."""
+    for path, source in SOURCES.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                _, _, section = (ast.get_docstring(node) or "").partition("Raises:\n")
+                for names in re.findall(r"^    (\w[\w., ]*):", section, re.MULTILINE):
+                    yield from ((path, name) for name in names.split(", "))
+
+
+def test_docstrings_name_only_errors_that_exist() -> None:
+    package = "\n".join(SOURCES.values())
+    own = set(re.findall(r"^ *class (\w+)", package, re.MULTILINE))
+    own |= set(re.findall(r"^([A-Z]\w+)(?: =|: )", package, re.MULTILINE))
+    of_python = {*vars(builtins), "asyncio.CancelledError", "concurrent.futures.CancelledError"}
+    found = list(raised_by_docstrings())
+    assert len(found) > 100
+    assert not [
+        (path, name)
+        for path, name in found
+        if name not in of_python and name.split(".")[-1] not in own
+    ]
 
 
 @pytest.mark.parametrize("name", ERRORS)

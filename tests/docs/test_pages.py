@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import re
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_every_error_is_on_the_page_of_errors() -> None:
     families = {"AioRpcError", "RpcError"}
     missing = {name for name in errors - families - RESERVED if f"`{name}`" not in page}
     assert not missing
+
+
+def test_the_page_of_errors_names_only_errors_that_exist_and_that_a_test_expects() -> None:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    for name in re.findall(r"`([A-Z][a-z]\w+)`", page):
+        assert name in aiorpc.__all__ or hasattr(builtins, name), name
+        if name in set(exceptions.__all__) - {"BadRequest"}:
+            assert re.search(rf"raises\([^)]*\b{name}\b", tests), name
 
 
 def test_no_page_describes_an_error_that_nothing_raises() -> None:
