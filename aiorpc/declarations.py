@@ -12,7 +12,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from .exceptions import ConfigurationError
 
-__all__ = ["argument_names", "declared_on", "decorate", "decorator_of", "exception_classes"]
+__all__ = [
+    "argument_names",
+    "declared_on",
+    "decorate",
+    "decorator_of",
+    "exception_classes",
+    "remote_names",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -129,6 +136,20 @@ def declared_on(service_cls: type) -> Iterator[tuple[str, Any]]:
             )
         for entrypoint in declared or ():
             yield name, entrypoint
+
+
+def remote_names(interface: type) -> list[str]:
+    """
+    Return the methods of *interface* that callers can call, sorted: those with ``@rpc``, or, for a
+    Protocol without any entrypoint, all methods without a leading underscore.
+    """
+    if declared := list(declared_on(interface)):
+        return sorted({name for name, entrypoint in declared if entrypoint.remote})
+    return [
+        name
+        for name in dir(interface)
+        if not name.startswith("_") and callable(getattr(interface, name, None))
+    ]
 
 
 def _held_by(attribute: Any) -> Iterator[Any]:

@@ -157,6 +157,8 @@ class Entrypoint:
     method_name: str = field(init=False)
     #: Whether the entrypoint starts calls by itself, as a timer does. It then listens last.
     unprompted: ClassVar[bool] = False
+    #: Whether callers call the method by its name, as with ``rpc``.
+    remote: ClassVar[bool] = False
 
     #: Errors that are not failures of the service. The host logs a warning without a traceback.
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import _get_running_loop
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Generic, TypeVar, Unpack, overload
 
 from .. import from_thread
+from ..declarations import remote_names
 from ..extensions import service_name_of
 from ..wire.arguments import result_converter
 from .client import Client
@@ -164,7 +165,7 @@ class Names(Generic[T]):
 class ServiceProxy(Names[MethodProxy]):
     """A remote service. Each attribute and each item is a method of the service."""
 
-    __slots__ = ("_client", "_service")
+    __slots__ = ("_client", "_interface", "_service")
 
     def __init__(
         self,
@@ -181,6 +182,11 @@ class ServiceProxy(Names[MethodProxy]):
         super().__init__(method)
         self._client = client
         self._service = service
+        self._interface = interface
+
+    def __dir__(self) -> Iterable[str]:
+        """The names that a shell completes; for a typed proxy only what a caller can call."""
+        return super().__dir__() if self._interface is None else remote_names(self._interface)
 
     def __repr__(self) -> str:
         return f"<ServiceProxy {self._service}>"

@@ -32,6 +32,8 @@ R_co = TypeVar("R_co", covariant=True)
 class Rpc(Entrypoint):
     """Starts a method for each remote call, and answers with the result or the error."""
 
+    remote = True
+
     # These two have positions, as in Nameko: @rpc(ValueError, "password").
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
     sensitive_arguments: str | Sequence[str] = ()

@@ -15,12 +15,12 @@ from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
 from ..calling.message_options import MessageOptions
 from ..calling.options import DEFAULTS, Options
 from ..calling.proxies import RpcReply
+from ..declarations import remote_names
 from ..dependencies.config import Config, ContextData
 from ..dependencies.dispatcher import EventDispatcher
 from ..dependencies.proxies import ClusterRpc, RpcProxy
 from ..dependencies.publisher import Publisher
-from ..entrypoints.rpc import Rpc
-from ..extensions import DependencyProvider, entrypoints_of, service_name_of
+from ..extensions import DependencyProvider, service_name_of
 from .mocks_by_type import mock_of_type, provided_type
 
 __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
@@ -86,7 +86,7 @@ class ServiceMock:
     def _method(self, name: str) -> Any:
         if self._interface is None:
             return _method_mock(f"{self._name}.{name}", None)
-        callable_names = _remote_names(self._interface)
+        callable_names = remote_names(self._interface)
         if name not in callable_names:
             raise AttributeError(
                 f"{self._interface.__name__} has no remote method {name!r}; it has: "
@@ -127,17 +127,6 @@ def _called_by(proxy: RpcProxy[Any]) -> tuple[str, type | None]:
     if not isinstance(service, str):
         return service_name_of(service), service
     return service, next(iter(get_args(getattr(proxy, "__orig_class__", None))), None)
-
-
-def _remote_names(interface: type) -> set[str]:
-    """Return the ``@rpc`` methods of a service class, or all methods of a Protocol."""
-    if fired := entrypoints_of(interface):
-        return {entrypoint.method_name for entrypoint in fired if isinstance(entrypoint, Rpc)}
-    return {
-        name
-        for name in dir(interface)
-        if not name.startswith("_") and callable(getattr(interface, name))
-    }
 
 
 def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:

@@ -17,12 +17,14 @@ import pytest_asyncio
 from aiorpc import (
     Call,
     ClusterRpcProxy,
+    Config,
     Handler,
     RemoteError,
     RpcTimeout,
     ServiceContainer,
     ServiceUnavailable,
     rpc,
+    timer,
 )
 from aiorpc.calling.proxies import MOST_NAMES, ClusterProxy
 from tests.support.waiting import eventually
@@ -147,6 +149,25 @@ async def test_a_call_whose_timeout_has_passed_is_not_sent(cluster: ClusterProxy
 
 class Says(Protocol):
     async def typed(self) -> Point: ...
+
+
+class Clerk(Echo):
+    label = "not callable"
+    config = Config()
+
+    def helper(self) -> None: ...
+
+    @timer(interval=1000)
+    async def tick(self) -> None: ...
+
+
+async def test_a_shell_completes_on_a_typed_proxy_only_what_a_caller_can_call(
+    cluster: ClusterProxy,
+) -> None:
+    assert dir(cluster.typed(Clerk)) == ["fail", "hang", "say", "typed", "with_options"]
+    assert dir(cluster.typed(Says, "echo")) == ["typed"]
+    cluster.echo.say  # noqa: B018 - an untyped proxy knows the names that were used
+    assert "say" in dir(cluster.echo)
 
 
 async def test_typed_results_arrive_as_the_annotated_type(
