@@ -91,7 +91,7 @@ def test_options_have_namekos_positions(method: str, expected: dict[str, Any]) -
             r"Consumer.*it takes \(queue, requeue_on",
         ),
         (lambda: consume(QUEUE, prefetch_count=3), "'prefetch_count'; it takes"),
-        (lambda: consume(coroutine), "takes an aiorpc.Queue, got function"),
+        (lambda: consume(coroutine), "takes aiorpc.Queue, not function"),
         (lambda: event_handler("a"), r"'event_type'; it takes \(source_service, "),
         (
             lambda: event_handler(coroutine),
