@@ -123,7 +123,9 @@ def declared_on(service_cls: type) -> Iterator[tuple[str, Any]]:
     for name in dir(service_cls):
         attribute = inspect.getattr_static(service_cls, name, None)
         declared = getattr(getattr(attribute, "__func__", attribute), _DECLARED, None)
-        if declared is None and any(_is_declared(each, name) for each in _held_by(attribute)):
+        declared = declared if isinstance(declared, list) else []  # a mock has every attribute
+        hidden = any(_is_declared(each, name) for each in _held_by(attribute))
+        if (hidden and not declared) or (declared and not hasattr(attribute, "__get__")):
             remedy = (
                 "use functools.wraps in that decorator, or put the decorator of the entrypoint on "
                 "top"
@@ -134,7 +136,7 @@ def declared_on(service_cls: type) -> Iterator[tuple[str, Any]]:
                 f"{service_cls.__qualname__}.{name} has an entrypoint that a decorator above it "
                 f"hides (it made a {type(attribute).__name__}): {remedy}"
             )
-        for entrypoint in declared or ():
+        for entrypoint in declared:
             yield name, entrypoint
 
 
@@ -156,7 +158,7 @@ def _held_by(attribute: Any) -> Iterator[Any]:
     """Yield the functions inside a property, a cached property or the function of a decorator."""
     yield getattr(attribute, "fget", None)
     yield getattr(attribute, "func", None)
-    for cell in getattr(attribute, "__closure__", None) or ():
+    for cell in (attribute.__closure__ or ()) if inspect.isfunction(attribute) else ():
         try:
             yield cell.cell_contents
         except ValueError:  # the cell is empty

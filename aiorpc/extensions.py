@@ -233,8 +233,13 @@ def service_name_of(service_cls: type) -> str:
     Return the ``name`` of a service class.
 
     Raises:
-        ConfigurationError: the class has no name, or an empty name.
+        ConfigurationError: the class has no name, or an empty name, or it is no class.
     """
+    if not isinstance(service_cls, type):
+        raise ConfigurationError(
+            f"a service is a class, not a value of type {type(service_cls).__name__}: give the "
+            "class, without parentheses"
+        )
     name = getattr(service_cls, "name", None)
     if not isinstance(name, str) or not name:
         raise ConfigurationError(

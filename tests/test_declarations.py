@@ -183,9 +183,18 @@ def without_wraps(method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+class Callable_:
+    def __init__(self, method: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, method)
+
+    def __call__(self, x: int) -> int:
+        return x
+
+
 @pytest.mark.parametrize(
     ("above", "remedy"),
     [
+        (Callable_, r"\(it made a Callable_\): make it a method"),
         (property, r"\(it made a property\): make it a method"),
         (functools.cached_property, r"\(it made a cached_property\): make it a method"),
         (without_wraps, r"\(it made a function\): use functools\.wraps"),
@@ -211,9 +220,14 @@ def test_attributes_that_raise_or_answer_to_every_name_are_no_entrypoints() -> N
         def __get__(self, instance: object, owner: type) -> Any:
             raise RuntimeError("not now")
 
+    class Answers:
+        def __getattr__(self, name: str) -> Any:
+            return self
+
     class Service:
         name = "service"
         raises = Raises()
+        answers = Answers()
 
         @rpc
         async def method(self) -> None: ...

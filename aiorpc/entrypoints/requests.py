@@ -136,7 +136,7 @@ class Server:
                 return
             method = self._methods.get(request.method)
             if method is None:
-                raise MethodNotFound(f"{request.method}{likely(request.method, self._methods)}")
+                raise self._not_found(request.method)
             args, kwargs = method.arguments.bind(args, kwargs)
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             self._refuse(request, exc)
@@ -261,6 +261,14 @@ class Server:
             request.delivery.reject(requeue=False)
             return
         self._answer_error(request, error, refusal=refusal)
+
+    def _not_found(self, method: str) -> MethodNotFound:
+        service_cls = self._host.service_cls
+        if not method.startswith("_") and callable(getattr(service_cls, method, None)):
+            hint = f" ({service_cls.__name__}.{method} has no @rpc)"
+        else:
+            hint = likely(method, self._methods)
+        return MethodNotFound(f"{method}{hint}")
 
     def _uncertain(self, request: ServedRequest) -> DeliveryUncertain:
         by_broker = request.delivery.redelivered or attempts_of(request.message) is not None

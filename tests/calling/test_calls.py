@@ -283,6 +283,11 @@ async def test_an_unknown_method_is_named(running: Running) -> None:
             await running.x[name]()
 
 
+async def test_a_method_without_rpc_is_named_as_such(running: Running) -> None:
+    with pytest.raises(MethodNotFound, match=r"^undecorated \(\w+\.undecorated has no @rpc\)$"):
+        await running.x.undecorated()
+
+
 async def test_a_misspelt_method_is_answered_with_the_nearest_one(running: Running) -> None:
     with pytest.raises(MethodNotFound, match=r"^remote_metod \(did you mean 'remote_method'\?\)$"):
         await running.x.remote_metod("hello")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -51,6 +52,8 @@ class ForgotParentheses:
         (Abstract, "Abstract is abstract: host a subclass that defines method"),
         (NeedsArguments, r"instance of NeedsArguments without .* 'url'\. Give .* defaults"),
         (Slots, "Slots has no __dict__ for its dependencies: remove __slots__"),
+        (Slots(), "a service is a class, not a value of type Slots: give the class"),
+        (math, "a service is a class, not a value of type module"),
         (ForgotParentheses, r"ForgotParentheses\.config is the class Config: make an instance"),
     ],
 )
