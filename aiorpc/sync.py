@@ -15,7 +15,17 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Never,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+)
 
 from .calling import proxies, standalone
 from .calling.message_options import MessageKeywords
@@ -241,8 +251,10 @@ class ClusterRpcProxy(_Blocking[ClusterProxy]):
     the same as for :class:`aiorpc.ClusterRpcProxy`.
     """
 
-    def __init__(self, config: Config = None, **options: Unpack[ProxyOptions]) -> None:
-        self._proxy = standalone.ClusterRpcProxy(config, **options)
+    def __init__(
+        self, config: Config = None, *more: Never, **options: Unpack[ProxyOptions]
+    ) -> None:
+        self._proxy = standalone.ClusterRpcProxy(config, *more, **options)
 
     def _blocking(self, thread: _LoopThread, proxy: Any) -> ClusterProxy:
         return ClusterProxy(thread, proxy)
@@ -255,9 +267,9 @@ class ServiceRpcProxy(_Blocking[ServiceProxy]):
     """
 
     def __init__(
-        self, service: str, config: Config = None, **options: Unpack[ProxyOptions]
+        self, service: str, config: Config = None, *more: Never, **options: Unpack[ProxyOptions]
     ) -> None:
-        self._proxy = standalone.ServiceRpcProxy(service, config, **options)
+        self._proxy = standalone.ServiceRpcProxy(service, config, *more, **options)
 
     def _blocking(self, thread: _LoopThread, proxy: Any) -> ServiceProxy:
         return ServiceProxy(thread, proxy)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
 from ..context import EMPTY, FAR
 from ..exceptions import UnserializableValueError
-from ..wire.message import Message, expiration_of
+from ..wire.message import expiration_of
 from .options import check_names
 
 __all__ = ["MessageKeywords", "MessageOptions"]
@@ -38,7 +38,7 @@ class MessageKeywords(TypedDict, total=False):
     expiration: float | None
     serializer: str | None
     persistent: bool
-    priority: int
+    priority: Annotated[int, msgspec.Meta(ge=0, le=255)]
     correlation_id: str | None
     reply_to: str | None
     message_id: str | None
@@ -73,17 +73,16 @@ class MessageOptions(msgspec.Struct, frozen=True):
         if not changes:
             return self
         check_names(owner, changes, MessageKeywords.__annotations__)
+        try:
+            msgspec.convert(changes, MessageKeywords)
+        except msgspec.ValidationError as error:
+            raise UnserializableValueError(f"{owner} cannot set an option: {error}") from None
         properties = dict(changes)
         headers = properties.pop("headers", EMPTY)
         mandatory = properties.pop("mandatory", None)
         serializer = properties.pop("serializer", None)
         if (expiration := properties.get("expiration")) is not None:
             properties["expiration"] = _milliseconds(owner, expiration)
-        try:
-            # msgspec.structs.replace() checks names, but not types.
-            msgspec.convert({**properties, "headers": headers, "body": b""}, Message)
-        except msgspec.ValidationError as error:
-            raise UnserializableValueError(f"{owner} cannot set a property: {error}") from None
         return MessageOptions(
             {**self.headers, **headers},
             self.mandatory if mandatory is None else mandatory,

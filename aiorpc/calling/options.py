@@ -75,6 +75,9 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             checked_timeout(self.timeout)
         if type(self.priority) is not int or not 0 <= self.priority <= 255:
             raise ValueError(f"priority must be a whole number from 0 to 255: {self.priority!r}")
+        for name, given in (("headers", self.headers), ("context_data", self.context_data)):
+            if not isinstance(given, Mapping):
+                raise ValueError(f"{name} must be a mapping, not {given!r}")
 
     def replaced(self, owner: str, changes: Options) -> CallOptions:
         """
@@ -85,16 +88,19 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             TypeError: *changes* names an option that does not exist.
-            ValueError: the timeout or the priority is wrong.
+            ValueError: the value of an option is wrong.
         """
         check_names(owner, changes, self.__struct_fields__)
         given = {name: value for name, value in changes.items() if value is not UNSET}
         return msgspec.structs.replace(self, **given)
 
 
-#: What to write instead of options of Nameko. An option that aiorpc has in one place only, such as
-#: ``expiration``, is looked up here in the other places.
-_FORMER = {
+#: What to write instead of options that Nameko has, or that aiorpc has elsewhere.
+_REMEDIES = {
+    **dict.fromkeys(
+        ("confirm", "fail_fast", "headers", "persistent", "priority", "resend", "serializer"),
+        "it is an option of a call: method.with_options()",
+    ),
     "compression": "leave it out; aiorpc reads compressed messages, but sends none",
     "declare": "declare exchanges and queues where the Publisher is declared, with declare=[...]",
     "delivery_mode": "write persistent=True or persistent=False",
@@ -119,10 +125,10 @@ def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> Non
     """
     for name in given:
         if name not in known:
-            former = _FORMER.get(name)
-            remedy = likely(name, known) if former is None else f" of Nameko: {former}"
+            remedy = _REMEDIES.get(name)
+            hint = likely(name, known) if remedy is None else f": {remedy}"
             raise TypeError(
-                f"{owner} has no option {name!r}{remedy}. Its options: {', '.join(sorted(known))}"
+                f"{owner} has no option {name!r}{hint}. Its options: {', '.join(sorted(known))}"
             )
 
 

@@ -13,6 +13,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    Never,
     NoReturn,
     Protocol,
     TypeAlias,
@@ -61,8 +62,13 @@ class ProxyOptions(TypedDict, total=False):
 class _Standalone(Generic[P]):
     """A connection, a client that uses this connection, and a proxy for the user."""
 
-    def __init__(self, config: Config = None, **options: Unpack[ProxyOptions]) -> None:
-        check_names(f"{type(self).__name__}()", options, ProxyOptions.__annotations__)
+    def __init__(
+        self, config: Config = None, *more: Never, **options: Unpack[ProxyOptions]
+    ) -> None:
+        owner = f"{type(self).__name__}()"
+        if more:
+            raise TypeError(f"{owner} takes context_data= and timeout= by name, not by position")
+        check_names(owner, options, ProxyOptions.__annotations__)
         timeout = options.get("timeout", UNSET)
         self._settings = resolve(config)
         self._timeout = self._settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
@@ -192,9 +198,9 @@ class ServiceRpcProxy(_Standalone[ServiceProxy]):
     """
 
     def __init__(
-        self, service: str, config: Config = None, **options: Unpack[ProxyOptions]
+        self, service: str, config: Config = None, *more: Never, **options: Unpack[ProxyOptions]
     ) -> None:
-        super().__init__(config, **options)
+        super().__init__(config, *more, **options)
         self._service = service
 
     def _proxy(self, client: Client) -> ServiceProxy:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from math import ceil
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -109,7 +109,7 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
     content_encoding: str | None = "utf-8"
     headers: Mapping[str, Any] | None = None
     persistent: bool = True
-    priority: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = 0
+    priority: int | None = 0
     correlation_id: str | None = None
     reply_to: str | None = None
     expiration: int | None = None

@@ -210,21 +210,22 @@ OWNERS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize(
     ("owner", "option", "remedy"),
     [
-        ("RpcProxy()", "timout", "(did you mean 'timeout'?)"),
-        ("ClusterRpc()", "failfast", "(did you mean 'fail_fast'?)"),
-        ("EventDispatcher()", "mandatry", "(did you mean 'mandatory'?)"),
-        ("Publisher()", "priorty", "(did you mean 'priority'?)"),
-        ("ClusterRpcProxy()", "timeuot", "(did you mean 'timeout'?)"),
-        ("ServiceRpcProxy()", "contextdata", "(did you mean 'context_data'?)"),
-        ("ClusterRpcProxy() ", "timeuot", "(did you mean 'timeout'?)"),
-        ("ServiceRpcProxy() ", "timeuot", "(did you mean 'timeout'?)"),
-        ("event_dispatcher() ", "serialiser", "(did you mean 'serializer'?)"),
-        ("RpcProxy()", "use_confirms", "of Nameko: write confirm=False"),
-        ("RpcProxy()", "expiration", "of Nameko: write timeout="),
-        ("EventDispatcher()", "retry_policy", "of Nameko: leave it out"),
-        ("Publisher()", "delivery_mode", "of Nameko: write persistent="),
-        ("Publisher()", "queue", "of Nameko: write declare=[queue]"),
-        ("ClusterRpcProxy()", "reply_listener_cls", "of Nameko: leave it out"),
+        ("RpcProxy()", "timout", " (did you mean 'timeout'?)"),
+        ("ClusterRpc()", "failfast", " (did you mean 'fail_fast'?)"),
+        ("EventDispatcher()", "mandatry", " (did you mean 'mandatory'?)"),
+        ("Publisher()", "priorty", " (did you mean 'priority'?)"),
+        ("ClusterRpcProxy()", "timeuot", " (did you mean 'timeout'?)"),
+        ("ServiceRpcProxy()", "contextdata", " (did you mean 'context_data'?)"),
+        ("ClusterRpcProxy() ", "timeuot", " (did you mean 'timeout'?)"),
+        ("ServiceRpcProxy() ", "timeuot", " (did you mean 'timeout'?)"),
+        ("event_dispatcher() ", "serialiser", " (did you mean 'serializer'?)"),
+        ("RpcProxy()", "use_confirms", ": write confirm=False"),
+        ("RpcProxy()", "expiration", ": write timeout="),
+        ("EventDispatcher()", "retry_policy", ": leave it out"),
+        ("Publisher()", "delivery_mode", ": write persistent="),
+        ("Publisher()", "queue", ": write declare=[queue]"),
+        ("ClusterRpcProxy()", "headers", ": it is an option of a call: method.with_options()"),
+        ("ClusterRpcProxy()", "reply_listener_cls", ": leave it out"),
     ],
 )
 def test_an_unknown_option_names_its_owner_and_the_remedy(
@@ -233,8 +234,15 @@ def test_an_unknown_option_names_its_owner_and_the_remedy(
     with pytest.raises(TypeError) as info:
         OWNERS[owner](**{option: 3})
     text = str(info.value)
-    assert text.startswith(f"{owner.strip()} has no option {option!r} {remedy}")
+    assert text.startswith(f"{owner.strip()} has no option {option!r}{remedy}")
     assert "Its options: " in text
+
+
+@pytest.mark.parametrize("kind", [ClusterRpcProxy, sync.ClusterRpcProxy])
+def test_arguments_of_a_proxy_in_namekos_positions_are_refused_by_name(kind: Any) -> None:
+    said = r"^ClusterRpcProxy\(\) takes context_data= and timeout= by name"
+    with pytest.raises(TypeError, match=said):
+        kind("memory://", {"language": "fr"}, 3)
 
 
 async def test_an_unknown_option_of_one_call_event_or_message_names_the_nearest() -> None:
@@ -270,6 +278,12 @@ async def test_a_priority_of_a_call_that_amqp_cannot_carry_is_refused(priority: 
 
 
 def test_a_declared_option_with_a_wrong_value_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="headers must be a mapping, not 'x-trace'"):
+        RpcProxy("service_x", headers="x-trace")
+    with pytest.raises(
+        UnserializableValueError, match=r"Publisher\(\) .*`bool \| null`.*mandatory"
+    ):
+        Publisher(mandatory="yes")
     with pytest.raises(UnserializableValueError, match=r"EventDispatcher\(\) .*priority"):
         EventDispatcher(priority=300)
     with pytest.raises(UnserializableValueError, match=r"Publisher\(\) needs an expiration above"):
