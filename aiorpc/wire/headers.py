@@ -113,6 +113,12 @@ def read_headers(headers: Mapping[str, Any] | None) -> tuple[Meaning, int | None
     if not headers:
         return _NO_MEANING, None
     deadline = headers.get(DEADLINE)
+    if type(deadline) is str and len(deadline) <= _MAX_DIGITS:
+        try:
+            return _meaning_of(headers), int(deadline)
+        except ValueError:
+            pass
+    # Older versions send an integer (ADR 15); another type is no deadline.
     return _meaning_of(headers), deadline if type(deadline) is int else None
 
 
@@ -128,7 +134,7 @@ class HeaderTemplate(msgspec.Struct, eq=False):
     Attributes:
         fields: the shared headers, as AMQP delivers them. Nobody may change them.
         meaning: the decoded headers.
-        encoded: the field table without the last eight bytes, which hold the deadline. The codec
+        encoded: the field table without the digits of the deadline, which are its end. The codec
             sets this field when it first writes the template.
     """
 
@@ -144,13 +150,18 @@ class _AbstractStruct(msgspec.StructMeta, ABCMeta):
 class FilledHeaders(
     Mapping[str, Any], msgspec.Struct, frozen=True, eq=False, gc=False, metaclass=_AbstractStruct
 ):
-    """The headers of one request: the headers of a template and a deadline. Read-only."""
+    """
+    The headers of one request: the headers of a template and a deadline. Read-only.
+
+    Attributes:
+        deadline: in epoch milliseconds; a number of 13 digits (the years 2001 to 2286).
+    """
 
     template: HeaderTemplate
     deadline: int
 
     def __getitem__(self, name: str) -> Any:
-        return self.deadline if name == DEADLINE else self.template.fields[name]
+        return str(self.deadline) if name == DEADLINE else self.template.fields[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.to_dict())
@@ -160,7 +171,7 @@ class FilledHeaders(
 
     def to_dict(self) -> dict[str, Any]:
         """Return a copy of the headers that the caller may change."""
-        return {**self.template.fields, DEADLINE: self.deadline}
+        return {**self.template.fields, DEADLINE: str(self.deadline)}
 
     #: The serializers encode the dict that this method returns.
     __json__ = to_dict
@@ -169,6 +180,8 @@ class FilledHeaders(
         return repr(self.to_dict())
 
 
+#: Digits of the latest deadline that we read: enough for an integer of 64 bits.
+_MAX_DIGITS = 19
 #: Values of these types cannot change, and AMQP delivers them unchanged.
 _CONSTANT = frozenset({str, int, float, bool, bytes})
 _TEXT = frozenset({str})

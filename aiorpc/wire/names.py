@@ -42,8 +42,8 @@ __all__ = [
 
 PREFIX = "nameko."
 CALL_ID_STACK = "nameko.call_id_stack"
-#: The deadline in epoch milliseconds, an integer. Because of the prefix, a Nameko service keeps
-#: this header as context data and sends it with its own calls.
+#: The deadline in epoch milliseconds, as decimal text (ADR 15). Because of the prefix, a Nameko
+#: service keeps this header as context data and sends it with its own calls.
 DEADLINE = "nameko.aiorpc_deadline"
 RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"

@@ -90,7 +90,7 @@ class Requests:
             expiration = expiration_of(left)
             moment = ceil((epoch() + left) * 1000)
             if template is None or headers:
-                headers = {DEADLINE: moment, **headers}
+                headers = {DEADLINE: str(moment), **headers}
             else:
                 filled = FilledHeaders(template, moment)
         kwargs = call.kwargs if type(call.kwargs) is dict else dict(call.kwargs)

@@ -58,8 +58,13 @@ class Golden:
 
     @property
     def flags_and_properties(self) -> bytes:
-        """Return flags and properties byte by byte: order, type tags and values."""
-        return self.header[_BEFORE_FLAGS:]
+        """
+        Return flags and properties byte by byte: order, type tags and values.
+
+        One tag is ours: an integer of 64 bits is ``l`` here, because Node and Go know no ``L``
+        (ADR 15).
+        """
+        return self.header[_BEFORE_FLAGS:].replace(b"nameko.bigL", b"nameko.bigl")
 
 
 def flags_and_properties(message: Message) -> bytes:

@@ -44,7 +44,7 @@ def test_a_template_and_plain_headers_mean_the_same(context: Context, deadline: 
     headers = context_headers(context)
     template = template_of(headers)
     assert template is not None
-    filled, plain = FilledHeaders(template, deadline), {**headers, DEADLINE: deadline}
+    filled, plain = FilledHeaders(template, deadline), {**headers, DEADLINE: str(deadline)}
     assert read_headers(filled) == read_headers(plain)
     as_lists = {k: list(v) if type(v) is tuple else v for k, v in plain.items()}
     assert filled == as_lists
@@ -57,11 +57,21 @@ def test_filled_headers_can_be_copied_encoded_and_searched() -> None:
     template = template_of({"nameko.user": 7})
     assert template is not None
     headers = FilledHeaders(template, 5)
-    assert {**headers, RESENT: True} == {"nameko.user": 7, DEADLINE: 5, RESENT: True}
-    assert decode(encode({"headers": headers})) == {"headers": {"nameko.user": 7, DEADLINE: 5}}
+    assert {**headers, RESENT: True} == {"nameko.user": 7, DEADLINE: "5", RESENT: True}
+    assert decode(encode({"headers": headers})) == {"headers": {"nameko.user": 7, DEADLINE: "5"}}
     assert DEADLINE in headers
     assert RESENT not in headers
     assert headers.get("nameko.user") == 7
+
+
+@pytest.mark.parametrize("sent", [5, "5"])
+def test_a_deadline_is_read_from_text_and_from_an_integer(sent: int | str) -> None:
+    assert read_headers({DEADLINE: sent}) == (Meaning(), 5)
+
+
+@pytest.mark.parametrize("odd", ["soon", "", "1.5", "9" * 20, "9" * 5000, 1.5, True, None, [1]])
+def test_another_deadline_is_ignored(odd: Any) -> None:
+    assert read_headers({DEADLINE: odd}) == (Meaning(), None)
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, ("a",), None, [1]])

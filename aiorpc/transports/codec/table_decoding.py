@@ -15,22 +15,17 @@ from typing import Any
 
 __all__ = [
     "GARBLED",
-    "LONG",
     "MalformedTable",
     "decode_table",
     "from_epoch",
-    "long_at",
     "read_entries",
     "size_at",
 ]
 
 size_at = Struct(">I").unpack_from
-long_at = Struct(">q").unpack_from
 _time_at = Struct(">Q").unpack_from
 _decimal_at = Struct(">Bi").unpack_from
 
-#: The tag of an integer of eight bytes.
-LONG = ord("L")
 _TEXT = ord("S")
 
 #: The deepest nesting that is read. It is deeper than clients write.
@@ -191,7 +186,7 @@ _READERS: dict[int, Callable[[bytes, int, int], tuple[Any, int]]] = {
     ord("I"): _fixed(">i"),
     ord("i"): _fixed(">I"),
     ord("l"): _fixed(">q"),
-    LONG: _fixed(">q"),
+    ord("L"): _fixed(">q"),
     ord("f"): _fixed(">f"),
     ord("d"): _fixed(">d"),
     ord("D"): _read_decimal,

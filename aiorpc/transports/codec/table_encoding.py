@@ -4,7 +4,11 @@ Writes AMQP field tables. Pure functions: nothing here awaits or does I/O.
 aiorpc does not use pamqp for this. pamqp writes each integer in the smallest type, and 128..32767
 with the tag ``s``. py-amqp (up to 5.3.1), the library under Nameko, reads ``s`` as a short string,
 so such a message ends Nameko's consumer. pamqp also writes floats in 32 bits. This module writes
-the same types as py-amqp: integers as ``I`` or ``L``, floats as ``d``.
+the same types as py-amqp, integers as ``I`` and floats as ``d``, except for integers of 64 bits.
+
+py-amqp writes those with the tag ``L``, which RabbitMQ and py-amqp read. The clients of Node and
+Go know only ``l``, as in RabbitMQ's errata: an ``L`` ends the process or the connection. py-amqp up
+to 5.3.1 reads ``l`` as an unsigned integer. So positive integers have ``l``, negative ones ``L``.
 """
 
 from __future__ import annotations
@@ -127,7 +131,7 @@ def _write_int(value: int, depth: int) -> bytes:
     if -_INT32 < value < _INT32:
         return _TAG_I32(b"I", value)
     if -_INT64 <= value < _INT64:
-        return _TAG_I64(b"L", value)
+        return _TAG_I64(b"l" if value > 0 else b"L", value)
     raise Unwritable(f"is the int {_short(value)}; AMQP's integers have 64 bits. Send it as a str")
 
 

@@ -88,7 +88,7 @@ def carried(message: Message) -> Carried:
 def _is_small(headers: FilledHeaders) -> bool:
     """Return whether *headers* fit into one frame. The template caches its encoded bytes."""
     encoded = headers.template.encoded or encode_headers(headers)
-    return len(encoded) <= _LARGE and -_INT64 <= headers.deadline < _INT64
+    return len(encoded) <= _LARGE
 
 
 def _copied(headers: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pamqp.decode
+import pytest
 from hypothesis import given, strategies as st
 
 from aiorpc.context import Context
@@ -18,7 +19,8 @@ from tests.support.frames import INT64
 VALUES = st.text("LIAx", max_size=14) | INT64 | st.floats(allow_nan=False) | st.booleans()
 DATA = st.dictionaries(st.text("aLIx", max_size=12), VALUES, max_size=4)
 STACKS = st.lists(st.text("aL", max_size=12), max_size=3).map(tuple)
-DEADLINES = st.integers(1 << 40, 1 << 62)
+#: Nearly all have 13 digits; the others come from a clock that was never set.
+DEADLINES = st.integers(1 << 40, 1 << 43) | st.integers(0, 1 << 62)
 
 
 @given(DATA, STACKS, DEADLINES, DEADLINES)
@@ -29,7 +31,7 @@ def test_a_template_gives_the_bytes_of_the_plain_headers(
     template = template_of(headers)
     assert template is not None
     for deadline in (first, second, first):
-        plain = {**headers, DEADLINE: deadline}
+        plain = {**headers, DEADLINE: str(deadline)}
         encoded = encode_headers(FilledHeaders(template, deadline))
         assert encoded == encode_table(plain)
         size, table = pamqp.decode.field_table(encoded)
@@ -43,7 +45,7 @@ def test_headers_that_are_read_again_mean_the_same(
     # The first reading learns the template; any byte of the names may look like the tag of a long.
     headers = context_headers(Context(stack, data))
     for deadline in (first, second, first):
-        plain = {**headers, DEADLINE: deadline}
+        plain = {**headers, DEADLINE: str(deadline)}
         encoded = encode_headers(plain)
         found, end = decode_headers(b"before" + encoded + b"after", 6)
         assert end == 6 + len(encoded)
@@ -58,7 +60,7 @@ def test_headers_that_are_read_again_mean_the_same(
             st.text("aLIx", max_size=12) | st.just(DEADLINE),
             INT64
             | st.integers(-5, 5)
-            | st.text("LIAx", max_size=14)
+            | st.text("S\0\r0", max_size=19)
             | st.lists(st.text("L", max_size=12))
             | st.lists(INT64, max_size=2),
         ),
@@ -72,7 +74,8 @@ def test_tables_that_differ_in_their_end_are_told_apart(
 ) -> None:
     begin = dict(entries)
     for name in ("d", DEADLINE):
-        for table in ({**begin, name: first}, {**begin, name: second}, begin):
+        texts = ({**begin, name: text} for text in (str(first), f"{second:013}", "no 13 digits."))
+        for table in (*texts, {**begin, name: first}, begin):
             encoded = encode_headers(table)
             for _ in range(2):
                 assert decode_headers(b"before" + encoded + b"after", 6) == (
@@ -81,9 +84,12 @@ def test_tables_that_differ_in_their_end_are_told_apart(
                 )
 
 
-@given(st.binary(max_size=40), st.binary(max_size=12))
+@given(
+    st.binary(max_size=40),
+    st.binary(max_size=14) | st.text("0123456789", max_size=14).map(str.encode),
+)
 def test_garbage_that_is_read_twice_gives_the_same_twice(head: bytes, tail: bytes) -> None:
-    garbage = head + b"L" + tail
+    garbage = head + b"S\0\0\0\r" + tail
     data = len(garbage).to_bytes(4, "big") + garbage
     found: list[Any] = []
     for _ in range(2):
@@ -98,7 +104,31 @@ def test_garbage_that_is_read_twice_gives_the_same_twice(head: bytes, tail: byte
 def test_headers_with_lists_are_never_shared(data: dict[str, Any]) -> None:
     headers = context_headers(Context((), data))
     assert template_of(headers) is None
-    encoded = encode_headers({**headers, DEADLINE: 1 << 40})
+    encoded = encode_headers({**headers, DEADLINE: str(1 << 40)})
     first, second = decode_headers(encoded, 0)[0], decode_headers(encoded, 0)[0]
     for name in headers:
         assert first[name] is not second[name]
+
+
+#: Headers that the version before ADR 15 wrote: the deadline is an integer with the tag ``L``.
+OLD = (
+    b"\0\0\0Z\x0bnameko.userI\0\0\0\x07\x14nameko.call_id_stackA\0\0\0\x0fS\0\0\0\nshop.buy.1"
+    b"\x16nameko.aiorpc_deadlineL\0\0\x01\xa0\xc4Pl\0"
+)
+
+
+@pytest.mark.parametrize("tag", [b"L", b"l"])
+def test_headers_of_the_version_before_are_read(tag: bytes) -> None:
+    encoded = OLD.replace(b"deadlineL", b"deadline" + tag)
+    for _ in range(2):  # the first reading must not teach the second one another meaning
+        found, end = decode_headers(encoded, 0)
+        assert end == len(encoded)
+        meaning, deadline = read_headers(found)
+        assert deadline == 1_790_000_000_000
+        assert (meaning.stack, meaning.data) == (("shop.buy.1",), {"user": 7})
+
+
+def test_no_version_takes_the_deadline_for_context_data() -> None:
+    """The version before drops the header by its name and goes by ``expiration``; see ADR 15."""
+    found, _ = decode_headers(encode_headers({DEADLINE: "1790000000000", "nameko.user": 7}), 0)
+    assert read_headers(found)[0].data == {"user": 7}
