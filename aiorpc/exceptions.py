@@ -35,7 +35,6 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 __all__ = [
-    "NAMEKO_ERRORS",
     "AioRpcError",
     "BadArguments",
     "BadRequest",
@@ -58,6 +57,7 @@ __all__ = [
     "deserialize_to_instance",
     "exception_path",
     "likely",
+    "path_on_the_wire",
     "registry",
 ]
 
@@ -214,15 +214,26 @@ def _register(path: str, exc_type: E) -> E:
             f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register a "
             "subclass of Exception, but not of StopIteration (no coroutine can raise one)"
         )
-    registry[path] = exc_type
+    registry[path_on_the_wire(path)] = exc_type
     return exc_type
 
 
-#: Nameko has classes with the same names, and sends their paths in ``nameko.exceptions``.
-NAMEKO_ERRORS = (MalformedRequest, MethodNotFound, IncorrectSignature)
-#: The classes of remote errors that the caller raises as themselves, by import path.
-registry: dict[str, type[Exception]] = {f"nameko.exceptions.{t.__name__}": t for t in NAMEKO_ERRORS}
-for _type in (*NAMEKO_ERRORS, BadArguments):
+def path_on_the_wire(path: str) -> str:
+    """Return the import path that replies have for *path*: Nameko's, if both have the error."""
+    return _NAMEKO_PATHS.get(path, path)
+
+
+#: Nameko has classes with the same names and the same meaning.
+_NAMEKO_PATHS = {
+    exception_path(exc_type): f"nameko.exceptions.{exc_type.__name__}"
+    for exc_type in (
+        *(MalformedRequest, MethodNotFound, IncorrectSignature),
+        *(RpcTimeout, UnknownService, UnserializableValueError, ConfigurationError),
+    )
+}
+#: The classes of remote errors that the caller raises as themselves, by path on the wire.
+registry: dict[str, type[Exception]] = {}
+for _type in (MalformedRequest, MethodNotFound, IncorrectSignature, BadArguments):
     deserialize_to_instance(_type)
 
 

@@ -10,12 +10,13 @@ this key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..exceptions import (
-    NAMEKO_ERRORS,
     AioRpcError,
+    BadRequest,
     DeliveryUncertain,
     InProgress,
     MalformedReply,
@@ -23,6 +24,7 @@ from ..exceptions import (
     RemoteError,
     RpcTimeout,
     exception_path,
+    path_on_the_wire,
     registry,
 )
 
@@ -49,19 +51,18 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
     if isinstance(exc, RemoteError):
         return {
             "exc_type": exc.exc_type,
-            "exc_path": exc.exc_path,
+            "exc_path": path_on_the_wire(exc.exc_path),
             "exc_args": safe_for_serialization(exc.exc_args),
             "value": exc.value,
         }
-    exc_type = type(exc)
-    name = exc_type.__name__
+    args, value = safe_for_serialization(exc.args), safe_for_serialization(exc)
+    if isinstance(exc, AioRpcError) and not isinstance(exc, BadRequest):
+        args, value = _without_broker(args), _without_broker(value)
     payload: dict[str, Any] = {
-        "exc_type": name,
-        "exc_path": (
-            f"nameko.exceptions.{name}" if exc_type in NAMEKO_ERRORS else exception_path(exc_type)
-        ),
-        "exc_args": safe_for_serialization(exc.args),
-        "value": safe_for_serialization(exc),
+        "exc_type": type(exc).__name__,
+        "exc_path": path_on_the_wire(exception_path(type(exc))),
+        "exc_args": args,
+        "value": value,
     }
     if refusal:
         payload["refusal"] = True
@@ -87,9 +88,10 @@ def error_from_payload(payload: Any) -> Exception:
         path = ""
     if not isinstance(args, (list, tuple)):
         args = (args,)
-    if path in registry:
+    registered = registry.get(path_on_the_wire(path))
+    if registered is not None:
         try:
-            return registry[path](*args)
+            return registered(*args)
         except Exception:  # noqa: BLE001, S110 - the constructor may raise anything
             pass
     return RemoteError(exc_type, value, args, path)
@@ -101,6 +103,28 @@ def safe_for_serialization(value: Any) -> Any:
     and iterables keep their shape, and other values become ``str``.
     """
     return _Safe().value(value)
+
+
+#: A broker's URL as our errors show it.
+_URL = r"amqps?://(?:[^\s/@]*@)?(\[[^\s\]]+\]|[^\s/:]+):\d+/(?:[\w%~-]|\.\b)*"
+#: An address as the errors of sockets show it.
+_ADDRESS = r"\('[^'\s]*', \d+(?:, \d+, \d+)?\)"
+
+
+def _without_broker(value: Any) -> Any:
+    """
+    Return the text *value* without host and port of the broker, which do not concern a caller. In a
+    list or a dict, do so with each text.
+    """
+    if isinstance(value, list):
+        return [_without_broker(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_broker(item) for name, item in value.items()}
+    hosts = set(re.findall(_URL, value))
+    value = re.sub(f"{_URL}|{_ADDRESS}", "the broker", value)
+    for host in hosts:  # a certificate's error names the host alone
+        value = value.replace(f"'{host.strip('[]')}'", "the broker")
+    return value
 
 
 class _Safe:

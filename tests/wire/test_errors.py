@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from aiorpc import (
     BadArguments,
     ConfigurationError,
+    ConnectionLost,
     IncorrectSignature,
     MalformedRequest,
     MethodNotFound,
     RemoteError,
     RpcTimeout,
     UnknownService,
+    UnserializableValueError,
     deserialize_to_instance,
+    exceptions,
     safe_for_serialization,
 )
 from aiorpc.exceptions import DeliveryUncertain, InProgress, MalformedReply, Overloaded
@@ -47,13 +51,64 @@ def test_an_error_has_the_four_fields_of_nameko() -> None:
     }
 
 
-@pytest.mark.parametrize("exc_type", [MalformedRequest, MethodNotFound, IncorrectSignature])
+REQUESTS = [MalformedRequest, MethodNotFound, IncorrectSignature]
+OTHERS = [RpcTimeout, UnknownService, UnserializableValueError, ConfigurationError]
+
+
+@pytest.mark.parametrize("exc_type", [*REQUESTS, *OTHERS])
 def test_errors_of_nameko_are_sent_with_its_paths(exc_type: type[Exception]) -> None:
     payload = error_payload(exc_type("why"))
     assert payload["exc_path"] == f"nameko.exceptions.{exc_type.__name__}"
     back = error_from_payload(payload)
-    assert type(back) is exc_type
-    assert str(back) == "why"
+    if exc_type in REQUESTS:
+        assert type(back) is exc_type
+        assert str(back) == "why"
+    else:  # an error of the service's own call, or of its code
+        assert isinstance(back, RemoteError)
+        assert (back.exc_type, back.value) == (exc_type.__name__, "why")
+        assert error_payload(back) == payload
+
+
+@pytest.mark.parametrize("registered", ["aiorpc", "nameko"])
+@pytest.mark.parametrize("sent", ["aiorpc", "nameko"])
+def test_an_error_of_both_can_be_registered_under_either_path(registered: str, sent: str) -> None:
+    with patch.dict(exceptions.registry):
+        deserialize_to_instance(f"{registered}.exceptions.UnknownService")(UnknownService)
+        payload = error_payload(UnknownService("x"))
+        payload["exc_path"] = f"{sent}.exceptions.UnknownService"  # older versions send aiorpc's
+        assert type(error_from_payload(payload)) is UnknownService
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        (
+            "no queue takes s.m on amqp://guest:***@10.0.0.3:5672/ (queue rpc-s does not exist)",
+            "no queue takes s.m on the broker (queue rpc-s does not exist)",
+        ),
+        (
+            "lost the connection to amqps://u%40v:***@rabbit.internal:5671/a.b%2Fc: it closed",
+            "lost the connection to the broker: it closed",
+        ),
+        ("amqp://u:***@[::1]:5672/v. Try again", "the broker. Try again"),
+        (
+            "Connect call failed ('fe80::1', 5672, 0, 0), ('10.0.0.3', 5672)",
+            "Connect call failed the broker, the broker",
+        ),
+        (
+            "amqps://u:***@rabbit:5671/: certificate not valid for 'rabbit'; queue rpc-rabbit",
+            "the broker: certificate not valid for the broker; queue rpc-rabbit",
+        ),
+        ("queue rpc-s on memory:// has 0 consumers", "queue rpc-s on memory:// has 0 consumers"),
+    ],
+)
+def test_a_caller_does_not_see_where_the_services_broker_is(text: str, sent: str) -> None:
+    for error in (RpcTimeout(text), UnknownService("s", text), ConnectionLost(text, {"k": [text]})):
+        payload = error_payload(error)
+        assert sent in payload["value"]
+        shown = str(payload)
+        assert not any(part in shown for part in ("5672", "5671", "10.0.0.3", "internal", "amqp"))
+    assert error_payload(ValueError(text))["value"] == text, "it is the service's own text"
 
 
 def test_bad_arguments_come_back_as_bad_arguments() -> None:
