@@ -21,6 +21,7 @@ SLOW = (
     "chaos",
     "cli",
     "docs",
+    "foreign",
     "nameko",
     "services",
     "sqlalchemy",

@@ -79,4 +79,6 @@ class Replies:
         try:
             return body["result"]
         except KeyError:
+            if "error" in body:
+                return None  # JavaScript's JSON.stringify leaves out a result that is undefined
             raise MalformedReply("the reply has neither `result` nor `error`") from None
