@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractChannel
 import aiorpc
 from aiorpc import ClusterProxy, ClusterRpcProxy, ServiceContainer, exceptions
 from tests.nameko.processes import Nameko, NamekoError
+from tests.nameko.raw_client import Caller, arguments
 from tests.nameko.services import ERRORS, SPECIAL, Booking, KnownError, service
 from tests.support.waiting import eventually
 
@@ -185,6 +186,25 @@ async def test_nameko_raises_our_refusals_as_its_own(nameko: Nameko, ours: str) 
     assert unserializable.exc_type == "UnserializableValueError"
     dotted = await refused("a.b")
     assert dotted.type == "UnknownService"
+
+
+async def test_errors_that_nameko_has_too_are_sent_as_nameko_sends_them(
+    nameko: Nameko, ours: str, channel: AbstractChannel
+) -> None:
+    """Also errors of the service's own call: a caller may have registered them."""
+    hop = arguments("nobody_ever_ran_this", "echo", [], {})
+    sent: list[list[dict[str, Any]]] = []
+    for name in (ours, nameko.x):
+        async with Caller(channel, name).listening() as caller:
+            asked = [("hop", hop), ("unserializable", arguments()), ("nope", arguments())]
+            sent.append([(await caller.ask(method, body)).error for method, body in asked])
+    by_us, by_nameko = (
+        [(error["exc_type"], error["exc_path"]) for error in errors] for errors in sent
+    )
+    assert by_us == by_nameko
+    assert by_us[0] == ("UnknownService", "nameko.exceptions.UnknownService")
+    assert [errors[0]["exc_args"] for errors in sent] == [["nobody_ever_ran_this"]] * 2
+    assert "://" not in str(sent[0])
 
 
 async def test_nameko_context_data_and_stack_reach_us(nameko: Nameko, ours: str) -> None:
