@@ -12,7 +12,8 @@ from time import monotonic
 from ..call import Call
 from ..exceptions import RpcTimeout, ServiceUnavailable, UnknownService
 from ..transports.base import State, Transport
-from ..wire.names import LONGEST_NAME, rpc_queue_name
+from ..wire.message import name_fault
+from ..wire.names import rpc_queue_name
 
 __all__ = ["Diagnosis", "timed_out"]
 
@@ -60,7 +61,7 @@ class Diagnosis:
             ServiceUnavailable: the queue has no consumers.
         """
         queue, now = rpc_queue_name(call.service), monotonic()
-        if len(queue.encode()) > LONGEST_NAME:
+        if name_fault(queue):
             return  # we cannot ask the broker; sending the request raises the right error
         consumed_at = self._consumed_at.get(queue)
         if consumed_at is not None and now - consumed_at <= LOOK_HOLDS:

@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from ..call import Middleware
 from ..config import Settings, resolve
-from ..exceptions import AioRpcError
+from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Entrypoint, entrypoints_of, providers_of, service_name_of
 from ..timers import Timers
 from ..transports import open_transport
 from ..transports.base import Transport
 from ..transports.health import Health, problems_of
+from ..wire.message import name_fault
 from ..wire.protocol import Wire
 from .discovery import Discoverable
 from .pool import Pool
@@ -63,7 +64,7 @@ class ServiceContainer:
         middleware: Sequence[Middleware] = (),
     ) -> None:
         self.service_cls = service_cls
-        self.service_name = service_name_of(service_cls)
+        self.service_name = _hosted_name(service_cls)
         self.settings = resolve(config)
         self.wire = Wire.of(self.settings)
         self.max_workers = self.settings.max_workers
@@ -318,3 +319,23 @@ def _in_turn(
                 kind = next(cls for cls in type(entrypoint).__mro__ if "listen_all" in vars(cls))
                 kinds.setdefault(kind, []).append(entrypoint)
         yield from kinds.items()
+
+
+def _hosted_name(service_cls: type) -> str:
+    """
+    Return the name of *service_cls*.
+
+    Raises:
+        ConfigurationError: the class has no name, or AMQP cannot carry the name, or its queue would
+            take the requests of other services.
+    """
+    name = service_name_of(service_cls)
+    fault = name_fault(name)
+    if {"*", "#"} & set(name.split(".")):
+        fault = "would take the requests of other services, because * and # match any word"
+    if fault:
+        raise ConfigurationError(
+            f"the name {name[:60]!r} of {service_cls.__qualname__} {fault}: give the service "
+            "another name"
+        )
+    return name

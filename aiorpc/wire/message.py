@@ -13,13 +13,50 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["MAX_EXPIRATION", "Exchange", "Message", "Queue", "checked", "expiration_of"]
+__all__ = [
+    "LONGEST_NAME",
+    "MAX_EXPIRATION",
+    "Exchange",
+    "Message",
+    "Queue",
+    "checked",
+    "expiration_of",
+    "name_fault",
+]
 
 T = TypeVar("T")
 
 #: 49 days in milliseconds. RabbitMQ closes the channel if an ``expiration`` is too large; every
 #: version accepts this value. If the deadline is later, the message has no other limit.
 MAX_EXPIRATION = (1 << 32) - 1
+
+
+#: The longest name of a queue, an exchange or a routing key, in bytes.
+LONGEST_NAME = 255
+
+
+def name_fault(name: str) -> str:
+    """Return why *name* names no queue or exchange, to complete "the name ..."; empty if it can."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        return "is not Unicode text: it has a lone surrogate"
+    if length > LONGEST_NAME:
+        return f"has {length} bytes, and AMQP allows {LONGEST_NAME}"
+    if "\n" in name or "\r" in name:  # RabbitMQ (3.10 to 4.3) declares the name without them
+        return "has a line break, which RabbitMQ removes"
+    return ""
+
+
+def _check_name(what: str, name: object) -> None:
+    """
+    Raises:
+        ConfigurationError: *name* is not text that AMQP can carry.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{what} is a str, not a {type(name).__name__}")
+    if fault := name_fault(name):
+        raise ConfigurationError(f"{what} {name[:60]!r} {fault}: choose another")
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -37,6 +74,9 @@ class Exchange(msgspec.Struct, frozen=True):
     passive: bool = False
     #: Whether aiorpc uses an existing exchange that has another ``auto_delete``.
     accept_existing: bool = False
+
+    def __post_init__(self) -> None:
+        _check_name("the name of an exchange", self.name)
 
     def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.type))
@@ -64,6 +104,8 @@ class Queue(msgspec.Struct, frozen=True):
     accept_existing: bool = False
 
     def __post_init__(self) -> None:
+        _check_name("the name of a queue", self.name)
+        _check_name("the binding key of a queue", self.routing_key)
         checked(f"Queue({self.name!r})", self.exchange, Exchange)
 
     def __hash__(self) -> int:  # arguments cannot be hashed

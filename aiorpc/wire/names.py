@@ -7,7 +7,7 @@ No other file makes such names. If Nameko has the same exchange, queue or header
 from __future__ import annotations
 
 from ..context import new_id
-from .message import Exchange, Queue
+from .message import LONGEST_NAME, Exchange, Queue
 
 __all__ = [
     "ACQUIRED_COUNT",
@@ -20,7 +20,6 @@ __all__ = [
     "DEADLINE",
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
-    "LONGEST_NAME",
     "MESSAGE_HEADERS",
     "ORIGINAL_EXCHANGE",
     "ORIGINAL_ROUTING_KEY",
@@ -38,6 +37,7 @@ __all__ = [
     "event_queue",
     "parked_queue",
     "rpc_queue_name",
+    "unique_name",
 ]
 
 PREFIX = "nameko."
@@ -71,8 +71,6 @@ ADDED_PREFIXES = (
     *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-"),
 )
 
-#: The longest name of a queue, an exchange or a routing key, in bytes.
-LONGEST_NAME = 255
 #: The broker deletes a reply queue after this many seconds without a consumer; Nameko's value.
 REPLY_QUEUE_EXPIRES = 300.0
 #: Callers publish the ids of cancelled calls to this exchange.
@@ -105,8 +103,15 @@ def discovery_answers_queue() -> Queue:
 
 def _transient(name: str, exchange: Exchange) -> Queue:
     """Return a queue that the broker deletes when its connection ends."""
-    unique = f"aiorpc-{name}-{new_id()}"
+    unique = unique_name(f"aiorpc-{name}", new_id())
     return Queue(unique, exchange, durable=False, exclusive=True, auto_delete=True)
+
+
+def unique_name(name: str, identity: str) -> str:
+    """Return *name* and *identity* as one name, with the end of a long *name* cut off."""
+    room = LONGEST_NAME - len(identity) - 1
+    cut = name.encode(errors="replace")[:room].decode(errors="ignore")
+    return f"{cut}-{identity}"
 
 
 def parked_queue(queue: str) -> Queue:

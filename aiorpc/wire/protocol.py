@@ -19,7 +19,7 @@ from ..context import NO_CONTEXT, Context
 from .content import Content, refuse_oversized
 from .headers import context_headers, context_of
 from .message import Exchange, Message, Queue
-from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name
+from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name, unique_name
 from .replies import Replies
 from .requests import Requests
 from .serializers import RAW, Serializer, SerializerSet
@@ -129,5 +129,5 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         The queue is durable, not exclusive and not auto-delete, so replies wait while the caller
         reconnects. The broker deletes the queue if the caller does not reconnect (trap 14).
         """
-        name = f"rpc.reply-{owner}-{reply_to}"
+        name = unique_name(f"rpc.reply-{owner}", reply_to)
         return Queue(name, self.rpc_exchange, reply_to, expires=REPLY_QUEUE_EXPIRES)

@@ -498,6 +498,26 @@ def test_a_class_without_a_name_is_refused() -> None:
         ServiceContainer(Nameless, "memory://")
 
 
+@pytest.mark.parametrize(
+    ("service_name", "reason"),
+    [
+        ("#", "would take the requests of other services"),
+        ("orders.*", "would take the requests of other services"),
+        ("a.#.b", "would take the requests of other services"),
+        ("a\ud800", "lone surrogate"),
+        ("a\nb", "line break"),
+        ("é" * 128, "256 bytes"),
+    ],
+    ids=ascii,
+)
+def test_a_name_that_cannot_be_hosted_is_refused(service_name: str, reason: str) -> None:
+    class Service:
+        name = service_name
+
+    with pytest.raises(ConfigurationError, match=reason):
+        ServiceContainer(Service, "memory://")
+
+
 def test_two_services_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="recorded"):
         ServiceRunner(recording_service([]), recording_service([]), config="memory://")

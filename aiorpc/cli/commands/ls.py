@@ -20,7 +20,8 @@ from ...exceptions import ConfigurationError, ConnectionLost
 from ...hosting.discovery import Instance, discover
 from ...transports import open_transport
 from ...transports.base import State, Transport
-from ...wire.names import LONGEST_NAME, rpc_queue_name
+from ...wire.message import name_fault
+from ...wire.names import rpc_queue_name
 from ..calls import CONNECT_TIMEOUT
 from ..output import ExitCode, print_json, print_note
 from ..parser import Parser, add_settings, number, settings_for_server
@@ -100,16 +101,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _check_name(service: str) -> None:
     """Raise ``ConfigurationError`` if AMQP refuses the name of *service*'s queue."""
-    try:
-        length = len(rpc_queue_name(service).encode())
-    except UnicodeEncodeError:
+    if fault := name_fault(rpc_queue_name(service)):
         raise ConfigurationError(
-            f"{service!r} cannot name a service: the name is not UTF-8"
-        ) from None
-    if length > LONGEST_NAME:
-        raise ConfigurationError(
-            f"{service} cannot name a service: the name of its queue would have {length} bytes, "
-            f"and AMQP allows {LONGEST_NAME}"
+            f"{service!r} cannot name a service: the name of its queue {fault}"
         )
 
 

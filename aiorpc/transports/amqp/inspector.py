@@ -8,9 +8,11 @@ import asyncio
 
 import aiormq
 
+from ...wire.message import name_fault
 from ..base import QueueState
 from .errors import Refused, errors, quietly
 from .link import REPLY_TIMEOUT, Link
+from .methods import QueueDeclare
 from .supervisor import Supervisor
 
 __all__ = ["Inspector"]
@@ -28,6 +30,8 @@ class Inspector:
 
     async def inspect(self, queue: str, timeout: float) -> QueueState | None:
         """See :meth:`..base.Transport.inspect`."""
+        if name_fault(queue):
+            return QueueState(queue, exists=False)
         if self._supervisor.link is None:
             return None
         look = self._looks.get(queue)
@@ -54,8 +58,8 @@ class Inspector:
                     return None
                 channel = await self._ready(link)
                 with quietly(), errors():
-                    declared = await channel.queue_declare(
-                        queue, passive=True, timeout=REPLY_TIMEOUT
+                    declared = await channel.rpc(
+                        QueueDeclare(queue=queue, passive=True), timeout=REPLY_TIMEOUT
                     )
         except Refused as refused:
             return QueueState(queue, exists=False) if refused.code == 404 else None

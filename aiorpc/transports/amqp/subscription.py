@@ -14,6 +14,7 @@ from typing import Any
 import aiormq
 import msgspec
 
+from ...context import new_id
 from ...exceptions import ConnectionLost
 from ..incoming import ConsumerOptions, Subscription
 from .backoff import Backoff
@@ -21,6 +22,7 @@ from .consumer import ConsumerChannel
 from .errors import Refused, fail
 from .lane import never_called
 from .link import Link
+from .methods import Consume
 from .supervisor import Supervisor
 from .topology import (
     accept_queue,
@@ -228,10 +230,12 @@ class AmqpSubscription(Subscription):
                 await declare_ahead(channel.amqp, self._declared)
             if fresh and options.prefetch:
                 await channel.amqp.basic_qos(prefetch_count=options.prefetch)
-            consuming = await channel.amqp.basic_consume(
-                self.queue.name, never_called, arguments=arguments
+            self._tag = tag = f"aiorpc-{new_id()}"
+            # aiormq (7.2) confirms a cancel by the broker only if it knows the consumer.
+            channel.amqp.consumers[tag] = never_called
+            await channel.amqp.rpc(
+                Consume(queue=self.queue.name, consumer_tag=tag, arguments=arguments)
             )
-        self._tag = consuming.consumer_tag or ""
         self._consuming = self._consumed_before = True
 
     async def _open(self, link: Link) -> ConsumerChannel:

@@ -17,13 +17,13 @@ from typing import NamedTuple
 import aiormq
 import msgspec
 from aiormq.abc import ChannelFrame
-from pamqp import commands
 from pamqp.base import Frame
 
 from ...exceptions import ConfigurationError
 from ...wire.message import Exchange, Queue
 from .errors import Refused, errors, quietly, refusal
 from .link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
+from .methods import ExchangeDeclare, QueueBind, QueueDeclare, QueueDelete
 
 __all__ = [
     "Topology",
@@ -118,7 +118,7 @@ async def queue_exists(link: Link, queue: str) -> bool:
     """
     try:
         async with link.passing_channel() as channel:
-            await channel.queue_declare(queue, passive=True)
+            await channel.rpc(QueueDeclare(queue=queue, passive=True))
     except Refused as refused:
         if refused.code == 404:
             return False
@@ -134,7 +134,7 @@ async def delete_queue(link: Link, queue: str) -> None:
         Refused, ConnectionError, TimeoutError: the queue could not be deleted.
     """
     async with link.passing_channel() as channel:
-        await channel.queue_delete(queue, timeout=CLOSE_TIMEOUT)
+        await channel.rpc(QueueDelete(queue=queue), timeout=CLOSE_TIMEOUT)
 
 
 async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
@@ -194,7 +194,7 @@ async def _declare_queue(channel: aiormq.Channel, queue: Queue) -> None:
 
 def _exchange_frames(exchange: Exchange, *, ahead: bool = False) -> Iterator[Frame]:
     if exchange.name:  # the default exchange cannot be declared
-        yield commands.Exchange.Declare(
+        yield ExchangeDeclare(
             exchange=exchange.name,
             exchange_type=exchange.type,
             durable=exchange.durable,
@@ -209,7 +209,7 @@ def _queue_frames(queue: Queue, *, ahead: bool = False) -> Iterator[Frame]:
     arguments = dict(queue.arguments)
     if queue.expires is not None:
         arguments["x-expires"] = round(queue.expires * 1000)
-    yield commands.Queue.Declare(
+    yield QueueDeclare(
         queue=queue.name,
         durable=queue.durable,
         exclusive=queue.exclusive,
@@ -219,7 +219,7 @@ def _queue_frames(queue: Queue, *, ahead: bool = False) -> Iterator[Frame]:
         nowait=ahead,
     )
     if queue.exchange.name:  # every queue is bound to the default exchange by its name
-        yield commands.Queue.Bind(
+        yield QueueBind(
             queue=queue.name,
             exchange=queue.exchange.name,
             routing_key=queue.routing_key,
