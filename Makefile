@@ -28,7 +28,7 @@ test $$parallel = 0 || echo "there are failures in the first part, see above"; \
 test $$parallel$$alone = 00
 endef
 
-.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-all servers servers-stop format chaos docs clean
+.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-all test-marshmallow3 servers servers-stop format chaos docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ check-tests: $(VENV)/.dev
 test: $(VENV)/.dev servers ## run all tests, on RabbitMQ, PostgreSQL and MariaDB
 	@$(call run-tests,$(VENV))
 
-test-all: $(VENV)/.dev servers ## run all tests with each Python from 3.11 to 3.14
+test-all: $(VENV)/.dev servers ## run all tests with each Python from 3.11 to 3.14, and databases with marshmallow 3
 	@for p in python3.11 python3.12 python3.13 python3.14; do \
 		if $$p -c 'import ensurepip' >/dev/null 2>&1; then \
 			echo "== $$($$p --version)"; \
@@ -63,6 +63,16 @@ test-all: $(VENV)/.dev servers ## run all tests with each Python from 3.11 to 3.
 			|| exit 1; \
 			$(call run-tests,.venv-$$p) || exit 1; \
 		fi; done
+	@$(MAKE) --no-print-directory test-marshmallow3
+
+test-marshmallow3: servers ## test databases with the oldest and the newest marshmallow 3
+	@$(MAKE) --no-print-directory VENV=.venv-marshmallow3 .venv-marshmallow3/.dev
+	@for version in 3.18.0 '3.*'; do \
+		echo "== marshmallow $$version"; \
+		.venv-marshmallow3/bin/python -m pip --disable-pip-version-check --quiet install \
+			"marshmallow==$$version" 'marshmallow-sqlalchemy<1.5' \
+		&& .venv-marshmallow3/bin/python -m pytest -q tests/sqlalchemy tests/testing/test_databases.py \
+		|| exit 1; done
 
 servers: $(VENV)/.base ## start RabbitMQ, PostgreSQL and MariaDB, or find running ones
 	@$(BIN)/python -m tests.servers up

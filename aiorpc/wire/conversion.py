@@ -2,8 +2,9 @@
 Converts one value to its annotated type, for :mod:`aiorpc.wire.arguments`. Pure functions: nothing
 here awaits or does I/O.
 
-msgspec does most of the conversion. This module adds three features that msgspec lacks: kombu's old
-form of dates, pydantic models, and errors that name the place without showing the value.
+msgspec does most of the conversion. This module adds features that msgspec lacks: kombu's old form
+of dates, durations in seconds, pydantic models, and errors that name the place without showing the
+value.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Unfit(Exception):
 class Converter:
     """Converts values to the type of one annotation."""
 
-    __slots__ = ("_expected", "_has_dates", "_shape", "_strict", "exact", "name")
+    __slots__ = ("_expected", "_has_wire_forms", "_shape", "_strict", "exact", "name")
 
     def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
         self.name = name
@@ -88,7 +89,8 @@ class Converter:
         self._expected = expected
         self._shape = shape
         self._strict = strict
-        self._has_dates = any(isinstance(part, shapes.DateType) for part in _parts(shape))
+        kinds = shapes.DateType | shapes.TimeDeltaType
+        self._has_wire_forms = any(isinstance(part, kinds) for part in _parts(shape))
 
     def convert(self, value: Any) -> Any:
         """
@@ -101,9 +103,9 @@ class Converter:
             try:
                 return self._convert(value)
             except msgspec.ValidationError:
-                if not self._has_dates:
+                if not self._has_wire_forms:
                     raise
-                return self._convert(_without_midnight(value, self._shape))
+                return self._convert(_from_wire_form(value, self._shape))
         except msgspec.ValidationError as exc:
             raise Unfit(_misfit(str(exc), value, self._expected, self._shape)) from None
         except RecursionError:
@@ -167,36 +169,47 @@ def _model_faults(exc: ValueError) -> str:
     )
 
 
-def _without_midnight(value: Any, shape: shapes.Type) -> Any:
+def _from_wire_form(value: Any, shape: shapes.Type) -> Any:
     """
-    Return *value* with each date of kombu < 5.3 (``"2020-01-02T00:00:00"``) cut to the date.
+    Return *value* with the dates of kombu < 5.3 (``"2020-01-02T00:00:00"``) cut to the date, and
+    numbers of seconds as durations.
 
-    This function changes only values annotated as ``date``, because a ``str`` may look the same.
+    This function changes only values annotated as ``date`` or ``timedelta``, because a ``str`` or a
+    number may look the same.
     """
     match shape:
         case shapes.DateType():
             is_midnight = isinstance(value, str) and value[10:] == "T00:00:00"
             return value[:10] if is_midnight else value
+        case shapes.TimeDeltaType():
+            return _duration(value) if type(value) in (int, float) else value
         case shapes.Metadata():
-            return _without_midnight(value, shape.type)
+            return _from_wire_form(value, shape.type)
         case shapes.UnionType():
             for member in shape.types:
-                value = _without_midnight(value, member)
+                value = _from_wire_form(value, member)
             return value
         case shapes.DictType() if isinstance(value, dict):
             key, item = shape.key_type, shape.value_type
-            return {_without_midnight(k, key): _without_midnight(v, item) for k, v in value.items()}
+            return {_from_wire_form(k, key): _from_wire_form(v, item) for k, v in value.items()}
     if isinstance(value, dict):
         fields = {field.encode_name: field.type for field in getattr(shape, "fields", ())}
-        return {k: _without_midnight(v, fields[k]) if k in fields else v for k, v in value.items()}
+        return {k: _from_wire_form(v, fields[k]) if k in fields else v for k, v in value.items()}
     if isinstance(value, list | tuple):
         first = getattr(shape, "item_types", ()) or [f.type for f in getattr(shape, "fields", ())]
         inner = chain(first, repeat(getattr(shape, "item_type", None)))
         return [
-            item if each is None else _without_midnight(item, each)
+            item if each is None else _from_wire_form(item, each)
             for item, each in zip(value, inner, strict=False)
         ]
     return value
+
+
+def _duration(seconds: float) -> Any:
+    try:
+        return datetime.timedelta(seconds=seconds)
+    except (OverflowError, ValueError):  # out of range, or NaN
+        return seconds
 
 
 # We do not compile these patterns here: only errors need them, and it would slow `import aiorpc`.

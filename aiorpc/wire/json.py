@@ -19,7 +19,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal, DecimalException
 from enum import Enum
 from functools import partial
@@ -52,6 +52,7 @@ _TYPED_WRITERS: _Writers = {
     datetime: lambda value: _envelope("datetime", value.isoformat()),
     date: lambda value: _envelope("date", value.isoformat()),  # after its subclass datetime
     time: lambda value: _envelope("time", value.isoformat()),
+    timedelta: timedelta.total_seconds,  # kombu has no form of it
     Decimal: lambda value: _envelope("decimal", str(value)),
     UUID: lambda value: _envelope("uuid", {"hex": value.hex}),
     bytes: _bytes_envelope,
@@ -70,6 +71,7 @@ _PLAIN_WRITERS: _Writers = {
     datetime: _datetime_text,
     date: lambda value: f"{value.isoformat()}T00:00:00",
     time: lambda value: value.isoformat(),
+    timedelta: timedelta.total_seconds,
     Decimal: str,
     UUID: str,
 }
@@ -98,7 +100,8 @@ def encode(value: Any, encoder: json.JSONEncoder = _TYPED) -> bytes:
     """
     Return *value* as JSON, with the envelopes of kombu >= 5.3.
 
-    *value* may hold plain data, datetime, date, time, Decimal, UUID and bytes. Dataclasses, msgspec
+    *value* may hold plain data, datetime, date, time, Decimal, UUID and bytes. A timedelta becomes
+    its seconds. Dataclasses, msgspec
     Structs and pydantic models become objects of their fields; an Enum becomes its value. An object
     with a ``__json__()`` method becomes the result of that method. Tuples become arrays. Keys that
     are numbers, booleans or None become strings. NaN and infinities are written as in kombu.

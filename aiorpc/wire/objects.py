@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from datetime import timedelta
 from enum import Enum
 from inspect import isawaitable
 from typing import Any
@@ -130,8 +129,6 @@ def _remedy(value: Any) -> str:
         return "the value was not awaited; await it first"
     if isinstance(value, bytes | bytearray | memoryview):
         return "JSON_TYPES: plain has no bytes; send text, for example base64"
-    if isinstance(value, timedelta):
-        return "JSON has no durations; send the result of total_seconds()"
     if callable(getattr(value, "tolist", None)):
         return "send the result of its tolist()"
     if isinstance(value, Iterator | set | frozenset | range) or hasattr(kind, "__iter__"):

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import (
@@ -250,6 +250,8 @@ def test_mode_off_checks_the_outermost_signature_and_no_types():
         (date, "2020-01-02T00:00:00", date(2020, 1, 2)),
         (date, "2020-01-02", date(2020, 1, 2)),
         (date | None, "2020-01-02T00:00:00", date(2020, 1, 2)),
+        (timedelta | None, 90000.5, timedelta(days=1, seconds=3600.5)),
+        (list[timedelta], [60], [timedelta(minutes=1)]),
         (time, "01:02:03", time(1, 2, 3)),
         (Decimal, "1.10", Decimal("1.10")),
         (UUID, "00000000-0000-0000-0000-000000000005", UUID(int=5)),

@@ -6,21 +6,24 @@ Awaits nothing, and does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from marshmallow import ValidationError, fields
+from marshmallow.validate import Length
 from marshmallow_sqlalchemy import ModelConverter
 from marshmallow_sqlalchemy.exceptions import ModelConversionError
 from sqlalchemy import Enum, inspect
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import CompositeProperty
 
-__all__ = ["Binary", "ColumnConverter", "uncarried"]
+__all__ = ["Binary", "ColumnConverter", "Duration", "uncarried"]
 
 
-class Binary(fields.Field[bytes]):
+# marshmallow 3 has no generic fields, and `Raw` is a class without a parameter in 3 and 4.
+class Binary(fields.Raw):
     """Bytes, unchanged, because a message can carry bytes. marshmallow's own field makes text."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bytes:
@@ -29,25 +32,28 @@ class Binary(fields.Field[bytes]):
         return bytes(value)
 
 
-class EnumByValue(fields.Enum[Any]):
-    """An Enum by its value, as in every message. A load also takes a name, as marshmallow's own."""
+class Duration(fields.TimeDelta):
+    """Seconds, as in every message. The field of marshmallow 3 drops fractions of a second."""
 
-    def __init__(self, enum: Any, **options: Any) -> None:
-        super().__init__(enum, by_value=True, **options)
+    def _serialize(self, value: timedelta | None, *args: Any, **kwargs: Any) -> float | None:
+        return None if value is None else value.total_seconds()
 
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> timedelta:
         try:
-            return super()._deserialize(value, *args, **kwargs)
-        except ValidationError:
-            members = self.enum.__members__
-            if isinstance(value, str) and value in members:
-                return members[value]
-            raise
+            return timedelta(seconds=float(value))
+        except (TypeError, ValueError, OverflowError):
+            raise self.make_error("invalid") from None
 
 
 def _for_enum(_: Any, column_type: Any) -> Callable[..., fields.Field[Any]]:
     enum = column_type.enum_class
-    return fields.Raw if enum is None else partial(EnumByValue, enum=enum)
+    return fields.Raw if enum is None else partial(_enum_field, enum=enum)
+
+
+def _enum_field(*, validate: Iterable[Any] = (), **options: Any) -> fields.Field[Any]:
+    # marshmallow-sqlalchemy 1.4 limits the length of a member, which has none (issue 673).
+    others = [one for one in validate if not isinstance(one, Length)]
+    return fields.Enum(by_value=True, validate=others, **options)
 
 
 def _for_none(_: Any, column_type: Any) -> Any:

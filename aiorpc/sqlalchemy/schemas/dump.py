@@ -23,6 +23,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from ...exceptions import AioRpcError, ConfigurationError
 from ..session import CallSession
+from .depth import deep
 from .made import AnySchema, as_schema, nested_schema
 
 __all__ = ["Lazy", "NotLoaded", "dump"]
@@ -56,7 +57,8 @@ async def dump(
     await _flush_before_commit(schema, value if many else [value], lazy)
     run = schema.dump if lazy == "load" else functools.partial(_dump_loaded, schema)
     try:
-        return await greenlet_spawn(run, value, many=many)
+        with deep():
+            return await greenlet_spawn(run, value, many=many)
     except DetachedInstanceError as exc:
         _refuse_unloaded(schema, value if many else [value])
         raise NotLoaded(f"{type(schema).__name__}: {exc}") from exc

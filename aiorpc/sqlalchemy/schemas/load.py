@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from marshmallow import Schema, ValidationError, fields
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from ...exceptions import BadArguments
+from .depth import deep
 from .made import AnySchema, as_schema
 
 __all__ = ["invalid", "load", "validated"]
@@ -62,9 +63,10 @@ async def validated(
     schema = as_schema(schema)
     many = bool(schema.many if many is None else many)
     try:
-        if session is None:
-            return _for_new_objects(schema).load(data, many=many)
-        return await session.run_sync(functools.partial(_load, schema, data, many))
+        with deep():
+            if session is None:
+                return _for_new_objects(schema).load(data, many=many)
+            return await session.run_sync(functools.partial(_load, schema, data, many))
     except RecursionError:
         raise ValidationError("Nested too deep.") from None
 
@@ -123,11 +125,28 @@ def _unbound(field: fields.Field[Any], session: Session | None, transient: bool)
             own.only, own.exclude = None, ()
             own.key_field = own.key_field and inside(own.key_field)
             own.value_field = own.value_field and inside(own.value_field)
+        case fields.Enum():
+            vars(own)["_deserialize"] = functools.partial(_by_value_or_name, own, own._deserialize)
         case fields.Nested() if isinstance(field, fields.Nested):
             own.nested = lambda: _copied(field.schema, session, transient=transient)
             # The original's schema has already applied the original's only and exclude.
             own.only, own.exclude, own._schema = None, (), None
     return own
+
+
+def _by_value_or_name(
+    field: Any, load: Callable[..., Any], value: Any, *more: Any, **kw: Any
+) -> Any:
+    """Load a member of an Enum in the form of *field*, or in the other form."""
+    try:
+        return load(value, *more, **kw)
+    except ValidationError:
+        other = {each.value: each for each in field.enum}
+        if field.by_value:
+            other = field.enum.__members__
+        if isinstance(value, str | int) and value in other:
+            return other[value]
+        raise
 
 
 def invalid(messages: Any, where: str = "") -> BadArguments:

@@ -7,6 +7,7 @@ Awaits nothing, and does no I/O.
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from marshmallow import Schema, ValidationError, fields, post_load
@@ -17,7 +18,7 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 
 from ...exceptions import ConfigurationError
-from .columns import Binary, ColumnConverter, uncarried
+from .columns import Binary, ColumnConverter, Duration, uncarried
 
 __all__ = [
     "AnySchema",
@@ -34,7 +35,7 @@ def schema_for(model: type[Any]) -> type[SQLAlchemyAutoSchema[Any]]:
     """
     Make the schema of a mapped class: all its columns, foreign keys too, and no relationships. A
     dump has the column of ``polymorphic_on``; a load refuses that column. A dump has the value of
-    an Enum; a load takes its value or its name.
+    an Enum, and seconds for a duration.
 
     Raises:
         ConfigurationError: *model* is not a mapped class, or has columns whose values no field
@@ -91,7 +92,11 @@ class _MadeSchema(SQLAlchemyAutoSchema[Any]):
             raise
 
 
-_MadeSchema.TYPE_MAPPING = {**SQLAlchemyAutoSchema.TYPE_MAPPING, bytes: Binary}
+_MadeSchema.TYPE_MAPPING = {
+    **SQLAlchemyAutoSchema.TYPE_MAPPING,
+    bytes: Binary,
+    timedelta: Duration,
+}
 
 
 def _discriminator(mapper: Mapper[Any]) -> tuple[str, ...]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from marshmallow import fields
+from marshmallow_sqlalchemy import SQLAlchemyAutoSchema
 from sqlalchemy import Enum, ForeignKey, LargeBinary
 from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, composite, mapped_column, relationship
 
 from aiorpc import BadArguments, ConfigurationError, ServiceContainer, rpc
@@ -62,6 +66,62 @@ async def test_an_enum_is_one_value_for_callers_schemas_and_the_wire(sqlite_url:
             await proxy.add({"colour": "green"})
         with pytest.raises(BadArguments, match=r"car\.gear: Must be one of: manual, automatic"):
             await proxy.add({"colour": "red", "gear": "none"})
+
+
+class CarSchema(SQLAlchemyAutoSchema[Any]):
+    class Meta:
+        model = Car
+
+    colour = fields.Enum(Colour)
+    second = fields.Enum(Colour, by_value=True)
+
+
+@pytest.mark.parametrize("sent", ["RED", "red", "ONE", 1])
+async def test_a_load_takes_the_name_or_the_value_of_an_enum(sent: Any) -> None:
+    data = {"colour": sent, "second": sent}
+    for schema, session in ((CarSchema(), None), (CarSchema(), AsyncSession())):
+        car = await load(schema, data, session)
+        # A name of one member that is the value of another one is what the field's form says.
+        by_name = {"red": Colour.red, "RED": Colour.RED}.get(sent, Colour.ONE)
+        assert car.colour is by_name
+        assert car.second is (Colour.RED if sent == "red" else by_name)
+    for wrong in ("green", "mro", None, [1], {}):
+        with pytest.raises(BadArguments):
+            await load(CarSchema, {"colour": wrong, "second": wrong})
+
+
+class FilmBase(DeclarativeBase):
+    pass
+
+
+class Film(FilmBase):
+    __tablename__ = f"film_{RUN}"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    runs: Mapped[timedelta | None]
+
+
+class Cinema:
+    name = "cinema"
+    db = DatabaseSession(FilmBase, commit=True)
+
+    @rpc
+    @returns(Film)
+    @accepts(film=Film)
+    async def show(self, film: Film) -> Film:
+        assert film.runs is None or isinstance(film.runs, timedelta)
+        self.db.add(film)
+        return film
+
+
+async def test_a_duration_is_seconds_for_callers_schemas_and_the_wire(database_url: str) -> None:
+    async with running(Cinema, database_url) as (proxy, _):
+        for sent in (timedelta(minutes=1, milliseconds=500), 60.5, "60.5"):
+            assert (await proxy.show({"runs": sent}))["runs"] == 60.5
+        assert (await proxy.show({"runs": None}))["runs"] is None
+        for wrong in ("an hour", 1e30, [1]):
+            with pytest.raises(BadArguments, match=r"film\.runs: Not a valid period of time"):
+                await proxy.show({"runs": wrong})
 
 
 @dataclass
