@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
 from typing import Protocol, TypeAlias
+
+from .logs import logger
 
 __all__ = ["TICK", "Bucket", "Expiring", "Timers"]
 
-log = logging.getLogger("aiorpc.timers")
+log = logger("aiorpc.timers")
 
 #: The longest delay of a deadline, in seconds.
 TICK = 0.01

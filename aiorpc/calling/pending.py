@@ -9,13 +9,13 @@ This file declares and consumes the reply queue through the transport; it sends 
 from __future__ import annotations
 
 import asyncio
-import logging
 from time import monotonic
 from typing import Any
 
 from ..call import Call
 from ..context import new_id
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout, Unroutable
+from ..logs import logger
 from ..timers import Bucket, Timers
 from ..transports.base import Outgoing, Subscription, Transport
 from ..wire.message import Message
@@ -24,7 +24,7 @@ from .diagnosis import Diagnosis, timed_out
 
 __all__ = ["Pending", "PendingCalls"]
 
-log = logging.getLogger("aiorpc.client")
+log = logger("aiorpc.client")
 
 
 class Pending(Outgoing, eq=False, kw_only=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 
 from ..exceptions import ConfigurationError
 from ..extensions import entrypoints_of, providers_of, service_name_of
+from ..logs import logger
 
 __all__ = ["UserCodeFailed", "load_services", "look_in_current_directory"]
 
-log = logging.getLogger("aiorpc.cli")
+log = logger("aiorpc.cli")
 
 
 class UserCodeFailed(Exception):

@@ -19,13 +19,14 @@ from typing import Any, NoReturn
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError
 from ..hosting.runner import ServiceRunner, run_until_signal
+from ..logs import logger
 from .loading import UserCodeFailed, load_services
 from .output import ExitCode, report
 from .parser import settings_of
 
 __all__ = ["fastest_loop", "run_services", "set_up_logging"]
 
-log = logging.getLogger("aiorpc.cli")
+log = logger("aiorpc.cli")
 
 #: Seconds that idle threads may take to end.
 GRACE = 0.2

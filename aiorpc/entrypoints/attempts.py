@@ -15,7 +15,6 @@ ack of the original. Otherwise a crash would make the broker redeliver the copy 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
@@ -31,6 +30,7 @@ from ..exceptions import (
     UnserializableValueError,
 )
 from ..extensions import Host
+from ..logs import logger
 from ..transports.base import Delivery, Outgoing
 from ..wire.copies import (
     attempts_of,
@@ -44,7 +44,7 @@ from ..wire.names import parked_queue
 
 __all__ = ["Attempts"]
 
-log = logging.getLogger("aiorpc.attempts")
+log = logger("aiorpc.attempts")
 
 #: Seconds to wait until the broker confirms a parked message.
 PARKING = 30.0

@@ -9,7 +9,6 @@ instance remembers the cancellation until the deadline of the call.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
@@ -17,13 +16,14 @@ from contextlib import asynccontextmanager
 from typing import Generic, TypeAlias, TypeVar
 
 from ..extensions import Host, Submission
+from ..logs import logger
 from ..wire.message import Message
 from ..wire.names import cancel_queue
 from ..wire.requests import decode_cancellation
 
 __all__ = ["Cancellations", "Key"]
 
-log = logging.getLogger("aiorpc.rpc")
+log = logger("aiorpc.rpc")
 
 #: The identity of a call on the wire: its ``reply_to`` and its ``correlation_id``.
 Key: TypeAlias = tuple[str | None, str | None]

@@ -5,7 +5,6 @@ Awaits only the subscription.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import msgspec
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError, IncorrectSignature
 from ..extensions import Ending, Entrypoint, Host, Outcome
+from ..logs import logger
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import identity_of, was_resent
@@ -26,7 +26,7 @@ from .attempts import Attempts
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
-log = logging.getLogger("aiorpc.consumer")
+log = logger("aiorpc.consumer")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -9,7 +9,6 @@ and logs one line. No message of a peer stops the consumer.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -18,6 +17,7 @@ import msgspec
 
 from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound, likely
 from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
+from ..logs import logger
 from ..transports.base import Delivery, Outgoing
 from ..wire.arguments import Arguments
 from ..wire.copies import attempts_of
@@ -29,7 +29,7 @@ from .cancellations import Cancellations, Key
 
 __all__ = ["Method", "Server"]
 
-log = logging.getLogger("aiorpc.rpc")
+log = logger("aiorpc.rpc")
 
 _RETURNED = Ending.RETURNED  # enum lookup is slow on Python 3.11
 

@@ -10,7 +10,6 @@ reply consumers, lifespans, connection.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -20,6 +19,7 @@ from ..call import Middleware
 from ..config import Settings, resolve
 from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Entrypoint, entrypoints_of, providers_of, service_name_of
+from ..logs import logger
 from ..timers import Timers
 from ..transports import open_transport
 from ..transports.base import Transport
@@ -32,7 +32,7 @@ from .workshop import Workshop
 
 __all__ = ["ServiceContainer"]
 
-log = logging.getLogger("aiorpc.hosting")
+log = logger("aiorpc.hosting")
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ deletes with the connection. If the broker refuses the queue, the container only
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
@@ -19,13 +18,14 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
+from ..logs import logger
 from ..transports.base import Delivery, Outgoing, Subscription, Transport
 from ..wire.message import Message
 from ..wire.names import DISCOVERY_EXCHANGE, discovery_answers_queue, discovery_queue
 
 __all__ = ["Discoverable", "Fired", "Instance", "discover"]
 
-log = logging.getLogger("aiorpc.hosting")
+log = logger("aiorpc.hosting")
 
 
 class Fired(msgspec.Struct, frozen=True):

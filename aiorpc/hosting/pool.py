@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -18,13 +17,14 @@ from ..config import Settings
 from ..context import EMPTY, NO_CONTEXT, Context, id_source
 from ..exceptions import AioRpcError
 from ..extensions import Ending, Entrypoint, Outcome, Submission
+from ..logs import logger
 from .unawaited import report_unawaited
 from .worker import Worker
 from .workshop import Workshop
 
 __all__ = ["Pool", "Submit"]
 
-log = logging.getLogger("aiorpc.hosting")
+log = logger("aiorpc.hosting")
 
 #: The signature of ``Host.submit``.
 Submit: TypeAlias = Callable[..., Submission]

@@ -18,13 +18,14 @@ from typing import Any, ClassVar, NoReturn, Self
 from ..call import Middleware
 from ..config import Settings, resolve
 from ..exceptions import ConfigurationError
+from ..logs import logger
 from ..transports import open_transport
 from ..transports.health import Health
 from .container import ServiceContainer
 
 __all__ = ["ServiceRunner", "run_until_signal", "serve"]
 
-log = logging.getLogger("aiorpc.hosting")
+log = logger("aiorpc.hosting")
 
 #: Seconds to wait for the last log line before a second signal ends the process.
 LAST_WORDS = 1.0

@@ -5,16 +5,16 @@ nothing. Replaces ``warnings.showwarning``, because only Python detects such cor
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from typing import TextIO
 
 from ..context import current
+from ..logs import logger
 
 __all__ = ["report_unawaited"]
 
-log = logging.getLogger("aiorpc.worker")
+log = logger("aiorpc.worker")
 
 
 def report_unawaited() -> None:

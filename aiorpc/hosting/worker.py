@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
-import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from time import monotonic
@@ -29,12 +28,13 @@ from ..call import Call, compose
 from ..context import FAR, current
 from ..exceptions import RpcTimeout
 from ..extensions import Ending, Entrypoint, Outcome, WorkerContext
+from ..logs import logger
 from ..timers import Bucket
 from .workshop import Workshop
 
 __all__ = ["Worker"]
 
-log = logging.getLogger("aiorpc.worker")
+log = logger("aiorpc.worker")
 
 #: A value that no method returns.
 _NOTHING = object()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
@@ -21,13 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..context import current
 from ..exceptions import ConfigurationError
+from ..logs import logger
 from .engine.pool import DatabaseUnreachable
 from .providers import CallDatabase, session_of
 from .session import CallSession
 
 __all__ = ["RETRIED", "is_transient", "require_coroutine_function", "transaction_retry"]
 
-log = logging.getLogger("aiorpc.sqlalchemy")
+log = logger("aiorpc.sqlalchemy")
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,6 @@ Awaits the database. SQLAlchemy calls the event listeners, at the end of this fi
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -18,9 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransa
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util import greenlet_spawn
 
+from ..logs import logger
+
 __all__ = ["CallSession", "WatchedSession", "finish", "watch"]
 
-log = logging.getLogger("aiorpc.sqlalchemy")
+log = logger("aiorpc.sqlalchemy")
 
 T = TypeVar("T")
 

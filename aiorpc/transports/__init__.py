@@ -7,14 +7,14 @@ Imports the transports when they are needed: a process on ``memory://`` loads no
 from __future__ import annotations
 
 import functools
-import logging
 
 from ..config import Settings
+from ..logs import logger
 from .base import Transport
 
 __all__ = ["open_transport"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def open_transport(settings: Settings, *, name: str = "aiorpc") -> Transport:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost
+from ..logs import logger
 from ..wire.message import Exchange, Queue
 from .incoming import ConsumerOptions, Delivery, Heard, Received, Subscription
 from .outgoing import Outgoing, Returns
@@ -41,7 +41,7 @@ __all__ = [
     "Transport",
 ]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class State(enum.Enum):

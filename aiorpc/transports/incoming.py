@@ -4,7 +4,6 @@ Deliveries, and the subscriptions that receive them. Imports no AMQP library; no
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from ..logs import logger
 from ..wire.message import Message, Queue
 from .outgoing import Outgoing
 
 __all__ = ["ConsumerOptions", "Delivery", "Heard", "Received", "Subscription"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Delivery(msgspec.Struct, eq=False):

@@ -7,7 +7,6 @@ Writes through the channel that a transport passes to ``Sender.resume``; does no
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -15,12 +14,13 @@ from copy import copy
 from typing import Protocol
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from ..logs import logger
 from .codec.encoder import Encoder
 from .outgoing import Outgoing, check, refuse, settle, settle_soon, shorten
 
 __all__ = ["Outbox", "PublishingChannel", "Sender"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Maximum of waiting messages, and of their body bytes. Further messages settle with an error.
 MAX_MESSAGES = 100_000

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from ..logs import logger
 from ..wire.message import Message
 
 if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
@@ -36,7 +37,7 @@ __all__ = [
     "shorten",
 ]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: The limit in bytes of body that stands for "no limit".
 NO_LIMIT = 1 << 62

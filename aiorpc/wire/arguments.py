@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,11 +21,12 @@ from types import MethodType
 from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from ..exceptions import BadArguments, IncorrectSignature, MalformedReply
+from ..logs import logger
 from .conversion import Converter, Unfit, Unsupported, converter_of
 
 __all__ = ["Arguments", "result_converter"]
 
-log = logging.getLogger("aiorpc.arguments")
+log = logger("aiorpc.arguments")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -20,6 +20,7 @@ import msgspec
 
 from ..config import SerializerOptions, Settings
 from ..exceptions import ConfigurationError, MalformedRequest, UnserializableValueError
+from ..logs import one_line
 from . import json
 from .objects import fields_of, json_method
 
@@ -83,7 +84,7 @@ def _guarded(
 def _text(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "the value is nested too deep"
-    return " ".join(str(exc).split()) or type(exc).__name__
+    return one_line(" ".join(str(exc).split()), 500) or type(exc).__name__
 
 
 JSON = Serializer("json", "application/json", "utf-8", json.encode, json.decode)

@@ -31,13 +31,14 @@ from ...calling.proxies import ClusterProxy
 from ...calling.standalone import ClusterRpcProxy, StandaloneDispatch, event_dispatcher
 from ...config import Settings
 from ...exceptions import ConnectionLost
+from ...logs import logger
 from ..calls import CONNECT_TIMEOUT
 from ..output import ExitCode, print_note, print_traceback
 from ..parser import Parser, add_settings, add_timeout, settings_of
 
 __all__ = ["configure", "execute"]
 
-log = logging.getLogger("aiorpc")
+log = logger("aiorpc")
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ Awaits the database server, at most ``TERMINATE`` seconds for each step.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -16,11 +15,12 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from ...logs import logger
 from .drivers import Statement, driver_of, kill, roll_back_interrupted, unfinished_statement
 
 __all__ = ["InterruptiblePool"]
 
-log = logging.getLogger("aiorpc.sqlalchemy")
+log = logger("aiorpc.sqlalchemy")
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -15,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ...exceptions import ConfigurationError
+from ...logs import logger
 from .configuration import DatabaseConfig
 from .drivers import default_arguments, note_server
 from .options import merged
@@ -22,7 +22,7 @@ from .pool import CallPool, bound_pings
 
 __all__ = ["open_engine"]
 
-log = logging.getLogger("aiorpc.sqlalchemy")
+log = logger("aiorpc.sqlalchemy")
 
 
 @asynccontextmanager

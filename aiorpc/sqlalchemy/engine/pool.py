@@ -13,7 +13,6 @@ where ``await_only`` can wait.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from time import monotonic
 from typing import Any
@@ -24,12 +23,13 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from ...context import current
+from ...logs import logger
 from .closing import InterruptiblePool
 from .drivers import abort, looks_alive
 
 __all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout", "bound_pings"]
 
-log = logging.getLogger("aiorpc.sqlalchemy")
+log = logger("aiorpc.sqlalchemy")
 
 #: Seconds without use, after which the pool pings a connection before the next use. A ping costs
 #: more than a small query (three round trips with asyncpg).

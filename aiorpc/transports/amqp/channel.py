@@ -7,12 +7,12 @@ Writes through the link's ``Lane``; aiormq opens and closes the channel.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 
 import aiormq
 
 from ...exceptions import AioRpcError, Overloaded, Unroutable
+from ...logs import logger
 from ...wire.message import Message
 from ..codec.encoder import Encoder
 from ..outgoing import Outgoing, Returned, check_size, settle, settle_soon
@@ -22,7 +22,7 @@ from .resend import sort_out
 
 __all__ = ["Channel", "TakeBack"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Called with the messages to re-send when a channel has ended: :meth:`.outbox.Sender.take_back`.
 TakeBack = Callable[[Iterable[Outgoing]], None]

@@ -8,7 +8,6 @@ after all other frames of the turn, so a reply is always written before the ack 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,6 +18,7 @@ import msgspec
 from pamqp.commands import Basic
 
 from ...exceptions import UnserializableValueError
+from ...logs import logger
 from ...wire.message import Message
 from ...wire.names import OVERSIZED
 from ..base import Delivery, Heard, Received
@@ -29,7 +29,7 @@ from .link import Link
 
 __all__ = ["AmqpDelivery", "ConsumerChannel", "ListenerChannel"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class AmqpDelivery(Delivery, eq=False):

@@ -5,19 +5,19 @@ Connects to RabbitMQ: tries the broker's URLs until a broker answers. Does I/O t
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 
 from ...config import BrokerUrl
 from ...exceptions import ConfigurationError
+from ...logs import logger
 from .backoff import Backoff
 from .errors import reason
 from .link import Link
 
 __all__ = ["Dialer"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _NOT_TRIED = "no attempt was made yet"
 

@@ -6,7 +6,6 @@ opens another link. Does I/O; may import aio-pika and aiormq.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ import aiormq.abc
 from yarl import URL
 
 from ...config import BrokerUrl, Settings, ssl_context, tls_server_hostname
+from ...logs import logger
 from .errors import Refused, connection_refusal, errors, quietly, reason
 from .lane import Endpoint, Lane
 
@@ -28,7 +28,7 @@ __all__ = [
     "Link",
 ]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds for one attempt to connect, handshake included.
 CONNECT_TIMEOUT = 10.0

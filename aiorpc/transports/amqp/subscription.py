@@ -6,7 +6,6 @@ and consumes again. Does I/O through ``link`` and ``topology``.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 
 from ...context import new_id
 from ...exceptions import ConnectionLost
+from ...logs import logger
 from ..incoming import ConsumerOptions, Subscription
 from .backoff import Backoff
 from .consumer import ConsumerChannel
@@ -35,7 +35,7 @@ from .topology import (
 
 __all__ = ["AmqpSubscription"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds after which a queue is bound again. The broker does not notify a consumer when its
 #: exchange or binding is deleted. Without a new binding the consumer would get no more messages.

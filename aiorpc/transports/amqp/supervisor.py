@@ -8,13 +8,13 @@ Owns the task and the current :class:`~.link.Link`; does I/O through the dialer 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 from ...config import BrokerUrl, Settings
 from ...exceptions import ConfigurationError, ConnectionLost
+from ...logs import logger
 from ..base import State
 from ..outbox import Sender
 from .backoff import Backoff
@@ -26,7 +26,7 @@ from .topology import Topology
 
 __all__ = ["Supervisor"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds that subscriptions may take to consume again before messages are sent without them.
 _SUBSCRIBE_TIMEOUT = 10.0

@@ -8,7 +8,6 @@ uses the consumer's channel before it consumes. Does I/O through ``link``; may i
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from aiormq.abc import ChannelFrame
 from pamqp.base import Frame
 
 from ...exceptions import ConfigurationError
+from ...logs import logger
 from ...wire.message import Exchange, Queue
 from .errors import Refused, errors, quietly, refusal
 from .link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
@@ -36,7 +36,7 @@ __all__ = [
     "queue_exists",
 ]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds to wait for the reason why a channel is closing; aiormq needs a few loop turns.
 _CLOSED_WITHIN = 1.0

@@ -10,13 +10,13 @@ decides which messages are re-sent after a channel ended.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
 from ...config import Settings
 from ...exceptions import ConnectionLost
+from ...logs import logger
 from ...wire.message import Exchange, Queue
 from ..base import QueueState, State, Subscription, Transport
 from ..incoming import ConsumerOptions
@@ -33,7 +33,7 @@ from .topology import Topology, delete_queue, misdeclared
 
 __all__ = ["AmqpTransport"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class AmqpTransport(Transport):

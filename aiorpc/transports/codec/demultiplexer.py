@@ -7,10 +7,10 @@ demultiplexer calls their :class:`HotFrames`. It returns every other frame uncha
 
 from __future__ import annotations
 
-import logging
 from struct import Struct
 from typing import Protocol
 
+from ...logs import logger
 from ...wire.message import Message
 from .frames import (
     ACK,
@@ -32,7 +32,7 @@ from .table_decoding import GARBLED
 
 __all__ = ["BadFrame", "ConnectionFrames", "Demultiplexer", "HotFrames"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _FRAME = Struct(">BHI").unpack_from
 #: A content header frame, up to the property flags.

@@ -9,13 +9,13 @@ consumer-prefetch). The contract suite checks the same rules on RabbitMQ.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from ...exceptions import ConfigurationError, Unroutable
+from ...logs import logger
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
 from ..codec.encoder import short_string
@@ -26,7 +26,7 @@ from .turns import Turns
 
 __all__ = ["MemoryBroker"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Queue arguments that this broker supports, or that have no effect within one process.
 _KNOWN_ARGUMENTS: Final = frozenset(

@@ -6,7 +6,6 @@ requeueing. No I/O; timers run on the event loop.
 from __future__ import annotations
 
 import asyncio
-import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -16,13 +15,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ...logs import logger
 from ...wire.message import Queue
 from .message import Carried, deep_copy
 from .turns import Turns
 
 __all__ = ["Deliver", "Entry", "MemoryConsumer", "MemoryQueue", "goes_round", "queue_flags"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Deliveries of one queue in one turn of the loop, so that timers and sockets are not delayed.
 MAX_BATCH: Final = 256

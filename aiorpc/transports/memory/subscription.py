@@ -4,12 +4,12 @@ Subscriptions and deliveries of ``memory://``. No I/O.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from functools import partial
 
 from ...exceptions import ConfigurationError
+from ...logs import logger
 from ..incoming import ConsumerOptions, Delivery, Subscription
 from ..outgoing import Outgoing
 from .channel import MemoryChannel
@@ -17,7 +17,7 @@ from .queue import Deliver, Entry, MemoryConsumer
 
 __all__ = ["MemoryDelivery", "MemorySubscription", "restore"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class MemoryDelivery(Delivery, eq=False):

@@ -6,7 +6,6 @@ one process. This module is one connection to the broker in ``broker``. No I/O.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from ...exceptions import ConfigurationError, ConnectionLost
+from ...logs import logger
 from ...wire.message import Exchange, Queue
 from ..base import QueueState, State, Transport
 from ..incoming import ConsumerOptions
@@ -25,7 +25,7 @@ from .subscription import MemorySubscription, restore
 
 __all__ = ["MemoryTransport"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds that closing may spend on waiting messages.
 CLOSE_TIMEOUT: Final = 2.0
