@@ -43,6 +43,7 @@ from .exceptions import (
 )
 from .extensions import DependencyProvider, Entrypoint, Host, WorkerContext
 from .hosting.container import ServiceContainer
+from .hosting.log_lines import CallLogFilter
 from .hosting.runner import ServiceRunner, serve
 from .wire.errors import safe_for_serialization
 from .wire.message import Exchange, Queue
@@ -57,6 +58,7 @@ __all__ = [
     "BadArguments",
     "BadRequest",
     "Call",
+    "CallLogFilter",
     "ClusterProxy",
     "ClusterRpc",
     "ClusterRpcProxy",

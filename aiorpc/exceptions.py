@@ -172,6 +172,10 @@ class IncorrectSignature(BadRequest):
 class BadArguments(IncorrectSignature, ValueError):
     """An argument has the wrong type or value. The text names the argument and both types."""
 
+    #: Whether a check of the called method raised the error, such as ``@accepts``. Then the log has
+    #: one line, without a traceback: the caller is wrong, not the service.
+    refuses_call = False
+
     @property
     def messages(self) -> Any:
         """Messages of an ``aiorpc.sqlalchemy`` schema, by argument and field; empty without one."""

@@ -30,6 +30,7 @@ from ..exceptions import RpcTimeout
 from ..extensions import Ending, Entrypoint, Outcome, WorkerContext
 from ..logs import logger
 from ..timers import Bucket
+from .log_lines import log_end
 from .workshop import Workshop
 
 __all__ = ["Worker"]
@@ -83,6 +84,8 @@ class Worker(msgspec.Struct, eq=False):
     _overdue: bool = False
     _result: Any = _NOTHING
     _encoded: Any = None
+    #: The ``time.monotonic()`` of the start, if the log gets a line at DEBUG; else 0.
+    _began: float = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Run in *context*. If the deadline passed while the worker waited, end without a run."""
@@ -92,6 +95,8 @@ class Worker(msgspec.Struct, eq=False):
                 self._finish(_timed_out("it waited for a free worker past its deadline"))
                 return
             self._deadlines = self._workshop.timers.add(deadline.at, self)
+        if log.isEnabledFor(logging.DEBUG):
+            self._began = monotonic()
         self._state = _STARTING
         self.task = loop.create_task(self._run(), context=context)
 
@@ -289,8 +294,9 @@ class Worker(msgspec.Struct, eq=False):
         self._result = self._encoded = None
         self._encode = None  # the submitter may hold this worker: a reference cycle for each call
         self._ended(self)
-        if outcome.error is not None:
-            _log(self, outcome, outcome.error)  # last, because a user's log filter can raise
+        if outcome.error is not None or self._began:  # last, because a user's log filter can raise
+            expected, service_cls = self.entrypoint.expected_exceptions, self._workshop.service_cls
+            log_end(self.call, outcome, expected, service_cls, self._began)
 
     def _settle_once(self, outcome: Outcome) -> None:
         settle, self._settle = self._settle, None
@@ -304,17 +310,6 @@ class Worker(msgspec.Struct, eq=False):
 
 def _timed_out(why: str) -> Outcome:
     return Outcome(Ending.TIMED_OUT, error=RpcTimeout(why))
-
-
-def _log(worker: Worker, outcome: Outcome, error: BaseException) -> None:
-    call = worker.call
-    if outcome.ending is Ending.TIMED_OUT:
-        log.warning("%s: %s (call id %s)", call, error, call.id)
-    elif isinstance(error, worker.entrypoint.expected_exceptions):
-        log.warning("%s raised an expected error: %r (call id %s)", call, error, call.id)
-    else:
-        name = type(error).__name__
-        log.error("%s raised %s (call id %s)", call, name, call.id, exc_info=error)
 
 
 async def _exit(

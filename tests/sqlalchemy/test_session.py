@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import weakref
 from typing import Any, ClassVar
 from unittest.mock import Mock
@@ -38,6 +39,10 @@ class Library:
     @rpc
     async def add_auto(self, name: str) -> None:
         self.auto.add(Author(name=name))
+
+    @rpc
+    async def fail(self) -> None:
+        await self.db.execute(text("SELECT missing FROM nowhere"))
 
 
 async def test_a_middleware_with_a_timeout_does_not_cancel_a_commit(
@@ -265,3 +270,18 @@ async def test_a_cancelled_call_finishes_a_commit_that_has_begun(
         await all_returned(container)
         # It is committed, and its connection was not thrown away.
         assert await proxy.look() == [1, connection]
+
+
+async def test_a_failed_query_has_a_short_traceback_with_its_cause_in_the_log(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(Library, database_url) as (library, _):
+        with pytest.raises(RemoteError):
+            await library.fail()
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert record.exc_text is not None
+    assert 'text("SELECT missing FROM nowhere")' in record.exc_text
+    assert "nowhere" in record.exc_text.splitlines()[0]  # the driver's own error
+    assert len(record.exc_text.splitlines()) < 30
+    assert "Pool" not in caplog.text  # SQLAlchemy's line "Pool recreating" at INFO

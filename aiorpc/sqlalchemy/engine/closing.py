@@ -31,6 +31,10 @@ TERMINATE = 2.5
 class InterruptiblePool(AsyncAdaptedQueuePool):
     """A pool that closes a connection during a statement in at most ``2 * TERMINATE`` seconds."""
 
+    # SQLAlchemy names a pool's logger by its module. The loggers of `aiorpc` often have level INFO,
+    # and would show lines such as "Pool recreating".
+    _sqla_logger_namespace = "sqlalchemy.pool.aiorpc"
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         #: The database's key in ``DB_URIS``, for log lines and errors.

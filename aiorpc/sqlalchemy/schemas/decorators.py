@@ -142,7 +142,9 @@ def _accepting(
             except ValidationError as exc:
                 messages[name] = exc.messages
         if messages:
-            raise invalid(messages, where=method.__qualname__)
+            error = invalid(messages, where=method.__qualname__)
+            error.refuses_call = True
+            raise error
         return await method(*bound.args, **bound.kwargs)
 
     _annotate(method, {argument.name: argument.wire_type for argument in arguments})

@@ -314,3 +314,15 @@ def test_mistakes_are_errors_when_the_class_is_made() -> None:
         accepts(AuthorSchema(), BookSchema())(method)
     with pytest.raises(ConfigurationError, match=r"make .*sync_method `async def`"):
         returns(AuthorSchema())(sync_method)
+
+
+async def test_data_that_a_schema_refuses_is_one_warning_in_the_log(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(Library, database_url) as (library, _):
+        with pytest.raises(BadArguments):
+            await library.add_author({"name": 1})
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert record.levelno == logging.WARNING
+    assert "library.add_author: a request was refused: BadArguments: " in record.getMessage()
+    assert record.exc_info is None
