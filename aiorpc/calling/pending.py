@@ -18,6 +18,7 @@ from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout, Unroutable
 from ..logs import logger
 from ..timers import Bucket, Timers
 from ..transports.base import Outgoing, Subscription, Transport
+from ..transports.outgoing import Refusal
 from ..wire.message import Message
 from ..wire.protocol import Wire
 from .diagnosis import Diagnosis, timed_out
@@ -29,6 +30,8 @@ log = logger("aiorpc.client")
 
 class Pending(Outgoing, eq=False, kw_only=True):
     """A call that waits for an answer: its request, and the future of its answer."""
+
+    is_request = True
 
     calls: PendingCalls
     call: Call
@@ -97,6 +100,7 @@ class PendingCalls:
             arguments=lambda reconnects: {"x-priority": reconnects},
         )
         self._transport.returns.expect(self.reply_to, self._on_returned)
+        self._ignore_refusals = self._transport.refusals.add(self._on_refusal)
 
     async def close(self) -> None:
         """Fail the pending calls, and delete the reply queue. Bounded; idempotent."""
@@ -105,6 +109,7 @@ class PendingCalls:
             task.cancel()
         self._transport.returns.forget(self.reply_to)
         if self._subscription is not None:
+            self._ignore_refusals()
             self._timers.close()
             subscription, self._subscription = self._subscription, None
             await subscription.cancel()
@@ -179,6 +184,21 @@ class PendingCalls:
         pending = self._pending.get(message.correlation_id or "")
         if pending is not None:
             self.undelivered(pending, error)
+
+    def _on_refusal(self, refusal: Refusal) -> None:
+        """
+        The broker closed the channel to send on. The transport re-sends the requests that need a
+        confirm. The broker did not read the other requests that we sent after the refused one.
+        """
+        unread = False
+        for pending in list(self._pending.values()):
+            if pending.confirm:
+                unread = unread or refusal.names(pending)
+            elif refusal.names(pending):
+                unread = True
+                self._fail(pending, refusal.error_for(pending))
+            elif unread:
+                self._transport.send_unread(pending)
 
     def undelivered(self, pending: Pending, error: AioRpcError) -> None:
         """Fail *pending*: its request did not reach a queue, or the client cannot know."""

@@ -112,8 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     declare_event_exchanges: bool = True
     #: Largest encoded body, in bytes, that this process sends or decodes. Sending a larger body
     #: raises an error; a service answers a larger request with an error. None: the broker's limit
-    #: (``max_message_size``: 128 MiB in RabbitMQ 3.x, 16 MiB from 4.0).
-    max_message_size: AtLeastOne | None = 64 * 1024 * 1024
+    #: (``max_message_size``: 128 MiB in RabbitMQ 3.x, 16 MiB from 4.0), which the first refusal
+    #: tells us.
+    max_message_size: AtLeastOne | None = 16 * 1024 * 1024
 
     # Calls
     #: Seconds that a call waits for its answer by default. None: unlimited.

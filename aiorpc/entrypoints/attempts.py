@@ -27,7 +27,6 @@ from ..exceptions import (
     ConfigurationError,
     ConnectionLost,
     DeliveryUncertain,
-    UnserializableValueError,
 )
 from ..extensions import Host
 from ..logs import logger
@@ -143,15 +142,19 @@ class Attempts:
         error: AioRpcError | None,
     ) -> None:
         arrived = self._unconfirmed.pop(copy)
-        if isinstance(error, UnserializableValueError):  # readable, but not sendable
-            log.warning(
-                "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
-                self.queue,
-                error,
-            )
+        if error is None or isinstance(error, ConnectionLost):
+            if arrived is not None and not arrived.stale:
+                self.work(arrived)
+            return
+        log.warning(
+            "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
+            self.queue,
+            error,
+        )
+        if arrived is not None:  # a queue took it, and another refused it
+            arrived.ack()
+        if not delivery.stale:
             instead(delivery)
-        elif arrived is not None and not arrived.stale:
-            self.work(arrived)
 
     async def _park(self, delivery: Delivery, failed: int) -> None:
         transport, queue = self.host.transport, parked_queue(self.queue)

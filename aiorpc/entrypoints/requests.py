@@ -9,34 +9,28 @@ and logs one line. No message of a peer stops the consumer.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
 from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound, likely
-from ..extensions import Ending, Entrypoint, Host, Outcome, Submission
+from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..logs import logger
-from ..transports.base import Delivery, Outgoing
+from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import attempts_of
 from ..wire.errors import text_of
-from ..wire.message import Message
 from ..wire.requests import Request
+from .answers import Answers, ServedRequest
 from .attempts import Attempts
-from .cancellations import Cancellations, Key
+from .cancellations import Cancellations
 
 __all__ = ["Method", "Server"]
 
 log = logger("aiorpc.rpc")
 
 _RETURNED = Ending.RETURNED  # enum lookup is slow on Python 3.11
-
-#: The maximum number of replies that are kept for redelivered requests.
-REMEMBERED = 256
-#: The maximum size of a kept reply, in bytes.
-REMEMBERED_BYTES = 64 * 1024
 
 
 class Method(msgspec.Struct, frozen=True):
@@ -45,32 +39,6 @@ class Method(msgspec.Struct, frozen=True):
     entrypoint: Entrypoint
     arguments: Arguments
     at_most_once: bool
-
-
-class ServedRequest(Request, eq=False, kw_only=True):
-    """
-    A request in the service: read from *delivery*, and answered through it.
-
-    Attributes:
-        key: the key in the caller's cancellation.
-        submission: the call in the host; ``None`` before the call is submitted.
-        settled: whether the outcome is known.
-    """
-
-    delivery: Delivery
-    key: Key
-    submission: Submission | None = None
-    settled: bool = False
-
-    def cancel(self) -> None:
-        """Cancel the call, because its caller cancelled it."""
-        if self.submission is not None:
-            self.submission.cancel()
-
-    def delivered_again(self, delivery: Delivery) -> None:
-        """Settle the old delivery, and answer *delivery* instead."""
-        self.delivery.ack()
-        self.delivery = delivery
 
 
 class Server:
@@ -88,8 +56,7 @@ class Server:
         self.cancellations: Cancellations[ServedRequest] = Cancellations()
         self._host = host
         self._methods = methods
-        self._exchange = host.wire.rpc_exchange.name
-        self._confirm = host.settings.confirm_replies
+        self._answers = Answers(host, self.cancellations)
         self._attempts = Attempts(
             host,
             host.wire.rpc_queue(host.service_name).name,
@@ -97,8 +64,6 @@ class Server:
             as_it_came=True,
             parked=self._parked,
         )
-        #: Replies that wait for the redelivery of their requests, oldest first.
-        self._remembered: OrderedDict[Key, Outgoing] = OrderedDict()
 
     # From a delivery to a call
 
@@ -172,10 +137,7 @@ class Server:
         if running is not None:
             running.delivered_again(request.delivery)
             return True
-        reply = self._remembered.pop(key, None)
-        if reply is not None:
-            request.delivery.answer(reply)
-        return reply is not None
+        return self._answers.send_again(request)
 
     # From an outcome to an answer
 
@@ -189,7 +151,7 @@ class Server:
                 name = self._name(request)
                 log.warning("%s: the request has no reply_to, so nobody gets the result", name)
             try:
-                self._answer(request, outcome.value)
+                self._answers.send(request, outcome.value)
             except Exception as exc:
                 log.error(
                     "%s: the result could not be sent: %s",
@@ -215,14 +177,14 @@ class Server:
         """
         replies = self._replies
         try:
-            self._answer(request, replies.error(request.message, error, refusal=refusal))
+            self._answers.send(request, replies.error(request.message, error, refusal=refusal))
             return
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             substitute = AioRpcError(
                 f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
             )
         try:
-            self._answer(request, replies.error(request.message, substitute))
+            self._answers.send(request, replies.error(request.message, substitute))
         except Exception as exc:  # noqa: BLE001 - unacked, it would use up the prefetch
             log.error(
                 "%s: the caller gets no answer, because neither the error nor %s can be sent: %s",
@@ -231,21 +193,6 @@ class Server:
                 exc,
             )
             request.delivery.ack()
-
-    def _answer(self, request: ServedRequest, message: Message) -> None:
-        """Send the reply, then ack. Without a ``reply_to``, only ack."""
-        reply_to = request.message.reply_to
-        if not reply_to:
-            request.delivery.ack()
-            return
-        reply = Outgoing(
-            exchange=self._exchange, routing_key=reply_to, message=message, confirm=self._confirm
-        )
-        if not request.delivery.answer(reply) and len(message.body) <= REMEMBERED_BYTES:
-            # Send the reply on the next connection, when the broker redelivers the request.
-            self._remembered[request.key] = reply
-            if len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
 
     # Refusals
 

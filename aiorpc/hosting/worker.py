@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from time import monotonic

@@ -53,5 +53,5 @@ def _cut_amqp(transport: Transport) -> Callable[[], None]:
 
     dialer.connect = wait_and_connect
     if transport.supervisor.link is not None:
-        transport.supervisor.link.abort()
+        transport.supervisor.link.lane.abort()
     return restore

@@ -17,7 +17,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ from ..exceptions import AioRpcError, ConnectionLost
 from ..logs import logger
 from ..wire.message import Exchange, Queue
 from .incoming import ConsumerOptions, Delivery, Heard, Received, Subscription
-from .outgoing import Outgoing, Returns
+from .outgoing import Outgoing, Refusal, Returns
 
 if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
     from .outbox import Sender
@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 log = logger(__name__)
+
+T = TypeVar("T")
 
 
 class State(enum.Enum):
@@ -60,6 +62,31 @@ class QueueState(msgspec.Struct, frozen=True):
     exists: bool
     messages: int = 0
     consumers: int = 0
+
+
+class Listeners(Generic[T]):
+    """Functions that are called with each value of one kind. Their errors are logged."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[T], None]] = []
+
+    def add(self, listener: Callable[[T], None]) -> Callable[[], None]:
+        """Call *listener* with every later value; return a function that removes *listener*."""
+        self._listeners.append(listener)
+
+        def remove() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return remove
+
+    def tell(self, value: T) -> None:
+        """Call the listeners with *value*."""
+        for listener in list(self._listeners):
+            try:
+                listener(value)
+            except Exception:
+                log.exception("a listener of the transport failed; it was told: %s", value)
 
 
 class Transport(ABC):
@@ -88,7 +115,9 @@ class Transport(ABC):
         self._uncongested.set()
         #: Set when the state changes, and when the last waiting message leaves.
         self._changed = asyncio.Event()
-        self._listeners: list[Callable[[State], None]] = []
+        self._states = Listeners[State]()
+        #: Told when the broker has closed the channel to send on, perhaps because of a message.
+        self.refusals = Listeners[Refusal]()
 
     # --- the connection
 
@@ -129,26 +158,21 @@ class Transport(ABC):
 
     def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
         """Call *listener* at every change of state; return a function that removes *listener*."""
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
+        return self._states.add(listener)
 
     def _become(self, state: State) -> None:
         if state is self.state:
             return
         self.state = state
         self._changed.set()
-        for listener in list(self._listeners):
-            try:
-                listener(state)
-            except Exception:
-                log.exception("a listener failed when the transport became %s", state.value)
+        self._states.tell(state)
 
     # --- sending
+
+    def send_unread(self, outgoing: Outgoing) -> None:
+        """Send *outgoing* again, because the broker did not read it, unless it still waits."""
+        self._sender.outbox.discard(outgoing)
+        self.send(outgoing)
 
     def retract(self, outgoing: Outgoing) -> bool:
         """

@@ -16,7 +16,7 @@ from typing import Protocol
 from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..logs import logger
 from .codec.encoder import Encoder
-from .outgoing import Outgoing, check, refuse, settle, settle_soon, shorten
+from .outgoing import Outgoing, SizeLimit, check, refuse, settle, settle_soon, shorten
 
 __all__ = ["Outbox", "PublishingChannel", "Sender"]
 
@@ -161,6 +161,11 @@ class PublishingChannel(Protocol):
         """Whether the channel is open, and the broker accepts messages."""
         ...
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker has confirmed all messages."""
+        ...
+
     def publish(self, outgoing: Outgoing) -> object:
         """
         Send *outgoing* now; the channel settles it.
@@ -172,6 +177,9 @@ class PublishingChannel(Protocol):
     async def drained(self) -> None:
         """Return when the channel can send more, or has ended."""
 
+    async def all_confirmed(self) -> None:
+        """Return when the broker has confirmed all messages, or the channel has ended."""
+
 
 class Sender:
     """
@@ -179,7 +187,7 @@ class Sender:
 
     Args:
         why: the reason why there is no connection yet, for errors.
-        limit: bytes of the largest body that may be sent.
+        limit: the largest body that may be sent.
         on_change: see :class:`Outbox`.
 
     Attributes:
@@ -188,7 +196,7 @@ class Sender:
         outbox: the waiting messages.
     """
 
-    def __init__(self, why: str, *, limit: int, on_change: Callable[[], None]) -> None:
+    def __init__(self, why: str, *, limit: SizeLimit, on_change: Callable[[], None]) -> None:
         self.channel: PublishingChannel | None = None
         self.direct: PublishingChannel | None = None
         self.outbox = Outbox(why, on_change)
@@ -196,6 +204,8 @@ class Sender:
         self._encoder = Encoder(channel=0, frame_max=0)  # only to check
         self._closed: str | None = None
         self._flusher: asyncio.Task[None] | None = None
+        #: Whether the next message waits until the last one is confirmed.
+        self._alone = False
 
     def send(self, outgoing: Outgoing) -> None:
         """
@@ -207,7 +217,7 @@ class Sender:
         """
         channel = self.direct
         try:
-            if channel is not None:
+            if channel is not None and not outgoing.closes:
                 channel.publish(outgoing)
                 return
             check(outgoing, self._encoder, self._limit)
@@ -216,8 +226,11 @@ class Sender:
         else:
             if self._closed is not None:
                 settle_soon(outgoing, ConnectionLost(self._closed))
-            else:
-                self.outbox.add(outgoing)
+                return
+            self.outbox.add(outgoing)
+            if channel is not None:  # a suspect, which is sent alone
+                self.direct = None
+                self.resume(channel)
 
     def retract(self, outgoing: Outgoing) -> bool:
         """See :meth:`.base.Transport.retract`."""
@@ -277,16 +290,26 @@ class Sender:
             if outgoing is None:
                 self.direct = channel
                 return True
+            if outgoing.closes and not channel.idle:
+                self.outbox.put_back((outgoing,))
+                self._alone = True
+                return False
             try:
                 channel.publish(outgoing)
             except UnserializableValueError as error:  # ``again`` may return any message
                 settle_soon(outgoing, error)
+            if outgoing.closes:
+                self._alone = True
+                return False
         return False
 
     async def _flush_rest(self) -> None:
         while not self._flush_batch():
             if self.channel is not None:
                 await self.channel.drained()
+                if self._alone:  # it may be the reason why the broker closed the last channel
+                    self._alone = False
+                    await self.channel.all_confirmed()
             await asyncio.sleep(0)
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:

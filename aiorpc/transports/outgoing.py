@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
 __all__ = [
     "NO_LIMIT",
     "Outgoing",
+    "Refusal",
     "Returned",
     "Returns",
+    "SizeLimit",
     "check",
     "check_size",
     "refuse",
@@ -41,9 +43,28 @@ log = logger(__name__)
 
 #: The limit in bytes of body that stands for "no limit".
 NO_LIMIT = 1 << 62
-#: How often the broker may close a message's channel for a reason that names no message. After
-#: that, the message settles with this reason.
-MAX_CLOSES = 3
+#: How often the broker may close a message's channel or connection for a reason that names no
+#: message. After that, the message settles with this reason. The sender re-sends such a message
+#: alone, so the second close proves that the message is the reason.
+MAX_CLOSES = 2
+
+
+class SizeLimit(msgspec.Struct, eq=False):
+    """
+    The largest body that may be sent.
+
+    Attributes:
+        bytes: the limit.
+        setting: what sets the limit, for errors.
+    """
+
+    bytes: int
+    setting: str = "MAX_MESSAGE_SIZE"
+
+    def lower(self, size: int, setting: str) -> None:
+        """Lower the limit to *size* bytes, if it is higher."""
+        if size < self.bytes:
+            self.bytes, self.setting = size, setting
 
 
 class Outgoing(msgspec.Struct, eq=False, kw_only=True):
@@ -63,8 +84,8 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         settled: called at most once, with ``None`` (confirmed, or written) or with the error; never
             inside ``send``. The error is ``Unroutable`` also for an exchange that does not exist,
             and ``UnserializableValueError`` for a message that AMQP cannot carry.
-        closes: how often the broker closed a channel with this message on it, as the transport
-            counts.
+        closes: how often the broker closed a channel or a connection with this message on it, and
+            did not say why; the transport counts.
 
         A sender of many messages may derive a class and override ``conclude`` and ``once_more``, to
         save callbacks for each message. Without ``settled``, the transport calls ``conclude`` for
@@ -80,6 +101,8 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
     again: Callable[[Message], Message | None] | None = None
     settled: Callable[[AioRpcError | None], None] | None = None
     closes: int = 0
+    #: Whether the message is a request, whose sender waits for the answer.
+    is_request: ClassVar[bool] = False
 
     def conclude(self, error: AioRpcError | None) -> None:
         """Call ``settled``; without it, log an error."""
@@ -102,6 +125,18 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
     def description(self) -> str:
         """The name of the message in errors."""
         return f"a message to exchange {self.exchange!r}, key {self.routing_key!r},"
+
+
+class Refusal(Protocol):
+    """The broker's reason why it closed the channel of outgoing messages."""
+
+    def names(self, outgoing: Outgoing) -> bool:
+        """Whether the broker names *outgoing* as the message that it refused."""
+        ...
+
+    def error_for(self, outgoing: Outgoing) -> AioRpcError:
+        """Return the error for *outgoing*, which the broker refused."""
+        ...
 
 
 #: Called with a mandatory message that the broker returned, and the error with the reason.
@@ -160,27 +195,27 @@ def refuse(outgoing: Outgoing, error: UnserializableValueError) -> None:
     settle_soon(outgoing, error)
 
 
-def check_size(outgoing: Outgoing, limit: int) -> None:
+def check_size(outgoing: Outgoing, limit: SizeLimit) -> None:
     """
-    Check that the body of *outgoing* has at most *limit* bytes.
+    Check that the body of *outgoing* is within *limit*.
 
     Raises:
-        UnserializableValueError: the body has more than *limit* bytes.
+        UnserializableValueError: the body is larger than *limit*.
     """
     size = len(outgoing.message.body)
-    if size > limit:
+    if size > limit.bytes:
         raise UnserializableValueError(
-            f"{outgoing.description} has {size} bytes, and MAX_MESSAGE_SIZE is {limit}: send less, "
-            "send it in parts, or raise the limit here, at the receiver and in the broker"
+            f"{outgoing.description} has {size} bytes, and {limit.setting} is {limit.bytes}: send "
+            "less, send it in parts, or raise the limit here, at the receiver and in the broker"
         )
 
 
-def check(outgoing: Outgoing, encoder: Encoder, limit: int) -> None:
+def check(outgoing: Outgoing, encoder: Encoder, limit: SizeLimit) -> None:
     """
     Check that *outgoing* can be sent.
 
     Raises:
-        UnserializableValueError: AMQP cannot carry it, or its body has more than *limit* bytes.
+        UnserializableValueError: AMQP cannot carry it, or its body is larger than *limit*.
     """
     check_size(outgoing, limit)
     encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message)

@@ -38,6 +38,8 @@ _REFUSALS: Mapping[str, type[AioRpcError]] = {
 _DEPTH = 20
 #: The number of items of an error's arguments that we send, in all levels together.
 _ITEMS = 1000
+#: The number of characters of each text of an error that we send. A text is in the reply twice.
+_CHARACTERS = 100_000
 
 
 def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any]:
@@ -141,7 +143,7 @@ class _Safe:
 
     def value(self, value: Any, depth: int = _DEPTH) -> Any:
         if isinstance(value, str):
-            return str(value)
+            return _cut(str(value))
         if depth and self._left > 0 and isinstance(value, Mapping):
             return {text_of(k): self.value(v, depth - 1) for k, v in self._some(value.items())}
         if depth and self._left > 0 and isinstance(value, Iterable):
@@ -149,7 +151,7 @@ class _Safe:
                 return [self.value(item, depth - 1) for item in self._some(value)]
             except Exception:  # noqa: BLE001, S110 - an __iter__ may raise anything
                 pass
-        return text_of(value)
+        return _cut(text_of(value))
 
     def _some(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -157,6 +159,12 @@ class _Safe:
                 return
             self._left -= 1
             yield item
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _CHARACTERS:
+        return text
+    return f"{text[:_CHARACTERS]}... ({len(text)} characters)"
 
 
 def text_of(value: Any) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,14 +29,6 @@ GROUPS = {
     **{each.name: [each] for each in SHORT if each.name in ALONE},
     "processes, network and queues": [each for each in SHORT if each.name not in ALONE],
 }
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Rabbit]:
-    if Rabbit.program() is None:
-        pytest.skip("the chaos suite needs an installed RabbitMQ, of which it starts its own node")
-    with Rabbit.fresh() as node:
-        yield node
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)

@@ -26,6 +26,9 @@ class Proxy:
         deaf: whether to hold back all bytes of the transport.
         drops: tells which frames of the broker to drop.
         reading: clear it to read nothing more from transports.
+        poison: bytes of a transport that the broker seems to refuse: it gets *last_words*, and the
+            broker's connection ends.
+        last_words: frames.
         channel_max: the channels per connection that the broker seems to permit; 0: as it does.
     """
 
@@ -40,6 +43,7 @@ class Proxy:
         self.drops: Callable[[bytes], bool] = lambda frame: False
         self.reading = asyncio.Event()
         self.reading.set()
+        self.poison = self.last_words = b""
         self.channel_max = 0
         self.connections = 0
         self._clients: set[asyncio.StreamWriter] = set()
@@ -67,16 +71,26 @@ class Proxy:
         self._clients.add(client)
         self._brokers.add(broker)
         try:
-            await asyncio.gather(self._up(reader, broker), self._down(broker_reader, client))
+            await asyncio.gather(
+                self._up(reader, broker, client), self._down(broker_reader, client)
+            )
         finally:
             self._clients.discard(client)
             self._brokers.discard(broker)
 
-    async def _up(self, reader: asyncio.StreamReader, broker: asyncio.StreamWriter) -> None:
+    async def _up(
+        self,
+        reader: asyncio.StreamReader,
+        broker: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
                 await self.reading.wait()
                 self.sent += data
+                if self.poison and self.poison in data:
+                    client.write(self.last_words)
+                    break
                 if not self.deaf:
                     broker.write(data)
         broker.close()

@@ -34,7 +34,7 @@ PLAIN = (
     st.none()
     | st.booleans()
     | INT64
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]))
     | DECIMALS.filter(lambda number: not number.is_signed())
     | WHOLE_SECONDS

@@ -12,7 +12,7 @@ from aiorpc.exceptions import AioRpcError, ConnectionLost
 from aiorpc.transports import outbox as module
 from aiorpc.transports.base import Outgoing
 from aiorpc.transports.outbox import Outbox, Sender
-from aiorpc.transports.outgoing import NO_LIMIT
+from aiorpc.transports.outgoing import NO_LIMIT, SizeLimit
 from aiorpc.wire.message import Message
 from tests.support.waiting import eventually
 
@@ -146,12 +146,27 @@ class Channel:
     def __init__(self) -> None:
         self.left: list[int] = []
         self.ready = True
+        self.confirmed = asyncio.Event()
+        self.confirmed.set()
+
+    @property
+    def idle(self) -> bool:
+        return self.confirmed.is_set()
 
     def publish(self, outgoing: Outgoing) -> None:
         self.left.append(int(outgoing.message.body))
 
     async def drained(self) -> None:
         pass
+
+    async def all_confirmed(self) -> None:
+        await self.confirmed.wait()
+
+
+async def spin() -> None:
+    """Let the loop run everything that is ready."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 class Sending:
@@ -160,7 +175,7 @@ class Sending:
     def __init__(self) -> None:
         self.channel = Channel()
         self.left = self.channel.left
-        self.sender = Sender("no", limit=NO_LIMIT, on_change=lambda: None)
+        self.sender = Sender("no", limit=SizeLimit(NO_LIMIT), on_change=lambda: None)
 
     async def all_left(self, count: int) -> None:
         await eventually(lambda: len(self.left) >= count)
@@ -175,6 +190,23 @@ async def test_waiting_messages_are_sent_in_order_then_new_ones_at_once() -> Non
     sending.sender.send(message(b"1000"))
     await sending.all_left(1001)
     assert sending.left == list(range(1001))
+
+
+async def test_a_message_that_may_have_closed_a_channel_is_alone_on_the_next_one() -> None:
+    sending = Sending()
+    channel = sending.channel
+    sending.sender.resume(channel)
+    channel.confirmed.clear()
+    for number, closes in enumerate([0, 1, 0]):
+        sending.sender.send(message(b"%d" % number, closes=closes))
+    await spin()
+    assert sending.left == [0]
+    channel.confirmed.set()
+    await eventually(lambda: channel.left == [0, 1, 2])
+    channel.confirmed.clear()
+    sending.sender.take_back([message(b"3", closes=1), message(b"4")])
+    await spin()
+    assert sending.left == [0, 1, 2]
 
 
 async def test_a_reply_taken_back_as_the_outbox_empties_is_sent() -> None:

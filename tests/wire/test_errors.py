@@ -243,3 +243,10 @@ def test_an_error_that_no_coroutine_can_raise_cannot_be_registered() -> None:
 
     with pytest.raises(ConfigurationError, match="Stop cannot be raised by a call"):
         deserialize_to_instance(Stop)
+
+
+def test_a_long_text_of_an_error_is_cut_and_has_its_length() -> None:
+    payload = error_payload(ValueError("x" * 9_000_000))
+    assert len(payload["value"]) < 100_100
+    assert payload["value"].endswith("... (9000000 characters)")
+    assert payload["exc_args"] == [payload["value"]]

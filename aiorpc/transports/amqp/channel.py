@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 
 import aiormq
 
-from ...exceptions import AioRpcError, Overloaded, Unroutable
+from ...exceptions import Overloaded, Unroutable
 from ...logs import logger
 from ...wire.message import Message
 from ..codec.encoder import Encoder
-from ..outgoing import Outgoing, Returned, check_size, settle, settle_soon
+from ..outgoing import Outgoing, Returned, SizeLimit, check_size, settle, settle_soon
 from .errors import Refused
 from .link import Link
-from .resend import sort_out
+from .resend import AmqpRefusal, broker_limit, sort_out
 
 __all__ = ["Channel", "TakeBack"]
 
@@ -36,9 +36,12 @@ class Channel:
     Args:
         link: the connection.
         channel: aiormq's channel.
-        max_message_size: bytes of the largest body that may be sent or received.
+        max_message_size: bytes of the largest body to receive.
+        limit: the largest body that may be sent. The channel lowers the limit if the broker refuses
+            a message because of its size.
         take_back: called with the messages to re-send when the channel ends.
         returned: called with each returned mandatory message that was sent without confirms.
+        refused: called when the broker has closed the channel, with its reason.
 
     Attributes:
         open: whether the channel can be written to.
@@ -47,17 +50,16 @@ class Channel:
         unconfirmed: the messages that the broker has to confirm, by delivery tag.
     """
 
-    #: Whether ``_confirm`` is needed also for messages without ``settled``.
-    _tells_all = False
-
     def __init__(
         self,
         link: Link,
         channel: aiormq.Channel,
         *,
         max_message_size: int,
+        limit: SizeLimit,
         take_back: TakeBack,
         returned: Returned | None = None,
+        refused: Callable[[AmqpRefusal], None] | None = None,
     ) -> None:
         self.link = link
         self.amqp = channel
@@ -72,8 +74,10 @@ class Channel:
         self._confirms = False
         self._published = 0
         self._oldest = 1  # no lower tag is unconfirmed
+        self._limit = limit
         self._take_back = take_back
         self._returned = returned
+        self._on_refused = refused
         self._settled: asyncio.Event | None = None
         self.lane.attach(channel, self)
         link.attached.add(self)
@@ -88,8 +92,8 @@ class Channel:
             UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
         """
         message = outgoing.message
-        if len(message.body) > self.max_message_size:
-            check_size(outgoing, self.max_message_size)
+        if len(message.body) > self._limit.bytes:
+            check_size(outgoing, self._limit)
         if not self._confirms:
             if not outgoing.confirm and (not outgoing.mandatory or outgoing.settled is None):
                 self.lane.write(
@@ -123,6 +127,11 @@ class Channel:
         """Whether the channel is open, and the broker accepts messages."""
         return self.open and self.link.blocked_reason is None
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker has confirmed all messages."""
+        return not self.unconfirmed
+
     async def drained(self) -> None:
         """Return when the connection can send more, or is lost."""
         if self.lane.congested:
@@ -131,7 +140,8 @@ class Channel:
     async def all_confirmed(self) -> None:
         """Return when the broker has confirmed all messages, or the channel has ended."""
         while self.unconfirmed and self.open:
-            self._settled = asyncio.Event()
+            if self._settled is None or self._settled.is_set():
+                self._settled = asyncio.Event()
             await self._settled.wait()
 
     async def close(self) -> None:
@@ -147,11 +157,10 @@ class Channel:
     def confirmed(self, tag: int, multiple: bool, accepted: bool) -> None:
         tag = min(tag, self._published)  # a wrong tag must not make us count further
         unconfirmed = self.unconfirmed
-        quiet = accepted and not self._tells_all
         for each in range(self._oldest, tag + 1) if multiple else (tag,):
             outgoing = unconfirmed.pop(each, None)
-            if outgoing is not None and not (quiet and outgoing.settled is None):
-                self._confirm(each, outgoing, accepted)
+            if outgoing is not None and not (accepted and outgoing.settled is None):
+                _settle(outgoing, accepted)
         if multiple and tag >= self._oldest:
             self._oldest = tag + 1
         if not unconfirmed and self._settled is not None:
@@ -172,7 +181,7 @@ class Channel:
                 and (sent.message_id is None or sent.message_id == message.message_id)
             ):
                 del self.unconfirmed[tag]
-                self._confirm(tag, outgoing, unroutable(exchange, routing_key, f"{code} {text}"))
+                settle(outgoing, unroutable(exchange, routing_key, f"{code} {text}"))
                 if not self.unconfirmed and self._settled is not None:
                     self._settled.set()
                 return
@@ -183,7 +192,7 @@ class Channel:
         self._end(Refused(code, text) if code else None)
 
     def lost(self) -> None:
-        self._end(None)
+        self._end(self.link.refused)
 
     def unblocked(self) -> None:
         pass
@@ -203,29 +212,24 @@ class Channel:
 
     # --- within
 
-    def _confirm(self, tag: int, outgoing: Outgoing, outcome: object) -> None:
-        """Settle *outgoing*: confirmed (``True``), refused (``False``) or returned (its error)."""
-        if outcome is True:
-            if outgoing.settled is not None and outgoing.confirm:
-                settle(outgoing, None)
-        elif outcome is False:
-            if outgoing.confirm:
-                settle(outgoing, _nacked(outgoing))
-        elif isinstance(outcome, AioRpcError):
-            settle(outgoing, outcome)
-
-    def _end(self, refused: Refused | None) -> None:
+    def _end(self, refused: Refused | None) -> AmqpRefusal | None:
         if not self.open:
-            return
+            return None
         self.open = False
         self.link.attached.discard(self)
         self.lane.flush()
         self.lane.detach(self.number)
+        if refused is not None and (size := broker_limit(refused)) is not None:
+            self._limit.lower(size, "max_message_size of the broker")
         unconfirmed, self.unconfirmed = self.unconfirmed, {}
         if self._settled is not None:
             self._settled.set()
-        self.ended.set_result(refused)
-        self._take_back(sort_out(unconfirmed, refused, self.link.url.redacted()))
+        self.ended.set_result(None if self.link.lost.done() else refused)
+        refusal = None if refused is None else AmqpRefusal(refused, self.link.url.redacted())
+        self._take_back(sort_out(unconfirmed, refusal))
+        if refusal is not None and self._on_refused is not None:
+            self._on_refused(refusal)
+        return refusal
 
 
 def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
@@ -233,6 +237,12 @@ def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
     return Unroutable(
         f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer})"
     )
+
+
+def _settle(outgoing: Outgoing, accepted: bool) -> None:
+    """Settle *outgoing*, which the broker acked or nacked."""
+    if outgoing.confirm:  # otherwise it settled when we wrote it
+        settle(outgoing, None if accepted else _nacked(outgoing))
 
 
 def _nacked(outgoing: Outgoing) -> Overloaded:

@@ -8,8 +8,8 @@ after all other frames of the turn, so a reply is always written before the ack 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,19 +17,24 @@ import aiormq
 import msgspec
 from pamqp.commands import Basic
 
-from ...exceptions import UnserializableValueError
+from ...exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ...logs import logger
 from ...wire.message import Message
 from ...wire.names import OVERSIZED
 from ..base import Delivery, Heard, Received
-from ..outgoing import Outgoing, check, refuse
+from ..outgoing import Outgoing, SizeLimit, check, refuse, settle
+from .after_acks import AfterAcks
 from .channel import Channel, TakeBack
-from .errors import Refused, errors, quietly
+from .errors import Refused
 from .link import Link
+from .resend import SMALL_ANSWER, AmqpRefusal, keep_few, lost_answers
 
 __all__ = ["AmqpDelivery", "ConsumerChannel", "ListenerChannel"]
 
 log = logger(__name__)
+
+#: Answers that a channel keeps, if its consumer has no prefetch count.
+_UNREAD = 1000
 
 
 class AmqpDelivery(Delivery, eq=False):
@@ -64,41 +69,45 @@ class AmqpDelivery(Delivery, eq=False):
         if not self.tag:
             raise RuntimeError("the delivery was acked, rejected or answered before")
         current = self.channel.open
-        if self.channel.answer(self.tag, reply):
+        if reply.confirm and current:
+            self._answer_confirmed(reply)
+        elif self.channel.answer(self.tag, reply):
             self.tag = 0
         return current
 
+    def _answer_confirmed(self, reply: Outgoing) -> None:
+        """
+        Send *reply* on another channel, and ack when the broker has confirmed *reply*. If the
+        broker refuses *reply*, it closes only the other channel, and the delivery stays unsettled.
+        """
+        channel = self.channel
+        if not channel.sendable(reply):
+            return
+        tag, self.tag = self.tag, 0
 
-class _AfterAcks:
-    """
-    Calls functions when the broker has read the acks written so far. If this process ends earlier,
-    the broker may never read the acks. Any later answer on the channel proves that it read them.
-    """
+        def settled(error: AioRpcError | None) -> None:
+            self.tag = tag
+            if error is None and self.stale:
+                error = ConnectionLost(f"the delivery that {reply.description} answers is lost")
+            if error is not None:
+                settle(reply, error)
+                return
+            self.ack()
+            if reply.settled is not None:
+                channel.lane.flush()  # write the acks first
+                channel.after_acks.call(partial(settle, reply, None))
 
-    def __init__(self, channel: aiormq.Channel) -> None:
-        self._channel = channel
-        self._waiting: list[Callable[[], None]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call *function* when the broker has answered, or the channel has ended."""
-        self._waiting.append(function)
-        if self._task is None:
-            self._task = self._channel.loop.create_task(self._ask())
-
-    async def _ask(self) -> None:
-        # confirm.select has no side effect here, and the request ends with the connection.
-        try:
-            while self._waiting:
-                waiting, self._waiting = self._waiting, []
-                try:
-                    with quietly(), suppress(Exception), errors():
-                        await self._channel.confirm_delivery()
-                finally:
-                    for function in waiting:
-                        function()
-        finally:
-            self._task = None
+        channel.elsewhere(
+            Outgoing(
+                exchange=reply.exchange,
+                routing_key=reply.routing_key,
+                message=reply.message,
+                mandatory=reply.mandatory,
+                expires_at=reply.expires_at,
+                again=reply.again,
+                settled=settled,
+            )
+        )
 
 
 class ConsumerChannel(Channel):
@@ -107,12 +116,15 @@ class ConsumerChannel(Channel):
 
     Args:
         received: handles a delivery.
-        elsewhere: sends an answer on another channel, when this channel has ended.
+        prefetch: the prefetch count of the consumer; 0 for no limit.
 
     Attributes:
         cancelled: done when the broker has cancelled the consumer. The subscription replaces this
             future when it consumes again.
         unsettled: tags of the deliveries that are neither acked nor rejected.
+        elsewhere: sends an answer on another channel: when this channel has ended, or if the
+            answer's sender needs a confirm.
+        after_acks: calls functions when the broker has read the acks.
     """
 
     def __init__(
@@ -121,23 +133,29 @@ class ConsumerChannel(Channel):
         channel: aiormq.Channel,
         *,
         max_message_size: int,
+        limit: SizeLimit,
         take_back: TakeBack,
         received: Received,
+        prefetch: int,
         elsewhere: Callable[[Outgoing], None],
     ) -> None:
-        super().__init__(link, channel, max_message_size=max_message_size, take_back=take_back)
+        super().__init__(
+            link, channel, max_message_size=max_message_size, limit=limit, take_back=take_back
+        )
         self.unsettled: set[int] = set()
         self.cancelled: asyncio.Future[None] = self.loop.create_future()
         self._received = received
-        self._elsewhere = elsewhere
+        self.elsewhere = elsewhere
         self._acked: list[int] = []
         self._oldest_unsettled = 1
-        self._answers: dict[int, int] = {}
+        #: The last answers, which the broker may not have read: it has at most ``prefetch`` unacked
+        #: deliveries. If the channel ends, the senders of these answers are told.
+        self._unread: deque[Outgoing] = deque(maxlen=prefetch or _UNREAD)
         self._held: list[tuple[int, Outgoing]] = []
         self._refused: list[int] | None = None
         self._requeues = False
         self._idle: Callable[[], None] | None = None
-        self._after_acks = _AfterAcks(channel)
+        self.after_acks = AfterAcks(channel)
         channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
 
     # --- in
@@ -218,31 +236,35 @@ class ConsumerChannel(Channel):
     def answer(self, tag: int, reply: Outgoing) -> bool:
         """Publish *reply*, then ack. Return whether the delivery will settle, now or later."""
         if not self.open:
-            self._elsewhere(reply)
+            self.elsewhere(reply)
             return True
         if self.link.blocked_reason is not None:
             return self._hold(tag, reply)
-        if reply.confirm:
-            self._tells_all = True
         try:
-            published = self.publish(reply)
+            self.publish(reply)
         except UnserializableValueError as error:
             refuse(reply, error)
             return False
-        if reply.confirm:
-            self._answers[published] = tag
-        else:
-            self.ack(tag)
+        self._unread.append(reply)
+        if len(reply.message.body) > SMALL_ANSWER:
+            keep_few(self._unread)
+        self.ack(tag)
         return True
 
     def _hold(self, tag: int, reply: Outgoing) -> bool:
         """Keep *reply* until the broker accepts messages. Raise now if *reply* is too large."""
+        if not self.sendable(reply):
+            return False
+        self._held.append((tag, reply))
+        return True
+
+    def sendable(self, reply: Outgoing) -> bool:
+        """Return whether AMQP can carry *reply*. Otherwise settle *reply*, or raise."""
         try:
-            check(reply, self.encoder, self.max_message_size)
+            check(reply, self.encoder, self._limit)
         except UnserializableValueError as error:
             refuse(reply, error)
             return False
-        self._held.append((tag, reply))
         return True
 
     def unblocked(self) -> None:
@@ -301,34 +323,24 @@ class ConsumerChannel(Channel):
             frames.append(self.encoder.ack(max(below), multiple=True))
         return b"".join(frames)
 
-    # --- confirms and the end
+    # --- the end
 
-    def _confirm(self, tag: int, outgoing: Outgoing, outcome: object) -> None:
-        delivery = self._answers.pop(tag, None)
-        if delivery is not None:
-            if outcome is False:
-                self.reject(delivery, requeue=True)
-            else:
-                self.ack(delivery)
-                if outgoing.settled is not None:
-                    conclude = partial(super()._confirm, tag, outgoing, outcome)
-                    self.lane.flush()  # write the acks first
-                    self._after_acks.call(conclude)
-                    return
-        super()._confirm(tag, outgoing, outcome)
-
-    def _end(self, refused: Refused | None) -> None:
+    def _end(self, refused: Refused | None) -> AmqpRefusal | None:
         if not self.open:
-            return
-        super()._end(refused)
+            return None
+        refusal = super()._end(refused)
         self.amqp.on_consumer_cancel_callbacks.discard(self._on_cancelled)
         held, self._held = self._held, []
         for _, reply in held:
-            self._elsewhere(reply)
+            self.elsewhere(reply)
         self.unsettled.clear()
-        self._answers.clear()
+        answers = list(self._unread)
+        self._unread.clear()
+        for reply, error in lost_answers(answers, refusal):
+            settle(reply, error)
         if self._idle is not None:
             self._idle()
+        return refusal
 
 
 class ListenerChannel(ConsumerChannel):

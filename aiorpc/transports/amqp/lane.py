@@ -200,7 +200,7 @@ class Lane:
         """Close a connection after two missed heartbeats (AMQP 0-9-1, 4.2.7); aiormq allows 3."""
         silent = self.loop.time() - self.heard_at
         if silent > 2 * self._heartbeat:
-            self._owner.hung_up(f"the broker sent nothing for {silent:.0f} s")
+            self._owner.hung_up(0, f"the broker sent nothing for {silent:.0f} s")
             self.abort()
         else:
             self._watchdog = self.loop.call_later(self._heartbeat / 2, self._watch)
@@ -220,7 +220,7 @@ class Lane:
         try:
             rest = demux.receive(data)
         except (BadFrame, IndexError, struct_error) as error:
-            self._owner.hung_up(f"the broker sent bytes that are not AMQP: {error}")
+            self._owner.hung_up(0, f"the broker sent bytes that are not AMQP: {error}")
             self.abort()
             return b""
         finally:

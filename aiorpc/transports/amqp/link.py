@@ -40,6 +40,8 @@ _LOST_TIMEOUT = 0.2
 _MOST_CHANNELS = 0xFFFF
 #: AMQP's reply code ``not-allowed``.
 _NOT_ALLOWED = 530
+#: AMQP's reply code for a connection that the broker closes because of an operator, not of a frame.
+_CONNECTION_FORCED = 320
 #: Seconds to wait for the broker's answer to an AMQP method. A working queue answers much sooner.
 REPLY_TIMEOUT = 10.0
 
@@ -61,6 +63,7 @@ class Link:
     """
     Attributes:
         lost: done when the connection is lost or closed; its result says why.
+        refused: why the broker closed the connection, if a frame of ours may be the reason.
         blocked_reason: the broker's reason why it accepts no messages now; else ``None``.
         attached: our open channels.
     """
@@ -77,6 +80,7 @@ class Link:
     ) -> None:
         self.url = url
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.refused: Refused | None = None
         self.blocked_reason: str | None = None
         self.attached: set[Attached] = set()
         self._on_lost = on_lost
@@ -163,10 +167,6 @@ class Link:
                 self._lose("it was closed")
             # `gather`: awaiting each task could not tell our cancellation from the task's.
             await asyncio.gather(closing, *self._farewells, return_exceptions=True)
-
-    def abort(self) -> None:
-        """Close the socket at once."""
-        self.lane.abort()
 
     @property
     def frame_max(self) -> int:
@@ -284,7 +284,9 @@ class Link:
             attached.unblocked()
         self._on_blocked(self)
 
-    def hung_up(self, why: str) -> None:
+    def hung_up(self, code: int, why: str) -> None:
+        if code not in (0, _CONNECTION_FORCED):
+            self.refused = Refused(code, why)
         self._said = why
         self._lose(why)
 

@@ -6,6 +6,7 @@ and consumes again. Does I/O through ``link`` and ``topology``.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,6 +41,8 @@ log = logger(__name__)
 #: Seconds after which a queue is bound again. The broker does not notify a consumer when its
 #: exchange or binding is deleted. Without a new binding the consumer would get no more messages.
 BIND_EVERY = 15.0
+#: Seconds after which a channel has proved itself. If the broker closes it sooner, the pauses grow.
+PROVEN = 10.0
 
 
 class AmqpSubscription(Subscription):
@@ -186,11 +189,11 @@ class AmqpSubscription(Subscription):
                 log.exception("consuming from %s failed; trying again", self.queue.name)
             else:
                 logged = ""
-                backoff.reset()
                 if not self._ready.done():
                     self._ready.set_result(None)
                 self._set_tried(link)
-                await self._ended()
+                if await self._proved():
+                    backoff.reset()
             finally:
                 self._consuming = False
                 self._set_tried(link)
@@ -243,8 +246,12 @@ class AmqpSubscription(Subscription):
         self._channel = channel = self._opened(link, amqp)
         return channel
 
-    async def _ended(self) -> None:
-        """Return when the consumer has ended; log why, unless the connection was lost."""
+    async def _proved(self) -> bool:
+        """
+        Return when the consumer has ended: whether the broker kept its channel open for ``PROVEN``
+        seconds, or did not close it. Log why the consumer ended, unless the connection was lost.
+        """
+        consuming = time.monotonic()
         channel = self._channel
         assert channel is not None
         either: list[asyncio.Future[Any]] = [channel.ended, channel.cancelled]
@@ -260,6 +267,8 @@ class AmqpSubscription(Subscription):
                 channel.link.url,
                 refused,
             )
+            return time.monotonic() > consuming + PROVEN
+        return True
 
     async def _bind_again(self, link: Link) -> None:
         if not link.answers:

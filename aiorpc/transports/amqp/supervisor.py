@@ -8,6 +8,7 @@ Owns the task and the current :class:`~.link.Link`; does I/O through the dialer 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -30,6 +31,9 @@ log = logger(__name__)
 
 #: Seconds that subscriptions may take to consume again before messages are sent without them.
 _SUBSCRIBE_TIMEOUT = 10.0
+#: Seconds after which a connection has proved itself: if the broker refuses it sooner, the pauses
+#: before the next attempts grow.
+_PROVEN = 10.0
 
 
 class Supervisor:
@@ -173,14 +177,14 @@ class Supervisor:
                 self.url = link.url.redacted()
                 try:
                     if await self._resume(link):
-                        backoff.reset()
                         if not started.done():
                             started.set_result(None)
-                        await self._tend(link)
+                        if await self._tend(link):
+                            backoff.reset()
                 except (Refused, OSError) as error:
                     log.debug("%s: cannot use %s: %s", self._name, self.url, error)
                     if self.link is link:
-                        link.abort()
+                        link.lane.abort()
                         await link.lost
                 except Exception:
                     # A bug in aiorpc may end one connection, but must not end the reconnecting.
@@ -223,14 +227,15 @@ class Supervisor:
         self._sender.resume(self.publishing)
         return True
 
-    async def _tend(self, link: Link) -> None:
-        """Return when *link* is lost; until then, replace each publishing channel that ends."""
+    async def _tend(self, link: Link) -> bool:
+        """Replace publishing channels until *link* is lost; return whether it proved itself."""
+        resumed = time.monotonic()
         while True:
             ended = self.publishing.ended
             either: list[asyncio.Future[Any]] = [link.lost, ended]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if link.lost.done():
-                return
+                return link.refused is None or time.monotonic() > resumed + _PROVEN
             why = ended.result()
             log.warning("%s: %s closed the publishing channel: %s", self._name, self.url, why)
             await self._topology.restore(link)  # the cause may be a deleted exchange of ours

@@ -21,7 +21,7 @@ from ...wire.message import Exchange, Queue
 from ..base import QueueState, State, Subscription, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
-from ..outgoing import NO_LIMIT
+from ..outgoing import NO_LIMIT, SizeLimit
 from .channel import Channel
 from .consumer import ConsumerChannel, ListenerChannel
 from .errors import Refused, quietly, reason
@@ -34,6 +34,10 @@ from .topology import Topology, delete_queue, misdeclared
 __all__ = ["AmqpTransport"]
 
 log = logger(__name__)
+
+
+#: The limits by URL and MAX_MESSAGE_SIZE: all transports learn from one refusal of a broker.
+LIMITS: dict[tuple[str, int], SizeLimit] = {}
 
 
 class AmqpTransport(Transport):
@@ -50,10 +54,12 @@ class AmqpTransport(Transport):
         self.name = name
         self.max_message_size = settings.max_message_size or NO_LIMIT
         self.url = settings.broker_urls[0].redacted()
+        size = self.max_message_size
+        self._limit = LIMITS.setdefault((self.url, size), SizeLimit(size))
         super().__init__(
             Sender(
                 f"not connected to {self.url} yet",
-                limit=self.max_message_size,
+                limit=self._limit,
                 on_change=self._weigh,
             )
         )
@@ -123,8 +129,10 @@ class AmqpTransport(Transport):
             link,
             await link.channel(),
             max_message_size=self.max_message_size,
+            limit=self._limit,
             take_back=self._sender.take_back,
             returned=self.returns.take,
+            refused=self.refusals.tell,
         )
 
     def condition(self) -> str:
@@ -173,6 +181,8 @@ class AmqpTransport(Transport):
                 partial(
                     opened,
                     max_message_size=self.max_message_size,
+                    limit=self._limit,
+                    prefetch=options.prefetch,
                     take_back=self._sender.take_back,
                     elsewhere=self.send,
                 ),

@@ -92,7 +92,7 @@ class ConnectionFrames(Protocol):
     def unblocked(self) -> None:
         """Called when the broker accepts messages again."""
 
-    def hung_up(self, why: str) -> None:
+    def hung_up(self, code: int, why: str) -> None:
         """Called when the broker closes the connection."""
 
 
@@ -340,7 +340,7 @@ class Demultiplexer:
         elif method == UNBLOCKED:
             self._connection.unblocked()
         elif method == CONNECTION_CLOSE:
-            self._connection.hung_up(_reason(data, at)[1])
+            self._connection.hung_up(*_reason(data, at))
 
 
 def _reason(data: bytes, at: int) -> tuple[int, str]:

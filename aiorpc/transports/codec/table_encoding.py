@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import isfinite
 from struct import Struct
 from typing import Any
 
@@ -136,6 +137,8 @@ def _write_int(value: int, depth: int) -> bytes:
 
 
 def _write_float(value: float, depth: int) -> bytes:
+    if not isfinite(value):
+        raise Unwritable(f"is {value}, for which RabbitMQ closes the connection; send a str")
     return _TAG_F64(b"d", value)
 
 

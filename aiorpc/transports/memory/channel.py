@@ -11,7 +11,7 @@ from typing import Final
 
 from ...exceptions import AioRpcError, UnserializableValueError
 from ..codec.encoder import Encoder
-from ..outgoing import Outgoing, check, check_size, refuse, resend, settle, settle_soon
+from ..outgoing import Outgoing, SizeLimit, check, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
 from .queue import Entry, MemoryConsumer
 
@@ -27,7 +27,7 @@ class MemoryChannel:
     lost, and keeps the messages that have not settled.
 
     Args:
-        limit: bytes of the largest body that may be sent.
+        limit: the largest body that may be sent.
         take_back: called with the messages to re-send when the connection is lost.
         elsewhere: sends an answer when the connection of its request is lost.
 
@@ -40,7 +40,7 @@ class MemoryChannel:
     def __init__(
         self,
         broker: MemoryBroker,
-        limit: int,
+        limit: SizeLimit,
         *,
         take_back: Callable[[Iterable[Outgoing]], None],
         elsewhere: Callable[[Outgoing], None],
@@ -64,8 +64,16 @@ class MemoryChannel:
         """Whether the channel is open, and the broker accepts messages."""
         return self.open and not self.broker.blocked
 
+    @property
+    def idle(self) -> bool:
+        """Whether every message has settled."""
+        return not self._sent or not self.confirming
+
     async def drained(self) -> None:
         """Return at once, because messages reach the broker without a socket."""
+
+    async def all_confirmed(self) -> None:
+        """Return at once, because the broker in this process never closes a channel."""
 
     def publish(
         self, outgoing: Outgoing, answered: tuple[MemoryConsumer, Entry] | None = None
@@ -77,7 +85,7 @@ class MemoryChannel:
             UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
         """
         message = outgoing.message
-        if len(message.body) > self._limit:
+        if len(message.body) > self._limit.bytes:
             check_size(outgoing, self._limit)
         error = self.broker.publish(
             outgoing.exchange, outgoing.routing_key, message, outgoing.mandatory

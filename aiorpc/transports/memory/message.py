@@ -22,8 +22,8 @@ _ENCODER: Final = Encoder(channel=1, frame_max=0)
 _HEAD: Final = 7
 
 _INT64: Final = 1 << 63
-#: Immutable types whose values a field table does not change.
-_CONSTANTS: Final = frozenset({bool, float, type(None)})
+#: Immutable types whose values a field table does not change. The codec checks floats.
+_CONSTANTS: Final = frozenset({bool, type(None)})
 #: Characters of headers that may not fit into a frame.
 _LARGE: Final = 100_000
 

@@ -18,7 +18,7 @@ from ...wire.message import Exchange, Queue
 from ..base import QueueState, State, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
-from ..outgoing import NO_LIMIT
+from ..outgoing import NO_LIMIT, SizeLimit
 from .broker import MemoryBroker
 from .channel import MemoryChannel
 from .subscription import MemorySubscription, restore
@@ -76,7 +76,7 @@ class MemoryTransport(Transport):
         self.url = f"memory://{name}"
         self.reachable = True
         self.reconnects = 0
-        self._limit = max_message_size or NO_LIMIT
+        self._limit = SizeLimit(max_message_size or NO_LIMIT)
         super().__init__(
             Sender(
                 f"not connected to {self.url}",

@@ -167,7 +167,7 @@ async def test_a_sender_that_fails_when_it_is_asked_again_fails_alone(
         await transport.declare(queues=[queue])
         transport.send(to(queue, settled=bad, again=fails))
         transport.send(to(queue, settled=good, again=same))
-        link_of(transport).abort()
+        link_of(transport).lane.abort()
         assert await good.all() == [None]
         (error,) = await bad.all()
         assert isinstance(error, ConnectionLost)

@@ -8,7 +8,7 @@ import pytest
 
 from aiorpc.exceptions import AioRpcError, ConfigurationError, ConnectionLost, Unroutable
 from aiorpc.transports.amqp.errors import Refused
-from aiorpc.transports.amqp.resend import sort_out
+from aiorpc.transports.amqp.resend import AmqpRefusal, sort_out
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
 
@@ -34,7 +34,8 @@ def same(sent: Message) -> Message:
 
 
 def sorted_out(refused: Refused | None, *outgoing: Outgoing) -> list[Outgoing]:
-    return list(sort_out(dict(enumerate(outgoing, 1)), refused, "there"))
+    refusal = None if refused is None else AmqpRefusal(refused, "there")
+    return list(sort_out(dict(enumerate(outgoing, 1)), refusal))
 
 
 def test_after_a_lost_connection_the_sender_decides() -> None:
@@ -71,10 +72,18 @@ def test_only_the_message_that_the_broker_refused_fails(
     assert "'gone'" in str(error)
 
 
-def test_a_message_is_resent_twice_if_the_reason_names_none() -> None:
+def test_a_request_before_the_refused_message_is_not_resent_because_its_answer_comes() -> None:
+    class Request(Outgoing, eq=False, kw_only=True):
+        is_request = True
+
+    request = Request(exchange="x", routing_key="k", message=Message(body=b"x"), again=same)
+    refused = Refused(404, "NOT_FOUND - no exchange 'gone' in vhost '/'")
+    assert sorted_out(refused, request, message(exchange="gone"), request) == [request]
+
+
+def test_a_message_is_resent_once_if_the_reason_names_none() -> None:
     refused = Refused(406, "PRECONDITION_FAILED - something new")
     outgoing = message(again=same)
-    assert sorted_out(refused, outgoing) == [outgoing]
     assert sorted_out(refused, outgoing) == [outgoing]
     assert sorted_out(refused, outgoing) == []
     (error,) = outcomes(outgoing)

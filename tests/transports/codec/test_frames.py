@@ -362,8 +362,8 @@ class Heard:
     def unblocked(self) -> None:
         self.heard.append(("unblocked",))
 
-    def hung_up(self, why: str) -> None:
-        self.heard.append(("hung up", why))
+    def hung_up(self, code: int, why: str) -> None:
+        self.heard.append(("hung up", code, why))
 
 
 @st.composite
@@ -454,7 +454,7 @@ def test_channels_and_connections_that_close_are_noticed_and_passed_on() -> None
         CHANNEL, spec.Channel.Close(reply_code=404, reply_text="NOT_FOUND", class_id=1, method_id=2)
     ) + marshal(0, spec.Connection.Close(reply_code=320, reply_text="bye", class_id=0, method_id=0))
     assert demux.receive(frames) == frames
-    assert heard.heard == [("closing", 404, "NOT_FOUND"), ("hung up", "bye")]
+    assert heard.heard == [("closing", 404, "NOT_FOUND"), ("hung up", 320, "bye")]
 
 
 def test_a_body_over_the_limit_is_not_kept() -> None:

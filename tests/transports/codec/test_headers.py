@@ -16,7 +16,12 @@ from aiorpc.wire.headers import FilledHeaders, context_headers, read_headers, te
 from aiorpc.wire.names import DEADLINE
 from tests.support.frames import INT64
 
-VALUES = st.text("LIAx", max_size=14) | INT64 | st.floats(allow_nan=False) | st.booleans()
+VALUES = (
+    st.text("LIAx", max_size=14)
+    | INT64
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+)
 DATA = st.dictionaries(st.text("aLIx", max_size=12), VALUES, max_size=4)
 STACKS = st.lists(st.text("aL", max_size=12), max_size=3).map(tuple)
 #: Nearly all have 13 digits; the others come from a clock that was never set.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -175,6 +176,18 @@ async def test_a_body_over_max_message_size_is_refused(bench: Bench) -> None:
     await transport.publish(to(queue, b"x" * 1000))
     with pytest.raises(UnserializableValueError, match="MAX_MESSAGE_SIZE"):
         await transport.publish(to(queue, b"x" * 1001))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"a": [value]}])
+async def test_a_number_for_which_rabbitmq_closes_the_connection_is_refused(
+    bench: Bench, value: float, wrap: Callable[[float], Any]
+) -> None:
+    transport = await bench.connect()
+    queue = bench.queue()
+    await transport.declare(queues=[queue])
+    with pytest.raises(UnserializableValueError, match=rf"'x.*' is {value}.*send a str"):
+        await transport.publish(to(queue, headers={"x": wrap(value)}))
 
 
 async def test_sender_and_receivers_share_no_mutable_header(bench: Bench) -> None:

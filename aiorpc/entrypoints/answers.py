@@ -1,0 +1,212 @@
+"""
+Sends the answers of one service. Keeps the answers that the broker perhaps did not read, so that a
+redelivered request is answered without running again. Awaits only the confirms of answers that the
+broker refused before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from ..exceptions import AioRpcError, ConnectionLost, Overloaded
+from ..extensions import Host, Submission
+from ..logs import logger
+from ..transports.base import Delivery, Outgoing
+from ..wire.message import Message
+from ..wire.requests import Request
+from .cancellations import Cancellations, Key
+
+__all__ = ["Answers", "ServedRequest"]
+
+log = logger("aiorpc.rpc")
+
+#: The maximum number of kept answers, besides the prefetch count.
+KEPT = 256
+#: The maximum size of all kept answers, in bytes.
+KEPT_BYTES = 32 << 20
+#: Seconds to wait before each attempt to send an answer that the broker refused.
+PAUSES = (0.0, 0.2, 1.0, 5.0)
+#: Seconds to wait until the broker confirms such an answer.
+CONFIRMING = 10.0
+
+
+class ServedRequest(Request, eq=False, kw_only=True):
+    """
+    A request in the service: read from *delivery*, and answered through it.
+
+    Attributes:
+        key: the key in the caller's cancellation.
+        submission: the call in the host; ``None`` before the call is submitted.
+        settled: whether the outcome is known.
+    """
+
+    delivery: Delivery
+    key: Key
+    submission: Submission | None = None
+    settled: bool = False
+
+    def cancel(self) -> None:
+        """Cancel the call, because its caller cancelled it."""
+        if self.submission is not None:
+            self.submission.cancel()
+
+    def delivered_again(self, delivery: Delivery) -> None:
+        """Settle the old delivery, and answer *delivery* instead."""
+        self.delivery.ack()
+        self.delivery = delivery
+
+
+class Answer(Outgoing, eq=False, kw_only=True):
+    """An answer that the broker does not confirm."""
+
+    answers: Answers
+
+    def conclude(self, error: AioRpcError | None) -> None:
+        """The transport calls this if the broker refused the answer, or perhaps did not read it."""
+        if error is not None:
+            refused = None if isinstance(error, ConnectionLost) else error
+            key = self.routing_key, self.message.correlation_id
+            self.answers.keep(key, Kept(self.message, refused, suspect=self.closes > 0))
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """
+    The answer to a request that the broker will redeliver.
+
+    Attributes:
+        refused: why the broker refused the answer, if it did.
+        suspect: whether the broker closed the channel of the answer, and did not say why.
+    """
+
+    message: Message
+    refused: AioRpcError | None = None
+    suspect: bool = False
+
+
+class Answers:
+    """
+    The answers of the service of *host*.
+
+    Args:
+        cancellations: has the requests that are not answered yet, by key.
+    """
+
+    def __init__(self, host: Host, cancellations: Cancellations[ServedRequest]) -> None:
+        self._host = host
+        self._running = cancellations.running
+        self._exchange = host.wire.rpc_exchange.name
+        self._confirm = host.settings.confirm_replies
+        self._most = KEPT + host.settings.prefetch
+        #: The oldest first.
+        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._kept_bytes = 0
+
+    def send(self, request: ServedRequest, message: Message) -> None:
+        """Send the answer *message*, then ack. Without a ``reply_to``, only ack."""
+        reply_to = request.message.reply_to
+        if not reply_to:
+            request.delivery.ack()
+            return
+        answer: Outgoing
+        if self._confirm:
+            settled = partial(self._settled, request, message)
+            answer = self._confirmed(reply_to, message, settled=settled)
+        else:
+            answer = Answer(
+                exchange=self._exchange,
+                routing_key=reply_to,
+                message=message,
+                confirm=False,
+                answers=self,
+            )
+        if not request.delivery.answer(answer):
+            self.keep(request.key, Kept(message))
+
+    def send_again(self, request: ServedRequest) -> bool:
+        """Answer *request*, which was redelivered, if its answer is kept. Return whether it was."""
+        kept = self._kept.pop(request.key, None)
+        if kept is None:
+            return False
+        self._kept_bytes -= len(kept.message.body)
+        if kept.refused is not None or kept.suspect:
+            self._send_apart(request, kept.message, kept.refused)
+        else:
+            self.send(request, kept.message)
+        return True
+
+    def keep(self, key: Key, answer: Kept) -> None:
+        """Keep *answer* for the request with *key*, which the broker redelivers."""
+        self._kept[key] = answer
+        self._kept_bytes += len(answer.message.body)
+        while len(self._kept) > self._most or self._kept_bytes > KEPT_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_bytes -= len(oldest.message.body)
+
+    def _confirmed(
+        self,
+        reply_to: str,
+        message: Message,
+        *,
+        settled: Callable[[AioRpcError | None], None] | None = None,
+        closes: int = 0,
+    ) -> Outgoing:
+        return Outgoing(
+            exchange=self._exchange,
+            routing_key=reply_to,
+            message=message,
+            settled=settled,
+            closes=closes,
+        )
+
+    def _settled(self, request: ServedRequest, message: Message, error: AioRpcError | None) -> None:
+        if error is None:
+            return
+        if request.delivery.stale:
+            self.keep(request.key, Kept(message))
+        else:
+            self._send_apart(request, message, error)
+
+    def _send_apart(
+        self, request: ServedRequest, message: Message, refused: AioRpcError | None
+    ) -> None:
+        """
+        Send *message*, or the error *refused* in its place, on the channel of all senders. There, a
+        refusal does not make the broker redeliver other requests.
+        """
+        self._running[request.key] = request
+        self._host.spawn(self._send_until_taken(request, message, refused), "send an answer again")
+
+    async def _send_until_taken(
+        self, request: ServedRequest, message: Message, refused: AioRpcError | None
+    ) -> None:
+        is_error = False
+        for pause in PAUSES:
+            if refused is not None and not isinstance(refused, Overloaded | ConnectionLost):
+                if is_error:
+                    break
+                message = self._host.wire.replies.error(message, refused, refusal=True)
+                is_error = True
+            await asyncio.sleep(pause)
+            try:
+                reply_to = request.message.reply_to or ""
+                answer = self._confirmed(reply_to, message, closes=0 if is_error else 1)
+                await self._host.transport.publish(answer, CONFIRMING)
+            except AioRpcError as error:
+                refused = error
+            else:
+                refused = None
+                break
+        if refused is not None:
+            name = f"{self._host.service_name}.{request.method}"
+            log.error("%s: the caller gets no answer, and the method ran: %s", name, refused)
+        if self._running.get(request.key) is request:
+            del self._running[request.key]
+        if request.delivery.stale:
+            self.keep(request.key, Kept(message, refused, suspect=True))
+        else:
+            request.delivery.ack()

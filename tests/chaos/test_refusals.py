@@ -1,0 +1,121 @@
+"""
+A broker that refuses a message closes the channel of many. Each method runs once, and only the call
+of the refused message fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from aiorpc import AioRpcError, ClusterRpcProxy, ServiceContainer, rpc
+from aiorpc.transports.amqp import transport
+from tests.servers import Rabbit
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone]
+
+LIMIT = 1_000_000
+#: What RabbitMQ 3.x permits.
+USUAL = 128 << 20
+
+
+@contextmanager
+def size_limit(node: Rabbit) -> Iterator[None]:
+    """Let the broker refuse bodies of more than ``LIMIT`` bytes."""
+    node.ctl("eval", f"application:set_env(rabbit, max_message_size, {LIMIT}).")
+    transport.LIMITS.clear()
+    try:
+        yield
+    finally:
+        node.ctl("eval", f"application:set_env(rabbit, max_message_size, {USUAL}).")
+        transport.LIMITS.clear()
+
+
+def service() -> tuple[type, Counter[Any]]:
+    """Return a service and the number of runs, by argument."""
+    runs = Counter[Any]()
+
+    class Service:
+        name = f"refused_{secrets.token_hex(4)}"
+
+        @rpc
+        async def give(self, size: int) -> str:
+            runs["give"] += 1
+            return "x" * size
+
+        @rpc
+        async def count(self, number: int, data: str = "") -> int:
+            runs[number] += 1
+            await asyncio.sleep(number % 7 / 1000)  # the time that a method takes
+            return number
+
+    return Service, runs
+
+
+@pytest.mark.parametrize("profile", ["durable", "fast"])
+@pytest.mark.parametrize("confirm", [False, True])
+async def test_a_reply_that_the_broker_refuses_fails_only_its_call(
+    node: Rabbit, profile: str, confirm: bool
+) -> None:
+    cls, runs = service()
+    config = {"AMQP_URI": node.url, "CALL_PROFILE": profile}
+    with size_limit(node):
+        async with (
+            ServiceContainer(cls, {**config, "CONFIRM_REPLIES": confirm}),
+            ClusterRpcProxy(config, timeout=20) as cluster,
+        ):
+            remote = cluster[cls.name]
+
+            async def flow(first: int) -> list[int]:
+                return [await remote.count(number) for number in range(first, first + 30)]
+
+            flows = asyncio.gather(*(flow(1000 * each) for each in range(40)))
+            with pytest.raises(AioRpcError, match="larger than the broker accepts"):
+                await remote.give(2 * LIMIT)
+            assert sum(map(len, await flows)) == 40 * 30
+            with pytest.raises(AioRpcError, match=f"max_message_size of the broker is {LIMIT}"):
+                await remote.give(2 * LIMIT)
+    assert runs.pop("give") == 2
+    assert set(runs.values()) == {1}
+    assert len(runs) == 40 * 30
+
+
+@pytest.mark.parametrize("profile", ["durable", "fast"])
+async def test_a_request_that_the_broker_refuses_fails_only_its_call(
+    node: Rabbit, profile: str
+) -> None:
+    cls, runs = service()
+    config = {"AMQP_URI": node.url, "CALL_PROFILE": profile}
+    with size_limit(node):
+        async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
+            count = cluster[cls.name].count
+            calls = [count(each, "x" * 2 * LIMIT if each == 50 else "") for each in range(200)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert "larger than the broker accepts" in str(answers[50])
+    assert [each for each in answers if each is not answers[50]] == [*range(50), *range(51, 200)]
+    assert runs == dict.fromkeys([*range(50), *range(51, 200)], 1)
+
+
+async def test_methods_of_a_service_that_may_not_reply_run_once(
+    node: Rabbit, caplog: pytest.LogCaptureFixture
+) -> None:
+    cls, runs = service()
+    node.ctl("add_user", "mute", "mute")
+    node.ctl("set_permissions", "mute", ".*", "^(?!nameko-rpc).*$", ".*")
+    try:
+        config = {"AMQP_URI": node.url.replace("guest:guest", "mute:mute")}
+        async with ServiceContainer(cls, config), ClusterRpcProxy(node.url, timeout=2) as cluster:
+            calls = [cluster[cls.name].count(number) for number in range(20)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        node.ctl("delete_user", "mute")
+    assert all(isinstance(answer, AioRpcError) for answer in answers)
+    assert runs == dict.fromkeys(range(20), 1)
+    assert "the caller gets no answer, and the method ran: " in caplog.text
+    assert "the user may not publish there (403 ACCESS_REFUSED" in caplog.text

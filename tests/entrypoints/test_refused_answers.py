@@ -1,0 +1,144 @@
+"""
+Whatever the broker refuses, a method runs once in its process, and each refusal ends. Also answers
+that the broker did not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aio_pika
+import pytest
+
+from aiorpc import ClusterRpcProxy, ServiceContainer, event_handler, rpc
+from aiorpc.entrypoints import answers
+from tests.support.amqp_proxy import proxied
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture
+async def channel(rabbitmq_uri: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    """A channel without aiorpc."""
+    async with await aio_pika.connect(rabbitmq_uri) as connection:
+        yield await connection.channel()
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+async def test_a_request_whose_answer_was_not_read_is_answered_without_a_second_run(
+    rabbitmq_uri: str, confirm: bool
+) -> None:
+    runs, may_return = Counter[int](), asyncio.Event()
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc
+        async def count(self, number: int) -> str:
+            runs[number] += 1
+            await may_return.wait()
+            return f"the answer to {number}"
+
+    async with proxied(rabbitmq_uri) as proxy:
+        config = {"AMQP_URI": proxy.url, "CONFIRM_REPLIES": confirm}
+        async with ServiceContainer(Service, config), ClusterRpcProxy(rabbitmq_uri) as cluster:
+            method = cluster[Service.name].count
+            calls = [asyncio.ensure_future(method(number)) for number in range(3)]
+            await eventually(lambda: len(runs) == 3)
+            proxy.deaf = True
+            may_return.set()
+            await eventually(lambda: proxy.sent.count(b"the answer to") == 3)
+            proxy.hang_up()
+            proxy.deaf = False
+            assert await asyncio.gather(*calls) == [f"the answer to {each}" for each in range(3)]
+            assert runs == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+async def test_a_reply_queue_that_is_full_ends_in_one_error_in_the_log(
+    rabbitmq_uri: str,
+    channel: aio_pika.abc.AbstractChannel,
+    delivery: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(answers, "PAUSES", (0.0, 0.01))
+    runs = Counter[int]()
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc(delivery=delivery)
+        async def count(self, number: int) -> int:
+            runs[number] += 1
+            return number
+
+    reply_to = uuid.uuid4().hex
+    options = {"x-max-length": 1, "x-overflow": "reject-publish", "x-expires": 60_000}
+    replies = await channel.declare_queue(f"full-{reply_to}", arguments=options)
+    config = {"AMQP_URI": rabbitmq_uri, "CONFIRM_REPLIES": True}
+    async with ServiceContainer(Service, config):
+        exchange = await channel.get_exchange("nameko-rpc")
+        await replies.bind(exchange, reply_to)
+        for number in range(3):
+            request = aio_pika.Message(
+                json.dumps({"args": [number], "kwargs": {}}).encode(),
+                content_type="application/json",
+                reply_to=reply_to,
+                correlation_id=str(number),
+            )
+            await exchange.publish(request, f"{Service.name}.count")
+        refused = f"{Service.name}.count: the caller gets no answer, and the method ran: "
+        await eventually(lambda: caplog.text.count(refused) == 2)
+    assert runs == {0: 1, 1: 1, 2: 1}
+    left = await channel.declare_queue(f"rpc-{Service.name}", passive=True)
+    assert left.declaration_result.message_count == 0
+
+
+async def test_an_event_that_cannot_be_counted_is_handled(
+    rabbitmq_uri: str, channel: aio_pika.abc.AbstractChannel, caplog: pytest.LogCaptureFixture
+) -> None:
+    handled = Counter[int]()
+    source = f"source_{uuid.uuid4().hex}"
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @event_handler(source, "made")
+        async def handle(self, number: int) -> None:
+            handled[number] += 1
+
+    # An operator declared the queue. Five events were delivered to a process that ended.
+    exchange = await channel.declare_exchange(f"{source}.events", "topic", durable=True)
+    queue = await channel.declare_queue(
+        f"evt-{source}-made--{Service.name}.handle",
+        durable=True,
+        arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
+    )
+    await queue.bind(exchange, "made")
+    async with await aio_pika.connect(rabbitmq_uri) as connection:
+        taken = await (await connection.channel()).get_queue(queue.name)
+        for number in range(5):
+            await exchange.publish(
+                aio_pika.Message(str(number).encode(), content_type="application/json"), "made"
+            )
+            await taken.get()
+    try:
+        with caplog.at_level(logging.WARNING, "aiorpc.attempts"):
+            config = {"AMQP_URI": rabbitmq_uri, "max_workers": 1}
+            async with ServiceContainer(Service, config):
+                await eventually(lambda: len(handled) == 5)
+        assert set(handled.values()) == {1}
+        assert "is not counted, because a copy of it cannot be sent: the broker refused" in (
+            caplog.text
+        )
+    finally:
+        await queue.delete(if_unused=False, if_empty=False)
+        await exchange.delete()

@@ -1,0 +1,93 @@
+"""
+What the transport does when the broker closes a channel or the connection because of a message. A
+proxy plays the broker that refuses; ``tests/chaos`` has real refusals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pamqp import commands as spec
+
+from aiorpc.exceptions import AioRpcError, ConnectionLost
+from aiorpc.transports.amqp.transport import AmqpTransport
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
+from tests.support.amqp import from_broker, through_proxy
+from tests.support.transports import Bench, Inbox, to
+from tests.support.waiting import eventually
+
+INTERNAL_ERROR = from_broker(
+    spec.Connection.Close(reply_code=541, reply_text="INTERNAL_ERROR", class_id=0, method_id=0)
+)
+FORCED = from_broker(
+    spec.Connection.Close(reply_code=320, reply_text="CONNECTION_FORCED", class_id=0, method_id=0)
+)
+
+
+def once_more(message: Message) -> Message:
+    return message
+
+
+def publish_all(transport: AmqpTransport, *outgoing: Outgoing) -> asyncio.Future[list[Any]]:
+    return asyncio.gather(
+        *(transport.publish(each, 10) for each in outgoing), return_exceptions=True
+    )
+
+
+async def test_a_message_that_ends_two_connections_is_not_sent_a_third_time(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, inbox = bench.queue(), Inbox()
+        await transport.subscribe(queue, inbox)
+        proxy.poison, proxy.last_words = b"poison", INTERNAL_ERROR
+        bodies = [b"first", b"poison", b"last"]
+        sent = [to(queue, body, again=once_more) for body in bodies]
+        first, poisoned, last = await publish_all(transport, *sent)
+        assert (first, last) == (None, None)
+        assert isinstance(poisoned, ConnectionLost)
+        assert "because of it (541 INTERNAL_ERROR)" in str(poisoned)
+        assert proxy.sent.count(b"poison") == 2
+        assert {(await inbox.next()).message.body for _ in range(2)} == {b"first", b"last"}
+
+
+async def test_an_operator_who_closes_connections_fails_no_message(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue = bench.queue()
+        await transport.declare(queues=[queue])
+        proxy.poison, proxy.last_words = b"innocent", FORCED
+        sending = publish_all(transport, to(queue, b"innocent", again=once_more))
+        await eventually(lambda: proxy.sent.count(b"innocent") == 3)
+        proxy.poison = b""
+        assert await sending == [None]
+
+
+async def test_an_answer_that_the_broker_did_not_read_is_reported(bench: Bench) -> None:
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, replies, inbox = bench.queue(), bench.queue(), Inbox(ack=False)
+        await transport.declare(queues=[replies])
+        await transport.subscribe(queue, inbox, prefetch=2)
+        told: list[tuple[bytes, AioRpcError | None]] = []
+
+        class Answer(Outgoing, eq=False, kw_only=True):
+            def conclude(self, error: AioRpcError | None) -> None:
+                told.append((self.message.body, error))
+
+        def answer(body: bytes) -> Outgoing:
+            message = Message(body=body)
+            return Answer(exchange="", routing_key=replies.name, message=message, confirm=False)
+
+        await transport.publish(to(queue, b"1"))
+        await transport.publish(to(queue, b"2"))
+        first, second = await inbox.next(), await inbox.next()
+        proxy.deaf = True
+        first.answer(answer(b"to 1"))
+        second.answer(answer(b"to 2"))
+        await eventually(lambda: b"to 2" in proxy.sent)
+        assert told == []
+        proxy.hang_up()
+        proxy.deaf = False
+        again = [await inbox.next(), await inbox.next()]
+        assert [body for body, _ in told] == [b"to 1", b"to 2"]
+        assert all(isinstance(error, ConnectionLost) for _, error in told)
+        assert all(each.redelivered for each in again)
