@@ -43,17 +43,20 @@ def _escape(record: logging.LogRecord) -> bool:
     escaped = one_line(message)
     if escaped is not message:
         record.msg, record.args = escaped, None
-    if record.exc_info and record.exc_info[1] is not None and record.exc_text is None:
-        record.exc_text = _traceback(record.exc_info[1])
+    if record.exc_info and record.exc_info[1] is not None:
+        record.exc_text = _indented(record.exc_info[1], record.exc_text)
     return True
 
 
-def _traceback(error: BaseException) -> str | None:
-    """Return the traceback of *error* with later lines of its texts indented; ``None`` if none."""
+def _indented(error: BaseException, text: str | None) -> str | None:
+    """
+    Return the traceback of *error* with later lines of its texts indented. Return *text* if there
+    are none; *text* is the traceback, or ``None`` for Python's.
+    """
     broken = {text for each in _chain(error) if not (text := _text_of(each)).isprintable()}
     if not broken:
-        return None
-    text = logging.Formatter().formatException((type(error), error, error.__traceback__))
+        return text
+    text = text or logging.Formatter().formatException((type(error), error, error.__traceback__))
     for each in sorted(broken, key=len, reverse=True):
         text = text.replace(each, "\n    | ".join(map(one_line, each[: 5 * MOST].splitlines())))
     return text

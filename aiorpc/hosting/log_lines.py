@@ -11,11 +11,12 @@ from ..call import Call
 from ..context import current
 from ..exceptions import BadArguments
 from ..extensions import Ending, Outcome
+from ..logs import logger
 from .tracebacks import shortened
 
 __all__ = ["CallLogFilter", "log_end"]
 
-log = logging.getLogger("aiorpc.worker")
+log = logger("aiorpc.worker")
 
 
 class CallLogFilter(logging.Filter):
