@@ -53,7 +53,7 @@ def _indented(error: BaseException, text: str | None) -> str | None:
     Return the traceback of *error* with later lines of its texts indented. Return *text* if there
     are none; *text* is the traceback, or ``None`` for Python's.
     """
-    broken = {text for each in _chain(error) if not (text := _text_of(each)).isprintable()}
+    broken = {own for each in _chain(error) if not (own := _text_of(each)).isprintable()}
     if not broken:
         return text
     text = text or logging.Formatter().formatException((type(error), error, error.__traceback__))
