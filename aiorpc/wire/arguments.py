@@ -71,10 +71,15 @@ class Arguments:
         self, parameters: Iterable[inspect.Parameter], converters: Mapping[str, Converter]
     ) -> None:
         named: dict[Any, list[str]] = {}
+        required_keywords = False
         for parameter in parameters:
             named.setdefault(parameter.kind, []).append(parameter.name)
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                required_keywords = True
         positional = [each for kind in _POSITIONAL for each in named.get(kind, ())]
         self._positional = len(positional)
+        #: With this number of positional arguments and no others, the check always passes (ADR 6).
+        self._fitting = -1 if required_keywords else len(positional)
         #: (index, converter) of each positional parameter that has a converter.
         self._by_index = tuple(
             (index, converters[each]) for index, each in enumerate(positional) if each in converters
@@ -111,11 +116,12 @@ class Arguments:
             BadArguments: an argument does not fit its annotation. The text names the argument, the
                 expected type and the received type. It never shows the value.
         """
-        try:
-            self._check(*args, **kwargs)
-        except TypeError as exc:
-            raise IncorrectSignature(str(exc)) from None
         count = len(args)
+        if kwargs or count != self._fitting:
+            try:
+                self._check(*args, **kwargs)
+            except TypeError as exc:
+                raise IncorrectSignature(str(exc)) from None
         converted = None
         for index, converter in self._by_index:
             if index >= count:

@@ -108,8 +108,6 @@ _NO_MEANING = Meaning()
 
 def read_headers(headers: Mapping[str, Any] | None) -> tuple[Meaning, int | None]:
     """Decode the *headers* of a request. Return also the deadline in epoch milliseconds, if any."""
-    if type(headers) is FilledHeaders:
-        return headers.template.meaning, headers.deadline
     if not headers:
         return _NO_MEANING, None
     deadline = headers.get(DEADLINE)

@@ -141,7 +141,12 @@ class Requests:
     def read(self, request: R) -> R:
         """Decode the properties of *request*, but not its body, and return *request*."""
         message = request.message
-        meaning, sent_deadline = read_headers(message.headers)
+        headers = message.headers
+        sent_deadline: int | None
+        if type(headers) is FilledHeaders:  # as in nearly every request (ADR 6)
+            meaning, sent_deadline = headers.template.meaning, headers.deadline
+        else:
+            meaning, sent_deadline = read_headers(headers)
         if meaning.resent:
             request.resent = True
         if meaning.compressed:

@@ -13,6 +13,7 @@ from aiorpc import Call, RpcTimeout
 from aiorpc.config import resolve
 from aiorpc.context import Context, Deadline
 from aiorpc.wire import requests
+from aiorpc.wire.headers import FilledHeaders, template_of
 from aiorpc.wire.message import MAX_EXPIRATION, Message
 from aiorpc.wire.names import DEADLINE, RESENT
 from aiorpc.wire.protocol import Wire
@@ -180,3 +181,16 @@ def test_extreme_deadlines_do_no_harm_one_call_further(wire: Wire, extreme: int 
     request = received(wire, Message(body=b"", headers={DEADLINE: extreme}))
     call = Call("t", "n", context=request.context)
     assert wire.requests.encode(call, reply_to="r", correlation_id="c").expiration is None
+
+
+def test_a_template_reads_as_the_same_headers_do(wire: Wire) -> None:
+    template = template_of({"nameko.call_id_stack": ["a.b.1"], "nameko.user": "u", RESENT: True})
+    assert template is not None
+    filled = FilledHeaders(template, int(NOW * 1000) + 2000)
+    by_template, plainly = (
+        received(wire, Message(body=b"", headers=headers, expiration=5000))
+        for headers in (filled, filled.to_dict())
+    )
+    assert by_template.context == plainly.context
+    assert by_template.context.deadline is not None
+    assert (by_template.resent, by_template.late) == (plainly.resent, plainly.late) == (True, None)
