@@ -9,6 +9,7 @@ This file declares and consumes the reply queue through the transport; it sends 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..logs import logger
 from ..timers import Bucket, Timers
 from ..transports.base import Outgoing, Subscription, Transport
 from ..transports.outgoing import Refusal
+from ..wire.content import is_slow
 from ..wire.message import Message
 from ..wire.protocol import Wire
 from .diagnosis import Diagnosis, timed_out
@@ -83,7 +85,7 @@ class PendingCalls:
         self._diagnosis = diagnosis
         self._owner = owner
         self._pending: dict[str, Pending] = {}
-        self._diagnosing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
 
     async def open(self) -> None:
@@ -105,7 +107,7 @@ class PendingCalls:
     async def close(self) -> None:
         """Fail the pending calls, and delete the reply queue. Bounded; idempotent."""
         self._fail_all("the client was closed before the answer came")
-        for task in self._diagnosing:
+        for task in self._background:
             task.cancel()
         self._transport.returns.forget(self.reply_to)
         if self._subscription is not None:
@@ -150,6 +152,9 @@ class PendingCalls:
             # The call timed out, was cancelled, or was answered before.
             log.debug("ignored a reply to a call that is not pending: %s", message.correlation_id)
             return
+        if message.headers and is_slow(message):
+            self._spawn(self._decompress(message))
+            return
         try:
             result = self.wire.replies.decode(message)
         except Exception as exc:  # noqa: BLE001 - the remote error may have any class
@@ -160,6 +165,10 @@ class PendingCalls:
             pending.deadlines.pop(pending, None)
         if not pending.future.done():  # its task may have been cancelled in this turn of the loop
             pending.future.set_result(result)
+
+    async def _decompress(self, reply: Message) -> None:
+        await asyncio.to_thread(self.wire.content.decompress, reply)
+        self._on_reply(reply)
 
     def _on_error(self, pending: Pending, error: Exception) -> None:
         if pending.late:
@@ -223,9 +232,12 @@ class PendingCalls:
             return
         # The diagnosis takes up to 40 ms. A result that arrives in this time is still accepted.
         pending.late = True
-        task = self._loop.create_task(self._diagnose(pending))
-        self._diagnosing.add(task)
-        task.add_done_callback(self._diagnosing.discard)
+        self._spawn(self._diagnose(pending))
+
+    def _spawn(self, background: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(background)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _diagnose(self, pending: Pending) -> None:
         why = "an unknown reason"

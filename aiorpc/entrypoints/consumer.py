@@ -23,6 +23,7 @@ from ..wire.copies import identity_of, was_resent
 from ..wire.message import Queue, checked
 from .arguments import arguments_of
 from .attempts import Attempts
+from .decompression import decompresses
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
@@ -146,6 +147,8 @@ class _Intake:
 
     def _work(self, delivery: Delivery) -> None:
         host, entrypoint = self.host, self.entrypoint
+        if decompresses(host, delivery, partial(self._work, delivery)):
+            return
         try:
             payload, context = host.wire.payloads.decode(delivery.message)
             args, kwargs = self.arguments.bind((payload,), {})

@@ -25,6 +25,7 @@ from ..wire.requests import Request
 from .answers import Answers, ServedRequest
 from .attempts import Attempts
 from .cancellations import Cancellations
+from .decompression import decompresses
 
 __all__ = ["Method", "Server"]
 
@@ -94,6 +95,10 @@ class Server:
         return self._requests.read(request)
 
     def _serve(self, request: ServedRequest) -> None:
+        if request.compressed and decompresses(
+            self._host, request.delivery, partial(self._serve, request)
+        ):
+            return
         try:
             args, kwargs = self._requests.arguments(request)
             if request.late is not None:

@@ -5,19 +5,29 @@ or does I/O.
 
 from __future__ import annotations
 
+import gc
 import zlib
 from copy import copy
-from typing import Any
+from typing import Any, Final
 
 from ..exceptions import ConfigurationError, MalformedRequest
 from .message import Message
 from .names import COMPRESSION, OVERSIZED
 from .serializers import Serializer, SerializerSet, is_charset
 
-__all__ = ["Content", "as_utf8", "decompress", "refuse_oversized"]
+__all__ = ["Content", "as_utf8", "decompress", "is_slow", "refuse_oversized"]
 
 #: The largest decompressed body, in bytes, if the settings set no limit.
 _NO_LIMIT = 1 << 30
+#: How often a decompressed body may be larger than the message. JSON compresses 5 to 30 times.
+MAX_RATIO: Final = 100
+#: A body of this many bytes may come from any ratio.
+_SMALL: Final = 1 << 20
+#: A compressed body of at least this many bytes is decompressed in a thread.
+_SLOW: Final = 4096
+#: Bytes of a body for which the garbage collector pauses: else it visits the new objects while they
+#: are made, and a body of many small values takes five times as long (CPython 3.11).
+_MANY: Final = 1 << 17
 
 
 class Content:
@@ -70,11 +80,49 @@ class Content:
         if not body:
             refuse_oversized(message)
         if compressed and message.headers and (compression := message.headers.get(COMPRESSION)):
-            body = decompress(body, compression, self._max_message_size)
+            body = self._decompressed(message, compression)
         encoding = serializer.content_encoding
         if message.content_encoding != encoding and encoding == "utf-8":
             body = as_utf8(body, message.content_encoding)
+        return serializer.decode(body) if len(body) < _MANY else _decode_many(serializer, body)
+
+    def _decompressed(self, message: Message, compression: Any) -> bytes:
+        done = message.decompressed
+        if done is None:
+            return decompress(message.body, compression, self._max_message_size)
+        if isinstance(done, str):
+            raise MalformedRequest(done)
+        return done
+
+    def decompress(self, message: Message) -> None:
+        """Decompress the body of *message*, or keep the error, for :meth:`decode`. Thread-safe."""
+        assert message.headers is not None
+        try:
+            message.decompressed = decompress(
+                message.body, message.headers[COMPRESSION], self._max_message_size
+            )
+        except MalformedRequest as exc:
+            message.decompressed = str(exc)  # an error would hold this frame, and the message
+
+
+def is_slow(message: Message) -> bool:
+    """Return whether the body of *message* should be decompressed in a thread before ``decode``."""
+    return (
+        len(message.body) >= _SLOW
+        and message.decompressed is None
+        and message.headers is not None
+        and COMPRESSION in message.headers
+    )
+
+
+def _decode_many(serializer: Serializer, body: bytes) -> Any:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
         return serializer.decode(body)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def refuse_oversized(message: Message) -> None:
@@ -126,10 +174,11 @@ _COMPRESSIONS = {
 
 def decompress(body: bytes, compression: Any, limit: int) -> bytes:
     """
-    Decompress *body* to at most *limit* bytes. *compression* is the header of the message.
+    Decompress *body* to at most *limit* bytes, and above 1 MiB to at most :data:`MAX_RATIO` times
+    its size. *compression* is the header of the message.
 
     Raises:
-        MalformedRequest: unknown compression, damaged data, or more than *limit* bytes.
+        MalformedRequest: unknown compression, damaged data, or more bytes.
     """
     name = _COMPRESSIONS.get(compression) if isinstance(compression, str) else None
     if name is None:
@@ -144,10 +193,16 @@ def decompress(body: bytes, compression: Any, limit: int) -> bytes:
         import bz2  # some builds of Python lack bz2, and few programs need it
 
         inflater = bz2.BZ2Decompressor()
+    by_ratio = max(_SMALL, MAX_RATIO * len(body))
     try:
-        plain: bytes = inflater.decompress(body, limit + 1)
+        plain: bytes = inflater.decompress(body, min(limit, by_ratio) + 1)
     except (zlib.error, OSError) as exc:
         raise MalformedRequest(f"the body is not valid {name} data: {exc}") from None
+    if len(plain) > by_ratio:
+        raise MalformedRequest(
+            f"{len(body)} bytes decompress to more than {by_ratio}, over {MAX_RATIO} times as "
+            "many: send the body without compression"
+        )
     if len(plain) > limit:
         raise MalformedRequest(
             f"the decompressed body is larger than {limit} bytes: send less data, or raise "

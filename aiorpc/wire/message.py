@@ -160,6 +160,8 @@ class Message(msgspec.Struct, kw_only=True, gc=False):
     type: str | None = None
     user_id: str | None = None
     app_id: str | None = None
+    #: The body without its compression, or why it has none. Not sent: the receiver sets it.
+    decompressed: bytes | str | None = None
 
 
 def expiration_of(seconds: float) -> int:

@@ -89,12 +89,14 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
     Encodes and decodes messages with the settings of one configuration.
 
     Attributes:
+        content: decodes bodies.
         rpc_exchange: the exchange for requests and replies.
         requests: converts a :class:`~aiorpc.Call` to a message, and a message to arguments.
         replies: converts a result or an error to a message, and back.
         payloads: encodes and decodes events and plain messages.
     """
 
+    content: Content
     rpc_exchange: Exchange
     requests: Requests
     replies: Replies
@@ -110,6 +112,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         """
         content = Content(SerializerSet.of(settings), settings.max_message_size)
         return cls(
+            content=content,
             rpc_exchange=Exchange(settings.rpc_exchange, "topic"),
             requests=Requests(content, settings.clock_tolerance),
             replies=Replies(content, persistent=settings.call_profile == "durable"),

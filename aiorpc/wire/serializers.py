@@ -118,21 +118,9 @@ MSGPACK = _guarded(
 
 def yaml() -> Serializer:
     """Return a serializer for safe YAML. We import PyYAML here because few programs need it."""
-    import yaml as pyyaml
+    from .yaml import decode, encoder
 
-    class Dumper(pyyaml.SafeDumper):
-        """A class of our own, because a representer of SafeDumper would affect all its users."""
-
-    Dumper.add_multi_representer(
-        object, lambda dumper, value: dumper.represent_data(_reduce(value))
-    )
-
-    def encode(value: Any) -> bytes:
-        text: str = pyyaml.dump(value, Dumper=Dumper)
-        return text.encode("utf-8")
-
-    # We use the loader in Python, because the loader in C does not limit its recursion.
-    return _guarded("yaml", "application/x-yaml", "utf-8", encode, pyyaml.safe_load)
+    return _guarded("yaml", "application/x-yaml", "utf-8", encoder(_reduce), decode)
 
 
 def _decode_raw(data: bytes) -> str | bytes:

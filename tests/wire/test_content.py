@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import zlib
 from typing import Any
 
+import msgspec
 import pytest
 
+from aiorpc.config import resolve
 from aiorpc.exceptions import MalformedRequest
 from aiorpc.wire.content import as_utf8, decompress
+from aiorpc.wire.message import Message
+from aiorpc.wire.protocol import Wire
+from aiorpc.wire.serializers import JSON
 
 
 def test_a_body_in_another_charset_is_read_as_utf8():
@@ -70,3 +76,36 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch):
 def test_an_unknown_compression_is_refused(header):
     with pytest.raises(MalformedRequest, match=r"unknown compression.*application/x-gzip"):
         decompress(b"x", header, limit=1000)
+
+
+@pytest.mark.parametrize(
+    ("header", "pack"), [("application/x-gzip", zlib.compress), ("application/x-bz2", bz2.compress)]
+)
+def test_a_small_body_that_decompresses_to_very_much_is_refused(header, pack):
+    packed = pack(b"x" * 2_000_000)
+    with pytest.raises(MalformedRequest, match=r"over 100 times.*without compression"):
+        decompress(packed, header, limit=1 << 30)
+    usual = pack(b"".join(b"%x" % (number * number) for number in range(300_000)))
+    assert len(decompress(usual, header, limit=1 << 30)) > 2_000_000
+
+
+def test_what_a_thread_decompressed_is_decoded_without_decompressing_again(monkeypatch):
+    content = Wire.of(resolve({"AMQP_URI": "memory://"})).content
+    good = Message(body=zlib.compress(b'"x"'), headers={"compression": "application/x-gzip"})
+    bad = Message(body=b"nonsense", headers={"compression": "application/x-gzip"})
+    content.decompress(good)
+    content.decompress(bad)
+    monkeypatch.setattr("aiorpc.wire.content.decompress", None)
+    assert content.decode(good) == "x"
+    with pytest.raises(MalformedRequest, match="is not valid gzip data"):
+        content.decode(bad)
+
+
+def test_the_collector_pauses_while_a_large_body_is_decoded():
+    content = Wire.of(resolve({"AMQP_URI": "memory://"})).content
+    seen = []
+    watching = msgspec.structs.replace(JSON, decode=lambda data: seen.append(gc.isenabled()))
+    for size in (1000, 1_000_000):
+        content.decode(Message(body=b" " * size), serializer=watching)
+    assert seen == [True, False]
+    assert gc.isenabled()
