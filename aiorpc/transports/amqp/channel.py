@@ -7,7 +7,8 @@ Writes through the link's ``Lane``; aiormq opens and closes the channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import aiormq
 
@@ -17,8 +18,9 @@ from ...wire.message import Message
 from ..codec.encoder import Encoder
 from ..outgoing import Outgoing, Returned, SizeLimit, check_size, settle, settle_soon
 from .errors import Refused
-from .link import Link
+from .link import REPLY_TIMEOUT, Link
 from .resend import AmqpRefusal, broker_limit, sort_out
+from .topology import answered
 
 __all__ = ["Channel", "TakeBack"]
 
@@ -26,6 +28,10 @@ log = logger(__name__)
 
 #: Called with the messages to re-send when a channel has ended: :meth:`.outbox.Sender.take_back`.
 TakeBack = Callable[[Iterable[Outgoing]], None]
+
+
+#: Awaits requests on aiormq's channel.
+Requests = Callable[[aiormq.Channel], Coroutine[Any, Any, None]]
 
 
 class Channel:
@@ -143,6 +149,33 @@ class Channel:
             if self._settled is None or self._settled.is_set():
                 self._settled = asyncio.Event()
             await self._settled.wait()
+
+    async def request(
+        self, requests: Callable[[aiormq.Channel], Coroutine[Any, Any, None]]
+    ) -> None:
+        """
+        Await *requests* on aiormq's channel, at most :data:`.link.REPLY_TIMEOUT` seconds.
+
+        aiormq (7.2) closes a channel whose request was cancelled, and RabbitMQ closes the
+        connection for a later frame on it. So our side of the channel ends first.
+
+        Raises:
+            Refused, ConnectionError, TimeoutError: as :meth:`.topology.Topology.declare`.
+        """
+        task = asyncio.create_task(self._answered(requests(self.amqp)))
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                await asyncio.wait([task])
+        finally:
+            if not task.done():
+                self.lost()
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)  # aiormq only writes the close
+        task.result()
+
+    async def _answered(self, requests: Coroutine[Any, Any, None]) -> None:
+        async with answered(self.amqp):
+            await requests
 
     async def close(self) -> None:
         """Write the waiting messages, then close the channel. Bounded."""

@@ -27,7 +27,6 @@ from .methods import Consume
 from .supervisor import Supervisor
 from .topology import (
     accept_queue,
-    answered,
     declare_ahead,
     declare_queue,
     misdeclared,
@@ -228,17 +227,19 @@ class AmqpSubscription(Subscription):
             channel.cancelled = channel.loop.create_future()
         options = self.options
         arguments = options.arguments(self._supervisor.reconnects) if options.arguments else None
-        async with answered(channel.amqp):
+        self._tag = tag = f"aiorpc-{new_id()}"
+        # aiormq (7.2) confirms a cancel by the broker only if it knows the consumer.
+        channel.amqp.consumers[tag] = never_called
+        consume = Consume(queue=self.queue.name, consumer_tag=tag, arguments=arguments)
+
+        async def requests(amqp: aiormq.Channel) -> None:
             if fresh and not gone:
-                await declare_ahead(channel.amqp, self._declared)
+                await declare_ahead(amqp, self._declared)
             if fresh and options.prefetch:
-                await channel.amqp.basic_qos(prefetch_count=options.prefetch)
-            self._tag = tag = f"aiorpc-{new_id()}"
-            # aiormq (7.2) confirms a cancel by the broker only if it knows the consumer.
-            channel.amqp.consumers[tag] = never_called
-            await channel.amqp.rpc(
-                Consume(queue=self.queue.name, consumer_tag=tag, arguments=arguments)
-            )
+                await amqp.basic_qos(prefetch_count=options.prefetch)
+            await amqp.rpc(consume)
+
+        await channel.request(requests)
         self._consuming = self._consumed_before = True
 
     async def _open(self, link: Link) -> ConsumerChannel:

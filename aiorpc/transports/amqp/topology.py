@@ -22,7 +22,7 @@ from ...exceptions import ConfigurationError
 from ...logs import logger
 from ...wire.message import Exchange, Queue
 from .errors import Refused, errors, quietly, refusal
-from .link import CLOSE_TIMEOUT, REPLY_TIMEOUT, Link
+from .link import CLOSE_TIMEOUT, Link
 from .methods import ExchangeDeclare, QueueBind, QueueDeclare, QueueDelete
 
 __all__ = [
@@ -156,12 +156,11 @@ async def answered(channel: aiormq.Channel) -> AsyncGenerator[None]:
     after the block's requests.
 
     Raises:
-        Refused, ConnectionError, TimeoutError: as :meth:`Topology.declare`.
+        Refused, ConnectionError: as :meth:`Topology.declare`.
     """
     try:
         with quietly(), errors():
-            async with asyncio.timeout(REPLY_TIMEOUT):
-                yield
+            yield
     except ConnectionError:
         # aiormq fails a request on a closing channel without the broker's reason.
         closing = channel.closing

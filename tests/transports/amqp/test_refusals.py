@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from pamqp import commands as spec
 
 from aiorpc.exceptions import AioRpcError, ConnectionLost
+from aiorpc.transports.amqp import channel
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
-from tests.support.amqp import from_broker, through_proxy
-from tests.support.transports import Bench, Inbox, to
+from tests.support.amqp import from_broker, sent_frames, through_proxy
+from tests.support.transports import Bench, Inbox, holds, to
 from tests.support.waiting import eventually
 
 INTERNAL_ERROR = from_broker(
@@ -91,3 +93,35 @@ async def test_an_answer_that_the_broker_did_not_read_is_reported(bench: Bench) 
         assert [body for body, _ in told] == [b"to 1", b"to 2"]
         assert all(isinstance(error, ConnectionLost) for _, error in told)
         assert all(each.redelivered for each in again)
+
+
+#: Class and method of the broker's answers, as on the wire.
+CONSUME_OK, CLOSE_OK = b"\x00\x3c\x00\x15", b"\x00\x14\x00\x29"
+
+
+async def test_nothing_is_written_on_a_channel_after_aiormq_closed_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "REPLY_TIMEOUT", 0.3)
+    async with through_proxy(bench.config) as (proxy, transport):
+        queue, inbox = bench.queue(), Inbox(ack=False)
+        await transport.declare(queues=[queue])
+        await transport.publish(to(queue))
+        proxy.drops = lambda frame: frame[7:11] in (CONSUME_OK, CLOSE_OK)
+        subscribing = asyncio.ensure_future(transport.subscribe(queue, inbox))
+        delivery = await inbox.next()
+        await eventually(lambda: gives_a_channel_up(proxy.sent))
+        delivery.ack()
+        proxy.drops = lambda frame: False
+        await subscribing
+        again = await inbox.next()
+        assert again.redelivered
+        again.ack()
+        await holds(transport, queue, 0)
+        assert proxy.connections == 1
+
+
+def gives_a_channel_up(sent: bytes) -> bool:
+    """Whether aiormq closed a channel because it waited too long for an answer."""
+    frames = [frame for _, frame in sent_frames(sent)]
+    return any(isinstance(each, spec.Channel.Close) and each.reply_code == 504 for each in frames)
