@@ -94,7 +94,7 @@ async def test_header_integers_go_in_the_types_that_nameko_survives(bench: Bench
             b"\x01nI" + struct.pack(">i", 1000),
             b"\x01mI" + struct.pack(">i", -5),
             b"\x01fd" + struct.pack(">d", 0.1),
-            b"\x03bigL" + struct.pack(">q", 1 << 40),
+            b"\x03bigl" + struct.pack(">q", 1 << 40),
         ):
             assert encoded in proxy.sent
 
