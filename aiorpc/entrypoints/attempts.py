@@ -175,7 +175,7 @@ class Attempts:
         except ConnectionLost as error:
             log.warning("a message of queue %s is requeued, not parked: %s", self.queue, error)
             delivery.reject(requeue=True)
-        except AioRpcError as error:
+        except Exception as error:  # noqa: BLE001 - unsettled, it would use up the prefetch
             log.error(
                 "%s; but it cannot be parked (%s) and is rejected, to the dead-letter exchange if "
                 "the queue has one",

@@ -6,8 +6,10 @@ No other file makes such names. If Nameko has the same exchange, queue or header
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from ..context import new_id
-from .message import LONGEST_NAME, Exchange, Queue
+from .message import LONGEST_NAME, Exchange, Queue, name_fault
 
 __all__ = [
     "ACQUIRED_COUNT",
@@ -115,8 +117,14 @@ def unique_name(name: str, identity: str) -> str:
 
 
 def parked_queue(queue: str) -> Queue:
-    """Return the queue for parked messages: messages of *queue* that failed for good."""
-    return Queue(f"{queue}.parked")
+    """
+    Return the queue for parked messages: messages of *queue* that failed for good. A name that
+    would be too long is cut, and gets a checksum.
+    """
+    name = f"{queue}.parked"
+    if name_fault(name):
+        name = unique_name(queue, f"{crc32(queue.encode(errors='replace')):08x}.parked")
+    return Queue(name)
 
 
 def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:

@@ -33,6 +33,7 @@ from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
 from aiorpc.wire.copies import attempts_of
 from aiorpc.wire.message import Message
+from aiorpc.wire.names import parked_queue
 from aiorpc.wire.protocol import Wire
 
 MOST = 2
@@ -354,3 +355,55 @@ def test_a_message_that_cannot_be_copied_is_worked_on_or_requeued(
     assert attempts.takes(delivery)
     attempts.requeue(delivery)
     assert done == ["worked on", "rejected, requeue=True"]
+
+
+async def test_a_message_of_a_queue_with_a_long_name_is_parked(
+    config: dict[str, Any], name: str
+) -> None:
+    queue = Queue(name.ljust(252, "q"))
+    there = parked_queue(queue.name)
+
+    class Consuming:
+        @consume(queue)
+        async def handle(self, payload: Any) -> None: ...
+
+    service = type("Consuming", (Consuming,), {"name": name})
+    async with connected(config) as onlooker:
+        await onlooker.declare(queues=[queue])
+        message = Message(body=b'"x"', headers={"aiorpc-attempts": MOST})
+        await onlooker.publish(Outgoing(exchange="", routing_key=queue.name, message=message), 5)
+        await take_and_vanish(config, queue)
+        async with ServiceContainer(service, config):
+            delivery = await take(onlooker, there)
+        assert delivery.message.body == b'"x"'
+        delivery.ack()
+        await onlooker.delete(queue.name)
+        await onlooker.delete(there.name)
+
+
+async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continues(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done: list[str] = []
+
+    async def fail(**_: Any) -> None:
+        raise ValueError("no such luck")
+
+    delivery: Any = SimpleNamespace(
+        message=Message(body=b"", headers={"aiorpc-attempts": 5}),
+        redelivered=True,
+        stale=False,
+        exchange="",
+        routing_key="q",
+        reject=lambda requeue: done.append(f"rejected, {requeue=}"),
+    )
+    spawned: list[Any] = []
+    host: Any = SimpleNamespace(
+        settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}),
+        transport=SimpleNamespace(declare=fail),
+        spawn=lambda background, name: spawned.append(background),
+    )
+    assert Attempts(host, "q", lambda delivery: done.append("worked on")).takes(delivery)
+    await spawned[0]
+    assert done == ["rejected, requeue=False"]
+    assert "cannot be parked (no such luck) and is rejected" in caplog.text
