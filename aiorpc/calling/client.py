@@ -160,12 +160,15 @@ class Client:
         call: Call | None = None,
     ) -> Any:
         if call is None:  # no middleware: one coroutine is cheaper than two
+            began_at = monotonic()
             call = self.new_call(route, args, kwargs)
+        else:
+            began_at = _began_at(call, route)
         if route.options.fail_fast:
             await self._diagnosis.require_consumers(call)
         if self.transport.congested:
             await self._wait_until_drained(call)
-        pending = self._send(call, route)
+        pending = self._send(call, route, began_at)
         try:
             result = await pending.future
         except asyncio.CancelledError:
@@ -189,10 +192,10 @@ class Client:
             from_thread.require_loop(route.routing_key)
             task = asyncio.ensure_future(self.handler(route)(call))
             return task, task.cancel
-        pending = self._send(call, route)
+        pending = self._send(call, route, _began_at(call, route))
         return pending.future, partial(self._cancel, pending)
 
-    def _send(self, call: Call, route: Route) -> Pending:
+    def _send(self, call: Call, route: Route, began_at: float) -> Pending:
         if self._closed or _get_running_loop() is not self._loop:
             raise self._refusal(call)
         context, own = call.context, self._context
@@ -218,7 +221,7 @@ class Client:
             call=call,
             correlation_id=correlation_id,
             future=self._loop.create_future(),
-            sent_at=monotonic(),
+            began_at=began_at,
             resend=route.options.resend,
         )
         self._pending.add(pending)
@@ -271,3 +274,11 @@ class Client:
                 f"{call} was not sent in time: the connection to {self.transport.url} takes no "
                 "more data (the broker is slow or blocked, or too much is sent)"
             ) from None
+
+
+def _began_at(call: Call, route: Route) -> float:
+    """Return the ``time.monotonic()`` at which *call* began, before its middleware ran."""
+    deadline = call.context.deadline
+    if deadline is None or route.timeout is None or deadline is current.get().deadline:
+        return monotonic()
+    return deadline.at - route.timeout

@@ -44,7 +44,7 @@ class Diagnosis:
         if not state.exists:
             return f"queue {queue} does not exist any more"
         if state.consumers == 0:
-            return f"queue {queue} has 0 consumers; the request expired unread"
+            return f"queue {queue} has 0 consumers: start the service"
         plural = "s" if state.consumers != 1 else ""
         waiting = f" and {state.messages} waiting messages" if state.messages else ""
         return (
@@ -94,9 +94,9 @@ class Diagnosis:
         )
 
 
-def timed_out(call: Call, sent_at: float, why: str) -> RpcTimeout:
-    """Make the error of a *call* that timed out. *sent_at* is its time of sending (monotonic)."""
+def timed_out(call: Call, began_at: float, why: str) -> RpcTimeout:
+    """Make the error of a *call* that timed out. It began at *began_at* (monotonic time)."""
     deadline = call.context.deadline
-    seconds = (deadline.at if deadline else monotonic()) - sent_at
-    # We send a call shortly after we set its deadline. Rounding turns 0.4996 s into 0.5 s again.
+    seconds = (deadline.at if deadline else monotonic()) - began_at
+    # A call begins microseconds before we set its deadline: rounding turns 0.5001 s into 0.5 s.
     return RpcTimeout(f"{call} gave no answer within {round(seconds, 2):g} s: {why}")

@@ -39,8 +39,8 @@ class Pending(Outgoing, eq=False, kw_only=True):
     call: Call
     correlation_id: str
     future: asyncio.Future[Any]
-    #: The ``time.monotonic()`` at which the client sent the request.
-    sent_at: float
+    #: The ``time.monotonic()`` at which the call began.
+    began_at: float
     #: Whether the client may re-send the request after a lost connection.
     resend: bool
     #: The bucket of the timers that holds the deadline of the call; ``None`` without a deadline.
@@ -176,7 +176,7 @@ class PendingCalls:
             # error as its cause, so the caller gets the same error whichever side is faster.
             pending.error = error
         elif isinstance(error, RpcTimeout):  # the method's own would be a RemoteError
-            self._fail(pending, timed_out(pending.call, pending.sent_at, str(error)))
+            self._fail(pending, timed_out(pending.call, pending.began_at, str(error)))
         else:
             self._fail(pending, error)
 
@@ -219,7 +219,7 @@ class PendingCalls:
         elif not isinstance(error, ConnectionLost):
             self._fail(pending, error)
         elif (deadline := call.context.deadline) is not None and deadline.remaining() <= 0:
-            self._fail(pending, timed_out(call, pending.sent_at, str(error)))
+            self._fail(pending, timed_out(call, pending.began_at, str(error)))
         else:
             self._fail(pending, _lost(pending, str(error)))
 
@@ -244,11 +244,11 @@ class PendingCalls:
         try:
             why = await self._diagnosis.why_no_answer(pending.call)
         finally:
-            error = timed_out(pending.call, pending.sent_at, why)
+            error = timed_out(pending.call, pending.began_at, why)
             error.__cause__ = pending.error
             self._fail(pending, error)
 
 
 def _lost(pending: Pending, why: str) -> ConnectionLost:
-    waited = monotonic() - pending.sent_at
+    waited = monotonic() - pending.began_at
     return ConnectionLost(f"{pending.call} failed after {waited:.3g} s: {why}")

@@ -22,7 +22,7 @@ from ..extensions import Entrypoint, entrypoints_of, providers_of, service_name_
 from ..logs import logger
 from ..timers import Timers
 from ..transports import open_transport
-from ..transports.base import Transport
+from ..transports.base import State, Transport
 from ..transports.health import Health, problems_of
 from ..wire.message import name_fault
 from ..wire.protocol import Wire
@@ -183,9 +183,7 @@ class ServiceContainer:
 
     def health(self) -> Health:
         """Whether the container serves calls: red while it starts, stops, or cannot consume."""
-        if not self._serving:
-            return Health((f"{self.service_name} is not ready yet, or is stopping",))
-        return Health.of(problems_of(self.transport))
+        return Health.of(problems_of(self.transport) if self._serving else _not_serving(self))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -287,6 +285,13 @@ class ServiceContainer:
 
     def __repr__(self) -> str:
         return f"<ServiceContainer [{self.service_name}]>"
+
+
+def _not_serving(container: ServiceContainer) -> Iterator[str]:
+    yield f"{container.service_name} is not ready yet, or is stopping"
+    transport = getattr(container, "transport", container._given_transport)
+    if transport is not None and transport.state is State.CONNECTING:
+        yield transport.condition()
 
 
 async def _send_the_rest(container: ServiceContainer, timeout: float) -> None:

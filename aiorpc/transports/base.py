@@ -154,7 +154,7 @@ class Transport(ABC):
             case State.BLOCKED:
                 return f"{self.url} accepts no messages now (a memory or disk alarm)"
             case _:
-                return f"not connected to {self.url}"
+                return f"there is no connection to {self.url} ({self.state.value})"
 
     def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
         """Call *listener* at every change of state; return a function that removes *listener*."""

@@ -38,7 +38,7 @@ class Health(msgspec.Struct, frozen=True):
 def problems_of(transport: Transport) -> Iterator[str]:
     """Yield the reasons why *transport* does not work: no connection, an alarm, a lost consumer."""
     if transport.state in (State.CONNECTING, State.CLOSED):
-        yield f"there is no connection to {transport.url} ({transport.state.value})"
+        yield transport.condition()
         return
     if transport.state is State.BLOCKED:
         yield f"{transport.url} accepts no messages now (a memory or disk alarm of the broker)"

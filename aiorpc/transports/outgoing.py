@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
 
 __all__ = [
     "NO_LIMIT",
+    "UNROUTABLE_REMEDY",
     "Outgoing",
     "Refusal",
     "Returned",
@@ -43,6 +44,10 @@ log = logger(__name__)
 
 #: The limit in bytes of body that stands for "no limit".
 NO_LIMIT = 1 << 62
+#: The end of the text of each ``Unroutable`` for a returned message.
+UNROUTABLE_REMEDY = (
+    "Start the service that consumes the queue, check the routing key, or send without mandatory"
+)
 #: How often the broker may close a message's channel or connection for a reason that names no
 #: message. After that, the message settles with this reason. The sender re-sends such a message
 #: alone, so the second close proves that the message is the reason.

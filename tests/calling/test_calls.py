@@ -18,13 +18,16 @@ import pytest
 
 from aiorpc import (
     BadArguments,
+    Call,
     ClusterRpc,
     ClusterRpcProxy,
     ContextData,
     DependencyProvider,
     EventDispatcher,
+    Handler,
     IncorrectSignature,
     MethodNotFound,
+    Middleware,
     RemoteError,
     RpcProxy,
     RpcTimeout,
@@ -395,8 +398,8 @@ async def test_a_call_to_a_service_that_is_down_times_out_and_names_the_consumer
         await running.cluster[name].remote_method.with_options(timeout=0.3)("x")
     assert time.monotonic() - started < 0.3 + 0.1
     assert str(info.value) == (
-        f"{name}.remote_method gave no answer within 0.3 s: queue rpc-{name} has 0 consumers; "
-        "the request expired unread"
+        f"{name}.remote_method gave no answer within 0.3 s: queue rpc-{name} has 0 consumers: "
+        "start the service"
     )
     with pytest.raises(ServiceUnavailable, match="0 consumers"):
         await running.cluster[name].remote_method.with_options(fail_fast=True)("x")
@@ -666,3 +669,31 @@ async def test_a_name_that_is_too_long_raises_the_same_error_with_fail_fast(
         for call in (method, method.with_options(fail_fast=True)):
             with pytest.raises(UnserializableValueError, match="at most 255 bytes"):
                 await call()
+
+
+class SlowToEncode:
+    def __json__(self) -> str:
+        time.sleep(0.06)  # a busy event loop
+        return "x"
+
+
+async def _wait_first(call: Call, handler: Handler) -> Any:
+    await asyncio.sleep(0.06)  # middleware that takes time
+    return await handler(call)
+
+
+@pytest.mark.parametrize("middleware", [[], [_wait_first]])
+async def test_the_seconds_of_a_timeout_count_from_the_begin_of_the_call(
+    middleware: list[Middleware],
+) -> None:
+    service_x, _ = services(uuid.uuid4().hex[:8])
+    config = f"memory://{uuid.uuid4().hex}"
+    async with ClusterRpcProxy(config, timeout=0.2, middleware=middleware) as cluster:
+        async with ServiceContainer(service_x, config):
+            pass  # its queue stays
+        method = cluster[service_x.name].remote_method
+        argument = "x" if middleware else SlowToEncode()
+        with pytest.raises(RpcTimeout, match=r"no answer within 0\.2 s"):
+            await method(argument)
+        with pytest.raises(RpcTimeout, match=r"no answer within 0\.2 s"):
+            await method.call_async(argument)

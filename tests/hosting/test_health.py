@@ -71,6 +71,19 @@ async def test_a_runner_is_as_healthy_as_its_services(broker_config: dict[str, A
         assert problem.startswith("one_")
 
 
+@pytest.mark.parametrize("hosted", [ServiceContainer, ServiceRunner])
+async def test_the_health_of_a_service_that_connects_names_the_broker(hosted: Any) -> None:
+    url = "amqp://shop:secret@127.0.0.1:1/books"
+    host = hosted(gated(Gate(), "one"), config=url)
+    starting = asyncio.create_task(host.start())
+    await eventually(lambda: "refused" in str(host.health().problems))
+    ready, broker = host.health().problems
+    assert ready.endswith("is not ready yet, or is stopping")
+    assert "there is no connection to amqp://shop:***@127.0.0.1:1/books (connecting)" in broker
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+
+
 async def test_a_service_with_a_lost_consumer_is_not_healthy(
     broker_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

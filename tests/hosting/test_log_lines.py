@@ -181,6 +181,23 @@ async def test_a_traceback_has_no_frames_of_libraries(
     assert "left out" not in caplog.text
 
 
+async def test_the_text_of_an_error_writes_no_lines_of_its_own(
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forging:
+        name = "forging"
+
+        @rpc
+        async def fail(self) -> None:
+            raise ValueError("x\nERROR of another program")
+
+    async with ServiceContainer(Forging, config), ClusterRpcProxy(config, timeout=5) as cluster:
+        with pytest.raises(RemoteError):
+            await cluster.forging.fail()
+    assert "\n    | ERROR of another" in caplog.text
+    assert "\nERROR of" not in caplog.text
+
+
 async def test_collectors_of_errors_get_the_whole_traceback(
     config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,7 +30,7 @@ async def test_the_demo_prints_calls_and_what_comes_back(
     assert lines.count("    -> 'world-x-y'") == 1
     assert lines[-1] == (
         "    -> RpcTimeout: service_x.remote_method gave no answer within 0.5 s: "
-        "queue rpc-service_x has 0 consumers; the request expired unread"
+        "queue rpc-service_x has 0 consumers: start the service"
     )
 
 

@@ -16,7 +16,15 @@ from ...exceptions import Overloaded, Unroutable
 from ...logs import logger
 from ...wire.message import Message
 from ..codec.encoder import Encoder
-from ..outgoing import Outgoing, Returned, SizeLimit, check_size, settle, settle_soon
+from ..outgoing import (
+    UNROUTABLE_REMEDY,
+    Outgoing,
+    Returned,
+    SizeLimit,
+    check_size,
+    settle,
+    settle_soon,
+)
 from .errors import Refused
 from .link import REPLY_TIMEOUT, Link
 from .resend import AmqpRefusal, broker_limit, sort_out
@@ -131,7 +139,7 @@ class Channel:
     @property
     def ready(self) -> bool:
         """Whether the channel is open, and the broker accepts messages."""
-        return self.open and self.link.blocked_reason is None
+        return self.open and self.link.blocked_reason is None and not self.link.lost.done()
 
     @property
     def idle(self) -> bool:
@@ -268,7 +276,8 @@ class Channel:
 def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
     """Return the error for a returned mandatory message."""
     return Unroutable(
-        f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer})"
+        f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} ({answer}). "
+        f"{UNROUTABLE_REMEDY}"
     )
 
 

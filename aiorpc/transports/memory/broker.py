@@ -19,6 +19,7 @@ from ...logs import logger
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
 from ..codec.encoder import short_string
+from ..outgoing import UNROUTABLE_REMEDY
 from .exchange import MemoryExchange, exchange_flags
 from .message import Carried, carried
 from .queue import MemoryConsumer, MemoryQueue, goes_round, queue_flags
@@ -94,7 +95,7 @@ class MemoryBroker:
         if mandatory:
             return Unroutable(
                 f"no queue is bound to exchange {exchange!r} for routing key {routing_key!r} on "
-                f"{self.url} (312 NO_ROUTE)"
+                f"{self.url} (312 NO_ROUTE). {UNROUTABLE_REMEDY}"
             )
         return None
 

@@ -143,6 +143,12 @@ def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
     def hear(consumer: MemoryConsumer, entry: Entry) -> None:
         try:
             handler(entry.carried.copy())
+        except Exception:
+            log.exception(
+                "the handler of a message (exchange %r, key %r) failed",
+                entry.exchange,
+                entry.routing_key,
+            )
         finally:
             consumer.ack(entry)
 

@@ -71,7 +71,7 @@ async def test_a_message_without_a_queue_is_dropped_silently_unless_mandatory(
     queue, inbox, outcome = bench.queue(), Inbox(), Outcome()
     transport.send(to(queue, b"dropped", settled=outcome))
     assert await outcome.all() == [None]
-    with pytest.raises(Unroutable):
+    with pytest.raises(Unroutable, match=r"\(312 NO_ROUTE\)\. Start the service"):
         await transport.publish(to(queue, b"returned", mandatory=True))
     await transport.subscribe(queue, inbox)
     await transport.publish(to(queue, b"marker"))

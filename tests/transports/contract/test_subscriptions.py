@@ -40,6 +40,7 @@ async def test_a_listener_acks_every_message_even_if_its_handler_raises(
         await transport.publish(to(queue, b"%d" % number))
     assert [await heard.get() for _ in range(3)] == [b"0", b"1", b"2"]
     assert "a handler of mine" in caplog.text
+    assert "the handler of a message (exchange" in caplog.text
     await subscription.cancel()
     await transport.aclose()
     assert await look(other, queue) == QueueState(queue.name, True, 0, 0)
