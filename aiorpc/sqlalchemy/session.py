@@ -12,14 +12,20 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import IllegalStateChangeError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
-from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.exc import IllegalStateChangeError, MissingGreenlet
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    AsyncSessionTransaction,
+)
+from sqlalchemy.orm import ORMExecuteState, RelationshipProperty, Session
 from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from ..logs import logger
 
-__all__ = ["CallSession", "WatchedSession", "finish", "watch"]
+__all__ = ["CallSession", "WatchedSession", "finish", "uncommitted", "watch"]
 
 log = logger("aiorpc.sqlalchemy")
 
@@ -74,7 +80,7 @@ class CallSession(AsyncSession):
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: AsyncEngine | AsyncConnection,
         *,
         call: object = "",
         cleanup_timeout: float = 5.0,
@@ -142,23 +148,12 @@ class CallSession(AsyncSession):
 
     def warn_of_uncommitted(self) -> None:
         """Log a warning about uncommitted changes, which the session rolls back next."""
-        session = self.sync_session
-        if session._is_clean() and not session.info.get(_UNCOMMITTED):
-            return
-        kinds = {"new": session.new, "changed": session.dirty, "deleted": session.deleted}
-        changes = [
-            f"{len(objects)} {word} ({', '.join(sorted({type(one).__name__ for one in objects}))})"
-            for word, objects in kinds.items()
-            if objects
-        ]
-        if session.info.get(_UNCOMMITTED):
-            changes.append("statements sent to the database")
-        if changes:
+        if changes := uncommitted(self.sync_session):
             log.warning(
                 "%s ended without a commit, so its changes are rolled back: %s. Await commit() on "
                 "the session, or declare it with DatabaseSession(Base, commit=True)",
                 self._call,
-                "; ".join(changes),
+                changes,
             )
 
     async def flush_pending(self) -> None:
@@ -202,6 +197,21 @@ class WatchedSession(Session):
     """A separate class, so that ``watch`` adds its listeners only to the sessions of aiorpc."""
 
 
+def uncommitted(session: Session) -> str:
+    """Describe the uncommitted changes of *session*; "" if there are none."""
+    if session._is_clean() and not session.info.get(_UNCOMMITTED):
+        return ""
+    kinds = {"new": session.new, "changed": session.dirty, "deleted": session.deleted}
+    changes = [
+        f"{len(objects)} {word} ({', '.join(sorted({type(one).__name__ for one in objects}))})"
+        for word, objects in kinds.items()
+        if objects
+    ]
+    if session.info.get(_UNCOMMITTED):
+        changes.append("statements sent to the database")
+    return "; ".join(changes)
+
+
 def watch(session_cls: type[Session]) -> None:
     """Make sessions of *session_cls* remember their connections and their sent changes."""
     if not event.contains(session_cls, "after_flush", _flushed):
@@ -233,8 +243,29 @@ def _drop_connections(session: Session) -> None:
 
 
 def _executed(execution: ORMExecuteState) -> None:
+    if (execution.is_relationship_load or execution.is_column_load) and not in_greenlet():
+        raise MissingGreenlet(_remedy(execution))
     if execution.is_insert or execution.is_update or execution.is_delete:
         execution.session.info[_UNCOMMITTED] = True
+
+
+def _remedy(execution: ORMExecuteState) -> str:
+    path = execution.loader_strategy_path
+    if execution.is_relationship_load and path is not None:
+        relationship = path[-1]
+        assert isinstance(relationship, RelationshipProperty)
+        name = relationship.key
+        attribute = f"{relationship.parent.class_.__name__}.{name}"
+        return (
+            f"{attribute} is not loaded, and an attribute cannot await a query: add "
+            f".options(selectinload({attribute})) to the query of the object, or await "
+            f'session.refresh(object, ["{name}"])'
+        )
+    mapper = execution.bind_mapper
+    return (
+        f"an attribute of {mapper.class_.__name__ if mapper else 'an object'} is deferred or "
+        "expired, and an attribute cannot await a query: await session.refresh(object)"
+    )
 
 
 def _flushed(session: Session, _: Any) -> None:

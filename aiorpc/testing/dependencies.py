@@ -13,9 +13,21 @@ from ..extensions import DependencyProvider, WorkerContext, providers_of
 from ..hosting.container import ServiceContainer
 from .mocks import mock_of
 
-__all__ = ["replace_dependencies", "worker_factory"]
+__all__ = ["StandIn", "replace_dependencies", "worker_factory"]
 
 S = TypeVar("S")
+
+
+class StandIn:
+    """A replacement that takes its options from the provider that it replaces."""
+
+    def value_for(self, provider: DependencyProvider[Any]) -> Any:
+        """Return the dependency of a service without a container."""
+        raise NotImplementedError
+
+    def provider_for(self, provider: DependencyProvider[Any]) -> DependencyProvider[Any]:
+        """Return a provider that gives each worker its dependency."""
+        raise NotImplementedError
 
 
 def worker_factory(service_cls: type[S], /, **dependencies: Any) -> S:
@@ -34,7 +46,8 @@ def worker_factory(service_cls: type[S], /, **dependencies: Any) -> S:
     _require(dependencies, providers, service_cls)
     service = service_cls()
     for name, provider in providers.items():
-        vars(service)[name] = dependencies[name] if name in dependencies else mock_of(provider)
+        value = dependencies[name] if name in dependencies else mock_of(provider)
+        vars(service)[name] = value.value_for(provider) if isinstance(value, StandIn) else value
     return service
 
 
@@ -64,7 +77,10 @@ def replace_dependencies(container: ServiceContainer, *names: str, **replacement
     _require([*names, *replacements], providers, container.service_cls)
     mocks = {name: mock_of(providers[name]) for name in names}
     for name, value in {**mocks, **replacements}.items():
-        providers[name] = _Replacement(value).bound_to(name)
+        if isinstance(value, StandIn):
+            providers[name] = value.provider_for(providers[name]).bound_to(name)
+        else:
+            providers[name] = _Replacement(value).bound_to(name)
     container.providers = list(providers.values())
     return next(iter(mocks.values())) if len(mocks) == 1 else tuple(mocks.values())
 

@@ -31,9 +31,7 @@ from .containers import Config, Containers, naming_the_option
 from .messages import QueueMessage, get_message
 
 if TYPE_CHECKING:  # SQLAlchemy is optional
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from .databases import SessionDatabase
+    from .databases import FixtureSession, SessionDatabase
 
 __all__ = ["ContainerFactory", "MessageGetter", "RunnerFactory"]
 
@@ -208,17 +206,18 @@ def model_base() -> Any:
 
 
 @pytest.fixture
-def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> AsyncSession:
+def db_session(request: pytest.FixtureRequest, model_base: Any, db_url: str) -> FixtureSession:
     """
-    A database session for ``worker_factory(Library, db=db_session)``. After the test, committed
-    changes are rolled back too. Needs ``model_base``.
+    The database session of the test. ``worker_factory(Library, db=db_session)`` gives the service a
+    session of its own on the same connection. After the test, committed changes are rolled back
+    too. Needs ``model_base``.
     """
     return _on_the_loop_of(request, _db_session)
 
 
 @pytest.fixture
-def database(db_session: AsyncSession) -> SessionDatabase:
-    """Replaces the ``Database(Base)`` of a service, and uses the session ``db_session``."""
+def database(db_session: FixtureSession) -> SessionDatabase:
+    """Replaces the ``Database(Base)`` of a service, on the connection of ``db_session``."""
     from .databases import SessionDatabase
 
     return SessionDatabase(db_session)
@@ -260,7 +259,7 @@ async def _messages(
         await transport.aclose()
 
 
-async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[AsyncSession]:
+async def _db_session(model_base: Any, db_url: str) -> AsyncGenerator[FixtureSession]:
     try:
         from .databases import opened_session
     except ModuleNotFoundError as exc:

@@ -21,6 +21,7 @@ from aiorpc.sqlalchemy import Database, DatabaseSession
 from tests.support.databases import (
     Author,
     Base,
+    Book,
     all_returned,
     engine_of,
     running,
@@ -65,6 +66,42 @@ async def test_a_middleware_with_a_timeout_does_not_cancel_a_commit(
         with pytest.raises(RemoteError, match="TimeoutError"):
             await proxy.add_auto("Austen")
         assert await proxy.count() == 1
+
+
+class Lazy:
+    name = "lazy"
+    db = DatabaseSession(Base)
+
+    @rpc
+    async def titles(self) -> list[str]:
+        author = Author(name="Austen", books=[Book(title="Emma")])
+        self.db.add(author)
+        await self.db.commit()
+        self.db.expunge_all()
+        author = await self.db.get_one(Author, author.id)
+        try:
+            return [book.title for book in author.books]
+        finally:
+            await self.db.refresh(author, ["books"])
+            assert [book.title for book in author.books] == ["Emma"]
+
+    @rpc
+    async def of_an_expired_object(self) -> str:
+        author = Author(name="Bronte")
+        self.db.add(author)
+        await self.db.commit()
+        self.db.expire(author)
+        return author.name
+
+
+async def test_an_attribute_that_is_not_loaded_names_the_remedy(database_url: str) -> None:
+    async with running(Lazy, database_url) as (proxy, _):
+        remedy = r"MissingGreenlet Author\.books is not .*options\(selectinload\(Author\.books\)\)"
+        with pytest.raises(RemoteError, match=remedy):
+            await proxy.titles()
+        remedy = r"MissingGreenlet an attribute of Author is .*await session\.refresh\(object\)"
+        with pytest.raises(RemoteError, match=remedy):
+            await proxy.of_an_expired_object()
 
 
 # What a call costs

@@ -248,6 +248,7 @@ class TestDatabases:
     ) -> None:
         async with database.get_session() as outer:
             outer.add(Book(id=1))
+            await outer.flush()
             with pytest.raises(IntegrityError):
                 async with database.get_session() as inner:
                     inner.add_all([Book(id=3), Book(id=1)])
@@ -290,7 +291,7 @@ class TestDatabases:
             async def add(self) -> str:
                 async with self.db.get_session() as session:
                     session.add(Book(id=1))
-                assert self.db.session is db_session
+                assert (await self.db.session.scalars(select(Book.id))).all() == [1]
                 return self.db.engine.dialect.name
 
         assert isinstance(database, CallDatabase)  # transaction_retry asks
