@@ -160,7 +160,7 @@ def parse_broker_urls(text: str, *, tls: bool = False) -> tuple[BrokerUrl, ...]:
         parts = [part.strip() for part in text.split(";")]
         urls = tuple(_parse_broker_url(part, tls) for part in parts if part)
     except ValueError as problem:
-        shown = redact_url(text) if "://" in text else "(not shown)"
+        shown = redact_url(text, _PARAMETERS) if "://" in text else "(not shown)"
         raise ConfigurationError(f"AMQP_URI {shown}: {problem}") from None
     if not urls:
         raise ConfigurationError(

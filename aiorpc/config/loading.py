@@ -15,6 +15,7 @@ from typing import Any
 
 from ..exceptions import ConfigurationError
 from .decoding import IN_QUOTES, URL_KEYS, attributes_of, copied, has_variable
+from .redaction import MASK
 from .settings import Settings, fields
 
 __all__ = ["from_mapping", "load", "parse_define", "resolve"]
@@ -216,8 +217,9 @@ def _read_text(path: str) -> str:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except OSError as error:
+        shown = re.sub(r"(?s).*@", f"{MASK}@", path)  # it may be a URL without its scheme
         raise ConfigurationError(
-            f"cannot read {path}: {error.strerror or error} "
+            f"cannot read {shown}: {error.strerror or error} "
             "(the URL of a broker begins with amqp://, such as amqp://guest:guest@localhost/)"
         ) from None
     except UnicodeDecodeError as error:

@@ -29,9 +29,10 @@ _LONE_PASSWORD = r"(?s)(://[^:@/\[]*):(?!\d*(?:[/?#;,\s]|$)).*"
 _PARAMETER = r"([?&])([^=&#]+)=([^&#]*)"
 
 
-def redact_url(url: str) -> str:
+def redact_url(url: str, parameters: Collection[str] | None = None) -> str:
     """
-    Mask the password of a URL, and query parameters with the name of a secret.
+    Mask the password of a URL, and query parameters with the name of a secret, or with a name that
+    is not in *parameters*.
 
     In a text with several URLs (``url1;url2``), mask the passwords of all. In an invalid URL, mask
     too much rather than too little.
@@ -42,7 +43,7 @@ def redact_url(url: str) -> str:
             urls[-1] += part  # the rest of a password with ;scheme:// in it
         else:
             urls.append(part)
-    return "".join(map(_redact_one_url, urls))
+    return "".join(_redact_one_url(each, parameters) for each in urls)
 
 
 def redact_urls(value: Any) -> Any:
@@ -68,18 +69,19 @@ def redact(name: Any, value: Any, known: Collection[str] = ()) -> Any:
     return redact_url(value) if isinstance(value, str) and "://" in value else value
 
 
-def _redact_one_url(url: str) -> str:
+def _redact_one_url(url: str, parameters: Collection[str] | None) -> str:
     end = len(url.rstrip("; ,\t\r\n"))
     text, separator = url[:end], url[end:]
     if "@" in text:
         text = re.sub(_PASSWORD, rf"\1:{MASK}@", text)
     else:
         text = re.sub(_LONE_PASSWORD, rf"\1:{MASK}", text)
-    return re.sub(_PARAMETER, _redact_parameter, text) + separator
 
+    def redacted(match: re.Match[str]) -> str:
+        unknown = parameters is not None and match[2] not in parameters
+        return f"{match[1]}{match[2]}={MASK}" if unknown or _is_secret_name(match[2]) else match[0]
 
-def _redact_parameter(match: re.Match[str]) -> str:
-    return f"{match[1]}{match[2]}={MASK}" if _is_secret_name(match[2]) else match[0]
+    return re.sub(_PARAMETER, redacted, text) + separator
 
 
 def _is_secret_name(name: str) -> bool:

@@ -192,8 +192,10 @@ class Pool:
         """Warn if a busy worker may be waiting for *call* (rule 9)."""
         now = self._loop.time()
         own = f"{self._service_name}."
-        if now - self._warned_at >= WARN_EVERY and any(
-            call_id.startswith(own) for call_id in call.context.call_id_stack[:-1]
+        if (
+            call.kind == "rpc"
+            and now - self._warned_at >= WARN_EVERY
+            and any(call_id.startswith(own) for call_id in call.context.call_id_stack[:-1])
         ):
             self._warned_at = now
             log.warning(

@@ -499,6 +499,14 @@ async def test_headers_of_a_call_become_context_data(running: Running) -> None:
     assert (await call())["data"] == {"tenant": "a", "traceparent": "00-1"}
 
 
+@pytest.mark.parametrize("name", ["x" * 249, "x" * 255, "é" * 127])
+async def test_a_header_with_a_long_name_travels_with_nested_calls(
+    running: Running, name: str
+) -> None:
+    call = running.x.nested_context.with_options(headers={name: "value"})
+    assert (await call())["y"]["data"] == {name: "value"}
+
+
 # Names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, strategies as st
 
+from aiorpc import ClusterRpcProxy, ConfigurationError
 from aiorpc.config import (
     from_mapping,
     redact_url,
@@ -34,6 +35,30 @@ from aiorpc.config import (
 )
 def test_passwords_in_urls_are_masked(url, shown):
     assert redact_url(url) == shown
+
+
+def test_values_of_unknown_parameters_are_masked_where_the_known_ones_are_given():
+    shown = redact_url("amqp://u:p@h/?pw=SECRET&x=SECRET&heartbeat=5", {"heartbeat"})
+    assert shown == "amqp://u:***@h/?pw=***&x=***&heartbeat=5"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(
+            "user:SECRET@host/",
+            "SECRET@host",
+            "amqp//u:SECRET@host",
+            "u:a/SECRET@h",
+            "u:SECRET\n@h",
+        ),
+        "amqp://u:p@h/?pw=SECRET",
+    ],
+)
+def test_a_configuration_that_is_wrong_is_shown_without_its_password(config):
+    with pytest.raises(ConfigurationError) as wrong:
+        ClusterRpcProxy(config)
+    assert "SECRET" not in str(wrong.value)
 
 
 @example(";a://")

@@ -23,6 +23,7 @@ from aiorpc import (
     ConfigurationError,
     DependencyProvider,
     Entrypoint,
+    EventDispatcher,
     Handler,
     Host,
     RemoteError,
@@ -30,12 +31,14 @@ from aiorpc import (
     ServiceContainer,
     ServiceRunner,
     WorkerContext,
+    event_handler,
     once,
     rpc,
     serve,
     timer,
 )
 from aiorpc.extensions import Ending
+from aiorpc.hosting.pool import Submit
 from tests.support.waiting import eventually
 
 
@@ -448,6 +451,48 @@ async def test_a_saturated_service_that_calls_itself_is_named(
         with pytest.raises(RemoteError, match="RpcTimeout"):
             await cluster.selfish.method(config)
     assert "selfish is saturated (1 workers, all busy) and calls itself" in caplog.text
+
+
+async def test_a_saturated_service_that_handles_its_own_events_is_not_said_to_call_itself(
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[int] = []
+    submitted: list[str] = []
+    go_on = asyncio.Event()
+    source = f"own_{uuid.uuid4().hex[:8]}"
+
+    class Service:
+        name = source
+        dispatch = EventDispatcher()
+
+        @rpc
+        async def method(self) -> None:
+            for number in range(3):
+                await self.dispatch("sold", number)
+            await go_on.wait()
+
+        @event_handler(source, "sold", reliable_delivery=False)
+        async def handle(self, number: int) -> None:
+            handled.append(number)
+
+    options = config | {"max_workers": 1, "PREFETCH_COUNT": 10, "AUTO_DELETE_EVENT_EXCHANGES": True}
+    container = ServiceContainer(Service, options)
+
+    def intercept(submit: Submit) -> Submit:
+        def submitting(entrypoint: Entrypoint, call: Call, *args: Any) -> Any:
+            submitted.append(call.kind)
+            return submit(entrypoint, call, *args)
+
+        return submitting
+
+    container.intercept(intercept)
+    async with container, ClusterRpcProxy(config, timeout=5) as cluster:
+        reply = cluster[source].method.call_async()
+        await eventually(lambda: submitted == ["rpc", "event", "event", "event"])
+        go_on.set()
+        await reply
+        await eventually(lambda: len(handled) == 3)
+    assert "calls itself" not in caplog.text
 
 
 @pytest.mark.alone  # milliseconds count

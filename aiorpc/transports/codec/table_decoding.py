@@ -149,11 +149,14 @@ def _read_time(data: bytes, at: int, depth: int) -> tuple[datetime | int, int]:
     return stamp if moment is None else moment, at + 8
 
 
+#: The end of the year 9999 in seconds, where datetimes end.
+_LAST_SECOND = 253_402_300_799
+
+
 def from_epoch(stamp: int) -> datetime | None:
     """Return the time of an AMQP timestamp in UTC; ``None`` if a datetime cannot hold it."""
-    # Some clients send milliseconds. Like pamqp, read a number above 32 bits (after the year 2106)
-    # as milliseconds.
-    seconds = stamp / 1000 if stamp > 0xFFFFFFFF else stamp
+    # Some clients send milliseconds. In milliseconds, a larger number is a time after 1978.
+    seconds = stamp / 1000 if stamp > _LAST_SECOND else stamp
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):

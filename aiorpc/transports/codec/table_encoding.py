@@ -21,6 +21,7 @@ from struct import Struct
 from typing import Any
 
 from ...exceptions import UnserializableValueError
+from ...wire.names import PREFIX
 
 __all__ = ["Unwritable", "encode_table", "epoch_seconds"]
 
@@ -103,6 +104,9 @@ def _name(name: str) -> bytes:
         raise Unwritable(
             f"has the name {name[:40]!r}, with a lone surrogate; names are text"
         ) from None
+    if len(raw) > 255 and name.startswith(PREFIX):
+        # A key of context data that came without the prefix. All readers ignore the prefix.
+        raw = raw[len(PREFIX) :]
     if len(raw) > 255:
         raise Unwritable(
             f"has the name {name[:40]!r}... of {len(raw)} bytes; AMQP allows 255 bytes"

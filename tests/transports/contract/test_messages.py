@@ -94,6 +94,18 @@ async def test_header_values_arrive_as_amqp_carries_them(bench: Bench) -> None:
     }
 
 
+async def test_times_of_all_centuries_and_the_longest_names_arrive(bench: Bench) -> None:
+    transport = await bench.connect()
+    queue, inbox = bench.queue(), Inbox()
+    await transport.subscribe(queue, inbox)
+    years = [1970, 2106, 2107, 2500, 9999]
+    headers: dict[str, Any] = {str(year): datetime(year, 12, 31, tzinfo=UTC) for year in years}
+    headers["x" * 255] = headers["é" * 127] = "longest"
+    message = Message(body=b"", headers=headers, timestamp=headers["9999"])
+    await transport.publish(Outgoing(exchange="", routing_key=queue.name, message=message))
+    assert (await inbox.next()).message == message
+
+
 @pytest.mark.parametrize("size", [1, 131_064, 131_065, 1_000_000])
 async def test_bodies_of_any_size_arrive_whole(bench: Bench, size: int) -> None:
     transport = await bench.connect()
