@@ -1,111 +1,120 @@
 """
 aiorpc: microservices on asyncio and RabbitMQ, compatible with Nameko's messages, without eventlet.
 
-This file is the public interface: users import from here, and from ``aiorpc.sqlalchemy``,
-``aiorpc.testing``, ``aiorpc.sync`` and ``aiorpc.from_thread``.
+This package is the public interface: users import from here, and from ``aiorpc.sqlalchemy``,
+``aiorpc.testing``, ``aiorpc.sync`` and ``aiorpc.from_thread``. The first use of a name imports its
+module, because most programs need few of them (PEP 562). Type checkers read ``__init__.pyi``.
 """
 
 from __future__ import annotations
 
-from .call import Call, Handler, Middleware
-from .calling.proxies import ClusterProxy, RpcReply, ServiceProxy
-from .calling.standalone import ClusterRpcProxy, ServiceRpcProxy, event_dispatcher
-from .context import Context, Deadline
-from .dependencies.config import Config, ContextData
-from .dependencies.dispatcher import EventDispatcher
-from .dependencies.proxies import ClusterRpc, RpcProxy
-from .dependencies.publisher import Publisher
-from .entrypoints.consumer import consume
-from .entrypoints.events import BROADCAST, SERVICE_POOL, SINGLETON, event_handler
-from .entrypoints.rpc import rpc
-from .entrypoints.timer import once, timer
-from .exceptions import (
-    AioRpcError,
-    BadArguments,
-    BadRequest,
-    ConfigurationError,
-    ConnectionLost,
-    DeliveryUncertain,
-    IncorrectSignature,
-    InProgress,
-    MalformedReply,
-    MalformedRequest,
-    MethodNotFound,
-    Overloaded,
-    RemoteError,
-    RpcError,
-    RpcTimeout,
-    ServiceUnavailable,
-    UnknownService,
-    Unroutable,
-    UnserializableValueError,
-    deserialize_to_instance,
-)
-from .extensions import DependencyProvider, Entrypoint, Host, WorkerContext
-from .hosting.container import ServiceContainer
-from .hosting.log_lines import CallLogFilter
-from .hosting.runner import ServiceRunner, serve
-from .wire.errors import safe_for_serialization
-from .wire.message import Exchange, Queue
+import importlib as _importlib
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BROADCAST",
-    "SERVICE_POOL",
-    "SINGLETON",
-    "AioRpcError",
-    "BadArguments",
-    "BadRequest",
-    "Call",
-    "CallLogFilter",
-    "ClusterProxy",
-    "ClusterRpc",
-    "ClusterRpcProxy",
-    "Config",
-    "ConfigurationError",
-    "ConnectionLost",
-    "Context",
-    "ContextData",
-    "Deadline",
-    "DeliveryUncertain",
-    "DependencyProvider",
-    "Entrypoint",
-    "EventDispatcher",
-    "Exchange",
-    "Handler",
-    "Host",
-    "InProgress",
-    "IncorrectSignature",
-    "MalformedReply",
-    "MalformedRequest",
-    "MethodNotFound",
-    "Middleware",
-    "Overloaded",
-    "Publisher",
-    "Queue",
-    "RemoteError",
-    "RpcError",
-    "RpcProxy",
-    "RpcReply",
-    "RpcTimeout",
-    "ServiceContainer",
-    "ServiceProxy",
-    "ServiceRpcProxy",
-    "ServiceRunner",
-    "ServiceUnavailable",
-    "UnknownService",
-    "Unroutable",
-    "UnserializableValueError",
-    "WorkerContext",
-    "__version__",
-    "consume",
-    "deserialize_to_instance",
-    "event_dispatcher",
-    "event_handler",
-    "once",
-    "rpc",
-    "safe_for_serialization",
-    "serve",
-    "timer",
-]
+#: The public names of each module.
+_NAMES = {
+    "call": (
+        "Call",
+        "Handler",
+        "Middleware",
+    ),
+    "calling.proxies": (
+        "ClusterProxy",
+        "RpcReply",
+        "ServiceProxy",
+    ),
+    "calling.standalone": (
+        "ClusterRpcProxy",
+        "ServiceRpcProxy",
+        "event_dispatcher",
+    ),
+    "context": (
+        "Context",
+        "Deadline",
+    ),
+    "dependencies.config": (
+        "Config",
+        "ContextData",
+    ),
+    "dependencies.dispatcher": ("EventDispatcher",),
+    "dependencies.proxies": (
+        "ClusterRpc",
+        "RpcProxy",
+    ),
+    "dependencies.publisher": ("Publisher",),
+    "entrypoints.consumer": ("consume",),
+    "entrypoints.events": (
+        "BROADCAST",
+        "SERVICE_POOL",
+        "SINGLETON",
+        "event_handler",
+    ),
+    "entrypoints.rpc": ("rpc",),
+    "entrypoints.timer": (
+        "once",
+        "timer",
+    ),
+    "exceptions": (
+        "AioRpcError",
+        "BadArguments",
+        "BadRequest",
+        "ConfigurationError",
+        "ConnectionLost",
+        "DeliveryUncertain",
+        "IncorrectSignature",
+        "InProgress",
+        "MalformedReply",
+        "MalformedRequest",
+        "MethodNotFound",
+        "Overloaded",
+        "RemoteError",
+        "RpcError",
+        "RpcTimeout",
+        "ServiceUnavailable",
+        "UnknownService",
+        "Unroutable",
+        "UnserializableValueError",
+        "deserialize_to_instance",
+    ),
+    "extensions": (
+        "DependencyProvider",
+        "Entrypoint",
+        "Host",
+        "WorkerContext",
+    ),
+    "hosting.container": ("ServiceContainer",),
+    "hosting.log_lines": ("CallLogFilter",),
+    "hosting.runner": (
+        "ServiceRunner",
+        "serve",
+    ),
+    "wire.errors": ("safe_for_serialization",),
+    "wire.message": (
+        "Exchange",
+        "Queue",
+    ),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    """Import the public *name*, or the submodule *name*, at its first use."""
+    module = _MODULES.get(name)
+    if module is not None:
+        value = getattr(_importlib.import_module(f".{module}", __name__), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return _importlib.import_module(f".{name}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

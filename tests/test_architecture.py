@@ -226,7 +226,7 @@ def test_protocol_and_values_never_await(own: str) -> None:
 def test_face_equals_all() -> None:
     modules = {room(path) for path in FILES} | {"annotations"}
     # "@": what pytest's rewriting of assertions adds
-    public = {name for name in vars(aiorpc) if not name.startswith(("_", "@"))} - modules
+    public = {name for name in dir(aiorpc) if not name.startswith(("_", "@"))} - modules
     assert public | {"__version__"} == set(aiorpc.__all__)
 
 

@@ -9,15 +9,27 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
-from ..calling.options import Options
-from ..calling.proxies import RpcReply
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
 from .arguments import arguments_of
 from .cancellations import Cancellations
 from .requests import Method, Server
+
+if TYPE_CHECKING:  # a service that calls nobody starts without the caller's modules
+    from ..calling.options import Options
+    from ..calling.proxies import RpcReply
 
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
 
