@@ -122,8 +122,9 @@ def connection_refusal(
     """
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
         return ConfigurationError(
-            f"{url} refuses user {url.user!r}: {reason(error)}. Set the right user and password "
-            "in AMQP_URI (the user guest may only connect from the broker's own host)"
+            f"{url} refuses user {url.user!r}: {reason(error).rstrip('.')}. Set the "
+            "right user and password in AMQP_URI (the user guest may only connect from the "
+            "broker's own host)"
         )
     if isinstance(error, aiormq.exceptions.AuthenticationError):
         return ConfigurationError(

@@ -133,10 +133,9 @@ class Supervisor:
             self._available.cancel()
 
     async def _end(self, why: str) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if (task := self._task) is not None:
+            await _cancelled(task)
+            self._task = None if self._task is task else self._task
         if self._started is not None and not self._started.done():
             fail(self._started, ConnectionLost(f"the transport to {self.url}: {why}"))
 
@@ -185,7 +184,7 @@ class Supervisor:
                     log.debug("%s: cannot use %s: %s", self._name, self.url, error)
                     if self.link is link:
                         link.lane.abort()
-                        await link.lost
+                        await asyncio.wait([link.lost])  # not cancelled with this task
                 except Exception:
                     # A bug in aiorpc may end one connection, but must not end the reconnecting.
                     log.exception("%s: error on the connection to %s", self._name, self.url)
@@ -286,6 +285,13 @@ class Supervisor:
             log.info("%s: %s accepts messages again", self._name, self.url)
             self._become(State.CONNECTED)
             self._sender.resume(self.publishing)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel *task* once, and wait. A second cancel would interrupt the close of its link."""
+    if not task.cancelling():
+        task.cancel()
+    await asyncio.wait([task])
 
 
 def _is_lost(available: asyncio.Future[Link]) -> bool:

@@ -93,13 +93,13 @@ class AmqpTransport(Transport):
 
     async def aclose(self) -> None:
         if self._closing is None:
+            self.supervisor.closing = True
             self._closing = asyncio.create_task(self._close(), name=f"aiorpc: close {self.name}")
         # Shielded: if the caller is cancelled, closing still completes.
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         was_running = self.supervisor.running
-        self.supervisor.closing = True
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._finish_sending()

@@ -69,6 +69,7 @@ async def test_a_refusal_after_a_success_is_waited_out(
         )
         proxy.hang_up()
         await eventually(lambda: "refuses user 'guest'" in caplog.text)
+        assert "logfile. Set the right user" in caplog.text
         assert transport.state is State.CONNECTING
         dialer.urls = right
         await reaches(transport, State.CONNECTED)

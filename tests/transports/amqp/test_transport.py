@@ -23,6 +23,7 @@ from aiorpc.exceptions import (
     UnserializableValueError,
 )
 from aiorpc.testing import faults
+from aiorpc.testing.connections import cut
 from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.topology import answered, declare_ahead
@@ -561,3 +562,53 @@ async def test_it_runs_on_uvloop(bench: Bench) -> None:
 
     bodies = await asyncio.to_thread(lambda: uvloop.new_event_loop().run_until_complete(talk()))
     assert bodies == [bytes(200_000), b"later"]
+
+
+# --- the end
+
+
+async def test_a_transport_is_closing_as_soon_as_aclose_runs(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        closing = asyncio.ensure_future(transport.aclose())
+        await asyncio.sleep(0)
+        assert transport.supervisor.closing
+        await closing
+
+
+async def test_a_supervisor_runs_until_its_task_has_ended(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        supervisor = transport.supervisor
+        stopping = asyncio.ensure_future(supervisor.stop())
+        await asyncio.sleep(0)
+        assert supervisor.running
+        await asyncio.gather(stopping, supervisor.stop())
+        assert not supervisor.running
+
+
+async def test_a_channel_of_a_lost_connection_is_not_ready(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        ready: list[bool] = []
+        transport.on_state(lambda state: ready.append(transport.supervisor.publishing.ready))
+        assert transport.supervisor.link is not None
+        transport.supervisor.link.hung_up(320, "the broker shuts down")
+        assert ready == [False]
+
+
+async def test_a_supervisor_that_stops_does_not_cancel_the_end_of_its_link(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(bench.config) as transport:
+        supervisor, links = transport.supervisor, list[Link]()
+
+        async def fail(link: Link) -> bool:
+            monkeypatch.setattr(link.lane, "abort", lambda: None)
+            supervisor.link = link
+            links.append(link)
+            raise OSError("cannot be used")
+
+        monkeypatch.setattr(supervisor, "_resume", fail)
+        cut(transport)()
+        await eventually(lambda: bool(links))
+        await asyncio.sleep(0)
+        await supervisor.stop()
+        assert not links[0].lost.cancelled()
