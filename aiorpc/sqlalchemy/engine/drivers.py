@@ -11,11 +11,12 @@ import contextlib
 import functools
 import sqlite3
 from collections.abc import Mapping
-from datetime import UTC, datetime, time
+from datetime import datetime, time
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ...exceptions import ConfigurationError
+from .zones import without_zone
 
 __all__ = [
     "Statement",
@@ -177,13 +178,8 @@ def _connection_class() -> Any:
             match obj:
                 case bytes():  # aiomysql 0.3 calls a function that PyMySQL 1.2 removed
                     return f"_binary X'{obj.hex()}'"
-                case datetime() if obj.tzinfo is not None:  # PyMySQL drops the zone
-                    obj = obj.astimezone(UTC).replace(tzinfo=None)
-                case time() if obj.tzinfo is not None:
-                    raise ValueError(
-                        f"cannot write {obj.isoformat()}: a TIME of MariaDB or MySQL has no zone. "
-                        "Convert the time, and remove its zone with replace(tzinfo=None)"
-                    )
+                case datetime() | time():  # PyMySQL drops the zone
+                    obj = without_zone(obj)
             return super().escape(obj)
 
     return MendedConnection

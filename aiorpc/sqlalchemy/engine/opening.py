@@ -19,6 +19,7 @@ from .configuration import DatabaseConfig
 from .drivers import default_arguments, note_server
 from .options import merged
 from .pool import CallPool, bound_pings
+from .zones import write_utc
 
 __all__ = ["open_engine"]
 
@@ -86,6 +87,7 @@ def _create(database: DatabaseConfig, url: URL, defaults: Mapping[str, Any]) -> 
             event.listen(engine.sync_engine, "connect", note_server)
     if database.url.driver == "aiosqlite":
         event.listen(engine.sync_engine, "savepoint", _begin_before_savepoint)
+        write_utc(engine.dialect)
     return engine
 
 
