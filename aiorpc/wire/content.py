@@ -25,8 +25,8 @@ MAX_RATIO: Final = 100
 _SMALL: Final = 1 << 20
 #: A compressed body of at least this many bytes is decompressed in a thread.
 _SLOW: Final = 4096
-#: Bytes of a body for which the garbage collector pauses: else it visits the new objects while they
-#: are made, and a body of many small values takes five times as long (CPython 3.11).
+#: While we decode a body of at least this many bytes, the garbage collector is off. With the
+#: collector on, a body of many small values takes five times as long (CPython 3.11).
 _MANY: Final = 1 << 17
 
 
