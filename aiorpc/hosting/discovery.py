@@ -2,8 +2,10 @@
 Answers which services run. Awaits the transport; no other I/O.
 
 ``aiorpc ls`` sends a question to a fanout exchange. Every container sends its answer to the reply
-queue of ``aiorpc ls``. For the questions, a container consumes an exclusive queue, which the broker
-deletes with the connection. If the broker refuses the queue, the container only logs it.
+queue of ``aiorpc ls``. When a container is ready, it announces itself on this exchange, so that two
+processes that answer one service name with other methods log it. For these messages, a container
+consumes an exclusive queue, which the broker deletes with the connection. If the broker refuses the
+queue, the container only logs it.
 """
 
 from __future__ import annotations
@@ -44,11 +46,16 @@ class Instance(msgspec.Struct, frozen=True):
     pid: int
     entrypoints: tuple[Fired, ...] = ()
 
+    def called_on(self, queue: str) -> frozenset[str]:
+        """Return the methods whose requests come from *queue*."""
+        return frozenset(entry.method for entry in self.entrypoints if entry.queue == queue)
+
 
 class Discoverable:
     """
-    Answers ``aiorpc ls`` for one service. Subscribes while the service starts. Earlier questions
-    are answered when the service is ready.
+    Answers ``aiorpc ls`` for one service, and logs other processes that answer the service's name
+    with other methods. Subscribes while the service starts. Earlier questions are answered when the
+    service is ready.
     """
 
     def __init__(self, host: Host, entrypoints: Sequence[Entrypoint]) -> None:
@@ -57,12 +64,12 @@ class Discoverable:
             Fired(entry.method_name, type(entry).__name__, entry.queue_name(host))
             for entry in entrypoints
         )
-        self._answer = msgspec.json.encode(
-            Instance(host.service_name, socket.gethostname(), os.getpid(), fired)
-        )
+        self._own = Instance(host.service_name, socket.gethostname(), os.getpid(), fired)
+        self._answer = msgspec.json.encode(self._own)
+        self._queue = discovery_queue(host.service_name)
         self._early: list[Message] | None = []
         self._subscribing = asyncio.create_task(
-            host.transport.subscribe(discovery_queue(host.service_name), self._asked),
+            host.transport.subscribe(self._queue, self._asked),
             name=f"aiorpc: make {host.service_name} discoverable",
         )
 
@@ -73,9 +80,11 @@ class Discoverable:
             await self._subscribing
         except ConfigurationError as error:
             log.warning("%s will not show in `aiorpc ls`: %s", self._host.service_name, error)
+        else:
+            self._send(DISCOVERY_EXCHANGE.name, "", reply_to=self._queue.name)
         early, self._early = self._early or [], None
-        for question in early:
-            self._reply(question)
+        for message in early:
+            self._take(message)
         try:
             yield
         finally:
@@ -91,16 +100,57 @@ class Discoverable:
     def _asked(self, delivery: Delivery) -> None:
         delivery.ack()
         if self._early is None:
-            self._reply(delivery.message)
+            self._take(delivery.message)
         else:
             self._early.append(delivery.message)
 
-    def _reply(self, question: Message) -> None:
-        if not question.reply_to:
+    def _take(self, message: Message) -> None:
+        """
+        Take a question of ``aiorpc ls`` (no body), or what another process announces or answers
+        (its ``Instance``). An earlier aiorpc answers each announcement.
+        """
+        if message.body and not self._differs(message.body):
             return
-        answer = Message(body=self._answer, persistent=False, expiration=question.expiration)
+        if message.reply_to:
+            self._send("", message.reply_to, expiration=message.expiration)
+
+    def _differs(self, body: bytes) -> bool:
+        """Log an instance of this service that has other methods. Return whether it has."""
+        try:
+            other = msgspec.json.decode(body, type=Instance)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        if other.service != self._own.service:
+            return False
+        queue = self._host.wire.rpc_queue(other.service).name
+        here, there = self._own.called_on(queue), other.called_on(queue)
+        if here == there:
+            return False
+        log.warning(
+            "process %s:%d answers the service name %s with other methods (only here: %s; only "
+            "there: %s), and calls of these reach the wrong process: unless this is a deploy, give "
+            "one of the two services another name",
+            other.host,
+            other.pid,
+            other.service,
+            ", ".join(sorted(here - there)) or "none",
+            ", ".join(sorted(there - here)) or "none",
+        )
+        return True
+
+    def _send(
+        self,
+        exchange: str,
+        routing_key: str,
+        *,
+        reply_to: str | None = None,
+        expiration: int | None = None,
+    ) -> None:
+        message = Message(
+            body=self._answer, persistent=False, reply_to=reply_to, expiration=expiration
+        )
         self._host.transport.send(
-            Outgoing(exchange="", routing_key=question.reply_to, message=answer, confirm=False)
+            Outgoing(exchange=exchange, routing_key=routing_key, message=message, confirm=False)
         )
 
 

@@ -27,6 +27,7 @@ from aiorpc.transports.base import Outgoing, Subscription
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Message, Queue
 from aiorpc.wire.names import DISCOVERY_EXCHANGE
+from tests.support.waiting import eventually
 
 #: Seconds to wait for answers.
 WAIT = 0.3
@@ -186,3 +187,37 @@ async def test_a_service_starts_where_discovery_is_forbidden(
             pass
     assert "tests_one will not show in `aiorpc ls`: the user lacks the permission" in caplog.text
     assert "tests_one ready" in caplog.text
+
+
+class OtherOne:
+    name = "tests_one"
+
+    @rpc
+    async def first(self) -> None: ...
+
+    @rpc
+    async def third(self) -> None: ...
+
+
+async def test_processes_that_answer_one_name_with_other_methods_are_logged_by_both(
+    broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ServiceContainer(One, broker_config), ServiceContainer(OtherOne, broker_config):
+        await eventually(lambda: caplog.text.count("answers the service name") == 2)
+    assert f"process {PROCESS} answers the service name tests_one with other" in caplog.text
+    assert "only here: second; only there: third" in caplog.text
+    assert "only here: third; only there: second" in caplog.text
+
+
+async def test_equal_instances_and_other_services_are_not_logged(
+    broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        ServiceContainer(One, broker_config),
+        ServiceContainer(One, broker_config),
+        ServiceContainer(Two, broker_config),
+        ServiceContainer(OtherOne, {**broker_config, "DISCOVERY": False}),
+        open_transport(resolve(broker_config)) as transport,
+    ):
+        await discover(transport, WAIT)
+    assert "answers the service name" not in caplog.text

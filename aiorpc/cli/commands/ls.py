@@ -62,6 +62,8 @@ class Listed(msgspec.Struct, omit_defaults=True):
     methods: list[str]
     processes: list[str]
     untold: bool = False
+    #: The methods by process, if the processes answer calls of one service with other methods.
+    differing: dict[str, list[str]] = {}
 
     @property
     def consumed(self) -> bool:
@@ -89,6 +91,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json(listed)
     elif listed:
         print_table(listed)
+        _note_differing(listed)
     else:
         print_note(
             f"no service of aiorpc answered within {wait:g} s. Services of Nameko do not answer, "
@@ -97,6 +100,18 @@ def execute(arguments: argparse.Namespace) -> int:
     if names and not all(each.consumed for each in listed if each.queue):
         return ExitCode.NO_SERVICE
     return ExitCode.OK
+
+
+def _note_differing(listed: Sequence[Listed]) -> None:
+    for each in listed:
+        if each.differing:
+            processes = "; ".join(
+                f"{name}: {', '.join(has)}" for name, has in each.differing.items()
+            )
+            print_note(
+                f"processes answer the service name {each.service} with other methods, so calls "
+                f"fail at random: {processes}. Unless this is a deploy, rename one of them"
+            )
 
 
 def _check_name(service: str) -> None:
@@ -148,9 +163,22 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
                 listed.methods.append(entry.method)
             if process not in listed.processes:
                 listed.processes.append(process)
+    for (service, queue), listed in groups.items():
+        if queue == rpc_queue_name(service):
+            listed.differing = _differing(service, queue, instances)
     for name in {*names} - {instance.service for instance in instances}:
         row(name, rpc_queue_name(name))
     return sorted(groups.values(), key=lambda each: (each.service, each.queue or ""))
+
+
+def _differing(service: str, queue: str, instances: Sequence[Instance]) -> dict[str, list[str]]:
+    """Return the methods of each process on *queue*, if they differ; else an empty mapping."""
+    methods = {
+        f"{each.host}:{each.pid}": sorted(each.called_on(queue))
+        for each in instances
+        if each.service == service
+    }
+    return methods if len({tuple(each) for each in methods.values()}) > 1 else {}
 
 
 async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:

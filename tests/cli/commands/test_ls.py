@@ -17,8 +17,15 @@ from aiorpc import (
     event_handler,
     rpc,
 )
-from aiorpc.cli.commands.ls import Listed, list_services, print_table
+from aiorpc.cli.commands.ls import (
+    Listed,
+    _group,
+    _note_differing,
+    list_services,
+    print_table,
+)
 from aiorpc.config import resolve
+from aiorpc.hosting.discovery import Fired, Instance
 from aiorpc.transports.base import QueueState, Subscription
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Queue
@@ -44,6 +51,21 @@ class Two:
 
     @rpc
     async def only(self) -> None: ...
+
+
+def test_processes_with_other_methods_are_told_in_a_note(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def instance(pid: int, *methods: str) -> Instance:
+        queue = "rpc-tests_one"
+        return Instance("tests_one", "host", pid, tuple(Fired(m, "Rpc", queue) for m in methods))
+
+    (listed,) = _group([instance(1, "a", "b"), instance(2, "a", "c")], [])
+    assert listed.differing == {"host:1": ["a", "b"], "host:2": ["a", "c"]}
+    _note_differing([listed])
+    assert "host:1: a, b; host:2: a, c" in capsys.readouterr().err
+    (listed,) = _group([instance(1, "a", "b"), instance(2, "b", "a")], [])
+    assert listed.differing == {}
 
 
 async def test_queues_are_listed_with_their_consumers_and_waiting_messages() -> None:
