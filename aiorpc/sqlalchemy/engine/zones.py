@@ -7,7 +7,6 @@ Awaits nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, time
 from typing import Any
 
@@ -36,7 +35,7 @@ def without_zone(value: Any) -> Any:
 
 
 class _Utc(TypeEngine[Any]):
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
+    def bind_processor(self, dialect: Dialect) -> Any:
         write = super().bind_processor(dialect)
         return without_zone if write is None else lambda value: write(without_zone(value))
 
