@@ -28,13 +28,17 @@ USUAL = 128 << 20
 @contextmanager
 def size_limit(node: Rabbit) -> Iterator[None]:
     """Let the broker refuse bodies of more than ``LIMIT`` bytes."""
-    node.ctl("eval", f"application:set_env(rabbit, max_message_size, {LIMIT}).")
-    transport.LIMITS.clear()
+
+    def limit(size: int) -> None:
+        for where in ("application:set_env(rabbit, {})", "persistent_term:put({})"):  # 3.x, 4.x
+            node.ctl("eval", where.format(f"max_message_size, {size}") + ".")
+        transport.LIMITS.clear()
+
+    limit(LIMIT)
     try:
         yield
     finally:
-        node.ctl("eval", f"application:set_env(rabbit, max_message_size, {USUAL}).")
-        transport.LIMITS.clear()
+        limit(USUAL)
 
 
 def service() -> tuple[type, Counter[Any]]:
