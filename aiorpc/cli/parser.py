@@ -19,7 +19,7 @@ from ..config import Settings, load, parse_define, redact_url
 from ..config.loading import from_mapping
 from ..exceptions import ConfigurationError, likely
 from .loading import look_in_current_directory
-from .output import ExitCode, print_error
+from .output import ExitCode, print_error, print_note
 
 __all__ = [
     "Parser",
@@ -136,6 +136,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return settings.with_defines(defines).with_defines(broker, "--broker")
 
 
+def print_notes(settings: Settings) -> None:
+    """Print the configured keys that have no effect, which ``aiorpc run`` logs."""
+    for note in settings.notes:
+        print_note(note)
+
+
 def _of_environment(replaced: Collection[str]) -> Settings:
     uri = os.environ.get("AMQP_URI")
     if uri is None or "AMQP_URI" in replaced:
@@ -167,5 +173,6 @@ def settings_for_server(arguments: argparse.Namespace, command: str) -> Settings
             f"memory:// only reaches its own process, so `aiorpc {command}` finds no "
             "service there: name a RabbitMQ server with --broker or --config"
         )
+    print_notes(settings)
     logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
     return settings

@@ -28,6 +28,7 @@ from ..wire.message import name_fault
 from ..wire.protocol import Wire
 from .discovery import Discoverable
 from .pool import Pool
+from .unawaited import reporting_unawaited
 from .workshop import Workshop
 
 __all__ = ["ServiceContainer"]
@@ -197,6 +198,7 @@ class ServiceContainer:
     async def _live(self, ready: asyncio.Future[None]) -> None:
         async with AsyncExitStack() as connection:
             connection.callback(self._log_stopped, ready)
+            connection.enter_context(reporting_unawaited())
             if self._given_transport is not None:
                 self.transport = self._given_transport
             else:

@@ -18,7 +18,6 @@ from ..context import EMPTY, NO_CONTEXT, Context, id_source
 from ..exceptions import AioRpcError
 from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..logs import logger
-from .unawaited import report_unawaited
 from .worker import Worker
 from .workshop import Workshop
 
@@ -63,7 +62,6 @@ class Pool:
 
     def open(self, workshop: Workshop) -> None:
         """Run workers in this event loop, with the objects of *workshop*."""
-        report_unawaited()
         self._workshop = workshop
         self._loop = asyncio.get_running_loop()
         # A worker must not see the context variables of the code that starts it, such as the end of

@@ -6,27 +6,41 @@ nothing. Replaces ``warnings.showwarning``, because only Python detects such cor
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from ..context import current
 from ..logs import logger
 
-__all__ = ["report_unawaited"]
+__all__ = ["reporting_unawaited"]
 
 log = logger("aiorpc.worker")
 
 
-def report_unawaited() -> None:
+#: The number of containers that run; the last one restores ``warnings.showwarning``.
+_running = 0
+
+
+@contextmanager
+def reporting_unawaited() -> Iterator[None]:
     """
-    Log Python's "coroutine ... was never awaited" as an error with the service and method, if the
-    warning comes from a worker. Python shows the other warnings as before. Idempotent.
+    Inside the block, log Python's "coroutine ... was never awaited" as an error with the service
+    and method, if the warning comes from a worker. Python shows the other warnings as before.
     """
-    if isinstance(warnings.showwarning, _Reporter):
-        return
-    warnings.showwarning = _Reporter(warnings.showwarning)
-    # By default Python shows the warning once for each line. The user's filters come first.
-    warnings.filterwarnings("always", _NEVER_AWAITED, RuntimeWarning, append=True)
+    global _running
+    if not isinstance(warnings.showwarning, _Reporter):
+        warnings.showwarning = _Reporter(warnings.showwarning)
+        # By default Python shows the warning once for each line. The user's filters come first.
+        warnings.filterwarnings("always", _NEVER_AWAITED, RuntimeWarning, append=True)
+    _running += 1
+    try:
+        yield
+    finally:
+        _running -= 1
+        reporter = warnings.showwarning
+        if not _running and isinstance(reporter, _Reporter):
+            warnings.showwarning = reporter.shown
 
 
 _NEVER_AWAITED = "coroutine .* was never awaited"
@@ -36,7 +50,7 @@ class _Reporter:
     """Replaces ``warnings.showwarning``; passes other warnings to *shown*, its predecessor."""
 
     def __init__(self, shown: Callable[..., None]) -> None:
-        self._shown = shown
+        self.shown = shown
 
     def __call__(
         self,
@@ -50,7 +64,7 @@ class _Reporter:
         text = str(message)
         worker = current.get().call_id_stack
         if not (worker and category is RuntimeWarning and "was never awaited" in text):
-            self._shown(message, category, filename, lineno, file, line)
+            self.shown(message, category, filename, lineno, file, line)
             return
         log.error(
             "%s: %s, so it did not run: write `await` before it (%s, line %d; call id %s)",

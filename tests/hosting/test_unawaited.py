@@ -193,3 +193,12 @@ async def test_a_coroutine_is_made_in_other_threads_for_the_loop_to_run() -> Non
 
         with pytest.raises(MethodNotFound):
             await loop.run_in_executor(None, call)
+
+
+async def test_the_last_container_restores_the_display_of_warnings() -> None:
+    before = warnings.showwarning
+    async with ServiceContainer(Forgetful, "memory://"):
+        async with ServiceContainer(Forgetful, "memory://"):
+            assert warnings.showwarning is not before
+        assert warnings.showwarning is not before
+    assert warnings.showwarning is before

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...config import redacted
 from ..output import ExitCode
-from ..parser import Parser, add_settings, settings_of
+from ..parser import Parser, add_settings, print_notes, settings_of
 
 __all__ = ["as_yaml", "configure", "execute"]
 
@@ -30,7 +30,9 @@ def configure(parser: Parser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the configuration as YAML."""
-    print(as_yaml(redacted(settings_of(arguments), defaults=arguments.defaults)), end="")
+    settings = settings_of(arguments)
+    print(as_yaml(redacted(settings, defaults=arguments.defaults)), end="")
+    print_notes(settings)
     return ExitCode.OK
 
 

@@ -97,3 +97,10 @@ def test_values_without_yaml_syntax_are_shown_by_their_repr() -> None:
         "a": "(1+2j)",
         "b": {"c": [None, True, "ä"]},
     }
+
+
+@pytest.mark.parametrize("command", [["show-config"], ["ls"]])
+def test_keys_that_have_no_effect_are_named(here: Project, command: list[str]) -> None:
+    here.write("config.yaml", "AMQP_URI: amqp://127.0.0.1:1/\nAMQP_FAST_LANE: true\n")
+    done = invoke(*command, "--config", "config.yaml")
+    assert "AMQP_FAST_LANE has no effect any more" in done.stderr
