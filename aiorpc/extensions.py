@@ -62,6 +62,8 @@ class Outcome(msgspec.Struct, eq=False):
     ending: Ending
     value: Any = None
     error: BaseException | None = None
+    #: Values of sensitive arguments: neither the log nor the caller may see them in the error.
+    secrets: tuple[str, ...] = ()
 
 
 class Submission(Protocol):

@@ -9,9 +9,9 @@ look like lines of the program.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-__all__ = ["logger", "one_line"]
+__all__ = ["indented", "logger", "one_line"]
 
 #: Characters of a log line, or of an error's text, that are shown.
 MOST = 2000
@@ -44,16 +44,18 @@ def _escape(record: logging.LogRecord) -> bool:
     if escaped is not message:
         record.msg, record.args = escaped, None
     if record.exc_info and record.exc_info[1] is not None:
-        record.exc_text = _indented(record.exc_info[1], record.exc_text)
+        record.exc_text = indented(record.exc_info[1], record.exc_text)
     return True
 
 
-def _indented(error: BaseException, text: str | None) -> str | None:
+def indented(
+    error: BaseException, text: str | None, change: Callable[[str], str] = str
+) -> str | None:
     """
     Return the traceback of *error* with later lines of its texts indented. Return *text* if there
-    are none; *text* is the traceback, or ``None`` for Python's.
+    are none; *text* is the traceback, or ``None`` for Python's. It has the texts after *change*.
     """
-    broken = {own for each in _chain(error) if not (own := _text_of(each)).isprintable()}
+    broken = {own for each in _chain(error) if not (own := change(_text_of(each))).isprintable()}
     if not broken:
         return text
     text = text or logging.Formatter().formatException((type(error), error, error.__traceback__))

@@ -9,7 +9,7 @@ functions import yaml, ssl, tomllib and difflib.
 from .broker_url import BrokerUrl, parse_broker_urls
 from .decoding import parse_address
 from .loading import from_mapping, load, parse_define, resolve
-from .redaction import redact_url
+from .redaction import hide, redact_url
 from .settings import SerializerOptions, Settings, TlsOptions, redacted
 from .tls import ssl_context, tls_server_hostname
 
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "TlsOptions",
     "from_mapping",
+    "hide",
     "load",
     "parse_address",
     "parse_broker_urls",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["MASK", "redact", "redact_url", "redact_urls"]
+__all__ = ["MASK", "hide", "redact", "redact_url", "redact_urls"]
 
 MASK = "***"
 
@@ -44,6 +44,24 @@ def redact_url(url: str, parameters: Collection[str] | None = None) -> str:
         else:
             urls.append(part)
     return "".join(_redact_one_url(each, parameters) for each in urls)
+
+
+def hide(value: Any, secrets: Collection[str]) -> Any:
+    """
+    Mask *secrets* in each text of *value*: a text, or lists and mappings of texts. A secret of less
+    than four characters is masked only where it is a word.
+    """
+    if isinstance(value, Mapping):
+        return {hide(key, secrets): hide(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide(item, secrets) for item in value]
+    if isinstance(value, str):
+        for secret in sorted(secrets, key=len, reverse=True):
+            pattern = re.escape(secret)
+            if len(secret) < 4:
+                pattern = rf"(?<!\w){pattern}(?!\w)"
+            value = re.sub(pattern, MASK, value)
+    return value
 
 
 def redact_urls(value: Any) -> Any:

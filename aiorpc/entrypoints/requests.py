@@ -9,7 +9,7 @@ and logs one line. No message of a peer stops the consumer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import msgspec
@@ -171,10 +171,17 @@ class Server:
             self._attempts.requeue(request.delivery, request.context.deadline)
         else:
             assert outcome.error is not None
-            self._answer_error(request, outcome.error, refusal=ending is Ending.TIMED_OUT)
+            self._answer_error(
+                request, outcome.error, refusal=ending is Ending.TIMED_OUT, secrets=outcome.secrets
+            )
 
     def _answer_error(
-        self, request: ServedRequest, error: BaseException, *, refusal: bool = False
+        self,
+        request: ServedRequest,
+        error: BaseException,
+        *,
+        refusal: bool = False,
+        secrets: Collection[str] = (),
     ) -> None:
         """
         Answer with *error*. If *error* is too large or cannot be encoded, answer with another error
@@ -182,7 +189,8 @@ class Server:
         """
         replies = self._replies
         try:
-            self._answers.send(request, replies.error(request.message, error, refusal=refusal))
+            reply = replies.error(request.message, error, refusal=refusal, secrets=secrets)
+            self._answers.send(request, reply)
             return
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             substitute = AioRpcError(

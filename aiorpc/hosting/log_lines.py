@@ -5,17 +5,27 @@ Writes the log lines about ended calls, and names the running call in log record
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic
 
 from ..call import Call
+from ..config import hide
 from ..context import current
 from ..exceptions import BadArguments
 from ..extensions import Ending, Outcome
-from ..logs import logger
+from ..logs import indented, logger
+from ..wire.errors import text_of
 
 __all__ = ["CallLogFilter", "log_end"]
 
 log = logger("aiorpc.worker")
+
+
+class _Shown(str):
+    """A text that ``%r`` shows as it is."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 class CallLogFilter(logging.Filter):
@@ -57,7 +67,7 @@ def log_end(
     try:
         error = outcome.error
         if error is not None:
-            _log_error(call, outcome.ending, error, expected, service_cls)
+            _log_error(call, outcome, error, expected, service_cls)
         if began:
             how = outcome.ending.value if error is None else type(error).__name__
             seconds = monotonic() - began
@@ -68,19 +78,22 @@ def log_end(
 
 def _log_error(
     call: Call,
-    ending: Ending,
+    outcome: Outcome,
     error: BaseException,
     expected: type[Exception] | tuple[type[Exception], ...],
     service_cls: type,
 ) -> None:
-    if ending is Ending.TIMED_OUT:
+    hidden = partial(hide, secrets=outcome.secrets)
+    if outcome.ending is Ending.TIMED_OUT:
         log.warning("%s: %s (call id %s)", call, error, call.id)
     elif isinstance(error, BadArguments) and error.refuses_call and call.kind == "rpc":
         # As the service logs a request that it refuses without a worker.
         name = type(error).__name__
-        log.warning("%s: a request was refused: %s: %s (call id %s)", call, name, error, call.id)
+        text = hidden(text_of(error))
+        log.warning("%s: a request was refused: %s: %s (call id %s)", call, name, text, call.id)
     elif isinstance(error, expected):
-        log.warning("%s raised an expected error: %r (call id %s)", call, error, call.id)
+        shown = _Shown(hidden(repr(error))) if outcome.secrets else error
+        log.warning("%s raised an expected error: %r (call id %s)", call, shown, call.id)
     elif log.isEnabledFor(logging.ERROR):
         text, name = "%s raised %s (call id %s)", type(error).__name__
         info = (type(error), error, error.__traceback__)
@@ -91,4 +104,10 @@ def _log_error(
 
             # logging.Formatter uses this text; collectors of errors get the whole traceback.
             record.exc_text = shortened(error, service_cls)
+        if outcome.secrets:
+            whole = record.exc_text or logging.Formatter().formatException(info)
+            record.exc_text = hidden(whole)
+            if record.exc_text != whole:  # no collector may get the error itself
+                record.exc_text = indented(error, record.exc_text, hidden)
+                record.exc_info = None
         log.handle(record)

@@ -32,6 +32,7 @@ from ..extensions import Ending, Entrypoint, Outcome, WorkerContext
 from ..logs import logger
 from ..timers import Bucket
 from .log_lines import log_end
+from .sensitive import secrets_of
 from .workshop import Workshop
 
 __all__ = ["Worker"]
@@ -291,6 +292,8 @@ class Worker(msgspec.Struct, eq=False):
         self._state = _DONE
         if self._deadlines is not None:
             self._deadlines.pop(self, None)
+        if outcome.error is not None and self.entrypoint.sensitive_arguments:
+            outcome.secrets = secrets_of(self.entrypoint, self.call, self._workshop.service_cls)
         self._settle_once(outcome)
         self._result = self._encoded = None
         self._encode = None  # the submitter may hold this worker: a reference cycle for each call

@@ -8,9 +8,10 @@ and 3.0).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..config import hide
 from ..context import EMPTY
 from ..exceptions import MalformedReply, MalformedRequest
 from .content import Content
@@ -32,9 +33,22 @@ class Replies:
         self._content = content
         self._persistent = persistent
 
-    def error(self, request: Message, error: BaseException, *, refusal: bool = False) -> Message:
-        """Return a reply to *request* with *error*; see :mod:`aiorpc.wire.errors`."""
-        return self.result(request, None, error_payload(error, refusal=refusal))
+    def error(
+        self,
+        request: Message,
+        error: BaseException,
+        *,
+        refusal: bool = False,
+        secrets: Collection[str] = (),
+    ) -> Message:
+        """
+        Return a reply to *request* with *error*, and *secrets* masked in it; see
+        :mod:`aiorpc.wire.errors`.
+        """
+        payload = error_payload(error, refusal=refusal)
+        if secrets:
+            payload |= {name: hide(payload[name], secrets) for name in ("exc_args", "value")}
+        return self.result(request, None, payload)
 
     def result(
         self, request: Message, result: Any, error: Mapping[str, Any] | None = None
