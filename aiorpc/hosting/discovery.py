@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from ..exceptions import ConfigurationError
+from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Entrypoint, Host
 from ..logs import logger
 from ..transports.base import Delivery, Outgoing, Subscription, Transport
@@ -149,9 +149,13 @@ class Discoverable:
         message = Message(
             body=self._answer, persistent=False, reply_to=reply_to, expiration=expiration
         )
-        self._host.transport.send(
-            Outgoing(exchange=exchange, routing_key=routing_key, message=message, confirm=False)
+        outgoing = Outgoing(
+            exchange=exchange, routing_key=routing_key, message=message, confirm=False
         )
+        try:
+            self._host.transport.send(outgoing)
+        except AioRpcError as error:  # such as a small MAX_MESSAGE_SIZE; the service works without
+            log.debug("%s: a discovery message was not sent: %s", self._own.service, error)
 
 
 async def discover(transport: Transport, wait: float) -> list[Instance]:

@@ -164,7 +164,7 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
             if process not in listed.processes:
                 listed.processes.append(process)
     for (service, queue), listed in groups.items():
-        if queue == rpc_queue_name(service):
+        if queue is not None and queue == rpc_queue_name(service):
             listed.differing = _differing(service, queue, instances)
     for name in {*names} - {instance.service for instance in instances}:
         row(name, rpc_queue_name(name))
