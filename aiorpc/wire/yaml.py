@@ -51,7 +51,7 @@ def decode(data: bytes) -> Any:
     Raises:
         ValueError: *data* has more than :data:`MAX_VALUES` values, or contains itself.
         RecursionError: it is nested too deep.
-        yaml.YAMLError: it is not YAML, or has a tag that is not safe.
+        Exception: it is not YAML, or has a tag that is not safe.
     """
     _require_bounded(data)
     return yaml.load(data, _Loader)
