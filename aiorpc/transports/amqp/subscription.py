@@ -277,7 +277,8 @@ class AmqpSubscription(Subscription):
         try:
             await declare_queue(link, self._declared)
         except (Refused, OSError, TimeoutError) as error:
-            log.debug("cannot bind %s again: %s", self.queue.name, error)
+            if not (isinstance(error, Refused) and self._accepts_existing(error)):
+                log.debug("cannot bind %s again: %s", self.queue.name, error)
 
 
 async def _first_of(futures: list[asyncio.Future[Any]], timeout: float) -> bool:

@@ -237,6 +237,11 @@ class _Difference(NamedTuple):
 _DIFFERENCE = r"inequivalent arg '([^']*)' for (queue|exchange) '(.*?)' in vhost"
 
 
+#: May differ in every queue, because an operator may change the default type of the vhost. RabbitMQ
+#: (3.10 to 4.3) reports flags and most other arguments first.
+_TYPE = "x-queue-type"
+
+
 def _difference(refused: Refused) -> _Difference | None:
     found = re.search(_DIFFERENCE, refused.text) if refused.code == 406 else None
     return None if found is None else _Difference(*found.groups())
@@ -272,10 +277,14 @@ def accept_queue(queue: Queue, refused: Refused) -> Queue:
     if exchange is not queue.exchange:
         return msgspec.structs.replace(queue, exchange=exchange)
     difference = _difference(refused)
-    if not queue.accept_existing or difference is None or difference[1:] != ("queue", queue.name):
+    if difference is None or difference[1:] != ("queue", queue.name):
         return queue
-    if not difference.flag.startswith("x-"):
-        return queue  # a queue that is not durable, or deleted with its consumer, loses messages
+    if difference.flag != _TYPE and not queue.accept_existing:
+        return queue
+    if not difference.flag.startswith("x-") or "'stream'" in refused.text:
+        # A queue that is not durable, or deleted with its consumer, loses messages. A stream keeps
+        # acked messages.
+        return queue
     log.info("queue %s exists with another %s, and is used as it is", queue.name, difference.flag)
     return msgspec.structs.replace(queue, passive=True)
 

@@ -44,6 +44,8 @@ _KNOWN_ARGUMENTS: Final = frozenset(
         "x-quorum-initial-group-size",
     }
 )
+#: May differ in every queue, because an operator may change the default type of the vhost.
+_TYPE: Final = "x-queue-type"
 
 
 class MemoryBroker:
@@ -172,7 +174,7 @@ class MemoryBroker:
                 "RESOURCE_LOCKED): give this queue another name"
             )
         else:
-            flags, asked = there.flags, queue_flags(queue)
+            flags, asked = there.flags, {**queue_flags(queue), _TYPE: there.flags[_TYPE]}
             if queue.accept_existing:
                 flags, asked = _without_arguments(flags), _without_arguments(asked)
             if not queue.passive:

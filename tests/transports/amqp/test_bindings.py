@@ -8,8 +8,18 @@ import uuid
 import aio_pika
 import pytest
 
-from aiorpc import ClusterRpcProxy, ServiceContainer, UnknownService, rpc
+from aiorpc import (
+    ClusterRpcProxy,
+    ConfigurationError,
+    Queue,
+    ServiceContainer,
+    UnknownService,
+    rpc,
+)
 from aiorpc.transports.amqp import subscription as amqp_subscription
+from aiorpc.transports.amqp.errors import Refused
+from aiorpc.transports.amqp.link import Link
+from tests.support.transports import Bench, Inbox
 from tests.support.waiting import eventually
 
 
@@ -71,3 +81,35 @@ async def test_a_service_that_stops_while_it_binds_again_loses_no_connection(
                 assert await cluster[Service.name].method() == "done"
     # A second channel.close, for example, makes the broker close the connection.
     assert "lost the connection" not in caplog.text
+
+
+@pytest.mark.rabbitmq
+async def test_a_queue_is_bound_again_after_the_vhost_got_another_default_queue_type(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, queue = await bench.connect(), bench.queue(bench.exchange(), "key")
+    asked: list[Queue] = []
+    bound = asyncio.Event()
+
+    async def declare(link: Link, queue: Queue) -> None:
+        asked.append(queue)
+        if not queue.passive:  # as RabbitMQ 4.3 says it
+            reason = f"inequivalent arg 'x-queue-type' for queue '{queue.name}' in vhost '/'"
+            raise Refused(406, f"{reason}: received 'quorum' but current is 'classic'")
+        bound.set()
+
+    monkeypatch.setattr(amqp_subscription, "BIND_EVERY", 0.02)
+    monkeypatch.setattr(amqp_subscription, "declare_queue", declare)
+    await transport.subscribe(queue, Inbox())
+    async with asyncio.timeout(5):
+        await bound.wait()
+    assert [each.passive for each in asked[:2]] == [False, True]
+
+
+@pytest.mark.rabbitmq
+async def test_a_stream_is_not_used_as_a_queue(bench: Bench) -> None:
+    transport = await bench.connect()
+    queue = bench.queue(arguments={"x-queue-type": "stream"})
+    await transport.declare(queues=[queue])
+    with pytest.raises(ConfigurationError, match="stream"):
+        await transport.subscribe(Queue(queue.name), Inbox())

@@ -150,6 +150,7 @@ async def test_everything_is_declared_again_before_waiting_messages_are_sent(
         ("durable", True, False, ["durable", "true", "false"]),
         ("arguments", {"x-message-ttl": 7000}, {"x-message-ttl": 8000}, ["x-message-ttl", "7000"]),
         ("arguments", {"x-dead-letter-exchange": "grave"}, {}, ["x-dead-letter-exchange"]),
+        ("arguments", {"x-queue-type": "quorum", "x-expires": 60_000}, {}, ["x-expires"]),
     ],
 )
 async def test_a_queue_with_other_flags_is_a_configuration_error_that_names_them(
@@ -202,6 +203,43 @@ async def test_a_queue_that_operators_declared_is_used_after_a_reconnect(bench: 
     await link.reconnected()
     await link.transport.publish(to(ours, mandatory=True))
     assert await inbox.bodies(1) == [b"x"]
+
+
+QUORUM = {"x-queue-type": "quorum"}
+
+
+@pytest.mark.parametrize(("there", "asked"), [(QUORUM, {}), ({}, QUORUM)])
+async def test_a_queue_of_another_type_is_used_as_it_is(
+    bench: Bench, there: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    transport, inbox = await bench.connect(), Inbox()
+    existing = bench.queue(arguments=there)
+    await transport.declare(queues=[existing])
+    ours = Queue(existing.name, arguments=asked)
+    await transport.declare(queues=[ours])
+    await transport.subscribe(ours, inbox)
+    await transport.publish(to(ours, mandatory=True))
+    assert await inbox.bodies(1) == [b"x"]
+    await transport.declare(queues=[existing])
+
+
+async def test_a_queue_that_got_another_type_is_used_after_a_reconnect(bench: Bench) -> None:
+    """As when an operator changes the default queue type of the vhost."""
+    link, other = await bench.link(), await bench.connect()
+    replies, plain = bench.queue(expires=60), bench.queue()
+    inbox, answers = Inbox(), Inbox()
+    await link.transport.subscribe(replies, answers, keep=True)
+    await link.transport.subscribe(plain, inbox)
+    await link.transport.declare(queues=[plain])
+    await link.cut()
+    for queue in (replies, plain):
+        await other.delete(queue.name)
+        await other.declare(queues=[Queue(queue.name, expires=queue.expires, arguments=QUORUM)])
+    link.heal()
+    await link.reconnected()
+    for queue in (replies, plain):
+        await link.transport.publish(to(queue, mandatory=True))
+    assert await answers.bodies(1) == await inbox.bodies(1) == [b"x"]
 
 
 async def test_a_queue_that_loses_messages_is_not_accepted_for_one_that_keeps_them(
