@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from ..exceptions import AioRpcError, ConnectionLost, Overloaded
+from ..exceptions import AioRpcError, ConnectionLost, Overloaded, UnserializableValueError
 from ..extensions import Host, Submission
 from ..logs import logger
 from ..transports.base import Delivery, Outgoing
@@ -129,23 +129,32 @@ class Answers:
 
     def send_again(self, request: ServedRequest) -> bool:
         """Answer *request*, which was redelivered, if its answer is kept. Return whether it was."""
-        kept = self._kept.pop(request.key, None)
+        kept = self._forget(request.key)
         if kept is None:
             return False
-        self._kept_bytes -= len(kept.message.body)
-        if kept.refused is not None or kept.suspect:
-            self._send_apart(request, kept.message, kept.refused)
-        else:
-            self.send(request, kept.message)
+        refused = kept.refused
+        if refused is None and not kept.suspect:
+            try:
+                self.send(request, kept.message)
+                return True
+            except UnserializableValueError as error:  # the broker's limit is known by now
+                refused = error
+        self._send_apart(request, kept.message, refused)
         return True
 
     def keep(self, key: Key, answer: Kept) -> None:
         """Keep *answer* for the request with *key*, which the broker redelivers."""
+        self._forget(key)  # a caller may use an id again
         self._kept[key] = answer
         self._kept_bytes += len(answer.message.body)
         while len(self._kept) > self._most or self._kept_bytes > KEPT_BYTES:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= len(oldest.message.body)
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: Key) -> Kept | None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._kept_bytes -= len(kept.message.body)
+        return kept
 
     def _confirmed(
         self,

@@ -90,6 +90,20 @@ async def test_a_reply_that_the_broker_refuses_fails_only_its_call(
     assert len(runs) == 40 * 30
 
 
+async def test_all_replies_that_are_too_large_fail_with_a_reason(node: Rabbit) -> None:
+    cls, runs = service()
+    sizes = [2 * LIMIT, 3 * LIMIT, 10, 4 * LIMIT]
+    with size_limit(node):
+        config = {"AMQP_URI": node.url}
+        async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
+            calls = [cluster[cls.name].give(size) for size in sizes]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert answers.pop(2) == "x" * 10
+    assert ["larger than the broker accepts" in str(each) for each in answers].count(True) == 1
+    assert all("UnserializableValueError" in str(each) for each in answers)
+    assert runs == {"give": 4}
+
+
 @pytest.mark.parametrize("profile", ["durable", "fast"])
 async def test_a_request_that_the_broker_refuses_fails_only_its_call(
     node: Rabbit, profile: str

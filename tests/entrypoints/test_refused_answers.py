@@ -12,12 +12,15 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import aio_pika
 import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, event_handler, rpc
 from aiorpc.entrypoints import answers
+from aiorpc.entrypoints.cancellations import Cancellations
+from aiorpc.wire.message import Message
 from tests.support.amqp_proxy import proxied
 from tests.support.waiting import eventually
 
@@ -142,3 +145,13 @@ async def test_an_event_that_cannot_be_counted_is_handled(
     finally:
         await queue.delete(if_unused=False, if_empty=False)
         await exchange.delete()
+
+
+def test_an_id_that_a_caller_uses_again_keeps_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "KEPT_BYTES", 100)
+    kept = answers.Answers(MagicMock(), Cancellations())
+    kept._most = 10
+    for _ in range(10):
+        kept.keep(("r", "1"), answers.Kept(Message(body=b"x" * 40)))
+    kept.keep(("r", "2"), answers.Kept(Message(body=b"x" * 40)))
+    assert list(kept._kept) == [("r", "1"), ("r", "2")]
