@@ -28,8 +28,8 @@ from .cancellations import Cancellations
 from .requests import Method, Server
 
 if TYPE_CHECKING:  # a service that calls nobody starts without the caller's modules
+    from ..calling import proxies
     from ..calling.options import Options
-    from ..calling.proxies import RpcReply
 
 __all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
 
@@ -86,7 +86,7 @@ class BoundRpcMethod(Protocol[P, T_co]):
     """The type of an ``@rpc`` method of a proxy, or of a service instance."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]: ...
-    def call_async(self, *args: P.args, **kwargs: P.kwargs) -> RpcReply[T_co]: ...
+    def call_async(self, *args: P.args, **kwargs: P.kwargs) -> proxies.RpcReply[T_co]: ...
     def with_options(self, **options: Unpack[Options]) -> BoundRpcMethod[P, T_co]: ...
 
 
