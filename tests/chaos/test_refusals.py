@@ -9,7 +9,6 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -25,20 +24,24 @@ LIMIT = 1_000_000
 USUAL = 128 << 20
 
 
-@contextmanager
-def size_limit(node: Rabbit) -> Iterator[None]:
-    """Let the broker refuse bodies of more than ``LIMIT`` bytes."""
+@pytest.fixture(scope="module")
+def limited(node: Rabbit) -> Iterator[Rabbit]:
+    """The broker, which refuses bodies of more than ``LIMIT`` bytes."""
 
     def limit(size: int) -> None:
-        for where in ("application:set_env(rabbit, {})", "persistent_term:put({})"):  # 3.x, 4.x
-            node.ctl("eval", where.format(f"max_message_size, {size}") + ".")
-        transport.LIMITS.clear()
+        setting = f"max_message_size, {size}"  # 3.x reads the first place, 4.x the second
+        node.ctl("eval", f"application:set_env(rabbit, {setting}), persistent_term:put({setting}).")
 
     limit(LIMIT)
-    try:
-        yield
-    finally:
-        limit(USUAL)
+    yield node
+    limit(USUAL)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learnt() -> Iterator[None]:
+    transport.LIMITS.clear()
+    yield
+    transport.LIMITS.clear()
 
 
 def service() -> tuple[type, Counter[Any]]:
@@ -65,26 +68,25 @@ def service() -> tuple[type, Counter[Any]]:
 @pytest.mark.parametrize("profile", ["durable", "fast"])
 @pytest.mark.parametrize("confirm", [False, True])
 async def test_a_reply_that_the_broker_refuses_fails_only_its_call(
-    node: Rabbit, profile: str, confirm: bool
+    limited: Rabbit, profile: str, confirm: bool
 ) -> None:
     cls, runs = service()
-    config = {"AMQP_URI": node.url, "CALL_PROFILE": profile}
-    with size_limit(node):
-        async with (
-            ServiceContainer(cls, {**config, "CONFIRM_REPLIES": confirm}),
-            ClusterRpcProxy(config, timeout=20) as cluster,
-        ):
-            remote = cluster[cls.name]
+    config = {"AMQP_URI": limited.url, "CALL_PROFILE": profile}
+    async with (
+        ServiceContainer(cls, {**config, "CONFIRM_REPLIES": confirm}),
+        ClusterRpcProxy(config, timeout=20) as cluster,
+    ):
+        remote = cluster[cls.name]
 
-            async def flow(first: int) -> list[int]:
-                return [await remote.count(number) for number in range(first, first + 30)]
+        async def flow(first: int) -> list[int]:
+            return [await remote.count(number) for number in range(first, first + 30)]
 
-            flows = asyncio.gather(*(flow(1000 * each) for each in range(40)))
-            with pytest.raises(AioRpcError, match="larger than the broker accepts"):
-                await remote.give(2 * LIMIT)
-            assert sum(map(len, await flows)) == 40 * 30
-            with pytest.raises(AioRpcError, match=f"max_message_size of the broker is {LIMIT}"):
-                await remote.give(2 * LIMIT)
+        flows = asyncio.gather(*(flow(1000 * each) for each in range(40)))
+        with pytest.raises(AioRpcError, match="larger than the broker accepts"):
+            await remote.give(2 * LIMIT)
+        assert sum(map(len, await flows)) == 40 * 30
+        with pytest.raises(AioRpcError, match=f"max_message_size of the broker is {LIMIT}"):
+            await remote.give(2 * LIMIT)
     assert runs.pop("give") == 2
     assert set(runs.values()) == {1}
     assert len(runs) == 40 * 30
@@ -93,11 +95,10 @@ async def test_a_reply_that_the_broker_refuses_fails_only_its_call(
 async def test_all_replies_that_are_too_large_fail_with_a_reason(node: Rabbit) -> None:
     cls, runs = service()
     sizes = [2 * LIMIT, 3 * LIMIT, 10, 4 * LIMIT]
-    with size_limit(node):
-        config = {"AMQP_URI": node.url}
-        async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
-            calls = [cluster[cls.name].give(size) for size in sizes]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
+    config = {"AMQP_URI": node.url}
+    async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
+        calls = [cluster[cls.name].give(size) for size in sizes]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
     assert answers.pop(2) == "x" * 10
     assert ["larger than the broker accepts" in str(each) for each in answers].count(True) == 1
     assert all("UnserializableValueError" in str(each) for each in answers)
@@ -106,15 +107,14 @@ async def test_all_replies_that_are_too_large_fail_with_a_reason(node: Rabbit) -
 
 @pytest.mark.parametrize("profile", ["durable", "fast"])
 async def test_a_request_that_the_broker_refuses_fails_only_its_call(
-    node: Rabbit, profile: str
+    limited: Rabbit, profile: str
 ) -> None:
     cls, runs = service()
-    config = {"AMQP_URI": node.url, "CALL_PROFILE": profile}
-    with size_limit(node):
-        async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
-            count = cluster[cls.name].count
-            calls = [count(each, "x" * 2 * LIMIT if each == 50 else "") for each in range(200)]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
+    config = {"AMQP_URI": limited.url, "CALL_PROFILE": profile}
+    async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
+        count = cluster[cls.name].count
+        calls = [count(each, "x" * 2 * LIMIT if each == 50 else "") for each in range(200)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
     assert "larger than the broker accepts" in str(answers[50])
     assert [each for each in answers if each is not answers[50]] == [*range(50), *range(51, 200)]
     assert runs == dict.fromkeys([*range(50), *range(51, 200)], 1)
