@@ -92,10 +92,10 @@ async def test_a_reply_that_the_broker_refuses_fails_only_its_call(
     assert len(runs) == 40 * 30
 
 
-async def test_all_replies_that_are_too_large_fail_with_a_reason(node: Rabbit) -> None:
+async def test_all_replies_that_are_too_large_fail_with_a_reason(limited: Rabbit) -> None:
     cls, runs = service()
     sizes = [2 * LIMIT, 3 * LIMIT, 10, 4 * LIMIT]
-    config = {"AMQP_URI": node.url}
+    config = {"AMQP_URI": limited.url}
     async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
         calls = [cluster[cls.name].give(size) for size in sizes]
         answers = await asyncio.gather(*calls, return_exceptions=True)
