@@ -2,12 +2,14 @@
 Counts the attempts at a message; after ``MAX_ATTEMPTS``, parks it. Awaits only the parking.
 
 If a message crashes its process, the broker delivers it to another process, which crashes too. A
-classic queue does not count deliveries, it only sets ``redelivered``. So we replace a redelivered
-message by a copy with a count: the broker confirms the copy, we ack the original, and the copy
-runs. A message that is delivered once costs nothing.
+quorum queue counts failed deliveries. A classic queue does not, it only sets ``redelivered``. So we
+replace a redelivered message of a classic queue by a copy with a count: the broker confirms the
+copy, we ack the original, and the copy runs. A message that is delivered once costs nothing.
 
-The first redelivery does not count: when a host stops, it requeues messages. It replaces a copy by
-another copy with the same count.
+When a host stops, it requeues messages. This does not count: on a classic queue, the first
+redelivery does not count. Before RabbitMQ 4.3, a quorum queue counts a requeue, and drops a message
+at its limit. So instead of a second requeue, and instead of any requeue of a copy, the host sends a
+copy with the same count: the queue counts the deliveries of the copy from 0.
 
 The broker may deliver a copy before it confirms the copy. The copy runs after its confirm and the
 ack of the original. Otherwise a crash would make the broker redeliver the copy and the original.
@@ -19,7 +21,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from operator import methodcaller
 
 from ..context import Deadline, new_id
 from ..exceptions import (
@@ -30,12 +31,13 @@ from ..exceptions import (
 )
 from ..extensions import Host
 from ..logs import logger
-from ..transports.base import Delivery, Outgoing
+from ..transports.base import REQUEUE, Delivery, Outgoing
 from ..wire.copies import (
     attempts_of,
     copy_id_of,
     counted,
     counted_by_broker,
+    failures_of,
     original_key_of,
     parked,
 )
@@ -83,23 +85,26 @@ class Attempts:
         if copy is not None and copy in self._unconfirmed:
             self._unconfirmed[copy] = delivery
             return True
-        if not delivery.redelivered or counted_by_broker(message) or delivery.stale:
+        if not delivery.redelivered or delivery.stale:
             return False
-        known = attempts_of(message)
-        failed = 0 if known is None else known + 1
-        if failed < self.host.settings.max_attempts:
-            self._send_copy(delivery, failed, deadline, self.work)
+        least, most = failures_of(message, redelivered=True)
+        if least and most >= self.host.settings.max_attempts:
+            self.host.spawn(self._park(delivery, most), f"park a message of {self.queue}")
+        elif counted_by_broker(message) is None:
+            self._send_copy(delivery, least, deadline, self.work)
         else:
-            self.host.spawn(self._park(delivery, failed), f"park a message of {self.queue}")
+            return False
         return True
 
     def requeue(self, delivery: Delivery, deadline: Deadline | None = None) -> None:
         """Requeue the message, because this host stops. This is not a failed attempt."""
-        known = attempts_of(delivery.message)
-        if known is None or delivery.stale:
-            delivery.reject(requeue=True)
+        message = delivery.message
+        counted = delivery.redelivered and counted_by_broker(message)
+        if delivery.stale or (attempts_of(message) is None and not counted):
+            delivery.requeue()
         else:
-            self._send_copy(delivery, known, deadline, methodcaller("reject", requeue=True))
+            failed, _ = failures_of(message, delivery.redelivered)
+            self._send_copy(delivery, failed, deadline, REQUEUE)
 
     def _send_copy(
         self,
@@ -174,7 +179,7 @@ class Attempts:
             )
         except ConnectionLost as error:
             log.warning("a message of queue %s is requeued, not parked: %s", self.queue, error)
-            delivery.reject(requeue=True)
+            delivery.requeue()
         except Exception as error:  # noqa: BLE001 - unsettled, it would use up the prefetch
             log.error(
                 "%s; but it cannot be parked (%s) and is rejected, to the dead-letter exchange if "

@@ -41,8 +41,9 @@ class QueueConsumer(Entrypoint):
     rejected message goes to the dead-letter exchange, if the queue has one.
 
     With *requeue_on_error*, the entrypoint requeues a message when the method raises: at once and
-    without limit, as in Nameko. Without *requeue_on_error*, a message that crashed MAX_ATTEMPTS
-    processes is parked in the queue ``<queue>.parked``.
+    without limit, as in Nameko. A quorum queue counts these requeues, and has a delivery limit.
+    Without *requeue_on_error*, a message that crashed MAX_ATTEMPTS processes is parked in the queue
+    ``<queue>.parked``.
     """
 
     #: The word for a message of this entrypoint in logs and in :attr:`Call.kind`.
@@ -66,7 +67,10 @@ class QueueConsumer(Entrypoint):
         queue = self.queue_of(host)
         intake = _Intake(self, host, queue.name, arguments)
         prefetch = host.settings.prefetch
-        async with await host.transport.subscribe(queue, intake.received, prefetch=prefetch):
+        requeue = intake.attempts.requeue
+        async with await host.transport.subscribe(
+            queue, intake.received, prefetch=prefetch, requeue=requeue
+        ):
             yield
 
     def _arguments(self, host: Host) -> Arguments:

@@ -78,6 +78,10 @@ class Server:
                 return
         self._serve(request)
 
+    def requeue(self, delivery: Delivery) -> None:
+        """Requeue the request in *delivery*, because this host stops."""
+        self._attempts.requeue(delivery, self._read(delivery).context.deadline)
+
     def _counted(self, delivery: Delivery) -> None:
         self._serve(self._read(delivery))
 

@@ -71,7 +71,9 @@ class Rpc(Entrypoint):
         # Shared, so that it closes after the workers: callers cancel calls during a drain too.
         await host.share(Cancellations, lambda: server.cancellations.listening(host))
         queue, prefetch = host.wire.rpc_queue(host.service_name), host.settings.prefetch
-        async with await host.transport.subscribe(queue, server.received, prefetch=prefetch):
+        async with await host.transport.subscribe(
+            queue, server.received, prefetch=prefetch, requeue=server.requeue
+        ):
             yield
 
     def _method(self, host: Host) -> Method:

@@ -66,14 +66,14 @@ async def get_message(
 
     def received(delivery: Delivery) -> None:
         if arrived.done():
-            delivery.reject(requeue=True)
+            delivery.requeue()
         else:
             arrived.set_result(delivery)
 
     try:
         async with asyncio.timeout(timeout):
             # With a prefetch of 1, no second message leaves the queue. The subscription ends before
-            # the reject; otherwise it would get the message again.
+            # the requeue; otherwise it would get the message again.
             async with await transport.subscribe(Queue(queue, passive=True), received, prefetch=1):
                 taken = await arrived
     except TimeoutError:
@@ -84,5 +84,5 @@ async def get_message(
     if ack:
         taken.ack()
     else:
-        taken.reject(requeue=True)
+        taken.requeue()
     return QueueMessage(taken.message, taken.exchange, taken.routing_key, taken.redelivered, wire)

@@ -24,13 +24,14 @@ import msgspec
 from ..exceptions import AioRpcError, ConnectionLost
 from ..logs import logger
 from ..wire.message import Exchange, Queue
-from .incoming import ConsumerOptions, Delivery, Heard, Received, Subscription
+from .incoming import REQUEUE, ConsumerOptions, Delivery, Heard, Received, Subscription
 from .outgoing import Outgoing, Refusal, Returns
 
 if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
     from .outbox import Sender
 
 __all__ = [
+    "REQUEUE",
     "Delivery",
     "Heard",
     "Outgoing",
@@ -278,6 +279,7 @@ class Transport(ABC):
         prefetch: int = 0,
         keep: bool = False,
         gone: Callable[[], None] | None = None,
+        requeue: Received = REQUEUE,
         arguments: Callable[[int], dict[str, Any]] | None = None,
     ) -> Subscription:
         """
@@ -290,13 +292,14 @@ class Transport(ABC):
             prefetch: the maximum of unsettled deliveries at a time; 0 for no limit.
             keep: the queue has to survive a lost connection. If the queue does not exist after a
                 reconnect, the transport declares it again, then calls *gone*.
+            requeue: requeues a message that arrives while the subscription ends.
             arguments: returns the arguments of ``basic.consume``, given the number of reconnects.
 
         Raises:
             ConfigurationError: the broker has the queue with other flags (406).
         """
         return await self._consume(
-            ConsumerOptions(queue, received, False, prefetch, keep, gone, arguments)
+            ConsumerOptions(queue, received, False, prefetch, keep, gone, requeue, arguments)
         )
 
     async def listen(
@@ -312,7 +315,9 @@ class Transport(ABC):
         Subscribe as :meth:`subscribe` does, without acks by the handler. The transport acks each
         message some milliseconds after *heard* has returned or raised.
         """
-        return await self._consume(ConsumerOptions(queue, heard, True, 0, keep, gone, arguments))
+        return await self._consume(
+            ConsumerOptions(queue, heard, True, 0, keep, gone, REQUEUE, arguments)
+        )
 
     @abstractmethod
     async def _consume(self, options: ConsumerOptions) -> Subscription: ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from operator import methodcaller
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from ..logs import logger
 from ..wire.message import Message, Queue
 from .outgoing import Outgoing
 
-__all__ = ["ConsumerOptions", "Delivery", "Heard", "Received", "Subscription"]
+__all__ = ["REQUEUE", "ConsumerOptions", "Delivery", "Heard", "Received", "Subscription"]
 
 log = logger(__name__)
 
@@ -46,7 +47,17 @@ class Delivery(msgspec.Struct, eq=False):
         raise NotImplementedError
 
     def reject(self, *, requeue: bool) -> None:
-        """Reject the message (to the dead-letter exchange if the queue has one), or requeue it."""
+        """
+        Reject the message (to the dead-letter exchange if the queue has one), or requeue it. A
+        quorum queue counts a requeue as a failed delivery.
+        """
+        raise NotImplementedError
+
+    def requeue(self) -> None:
+        """
+        Requeue the message, which was not worked on. Since RabbitMQ 4.3, a quorum queue does not
+        count this as a failed delivery.
+        """
         raise NotImplementedError
 
     def answer(self, reply: Outgoing) -> bool:
@@ -70,6 +81,8 @@ class Delivery(msgspec.Struct, eq=False):
 
 #: Handles one delivery. The handler must not block. The transport logs its errors.
 Received = Callable[[Delivery], None]
+#: Requeues a delivery, which was not worked on.
+REQUEUE: Received = methodcaller("requeue")
 #: Handles one message; the transport acks it. The handler must not block; its errors are logged.
 Heard = Callable[[Message], None]
 
@@ -88,6 +101,7 @@ class ConsumerOptions(msgspec.Struct, frozen=True):
     prefetch: int
     keep: bool
     gone: Callable[[], None] | None
+    requeue: Received
     arguments: Callable[[int], dict[str, Any]] | None
 
 

@@ -15,6 +15,7 @@ from .names import (
     ACQUIRED_COUNT,
     ATTEMPTS,
     COPY,
+    DEATHS,
     DELIVERY_COUNT,
     ORIGINAL_EXCHANGE,
     ORIGINAL_ROUTING_KEY,
@@ -27,6 +28,7 @@ __all__ = [
     "copy_id_of",
     "counted",
     "counted_by_broker",
+    "failures_of",
     "identity_of",
     "original_key_of",
     "parked",
@@ -45,9 +47,37 @@ def was_resent(message: Message) -> bool:
     return message.headers is not None and RESENT in message.headers
 
 
-def counted_by_broker(message: Message) -> bool:
-    """Return whether *message* comes from a quorum queue, which counts attempts itself."""
-    return message.headers is not None and DELIVERY_COUNT in message.headers
+def counted_by_broker(message: Message) -> int | None:
+    """
+    Return how many failed deliveries of a redelivered *message* its quorum queue counted. ``None``
+    if no quorum queue counted, or perhaps another queue did.
+
+    Before RabbitMQ 4.3, a requeue counts as a failed delivery. Since 4.3, ``x-acquired-count``
+    exists and counts these, and a queue also counts the failed deliveries of the quorum queue that
+    dead-lettered the message.
+    """
+    headers = message.headers or EMPTY
+    if DEATHS in headers and ATTEMPTS not in headers:
+        return None
+    count = headers.get(DELIVERY_COUNT, 0 if ACQUIRED_COUNT in headers else None)
+    return count if type(count) is int and count >= 0 else None
+
+
+def failures_of(message: Message, redelivered: bool) -> tuple[int, int]:
+    """
+    Return how many earlier deliveries of *message* failed: at least, and at most.
+
+    The numbers differ by one if a host that stopped may have requeued the message: once, because
+    then it sends copies with a count (:mod:`aiorpc.entrypoints.attempts`).
+    """
+    known, by_broker = attempts_of(message), counted_by_broker(message)
+    most = known or 0
+    if not redelivered:
+        return most, most
+    most += 1 if by_broker is None else by_broker
+    headers = message.headers or EMPTY
+    exact = known is not None or (by_broker is not None and ACQUIRED_COUNT in headers)
+    return most if exact else max(0, most - 1), most
 
 
 def copy_id_of(message: Message) -> str | None:
@@ -61,9 +91,11 @@ def original_key_of(message: Message) -> str:
     return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
 
 
+#: The counts are of one queue: a classic queue would keep them.
+_NOT_SENT_ON = ROUTING_HEADERS | {DELIVERY_COUNT, ACQUIRED_COUNT}
 #: Headers that differ between two deliveries of a message, or between a message and its copies.
-_OF_ONE_DELIVERY = ROUTING_HEADERS | {
-    *(DELIVERY_COUNT, ACQUIRED_COUNT, RESENT, ATTEMPTS, COPY),
+_OF_ONE_DELIVERY = _NOT_SENT_ON | {
+    *(RESENT, ATTEMPTS, COPY),
     *(ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY),
 }
 
@@ -114,7 +146,7 @@ def parked(message: Message, exchange: str, routing_key: str) -> Message:
 
 def _sent_on(message: Message, exchange: str, routing_key: str) -> Message:
     kept: dict[str, Any] = {
-        k: v for k, v in (message.headers or EMPTY).items() if k not in ROUTING_HEADERS
+        k: v for k, v in (message.headers or EMPTY).items() if k not in _NOT_SENT_ON
     }
     kept.setdefault(ORIGINAL_EXCHANGE, exchange)
     kept.setdefault(ORIGINAL_ROUTING_KEY, routing_key)

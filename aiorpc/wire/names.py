@@ -20,6 +20,7 @@ __all__ = [
     "COMPRESSION",
     "COPY",
     "DEADLINE",
+    "DEATHS",
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
     "MESSAGE_HEADERS",
@@ -56,9 +57,11 @@ COPY = "aiorpc-copy"
 #: The origin of a message that was parked or re-sent to its queue.
 ORIGINAL_EXCHANGE = "aiorpc-exchange"
 ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
-#: The number of times that a quorum queue has delivered a message.
+#: The queues that dead-lettered a message.
+DEATHS = "x-death"
+#: The number of failed deliveries of a message by a quorum queue. A first delivery has no count.
 DELIVERY_COUNT = "x-delivery-count"
-#: The number of times that RabbitMQ 4 handed a message of a quorum queue to a consumer.
+#: The number of deliveries of a message by a quorum queue since RabbitMQ 4.3, failed or requeued.
 ACQUIRED_COUNT = "x-acquired-count"
 #: Headers with further routing keys, to which the broker also routes the message.
 ROUTING_HEADERS = frozenset({"CC", "BCC"})
@@ -69,7 +72,7 @@ OWN_PREFIX = "aiorpc-"
 #: Prefixes of further headers that are never context data. aiorpc, RabbitMQ 3.8 to 4.3 and its
 #: plugins (federation, shovel, streams, MQTT, AMQP 1.0) add these headers.
 ADDED_PREFIXES = (
-    *(OWN_PREFIX, "x-death", "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT),
+    *(OWN_PREFIX, DEATHS, "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT),
     *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-"),
 )
 

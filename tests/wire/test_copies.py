@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiorpc.wire.copies import attempts_of, counted, parked
+from aiorpc.wire.copies import attempts_of, counted, failures_of, parked
 from aiorpc.wire.message import Message
 
 
@@ -48,3 +48,43 @@ def test_a_parked_message_is_persistent_and_does_not_expire() -> None:
 @pytest.mark.parametrize("odd", ["3", -1, True, None, 2.0])
 def test_an_attempts_header_that_is_no_count_is_ignored(odd: object) -> None:
     assert attempts_of(Message(body=b"", headers={"aiorpc-attempts": odd})) is None
+
+
+def test_a_copy_and_a_parked_message_leave_the_counts_of_their_queue_behind() -> None:
+    message = Message(body=b"", headers={"x-delivery-count": 2, "x-acquired-count": 3})
+    for copy in (counted(message, "e", "k", "id", 0, None), parked(message, "e", "k")):
+        assert copy.headers is not None
+        assert {"x-delivery-count", "x-acquired-count"}.isdisjoint(copy.headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        # A classic queue only marks a message as redelivered. A stopped host may have requeued it.
+        ({}, 0, 1),
+        ({"aiorpc-attempts": 1}, 2, 2),
+        # A quorum queue before RabbitMQ 4.3 also counts that requeue.
+        ({"x-delivery-count": 1}, 0, 1),
+        ({"x-delivery-count": 3}, 2, 3),
+        ({"x-delivery-count": 2, "aiorpc-attempts": 1}, 3, 3),
+        # Since 4.3 it does not.
+        ({"x-acquired-count": 4}, 0, 0),
+        ({"x-acquired-count": 4, "x-delivery-count": 1}, 1, 1),
+        # A count may come from the queue that dead-lettered the message, or from a sender.
+        ({"x-death": [], "x-acquired-count": 1, "x-delivery-count": 21}, 0, 1),
+        ({"x-delivery-count": "3"}, 0, 1),
+    ],
+)
+def test_failed_deliveries_are_counted_on_every_kind_of_queue(
+    headers: dict[str, object], least: int, most: int
+) -> None:
+    message = Message(body=b"", headers=headers)
+    assert failures_of(message, redelivered=True) == (least, most)
+
+
+@pytest.mark.parametrize(("known", "failed"), [({}, 0), ({"aiorpc-attempts": 2}, 2)])
+def test_a_first_delivery_has_only_the_failures_that_its_copy_counts(
+    known: dict[str, int], failed: int
+) -> None:
+    message = Message(body=b"", headers={**known, "x-delivery-count": 9})
+    assert failures_of(message, redelivered=False) == (failed, failed)

@@ -57,6 +57,11 @@ class AmqpDelivery(Delivery, eq=False):
         if tag and self.channel.open:
             self.channel.reject(tag, requeue=requeue)
 
+    def requeue(self) -> None:
+        tag, self.tag = self.tag, 0
+        if tag and self.channel.open:
+            self.channel.requeue(tag)
+
     def answer(self, reply: Outgoing) -> bool:
         """
         See :meth:`..base.Delivery.answer`.
@@ -117,6 +122,7 @@ class ConsumerChannel(Channel):
     Args:
         received: handles a delivery.
         prefetch: the prefetch count of the consumer; 0 for no limit.
+        requeue: requeues a delivery that arrives while the consumer is being cancelled.
 
     Attributes:
         cancelled: done when the broker has cancelled the consumer. The subscription replaces this
@@ -137,6 +143,7 @@ class ConsumerChannel(Channel):
         take_back: TakeBack,
         received: Received,
         prefetch: int,
+        requeue: Received,
         elsewhere: Callable[[Outgoing], None],
     ) -> None:
         super().__init__(
@@ -144,7 +151,7 @@ class ConsumerChannel(Channel):
         )
         self.unsettled: set[int] = set()
         self.cancelled: asyncio.Future[None] = self.loop.create_future()
-        self._received = received
+        self._received, self._requeue = received, requeue
         self.elsewhere = elsewhere
         self._acked: list[int] = []
         self._oldest_unsettled = 1
@@ -152,7 +159,7 @@ class ConsumerChannel(Channel):
         #: deliveries. If the channel ends, the senders of these answers are told.
         self._unread: deque[Outgoing] = deque(maxlen=prefetch or _UNREAD)
         self._held: list[tuple[int, Outgoing]] = []
-        self._refused: list[int] | None = None
+        self._refused: list[AmqpDelivery] | None = None
         self._requeues = False
         self._idle: Callable[[], None] | None = None
         self.after_acks = AfterAcks(channel)
@@ -166,13 +173,14 @@ class ConsumerChannel(Channel):
         if not self.open:
             return
         self.unsettled.add(tag)
+        delivery = AmqpDelivery(message, exchange, routing_key, redelivered, self, tag)
         if self._refused is not None:
-            self._refused.append(tag)
+            self._refused.append(delivery)
             if self._requeues:
                 self.requeue_refused()
             return
         try:
-            self._received(AmqpDelivery(message, exchange, routing_key, redelivered, self, tag))
+            self._received(delivery)
         except Exception:
             log.exception(
                 "the handler of a delivery (exchange %r, key %r) failed; if it did not settle the "
@@ -227,9 +235,16 @@ class ConsumerChannel(Channel):
             self._idle()
 
     def reject(self, tag: int, *, requeue: bool) -> None:
-        """Reject one delivery, or requeue it."""
+        """Reject one delivery, or requeue it as a failed delivery."""
+        self._return(tag, self.encoder.reject(tag, requeue=requeue))
+
+    def requeue(self, tag: int) -> None:
+        """Requeue one delivery, which was not worked on."""
+        self._return(tag, self.encoder.nack(tag))
+
+    def _return(self, tag: int, frame: bytes) -> None:
         self.unsettled.discard(tag)
-        self.lane.write(self.encoder.reject(tag, requeue=requeue))
+        self.lane.write(frame)
         if self._idle is not None and not self.unsettled:
             self._idle()
 
@@ -294,8 +309,8 @@ class ConsumerChannel(Channel):
         self._requeues = True
         refused, self._refused = self._refused or [], []
         if self.open:
-            for tag in refused:
-                self.reject(tag, requeue=True)
+            for delivery in refused:
+                self._requeue(delivery)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
         """Call *idle* each time when no delivery is unsettled; perhaps also now."""

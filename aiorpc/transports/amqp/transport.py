@@ -183,6 +183,7 @@ class AmqpTransport(Transport):
                     max_message_size=self.max_message_size,
                     limit=self._limit,
                     prefetch=options.prefetch,
+                    requeue=options.requeue,
                     take_back=self._sender.take_back,
                     elsewhere=self.send,
                 ),

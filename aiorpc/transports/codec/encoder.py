@@ -26,6 +26,7 @@ from .frames import (
     HEADERS,
     MESSAGE_ID,
     METHOD,
+    NACK,
     PRIORITY,
     REJECT,
     REPLY_TO,
@@ -146,6 +147,10 @@ class Encoder:
     def reject(self, tag: int, *, requeue: bool) -> bytes:
         """Return a ``basic.reject``."""
         return _TAGGED(METHOD, self.channel, 13, REJECT, tag, requeue, FRAME_END)
+
+    def nack(self, tag: int) -> bytes:
+        """Return a ``basic.nack`` that requeues."""
+        return _TAGGED(METHOD, self.channel, 13, NACK, tag, 2, FRAME_END)
 
     def cancel(self, consumer_tag: str) -> bytes:
         """Return a ``basic.cancel`` that the broker does not answer."""

@@ -41,6 +41,9 @@ class MemoryDelivery(Delivery, eq=False):
         if entry is not None:
             self.consumer.reject(entry, requeue=requeue)
 
+    def requeue(self) -> None:
+        self.reject(requeue=True)
+
     def answer(self, reply: Outgoing) -> bool:
         entry = self.entry
         if entry is None:

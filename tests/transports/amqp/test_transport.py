@@ -40,7 +40,7 @@ from tests.support.amqp import (
     through_proxy,
 )
 from tests.support.breakable import reaches
-from tests.support.transports import Bench, Inbox, Outcome, to
+from tests.support.transports import Bench, Inbox, Outcome, holds, to
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -612,3 +612,23 @@ async def test_a_supervisor_that_stops_does_not_cancel_the_end_of_its_link(
         await asyncio.sleep(0)
         await supervisor.stop()
         assert not links[0].lost.cancelled()
+
+
+async def test_a_message_that_arrives_while_its_subscription_ends_is_requeued_by_its_owner(
+    bench: Bench,
+) -> None:
+    transport, other = await bench.connect(), await bench.connect()
+    queue, inbox, late = bench.queue(), Inbox(ack=False), Inbox(ack=False)
+    subscription = await transport.subscribe(queue, inbox, prefetch=1, requeue=late)
+    for body in (b"first", b"second"):
+        await transport.publish(to(queue, body))
+    first = await inbox.next()
+    ending = asyncio.create_task(subscription.cancel())
+    await asyncio.sleep(0)  # the subscription takes no messages from now on
+    first.ack()  # before the broker reads the cancel, so it delivers the second message
+    second = await late.next()
+    await ending
+    assert second.message.body == b"second"
+    second.requeue()
+    await holds(other, queue, 1)
+    assert inbox.waiting == 0

@@ -290,14 +290,17 @@ def test_settling_means_the_same_to_pamqp() -> None:
         encoder.ack(3, multiple=True),
         encoder.reject(4, requeue=True),
         encoder.reject(5, requeue=False),
+        encoder.nack(6),
         encoder.confirm_select(),
     ]
-    ack, acks, requeue, drop, select = (f for _, f in unmarshal_all(b"".join(frames)))
+    ack, acks, requeue, drop, nack, select = (f for _, f in unmarshal_all(b"".join(frames)))
     assert isinstance(ack, spec.Basic.Ack)
     assert (ack.delivery_tag, ack.multiple) == (1 << 40, False)
     assert (acks.delivery_tag, acks.multiple) == (3, True)
     assert (requeue.delivery_tag, requeue.requeue) == (4, True)
     assert (drop.delivery_tag, drop.requeue) == (5, False)
+    assert isinstance(nack, spec.Basic.Nack)
+    assert (nack.delivery_tag, nack.multiple, nack.requeue) == (6, False, True)
     assert isinstance(select, spec.Confirm.Select)
     assert select.nowait
 
