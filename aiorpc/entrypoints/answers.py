@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
+from typing import TypeGuard
 
 import msgspec
 
@@ -17,6 +17,7 @@ from ..exceptions import AioRpcError, ConnectionLost, Overloaded, Unserializable
 from ..extensions import Host, Submission
 from ..logs import logger
 from ..transports.base import Delivery, Outgoing
+from ..transports.outgoing import MAX_CLOSES
 from ..wire.message import Message
 from ..wire.requests import Request
 from .cancellations import Cancellations, Key
@@ -55,6 +56,11 @@ class ServedRequest(Request, eq=False, kw_only=True):
         if self.submission is not None:
             self.submission.cancel()
 
+    @property
+    def asked(self) -> int:
+        """What the request asks for: callers may use an id again."""
+        return hash((self.method, self.message.body))
+
     def delivered_again(self, delivery: Delivery) -> None:
         """Settle the old delivery, and answer *delivery* instead."""
         self.delivery.ack()
@@ -65,13 +71,15 @@ class Answer(Outgoing, eq=False, kw_only=True):
     """An answer that the broker does not confirm."""
 
     answers: Answers
+    asked: int
 
     def conclude(self, error: AioRpcError | None) -> None:
         """The transport calls this if the broker refused the answer, or perhaps did not read it."""
         if error is not None:
             refused = None if isinstance(error, ConnectionLost) else error
             key = self.routing_key, self.message.correlation_id
-            self.answers.keep(key, Kept(self.message, refused, suspect=self.closes > 0))
+            suspect = self.closes > 0
+            self.answers.keep(key, Kept(self.asked, self.message, refused, suspect=suspect))
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -79,13 +87,21 @@ class Kept(msgspec.Struct, frozen=True):
     The answer to a request that the broker will redeliver.
 
     Attributes:
+        asked: what the request asks for.
+        message: the answer; ``None`` if it was sent, or never can be.
         refused: why the broker refused the answer, if it did.
         suspect: whether the broker closed the channel of the answer, and did not say why.
     """
 
-    message: Message
+    asked: int
+    message: Message | None
     refused: AioRpcError | None = None
     suspect: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return 0 if self.message is None else len(self.message.body)
 
 
 class Answers:
@@ -114,8 +130,8 @@ class Answers:
             return
         answer: Outgoing
         if self._confirm:
-            settled = partial(self._settled, request, message)
-            answer = self._confirmed(reply_to, message, settled=settled)
+            answer = self._confirmed(reply_to, message)
+            answer.settled = partial(self._settled, request, answer)
         else:
             answer = Answer(
                 exchange=self._exchange,
@@ -123,15 +139,23 @@ class Answers:
                 message=message,
                 confirm=False,
                 answers=self,
+                asked=request.asked,
             )
-        if not request.delivery.answer(answer):
-            self.keep(request.key, Kept(message))
+        current = request.delivery.answer(answer)
+        if self._confirm:
+            self._running[request.key] = request
+        elif not current:
+            self.keep(request.key, Kept(request.asked, message))
 
     def send_again(self, request: ServedRequest) -> bool:
         """Answer *request*, which was redelivered, if its answer is kept. Return whether it was."""
-        kept = self._forget(request.key)
-        if kept is None:
+        kept = self._kept.get(request.key)
+        if kept is None or kept.asked != request.asked:
             return False
+        if kept.message is None:
+            request.delivery.ack()
+            return True
+        self._forget(request.key)
         refused = kept.refused
         if refused is None and not kept.suspect:
             try:
@@ -139,83 +163,89 @@ class Answers:
                 return True
             except UnserializableValueError as error:  # the broker's limit is known by now
                 refused = error
-        self._send_apart(request, kept.message, refused)
+        self._send_apart(request, kept.message, refused, int(kept.suspect))
         return True
 
     def keep(self, key: Key, answer: Kept) -> None:
         """Keep *answer* for the request with *key*, which the broker redelivers."""
+        if None in key:
+            return
         self._forget(key)  # a caller may use an id again
         self._kept[key] = answer
-        self._kept_bytes += len(answer.message.body)
+        self._kept_bytes += answer.size
         while len(self._kept) > self._most or self._kept_bytes > KEPT_BYTES:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, key: Key) -> Kept | None:
         kept = self._kept.pop(key, None)
         if kept is not None:
-            self._kept_bytes -= len(kept.message.body)
+            self._kept_bytes -= kept.size
         return kept
 
-    def _confirmed(
-        self,
-        reply_to: str,
-        message: Message,
-        *,
-        settled: Callable[[AioRpcError | None], None] | None = None,
-        closes: int = 0,
-    ) -> Outgoing:
+    def _confirmed(self, reply_to: str, message: Message, closes: int = 0) -> Outgoing:
         return Outgoing(
-            exchange=self._exchange,
-            routing_key=reply_to,
-            message=message,
-            settled=settled,
-            closes=closes,
+            exchange=self._exchange, routing_key=reply_to, message=message, closes=closes
         )
 
-    def _settled(self, request: ServedRequest, message: Message, error: AioRpcError | None) -> None:
-        if error is None:
-            return
+    def _settled(self, request: ServedRequest, answer: Outgoing, error: AioRpcError | None) -> None:
+        self._conclude(request)
         if request.delivery.stale:
-            self.keep(request.key, Kept(message))
+            suspect = answer.closes > 0
+            self.keep(request.key, Kept(request.asked, answer.message, suspect=suspect))
+        elif error is None:
+            request.delivery.ack()  # it was perhaps redelivered meanwhile
         else:
-            self._send_apart(request, message, error)
+            self._send_apart(request, answer.message, error, answer.closes)
+
+    def _conclude(self, request: ServedRequest) -> None:
+        if self._running.get(request.key) is request:
+            del self._running[request.key]
 
     def _send_apart(
-        self, request: ServedRequest, message: Message, refused: AioRpcError | None
+        self, request: ServedRequest, message: Message, refused: AioRpcError | None, closes: int
     ) -> None:
         """
         Send *message*, or the error *refused* in its place, on the channel of all senders. There, a
         refusal does not make the broker redeliver other requests.
         """
         self._running[request.key] = request
-        self._host.spawn(self._send_until_taken(request, message, refused), "send an answer again")
+        sending = self._send_until_taken(request, message, refused, closes)
+        self._host.spawn(sending, "send an answer again")
 
     async def _send_until_taken(
-        self, request: ServedRequest, message: Message, refused: AioRpcError | None
+        self, request: ServedRequest, message: Message, refused: AioRpcError | None, closes: int
     ) -> None:
         is_error = False
         for pause in PAUSES:
-            if refused is not None and not isinstance(refused, Overloaded | ConnectionLost):
+            if _is_final(refused, closes):
                 if is_error:
                     break
                 message = self._host.wire.replies.error(message, refused, refusal=True)
-                is_error = True
+                is_error, closes = True, 0
             await asyncio.sleep(pause)
+            answer = self._confirmed(request.message.reply_to or "", message, closes=closes)
             try:
-                reply_to = request.message.reply_to or ""
-                answer = self._confirmed(reply_to, message, closes=0 if is_error else 1)
                 await self._host.transport.publish(answer, CONFIRMING)
             except AioRpcError as error:
-                refused = error
+                refused, closes = error, answer.closes
             else:
                 refused = None
                 break
+        self._conclude(request)
+        name = f"{self._host.service_name}.{request.method}"
+        if isinstance(refused, ConnectionLost) and not _is_final(refused, closes):
+            log.warning("%s: an answer could not be sent and is kept: %s", name, refused)
+            self.keep(request.key, Kept(request.asked, message, suspect=True))
+            request.delivery.reject(requeue=True)
+            return
         if refused is not None:
-            name = f"{self._host.service_name}.{request.method}"
             log.error("%s: the caller gets no answer, and the method ran: %s", name, refused)
-        if self._running.get(request.key) is request:
-            del self._running[request.key]
-        if request.delivery.stale:
-            self.keep(request.key, Kept(message, refused, suspect=True))
-        else:
-            request.delivery.ack()
+        self.keep(request.key, Kept(request.asked, None))  # the broker may not read the ack
+        request.delivery.ack()
+
+
+def _is_final(refused: AioRpcError | None, closes: int) -> TypeGuard[AioRpcError]:
+    """Whether *refused* says that the broker never takes the answer."""
+    if refused is None:
+        return False
+    return closes >= MAX_CLOSES or not isinstance(refused, Overloaded | ConnectionLost)

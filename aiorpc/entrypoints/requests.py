@@ -143,7 +143,7 @@ class Server:
         if None in key:
             return False
         running = self.cancellations.running.get(key)
-        if running is not None:
+        if running is not None and running.asked == request.asked:
             running.delivered_again(request.delivery)
             return True
         return self._answers.send_again(request)

@@ -16,15 +16,22 @@ from unittest.mock import MagicMock
 
 import aio_pika
 import pytest
+from pamqp import commands as spec
 
 from aiorpc import ClusterRpcProxy, ServiceContainer, event_handler, rpc
 from aiorpc.entrypoints import answers
 from aiorpc.entrypoints.cancellations import Cancellations
+from aiorpc.transports import outbox
 from aiorpc.wire.message import Message
+from tests.support.amqp import BLOCKED, UNBLOCKED, from_broker
 from tests.support.amqp_proxy import proxied
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
+
+INTERNAL_ERROR = from_broker(
+    spec.Connection.Close(reply_code=541, reply_text="INTERNAL_ERROR", class_id=0, method_id=0)
+)
 
 
 @pytest.fixture
@@ -152,6 +159,98 @@ def test_an_id_that_a_caller_uses_again_keeps_one_answer(monkeypatch: pytest.Mon
     kept = answers.Answers(MagicMock(), Cancellations())
     kept._most = 10
     for _ in range(10):
-        kept.keep(("r", "1"), answers.Kept(Message(body=b"x" * 40)))
-    kept.keep(("r", "2"), answers.Kept(Message(body=b"x" * 40)))
+        kept.keep(("r", "1"), answers.Kept(0, Message(body=b"x" * 40)))
+    kept.keep(("r", "2"), answers.Kept(0, Message(body=b"x" * 40)))
     assert list(kept._kept) == [("r", "1"), ("r", "2")]
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+async def test_an_answer_that_ends_two_connections_becomes_an_error(
+    rabbitmq_uri: str, confirm: bool
+) -> None:
+    runs = Counter[int]()
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc
+        async def count(self, number: int) -> str:
+            runs[number] += 1
+            return "poison" if number == 1 else "good"
+
+    async with proxied(rabbitmq_uri) as proxy:
+        config = {"AMQP_URI": proxy.url, "CONFIRM_REPLIES": confirm}
+        async with ServiceContainer(Service, config), ClusterRpcProxy(rabbitmq_uri) as cluster:
+            proxy.poison, proxy.last_words = b"poison", INTERNAL_ERROR
+            calls = [cluster[Service.name].count(number) for number in range(3)]
+            first, error, last = await asyncio.gather(*calls, return_exceptions=True)
+            assert (first, last) == ("good", "good")
+            assert "because of it (541 INTERNAL_ERROR)" in str(error)
+            assert proxy.sent.count(b"poison") == 2
+    assert runs == {0: 1, 1: 1, 2: 1}
+
+
+async def test_an_answer_that_cannot_be_sent_for_long_is_sent_later(
+    rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(answers, "PAUSES", (0.0, 0.01))
+    runs, may_return = Counter[int](), asyncio.Event()
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc
+        async def count(self, number: int) -> int:
+            runs[number] += 1
+            await may_return.wait()
+            return number
+
+    async with proxied(rabbitmq_uri) as proxy:
+        config = {"AMQP_URI": proxy.url, "CONFIRM_REPLIES": True}
+        async with ServiceContainer(Service, config), ClusterRpcProxy(rabbitmq_uri) as cluster:
+            call = asyncio.ensure_future(cluster[Service.name].count(1))
+            await eventually(lambda: len(runs) == 1)
+            proxy.inject(BLOCKED)
+            with monkeypatch.context() as full:
+                full.setattr(outbox, "MAX_MESSAGES", 0)
+                await eventually(lambda: "accepts no messages" in caplog.text)
+                may_return.set()
+                await eventually(lambda: "an answer could not be sent and is kept" in caplog.text)
+            proxy.inject(UNBLOCKED)
+            assert await call == 1
+    assert runs == {1: 1}
+
+
+async def test_a_redelivered_request_with_the_id_of_another_runs(
+    rabbitmq_uri: str, channel: aio_pika.abc.AbstractChannel
+) -> None:
+    runs = Counter[int]()
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc
+        async def count(self, number: int) -> int:
+            runs[number] += 1
+            return number
+
+    async def request(number: int) -> None:
+        body = json.dumps({"args": [number], "kwargs": {}}).encode()
+        same = {"content_type": "application/json", "reply_to": "r", "correlation_id": "1"}
+        await exchange.publish(aio_pika.Message(body, **same), f"{Service.name}.count")
+
+    async with ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}):
+        exchange = await channel.get_exchange("nameko-rpc")
+    async with await aio_pika.connect(rabbitmq_uri) as connection:
+        await request(2)
+        await (await (await connection.channel()).get_queue(f"rpc-{Service.name}")).get()
+        async with (
+            proxied(rabbitmq_uri) as proxy,
+            ServiceContainer(Service, {"AMQP_URI": proxy.url}) as service,
+        ):
+            await request(1)
+            await eventually(lambda: runs == {1: 1})
+            proxy.hang_up()
+            await eventually(lambda: proxy.connections == 2 and service.health().ok)
+            await connection.close()
+            await eventually(lambda: runs == {1: 1, 2: 1})

@@ -45,7 +45,7 @@ class AmqpDelivery(Delivery, eq=False):
 
     @property
     def stale(self) -> bool:
-        return not self.channel.open
+        return not self.channel.open or self.channel.link.lost.done()
 
     def ack(self) -> None:
         tag, self.tag = self.tag, 0
@@ -92,6 +92,7 @@ class AmqpDelivery(Delivery, eq=False):
 
         def settled(error: AioRpcError | None) -> None:
             self.tag = tag
+            reply.closes = apart.closes
             if error is None and self.stale:
                 error = ConnectionLost(f"the delivery that {reply.description} answers is lost")
             if error is not None:
@@ -102,17 +103,16 @@ class AmqpDelivery(Delivery, eq=False):
                 channel.lane.flush()  # write the acks first
                 channel.after_acks.call(partial(settle, reply, None))
 
-        channel.elsewhere(
-            Outgoing(
-                exchange=reply.exchange,
-                routing_key=reply.routing_key,
-                message=reply.message,
-                mandatory=reply.mandatory,
-                expires_at=reply.expires_at,
-                again=reply.again,
-                settled=settled,
-            )
+        apart = Outgoing(
+            exchange=reply.exchange,
+            routing_key=reply.routing_key,
+            message=reply.message,
+            mandatory=reply.mandatory,
+            expires_at=reply.expires_at,
+            again=reply.again,
+            settled=settled,
         )
+        channel.elsewhere(apart)
 
 
 class ConsumerChannel(Channel):
