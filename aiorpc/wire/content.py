@@ -22,7 +22,7 @@ _NO_LIMIT = 1 << 30
 #: How often a decompressed body may be larger than the message. JSON compresses 5 to 30 times.
 MAX_RATIO: Final = 100
 #: A body of this many bytes may come from any ratio.
-_SMALL: Final = 1 << 20
+_SMALL: Final = 1 << 18
 #: A compressed body of at least this many bytes is decompressed in a thread.
 _SLOW: Final = 4096
 #: While we decode a body of at least this many bytes, the garbage collector is off. With the
@@ -174,7 +174,7 @@ _COMPRESSIONS = {
 
 def decompress(body: bytes, compression: Any, limit: int) -> bytes:
     """
-    Decompress *body* to at most *limit* bytes, and above 1 MiB to at most :data:`MAX_RATIO` times
+    Decompress *body* to at most *limit* bytes, and above 256 KiB to at most :data:`MAX_RATIO` times
     its size. *compression* is the header of the message.
 
     Raises:
