@@ -178,7 +178,9 @@ class Channel:
             if not task.done():
                 self.lost()
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)  # aiormq only writes the close
+            # Short: aiormq only writes the close. If we are cancelled in the turn of an error, this
+            # retrieves the error.
+            await asyncio.gather(task, return_exceptions=True)
         task.result()
 
     async def _answered(self, requests: Coroutine[Any, Any, None]) -> None:
