@@ -17,6 +17,7 @@ ack of the original. Otherwise a crash would make the broker redeliver the copy 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
@@ -49,6 +50,8 @@ log = logger("aiorpc.attempts")
 
 #: Seconds to wait until the broker confirms a parked message.
 PARKING = 30.0
+#: The maximum number of remembered copies that are not worked on.
+NEEDLESS = 1000
 
 
 @dataclass(eq=False, repr=False)
@@ -71,6 +74,8 @@ class Attempts:
     parked: Callable[[Delivery, AioRpcError], None] | None = None
     #: Unconfirmed copies, by id. The value is the delivery of the copy, or None before it arrives.
     _unconfirmed: dict[str, Delivery | None] = field(default_factory=dict, init=False)
+    #: Copies that did not replace their original, and may still arrive.
+    _needless: deque[str] = field(default_factory=partial(deque, maxlen=NEEDLESS), init=False)
 
     def takes(self, delivery: Delivery, deadline: Deadline | None = None) -> bool:
         """
@@ -84,6 +89,9 @@ class Attempts:
         copy = copy_id_of(message)
         if copy is not None and copy in self._unconfirmed:
             self._unconfirmed[copy] = delivery
+            return True
+        if copy is not None and copy in self._needless:
+            delivery.ack()
             return True
         if not delivery.redelivered or delivery.stale:
             return False
@@ -147,7 +155,7 @@ class Attempts:
         error: AioRpcError | None,
     ) -> None:
         arrived = self._unconfirmed.pop(copy)
-        if error is None or isinstance(error, ConnectionLost):
+        if error is None or delivery.stale:
             if arrived is not None and not arrived.stale:
                 self.work(arrived)
             return
@@ -156,10 +164,11 @@ class Attempts:
             self.queue,
             error,
         )
-        if arrived is not None:  # a queue took it, and another refused it
+        if arrived is not None:
             arrived.ack()
-        if not delivery.stale:
-            instead(delivery)
+        else:
+            self._needless.append(copy)
+        instead(delivery)
 
     async def _park(self, delivery: Delivery, failed: int) -> None:
         transport, queue = self.host.transport, parked_queue(self.queue)

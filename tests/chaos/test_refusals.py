@@ -11,11 +11,24 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import aio_pika
 import pytest
 
-from aiorpc import AioRpcError, ClusterRpcProxy, ServiceContainer, rpc
+from aiorpc import (
+    AioRpcError,
+    ClusterRpcProxy,
+    ConfigurationError,
+    ServiceContainer,
+    event_handler,
+    rpc,
+)
+from aiorpc.config import resolve
+from aiorpc.transports import open_transport
 from aiorpc.transports.amqp import transport
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
 from tests.servers import Rabbit
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone]
 
@@ -137,3 +150,58 @@ async def test_methods_of_a_service_that_may_not_reply_run_once(
     assert runs == dict.fromkeys(range(20), 1)
     assert "the caller gets no answer, and the method ran: " in caplog.text
     assert "the user may not publish there (403 ACCESS_REFUSED" in caplog.text
+
+
+async def test_a_service_that_may_not_publish_to_its_queue_handles_events(
+    node: Rabbit, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Counter[int]()
+
+    class Service:
+        name = f"refused_{secrets.token_hex(4)}"
+
+        @event_handler(name, "made")
+        async def handle(self, number: int) -> None:
+            runs[number] += 1
+
+    config = {"AMQP_URI": node.url.replace("guest:guest", "mute:mute")}
+    queue = f"evt-{Service.name}-made--{Service.name}.handle"
+    node.ctl("add_user", "mute", "mute")
+    node.ctl("set_permissions", "mute", ".*", r"^(?!amq\.default).*$", ".*")
+    try:
+        async with ServiceContainer(Service, config):
+            pass
+        async with await aio_pika.connect(node.url) as connection:
+            channel = await connection.channel()
+            exchange = await channel.get_exchange(f"{Service.name}.events")
+            for number, headers in enumerate([{}, {"aiorpc-attempts": 100}]):
+                body, kind = str(number).encode(), "application/json"
+                event = aio_pika.Message(body, content_type=kind, headers=headers)
+                await exchange.publish(event, "made")
+                await (await channel.get_queue(queue)).get()
+        async with ServiceContainer(Service, config):
+            await eventually(lambda: runs == {0: 1})
+            await eventually(lambda: "it cannot be parked (" in caplog.text)
+    finally:
+        node.ctl("delete_user", "mute")
+
+
+async def test_a_routing_key_that_is_not_permitted_fails_only_its_messages(node: Rabbit) -> None:
+    node.ctl("add_user", "some", "some")
+    node.ctl("set_permissions", "some", ".*", ".*", ".*")
+    node.ctl("set_topic_permissions", "some", "amq.topic", "^good$", ".*")
+    try:
+        url = node.url.replace("guest:guest", "some:some")
+        async with open_transport(resolve({"AMQP_URI": url})) as sending:
+            keys = ["good", "good", "bad", "good"]
+            message = Message(body=b"")
+            sent = [
+                Outgoing(exchange="amq.topic", routing_key=key, message=message, again=lambda m: m)
+                for key in keys
+            ]
+            publishing = (sending.publish(each, 10) for each in sent)
+            outcomes = await asyncio.gather(*publishing, return_exceptions=True)
+    finally:
+        node.ctl("delete_user", "some")
+    assert outcomes.pop(2).__class__ is ConfigurationError
+    assert outcomes == [None, None, None]

@@ -18,10 +18,11 @@ import aio_pika
 import pytest
 from pamqp import commands as spec
 
-from aiorpc import ClusterRpcProxy, ServiceContainer, event_handler, rpc
+from aiorpc import AioRpcError, ClusterRpcProxy, ServiceContainer, event_handler, rpc
 from aiorpc.entrypoints import answers
 from aiorpc.entrypoints.cancellations import Cancellations
 from aiorpc.transports import outbox
+from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
 from tests.support.amqp import BLOCKED, UNBLOCKED, from_broker
 from tests.support.amqp_proxy import proxied
@@ -254,3 +255,44 @@ async def test_a_redelivered_request_with_the_id_of_another_runs(
             await eventually(lambda: proxy.connections == 2 and service.health().ok)
             await connection.close()
             await eventually(lambda: runs == {1: 1, 2: 1})
+
+
+#: Class and method of the broker's confirm, as on the wire.
+CONFIRM = b"\x00\x3c\x00\x50"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_an_event_is_handled_once_if_the_broker_closes_the_channel_of_its_counted_copy(
+    rabbitmq_uri: str, channel: aio_pika.abc.AbstractChannel, workers: int
+) -> None:
+    handled = Counter[int]()
+    source = f"source_{uuid.uuid4().hex}"
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @event_handler(source, "made")
+        async def handle(self, number: int) -> None:
+            handled[number] += 1
+
+    async with ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}):
+        exchange = await channel.get_exchange(f"{source}.events")
+    queue = await channel.get_queue(f"evt-{source}-made--{Service.name}.handle")
+    async with await aio_pika.connect(rabbitmq_uri) as connection:
+        await exchange.publish(aio_pika.Message(b"1", content_type="application/json"), "made")
+        await (await (await connection.channel()).get_queue(queue.name)).get()
+    async with proxied(rabbitmq_uri) as proxy:
+        proxy.drops = lambda frame: frame[7:11] == CONFIRM
+        config = {"AMQP_URI": proxy.url, "max_workers": workers, "DISCOVERY": False}
+        async with ServiceContainer(Service, config) as service:
+            await eventually(lambda: b"aiorpc-copy" in proxy.sent)
+            nowhere = Outgoing(exchange=source, routing_key="x", message=Message(body=b""))
+            with pytest.raises(AioRpcError, match="no such exchange"):
+                await service.transport.publish(nowhere, 10)
+            await eventually(lambda: handled == {1: 1})
+            proxy.drops = lambda frame: False
+            await exchange.publish(aio_pika.Message(b"2", content_type="application/json"), "made")
+            await eventually(lambda: 2 in handled)
+        assert handled == {1: 1, 2: 1}
+    left = await channel.declare_queue(queue.name, passive=True)
+    assert left.declaration_result.message_count == 0

@@ -31,6 +31,9 @@ _KEPT_BYTES = 16 << 20
 # The words of RabbitMQ 3.10 to 4.3, in 403, 404 and 406.
 # Strings, not compiled: few processes need these patterns, and compiling slows every import.
 _EXCHANGE = r"exchange '([^']*)'"
+_TOPIC = r"access to topic '([^']*)' in exchange '([^']*)'"
+#: RabbitMQ's name for the exchange "".
+_DEFAULT = "amq.default"
 _SIZE = r"message size (\d+)"
 _LIMIT = r"max size (\d+)"
 _NO_MESSAGE = r"delivery acknowledgement|unknown delivery tag"
@@ -55,8 +58,10 @@ class AmqpRefusal:
     def names(self, outgoing: Outgoing) -> bool:
         """Whether the broker's text names *outgoing* as the message that it refused."""
         text = self._refused.text
+        if match := re.search(_TOPIC, text):
+            return (outgoing.exchange, outgoing.routing_key) == (match[2], match[1])
         if match := re.search(_EXCHANGE, text):
-            return outgoing.exchange == match[1]
+            return outgoing.exchange == ("" if match[1] == _DEFAULT else match[1])
         if match := re.search(_SIZE, text):
             return len(outgoing.message.body) == int(match[1])
         if match := re.search(_USER_ID, text):
