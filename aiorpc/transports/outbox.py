@@ -28,6 +28,8 @@ MAX_BYTES = 256 << 20
 #: Above this number of waiting messages, or of their body bytes, senders should wait.
 MANY_MESSAGES = 10_000
 MANY_BYTES = 16 << 20
+#: Seconds that all messages wait at most, so that one can be alone on a channel.
+ALONE = 5.0
 #: Seconds between two searches for expired messages, at least.
 _SWEEP = 0.02
 #: Messages at most that leave the outbox in one turn of the loop.
@@ -206,6 +208,8 @@ class Sender:
         self._flusher: asyncio.Task[None] | None = None
         #: Whether the next message waits until the last one is confirmed.
         self._alone = False
+        #: The channel that has a message which the broker does not confirm: nothing waits for it.
+        self._crowded: PublishingChannel | None = None
 
     def send(self, outgoing: Outgoing) -> None:
         """
@@ -290,7 +294,8 @@ class Sender:
             if outgoing is None:
                 self.direct = channel
                 return True
-            if outgoing.closes and not channel.idle:
+            alone = outgoing.closes and channel is not self._crowded
+            if alone and not channel.idle:
                 self.outbox.put_back((outgoing,))
                 self._alone = True
                 return False
@@ -298,19 +303,30 @@ class Sender:
                 channel.publish(outgoing)
             except UnserializableValueError as error:  # ``again`` may return any message
                 settle_soon(outgoing, error)
-            if outgoing.closes:
+            if alone:
                 self._alone = True
                 return False
         return False
 
     async def _flush_rest(self) -> None:
-        while not self._flush_batch():
+        done = False
+        while not done:
             if self.channel is not None:
                 await self.channel.drained()
-                if self._alone:  # it may be the reason why the broker closed the last channel
-                    self._alone = False
-                    await self.channel.all_confirmed()
+            if self._alone:  # it may be the reason why the broker closed the last channel
+                self._alone = False
+                await self._all_confirmed()
             await asyncio.sleep(0)
+            done = self._flush_batch()
+
+    async def _all_confirmed(self) -> None:
+        if (channel := self.channel) is None:
+            return
+        try:
+            async with asyncio.timeout(ALONE):
+                await channel.all_confirmed()
+        except TimeoutError:
+            self._crowded = channel
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:
         if self._flusher is flusher:

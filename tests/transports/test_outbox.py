@@ -209,6 +209,48 @@ async def test_a_message_that_may_have_closed_a_channel_is_alone_on_the_next_one
     assert sending.left == [0, 1, 2]
 
 
+async def test_a_message_that_the_broker_never_confirms_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ALONE", 0.01)
+    sending = Sending()
+    sending.sender.resume(sending.channel)
+    sending.channel.confirmed.clear()
+    for number, closes in enumerate([0, 1, 0, 1, 1, 0]):
+        sending.sender.send(message(b"%d" % number, closes=closes))
+    await sending.all_left(6)
+    assert sending.left == list(range(6))
+
+
+async def test_nothing_follows_a_message_that_is_alone_before_its_confirm() -> None:
+    sending = Sending()
+    sending.sender.send(message(b"0", closes=1))
+    sending.sender.send(message(b"1"))
+    sending.sender.resume(sending.channel)
+    sending.channel.confirmed.clear()
+    sending.sender.send(message(b"2"))
+    await spin()
+    assert sending.left == [0]
+    sending.channel.confirmed.set()
+    await sending.all_left(3)
+
+
+async def test_a_lost_connection_while_a_message_is_alone_is_no_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending = Sending()
+
+    async def drained() -> None:
+        sending.sender.pause("lost")
+
+    monkeypatch.setattr(sending.channel, "drained", drained)
+    sending.sender.send(message(b"0", closes=1))
+    sending.sender.resume(sending.channel)
+    await spin()
+    assert sending.left == [0]
+    assert caplog.records == []
+
+
 async def test_a_reply_taken_back_as_the_outbox_empties_is_sent() -> None:
     sending = Sending()
     for number in range(300):
