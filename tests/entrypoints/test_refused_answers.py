@@ -22,10 +22,11 @@ from aiorpc import AioRpcError, ClusterRpcProxy, ServiceContainer, event_handler
 from aiorpc.entrypoints import answers
 from aiorpc.entrypoints.cancellations import Cancellations
 from aiorpc.transports import outbox
+from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
 from tests.support.amqp import BLOCKED, UNBLOCKED, from_broker
-from tests.support.amqp_proxy import proxied
+from tests.support.amqp_proxy import Proxy, proxied
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -296,3 +297,73 @@ async def test_an_event_is_handled_once_if_the_broker_closes_the_channel_of_its_
         assert handled == {1: 1, 2: 1}
     left = await channel.declare_queue(queue.name, passive=True)
     assert left.declaration_result.message_count == 0
+
+
+class Waiting:
+    """A service on a proxy, and calls of it whose methods return when the broker is blocked."""
+
+    def __init__(self, proxy: Proxy, name_: str) -> None:
+        self.runs = runs = Counter[int]()
+        self.proxy = proxy
+        self._may_return = may_return = asyncio.Event()
+
+        class Service:
+            name = name_
+
+            @rpc
+            async def count(self, number: int) -> str:
+                runs[number] += 1
+                await may_return.wait()
+                return "x" * 1000 * number
+
+        self.cls = Service
+
+    async def call(self, cluster: Any, log: pytest.LogCaptureFixture) -> asyncio.Future[list[Any]]:
+        """Call the method with 0, 1 and 2. Return when all answers wait."""
+        calls = [cluster[self.cls.name].count(number) for number in range(3)]
+        answers = asyncio.gather(*calls, return_exceptions=True)
+        await eventually(lambda: len(self.runs) == 3)
+        self.proxy.inject(BLOCKED)
+        await eventually(lambda: "accepts no messages" in log.text)
+        self._may_return.set()
+        for _ in range(20):  # until the methods have ended
+            await asyncio.sleep(0)
+        return answers
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+async def test_answers_that_wait_for_a_blocked_broker_outlive_the_connection(
+    rabbitmq_uri: str, confirm: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with proxied(rabbitmq_uri) as proxy:
+        waiting = Waiting(proxy, f"refused_{uuid.uuid4().hex}")
+        config = {"AMQP_URI": proxy.url, "CONFIRM_REPLIES": confirm}
+        async with ServiceContainer(waiting.cls, config), ClusterRpcProxy(rabbitmq_uri) as cluster:
+            answers = await waiting.call(cluster, caplog)
+            proxy.hang_up()
+            assert await answers == ["", "x" * 1000, "x" * 2000]
+            await cluster[waiting.cls.name].count(3)  # behind the redelivered requests
+    assert waiting.runs == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_limit_that_is_lowered_while_answers_wait_fails_only_the_large_ones(
+    rabbitmq_uri: str, lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with proxied(rabbitmq_uri) as proxy:
+        waiting = Waiting(proxy, f"refused_{uuid.uuid4().hex}")
+        async with (
+            ServiceContainer(waiting.cls, {"AMQP_URI": proxy.url}) as service,
+            ClusterRpcProxy(rabbitmq_uri) as cluster,
+        ):
+            answers = await waiting.call(cluster, caplog)
+            assert isinstance(service.transport, AmqpTransport)
+            service.transport._limit.lower(900, "max_message_size of the broker")
+            if lost:
+                proxy.hang_up()
+            else:
+                proxy.inject(UNBLOCKED)
+            first, *others = await answers
+    assert first == ""
+    assert all("max_message_size of the broker is 900" in str(each) for each in others)
+    assert waiting.runs == {0: 1, 1: 1, 2: 1}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -286,7 +287,11 @@ class ConsumerChannel(Channel):
         """Send the answers that waited until the broker accepted messages again."""
         held, self._held = self._held, []
         for tag, reply in held:
-            self.answer(tag, reply)
+            try:
+                self.answer(tag, reply)
+            except UnserializableValueError as error:  # the limit was lowered meanwhile
+                settle(reply, error)
+                self.reject(tag, requeue=True)
         if self._idle is not None and not self.unsettled:
             self._idle()
 
@@ -347,7 +352,9 @@ class ConsumerChannel(Channel):
         self.amqp.on_consumer_cancel_callbacks.discard(self._on_cancelled)
         held, self._held = self._held, []
         for _, reply in held:
-            self.elsewhere(reply)
+            settle(reply, ConnectionLost(f"{reply.description} was not sent yet"))
+            with suppress(UnserializableValueError):  # the limit was lowered meanwhile
+                self.elsewhere(reply)
         self.unsettled.clear()
         answers = list(self._unread)
         self._unread.clear()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ...exceptions import AioRpcError, UnserializableValueError
+from ...exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..codec.encoder import Encoder
 from ..outgoing import Outgoing, SizeLimit, check, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
@@ -138,6 +138,8 @@ class MemoryChannel:
         self._take_back(outgoing for outgoing in again if outgoing is not None)
         # Only the answers are sent: the broker has requeued their requests.
         for _, _, reply in held:
+            if not reply.confirm:
+                settle(reply, ConnectionLost(f"{reply.description} was not sent yet"))
             self._elsewhere(reply)
 
     def settle_all(self) -> None:
