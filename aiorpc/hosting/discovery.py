@@ -29,6 +29,9 @@ __all__ = ["Discoverable", "Fired", "Instance", "discover"]
 
 log = logger("aiorpc.hosting")
 
+#: What msgspec raises for bytes that are no JSON, no UTF-8, or nested too deep.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Fired(msgspec.Struct, frozen=True):
     """A method, the kind of its entrypoint (``Rpc``, ``Timer``, ...), and its queue, if any."""
@@ -118,7 +121,7 @@ class Discoverable:
         """Log an instance of this service that has other methods. Return whether it has."""
         try:
             other = msgspec.json.decode(body, type=Instance)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
             return False
         if other.service != self._own.service:
             return False
@@ -172,7 +175,7 @@ async def discover(transport: Transport, wait: float) -> list[Instance]:
         delivery.ack()
         try:
             answers.append(msgspec.json.decode(delivery.message.body, type=Instance))
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             log.warning("an answer to `aiorpc ls` cannot be read: %s", error)
 
     queue = discovery_answers_queue()

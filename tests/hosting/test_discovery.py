@@ -23,10 +23,10 @@ from aiorpc import (
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery import Fired, Instance, discover
 from aiorpc.transports import open_transport
-from aiorpc.transports.base import Outgoing, Subscription
+from aiorpc.transports.base import Delivery, Outgoing, Subscription
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Message, Queue
-from aiorpc.wire.names import DISCOVERY_EXCHANGE
+from aiorpc.wire.names import DISCOVERY_EXCHANGE, discovery_queue
 from tests.support.waiting import eventually
 
 #: Seconds to wait for answers.
@@ -100,14 +100,46 @@ async def test_discovery_leaves_no_queue_at_the_broker(broker_config: dict[str, 
     assert not any(look is None or look.exists for look in looks)
 
 
-async def test_a_malformed_question_does_no_harm(broker_config: dict[str, Any]) -> None:
+#: Bodies that are no JSON, no UTF-8, and nested too deep.
+MALFORMED = (b"?", b'{"service": "\xff"}', b'{"a":' * 20_000)
+
+
+async def test_a_malformed_question_does_no_harm(
+    broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     settings = resolve(broker_config)
     async with open_transport(settings) as transport, ServiceContainer(One, settings):
-        for message in (Message(body=b"?"), Message(body=b"", reply_to="aiorpc-nobody")):
+        for message in (
+            *(Message(body=each) for each in MALFORMED),
+            Message(body=b"", reply_to="aiorpc-nobody"),
+        ):
             await transport.publish(
                 Outgoing(exchange=DISCOVERY_EXCHANGE.name, routing_key="", message=message)
             )
         assert [each.service for each in ours(await discover(transport, WAIT))] == [One.name]
+    assert "failed" not in caplog.text
+
+
+async def test_malformed_answers_are_skipped(
+    broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = resolve(broker_config)
+    async with open_transport(settings) as transport, ServiceContainer(One, settings):
+
+        def answer(question: Delivery) -> None:
+            question.ack()
+            for body in MALFORMED if question.message.reply_to else ():
+                transport.send(
+                    Outgoing(
+                        exchange="",
+                        routing_key=question.message.reply_to or "",
+                        message=Message(body=body),
+                    )
+                )
+
+        async with await transport.subscribe(discovery_queue("other"), answer):
+            assert [each.service for each in ours(await discover(transport, WAIT))] == [One.name]
+    assert caplog.text.count("an answer to `aiorpc ls` cannot be read") == 3
 
 
 class Slow(Entrypoint):
