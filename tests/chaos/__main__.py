@@ -1,6 +1,7 @@
 """
 The long form: `python -m tests.chaos [--short] [WORD ...]` plays the scenarios whose names contain
-a word, or all. Prints the table, and exits with 1 if a promise was broken.
+a word, or all. Prints the table, and exits with 1 if a promise was broken. Without a word, or with
+the word `fuzz`, it also plays `tests/chaos/fuzz.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from tests.chaos.fuzz import PARTS, fuzz
 from tests.chaos.report import Report, table
 from tests.chaos.scenarios import SCENARIOS, play
 from tests.servers import Rabbit, urls
@@ -31,6 +33,8 @@ def main(arguments: list[str]) -> int:
             for failure in scenario.failures(report):
                 broken += 1
                 print(f"  BROKEN: {failure}", flush=True)
+        if not words or "fuzz" in words:
+            broken += fuzz(node.url, list(PARTS), range(100) if short else None)
     print("\n" + table(reports))
     return 1 if broken else 0
 

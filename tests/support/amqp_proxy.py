@@ -114,9 +114,11 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(url: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+async def proxied(
+    url: str, *, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
+) -> AsyncIterator[Proxy]:
     """A proxy to the broker at *url*; its ``url`` has the same user, password and vhost."""
-    proxy = Proxy(url)
+    proxy = proxy or Proxy(url)
     server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     parts = urlsplit(url)
