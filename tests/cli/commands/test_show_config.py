@@ -70,7 +70,7 @@ def test_without_a_file_the_broker_is_that_of_the_environment(
 def test_a_url_in_place_of_a_file_is_an_error(command: tuple[str, ...]) -> None:
     done = invoke(*command, "--config", "amqp://user:hunter2@host/")
     assert done.code == 2
-    assert done.error == "--config amqp://user:***@host is a URL: use --broker"
+    assert done.error == "--config amqp://user:***@host/ is a URL: use --broker"
 
 
 def test_keys_stay_in_the_order_of_the_file(shown: dict[str, Any]) -> None:
