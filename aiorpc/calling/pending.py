@@ -15,7 +15,13 @@ from typing import Any
 
 from ..call import Call
 from ..context import new_id
-from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout, Unroutable
+from ..exceptions import (
+    AioRpcError,
+    ConnectionLost,
+    RpcTimeout,
+    Unroutable,
+    UnserializableValueError,
+)
 from ..logs import logger
 from ..timers import Bucket, Timers
 from ..transports.base import Outgoing, Subscription, Transport
@@ -207,7 +213,10 @@ class PendingCalls:
                 unread = True
                 self._fail(pending, refusal.error_for(pending))
             elif unread:
-                self._transport.send_unread(pending)
+                try:
+                    self._transport.send_unread(pending)
+                except UnserializableValueError as error:  # the broker's limit is known by now
+                    self._fail(pending, error)
 
     def undelivered(self, pending: Pending, error: AioRpcError) -> None:
         """Fail *pending*: its request did not reach a queue, or the client cannot know."""

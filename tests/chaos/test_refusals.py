@@ -119,18 +119,22 @@ async def test_all_replies_that_are_too_large_fail_with_a_reason(limited: Rabbit
 
 
 @pytest.mark.parametrize("profile", ["durable", "fast"])
-async def test_a_request_that_the_broker_refuses_fails_only_its_call(
+async def test_requests_that_the_broker_refuses_fail_only_their_calls(
     limited: Rabbit, profile: str
 ) -> None:
     cls, runs = service()
     config = {"AMQP_URI": limited.url, "CALL_PROFILE": profile}
     async with ServiceContainer(cls, config), ClusterRpcProxy(config, timeout=20) as cluster:
         count = cluster[cls.name].count
-        calls = [count(each, "x" * 2 * LIMIT if each == 50 else "") for each in range(200)]
+        sizes = {50: 2 * LIMIT, 70: 3 * LIMIT, 90: 4 * LIMIT}
+        calls = [count(each, "x" * sizes.get(each, 0)) for each in range(200)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
+    small = [each for each in range(200) if each not in sizes]
+    assert [answers[each] for each in small] == small
     assert "larger than the broker accepts" in str(answers[50])
-    assert [each for each in answers if each is not answers[50]] == [*range(50), *range(51, 200)]
-    assert runs == dict.fromkeys([*range(50), *range(51, 200)], 1)
+    for each in (70, 90):
+        assert f"max_message_size of the broker is {LIMIT}" in str(answers[each])
+    assert runs == dict.fromkeys(small, 1)
 
 
 async def test_methods_of_a_service_that_may_not_reply_run_once(
