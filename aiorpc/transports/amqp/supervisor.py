@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from ...config import BrokerUrl, Settings
 from ...exceptions import ConfigurationError, ConnectionLost
@@ -87,6 +88,7 @@ class Supervisor:
         self._on_congested = on_congested
         self._resumed = False
         self._task: asyncio.Task[None] | None = None
+        self._cancelled = WeakSet[asyncio.Task[None]]()
         self._started: asyncio.Future[None] | None = None
         self._available: asyncio.Future[Link] | None = None
 
@@ -134,7 +136,7 @@ class Supervisor:
 
     async def _end(self, why: str) -> None:
         if (task := self._task) is not None:
-            await _cancelled(task)
+            await _cancelled(task, self._cancelled)
             self._task = None if self._task is task else self._task
         if self._started is not None and not self._started.done():
             fail(self._started, ConnectionLost(f"the transport to {self.url}: {why}"))
@@ -287,9 +289,13 @@ class Supervisor:
             self._sender.resume(self.publishing)
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel *task* once, and wait. A second cancel would interrupt the close of its link."""
-    if not task.cancelling():
+async def _cancelled(task: asyncio.Task[None], before: WeakSet[asyncio.Task[None]]) -> None:
+    """
+    Cancel *task* once, and wait. A second cancel would interrupt the close of its link, so *before*
+    keeps it. ``task.cancelling()`` would also count an ``asyncio.timeout`` that expires now.
+    """
+    if task not in before:
+        before.add(task)
         task.cancel()
     await asyncio.wait([task])
 

@@ -85,6 +85,18 @@ async def test_a_broker_that_accepts_and_says_nothing_is_not_waited_for(bench: B
         assert proxy.connections > 1
 
 
+async def test_a_start_ends_although_its_attempt_times_out_in_the_same_turn(bench: Bench) -> None:
+    async with proxied(bench.config["AMQP_URI"]) as proxy:
+        proxy.muted = True
+        settings = resolve({"AMQP_URI": f"{proxy.url}?connect_timeout=0.2"})
+        transport = AmqpTransport(settings, name="tests of amqp")
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(3):
+                with pytest.raises(ConnectionLost):
+                    await transport.start(0.2)
+            await transport.aclose()
+
+
 async def test_starting_may_be_cancelled_at_any_moment(bench: Bench) -> None:
     steps = 0
     while True:
