@@ -131,6 +131,8 @@ class Terminal:
             cwd=cwd,
             env={**os.environ, "TERM": "dumb", "PYTHONSTARTUP": str(startup)},
             start_new_session=True,
+            # A shell starts programs in the background with SIGINT ignored, and pytest may be one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         os.close(theirs)
 
