@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from functools import partial
-from typing import TypeGuard
+from typing import TypeAlias, TypeGuard
 
 import msgspec
 
@@ -34,6 +34,10 @@ KEPT_BYTES = 32 << 20
 PAUSES = (0.0, 0.2, 1.0, 5.0)
 #: Seconds to wait until the broker confirms such an answer.
 CONFIRMING = 10.0
+#: Bytes of a request's body that tell it from others with the same id. An answer keeps them.
+_COMPARED = 4096
+#: A request's method, the length of its body, and the first bytes of its body.
+Asked: TypeAlias = tuple[str, int, bytes]
 
 
 class ServedRequest(Request, eq=False, kw_only=True):
@@ -57,10 +61,10 @@ class ServedRequest(Request, eq=False, kw_only=True):
             self.submission.cancel()
 
     @property
-    def asked(self) -> int:
-        """What the request asks for: callers may use an id again. Quick for large bodies too."""
+    def asked(self) -> Asked:
+        """What the request asks for: callers may use an id again."""
         body = self.message.body
-        return hash((self.method, len(body), body[:4096]))
+        return self.method, len(body), body[:_COMPARED]
 
     def delivered_again(self, delivery: Delivery) -> None:
         """Settle the old delivery, and answer *delivery* instead."""
@@ -72,7 +76,7 @@ class Answer(Outgoing, eq=False, kw_only=True):
     """An answer that the broker does not confirm."""
 
     answers: Answers
-    asked: int
+    asked: Asked
 
     def conclude(self, error: AioRpcError | None) -> None:
         """The transport calls this if the broker refused the answer, or perhaps did not read it."""
@@ -94,7 +98,7 @@ class Kept(msgspec.Struct, frozen=True):
         suspect: whether the broker closed the channel of the answer, and did not say why.
     """
 
-    asked: int
+    asked: Asked
     message: Message | None
     refused: AioRpcError | None = None
     suspect: bool = False

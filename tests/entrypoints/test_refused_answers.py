@@ -114,9 +114,8 @@ async def test_a_reply_queue_that_is_full_ends_in_one_error_in_the_log(
     assert left.declaration_result.message_count == 0
 
 
-async def test_an_event_that_cannot_be_counted_is_handled(
-    rabbitmq_uri: str, channel: aio_pika.abc.AbstractChannel, caplog: pytest.LogCaptureFixture
-) -> None:
+def event_counter() -> tuple[Any, str, Counter[int]]:
+    """Return a service with an event handler, the source of its events, and the handled events."""
     handled = Counter[int]()
     source = f"source_{uuid.uuid4().hex}"
 
@@ -127,10 +126,17 @@ async def test_an_event_that_cannot_be_counted_is_handled(
         async def handle(self, number: int) -> None:
             handled[number] += 1
 
+    return Service, source, handled
+
+
+async def test_an_event_that_cannot_be_counted_is_handled(
+    rabbitmq_uri: str, channel: aio_pika.abc.AbstractChannel, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, source, handled = event_counter()
     # An operator declared the queue. Five events were delivered to a process that ended.
     exchange = await channel.declare_exchange(f"{source}.events", "topic", durable=True)
     queue = await channel.declare_queue(
-        f"evt-{source}-made--{Service.name}.handle",
+        f"evt-{source}-made--{service.name}.handle",
         durable=True,
         arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
     )
@@ -145,7 +151,7 @@ async def test_an_event_that_cannot_be_counted_is_handled(
     try:
         with caplog.at_level(logging.WARNING, "aiorpc.attempts"):
             config = {"AMQP_URI": rabbitmq_uri, "max_workers": 1}
-            async with ServiceContainer(Service, config):
+            async with ServiceContainer(service, config):
                 await eventually(lambda: len(handled) == 5)
         assert set(handled.values()) == {1}
         assert "is not counted, because a copy of it cannot be sent: the broker refused" in (
@@ -266,26 +272,17 @@ CONFIRM = b"\x00\x3c\x00\x50"
 async def test_an_event_is_handled_once_if_the_broker_closes_the_channel_of_its_counted_copy(
     rabbitmq_uri: str, channel: aio_pika.abc.AbstractChannel, workers: int
 ) -> None:
-    handled = Counter[int]()
-    source = f"source_{uuid.uuid4().hex}"
-
-    class Service:
-        name = f"refused_{uuid.uuid4().hex}"
-
-        @event_handler(source, "made")
-        async def handle(self, number: int) -> None:
-            handled[number] += 1
-
-    async with ServiceContainer(Service, {"AMQP_URI": rabbitmq_uri}):
+    service, source, handled = event_counter()
+    async with ServiceContainer(service, {"AMQP_URI": rabbitmq_uri}):
         exchange = await channel.get_exchange(f"{source}.events")
-    queue = await channel.get_queue(f"evt-{source}-made--{Service.name}.handle")
+    queue = await channel.get_queue(f"evt-{source}-made--{service.name}.handle")
     async with await aio_pika.connect(rabbitmq_uri) as connection:
         await exchange.publish(aio_pika.Message(b"1", content_type="application/json"), "made")
         await (await (await connection.channel()).get_queue(queue.name)).get()
     async with proxied(rabbitmq_uri) as proxy:
         proxy.drops = lambda frame: frame[7:11] == CONFIRM
         config = {"AMQP_URI": proxy.url, "max_workers": workers, "DISCOVERY": False}
-        async with ServiceContainer(Service, config) as service:
+        async with ServiceContainer(service, config) as service:
             await eventually(lambda: b"aiorpc-copy" in proxy.sent)
             nowhere = Outgoing(exchange=source, routing_key="x", message=Message(body=b""))
             with pytest.raises(AioRpcError, match="no such exchange"):
@@ -307,7 +304,7 @@ class Waiting:
         self.proxy = proxy
         self._may_return = may_return = asyncio.Event()
 
-        class Service:
+        class service:
             name = name_
 
             @rpc
@@ -316,7 +313,7 @@ class Waiting:
                 await may_return.wait()
                 return "x" * 1000 * number
 
-        self.cls = Service
+        self.cls = service
 
     async def call(self, cluster: Any, log: pytest.LogCaptureFixture) -> asyncio.Future[list[Any]]:
         """Call the method with 0, 1 and 2. Return when all answers wait."""
