@@ -1,6 +1,7 @@
 """
-Fixtures for servers and transports. A test that needs a server uses its URL (``rabbitmq_uri``).
-Without the server the test is skipped; with AIORPC_REQUIRE_SERVERS=1 it fails.
+Fixtures for servers and transports. A test that needs a server uses its URL (``rabbitmq_uri``),
+which also gives it the server's mark (``rabbitmq``). Without the server the test is skipped; with
+AIORPC_REQUIRE_SERVERS=1 it fails.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SLOW = (
     "servers",
 )
 
+#: A test that uses this fixture needs this server: the mark keeps it out of `make check`.
+_SERVER_OF = {"rabbitmq_uri": "rabbitmq", "postgresql_uri": "postgresql", "mysql_uri": "mysql"}
 
 settings.register_profile("quick", max_examples=10)
 
@@ -43,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {*item.path.relative_to(Path(__file__).parent).parts}.intersection(SLOW):
             item.add_marker(pytest.mark.slow)
+        for fixture in {*getattr(item, "fixturenames", ())} & _SERVER_OF.keys():
+            item.add_marker(_SERVER_OF[fixture])
 
 
 @pytest.hookimpl(wrapper=True)

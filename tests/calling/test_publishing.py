@@ -74,7 +74,6 @@ async def full(config: Any, exchange: Exchange, name: str, key: str) -> AsyncIte
             await client.transport.delete(name)
 
 
-@pytest.mark.rabbitmq
 async def test_a_request_that_a_full_queue_refuses_raises_overloaded(rabbitmq_uri: str) -> None:
     service = f"full_{uuid.uuid4().hex[:8]}"
     requests = Exchange("nameko-rpc", "topic")
@@ -88,7 +87,6 @@ async def test_a_request_that_a_full_queue_refuses_raises_overloaded(rabbitmq_ur
         assert client.in_flight == 1
 
 
-@pytest.mark.rabbitmq
 async def test_an_event_that_a_full_queue_refuses_raises_overloaded(rabbitmq_uri: str) -> None:
     source = f"full_{uuid.uuid4().hex[:8]}"
     events = Exchange(f"{source}.events", "topic")

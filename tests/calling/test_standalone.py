@@ -78,7 +78,6 @@ async def test_a_start_waits_for_a_broker_that_is_down_and_then_names_it(
 
 
 @ALL
-@pytest.mark.rabbitmq
 async def test_a_start_does_not_wait_with_wrong_credentials(opened: Any, rabbitmq_uri: str) -> None:
     wrong = "amqp://nobody:secret-word@" + rabbitmq_uri.partition("@")[2]
     begun = time.monotonic()
@@ -97,7 +96,6 @@ async def test_a_proxy_whose_start_failed_can_be_closed(closed_port: str) -> Non
     await proxy.aclose()
 
 
-@pytest.mark.rabbitmq
 async def test_a_start_that_failed_may_be_tried_again(rabbitmq_uri: str) -> None:
     async with proxied(rabbitmq_uri) as proxy:
         proxy.muted = True
@@ -109,7 +107,6 @@ async def test_a_start_that_failed_may_be_tried_again(rabbitmq_uri: str) -> None
         await calling.aclose()
 
 
-@pytest.mark.rabbitmq
 async def test_a_start_is_bounded_when_the_broker_falls_silent_after_the_handshake(
     rabbitmq_uri: str,
 ) -> None:

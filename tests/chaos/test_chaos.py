@@ -20,7 +20,7 @@ from tests.servers import Rabbit
 from tests.support.waiting import eventually
 
 # Alone: the limits for lateness and success hold for a machine that does nothing else.
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.alone]
+pytestmark = [pytest.mark.postgresql, pytest.mark.alone]
 
 SHORT = [scenario for scenario in SCENARIOS if scenario.short]
 #: Scenarios that break the whole broker run one by one. The others break only their own service.

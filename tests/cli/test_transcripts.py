@@ -14,7 +14,6 @@ from aiorpc.cli.output import ExitCode
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.alone  # `aiorpc ls` shows every service on the broker
 @pytest.mark.timeout(180)
 def test_transcripts_are_up_to_date(rabbitmq_uri: str) -> None:

@@ -19,8 +19,6 @@ from aiorpc.transports import open_transport
 from .markdown import ROOT, blocks_of
 from .runner import RABBITMQ
 
-pytestmark = pytest.mark.rabbitmq
-
 BLOCKS = blocks_of(ROOT / "docs" / "tutorial.md")
 FILES = {block.file_name: block.code for block in BLOCKS if block.file_name}
 ON_RABBITMQ = [block for block in BLOCKS if RABBITMQ in block.code]

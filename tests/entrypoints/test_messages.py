@@ -267,7 +267,6 @@ async def test_an_event_dispatched_after_the_deadline_is_sent(
 # What is larger than we take
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.parametrize("content_type", ["application/json", "application/data", None])
 async def test_no_handler_runs_with_a_body_that_was_too_large(
     rabbitmq_uri: str, content_type: str | None, caplog: pytest.LogCaptureFixture

@@ -29,8 +29,6 @@ from aiorpc.transports import open_transport
 from aiorpc.transports.base import Transport
 from tests.support.transports import Inbox
 
-pytestmark = pytest.mark.rabbitmq
-
 MOST = 3
 
 

@@ -33,8 +33,6 @@ from aiorpc import (
 )
 from tests.support.waiting import PATIENCE
 
-pytestmark = [pytest.mark.rabbitmq]
-
 PEER = Path(__file__).with_name("peer.js")
 #: One value of each type that headers of ours can have.
 CONTEXT = {

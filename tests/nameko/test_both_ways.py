@@ -22,7 +22,7 @@ from tests.nameko.raw_client import Caller, arguments
 from tests.nameko.services import ERRORS, SPECIAL, Booking, KnownError, service
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
+pytestmark = [pytest.mark.nameko]
 
 
 @pytest.fixture

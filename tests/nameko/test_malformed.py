@@ -38,7 +38,7 @@ from tests.nameko.raw_client import (
     table,
 )
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
+pytestmark = [pytest.mark.nameko]
 
 
 # The service

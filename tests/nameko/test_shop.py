@@ -22,7 +22,7 @@ from tests.nameko.peers import values
 from tests.nameko.processes import Nameko, Peer
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.nameko]
+pytestmark = [pytest.mark.nameko]
 
 STARTING = 30.0
 NAMEKO, AIORPC = "nameko", "aiorpc"

@@ -34,7 +34,6 @@ async def test_the_demo_prints_calls_and_what_comes_back(
     )
 
 
-@pytest.mark.rabbitmq
 async def test_the_demo_is_the_same_on_rabbitmq(
     rabbitmq_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

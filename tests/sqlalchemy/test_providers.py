@@ -291,8 +291,6 @@ class Both:
         ]
 
 
-@pytest.mark.postgresql
-@pytest.mark.mysql
 async def test_a_service_uses_mariadb_and_postgresql(
     postgresql_uri: str, mysql_uri: str, tmp_path: Path
 ) -> None:

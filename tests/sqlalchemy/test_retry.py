@@ -287,7 +287,6 @@ async def test_a_serialisation_failure_is_retried(server_url: str) -> None:
         assert Accounts.attempts > 3
 
 
-@pytest.mark.postgresql
 async def test_a_statement_that_a_migration_made_outdated_is_retried(postgresql_uri: str) -> None:
     class Migrated:
         name = "migrated"

@@ -292,7 +292,6 @@ class Committing:
         return [count or 0, await self.db.scalar(text("SELECT pg_backend_pid()"))]
 
 
-@pytest.mark.postgresql
 @pytest.mark.parametrize("method", ["by_commit", "by_begin", "by_transaction", "by_block"])
 async def test_a_cancelled_call_finishes_a_commit_that_has_begun(
     postgresql_uri: str, method: str

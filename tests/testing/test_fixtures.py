@@ -89,7 +89,6 @@ def test_a_configuration_where_nameko_takes_it_raises_an_error_that_names_config
         runner_factory(aiorpc_config, Service)
 
 
-@pytest.mark.rabbitmq
 async def test_queues_are_deleted_only_on_the_broker_for_tests(rabbitmq_uri: str) -> None:
     class Guest(Service):
         name = f"guest_{uuid.uuid4().hex[:8]}"

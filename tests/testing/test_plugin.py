@@ -49,7 +49,6 @@ def test_a_projects_tests_pass_with_each_async_plugin(how: str, run: pytest.Pyte
     run.runpytest_subprocess(*options, *files).assert_outcomes(passed=7 * len(files))
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.parametrize("option", ["--aiorpc-amqp-uri", "--amqp-uri"])
 def test_a_projects_tests_run_on_rabbitmq_with_the_option(
     option: str, run: pytest.Pytester, rabbitmq_uri: str

@@ -89,7 +89,6 @@ def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], text: str) -> N
     assert text in done.error
 
 
-@pytest.mark.rabbitmq
 def test_figures_are_printed_as_text_or_as_json(
     service_on_rabbitmq: Project, rabbitmq_uri: str
 ) -> None:
@@ -122,7 +121,6 @@ def test_figures_are_printed_as_text_or_as_json(
         assert done.error == f"{project.name} has no method nosuch with @rpc"
 
 
-@pytest.mark.rabbitmq
 def test_ctrl_c_ends_it_with_the_figures_so_far(
     service_on_rabbitmq: Project, rabbitmq_uri: str
 ) -> None:

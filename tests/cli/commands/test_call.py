@@ -90,7 +90,6 @@ def called(service_on_rabbitmq: Project, rabbitmq_uri: str) -> Iterator[Project]
         yield service_on_rabbitmq
 
 
-@pytest.mark.rabbitmq
 def test_results_and_errors_as_a_script_sees_them(called: Project, rabbitmq_uri: str) -> None:
     """One test for all: starting the processes takes most of its time."""
 

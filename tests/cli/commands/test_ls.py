@@ -167,7 +167,6 @@ def test_a_broker_that_is_not_there_exits_5(
     assert "no connection to" in done.error
 
 
-@pytest.mark.rabbitmq
 def test_ls_prints_a_table_or_json(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
     project = service_on_rabbitmq
     queue = f"rpc-{project.name}"

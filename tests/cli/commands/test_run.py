@@ -107,7 +107,6 @@ def test_a_mistake_is_one_line_and_exits_2(arguments: list[str], text: str, here
     assert text in done.error
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.parametrize("part", ["user", "vhost"])
 def test_a_broker_that_refuses_the_connection_is_one_line_and_exits_2(
     part: str, project: Project, rabbitmq_uri: str

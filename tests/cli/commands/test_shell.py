@@ -79,7 +79,6 @@ def test_the_exit_code_of_the_script_is_kept() -> None:
     assert run("shell", *MEMORY, stdin="raise SystemExit(7)\n").code == 7
 
 
-@pytest.mark.rabbitmq
 def test_a_script_calls_services(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
     project = service_on_rabbitmq
     broker = ("--broker", rabbitmq_uri)

@@ -92,7 +92,6 @@ async def test_a_cancelled_statement_in_memory_leaves_no_lock() -> None:
         assert await proxy.write.with_options(timeout=3)("after") == 1
 
 
-@pytest.mark.mysql
 async def test_a_statement_is_not_killed_on_another_server_of_the_same_address(
     mysql_uri: str,
 ) -> None:

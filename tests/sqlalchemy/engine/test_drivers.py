@@ -10,8 +10,6 @@ from sqlalchemy import text
 from aiorpc.sqlalchemy import configured, open_engine
 from tests.support.databases import Base
 
-pytestmark = pytest.mark.mysql
-
 
 async def test_an_aware_datetime_is_written_as_utc(mysql_uri: str) -> None:
     noon = datetime(2024, 6, 1, 12)

@@ -200,7 +200,6 @@ def test_a_parsed_url_makes_an_engine_without_a_warning() -> None:
             engine.dialect.create_connect_args(database.url)
 
 
-@pytest.mark.mysql
 @pytest.mark.parametrize(
     "query", ["ssl=true", "ssl_mode=REQUIRED", "ssl_mode=VERIFY_CA", "ssl_verify_identity=true"]
 )

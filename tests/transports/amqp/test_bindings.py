@@ -23,7 +23,6 @@ from tests.support.transports import Bench, Inbox
 from tests.support.waiting import eventually
 
 
-@pytest.mark.rabbitmq
 async def test_a_service_binds_its_queue_again_when_the_binding_is_lost(
     rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +57,6 @@ async def test_a_service_binds_its_queue_again_when_the_binding_is_lost(
         await eventually(answers)
 
 
-@pytest.mark.rabbitmq
 async def test_a_service_that_stops_while_it_binds_again_loses_no_connection(
     rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,7 +81,6 @@ async def test_a_service_that_stops_while_it_binds_again_loses_no_connection(
     assert "lost the connection" not in caplog.text
 
 
-@pytest.mark.rabbitmq
 async def test_a_queue_is_bound_again_after_the_vhost_got_another_default_queue_type(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +103,6 @@ async def test_a_queue_is_bound_again_after_the_vhost_got_another_default_queue_
     assert [each.passive for each in asked[:2]] == [False, True]
 
 
-@pytest.mark.rabbitmq
 async def test_a_stream_is_not_used_as_a_queue(bench: Bench) -> None:
     transport = await bench.connect()
     queue = bench.queue(arguments={"x-queue-type": "stream"})

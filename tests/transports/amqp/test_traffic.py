@@ -23,8 +23,6 @@ from tests.support.breakable import reaches
 from tests.support.transports import Bench, Inbox, Outcome, to
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.rabbitmq
-
 PATIENCE = 5.0
 
 METHOD, HEADER, BODY = 1, 2, 3

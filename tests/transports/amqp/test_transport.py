@@ -43,8 +43,6 @@ from tests.support.breakable import reaches
 from tests.support.transports import Bench, Inbox, Outcome, holds, to
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.rabbitmq
-
 PATIENCE = 5.0
 
 

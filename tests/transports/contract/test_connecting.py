@@ -115,7 +115,6 @@ async def test_a_cancelled_start_leaves_no_task(bench: Bench) -> None:
     # The bench sees that no task is left.
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.parametrize("part", ["user", "vhost"])
 async def test_a_wrong_user_or_vhost_is_a_configuration_error(rabbitmq_uri: str, part: str) -> None:
     host = rabbitmq_uri.rpartition("@")[2].rstrip("/")
