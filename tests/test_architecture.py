@@ -24,6 +24,7 @@ FLOORS: list[list[str]] = [
     ["extensions"],
     ["calling"],
     ["entrypoints", "dependencies", "hosting"],
+    ["http"],
     ["sync", "__init__", "sqlalchemy", "testing", "cli"],
     ["__main__"],
 ]
@@ -166,6 +167,8 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "sqlalchemy": {"sqlalchemy", "testing"},
         "marshmallow": {"sqlalchemy"},
         "marshmallow_sqlalchemy": {"sqlalchemy"},
+        "starlette": {"http"},
+        "uvicorn": {"http"},
         "rich": {"cli"},
         "pytest": {"testing", "sqlalchemy"},
     }
@@ -235,7 +238,7 @@ def test_import_is_lean() -> None:
     import subprocess
     import sys
 
-    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "pytest", "aio_pika", "yaml"}
+    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "uvicorn", "pytest", "aio_pika", "yaml"}
     code = f"import sys, aiorpc; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
