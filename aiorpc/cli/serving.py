@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError
 from ..hosting.runner import ServiceRunner, run_until_signal
+from ..hosting.threads import MethodThread
 from ..logs import logger
 from .loading import UserCodeFailed, load_services
 from .output import ExitCode, report
@@ -105,9 +106,9 @@ class Serving:
             self._end_now()
 
     def _running_threads(self) -> list[threading.Thread]:
-        """The newer threads for which Python would wait at its end."""
+        """The newer threads that Python would wait for, or that run a method while it ends."""
         started = set(threading.enumerate()) - self._threads
-        return [thread for thread in started if not thread.daemon]
+        return [each for each in started if not each.daemon or isinstance(each, MethodThread)]
 
     def _end_now(self) -> NoReturn:
         """End the process. Running tasks and threads belong to calls that the host abandoned."""

@@ -227,7 +227,15 @@ class Pool:
         for worker in running:
             worker.kill()
         if not await self._wait_until_idle(self._cleanup_timeout):
-            log.error("%s: %d call(s) ignored cancellation", self._service_name, self.running)
+            log.error(
+                "%s: %d call(s) ignored cancellation and are left: %s",
+                self._service_name,
+                self.running,
+                ", ".join(sorted({str(worker.call) for worker in self._running})),
+            )
+            for worker in self._running:
+                if worker.task is not None:  # asyncio.run() would wait for it without limit
+                    asyncio.tasks._unregister_task(worker.task)
 
     def end_drain(self) -> None:
         """End the wait of :meth:`drain` for the running calls."""

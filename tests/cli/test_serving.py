@@ -46,6 +46,7 @@ def test_a_sync_method_that_does_not_return_does_not_hold_the_process(project: P
         process.waits_for("ready")
         process.signal(signal.SIGTERM)
         assert process.ends() == 1
+    assert "sync method(s) that did not return: stuck.sleep" in process.output
     assert "ending without threads that did not return: aiorpc-stuck_0" in process.output
 
 
