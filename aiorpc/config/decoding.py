@@ -168,7 +168,8 @@ def describe(expected: Any) -> str:
         base, meta = arguments
         lower = f" >= {meta.ge}" if meta.ge is not None else f" > {meta.gt}"
         upper = f" and <= {meta.le}" if meta.le is not None else ""
-        return f"{describe(base)}{lower}{upper}"
+        why = f" ({meta.description})" if meta.description is not None else ""
+        return f"{describe(base)}{lower}{upper}{why}"
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is list:

@@ -30,6 +30,7 @@ Prefetched = Annotated[int, msgspec.Meta(ge=1, le=_MOST_PREFETCHED)]
 # Less than 30 years, because timers do not accept infinity. Where None is allowed, null is
 # unlimited.
 Seconds = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
+MessageSize = Annotated[int, msgspec.Meta(ge=4096, description="an error reply must fit")]
 SecondsOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1e9)]
 
 # In Nameko, these keys are in lower case, and all other keys in upper case.
@@ -114,7 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     #: raises an error; a service answers a larger request with an error. None: the broker's limit
     #: (``max_message_size``: 128 MiB in RabbitMQ 3.x, 16 MiB from 4.0), which the first refusal
     #: tells us.
-    max_message_size: AtLeastOne | None = 16 * 1024 * 1024
+    max_message_size: MessageSize | None = 16 * 1024 * 1024
 
     # Calls
     #: Seconds that a call waits for its answer by default. None: unlimited.

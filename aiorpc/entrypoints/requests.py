@@ -16,7 +16,7 @@ import msgspec
 
 from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound, likely
 from ..extensions import Ending, Entrypoint, Host, Outcome
-from ..logs import logger
+from ..logs import logger, one_line
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import attempts_of
@@ -31,6 +31,8 @@ __all__ = ["Method", "Server"]
 
 log = logger("aiorpc.rpc")
 
+#: Characters of the text of an error whose reply fits into the smallest MAX_MESSAGE_SIZE.
+_FITS = 400
 _RETURNED = Ending.RETURNED  # enum lookup is slow on Python 3.11
 
 
@@ -191,22 +193,23 @@ class Server:
         Answer with *error*. If *error* is too large or cannot be encoded, answer with another error
         that reports this.
         """
-        replies = self._replies
+        replies, name = self._replies, type(error).__name__
         try:
             reply = replies.error(request.message, error, refusal=refusal, secrets=secrets)
             self._answers.send(request, reply)
             return
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
-            substitute = AioRpcError(
-                f"{type(error).__name__}, which cannot be sent: {text_of(exc)}"
-            )
+            text = f"{name}, which cannot be sent: {text_of(exc)}"
+            # Some serializers take ten bytes for a character outside ASCII.
+            text = one_line(text.encode("ascii", "backslashreplace").decode(), _FITS)
         try:
-            self._answers.send(request, replies.error(request.message, substitute))
+            self._answers.send(request, replies.error(request.message, AioRpcError(text)))
         except Exception as exc:  # noqa: BLE001 - unacked, it would use up the prefetch
             log.error(
-                "%s: the caller gets no answer, because neither the error nor %s can be sent: %s",
+                "%s: the caller gets no answer, because no reply with its error, %s, can be sent: "
+                "%s",
                 self._name(request),
-                substitute,
+                name,
                 exc,
             )
             request.delivery.ack()

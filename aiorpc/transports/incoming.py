@@ -14,9 +14,18 @@ import msgspec
 
 from ..logs import logger
 from ..wire.message import Message, Queue
+from ..wire.names import OVERSIZED
 from .outgoing import Outgoing
 
-__all__ = ["REQUEUE", "ConsumerOptions", "Delivery", "Heard", "Received", "Subscription"]
+__all__ = [
+    "REQUEUE",
+    "ConsumerOptions",
+    "Delivery",
+    "Heard",
+    "Received",
+    "Subscription",
+    "oversized",
+]
 
 log = logger(__name__)
 
@@ -85,6 +94,31 @@ Received = Callable[[Delivery], None]
 REQUEUE: Received = methodcaller("requeue")
 #: Handles one message; the transport acks it. The handler must not block; its errors are logged.
 Heard = Callable[[Message], None]
+
+
+def oversized(
+    head: Message, size: int, limit: int, exchange: str, routing_key: str
+) -> Message | None:
+    """
+    Log that a message of *size* bytes is larger than *limit*. Return what to deliver instead of the
+    message; ``None`` to reject the message.
+
+    Requests and replies are delivered without their body. Their handlers treat the header that we
+    add as an error, so the caller gets an error now, and does not wait for its deadline.
+    """
+    answerable = head.correlation_id is not None
+    log.warning(
+        "a message of %d bytes (exchange %r, key %r) is larger than MAX_MESSAGE_SIZE (%d): %s",
+        size,
+        exchange,
+        routing_key,
+        limit,
+        "it is answered without its body" if answerable else "it is rejected",
+    )
+    if not answerable:
+        return None
+    headers = {**(head.headers or {}), OVERSIZED: size}
+    return msgspec.structs.replace(head, body=b"", headers=headers)
 
 
 class ConsumerOptions(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from aiorpc import (
@@ -21,6 +22,7 @@ from aiorpc import (
     Call,
     ClusterRpc,
     ClusterRpcProxy,
+    ConfigurationError,
     ContextData,
     DependencyProvider,
     EventDispatcher,
@@ -47,6 +49,7 @@ from aiorpc import (
 )
 from aiorpc.calling.client import Client
 from aiorpc.calling.proxies import ClusterProxy
+from aiorpc.config import resolve
 from tests.support.clients import client_on
 from tests.support.waiting import eventually
 
@@ -594,7 +597,7 @@ def with_long_errors() -> Any:
 
         @rpc
         async def fails(self) -> None:
-            raise ValueError("x" * 2000)
+            raise ValueError("x" * 5000)
 
         @rpc
         async def works(self, number: int = 1) -> int:
@@ -607,7 +610,7 @@ async def test_an_error_too_large_to_send_is_answered_and_frees_its_worker(
     broker_config: dict[str, Any],
 ) -> None:
     service = with_long_errors()
-    limited = {**broker_config, "MAX_MESSAGE_SIZE": 2000, "max_workers": 1}
+    limited = {**broker_config, "MAX_MESSAGE_SIZE": 4096, "max_workers": 1}
     async with (
         ServiceContainer(service, limited),
         ClusterRpcProxy(broker_config, timeout=5) as cluster,
@@ -616,15 +619,38 @@ async def test_an_error_too_large_to_send_is_answered_and_frees_its_worker(
         with pytest.raises(RemoteError, match="ValueError, which cannot be sent"):
             await remote.fails()
         with pytest.raises(RemoteError, match="IncorrectSignature, which cannot be sent"):
-            await remote.works(**{"k" * 1000: 1})
+            await remote.works(**{"k" * 3000: 1})
         assert await remote.works(7) == 7
+
+
+@pytest.mark.parametrize("serializer", ["json", "yaml"])
+async def test_an_error_reply_fits_into_the_smallest_max_message_size(serializer: str) -> None:
+    error_class = type("\U0001f600" * 500, (Exception,), {})
+
+    class Long:
+        name = "long"
+
+        @rpc
+        async def fails(self) -> None:
+            raise error_class("x" * 5000)
+
+    with pytest.raises(ConfigurationError, match=r"int >= 4096 \(an error reply must fit\)"):
+        resolve({"MAX_MESSAGE_SIZE": 4095})
+    broker = {"AMQP_URI": f"memory://{uuid.uuid4().hex}", "serializer": serializer}
+    async with (
+        ServiceContainer(Long, {**broker, "MAX_MESSAGE_SIZE": 4096}),
+        ClusterRpcProxy(broker, timeout=5) as cluster,
+    ):
+        with pytest.raises(RemoteError, match=r"AioRpcError .*\(\d+ characters\)"):
+            await cluster.long.fails()
 
 
 async def test_an_error_whose_substitute_is_too_large_frees_its_worker_too(
     broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = with_long_errors()
-    limited = {**broker_config, "MAX_MESSAGE_SIZE": 60, "max_workers": 1}
+    # The configuration allows no limit that is so low; a broker may.
+    limited = msgspec.structs.replace(resolve(broker_config), max_message_size=60, max_workers=1)
     async with (
         ServiceContainer(service, limited),
         ClusterRpcProxy(broker_config, timeout=5) as cluster,
@@ -632,7 +658,8 @@ async def test_an_error_whose_substitute_is_too_large_frees_its_worker_too(
         with pytest.raises(RpcTimeout):
             await cluster[service.name].fails.with_options(timeout=0.2)()
         assert await cluster[service.name].works() == 1
-    assert "gets no answer" in caplog.text
+    assert "gets no answer, because no reply with its error, ValueError, can be sent" in caplog.text
+    assert caplog.text.count("send less") == 1
 
 
 # Timers

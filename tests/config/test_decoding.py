@@ -16,6 +16,10 @@ from aiorpc.exceptions import ConfigurationError
     ("text", "expected"),
     [
         ("max_workers: 'ten'", "max_workers must be int >= 1, got str 'ten'"),
+        (
+            "MAX_MESSAGE_SIZE: 500",
+            "MAX_MESSAGE_SIZE must be int >= 4096 (an error reply must fit) or null, got int 500",
+        ),
         ("max_workers: 0", "max_workers must be int >= 1, got int 0"),
         ("max_workers: true", "max_workers must be int >= 1, got bool True"),
         ("max_workers: 1.5", "max_workers must be int >= 1, got float 1.5"),

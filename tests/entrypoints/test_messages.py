@@ -283,12 +283,12 @@ async def test_no_handler_runs_with_a_body_that_was_too_large(
             seen.put_nowait(payload)
 
     async with (
-        ServiceContainer(Taking, {**config, "MAX_MESSAGE_SIZE": 1000}),
+        ServiceContainer(Taking, {**config, "MAX_MESSAGE_SIZE": 4096}),
         open_transport(resolve(config), name="a test") as transport,
     ):
-        for body in (b"x" * 2000, b'"small"'):
+        for body in (b"x" * 5000, b'"small"'):
             message = Message(body=body, content_type=content_type, correlation_id="c")
             await transport.publish(Outgoing(exchange="", routing_key=queue.name, message=message))
         got = await asyncio.wait_for(seen.get(), 5)
         assert got in ("small", '"small"', b'"small"')
-    assert "the body has 2000 bytes, more than MAX_MESSAGE_SIZE here" in caplog.text
+    assert "the body has 5000 bytes, more than MAX_MESSAGE_SIZE here" in caplog.text

@@ -15,14 +15,13 @@ from functools import partial
 from typing import Any
 
 import aiormq
-import msgspec
 from pamqp.commands import Basic
 
 from ...exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ...logs import logger
 from ...wire.message import Message
-from ...wire.names import OVERSIZED
 from ..base import Delivery, Heard, Received
+from ..incoming import oversized
 from ..outgoing import Outgoing, SizeLimit, check, refuse, settle
 from .after_acks import AfterAcks
 from .channel import Channel, TakeBack
@@ -193,22 +192,11 @@ class ConsumerChannel(Channel):
     def oversized(
         self, tag: int, exchange: str, routing_key: str, size: int, head: Message
     ) -> None:
-        answerable = head.correlation_id is not None
-        log.warning(
-            "a message of %d bytes (exchange %r, key %r) is larger than MAX_MESSAGE_SIZE (%d): %s",
-            size,
-            exchange,
-            routing_key,
-            self.max_message_size,
-            "it is answered without its body" if answerable else "it is rejected",
-        )
-        if answerable:
-            # A request or a reply. Its handler treats the header as an error, so the caller gets an
-            # error now, and does not wait for its deadline.
-            head = msgspec.structs.replace(head, headers={**(head.headers or {}), OVERSIZED: size})
-            self.delivered(tag, False, exchange, routing_key, head)
-        else:
+        answerable = oversized(head, size, self.max_message_size, exchange, routing_key)
+        if answerable is None:
             self._reject_unread(tag)
+        else:
+            self.delivered(tag, False, exchange, routing_key, answerable)
 
     def malformed(self, tag: int, exchange: str, routing_key: str, reason: str) -> None:
         log.warning(

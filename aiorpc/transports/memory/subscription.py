@@ -10,7 +10,8 @@ from functools import partial
 
 from ...exceptions import ConfigurationError
 from ...logs import logger
-from ..incoming import ConsumerOptions, Delivery, Subscription
+from ...wire.message import Message
+from ..incoming import ConsumerOptions, Delivery, Subscription, oversized
 from ..outgoing import Outgoing
 from .channel import MemoryChannel
 from .queue import Deliver, Entry, MemoryConsumer
@@ -59,13 +60,18 @@ class MemorySubscription(Subscription):
     A consumer of a queue of the broker in this process.
 
     Args:
+        limit: bytes of the largest body to deliver.
         cancelled: called when the subscription was cancelled.
     """
 
     def __init__(
-        self, options: ConsumerOptions, cancelled: Callable[[MemorySubscription], object]
+        self,
+        options: ConsumerOptions,
+        limit: int,
+        cancelled: Callable[[MemorySubscription], object],
     ) -> None:
         super().__init__(options)
+        self._limit = limit
         self._on_cancelled = cancelled
         self._consumer: MemoryConsumer | None = None
         self._consumed_before = False
@@ -99,7 +105,7 @@ class MemorySubscription(Subscription):
         self._consumed_before = True
         self._consumer = MemoryConsumer(
             queue,
-            _handing(options, channel),
+            _handing(options, channel, self._limit),
             partial(self._gone, channel, reconnects),
             options.prefetch or math.inf,
             arguments.get("x-priority", 0),
@@ -126,14 +132,17 @@ class MemorySubscription(Subscription):
         channel.broker.turns.soon(consume)
 
 
-def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
+def _handing(options: ConsumerOptions, channel: MemoryChannel, limit: int) -> Deliver:
     """Return the function that passes each message to the handler in *options*."""
     handler = options.handler
 
     def deliver(consumer: MemoryConsumer, entry: Entry) -> None:
+        message = _read(consumer, entry, limit)
+        if message is None:
+            return
         handler(
             MemoryDelivery(
-                entry.carried.copy(),
+                message,
                 entry.exchange,
                 entry.routing_key,
                 entry.redelivered,
@@ -144,8 +153,11 @@ def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
         )
 
     def hear(consumer: MemoryConsumer, entry: Entry) -> None:
+        message = _read(consumer, entry, limit)
+        if message is None:
+            return
         try:
-            handler(entry.carried.copy())
+            handler(message)
         except Exception:
             log.exception(
                 "the handler of a message (exchange %r, key %r) failed",
@@ -156,6 +168,18 @@ def _handing(options: ConsumerOptions, channel: MemoryChannel) -> Deliver:
             consumer.ack(entry)
 
     return hear if options.listens else deliver
+
+
+def _read(consumer: MemoryConsumer, entry: Entry, limit: int) -> Message | None:
+    """Return the message to deliver. If its body is larger than *limit* bytes, see `oversized`."""
+    message = entry.carried.copy()
+    if len(message.body) <= limit:
+        return message
+    size = len(message.body)
+    answerable = oversized(message, size, limit, entry.exchange, entry.routing_key)
+    if answerable is None:
+        consumer.reject(entry, requeue=False)
+    return answerable
 
 
 def restore(declare: Callable[..., object], *args: object) -> None:

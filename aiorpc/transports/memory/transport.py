@@ -63,7 +63,7 @@ class MemoryTransport(Transport):
 
     Args:
         name: transports with one name share a broker.
-        max_message_size: bytes of the largest body that may be sent; ``None`` for no limit.
+        max_message_size: bytes of the largest body to send or receive; ``None`` for no limit.
 
     Attributes:
         reachable: whether the broker can be reached. To simulate an outage, tests set this to false
@@ -76,7 +76,8 @@ class MemoryTransport(Transport):
         self.url = f"memory://{name}"
         self.reachable = True
         self.reconnects = 0
-        self._limit = SizeLimit(max_message_size or NO_LIMIT)
+        self._max_message_size = max_message_size or NO_LIMIT
+        self._limit = SizeLimit(self._max_message_size)
         super().__init__(
             Sender(
                 f"not connected to {self.url}",
@@ -247,7 +248,9 @@ class MemoryTransport(Transport):
         return exchanges
 
     async def _consume(self, options: ConsumerOptions) -> MemorySubscription:
-        subscription = MemorySubscription(options, lambda it: self._subscriptions.pop(it, None))
+        subscription = MemorySubscription(
+            options, self._max_message_size, lambda it: self._subscriptions.pop(it, None)
+        )
         subscription.consume(await self._available(), self.reconnects)
         self._subscriptions[subscription] = None
         return subscription

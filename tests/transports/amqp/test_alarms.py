@@ -82,13 +82,13 @@ async def test_what_can_never_be_answered_with_is_told_during_an_alarm_too(
     bench: Bench, broker_config: Config
 ) -> None:
     queue, inbox, outcome = bench.queue(), Inbox(ack=False), Outcome()
-    async with connected(broker_config, MAX_MESSAGE_SIZE=1000) as transport:
+    async with connected(broker_config, MAX_MESSAGE_SIZE=4096) as transport:
         await transport.subscribe(queue, inbox, prefetch=1)
         for body in (b"first", b"second"):
             await transport.publish(to(queue, body))
         request = await inbox.next()
         link_of(transport).blocked("alarm")
-        request.answer(to(queue, bytes(2000), settled=outcome))
+        request.answer(to(queue, bytes(5000), settled=outcome))
         (error,) = await outcome.all()
         assert isinstance(error, UnserializableValueError)
         link_of(transport).unblocked()

@@ -29,7 +29,6 @@ from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.topology import answered, declare_ahead
 from aiorpc.transports.base import Delivery, Outgoing, State
 from aiorpc.wire.message import Exchange, Message, Queue
-from aiorpc.wire.names import OVERSIZED
 from tests.support.amqp import (
     BLOCKED,
     UNBLOCKED,
@@ -215,41 +214,16 @@ async def test_a_socket_that_takes_no_more_is_congestion(bench: Bench) -> None:
 
 
 async def test_a_body_over_the_limit_is_not_sent(bench: Bench) -> None:
-    async with connected(bench.config, MAX_MESSAGE_SIZE=1000) as transport:
+    async with connected(bench.config, MAX_MESSAGE_SIZE=4096) as transport:
         queue, inbox, outcome = bench.queue(), Inbox(), Outcome()
         await transport.subscribe(queue, inbox)
-        await transport.publish(to(queue, bytes(1000)))
-        transport.send(to(queue, bytes(1001), settled=outcome))
+        await transport.publish(to(queue, bytes(4096)))
+        transport.send(to(queue, bytes(4097), settled=outcome))
         (error,) = await outcome.all()
         assert isinstance(error, UnserializableValueError)
-        assert "1001 bytes" in str(error)
-        assert "MAX_MESSAGE_SIZE is 1000" in str(error)
-        assert len((await inbox.bodies(1))[0]) == 1000
-
-
-async def test_a_body_over_the_limit_is_taken_without_it_or_dropped(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with (
-        connected(bench.config) as sender,
-        connected(bench.config, MAX_MESSAGE_SIZE=200_000) as transport,
-    ):
-        queue, inbox = bench.queue(), Inbox()
-        await transport.subscribe(queue, inbox)
-        request = Message(body=bytes(400_000), correlation_id="id", headers={"h": 1})
-        await sender.publish(Outgoing(exchange="", routing_key=queue.name, message=request))
-        await sender.publish(to(queue, bytes(200_001)))
-        await sender.publish(to(queue, b"next"))
-        first, second = await inbox.next(), await inbox.next()
-        assert first.message.body == b""
-        assert first.message.correlation_id == "id"
-        assert first.message.headers == {"h": 1, OVERSIZED: 400_000}
-        assert second.message.body == b"next"
-        assert "200001 bytes" in caplog.text
-    async with connected(bench.config) as transport:
-        state = await transport.inspect(queue.name, PATIENCE)
-        assert state is not None
-        assert state.messages == 0
+        assert "4097 bytes" in str(error)
+        assert "MAX_MESSAGE_SIZE is 4096" in str(error)
+        assert len((await inbox.bodies(1))[0]) == 4096
 
 
 # --- channels that the broker closes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,10 +15,13 @@ from aiorpc.exceptions import (
 )
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
+from aiorpc.wire.names import OVERSIZED
 from tests.support.transports import (
+    PATIENCE,
     Bench,
     Inbox,
     Outcome,
+    holds,
     to,
 )
 
@@ -181,13 +185,56 @@ async def test_an_overlong_property_or_one_with_a_lone_surrogate_is_refused(benc
 
 
 async def test_a_body_over_max_message_size_is_refused(bench: Bench) -> None:
-    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 1000}
+    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 4096}
     transport = await bench.connect()
     queue = bench.queue()
     await transport.declare(queues=[queue])
-    await transport.publish(to(queue, b"x" * 1000))
+    await transport.publish(to(queue, b"x" * 4096))
     with pytest.raises(UnserializableValueError, match="MAX_MESSAGE_SIZE"):
-        await transport.publish(to(queue, b"x" * 1001))
+        await transport.publish(to(queue, b"x" * 4097))
+
+
+async def test_a_larger_body_is_received_without_it_or_rejected(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = await bench.connect()
+    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 200_000}
+    transport = await bench.connect()
+    dead, letters = bench.queue(), Inbox()
+    to_dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead.name}
+    queue, inbox = bench.queue(arguments=to_dead), Inbox()
+    await sender.subscribe(dead, letters)
+    await transport.subscribe(queue, inbox)
+    request = Message(body=bytes(400_000), correlation_id="id", headers={"h": 1})
+    await sender.publish(Outgoing(exchange="", routing_key=queue.name, message=request))
+    await sender.publish(to(queue, bytes(200_001)))
+    await sender.publish(to(queue, b"next"))
+    first, second = await inbox.next(), await inbox.next()
+    assert first.message.body == b""
+    assert first.message.correlation_id == "id"
+    assert first.message.headers == {"h": 1, OVERSIZED: 400_000}
+    assert second.message.body == b"next"
+    assert len((await letters.next()).message.body) == 200_001
+    assert "400000 bytes" in caplog.text
+    assert "larger than MAX_MESSAGE_SIZE (200000): it is rejected" in caplog.text
+
+
+async def test_a_larger_message_is_heard_without_its_body_or_rejected(bench: Bench) -> None:
+    sender = await bench.connect()
+    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 200_000}
+    transport = await bench.connect()
+    queue = bench.queue()
+    heard: asyncio.Queue[Message] = asyncio.Queue()
+    await transport.listen(queue, heard.put_nowait)
+    await sender.publish(to(queue, bytes(200_001)))
+    reply = Message(body=bytes(200_001), correlation_id="id")
+    await sender.publish(Outgoing(exchange="", routing_key=queue.name, message=reply))
+    async with asyncio.timeout(PATIENCE):
+        message = await heard.get()
+    assert message.body == b""
+    assert message.headers == {OVERSIZED: 200_001}
+    await holds(sender, queue, 0)
+    assert heard.empty()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -224,12 +224,12 @@ async def test_a_settled_may_send_another_message_after_a_lost_connection(bench:
 
 
 async def test_a_resent_message_that_cannot_be_sent_fails_alone(bench: Bench) -> None:
-    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 1000}
+    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 4096}
     link, other = await bench.link(), await bench.connect()
     queue, inbox, outcomes = bench.queue(), Inbox(), [Outcome() for _ in range(3)]
     await other.subscribe(queue, inbox)
     agains: list[Any] = [
-        lambda message: Message(body=bytes(1001)),
+        lambda message: Message(body=bytes(4097)),
         lambda message: Message(body=b"", headers={"bad": object()}),
         same,
     ]
@@ -261,14 +261,14 @@ async def test_a_resent_message_that_expires_while_it_waits_is_not_resent(bench:
     assert await inbox.until(b"marker") == []
 
 
-@pytest.mark.parametrize("size", [1000, 1001])
+@pytest.mark.parametrize("size", [4096, 4097])
 async def test_a_body_over_max_message_size_is_refused_while_disconnected(
     bench: Bench, size: int
 ) -> None:
-    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 1000}
+    bench.config = {**bench.config, "MAX_MESSAGE_SIZE": 4096}
     link = await bench.link(start=False)
     queue, outcome = bench.queue(), Outcome()
-    too_large = size > 1000
+    too_large = size > 4096
     link.transport.send(to(queue, bytes(size), settled=outcome))
     assert outcome.outcomes == []
     if too_large:
