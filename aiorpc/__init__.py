@@ -50,6 +50,7 @@ _NAMES = {
         "SINGLETON",
         "event_handler",
     ),
+    "entrypoints.retry": ("Retry",),
     "entrypoints.rpc": ("rpc",),
     "entrypoints.timer": (
         "once",

@@ -21,6 +21,7 @@ from .entrypoints.events import (
     SINGLETON as SINGLETON,
     event_handler as event_handler,
 )
+from .entrypoints.retry import Retry as Retry
 from .entrypoints.rpc import rpc as rpc
 from .entrypoints.timer import once as once, timer as timer
 from .exceptions import (

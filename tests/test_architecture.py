@@ -17,7 +17,7 @@ ROOT = Path(aiorpc.__file__).parent
 #: From the ground up. A room (a folder, or a file beside the folders) imports the floors below its
 #: own. Rooms on one floor do not import one another, except those in `STACKED`.
 FLOORS: list[list[str]] = [
-    ["context", "exceptions", "logs"],
+    ["context", "exceptions", "logs", "tracebacks"],
     ["config", "call", "timers", "from_thread", "former_hooks", "declarations"],
     ["wire"],
     ["transports"],

@@ -19,17 +19,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 
 from ..context import Deadline, new_id
-from ..exceptions import (
-    AioRpcError,
-    ConfigurationError,
-    ConnectionLost,
-    DeliveryUncertain,
-)
+from ..exceptions import AioRpcError, DeliveryUncertain
 from ..extensions import Host
 from ..logs import logger
 from ..transports.base import REQUEUE, Delivery, Outgoing
@@ -40,16 +34,14 @@ from ..wire.copies import (
     counted_by_broker,
     failures_of,
     original_key_of,
-    parked,
 )
 from ..wire.names import parked_queue
+from .parking import park
 
 __all__ = ["Attempts"]
 
 log = logger("aiorpc.attempts")
 
-#: Seconds to wait until the broker confirms a parked message.
-PARKING = 30.0
 #: The maximum number of remembered copies that are not worked on.
 NEEDLESS = 1000
 
@@ -171,35 +163,16 @@ class Attempts:
         instead(delivery)
 
     async def _park(self, delivery: Delivery, failed: int) -> None:
-        transport, queue = self.host.transport, parked_queue(self.queue)
-        message = parked(delivery.message, delivery.exchange, delivery.routing_key)
+        key = original_key_of(delivery.message) or delivery.routing_key
         text = (
-            f"{original_key_of(message)}: delivered {failed + 1} times; each time the process "
-            "or its connection was lost before the ack; the message is "
-            f"parked in queue {queue.name} and not run again (MAX_ATTEMPTS). It may have run in "
+            f"{key}: delivered {failed + 1} times; each time the process or its connection was "
+            "lost before the ack; the message is parked in queue "
+            f"{parked_queue(self.queue).name} and not run again (MAX_ATTEMPTS). It may have run in "
             "part or completely"
         )
-        try:
-            with suppress(ConfigurationError):  # the queue exists with other arguments
-                await transport.declare(queues=[queue])
-            await transport.publish(
-                Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True),
-                PARKING,
-            )
-        except ConnectionLost as error:
-            log.warning("a message of queue %s is requeued, not parked: %s", self.queue, error)
-            delivery.requeue()
-        except Exception as error:  # noqa: BLE001 - unsettled, it would use up the prefetch
-            log.error(
-                "%s; but it cannot be parked (%s) and is rejected, to the dead-letter exchange if "
-                "the queue has one",
-                text,
-                error,
-            )
-            delivery.reject(requeue=False)
+        if not await park(self.host, self.queue, delivery, text):
+            return
+        if self.parked is None:
+            delivery.ack()
         else:
-            log.error("%s", text)
-            if self.parked is None:
-                delivery.ack()
-            else:
-                self.parked(delivery, DeliveryUncertain(text))
+            self.parked(delivery, DeliveryUncertain(text))

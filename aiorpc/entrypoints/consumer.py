@@ -5,6 +5,7 @@ Awaits only the subscription.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..logs import logger
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
-from ..wire.copies import identity_of, was_resent
+from ..wire.copies import identity_of, retries_of, was_resent
+from ..wire.errors import text_of
 from ..wire.message import Queue, checked
 from .arguments import arguments_of
 from .attempts import Attempts
 from .decompression import decompresses
+from .retries import Retries
+from .retry import Retry
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
@@ -40,10 +44,14 @@ class QueueConsumer(Entrypoint):
     message that it cannot read, or whose payload does not fit the annotation, and logs one line. A
     rejected message goes to the dead-letter exchange, if the queue has one.
 
-    With *requeue_on_error*, the entrypoint requeues a message when the method raises: at once and
-    without limit, as in Nameko. A quorum queue counts these requeues, and has a delivery limit.
-    Without *requeue_on_error*, a message that crashed MAX_ATTEMPTS processes is parked in the queue
-    ``<queue>.parked``.
+    With *retry*, a message whose method raises runs again, and is parked after the last attempt; so
+    is a message that the entrypoint cannot read. An error in *expected_exceptions* is not retried.
+
+    With *requeue_on_error*, the entrypoint requeues a message when the method raises, without
+    limit, as in Nameko. The first requeue is at once. Before the next, the message waits in this
+    process: from 0.1 s to 10 s, longer after each failure in a row. A quorum queue counts these
+    requeues, and has a delivery limit. Without *requeue_on_error*, a message that crashed
+    MAX_ATTEMPTS processes is parked in the queue ``<queue>.parked``.
     """
 
     #: The word for a message of this entrypoint in logs and in :attr:`Call.kind`.
@@ -51,8 +59,26 @@ class QueueConsumer(Entrypoint):
 
     #: A field of the subclasses, in Nameko's position.
     requeue_on_error = False
+    #: A field of the subclass for queues of any kind.
+    dead_letter = False
 
     validate: bool = True
+    retry: Retry | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.retry is None:
+            return
+        if not isinstance(self.retry, Retry):
+            raise ConfigurationError(
+                f"retry is an aiorpc.Retry, not a {type(self.retry).__name__}: write "
+                "retry=Retry(immediate=1, delays=(1, 10))"
+            )
+        if self.requeue_on_error:
+            raise ConfigurationError(
+                "retry and requeue_on_error exclude each other: retry parks a message after its "
+                "last attempt, and requeue_on_error requeues it without limit. Choose one"
+            )
 
     def queue_of(self, host: Host) -> Queue:
         """Return the queue to consume, which is declared with its exchange and binding."""
@@ -65,13 +91,18 @@ class QueueConsumer(Entrypoint):
     async def listen(self, host: Host) -> AsyncGenerator[None]:
         arguments = self._arguments(host)
         queue = self.queue_of(host)
-        intake = _Intake(self, host, queue.name, arguments)
+        intake = _Intake(self, host, queue, arguments)
+        if intake.retries is not None:
+            await intake.retries.declare()
         prefetch = host.settings.prefetch
         requeue = intake.attempts.requeue
-        async with await host.transport.subscribe(
-            queue, intake.received, prefetch=prefetch, requeue=requeue
-        ):
-            yield
+        try:
+            async with await host.transport.subscribe(
+                queue, intake.received, prefetch=prefetch, requeue=requeue
+            ):
+                yield
+        finally:
+            intake.requeues.stop()
 
     def _arguments(self, host: Host) -> Arguments:
         """
@@ -95,6 +126,8 @@ class _Taken(msgspec.Struct, eq=False):
     """A message that was submitted to the host and is not settled yet."""
 
     delivery: Delivery
+    #: How often the message was retried.
+    retries: int = 0
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -112,13 +145,26 @@ class _Intake:
     """
 
     def __init__(
-        self, entrypoint: QueueConsumer, host: Host, queue: str, arguments: Arguments
+        self, entrypoint: QueueConsumer, host: Host, queue: Queue, arguments: Arguments
     ) -> None:
         self.entrypoint = entrypoint
         self.host = host
-        self.queue = queue
+        self.queue = queue.name
         self.arguments = arguments
-        self.attempts = Attempts(host, queue, self._work)
+        self.attempts = Attempts(host, queue.name, self._work)
+        self.requeues = Requeues()
+        self.retries: Retries | None = None
+        if entrypoint.retry is not None:
+            self.retries = Retries(
+                host,
+                queue,
+                entrypoint.retry,
+                name=f"{host.service_name}.{entrypoint.method_name}",
+                kind=entrypoint.kind,
+                work=self._work,
+                requeue=self.attempts.requeue,
+                dead_letter=entrypoint.dead_letter,
+            )
         #: In the order of delivery, so messages of a lost connection come first.
         self._taken: dict[_Taken, None] = {}
 
@@ -149,49 +195,106 @@ class _Intake:
                 return True
         return False
 
-    def _work(self, delivery: Delivery) -> None:
+    def _work(self, delivery: Delivery, retries: int | None = None) -> None:
         host, entrypoint = self.host, self.entrypoint
-        if decompresses(host, delivery, partial(self._work, delivery)):
+        if decompresses(host, delivery, partial(self._work, delivery, retries)):
             return
         try:
             payload, context = host.wire.payloads.decode(delivery.message)
             args, kwargs = self.arguments.bind((payload,), {})
         except Exception as exc:  # noqa: BLE001 - a body can be anything
-            log.error(
-                "%s.%s: %s %s of queue %s cannot be read and is rejected, to the dead-letter "
-                "exchange if the queue has one: %s",
-                host.service_name,
-                entrypoint.method_name,
-                entrypoint.kind,
-                delivery.routing_key,
-                self.queue,
-                exc,
-            )
-            delivery.reject(requeue=False)
+            self._refuse(delivery, exc)
             return
         again = delivery.redelivered or was_resent(delivery.message)
         call = host.new_call(entrypoint, args, kwargs, context, entrypoint.kind, again)
         taken = _Taken(delivery)
+        if self.retries is not None:
+            taken.retries = retries_of(delivery.message) if retries is None else retries
         self._taken[taken] = None
         host.submit(entrypoint, call, partial(self._settle, taken))
 
+    def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        name = f"{self.host.service_name}.{self.entrypoint.method_name}"
+        if self.retries is not None and not self.entrypoint.dead_letter:
+            reason = f"it cannot be read: {type(error).__name__}: {text_of(error)}"
+            self.retries.give_up(delivery, reason, None, 1)
+            return
+        log.error(
+            "%s: %s %s of queue %s cannot be read and is rejected, to the dead-letter exchange if "
+            "the queue has one: %s",
+            *(name, self.entrypoint.kind, delivery.routing_key, self.queue, error),
+        )
+        delivery.reject(requeue=False)
+
     def _settle(self, taken: _Taken, outcome: Outcome) -> None:
         self._taken.pop(taken, None)
-        delivery = taken.delivery
+        delivery, entrypoint = taken.delivery, self.entrypoint
         if outcome.ending is Ending.ABANDONED:
             self.attempts.requeue(delivery)
-        elif self.entrypoint.requeue_on_error and outcome.ending is not Ending.RETURNED:
-            delivery.reject(requeue=True)
+        elif outcome.ending is Ending.RETURNED:
+            self.requeues.reset()
+            delivery.ack()
+        elif entrypoint.requeue_on_error:
+            self.requeues.add(delivery)
+        elif isinstance(outcome.error, entrypoint.expected_exceptions):
+            delivery.ack()
+        elif self.retries is not None:
+            self.retries.failed(delivery, taken.retries, outcome)
+        elif entrypoint.dead_letter:
+            delivery.reject(requeue=False)
         else:
             delivery.ack()
 
 
+class Requeues:
+    """Requeues messages that failed: each for the first time at once, and later after a pause."""
+
+    #: Seconds.
+    SHORTEST, LONGEST = 0.1, 10.0
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self._waiting: dict[Delivery, asyncio.TimerHandle] = {}
+        self._stopped = False
+
+    def reset(self) -> None:
+        """Start with the shortest pause again, because a message succeeded."""
+        self._in_a_row = 0
+
+    def add(self, delivery: Delivery) -> None:
+        """Requeue *delivery*, whose method raised."""
+        if self._stopped or not delivery.redelivered:
+            delivery.reject(requeue=True)
+            return
+        pause = min(self.SHORTEST * 2 ** min(self._in_a_row, 10), self.LONGEST)
+        self._in_a_row += 1
+        loop = asyncio.get_running_loop()
+        self._waiting[delivery] = loop.call_later(pause, self._requeue, delivery)
+
+    def stop(self) -> None:
+        """Requeue all messages that wait, and from now on each at once."""
+        self._stopped = True
+        for delivery, timer in list(self._waiting.items()):
+            timer.cancel()
+            self._requeue(delivery)
+
+    def _requeue(self, delivery: Delivery) -> None:
+        del self._waiting[delivery]
+        delivery.reject(requeue=True)
+
+
 @dataclass(eq=False, repr=False)
 class Consumer(QueueConsumer):
-    """Starts a method with the payload of each message of *queue*; see :class:`QueueConsumer`."""
+    """
+    Starts a method with the payload of each message of *queue*; see :class:`QueueConsumer`.
+
+    With *dead_letter*, a message that cannot be read or fails for good is rejected, not parked. It
+    goes to the dead-letter exchange of the queue. If the queue has none, the broker deletes it.
+    """
 
     queue: Queue
     requeue_on_error: bool = False
+    dead_letter: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
 from ..declarations import decorator_of
@@ -33,9 +33,11 @@ class EventHandler(QueueConsumer):
     Args:
         event_type: the binding key; ``orders.*`` and ``#`` match several types.
         reliable_delivery: the broker keeps events while no handler runs. A broadcast handler then
-            needs the same identity after a restart: override ``broadcast_identifier``.
-        requeue_on_error: requeue an event when the method raises: at once and without limit, as in
-            Nameko.
+            needs the same identity after a restart: *broadcast_identifier*.
+        broadcast_identifier: the identity of this instance of the service, for a broadcast handler;
+            random by default. A subclass may define a property of this name instead, as in Nameko.
+        requeue_on_error: requeue an event when the method raises, without limit, as in Nameko.
+        retry: run an event again when the method raises, and park it after the last attempt.
         validate: check and convert the payload by its annotation (``VALIDATE_ARGUMENTS``).
     """
 
@@ -46,10 +48,17 @@ class EventHandler(QueueConsumer):
     handler_type: HandlerType = SERVICE_POOL
     reliable_delivery: bool = True
     requeue_on_error: bool = False
+    broadcast_identifier: InitVar[str | None] = None
     _instance: str | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, broadcast_identifier: str | None) -> None:
         super().__post_init__()
+        if not isinstance(broadcast_identifier, str | None):
+            raise ConfigurationError(
+                "broadcast_identifier is text that names this instance of the service, such as its "
+                f"host name, not a value of type {type(broadcast_identifier).__name__}"
+            )
+        self._instance = broadcast_identifier if self.handler_type == BROADCAST else None
         for given in (self.source_service, self.event_type):
             if not isinstance(given, str):
                 raise ConfigurationError(
@@ -64,22 +73,19 @@ class EventHandler(QueueConsumer):
         if (
             self.handler_type == BROADCAST
             and self.reliable_delivery
-            and type(self).broadcast_identifier is EventHandler.broadcast_identifier
+            and self._instance is None
+            and getattr(type(self), "broadcast_identifier", None) is None
         ):
             raise ConfigurationError(
                 "a broadcast handler with reliable_delivery must keep its identity after a restart "
-                "of its process: pass reliable_delivery=False, or override "
+                "of its process: pass reliable_delivery=False, or a "
                 "broadcast_identifier"
             )
 
-    @property
-    def broadcast_identifier(self) -> str:
-        """The identity of this instance of the service; random by default."""
-        return uuid.uuid4().hex
-
     def queue_of(self, host: Host) -> Queue:
         if self.handler_type == BROADCAST and self._instance is None:
-            self._instance = self.broadcast_identifier  # read once: it may differ each time
+            # Read once: a property may differ each time.
+            self._instance = getattr(self, "broadcast_identifier", None) or uuid.uuid4().hex
         settings = host.settings
         return event_queue(
             event_exchange(

@@ -100,7 +100,7 @@ def _log_error(
         arguments = (call, name, call.id)
         record = log.makeRecord(log.name, logging.ERROR, __file__, 0, text, arguments, info)
         if not log.isEnabledFor(logging.DEBUG):
-            from .tracebacks import shortened  # imports sysconfig: only for the first error
+            from ..tracebacks import shortened  # imports sysconfig: only for the first error
 
             # logging.Formatter uses this text; collectors of errors get the whole traceback.
             record.exc_text = shortened(error, service_cls)

@@ -19,7 +19,12 @@ from .names import (
     DELIVERY_COUNT,
     ORIGINAL_EXCHANGE,
     ORIGINAL_ROUTING_KEY,
+    PARKED_EXCHANGE,
+    PARKED_MESSAGE,
+    PARKED_ROUTING_KEY,
+    PARKED_STACKTRACE,
     RESENT,
+    RETRIES,
     ROUTING_HEADERS,
 )
 
@@ -32,6 +37,8 @@ __all__ = [
     "identity_of",
     "original_key_of",
     "parked",
+    "retried",
+    "retries_of",
     "was_resent",
 ]
 
@@ -91,11 +98,17 @@ def original_key_of(message: Message) -> str:
     return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
 
 
+#: Characters of the error in a parked message. All headers must fit into one frame.
+MOST_REASON = 1000
+#: Characters of the stack in a parked message: the last ones, which say where it failed.
+MOST_STACK = 8000
+#: Headers of a copy with a count of attempts.
+_OF_A_COPY = frozenset({ATTEMPTS, COPY})
 #: The counts are of one queue: a classic queue would keep them.
 _NOT_SENT_ON = ROUTING_HEADERS | {DELIVERY_COUNT, ACQUIRED_COUNT}
 #: Headers that differ between two deliveries of a message, or between a message and its copies.
 _OF_ONE_DELIVERY = _NOT_SENT_ON | {
-    *(RESENT, ATTEMPTS, COPY),
+    *(RESENT, ATTEMPTS, COPY, RETRIES),
     *(ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY),
 }
 
@@ -136,8 +149,41 @@ def counted(
     return copy
 
 
-def parked(message: Message, exchange: str, routing_key: str) -> Message:
-    """Return a copy of *message* to park. The copy never expires; its headers name its origin."""
+def retries_of(message: Message) -> int:
+    """Return how often a handler has retried *message*."""
+    retries = message.headers.get(RETRIES) if message.headers else None
+    return retries if type(retries) is int and retries >= 0 else 0
+
+
+def retried(message: Message, exchange: str, routing_key: str, retries: int) -> Message:
+    """Return a copy of *message*, which failed, to run again: for the *retries*-th time."""
+    copy = _kept(message, exchange, routing_key)
+    headers = {name: v for name, v in (copy.headers or EMPTY).items() if name not in _OF_A_COPY}
+    copy.headers = {**headers, RESENT: True, RETRIES: retries}
+    return copy
+
+
+def parked(
+    message: Message, exchange: str, routing_key: str, reason: str, stack: str | None = None
+) -> Message:
+    """
+    Return a copy of *message* to park: it never expires, and its headers have its origin, the
+    *reason* and the *stack* of the error.
+    """
+    copy = _kept(message, exchange, routing_key)
+    headers = dict(copy.headers or EMPTY)
+    headers[PARKED_EXCHANGE] = headers[ORIGINAL_EXCHANGE]
+    headers[PARKED_ROUTING_KEY] = headers[ORIGINAL_ROUTING_KEY]
+    headers[PARKED_MESSAGE] = reason[:MOST_REASON]
+    headers.pop(PARKED_STACKTRACE, None)
+    if stack is not None:
+        headers[PARKED_STACKTRACE] = stack[-MOST_STACK:]
+    copy.headers = headers
+    return copy
+
+
+def _kept(message: Message, exchange: str, routing_key: str) -> Message:
+    """Return a copy of *message* that never expires, and survives a restart of the broker."""
     copy = _sent_on(message, exchange, routing_key)
     copy.expiration = None
     copy.persistent = True

@@ -28,12 +28,18 @@ __all__ = [
     "ORIGINAL_ROUTING_KEY",
     "OVERSIZED",
     "OWN_PREFIX",
+    "PARKED_EXCHANGE",
+    "PARKED_MESSAGE",
+    "PARKED_ROUTING_KEY",
+    "PARKED_STACKTRACE",
     "PREFIX",
     "REPLY_QUEUE_EXPIRES",
     "RESENT",
+    "RETRIES",
     "ROUTING_HEADERS",
     "UNBOUNDED_CANCEL",
     "cancel_queue",
+    "delay_queue",
     "discovery_answers_queue",
     "discovery_queue",
     "event_exchange",
@@ -50,6 +56,8 @@ CALL_ID_STACK = "nameko.call_id_stack"
 DEADLINE = "nameko.aiorpc_deadline"
 RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
+#: How often a handler has retried a message that failed.
+RETRIES = "aiorpc-retries"
 #: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
 #: The id of a copy of a message, if aiorpc counts attempts at the message.
@@ -57,6 +65,11 @@ COPY = "aiorpc-copy"
 #: The origin of a message that was parked or re-sent to its queue.
 ORIGINAL_EXCHANGE = "aiorpc-exchange"
 ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
+#: Why a message was parked, and from where: the names of Spring AMQP, which tools know.
+PARKED_MESSAGE = "x-exception-message"
+PARKED_STACKTRACE = "x-exception-stacktrace"
+PARKED_EXCHANGE = "x-original-exchange"
+PARKED_ROUTING_KEY = "x-original-routingKey"
 #: The queues that dead-lettered a message.
 DEATHS = "x-death"
 #: The number of failed deliveries of a message by a quorum queue. A first delivery has no count.
@@ -73,6 +86,7 @@ OWN_PREFIX = "aiorpc-"
 #: plugins (federation, shovel, streams, MQTT, AMQP 1.0) add these headers.
 ADDED_PREFIXES = (
     *(OWN_PREFIX, DEATHS, "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT),
+    *(PARKED_MESSAGE, PARKED_STACKTRACE, PARKED_EXCHANGE, PARKED_ROUTING_KEY),
     *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-"),
 )
 
@@ -120,14 +134,41 @@ def unique_name(name: str, identity: str) -> str:
 
 
 def parked_queue(queue: str) -> Queue:
+    """Return the queue for parked messages: messages of *queue* that failed for good."""
+    return Queue(_beside(queue, "parked"))
+
+
+def delay_queue(queue: Queue, delay: int) -> Queue:
     """
-    Return the queue for parked messages: messages of *queue* that failed for good. A name that
-    would be too long is cut, and gets a checksum.
+    Return the queue in which messages of *queue* wait *delay* milliseconds. Then the broker moves
+    them to the end of *queue*, and to no other queue.
     """
-    name = f"{queue}.parked"
+    arguments: dict[str, object] = {
+        "x-message-ttl": delay,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.name,
+    }
+    kind = queue.arguments.get("x-queue-type")
+    if kind is not None:
+        arguments["x-queue-type"] = kind
+    if kind == "quorum":  # the broker then keeps a message until the target has confirmed it
+        arguments["x-dead-letter-strategy"] = "at-least-once"
+        arguments["x-overflow"] = "reject-publish"
+    return Queue(
+        _beside(queue.name, f"retry-{delay}ms"),
+        durable=queue.durable or not queue.exclusive,
+        exclusive=queue.exclusive,
+        arguments=arguments,
+        accept_existing=True,
+    )
+
+
+def _beside(queue: str, suffix: str) -> str:
+    """Return *queue* with *suffix*; a name that would be too long is cut, and gets a checksum."""
+    name = f"{queue}.{suffix}"
     if name_fault(name):
-        name = unique_name(queue, f"{crc32(queue.encode(errors='replace')):08x}.parked")
-    return Queue(name)
+        name = unique_name(queue, f"{crc32(queue.encode(errors='replace')):08x}.{suffix}")
+    return name
 
 
 def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:

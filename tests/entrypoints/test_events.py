@@ -114,6 +114,35 @@ def test_a_reliable_broadcast_handler_needs_an_identity() -> None:
             return "host-1"
 
     Named("source", "sold", BROADCAST)
+    event_handler("source", "sold", BROADCAST, broadcast_identifier="host-1")
+    with pytest.raises(ConfigurationError, match="not a value of type int"):
+        event_handler("source", "sold", BROADCAST, broadcast_identifier=1)
+
+
+async def test_a_broadcast_handler_finds_the_queue_of_its_identity_after_a_restart(
+    broker_config: dict[str, Any],
+) -> None:
+    config = {**broker_config, "DISCOVERY": False}
+    source = f"source_{uuid.uuid4().hex[:8]}"
+    came: asyncio.Queue[int] = asyncio.Queue()
+
+    class Listener:
+        name = f"listener_{source}"
+
+        @event_handler(source, "sold", BROADCAST, broadcast_identifier="host-1")
+        async def hear(self, number: int) -> None:
+            came.put_nowait(number)
+
+    async with event_dispatcher(config) as dispatch, AsyncExitStack() as cleanup:
+        transport = await cleanup.enter_async_context(open_transport(resolve(config), name="test"))
+        container = ServiceContainer(Listener, config)
+        async with container:
+            (queue,) = container.queues
+        assert queue.endswith("hear-host-1")
+        cleanup.push_async_callback(transport.delete, queue)
+        await dispatch(source, "sold", 1)
+        async with ServiceContainer(Listener, config), asyncio.timeout(PATIENCE):
+            assert await came.get() == 1
 
 
 def test_an_unknown_handler_type_is_refused() -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from aiorpc.wire.copies import attempts_of, counted, failures_of, parked
+from aiorpc.wire.copies import (
+    attempts_of,
+    copy_id_of,
+    counted,
+    failures_of,
+    identity_of,
+    parked,
+    retried,
+    retries_of,
+    was_resent,
+)
 from aiorpc.wire.message import Message
 
 
@@ -40,9 +50,46 @@ def test_a_copy_keeps_everything_except_what_would_misroute_it() -> None:
 
 
 def test_a_parked_message_is_persistent_and_does_not_expire() -> None:
-    message = parked(Message(body=b"x", persistent=False, expiration=5), "e", "k")
+    message = parked(Message(body=b"x", persistent=False, expiration=5), "e", "k", "why")
     assert (message.persistent, message.expiration) == (True, None)
-    assert message.headers == {"aiorpc-exchange": "e", "aiorpc-routing-key": "k"}
+    assert message.headers == {
+        "aiorpc-exchange": "e",
+        "aiorpc-routing-key": "k",
+        "x-original-exchange": "e",
+        "x-original-routingKey": "k",
+        "x-exception-message": "why",
+    }
+
+
+def test_a_parked_message_keeps_the_end_of_a_long_stack() -> None:
+    reason, stack = "r" * 5000, "s" * 20_000 + "the end"
+    message = parked(Message(body=b"x"), "e", "k", reason, stack)
+    assert message.headers is not None
+    assert len(message.headers["x-exception-message"]) == 1000
+    assert len(message.headers["x-exception-stacktrace"]) == 8000
+    assert message.headers["x-exception-stacktrace"].endswith("the end")
+    again = parked(message, "", "x.parked", "another reason")
+    assert again.headers is not None
+    assert again.headers["x-exception-message"] == "another reason"
+    assert "x-exception-stacktrace" not in again.headers
+    assert again.headers["x-original-exchange"] == "e"
+
+
+def test_a_retried_message_counts_its_retries_and_leaves_the_attempts_behind() -> None:
+    message = counted(Message(body=b"x", persistent=False, expiration=5), "e", "k", "id", 2, None)
+    copy = retried(message, "", "queue", 3)
+    assert retries_of(copy) == 3
+    assert retries_of(message) == 0
+    assert attempts_of(copy) is None
+    assert copy_id_of(copy) is None
+    assert was_resent(copy)
+    assert (copy.persistent, copy.expiration) == (True, None)
+    assert identity_of(copy, "", "queue") == identity_of(message, "", "queue")
+
+
+@pytest.mark.parametrize("odd", ["3", -1, True, None, 2.0])
+def test_a_retries_header_that_is_no_count_is_zero(odd: object) -> None:
+    assert retries_of(Message(body=b"", headers={"aiorpc-retries": odd})) == 0
 
 
 @pytest.mark.parametrize("odd", ["3", -1, True, None, 2.0])
@@ -52,7 +99,7 @@ def test_an_attempts_header_that_is_no_count_is_ignored(odd: object) -> None:
 
 def test_a_copy_and_a_parked_message_leave_the_counts_of_their_queue_behind() -> None:
     message = Message(body=b"", headers={"x-delivery-count": 2, "x-acquired-count": 3})
-    for copy in (counted(message, "e", "k", "id", 0, None), parked(message, "e", "k")):
+    for copy in (counted(message, "e", "k", "id", 0, None), parked(message, "e", "k", "why")):
         assert copy.headers is not None
         assert {"x-delivery-count", "x-acquired-count"}.isdisjoint(copy.headers)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["shortened"]
 
-_OWN = Path(__file__).parents[1]
+_OWN = Path(__file__).parent
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _INSTALLED = ("site-packages", "dist-packages")
 
