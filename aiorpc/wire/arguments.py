@@ -12,17 +12,16 @@ supports pydantic models (``model_validate``). Values of other types pass unchec
 
 from __future__ import annotations
 
-import collections.abc
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MethodType
-from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from ..exceptions import BadArguments, IncorrectSignature, MalformedReply
 from ..logs import logger
 from .conversion import Converter, Unfit, Unsupported, converter_of
+from .signatures import expected_type, result_type, signature_of, takes_self, unwrapped
 
 __all__ = ["Arguments", "result_converter"]
 
@@ -42,6 +41,7 @@ class Arguments:
         mode: ``strict`` converts only values with one meaning; ``lax`` also accepts ``"5"`` for an
             int; ``off`` checks only the signature, and does not follow ``functools.wraps``.
         name: ``service.method``, for errors and warnings.
+        base64: whether bytes are text in base64, as in JSON without kombu's envelopes.
     """
 
     def __init__(
@@ -51,20 +51,19 @@ class Arguments:
         skip_self: bool = True,
         mode: Literal["strict", "lax", "off"] = "strict",
         name: str | None = None,
+        base64: bool = False,
     ) -> None:
         self._name = name = name or function.__qualname__
-        signature = _signature(function, follow_wrapped=mode != "off")
+        signature = signature_of(function, follow_wrapped=mode != "off")
         parameters = list(signature.parameters.values())
         self._check = _check_of(parameters, getattr(function, "__name__", name))
-        # A bound method has no `self` in its signature, and (*args) takes `self` as an item.
-        first = parameters[0].kind if parameters else None
-        if skip_self and first in _POSITIONAL and not inspect.ismethod(function):
+        if skip_self and takes_self(function, parameters):
             self._check = MethodType(self._check, function)  # any object can stand in for `self`
             del parameters[0]
         converters: dict[str, Converter] = {}
         if mode != "off":
-            function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
-            converters.update(_converters(function, parameters, mode == "strict", name))
+            convert = partial(converter_of, strict=mode == "strict", base64=base64)
+            converters.update(_converters(unwrapped(function), parameters, convert, name))
         self._set_converters(parameters, converters)
 
     def _set_converters(
@@ -182,10 +181,8 @@ def result_converter(
     names the expected type and the received type.
     """
     name = name or function.__qualname__
-    function = inspect.unwrap(function, stop=lambda f: hasattr(f, "__signature__"))
-    annotation = _signature(function).return_annotation
     try:
-        expected = _awaited(_resolved(function, annotation))
+        expected = result_type(unwrapped(function))
         converter = None if expected is type(None) else converter_of("", expected, strict=True)
     except Unsupported as exc:
         log.debug("%s: the result passes unchecked: %s", name, exc)
@@ -202,56 +199,18 @@ def result_converter(
     return convert
 
 
-if sys.version_info >= (3, 14):
-    from annotationlib import Format
-
-    # Python must read the signature even if a module imports a name only under TYPE_CHECKING.
-    _signature = partial(inspect.signature, annotation_format=Format.FORWARDREF)
-else:
-    _signature = inspect.signature
-
-
 def _converters(
     function: Callable[..., Any],
     parameters: Iterable[inspect.Parameter],
-    strict: bool,
+    convert: Callable[[str, Any], Converter | None],
     method: str,
 ) -> Iterator[tuple[str, Converter]]:
     for parameter in parameters:
         try:
-            expected = _resolved(function, parameter.annotation)
-            if parameter.default is None:
-                expected = Optional[expected]  # noqa: UP045 - `x: str = None` is old but common
-            converter = converter_of(parameter.name, expected, strict=strict)
+            expected = expected_type(function, parameter)
+            converter = convert(parameter.name, expected)
         except Unsupported as exc:
             log.warning("%s: argument %r passes unchecked: %s", method, parameter.name, exc)
         else:
             if converter is not None:
                 yield parameter.name, converter
-
-
-def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
-    """Return the type that *annotation* names. Unresolvable other annotations do not matter."""
-    if annotation is inspect.Parameter.empty:
-        return Any
-
-    def holder() -> None: ...
-
-    holder.__annotations__ = {"it": annotation}
-    try:
-        return get_type_hints(
-            holder, globalns=getattr(function, "__globals__", {}), include_extras=True
-        )["it"]
-    except Exception as exc:
-        raise Unsupported(
-            f"its annotation {annotation!r} cannot be resolved at run time ({exc}); import its "
-            "names outside of TYPE_CHECKING"
-        ) from exc
-
-
-def _awaited(annotation: Any) -> Any:
-    """Return ``T`` for ``Awaitable[T]`` and ``Coroutine[Any, Any, T]``, else the annotation."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (collections.abc.Awaitable, collections.abc.Coroutine) and arguments:
-        return arguments[-1]
-    return annotation

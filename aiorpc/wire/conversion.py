@@ -28,9 +28,14 @@ class Unsupported(Exception):
     """msgspec does not support an annotation; the text says why."""
 
 
-def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
+def converter_of(
+    name: str, expected: Any, *, strict: bool, base64: bool = False
+) -> Converter | None:
     """
     Return the converter for values of the type *expected*; ``None`` if every value passes.
+
+    Args:
+        base64: whether bytes are text in base64, as in JSON without kombu's envelopes.
 
     Raises:
         Unsupported: msgspec does not support *expected*.
@@ -53,7 +58,7 @@ def converter_of(name: str, expected: Any, *, strict: bool) -> Converter | None:
                 f"its annotation {_type_name(expected)} is unsupported: {_type_name(part.cls)} is "
                 "neither a dataclass, a Struct, a pydantic model nor a type that msgspec knows"
             )
-    return Converter(name, expected, shape, strict)
+    return Converter(name, expected, shape, strict, () if base64 else _BYTES)
 
 
 def _parts(shape: shapes.Type) -> Iterator[shapes.Type]:
@@ -80,15 +85,19 @@ class Unfit(Exception):
 class Converter:
     """Converts values to the type of one annotation."""
 
-    __slots__ = ("_expected", "_has_wire_forms", "_shape", "_strict", "exact", "name")
+    __slots__ = ("_decoded", "_expected", "_has_wire_forms", "_shape", "_strict", "exact", "name")
 
-    def __init__(self, name: str, expected: Any, shape: shapes.Type, strict: bool) -> None:
+    def __init__(
+        self, name: str, expected: Any, shape: shapes.Type, strict: bool, decoded: tuple[type, ...]
+    ) -> None:
         self.name = name
         #: Values of exactly these types need no conversion. Most values have such a type.
         self.exact = frozenset(_exact_types(shape))
         self._expected = expected
         self._shape = shape
         self._strict = strict
+        #: The types that the serializer has decoded already, so that text is no such value.
+        self._decoded = decoded
         kinds = shapes.DateType | shapes.TimeDeltaType
         self._has_wire_forms = any(isinstance(part, kinds) for part in _parts(shape))
 
@@ -117,10 +126,12 @@ class Converter:
             self._expected,
             strict=self._strict,
             str_keys=True,
-            # The serializer has decoded bytes already, so a str never holds base64.
-            builtin_types=(bytes, bytearray, memoryview),
+            builtin_types=self._decoded,
             dec_hook=_convert_model,
         )
+
+
+_BYTES = (bytes, bytearray, memoryview)
 
 
 def _exact_types(shape: shapes.Type) -> Iterator[type]:

@@ -77,3 +77,11 @@ def test_an_annotation_that_limits_its_values_has_no_exact_types(annotation: Any
     assert not made.exact
     with pytest.raises(Unfit):
         made.convert(0)
+
+
+def test_bytes_are_base64_only_where_json_has_no_bytes() -> None:
+    made = converter_of("value", list[bytes], strict=True, base64=True)
+    assert made is not None
+    assert made.convert(["eA==", b"y"]) == [b"x", b"y"]
+    with pytest.raises(Unfit, match="bytes"):
+        converter(list[bytes], strict=True).convert(["eA=="])
