@@ -149,7 +149,7 @@ class Answers:
         current = request.delivery.answer(answer)
         if self._confirm:
             self._running[request.key] = request
-        elif not current:
+        if not current:
             self.keep(request.key, Kept(request.asked, message))
 
     def send_again(self, request: ServedRequest) -> bool:

@@ -6,6 +6,7 @@ Awaits only the subscription.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..logs import logger
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
-from ..wire.copies import identity_of, retries_of, was_resent
+from ..wire.copies import has_id, identity_of, retries_of, was_resent
 from ..wire.errors import text_of
 from ..wire.message import Queue, checked
 from .arguments import arguments_of
@@ -122,6 +123,10 @@ class QueueConsumer(Entrypoint):
         return arguments
 
 
+#: Messages whose handler ended before their redelivery, at most.
+_ENDED = 256
+
+
 class _Taken(msgspec.Struct, eq=False):
     """A message that was submitted to the host and is not settled yet."""
 
@@ -139,9 +144,9 @@ class _Intake:
     """
     Receives the messages of one entrypoint.
 
-    If the broker redelivers a message that still runs here, the message does not run again: its
-    worker settles the new delivery. The broker redelivers after a lost connection, or if the worker
-    takes longer than the broker's ``consumer_timeout``.
+    If the broker redelivers a message that runs here, or ran here, the message does not run again:
+    its worker settles the new delivery, or it is acked at once. The broker redelivers after a lost
+    connection, or if the worker takes longer than the broker's ``consumer_timeout``.
     """
 
     def __init__(
@@ -167,10 +172,15 @@ class _Intake:
             )
         #: In the order of delivery, so messages of a lost connection come first.
         self._taken: dict[_Taken, None] = {}
+        #: The identities of messages that the broker may redeliver, although their handler ended.
+        self._ended: deque[tuple[Any, ...]] = deque(maxlen=_ENDED)
 
     def received(self, delivery: Delivery) -> None:
         if delivery.redelivered or was_resent(delivery.message):
             if self._still_runs(delivery):
+                return
+            if self._ended and self._has_ended(delivery):
+                delivery.ack()
                 return
             if not self.entrypoint.requeue_on_error and self.attempts.takes(delivery):
                 return
@@ -180,20 +190,28 @@ class _Intake:
         """
         Return whether the message of *delivery* runs here. If so, its worker settles *delivery*.
 
-        Only a message with a stale delivery can be redelivered. Messages with equal contents are
-        interchangeable: each redelivery joins one worker.
+        Messages with equal contents are interchangeable: each redelivery joins one worker.
         """
         identity = None
         for taken in self._taken:
-            if not taken.delivery.stale:
-                return False  # the later ones are not stale either
+            if not taken.delivery.may_return:
+                return False  # nor may the later ones
             identity = identity or _Taken(delivery).identity
             if taken.identity == identity:
                 del self._taken[taken]
+                taken.delivery.ack()
                 taken.delivery = delivery
                 self._taken[taken] = None
                 return True
         return False
+
+    def _has_ended(self, delivery: Delivery) -> bool:
+        """Return whether the handler of this message ended here. True once for each message."""
+        try:
+            self._ended.remove(_hashed(delivery))
+        except ValueError:
+            return False
+        return True
 
     def _work(self, delivery: Delivery, retries: int | None = None) -> None:
         host, entrypoint = self.host, self.entrypoint
@@ -233,17 +251,28 @@ class _Intake:
             self.attempts.requeue(delivery)
         elif outcome.ending is Ending.RETURNED:
             self.requeues.reset()
-            delivery.ack()
+            self._ack(delivery)
         elif entrypoint.requeue_on_error:
             self.requeues.add(delivery)
         elif isinstance(outcome.error, entrypoint.expected_exceptions):
-            delivery.ack()
+            self._ack(delivery)
         elif self.retries is not None:
             self.retries.failed(delivery, taken.retries, outcome)
         elif entrypoint.dead_letter:
             delivery.reject(requeue=False)
         else:
-            delivery.ack()
+            self._ack(delivery)
+
+    def _ack(self, delivery: Delivery) -> None:
+        if delivery.may_return and has_id(delivery.message):
+            self._ended.append(_hashed(delivery))
+        delivery.ack()
+
+
+def _hashed(delivery: Delivery) -> tuple[Any, ...]:
+    """Return the identity of a message, with a hash in place of its body, which may be large."""
+    body, *others = _Taken(delivery).identity
+    return (len(body), hash(body), *others)
 
 
 class Requeues:

@@ -51,6 +51,15 @@ class Delivery(msgspec.Struct, eq=False):
         """Whether the delivery's connection is lost: the broker then redelivers the message."""
         raise NotImplementedError
 
+    @property
+    def may_return(self) -> bool:
+        """
+        Whether the broker may redeliver the message, even if it is settled here: the delivery is
+        stale, or the broker cancelled its consumer (a quorum queue of RabbitMQ 4.3 does this after
+        ``consumer_timeout``, and ignores a later ack).
+        """
+        return self.stale
+
     def ack(self) -> None:
         """Ack the message: the broker deletes it."""
         raise NotImplementedError
@@ -78,7 +87,7 @@ class Delivery(msgspec.Struct, eq=False):
         lost, the transport sends only the reply, on the next connection.
 
         Returns:
-            False if the connection is lost: the broker then redelivers the message.
+            False if the broker may redeliver the message; see :attr:`may_return`.
 
         Raises:
             RuntimeError: the delivery was acked, rejected or answered before.
@@ -175,8 +184,8 @@ class Subscription(AbstractAsyncContextManager["Subscription"]):
 
     def _cancelled_by_broker(self, url: object) -> None:
         log.warning(
-            "the broker cancelled the consumer of %s on %s (was the queue deleted?); "
-            "consuming again",
+            "the broker cancelled the consumer of %s on %s: the queue was deleted, or a message "
+            "was not acked within the broker's consumer_timeout; consuming again",
             self.queue.name,
             url,
         )

@@ -14,6 +14,7 @@ from .message import Message, expiration_of
 from .names import (
     ACQUIRED_COUNT,
     ATTEMPTS,
+    CALL_ID_STACK,
     COPY,
     DEATHS,
     DELIVERY_COUNT,
@@ -34,6 +35,7 @@ __all__ = [
     "counted",
     "counted_by_broker",
     "failures_of",
+    "has_id",
     "identity_of",
     "original_key_of",
     "parked",
@@ -128,6 +130,13 @@ def identity_of(message: Message, exchange: str, routing_key: str) -> tuple[Any,
         headers.get(ORIGINAL_ROUTING_KEY, routing_key),
         {name: value for name, value in headers.items() if name not in _OF_ONE_DELIVERY},
     )
+
+
+def has_id(message: Message) -> bool:
+    """Return whether an id in *message* tells it from other messages with equal contents."""
+    if message.message_id or message.correlation_id:
+        return True
+    return message.headers is not None and bool(message.headers.get(CALL_ID_STACK))
 
 
 def counted(

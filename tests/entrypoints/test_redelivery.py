@@ -138,26 +138,35 @@ class Handling:
 
     container: ServiceContainer
     #: Sends payloads to its queue.
-    send: Callable[[str], Awaitable[None]]
+    send: Callable[..., Awaitable[None]]
     #: Another connection to its broker.
     onlooker: Transport
     queue: str
     began: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     runs: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     async def run(self, payload: str) -> None:
         self.runs.append(payload)
         self.began.put_nowait(payload)
         if payload != "last":
             await self.opened.wait()
+        self.ended.append(payload)
 
     async def begins(self, payload: str) -> None:
         assert await asyncio.wait_for(self.began.get(), 10) == payload
 
-    async def loses_its_connection_and_has_all_back(self) -> None:
+    async def loses_its_connection(self) -> Callable[[], None]:
+        """Return a function that lets the service connect again."""
         restore = cut(self.container.transport)
         await eventually(lambda: self.container.transport.state is not State.CONNECTED)
+        return restore
+
+    async def loses_its_connection_and_has_all_back(self) -> None:
+        await self.has_all_back(await self.loses_its_connection())
+
+    async def has_all_back(self, restore: Callable[[], None]) -> None:
         restore()
         await eventually(lambda: self.container.health().ok)
         await self.send("last")  # it is behind them in the queue
@@ -193,11 +202,11 @@ async def handling(
         async def take(self, payload: str) -> None:
             await handling.run(payload)
 
-    async def send(payload: str) -> None:
+    async def send(payload: str, message_id: str | None = None) -> None:
         if request.param == "event":
-            await dispatch(name_, "happened", payload)
+            await dispatch(name_, "happened", payload, message_id=message_id)
         else:
-            message = Message(body=f'"{payload}"'.encode())
+            message = Message(body=f'"{payload}"'.encode(), message_id=message_id)
             await onlooker.publish(Outgoing(exchange="", routing_key=name_, message=message))
 
     service = Event if request.param == "event" else Plain
@@ -225,6 +234,24 @@ async def test_a_message_that_still_runs_when_redelivered_runs_once_and_is_acked
     # "last" may run again: its ack was perhaps still on its way when the connection was lost.
     assert sorted(set(handling.runs)) == ["a", "b", "last"]
     assert (handling.runs.count("a"), handling.runs.count("b")) == (1, 1)
+    assert await handling.left() == 0
+
+
+@pytest.mark.parametrize("message_id", ["an id", None])
+async def test_a_message_that_ended_before_its_redelivery_runs_again_only_without_an_id(
+    handling: Handling, message_id: str | None
+) -> None:
+    """Without an id, it may be another message with the same contents."""
+    await handling.send("a", message_id)
+    await handling.begins("a")
+    restore = await handling.loses_its_connection()
+    handling.opened.set()
+    await eventually(lambda: handling.ended == ["a"])
+    if message_id is None:
+        restore()
+        await handling.begins("a")
+    await handling.has_all_back(restore)
+    assert handling.runs == (["a"] if message_id else ["a", "a"]) + ["last"]
     assert await handling.left() == 0
 
 

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import aiormq
 from pamqp.commands import Basic
@@ -20,7 +19,7 @@ from pamqp.commands import Basic
 from ...exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ...logs import logger
 from ...wire.message import Message
-from ..base import Delivery, Heard, Received
+from ..base import Delivery, Received
 from ..incoming import oversized
 from ..outgoing import Outgoing, SizeLimit, check, refuse, settle
 from .after_acks import AfterAcks
@@ -29,7 +28,7 @@ from .errors import Refused
 from .link import Link
 from .resend import SMALL_ANSWER, AmqpRefusal, keep_few, lost_answers
 
-__all__ = ["AmqpDelivery", "ConsumerChannel", "ListenerChannel"]
+__all__ = ["AmqpDelivery", "ConsumerChannel"]
 
 log = logger(__name__)
 
@@ -46,6 +45,10 @@ class AmqpDelivery(Delivery, eq=False):
     @property
     def stale(self) -> bool:
         return not self.channel.open or self.channel.link.lost.done()
+
+    @property
+    def may_return(self) -> bool:
+        return self.stale or 0 < self.tag <= self.channel.cancelled_up_to
 
     def ack(self) -> None:
         tag, self.tag = self.tag, 0
@@ -73,12 +76,13 @@ class AmqpDelivery(Delivery, eq=False):
         """
         if not self.tag:
             raise RuntimeError("the delivery was acked, rejected or answered before")
-        current = self.channel.open
-        if reply.confirm and current:
+        channel, tag = self.channel, self.tag
+        is_open = channel.open
+        if reply.confirm and is_open:
             self._answer_confirmed(reply)
-        elif self.channel.answer(self.tag, reply):
+        elif channel.answer(tag, reply):
             self.tag = 0
-        return current
+        return is_open and tag > channel.cancelled_up_to
 
     def _answer_confirmed(self, reply: Outgoing) -> None:
         """
@@ -127,6 +131,7 @@ class ConsumerChannel(Channel):
     Attributes:
         cancelled: done when the broker has cancelled the consumer. The subscription replaces this
             future when it consumes again.
+        cancelled_up_to: the highest tag when the broker cancelled the consumer; 0 before.
         unsettled: tags of the deliveries that are neither acked nor rejected.
         elsewhere: sends an answer on another channel: when this channel has ended, or if the
             answer's sender needs a confirm.
@@ -150,6 +155,7 @@ class ConsumerChannel(Channel):
             link, channel, max_message_size=max_message_size, limit=limit, take_back=take_back
         )
         self.unsettled: set[int] = set()
+        self.cancelled_up_to = 0
         self.cancelled: asyncio.Future[None] = self.loop.create_future()
         self._received, self._requeue = received, requeue
         self.elsewhere = elsewhere
@@ -209,6 +215,7 @@ class ConsumerChannel(Channel):
         self.reject(tag, requeue=False)
 
     def _on_cancelled(self, frame: Basic.Cancel) -> None:
+        self.cancelled_up_to = max(self.unsettled, default=0)
         if not self.cancelled.done():
             self.cancelled.set_result(None)
 
@@ -351,36 +358,3 @@ class ConsumerChannel(Channel):
         if self._idle is not None:
             self._idle()
         return refusal
-
-
-class ListenerChannel(ConsumerChannel):
-    """
-    A channel that acks messages after their handler has returned. Nobody waits for these acks, so
-    they join the next write. Messages arrive in order, so an ack of the last message covers all.
-    """
-
-    _heard_up_to = 0
-
-    def __init__(self, *args: Any, heard: Heard, **kwargs: Any) -> None:
-        super().__init__(*args, received=lambda delivery: heard(delivery.message), **kwargs)
-        self._heard = heard
-
-    def delivered(
-        self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message
-    ) -> None:
-        if self._refused is not None or not self.open:
-            super().delivered(tag, redelivered, exchange, routing_key, message)
-            return
-        if not self._heard_up_to:
-            self.lane.write_in_company(self._joined_acks)
-        self._heard_up_to = tag
-        try:
-            self._heard(message)
-        except Exception:
-            log.exception(
-                "the handler of a message (exchange %r, key %r) failed", exchange, routing_key
-            )
-
-    def _joined_acks(self) -> bytes:
-        tag, self._heard_up_to = self._heard_up_to, 0
-        return self.encoder.ack(tag, multiple=True) if self.open else b""

@@ -29,6 +29,11 @@ class Refused(Exception):
         self.code = code
         self.text = text
 
+    @property
+    def is_consumer_timeout(self) -> bool:
+        """Whether a message was not acked within the broker's ``consumer_timeout``."""
+        return "delivery acknowledgement" in self.text  # the words of RabbitMQ 3.8 to 4.3
+
 
 @contextmanager
 def errors() -> Iterator[None]:

@@ -42,6 +42,10 @@ log = logger(__name__)
 BIND_EVERY = 15.0
 #: Seconds after which a channel has proved itself. If the broker closes it sooner, the pauses grow.
 PROVEN = 10.0
+_TIMED_OUT = (
+    ". A method or handler ran for longer than the broker's consumer_timeout: give its calls a "
+    "shorter timeout, or raise consumer_timeout"
+)
 
 
 class AmqpSubscription(Subscription):
@@ -263,10 +267,11 @@ class AmqpSubscription(Subscription):
         elif (refused := channel.ended.result()) is not None:
             log.warning(
                 "the broker closed the channel that consumes from %s on %s: %s; it redelivers "
-                "the unsettled messages; consuming again",
+                "the unsettled messages; consuming again%s",
                 self.queue.name,
                 channel.link.url,
                 refused,
+                _TIMED_OUT if refused.is_consumer_timeout else "",
             )
             return time.monotonic() > consuming + PROVEN
         return True

@@ -23,10 +23,11 @@ from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
 from .channel import Channel
-from .consumer import ConsumerChannel, ListenerChannel
+from .consumer import ConsumerChannel
 from .errors import Refused, quietly, reason
 from .inspector import Inspector
 from .link import CLOSE_TIMEOUT, Link
+from .listener import ListenerChannel
 from .subscription import AmqpSubscription
 from .supervisor import Supervisor
 from .topology import Topology, delete_queue, misdeclared
