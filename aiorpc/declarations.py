@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, likely
 
 __all__ = [
     "argument_names",
+    "argument_path",
     "declared_on",
     "decorate",
     "decorator_of",
     "exception_classes",
+    "layers",
     "remote_names",
 ]
 
@@ -88,7 +91,8 @@ def _declare(entrypoint: object, method: F) -> F:
     Store *entrypoint* on *method*, and return *method* unchanged.
 
     Raises:
-        ConfigurationError: *method* is not a function, or it is a generator.
+        ConfigurationError: *method* is not a function, or it is a generator, or it does not have
+            the sensitive arguments of *entrypoint*.
     """
     kind = type(entrypoint).__name__
     if (
@@ -108,9 +112,45 @@ def _declare(entrypoint: object, method: F) -> F:
             f"{method.__qualname__} is {'an async' if asynchronous else 'a'} generator, and {kind} "
             "would never run its body: return a list, and remove each `yield`"
         )
+    _check_sensitive_arguments(getattr(entrypoint, "sensitive_arguments", ()), method)
     # A new list, because functools.wraps copies the reference to the list of the inner function.
     vars(method)[_DECLARED] = [*vars(method).get(_DECLARED, ()), entrypoint]
     return method
+
+
+def _check_sensitive_arguments(names: Iterable[str], method: Callable[..., Any]) -> None:
+    known: list[str] = []
+    for function in layers(method) if names else ():
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return  # an object that is called: we do not know its arguments
+        count = code.co_argcount + code.co_kwonlyargcount
+        has_args = bool(code.co_flags & inspect.CO_VARARGS)
+        if code.co_flags & inspect.CO_VARKEYWORDS and not hasattr(function, "__wrapped__"):
+            return  # an argument may have any name
+        known += code.co_varnames[: count + has_args]
+    for name in names:
+        argument = "".join(argument_path(name)[:1])
+        if argument not in known:
+            listed = ", ".join(each for each in dict.fromkeys(known) if each != "self") or "none"
+            raise ConfigurationError(
+                f"sensitive_arguments has {name!r}, but {method.__qualname__} has no such argument"
+                f"{likely(argument, known)}. Its arguments: {listed}; a part of one is written as "
+                "in user.password or codes[0]"
+            )
+
+
+def argument_path(name: str) -> list[str]:
+    """Return the parts of a sensitive argument's name: ``user.cards[0]`` has three."""
+    return re.findall(r"[^.\[\]]+", name)
+
+
+def layers(method: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Yield *method*, then the functions that its decorators wrap (``functools.wraps``)."""
+    function: Callable[..., Any] | None = method
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
 
 
 def declared_on(service_cls: type) -> Iterator[tuple[str, Any]]:

@@ -132,7 +132,8 @@ def rpc(*args: Any, **kwargs: Any) -> Any:
 
     Args:
         expected_exceptions: errors that are logged as warnings, because they are normal answers.
-        sensitive_arguments: names of arguments whose values no log shows, and no error in a reply.
+        sensitive_arguments: names of arguments whose values no log shows, and no error in a reply;
+            ``user.password`` is a part of an argument.
         validate: check and convert arguments by their annotations (``VALIDATE_ARGUMENTS``).
         delivery: for a request that is delivered or sent again, ``at_most_once`` answers with
             ``DeliveryUncertain``, and ``at_least_once`` runs the method again.

@@ -6,14 +6,15 @@ calls of entrypoints with ``sensitive_arguments`` come here. Pure functions.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..call import Call
+from ..declarations import argument_path, layers
 from ..extensions import Entrypoint
 from ..wire.errors import text_of
 from ..wire.objects import fields_of
+from ..wire.signatures import signature_of
 
 __all__ = ["secrets_of"]
 
@@ -26,22 +27,44 @@ def secrets_of(entrypoint: Entrypoint, call: Call, service_cls: type) -> tuple[s
     """
     Return the texts of the sensitive arguments of *call*, as an error may show them.
 
-    A name is ``argument``, or as in Nameko a part of one: ``argument.key`` or ``argument[0]``.
+    A name is ``argument``, or as in Nameko a part of one: ``argument.key`` or ``argument[0]``. If a
+    decorator changes the arguments so that we cannot find one, all arguments are sensitive.
     """
-    arguments: Mapping[str, Any] = call.kwargs
-    try:
-        signature = inspect.signature(getattr(service_cls, entrypoint.method_name))
-        arguments = signature.bind(None, *call.args, **call.kwargs).arguments
-    except (TypeError, ValueError, NameError):  # a decorator changed the signature
-        pass
+    bound, complete = _bound(entrypoint.method_name, call, service_cls)
     found: dict[str, None] = {}
     for name in entrypoint.sensitive_arguments:
-        for text in _texts(_part(arguments, re.findall(r"[^.\[\]]+", name)), _DEPTH):
+        path = argument_path(name)
+        values = [_part(each, path) for each in bound if path[0] in each]
+        if not values and not complete:
+            values = [call.args, call.kwargs]
+        for text in _texts(values, _DEPTH + 1):
             found.update(dict.fromkeys((text, repr(text)[1:-1])))
             if len(found) >= _MOST:
                 break
     found.pop("", None)
     return tuple(found)
+
+
+def _bound(name: str, call: Call, service_cls: type) -> tuple[list[dict[str, Any]], bool]:
+    """
+    Return the arguments of *call* by their names, for the method and for each function that its
+    decorators wrap; and whether all these functions take them.
+    """
+    static = isinstance(inspect.getattr_static(service_cls, name), staticmethod)
+    args = call.args if static else (None, *call.args)
+    bound, complete = [], True
+    for function in layers(getattr(service_cls, name)):
+        try:
+            signature = signature_of(function, follow_wrapped=False)
+            arguments = signature.bind(*args, **call.kwargs).arguments
+        except (TypeError, ValueError, NameError):
+            complete = False
+            continue
+        for parameter in signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments = {**arguments.get(parameter.name, {}), **arguments}
+        bound.append(arguments)
+    return bound, complete
 
 
 def _part(value: Any, path: list[str]) -> Any:

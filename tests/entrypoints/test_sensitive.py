@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 import logging
 import uuid
@@ -11,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from aiorpc import Call, ClusterRpcProxy, RemoteError, ServiceContainer, rpc
+from aiorpc import (
+    Call,
+    ClusterRpcProxy,
+    ConfigurationError,
+    RemoteError,
+    ServiceContainer,
+    event_handler,
+    rpc,
+)
 from aiorpc.config import hide
 from aiorpc.hosting.sensitive import secrets_of
 
@@ -69,7 +79,7 @@ async def test_the_log_and_the_reply_hide_the_values_of_sensitive_arguments(
 
 def test_parts_of_arguments_are_found_by_their_names() -> None:
     class Service:
-        @rpc(sensitive_arguments=("card.number", "codes[1]", "amount", "missing", "blob"))
+        @rpc(sensitive_arguments=("card.number", "codes[1]", "amount", "card.missing", "blob"))
         async def pay(
             self, card: Any, codes: Any, amount: Any, blob: bytes, *, note: str
         ) -> None: ...
@@ -79,6 +89,71 @@ def test_parts_of_arguments_are_found_by_their_names() -> None:
     arguments = ({"number": 4711, "name": "Ann"}, ["a", "b"], Decimal("1.10"), b"\xff")
     found = secrets_of(entrypoint, Call("s", "pay", arguments, {"note": "n"}), Service)
     assert {"4711", "b", "1.10", "\ufffd", "\\xff"} == set(found) - {"\\\\xff"}
+
+
+def checks_token(method: Any) -> Any:
+    """A decorator of a user's, that takes the first argument away."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, token: str, *args: Any, **kwargs: Any) -> Any:
+        return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+class Various:
+    @rpc(sensitive_arguments="password")
+    def with_keywords(self, user: str, **others: Any) -> None: ...
+
+    @staticmethod
+    @rpc(sensitive_arguments="password")
+    def static(user: str, password: str) -> None: ...
+
+    @rpc(sensitive_arguments="token")
+    @checks_token
+    def outer(self, user: str) -> None: ...
+
+    @rpc(sensitive_arguments="password")
+    @checks_token
+    def inner(self, user: str, password: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs", "expected"),
+    [
+        ("with_keywords", ("Ann",), {"password": "secret"}, {"secret"}),
+        ("with_keywords", ("Ann",), {"note": "n"}, set()),
+        ("static", ("Ann", "secret"), {}, {"secret"}),
+        ("outer", ("secret", "Ann"), {}, {"secret"}),
+        ("outer", (), {"token": "secret", "user": "Ann"}, {"secret"}),
+        ("inner", (), {"token": "t", "user": "Ann", "password": "secret"}, {"secret"}),
+        ("inner", ("token", "Ann", "secret"), {}, {"token", "Ann", "secret"}),  # in doubt, all
+    ],
+)
+def test_sensitive_arguments_are_found_in_every_kind_of_method(
+    method: str, args: tuple[Any, ...], kwargs: dict[str, Any], expected: set[str]
+) -> None:
+    function = inspect.getattr_static(Various, method)
+    (entrypoint,) = vars(getattr(function, "__func__", function))["__aiorpc_entrypoints__"]
+    entrypoint.method_name = method
+    assert set(secrets_of(entrypoint, Call("s", method, args, kwargs), Various)) == expected
+
+
+def test_a_misspelt_sensitive_argument_is_refused_when_the_class_is_made() -> None:
+    def log_in(self: Any, user: Any, *codes: str, password: str = "") -> None: ...
+
+    for right in ("user.pin", "user[0].pin", "codes[1]", ("user", "password")):
+        rpc(sensitive_arguments=right)(log_in)
+    known = r"did you mean 'password'\?\)\. Its arguments: user, password, codes; a part of one"
+    with pytest.raises(ConfigurationError, match=rf"'pasword', but .*log_in .*{known}"):
+        rpc(sensitive_arguments="pasword")(log_in)
+    for wrong in ("pin.user", "", ".", "[0]"):
+        with pytest.raises(ConfigurationError, match="log_in has no such argument"):
+            event_handler("a", "b", sensitive_arguments=wrong)(log_in)
+    with pytest.raises(ConfigurationError, match=r"'passwort', but .*static"):
+        rpc(sensitive_arguments="passwort")(Various.static)
+    with pytest.raises(ConfigurationError, match="Its arguments: token, args, user;"):
+        rpc(sensitive_arguments="tokn")(Various.outer)
 
 
 def test_short_secrets_are_masked_as_words_only() -> None:
