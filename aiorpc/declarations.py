@@ -5,6 +5,7 @@ functions; this file imports only ``exceptions``.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -14,12 +15,11 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from .exceptions import ConfigurationError, likely
 
 __all__ = [
-    "argument_names",
     "argument_path",
+    "check_options",
     "declared_on",
     "decorate",
     "decorator_of",
-    "exception_classes",
     "layers",
     "remote_names",
 ]
@@ -210,38 +210,34 @@ def _is_declared(function: Any, name: str) -> bool:
     return declared and function.__name__ == name
 
 
-def exception_classes(given: Any) -> tuple[type[Exception], ...]:
+def check_options(entrypoint: Any) -> None:
     """
-    Return the exception class or classes in *given* as a tuple.
+    Check the options of *entrypoint*, a dataclass, and make tuples of single names and classes.
 
     Raises:
-        ConfigurationError: *given* is something else.
+        ConfigurationError: an option has the wrong type.
     """
-    classes = _tuple(given)
+    entrypoint.expected_exceptions = classes = _tuple(entrypoint.expected_exceptions)
     for each in classes:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             raise ConfigurationError(
                 f"expected_exceptions are classes of exceptions, got {each!r}: write the options "
                 "of a decorator above the method, @rpc(expected_exceptions=ValueError)"
             )
-    return classes
-
-
-def argument_names(given: Any) -> tuple[str, ...]:
-    """
-    Return the argument name or names in *given* as a tuple.
-
-    Raises:
-        ConfigurationError: *given* is something else.
-    """
-    names = _tuple(given)
+    entrypoint.sensitive_arguments = names = _tuple(entrypoint.sensitive_arguments)
     for each in names:
         if not isinstance(each, str):
             raise ConfigurationError(
                 f"sensitive_arguments are names of arguments, got {each!r}: write a string, or "
                 "several in a tuple"
             )
-    return names
+    for field in dataclasses.fields(entrypoint):
+        value = getattr(entrypoint, field.name, True)
+        if field.type in ("bool", bool) and not isinstance(value, bool):
+            raise ConfigurationError(
+                f"{field.name} of {type(entrypoint).__name__} is True or False, got {value!r} "
+                f"({type(value).__name__})"
+            )
 
 
 def _tuple(given: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from . import former_hooks
 from .call import Call
 from .config import Settings
 from .context import EMPTY, NO_CONTEXT, Context
-from .declarations import argument_names, declared_on, decorate, exception_classes
+from .declarations import check_options, declared_on, decorate
 from .exceptions import ConfigurationError
 from .transports.base import Transport
 from .wire.protocol import Wire
@@ -168,8 +168,7 @@ class Entrypoint:
     sensitive_arguments: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self.expected_exceptions = exception_classes(self.expected_exceptions)
-        self.sensitive_arguments = argument_names(self.sensitive_arguments)
+        check_options(self)
 
     def queue_name(self, host: Host) -> str | None:
         """Return the queue that the entrypoint consumes, if any; for logs and ``aiorpc ls``."""

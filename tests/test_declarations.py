@@ -87,9 +87,12 @@ def test_options_have_namekos_positions(method: str, expected: dict[str, Any]) -
     ("make", "error"),
     [
         (
-            lambda: consume(QUEUE, True, ValueError),
+            lambda: consume(QUEUE, True, False, ValueError),
             r"Consumer.*it takes \(queue, requeue_on",
         ),
+        (lambda: consume(QUEUE, True, ValueError), "dead_letter of Consumer is True or False, got"),
+        (lambda: timer(5, "yes"), r"eager of Timer is True or False, got 'yes' \(str\)"),
+        (lambda: rpc(validate=None), "validate of Rpc is True or False, got None"),
         (lambda: consume(QUEUE, prefetch_count=3), "'prefetch_count'; it takes"),
         (lambda: consume(coroutine), "takes aiorpc.Queue, not function"),
         (lambda: event_handler("a"), r"'event_type'; it takes \(source_service, "),
