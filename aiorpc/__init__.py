@@ -44,6 +44,7 @@ _NAMES = {
     ),
     "dependencies.publisher": ("Publisher",),
     "entrypoints.consumer": ("consume",),
+    "entrypoints.cron": ("cron",),
     "entrypoints.events": (
         "BROADCAST",
         "SERVICE_POOL",

@@ -15,6 +15,7 @@ from .dependencies.dispatcher import EventDispatcher as EventDispatcher
 from .dependencies.proxies import ClusterRpc as ClusterRpc, RpcProxy as RpcProxy
 from .dependencies.publisher import Publisher as Publisher
 from .entrypoints.consumer import consume as consume
+from .entrypoints.cron import cron as cron
 from .entrypoints.events import (
     BROADCAST as BROADCAST,
     SERVICE_POOL as SERVICE_POOL,

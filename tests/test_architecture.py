@@ -168,6 +168,7 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "marshmallow": {"sqlalchemy"},
         "marshmallow_sqlalchemy": {"sqlalchemy"},
         "starlette": {"http"},
+        "cronsim": {"entrypoints"},
         "uvicorn": {"http"},
         "rich": {"cli"},
         "pytest": {"testing", "sqlalchemy"},

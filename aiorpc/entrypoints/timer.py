@@ -1,5 +1,5 @@
 """
-``@timer`` and ``@once``. Awaits the clock and the end of each run. ``Timer`` is the smallest
+``@timer`` and ``@once``. Awaits the clock and the end of each run. ``Once`` is the smallest
 complete entrypoint, and an example for your own entrypoints.
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
 from .arguments import require_call
+from .singletons import Singleton
+from .ticks import Every, start
 
 __all__ = ["Once", "Timer", "once", "timer"]
 
@@ -24,14 +26,18 @@ class Timer(Entrypoint):
     """
     Starts a method every *interval* seconds, but only one run at a time. If a run takes longer than
     the interval, the next run starts at its end. The first run starts after *interval* seconds, or
-    at once if *eager*. An error is logged and does not stop the timer. Each instance of the service
-    has its own timer.
+    at once if *eager*. An error is logged and does not stop the timer.
+
+    Each instance of the service has its own timer. With *singleton*, one instance starts each run,
+    at the multiples of *interval* since 1970 (UTC); another one takes over when it ends. An *eager*
+    run then starts only if no instance has started any run yet.
     """
 
     unprompted = True
 
     interval: float
     eager: bool = False
+    singleton: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,19 +50,19 @@ class Timer(Entrypoint):
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:
         require_call(self, host)
-        host.spawn(self._tick(host), name=f"timer {self.method_name}")
+        if self.singleton:
+            ticks = Every(self.interval)
+            await Singleton(host, self, ticks, kind="timer", eager=self.eager).listen()
+        else:
+            host.spawn(self._tick(host), name=f"timer {self.method_name}")
         yield
 
     async def _tick(self, host: Host) -> None:
         clock = asyncio.get_running_loop().time
         due = clock() + (0 if self.eager else self.interval)
-        ended = asyncio.Event()
         while True:
             await asyncio.sleep(due - clock())
-            ended.clear()
-            # `host.work` would cancel the run when the container stops; but the run must finish.
-            host.submit(self, host.new_call(self, kind="timer"), lambda outcome: ended.set())
-            await ended.wait()
+            await start(host, self, "timer").wait()
             due = max(due + self.interval, clock())
 
 

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from ..exceptions import AioRpcError, ConnectionLost
+from ..exceptions import ConnectionLost
 from ..logs import logger
 from ..wire.message import Exchange, Queue
+from .claims import Claim
+from .confirming import send_and_wait
 from .incoming import REQUEUE, ConsumerOptions, Delivery, Heard, Received, Subscription
 from .outgoing import Outgoing, Refusal, Returns
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
 
 __all__ = [
     "REQUEUE",
+    "Claim",
     "Delivery",
     "Heard",
     "Outgoing",
@@ -193,33 +196,19 @@ class Transport(ABC):
             Unroutable: *outgoing* is mandatory, and the broker has no queue for it.
             ConnectionLost: *outgoing* could not be sent, or was not confirmed, in time.
         """
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[AioRpcError | None] = loop.create_future()
-        also = outgoing.settled
-
-        def on_settled(error: AioRpcError | None) -> None:
-            if not settled.done():
-                settled.set_result(error)
-            if also is not None:
-                also(error)
-
-        outgoing.settled = on_settled
         if timeout is not None:
-            at = loop.time() + timeout
+            at = asyncio.get_running_loop().time() + timeout
             outgoing.expires_at = min(at, outgoing.expires_at or at)
-        self.send(outgoing)
         try:
-            async with asyncio.timeout(timeout):
-                error = await settled
+            await send_and_wait(outgoing, self.send, timeout)
         except TimeoutError:
+            self.retract(outgoing)
             raise ConnectionLost(
                 f"{outgoing.description} was not confirmed within {timeout:g} s: {self.condition()}"
             ) from None
-        finally:
-            if not settled.done() or settled.cancelled():
-                self.retract(outgoing)
-        if error is not None:
-            raise error
+        except asyncio.CancelledError:
+            self.retract(outgoing)
+            raise
 
     @property
     def waiting(self) -> int:
@@ -338,3 +327,16 @@ class Transport(ABC):
     @abstractmethod
     async def delete(self, queue: str) -> None:
         """Delete *queue* if it exists and the transport is connected. Bounded; never raises."""
+
+    # --- rights
+
+    @abstractmethod
+    async def claim(self, name: str) -> Claim | None:
+        """
+        Claim the right *name*, an exclusive queue. Return ``None`` if it is taken: by another
+        connection, or by another claim of this transport.
+
+        Raises:
+            ConnectionLost: there is no connection, or the broker does not answer.
+            ConfigurationError: the user may not declare the queue (403).
+        """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
-from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from ..exceptions import AioRpcError, ConnectionLost, Overloaded, UnserializableValueError
 from ..logs import logger
 from ..wire.message import Message
 
@@ -31,6 +31,7 @@ __all__ = [
     "SizeLimit",
     "check",
     "check_size",
+    "nacked",
     "refuse",
     "resend",
     "resend_suspect",
@@ -224,6 +225,14 @@ def check(outgoing: Outgoing, encoder: Encoder, limit: SizeLimit) -> None:
     """
     check_size(outgoing, limit)
     encoder.publish(outgoing.exchange, outgoing.routing_key, outgoing.mandatory, outgoing.message)
+
+
+def nacked(exchange: str, routing_key: str) -> Overloaded:
+    """Return the error for a message that the broker refused with ``basic.nack``."""
+    return Overloaded(
+        f"the broker refused a message to exchange {exchange!r}, key {routing_key!r} (basic.nack): "
+        "a queue of this message is full, or failed"
+    )
 
 
 def shorten(outgoing: Outgoing, now: float) -> None:

@@ -46,6 +46,8 @@ __all__ = [
     "event_queue",
     "parked_queue",
     "rpc_queue_name",
+    "singleton_right",
+    "singleton_ticks",
     "unique_name",
 ]
 
@@ -169,6 +171,20 @@ def _beside(queue: str, suffix: str) -> str:
     if name_fault(name):
         name = unique_name(queue, f"{crc32(queue.encode(errors='replace')):08x}.{suffix}")
     return name
+
+
+def singleton_right(method: str) -> str:
+    """Return the name of the exclusive queue whose owner fires the ticks of *method*."""
+    return _beside(f"aiorpc-singleton-{method}", "right")
+
+
+def singleton_ticks(method: str) -> Queue:
+    """Return the queue that holds the last tick of *method*."""
+    return Queue(
+        _beside(f"aiorpc-singleton-{method}", "ticks"),
+        arguments={"x-max-length": 1},
+        accept_existing=True,
+    )
 
 
 def event_exchange(source: str, *, auto_delete: bool = False, passive: bool = False) -> Exchange:

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiormq
 
-from ...exceptions import Overloaded, Unroutable
+from ...exceptions import Unroutable
 from ...logs import logger
 from ...wire.message import Message
 from ..codec.encoder import Encoder
@@ -22,6 +22,7 @@ from ..outgoing import (
     Returned,
     SizeLimit,
     check_size,
+    nacked,
     settle,
     settle_soon,
 )
@@ -286,11 +287,4 @@ def unroutable(exchange: str, routing_key: str, answer: str) -> Unroutable:
 def _settle(outgoing: Outgoing, accepted: bool) -> None:
     """Settle *outgoing*, which the broker acked or nacked."""
     if outgoing.confirm:  # otherwise it settled when we wrote it
-        settle(outgoing, None if accepted else _nacked(outgoing))
-
-
-def _nacked(outgoing: Outgoing) -> Overloaded:
-    return Overloaded(
-        f"the broker refused a message to exchange {outgoing.exchange!r}, key "
-        f"{outgoing.routing_key!r} (basic.nack): a queue of this message is full, or failed"
-    )
+        settle(outgoing, None if accepted else nacked(outgoing.exchange, outgoing.routing_key))

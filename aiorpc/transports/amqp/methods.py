@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pamqp import commands
 
-__all__ = ["Consume", "ExchangeDeclare", "QueueBind", "QueueDeclare", "QueueDelete"]
+__all__ = ["Consume", "ExchangeDeclare", "Get", "QueueBind", "QueueDeclare", "QueueDelete"]
 
 
 class _AnyName:
@@ -37,4 +37,8 @@ class QueueDelete(_AnyName, commands.Queue.Delete):
 
 
 class Consume(_AnyName, commands.Basic.Consume):
+    pass
+
+
+class Get(_AnyName, commands.Basic.Get):
     pass

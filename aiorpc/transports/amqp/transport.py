@@ -18,11 +18,12 @@ from ...config import Settings
 from ...exceptions import ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
-from ..base import QueueState, State, Subscription, Transport
+from ..base import Claim, QueueState, State, Subscription, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
 from .channel import Channel
+from .claims import Claims
 from .consumer import ConsumerChannel
 from .errors import Refused, quietly, reason
 from .inspector import Inspector
@@ -77,6 +78,7 @@ class AmqpTransport(Transport):
             on_congested=self._weigh,
         )
         self._inspector = Inspector(self.supervisor)
+        self._claims = Claims(self.supervisor, self.publish)
         self._closing: asyncio.Task[None] | None = None
 
     # --- the connection
@@ -196,6 +198,9 @@ class AmqpTransport(Transport):
 
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
         return await self._inspector.inspect(queue, timeout)
+
+    async def claim(self, name: str) -> Claim | None:
+        return await self._claims.claim(name)
 
     async def delete(self, queue: str) -> None:
         self._topology.forget(queue)

@@ -276,7 +276,7 @@ class Demultiplexer:
             return False
         content_or_none = self._contents.get(number)
         if content_or_none is None:
-            return False  # the answer to a basic.get, which aiorpc does not use
+            return False  # the answer to a basic.get
         content = content_or_none
         if kind == HEADER:
             self._header(hot, content, data[at:end])

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from ...exceptions import ConfigurationError, Unroutable
+from ...exceptions import ConfigurationError, Overloaded, Unroutable
 from ...logs import logger
 from ...wire.message import Exchange, Message, Queue
 from ..base import QueueState
 from ..codec.encoder import short_string
-from ..outgoing import UNROUTABLE_REMEDY
+from ..outgoing import UNROUTABLE_REMEDY, nacked
 from .exchange import MemoryExchange, exchange_flags
 from .message import Carried, carried
 from .queue import MemoryConsumer, MemoryQueue, goes_round, queue_flags
@@ -34,6 +34,8 @@ _KNOWN_ARGUMENTS: Final = frozenset(
     {
         "x-expires",
         "x-message-ttl",
+        "x-max-length",
+        "x-overflow",
         "x-dead-letter-exchange",
         "x-dead-letter-routing-key",
         "x-dead-letter-strategy",
@@ -75,12 +77,13 @@ class MemoryBroker:
 
     def publish(
         self, exchange: str, routing_key: str, message: Message, mandatory: bool
-    ) -> Unroutable | None:
+    ) -> Unroutable | Overloaded | None:
         """
         Put a copy of *message* into the queues that are bound to its exchange and routing key.
 
         Returns:
-            An error if the exchange does not exist, or if a mandatory message reaches no queue.
+            An error if the exchange does not exist, if a mandatory message reaches no queue, or if
+            a full queue refuses the message.
 
         Raises:
             UnserializableValueError: AMQP cannot carry *message*; nothing was done.
@@ -89,9 +92,10 @@ class MemoryBroker:
         queues = self._queues_for(exchange, routing_key)
         if queues:
             self._position += 1
+            accepted = True
             for queue in queues:
-                queue.put(copy, exchange, routing_key, self._position)
-            return None
+                accepted &= queue.put(copy, exchange, routing_key, self._position)
+            return None if accepted else nacked(exchange, routing_key)
         if exchange and exchange not in self.exchanges:
             return Unroutable(f"there is no exchange {exchange!r} on {self.url} (404 NOT_FOUND)")
         if mandatory:

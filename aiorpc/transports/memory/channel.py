@@ -13,7 +13,7 @@ from ...exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..codec.encoder import Encoder
 from ..outgoing import Outgoing, SizeLimit, check, check_size, refuse, resend, settle, settle_soon
 from .broker import MemoryBroker
-from .queue import Entry, MemoryConsumer
+from .queue import Deliver, Entry, MemoryConsumer, MemoryQueue
 
 __all__ = ["MemoryChannel"]
 
@@ -74,6 +74,28 @@ class MemoryChannel:
 
     async def all_confirmed(self) -> None:
         """Return at once, because the broker in this process never closes a channel."""
+
+    def consume(
+        self,
+        queue: MemoryQueue,
+        deliver: Deliver,
+        gone: Callable[[], None],
+        prefetch: float,
+        priority: int,
+    ) -> MemoryConsumer:
+        """Consume from *queue*; see :class:`.queue.MemoryConsumer`."""
+        consumer = MemoryConsumer(queue, deliver, gone, prefetch, priority)
+        self.keep(consumer)
+        queue.add_consumer(consumer)
+        return consumer
+
+    def keep(self, consumer: MemoryConsumer) -> None:
+        """
+        Requeue the unsettled deliveries of *consumer* when the connection ends. Forget cancelled
+        consumers without any.
+        """
+        here = (each for each in self.consumers if each.unacked or each in each.queue.consumers)
+        self.consumers = [*here, consumer]
 
     def publish(
         self, outgoing: Outgoing, answered: tuple[MemoryConsumer, Entry] | None = None

@@ -108,6 +108,9 @@ class MemoryQueue:
         self.expires: int | None = self.flags.get("x-expires")
         #: Milliseconds.
         self.message_ttl: int | None = self.flags.get("x-message-ttl")
+        #: The largest number of waiting messages.
+        self.max_length: int | None = self.flags.get("x-max-length")
+        self._refuses = self.flags.get("x-overflow", "drop-head") != "drop-head"
         #: Exchange and routing key for dropped messages; ``None`` keeps the routing key.
         self.dead_letters: tuple[str, str | None] | None = None
         if (exchange := self.flags.get("x-dead-letter-exchange")) is not None:
@@ -119,8 +122,14 @@ class MemoryQueue:
 
     # --- messages
 
-    def put(self, carried: Carried, exchange: str, routing_key: str, position: int) -> None:
-        """Append a message, or drop it if it expires at once."""
+    def put(self, carried: Carried, exchange: str, routing_key: str, position: int) -> bool:
+        """
+        Append a message, or drop it if it expires at once. Return False if the queue is full and
+        refuses messages (``x-overflow``). Another full queue drops messages at its head.
+        """
+        most = self.max_length
+        if most is not None and self._refuses and self._surplus(most) >= 0:
+            return False
         expiration = carried.message.expiration
         ttl = self.message_ttl
         if expiration is not None and (ttl is None or expiration < ttl):
@@ -133,10 +142,22 @@ class MemoryQueue:
             expires_at = None  # RabbitMQ delivers it if a consumer is free
         else:
             self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
-            return
+            return True
         self.ready.append(Entry(carried, exchange, routing_key, position, expires_at))
+        if most is not None:
+            self._drop_surplus(most)
         if not self._scheduled:
             self.schedule()
+        return True
+
+    def _surplus(self, most: int) -> float:
+        """Return how many messages above *most* wait, without those that a consumer gets next."""
+        free = sum(each.prefetch - len(each.unacked) for each in self.consumers)
+        return len(self.ready) - max(free, 0) - most
+
+    def _drop_surplus(self, most: int) -> None:
+        while self.ready and self._surplus(most) > 0:
+            self.drop(self.ready.popleft(), "maxlen")
 
     def requeue(self, entries: Iterable[Entry]) -> None:
         """Put delivered entries back in their old places."""
@@ -152,6 +173,8 @@ class MemoryQueue:
             merged = sorted((*ready, *returning), key=_POSITION)
             ready.clear()
             ready.extend(merged)
+        if self.max_length is not None:
+            self._drop_surplus(self.max_length)
         self.schedule()
 
     def drop(self, entry: Entry, reason: str) -> None:
@@ -167,6 +190,12 @@ class MemoryQueue:
         ready = self.ready
         while ready and (expires_at := ready[0].expires_at) is not None and expires_at <= now:
             self.drop(ready.popleft(), "expired")
+
+    def take(self) -> Entry | None:
+        """Remove and return the first message, for ``basic.get``; ``None`` if there is none."""
+        self.drop_expired(self._turns.time())
+        self.start_expiry()  # RabbitMQ counts a get as a use of the queue
+        return self.ready.popleft() if self.ready else None
 
     # --- deliveries
 

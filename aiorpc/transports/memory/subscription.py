@@ -103,17 +103,13 @@ class MemorySubscription(Subscription):
             self._declared_again(broker.url)
         arguments = {} if options.arguments is None else options.arguments(reconnects)
         self._consumed_before = True
-        self._consumer = MemoryConsumer(
+        self._consumer = channel.consume(
             queue,
             _handing(options, channel, self._limit),
             partial(self._gone, channel, reconnects),
             options.prefetch or math.inf,
             arguments.get("x-priority", 0),
         )
-        # Forget cancelled consumers without unsettled deliveries.
-        here = (each for each in channel.consumers if each.unacked or each in each.queue.consumers)
-        channel.consumers = [*here, self._consumer]
-        queue.add_consumer(self._consumer)
 
     def disconnected(self) -> None:
         """Forget the consumer, because its connection is lost."""

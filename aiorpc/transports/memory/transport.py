@@ -15,12 +15,13 @@ from weakref import WeakValueDictionary
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
-from ..base import QueueState, State, Transport
+from ..base import Claim, QueueState, State, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
 from .broker import MemoryBroker
 from .channel import MemoryChannel
+from .claims import MemoryClaim
 from .subscription import MemorySubscription, restore
 
 __all__ = ["MemoryTransport"]
@@ -262,6 +263,10 @@ class MemoryTransport(Transport):
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
         channel = self._channel
         return None if channel is None else channel.broker.inspect(queue, channel)
+
+    async def claim(self, name: str) -> Claim | None:
+        channel = self.channel
+        return None if name in channel.broker.queues else MemoryClaim(name, channel)
 
     async def delete(self, queue: str) -> None:
         self._queues.pop(queue, None)

@@ -276,13 +276,13 @@ async def test_arguments_without_effect_and_transient_queues_are_logged(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with MemoryTransport(name) as transport:
-        await transport.declare(queues=[Queue("a", arguments={"x-max-length": 10})])
-        assert "x-max-length has no effect" in caplog.text
+        await transport.declare(queues=[Queue("a", arguments={"x-max-length-bytes": 10})])
+        assert "x-max-length-bytes has no effect" in caplog.text
         await transport.declare(queues=[Queue("b", durable=False)])
         assert "neither durable nor exclusive" in caplog.text
         caplog.clear()
         await transport.declare(queues=[Queue("c", arguments={"x-queue-type": "quorum"})])
-        await transport.declare(queues=[Queue("a", arguments={"x-max-length": 10})])
+        await transport.declare(queues=[Queue("a", arguments={"x-max-length-bytes": 10})])
         assert caplog.text == ""
 
 
