@@ -1,5 +1,6 @@
 """
-The class of a call, and the types of its handlers and middleware. Nothing here awaits or does I/O.
+The class of a call, how a call ends, and the types of its handlers and middleware. Nothing here
+awaits or does I/O.
 
 The caller and the service use the same class, so the same middleware (a trace, a counter, a check
 of permissions) can wrap a call on both sides.
@@ -7,6 +8,7 @@ of permissions) can wrap a call on both sides.
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,7 +17,7 @@ import msgspec
 
 from .context import EMPTY, NO_CONTEXT, Context
 
-__all__ = ["Call", "Handler", "Middleware", "compose"]
+__all__ = ["Call", "Ending", "Handler", "Middleware", "Outcome", "compose"]
 
 
 class Call(msgspec.Struct, frozen=True, eq=False):
@@ -36,6 +38,31 @@ class Call(msgspec.Struct, frozen=True, eq=False):
 
     def __str__(self) -> str:
         return f"{self.service}.{self.method}"
+
+
+class Ending(enum.Enum):
+    """How a worker ended. The entrypoint then acks or requeues the worker's message."""
+
+    #: The method returned, and its dependencies closed without an error.
+    RETURNED = "returned"
+    #: The method, a dependency or a middleware raised.
+    RAISED = "raised"
+    #: The deadline passed before the method ended; the error is an ``RpcTimeout``.
+    TIMED_OUT = "timed out"
+    #: The caller cancelled the call, so nobody waits for an answer.
+    CANCELLED = "cancelled"
+    #: The container stopped before the worker began or ended. The entrypoint requeues the message.
+    ABANDONED = "abandoned"
+
+
+class Outcome(msgspec.Struct, eq=False):
+    """How one call ended. ``value`` is the result after the *encode* function of ``submit``."""
+
+    ending: Ending
+    value: Any = None
+    error: BaseException | None = None
+    #: Values of sensitive arguments: neither the log nor the caller may see them in the error.
+    secrets: tuple[str, ...] = ()
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Any]]

@@ -107,7 +107,8 @@ def _declare(entrypoint: object, method: F) -> F:
             "object, write a method that uses it"
         )
     asynchronous = inspect.isasyncgenfunction(method)
-    if asynchronous or inspect.isgeneratorfunction(method):
+    streams = asynchronous and getattr(entrypoint, "streams", False)
+    if (asynchronous or inspect.isgeneratorfunction(method)) and not streams:
         raise ConfigurationError(
             f"{method.__qualname__} is {'an async' if asynchronous else 'a'} generator, and {kind} "
             "would never run its body: return a list, and remove each `yield`"

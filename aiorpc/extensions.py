@@ -6,7 +6,6 @@ Entrypoints, dependencies and hosting import this file, but not one another.
 from __future__ import annotations
 
 import copy
-import enum
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 import msgspec
 
 from . import former_hooks
-from .call import Call
+from .call import Call, Ending, Outcome
 from .config import Settings
 from .context import EMPTY, NO_CONTEXT, Context
 from .declarations import check_options, declared_on, decorate
@@ -39,31 +38,6 @@ __all__ = [
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Ending(enum.Enum):
-    """How a worker ended. The entrypoint then acks or requeues the worker's message."""
-
-    #: The method returned, and its dependencies closed without an error.
-    RETURNED = "returned"
-    #: The method, a dependency or a middleware raised.
-    RAISED = "raised"
-    #: The deadline passed before the method ended; the error is an ``RpcTimeout``.
-    TIMED_OUT = "timed out"
-    #: The caller cancelled the call, so nobody waits for an answer.
-    CANCELLED = "cancelled"
-    #: The container stopped before the worker began or ended. The entrypoint requeues the message.
-    ABANDONED = "abandoned"
-
-
-class Outcome(msgspec.Struct, eq=False):
-    """How one call ended. ``value`` is the result after the *encode* function of ``submit``."""
-
-    ending: Ending
-    value: Any = None
-    error: BaseException | None = None
-    #: Values of sensitive arguments: neither the log nor the caller may see them in the error.
-    secrets: tuple[str, ...] = ()
 
 
 class Submission(Protocol):
@@ -161,6 +135,10 @@ class Entrypoint:
     unprompted: ClassVar[bool] = False
     #: Whether callers call the method by its name, as with ``rpc``.
     remote: ClassVar[bool] = False
+    #: Whether the method may be an async generator. Then ``finish`` reads it.
+    streams: ClassVar[bool] = False
+    #: Errors that are answers of this kind of entrypoint. The host logs them like expected ones.
+    answers: ClassVar[tuple[type[Exception], ...]] = ()
 
     #: Errors that are not failures of the service. The host logs a warning without a traceback.
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
@@ -173,6 +151,17 @@ class Entrypoint:
     def queue_name(self, host: Host) -> str | None:
         """Return the queue that the entrypoint consumes, if any; for logs and ``aiorpc ls``."""
         return None
+
+    def route(self, host: Host) -> str | None:
+        """Return the HTTP route that starts the method, if any; for logs and ``aiorpc ls``."""
+        return None
+
+    async def finish(self, call: Call, result: Any) -> Any:
+        """
+        Return the result of *call* for the middleware, with the dependencies still open. *result*
+        is what the method returned. Called only for entrypoints with ``streams``.
+        """
+        return result
 
     def listen(self, host: Host) -> AbstractAsyncContextManager[None]:
         """

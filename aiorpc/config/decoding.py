@@ -249,7 +249,7 @@ def _check_texts(
         uri = attributes.get("amqp_uri", uri)
         if uri is not None and attributes.keys() & {"amqp_uri", "amqp_ssl"}:
             parse_broker_urls(uri, tls=bool(attributes.get("amqp_ssl", tls)))
-        if "web_server_address" in attributes:
+        if attributes.get("web_server_address") is not None:
             parse_address(attributes["web_server_address"])
     except ConfigurationError as error:
         raise decoder.error(str(error)) from None

@@ -21,7 +21,14 @@ from .broker_url import BrokerUrl, parse_broker_urls
 from .decoding import URL_KEYS, attributes_of, copied
 from .redaction import redact, redact_urls
 
-__all__ = ["SerializerOptions", "Settings", "TlsOptions", "fields", "redacted"]
+__all__ = [
+    "CorsOptions",
+    "SerializerOptions",
+    "Settings",
+    "TlsOptions",
+    "fields",
+    "redacted",
+]
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 #: The prefetch count has 16 bits in AMQP.
@@ -67,6 +74,19 @@ class TlsOptions(msgspec.Struct, frozen=True, kw_only=True):
     ) = None
     tls_minimum_version: Literal[771, 772, "TLSv1_2", "TLSv1_3"] | None = None
     tls_maximum_version: Literal[771, 772, "TLSv1_2", "TLSv1_3"] | None = None
+
+
+class CorsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """``HTTP_CORS``. The names are those of Starlette's ``CORSMiddleware``."""
+
+    allow_origins: list[str] = []
+    allow_origin_regex: str | None = None
+    allow_methods: list[str] = msgspec.field(default_factory=lambda: ["GET"])
+    allow_headers: list[str] = []
+    allow_credentials: bool = False
+    expose_headers: list[str] = []
+    #: Seconds that a browser keeps the answer.
+    max_age: int = 600
 
 
 def _yaml_key(attribute: str) -> str:
@@ -144,8 +164,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     cleanup_timeout: SecondsOrZero = 5.0
     #: Answer ``aiorpc ls``. This needs one more queue per service.
     discovery: bool = True
-    #: ``[address:]port``, see :func:`parse_address`.
-    web_server_address: str | int = "0.0.0.0:8000"
+    #: ``[address:]port``, see :func:`parse_address`. None: no socket, for tests.
+    web_server_address: str | int | None = "0.0.0.0:8000"
+    #: Largest body of an HTTP request, in bytes.
+    http_max_body: AtLeastOne = 16 * 1024 * 1024
+    #: Largest total of the headers of an HTTP request, in bytes.
+    http_max_headers: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024
+    #: Which pages of other sites may read responses. None: none.
+    http_cors: CorsOptions | None = None
     #: The argument of ``logging.config.dictConfig``.
     logging: dict[str, Any] | None = None
     #: Dotted path of a subclass of ``ServiceContainer``.

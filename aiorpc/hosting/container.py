@@ -252,7 +252,7 @@ class ServiceContainer:
             log.info("%s stopped", self.service_name)
 
     def _log_ready(self) -> None:
-        methods = ", ".join(sorted({entry.method_name for entry in self.entrypoints})) or "none"
+        methods = ", ".join(sorted({_named(entry, self) for entry in self.entrypoints})) or "none"
         queues = ", ".join(self.queues) or "none"
         text = "%s ready: methods %s; queues %s; broker %s"
         log.info(text, self.service_name, methods, queues, self.transport.url)
@@ -287,6 +287,11 @@ class ServiceContainer:
 
     def __repr__(self) -> str:
         return f"<ServiceContainer [{self.service_name}]>"
+
+
+def _named(entrypoint: Entrypoint, host: ServiceContainer) -> str:
+    route = entrypoint.route(host)
+    return f"{entrypoint.method_name} ({route})" if route else entrypoint.method_name
 
 
 def _not_serving(container: ServiceContainer) -> Iterator[str]:

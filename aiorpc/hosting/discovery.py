@@ -34,11 +34,15 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Fired(msgspec.Struct, frozen=True):
-    """A method, the kind of its entrypoint (``Rpc``, ``Timer``, ...), and its queue, if any."""
+    """
+    A method, the kind of its entrypoint (``Rpc``, ``Timer``, ...), and its queue and its HTTP
+    route, if any.
+    """
 
     method: str
     kind: str
     queue: str | None = None
+    route: str | None = None
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -64,7 +68,9 @@ class Discoverable:
     def __init__(self, host: Host, entrypoints: Sequence[Entrypoint]) -> None:
         self._host = host
         fired = tuple(
-            Fired(entry.method_name, type(entry).__name__, entry.queue_name(host))
+            Fired(
+                entry.method_name, type(entry).__name__, entry.queue_name(host), entry.route(host)
+            )
             for entry in entrypoints
         )
         self._own = Instance(host.service_name, socket.gethostname(), os.getpid(), fired)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from time import monotonic
+from typing import TypeAlias
 
 from ..call import Call
 from ..config import hide
@@ -19,6 +20,10 @@ from ..wire.errors import text_of
 __all__ = ["CallLogFilter", "log_end"]
 
 log = logger("aiorpc.worker")
+
+
+#: Classes for ``isinstance``, also in tuples of tuples.
+ExceptionClasses: TypeAlias = "type[Exception] | tuple[ExceptionClasses, ...]"
 
 
 class _Shown(str):
@@ -52,7 +57,7 @@ class CallLogFilter(logging.Filter):
 def log_end(
     call: Call,
     outcome: Outcome,
-    expected: type[Exception] | tuple[type[Exception], ...],
+    expected: ExceptionClasses,
     service_cls: type,
     began: float,
 ) -> None:
@@ -80,7 +85,7 @@ def _log_error(
     call: Call,
     outcome: Outcome,
     error: BaseException,
-    expected: type[Exception] | tuple[type[Exception], ...],
+    expected: ExceptionClasses,
     service_cls: type,
 ) -> None:
     hidden = partial(hide, secrets=outcome.secrets)

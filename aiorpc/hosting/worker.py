@@ -195,7 +195,7 @@ class Worker(msgspec.Struct, eq=False):
             if name in workshop.coroutines:
                 result = await method(*call.args, **call.kwargs)
             else:
-                result = await workshop.threads.run(call, method, self._cancelled_in_thread)
+                result = await workshop.run(self.entrypoint, call, method, self._stop_waiting)
             if self._cancelled_for in _NOBODY_WAITS:
                 raise asyncio.CancelledError  # the method caught CancelledError: roll back
             self._result = result
@@ -227,7 +227,7 @@ class Worker(msgspec.Struct, eq=False):
         self._committed = False
         self._result = _NOTHING
 
-    def _cancelled_in_thread(self) -> bool:
+    def _stop_waiting(self) -> bool:
         """Answer the caller now: the thread may run long. Return whether to stop waiting."""
         if self._cancelled_for is not None and not self._killed:
             self._settle_once(self._cancelled())
@@ -299,8 +299,8 @@ class Worker(msgspec.Struct, eq=False):
         self._encode = None  # the submitter may hold this worker: a reference cycle for each call
         self._ended(self)
         if outcome.error is not None or self._began:  # last, because a user's log filter can raise
-            expected, service_cls = self.entrypoint.expected_exceptions, self._workshop.service_cls
-            log_end(self.call, outcome, expected, service_cls, self._began)
+            expected = (self.entrypoint.expected_exceptions, self.entrypoint.answers)
+            log_end(self.call, outcome, expected, self._workshop.service_cls, self._began)
 
     def _settle_once(self, outcome: Outcome) -> None:
         settle, self._settle = self._settle, None

@@ -1,15 +1,16 @@
 """
 The objects that the workers of one service share: dependencies, middleware, timers and threads.
-Awaits nothing.
+Awaits only the method; no other I/O.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any
 
-from ..call import Middleware
+from ..call import Call, Middleware
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Entrypoint, Host
 from ..timers import Timers
@@ -28,7 +29,7 @@ class Workshop:
             tasks of its workers, for example ``asyncio.run`` at its end.
 
     Attributes:
-        coroutines: the names of the coroutine methods. The other methods run in threads.
+        coroutines: the names of the coroutine methods that need only an ``await``.
         values: providers without anything to close after a call.
         lifetimes: providers that open and close around each call.
         cleanup_timeout: seconds that the dependencies of one worker may take to close.
@@ -46,11 +47,15 @@ class Workshop:
         _require_instances(host.service_cls, providers)
         self.host = host
         self.service_cls = host.service_cls
-        self.coroutines = frozenset(
-            entrypoint.method_name
-            for entrypoint in entrypoints
-            if inspect.iscoroutinefunction(getattr(host.service_cls, entrypoint.method_name))
+        methods = {each: getattr(host.service_cls, each.method_name) for each in entrypoints}
+        self._generators = frozenset(
+            each.method_name for each, method in methods.items() if isasyncgenfunction(method)
         )
+        self._awaitable = frozenset(
+            each.method_name for each, method in methods.items() if iscoroutinefunction(method)
+        )
+        streaming = {each.method_name for each in entrypoints if each.streams}
+        self.coroutines = self._awaitable - streaming
         self.values = [provider for provider in providers if not provider.has_lifetime]
         self.lifetimes = [provider for provider in providers if provider.has_lifetime]
         self.middleware = tuple(middleware)
@@ -58,6 +63,27 @@ class Workshop:
         self.timers = timers
         self.stopping = stopping
         self.threads = Threads(host.service_name, host.settings.sync_threads)
+
+    async def run(
+        self,
+        entrypoint: Entrypoint,
+        call: Call,
+        method: Callable[..., Any],
+        cancelled: Callable[[], bool],
+    ) -> Any:
+        """
+        Run *method*, which is not one of ``coroutines``, for *call*.
+
+        Args:
+            cancelled: see :meth:`Threads.run`.
+        """
+        if entrypoint.method_name in self._generators:
+            result = method(*call.args, **call.kwargs)
+        elif entrypoint.method_name in self._awaitable:
+            result = await method(*call.args, **call.kwargs)
+        else:
+            result = await self.threads.run(call, method, cancelled)
+        return await entrypoint.finish(call, result) if entrypoint.streams else result
 
 
 def _require_instances(service_cls: type, providers: Sequence[DependencyProvider[Any]]) -> None:

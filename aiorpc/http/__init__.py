@@ -7,5 +7,18 @@ An optional package: the extra ``http`` installs what it needs. ``import aiorpc`
 from __future__ import annotations
 
 from . import requirements as _requirements  # noqa: F401  # isort: skip  # before its users
+from .entrypoint import HttpEntrypoint, NamekoHttpEntrypoint, http
+from .requests import HttpCall, HttpRequest
+from .responses import ServerSentEvent
+from .server import WebServer, web_server
 
-__all__: list[str] = []
+__all__ = [
+    "HttpCall",
+    "HttpEntrypoint",
+    "HttpRequest",
+    "NamekoHttpEntrypoint",
+    "ServerSentEvent",
+    "WebServer",
+    "http",
+    "web_server",
+]

@@ -12,6 +12,7 @@ fixtures, and pytest loads it automatically.
 ``restrict_entrypoints``  limits a container to some of its methods
 ``entrypoint_hook``       runs a method of a container like its entrypoint
 ``entrypoint_waiter``     waits until a method of a container has run
+``http_client``           sends requests to the ``@http`` methods of a container
 ``once``, ``dummy``       entrypoints: ``once`` runs its method at the start, ``dummy`` never
 ``faults``                loses replies, delays and duplicates calls, drops connections
 ========================  =====================================================================
@@ -23,6 +24,7 @@ from ..entrypoints.timer import once
 from . import faults
 from .dependencies import replace_dependencies, worker_factory
 from .entrypoints import dummy, entrypoint_hook, entrypoint_waiter, restrict_entrypoints
+from .http import http_client
 from .mocks import ClusterMock, ServiceMock
 from .threads import run_sync
 
@@ -33,6 +35,7 @@ __all__ = [
     "entrypoint_hook",
     "entrypoint_waiter",
     "faults",
+    "http_client",
     "once",
     "replace_dependencies",
     "restrict_entrypoints",

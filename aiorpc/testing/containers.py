@@ -33,7 +33,8 @@ class Containers:
     """
 
     def __init__(self, config: Mapping[str, Any], amqp_uri: str) -> None:
-        self._config = config
+        # Any free port: tests run beside each other, and beside services.
+        self._config = {"WEB_SERVER_ADDRESS": "127.0.0.1:0", **config}
         self._amqp_uri = amqp_uri
         self._made: list[_Container | _Runner] = []
 

@@ -62,6 +62,8 @@ class Listed(msgspec.Struct, omit_defaults=True):
     methods: list[str]
     processes: list[str]
     untold: bool = False
+    #: The HTTP routes by method.
+    routes: dict[str, list[str]] = {}
     #: The methods by process, if the processes answer calls of one service with other methods.
     differing: dict[str, list[str]] = {}
 
@@ -161,6 +163,8 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
             listed = row(instance.service, entry.queue)
             if entry.method not in listed.methods:
                 listed.methods.append(entry.method)
+            if entry.route and entry.route not in listed.routes.get(entry.method, ()):
+                listed.routes.setdefault(entry.method, []).append(entry.route)
             if process not in listed.processes:
                 listed.processes.append(process)
     for (service, queue), listed in groups.items():
@@ -221,7 +225,8 @@ def print_table(listed: Sequence[Listed]) -> None:
     for each in listed:
         is_missing = each.queue and each.consumers is None and not each.untold
         consumers = "no queue" if is_missing else each.consumers
-        lists = (", ".join(each.methods), ", ".join(each.processes))
+        methods = [" ".join((name, *_in_brackets(each.routes.get(name)))) for name in each.methods]
+        lists = (", ".join(methods), ", ".join(each.processes))
         cells = (each.service, each.queue, consumers, each.waiting, *lists)
         table.add_row(
             *("-" if cell in {None, ""} else str(cell) for cell in cells),
@@ -230,3 +235,7 @@ def print_table(listed: Sequence[Listed]) -> None:
     # In a pipe, a great width keeps each queue on one line.
     width = None if sys.stdout.isatty() else 1000
     Console(width=width, highlight=False).print(table)
+
+
+def _in_brackets(routes: Sequence[str] | None) -> Sequence[str]:
+    return [f"({', '.join(routes)})"] if routes else ()

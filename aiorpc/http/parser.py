@@ -1,0 +1,67 @@
+"""
+uvicorn's fast parser for HTTP with a limit for the size of headers. Imports httptools, which is
+missing on some platforms; uvicorn's other parser, h11, has a limit of its own.
+"""
+
+from __future__ import annotations
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+__all__ = ["Bounded", "bounded"]
+
+_TEXT = b"The headers are too large.\n"
+_REFUSAL = b"".join(
+    (
+        STATUS_LINE[431],
+        b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n",
+        b"content-length: %d\r\n\r\n" % len(_TEXT),
+        _TEXT,
+    )
+)
+
+
+class Bounded(HttpToolsProtocol):
+    """Refuses a request whose headers have more than ``most`` bytes with status 431."""
+
+    most: int
+    _in_headers = True
+    _received = 0
+    _refused = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._received += len(data)
+            # If the headers end in this part, on_headers_complete measures them.
+            if self._received > self.most and b"\r\n\r\n" not in data:
+                self._refuse()
+        if not self._refused:
+            super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._received = 0
+        sizes = [len(name) + len(value) + 4 for name, value in self.headers]
+        if len(self.url) + sum(sizes) > self.most:
+            self._refuse()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_headers = True
+        if not self._refused:
+            super().on_message_complete()
+
+    def _refuse(self) -> None:
+        self._refused = True
+        if not self.transport.is_closing():
+            self.transport.write(_REFUSAL)
+            self.transport.close()
+
+
+def bounded(most: int) -> type[HttpToolsProtocol]:
+    """Return a protocol that refuses a request whose headers have more than *most* bytes."""
+    return type("Bounded", (Bounded,), {"most": most})
