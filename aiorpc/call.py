@@ -49,6 +49,8 @@ class Ending(enum.Enum):
     RAISED = "raised"
     #: The deadline passed before the method ended; the error is an ``RpcTimeout``.
     TIMED_OUT = "timed out"
+    #: The host did not run the call, because too many calls wait; the error is an ``Overloaded``.
+    REFUSED = "refused"
     #: The caller cancelled the call, so nobody waits for an answer.
     CANCELLED = "cancelled"
     #: The container stopped before the worker began or ended. The entrypoint requeues the message.

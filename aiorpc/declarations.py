@@ -239,6 +239,23 @@ def check_options(entrypoint: Any) -> None:
                 f"{field.name} of {type(entrypoint).__name__} is True or False, got {value!r} "
                 f"({type(value).__name__})"
             )
+    _check_limits(entrypoint.max_concurrency, entrypoint.max_waiting)
+
+
+def _check_limits(max_concurrency: Any, max_waiting: Any) -> None:
+    for name, given, least in (
+        ("max_concurrency", max_concurrency, 1),
+        ("max_waiting", max_waiting, 0),
+    ):
+        if given is not None and (type(given) is not int or given < least):
+            raise ConfigurationError(
+                f"{name} is a number of calls, an int >= {least}, got {given!r}: write {name}=5, "
+                "or leave it out"
+            )
+    if max_waiting is not None and max_concurrency is None:
+        raise ConfigurationError(
+            "max_waiting needs max_concurrency: calls wait while max_concurrency calls run"
+        )
 
 
 def _tuple(given: Any) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ The errors of aiorpc, in one tree. Values only: nothing here awaits, logs or doe
     │   ├── RpcTimeout                (also a TimeoutError) no answer came before the deadline
     │   ├── UnknownService            the broker has no queue for the service
     │   ├── ServiceUnavailable        the service's queue has no consumers (fail_fast)
-    │   ├── Overloaded                the broker refused the message: a queue is full, or failed
+    │   ├── Overloaded                too many calls wait, or a queue is full or failed
     │   ├── DeliveryUncertain         an at-most-once call may have run already
     │   ├── MalformedReply            the answer does not follow the protocol, or the return type
     │   └── RemoteError               the method raised: exc_type, exc_args, value
@@ -110,7 +110,18 @@ class ServiceUnavailable(RpcError):
 
 
 class Overloaded(RpcError):
-    """The broker refused a message (``basic.nack``), because a queue is full or has failed."""
+    """
+    The service refused a call, because too many calls of the method wait (``max_waiting``). Or the
+    broker refused a message (``basic.nack``), because a queue is full or has failed.
+
+    Attributes:
+        retry_after: seconds after which another attempt may succeed, as the service guesses;
+            ``None`` if the broker refused the message.
+    """
+
+    def __init__(self, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DeliveryUncertain(RpcError):

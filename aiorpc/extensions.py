@@ -144,6 +144,10 @@ class Entrypoint:
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
     #: Names of arguments that no log may show.
     sensitive_arguments: str | Sequence[str] = ()
+    #: Calls that run at a time, in this process; the others wait. None: no limit.
+    max_concurrency: int | None = None
+    #: Calls that wait; the host refuses the others with ``Overloaded``. None: no limit.
+    max_waiting: int | None = None
 
     def __post_init__(self) -> None:
         check_options(self)

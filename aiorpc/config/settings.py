@@ -212,6 +212,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
         """The number of unacked messages that the broker delivers to a queue's consumer."""
         return self.prefetch_count or min(self.max_workers, _MOST_PREFETCHED)
 
+    def prefetch_with(self, waiting: int) -> int:
+        """
+        Return :attr:`prefetch` for a queue of which *waiting* messages may wait for a limited
+        method: they must not keep away the messages of other methods.
+        """
+        return self.prefetch_count or min(self.prefetch + waiting, _MOST_PREFETCHED)
+
     @property
     def sync_threads(self) -> int:
         """Threads for ``def`` methods."""

@@ -53,6 +53,9 @@ class QueueConsumer(Entrypoint):
     process: from 0.1 s to 10 s, longer after each failure in a row. A quorum queue counts these
     requeues, and has a delivery limit. Without *requeue_on_error*, a message that crashed
     MAX_ATTEMPTS processes is parked in the queue ``<queue>.parked``.
+
+    With *max_concurrency*, at most this number of runs take place at a time in each process, and
+    other messages wait at the broker.
     """
 
     #: The word for a message of this entrypoint in logs and in :attr:`Call.kind`.
@@ -68,6 +71,11 @@ class QueueConsumer(Entrypoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_waiting is not None:
+            raise ConfigurationError(
+                f"max_waiting is an option of @rpc: {self.kind}s cannot be refused, and wait at "
+                "the broker. Leave max_waiting out"
+            )
         if self.retry is None:
             return
         if not isinstance(self.retry, Retry):
@@ -96,6 +104,10 @@ class QueueConsumer(Entrypoint):
         if intake.retries is not None:
             await intake.retries.declare()
         prefetch = host.settings.prefetch
+        if self.max_concurrency is not None and not self.requeue_on_error:
+            # Messages wait at the broker, where another instance may take them. (A failed message
+            # waits here before its requeue, and must not keep others away.)
+            prefetch = min(prefetch, self.max_concurrency)
         requeue = intake.attempts.requeue
         try:
             async with await host.transport.subscribe(

@@ -34,6 +34,8 @@ log = logger("aiorpc.rpc")
 #: Characters of the text of an error whose reply fits into the smallest MAX_MESSAGE_SIZE.
 _FITS = 400
 _RETURNED = Ending.RETURNED  # enum lookup is slow on Python 3.11
+#: The error is the host's, not the method's.
+_REFUSED = (Ending.TIMED_OUT, Ending.REFUSED)
 
 
 class Method(msgspec.Struct, frozen=True):
@@ -178,7 +180,7 @@ class Server:
         else:
             assert outcome.error is not None
             self._answer_error(
-                request, outcome.error, refusal=ending is Ending.TIMED_OUT, secrets=outcome.secrets
+                request, outcome.error, refusal=ending in _REFUSED, secrets=outcome.secrets
             )
 
     def _answer_error(

@@ -70,7 +70,8 @@ class Rpc(Entrypoint):
         server = Server(host, {entry.method_name: entry._method(host) for entry in entrypoints})
         # Shared, so that it closes after the workers: callers cancel calls during a drain too.
         await host.share(Cancellations, lambda: server.cancellations.listening(host))
-        queue, prefetch = host.wire.rpc_queue(host.service_name), host.settings.prefetch
+        queue = host.wire.rpc_queue(host.service_name)
+        prefetch = host.settings.prefetch_with(sum(entry.max_waiting or 0 for entry in entrypoints))
         async with await host.transport.subscribe(
             queue, server.received, prefetch=prefetch, requeue=server.requeue
         ):
@@ -121,6 +122,8 @@ def rpc(  # type: ignore[overload-overlap]
     *,
     validate: bool = True,
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
+    max_concurrency: int | None = None,
+    max_waiting: int | None = None,
 ) -> _Decorate: ...
 @overload
 def rpc(method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
@@ -137,5 +140,9 @@ def rpc(*args: Any, **kwargs: Any) -> Any:
         validate: check and convert arguments by their annotations (``VALIDATE_ARGUMENTS``).
         delivery: for a request that is delivered or sent again, ``at_most_once`` answers with
             ``DeliveryUncertain``, and ``at_least_once`` runs the method again.
+        max_concurrency: calls of the method that run at a time, in each process. Other calls wait
+            in the process, and take no worker of ``max_workers``.
+        max_waiting: calls that wait at most. The service refuses others with ``Overloaded``. 0: no
+            call waits. None: no limit.
     """
     return Rpc.decorator(*args, **kwargs)

@@ -124,7 +124,7 @@ class ServiceContainer:
         self._workshop = Workshop(
             self, self.entrypoints, self.providers, self._middleware, self._timers, self._stops
         )
-        self._pool.open(self._workshop)
+        self._pool.open(self._workshop, self.entrypoints)
         self._stopping = asyncio.Event()
         ready = self._ready = loop.create_future()
         self._life = loop.create_task(

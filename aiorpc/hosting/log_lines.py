@@ -89,7 +89,7 @@ def _log_error(
     service_cls: type,
 ) -> None:
     hidden = partial(hide, secrets=outcome.secrets)
-    if outcome.ending is Ending.TIMED_OUT:
+    if outcome.ending in (Ending.TIMED_OUT, Ending.REFUSED):
         log.warning("%s: %s (call id %s)", call, error, call.id)
     elif isinstance(error, BadArguments) and error.refuses_call and call.kind == "rpc":
         # As the service logs a request that it refuses without a worker.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from ..call import Call
 from ..config import Settings
 from ..context import EMPTY, NO_CONTEXT, Context, id_source
-from ..exceptions import AioRpcError
+from ..exceptions import AioRpcError, Overloaded
 from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..logs import logger
+from .limits import Limits
 from .worker import Worker
 from .workshop import Workshop
 
@@ -58,11 +59,17 @@ class Pool:
         self._on_end = self._ended
         self._warned_at = -WARN_EVERY
         self.interceptors: list[Callable[[Submit], Submit]] = []
-        self._run: Submit = self._run_worker
+        self._innermost: Submit = self._run_worker
+        self._run: Submit = self._innermost
+        self._limits = Limits(())
 
-    def open(self, workshop: Workshop) -> None:
-        """Run workers in this event loop, with the objects of *workshop*."""
+    def open(self, workshop: Workshop, entrypoints: Iterable[Entrypoint]) -> None:
+        """Run workers for *entrypoints* in this event loop, with the objects of *workshop*."""
         self._workshop = workshop
+        self._limits = Limits(entrypoints)
+        if self._limits:
+            self._innermost, self._on_end = self._run_limited, self._ended_limited
+            self._compose()
         self._loop = asyncio.get_running_loop()
         # A worker must not see the context variables of the code that starts it, such as the end of
         # another call.
@@ -124,19 +131,19 @@ class Pool:
         Put *interceptor* between ``submit`` and the workers, and return a function that removes it.
         """
 
-        def compose() -> None:
-            self._run = self._run_worker
-            for each in self.interceptors:
-                self._run = each(self._run)
-
         def remove() -> None:
             if interceptor in self.interceptors:
                 self.interceptors.remove(interceptor)
-                compose()
+                self._compose()
 
         self.interceptors.append(interceptor)
-        compose()
+        self._compose()
         return remove
+
+    def _compose(self) -> None:
+        self._run = self._innermost
+        for each in self.interceptors:
+            self._run = each(self._run)
 
     # Workers
 
@@ -162,6 +169,35 @@ class Pool:
             self._waiting[worker] = None
             self._warn_of_deadlock(call)
         return worker
+
+    def _run_limited(
+        self,
+        entrypoint: Entrypoint,
+        call: Call,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None,
+    ) -> Worker:
+        if not self.accepting:
+            return self._run_worker(entrypoint, call, settle, encode)
+        worker = Worker(self._workshop, self._on_end, entrypoint, call, settle, encode)
+        try:
+            if self._limits.enter(worker):
+                self._wait_for_worker(worker)
+        except Overloaded as error:
+            worker.cancel(Ending.REFUSED, error)
+        return worker
+
+    def _ended_limited(self, worker: Worker) -> None:
+        self._ended(worker)
+        if (following := self._limits.leave(worker)) is not None:
+            self._wait_for_worker(following)
+
+    def _wait_for_worker(self, worker: Worker) -> None:
+        self._waiting[worker] = None
+        if not self._starting:
+            self._start_waiting()
+        if worker in self._waiting:
+            self._warn_of_deadlock(worker.call)
 
     def _ended(self, worker: Worker) -> None:
         running = self._running
@@ -210,7 +246,7 @@ class Pool:
         running calls too: cancel them, and wait at most CLEANUP_TIMEOUT for their dependencies.
         """
         self.accepting = False
-        for worker in list(self._waiting):
+        for worker in [*self._limits.waiting(), *self._waiting]:
             worker.cancel(Ending.ABANDONED)
         if await self._wait_until_idle(timeout):
             return

@@ -102,10 +102,10 @@ class Worker(msgspec.Struct, eq=False):
         self._state = _STARTING
         self.task = loop.create_task(self._run(), context=context)
 
-    def cancel(self, reason: Ending = Ending.CANCELLED) -> None:
+    def cancel(self, reason: Ending = Ending.CANCELLED, error: BaseException | None = None) -> None:
         """Cancel the worker for *reason*. Does not change the outcome of closing dependencies."""
         if self._state is _WAITING:
-            self._finish(Outcome(reason))
+            self._finish(Outcome(reason, error=error))
         elif self._state in (_STARTING, _RUNNING) and self._cancelled_for is None:
             self._cancelled_for = reason
             if self._state is _RUNNING:

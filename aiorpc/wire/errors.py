@@ -10,6 +10,7 @@ this key.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -68,6 +69,8 @@ def error_payload(exc: BaseException, *, refusal: bool = False) -> dict[str, Any
     }
     if refusal:
         payload["refusal"] = True
+        if isinstance(exc, Overloaded) and exc.retry_after is not None:
+            payload["retry_after"] = exc.retry_after
     return payload
 
 
@@ -85,7 +88,10 @@ def error_from_payload(payload: Any) -> Exception:
     exc_type, value = text_of(payload.get("exc_type")), text_of(payload.get("value"))
     path, args = payload.get("exc_path"), payload.get("exc_args") or ()
     if payload.get("refusal") is True and exc_type in _REFUSALS:
-        return _REFUSALS[exc_type](value)
+        refused = _REFUSALS[exc_type](value)
+        if isinstance(refused, Overloaded):
+            refused.retry_after = _seconds(payload.get("retry_after"))
+        return refused
     if not isinstance(path, str):
         path = ""
     if not isinstance(args, (list, tuple)):
@@ -97,6 +103,11 @@ def error_from_payload(payload: Any) -> Exception:
         except Exception:  # noqa: BLE001, S110 - the constructor may raise anything
             pass
     return RemoteError(exc_type, value, args, path)
+
+
+def _seconds(given: Any) -> float | None:
+    """Return *given* if it is a number of seconds; a peer may send any value."""
+    return given if type(given) in (int, float) and 0 <= given < math.inf else None
 
 
 def safe_for_serialization(value: Any) -> Any:

@@ -126,6 +126,11 @@ def service(name_: str) -> type:
         async def signature(self, a: Any, b: Any = 1, *, c: Any = 2) -> Any:
             return [a, b, c]
 
+        @rpc(max_concurrency=1, max_waiting=0)
+        async def one_at_a_time(self) -> str:
+            await asyncio.sleep(0.5)  # the peer's second request arrives meanwhile
+            return "done"
+
         @rpc
         async def double(self, number: int) -> int:
             return number * 2

@@ -164,6 +164,14 @@ async def test_nameko_raises_our_errors_as_its_own(nameko: Nameko, ours: str) ->
     ]
 
 
+async def test_nameko_gets_a_refused_call_as_a_remote_error(nameko: Nameko, ours: str) -> None:
+    calls = [((), {}), ((), {})]
+    result, refused = await nameko.call_async(ours, "one_at_a_time", calls)
+    assert result == "done"
+    assert (refused.type, refused.exc_type) == ("RemoteError", "Overloaded")
+    assert "max_concurrency" in refused.value
+
+
 async def test_nameko_raises_our_refusals_as_its_own(nameko: Nameko, ours: str) -> None:
     async def refused(method: str, *args: Any, **kwargs: Any) -> NamekoError:
         with pytest.raises(NamekoError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from typing import Any
 from unittest.mock import patch
@@ -156,6 +157,20 @@ def test_a_refusal_by_the_host_comes_back_as_its_class(exc_type: type[Exception]
     back = there_and_back(exc_type("why"), refusal=True)
     assert type(back) is exc_type
     assert str(back) == "why"
+
+
+def test_a_refused_call_comes_back_with_the_seconds_until_another_attempt() -> None:
+    back = there_and_back(Overloaded("full", retry_after=1.5), refusal=True)
+    assert isinstance(back, Overloaded)
+    assert back.retry_after == 1.5
+    back = pickle.loads(pickle.dumps(back))
+    assert (str(back), back.retry_after) == ("full", 1.5)
+    assert "retry_after" not in error_payload(Overloaded("full", retry_after=1.5))
+    for given in ("2", -1, True, None, float("inf"), float("nan"), [1]):
+        payload = {"exc_type": "Overloaded", "value": "x", "refusal": True, "retry_after": given}
+        refused = error_from_payload(payload)
+        assert isinstance(refused, Overloaded)
+        assert refused.retry_after is None
 
 
 def test_only_known_errors_can_be_a_refusal() -> None:
