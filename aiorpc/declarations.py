@@ -1,6 +1,6 @@
 """
 Makes the entrypoints that decorators declare on methods, stores them and finds them. Pure
-functions; this file imports only ``exceptions``.
+functions; this file imports only ``checks`` and ``exceptions``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from .checks import FLAG, check
 from .exceptions import ConfigurationError, likely
 
 __all__ = [
@@ -232,13 +233,9 @@ def check_options(entrypoint: Any) -> None:
                 f"sensitive_arguments are names of arguments, got {each!r}: write a string, or "
                 "several in a tuple"
             )
-    for field in dataclasses.fields(entrypoint):
-        value = getattr(entrypoint, field.name, True)
-        if field.type in ("bool", bool) and not isinstance(value, bool):
-            raise ConfigurationError(
-                f"{field.name} of {type(entrypoint).__name__} is True or False, got {value!r} "
-                f"({type(value).__name__})"
-            )
+    flags = [each.name for each in dataclasses.fields(entrypoint) if each.type in ("bool", bool)]
+    given = {each: getattr(entrypoint, each) for each in flags if hasattr(entrypoint, each)}
+    check(type(entrypoint).__name__, given, dict.fromkeys(flags, FLAG))
     _check_limits(entrypoint.max_concurrency, entrypoint.max_waiting)
 
 

@@ -220,14 +220,22 @@ def deserialize_to_instance(given: Any, /) -> Any:
     """
     if isinstance(given, str):
         return partial(_register, given)
-    return _register(exception_path(given), given)
+    path = exception_path(given) if isinstance(given, type) else type(given).__name__
+    return _register(path, given)
 
 
 def _register(path: str, exc_type: E) -> E:
-    if not issubclass(exc_type, Exception) or issubclass(exc_type, StopIteration):
+    kind = exc_type if isinstance(exc_type, type) else type(exc_type)
+    if kind is not exc_type or not issubclass(kind, Exception) or issubclass(kind, StopIteration):
+        what = exception_path(kind) if kind is exc_type else f"a value of type {kind.__name__}"
         raise ConfigurationError(
-            f"{exc_type.__module__}.{exc_type.__name__} cannot be raised by a call: register a "
-            "subclass of Exception, but not of StopIteration (no coroutine can raise one)"
+            f"{what} cannot be raised by a call: register a subclass of Exception, but not of "
+            "StopIteration (no coroutine can raise one)"
+        )
+    if "." not in path.strip("."):
+        raise ConfigurationError(
+            f"{path!r} is not the import path of a class: write the service's module and class, "
+            '"orders.exceptions.NotFound"'
         )
     registry[path_on_the_wire(path)] = exc_type
     return exc_type

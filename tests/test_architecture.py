@@ -18,8 +18,8 @@ ROOT = Path(aiorpc.__file__).parent
 #: own. Rooms on one floor do not import one another, except those in `STACKED`.
 FLOORS: list[list[str]] = [
     ["context", "exceptions", "logs", "tracebacks"],
-    ["config", "call", "timers", "from_thread", "former_hooks", "declarations"],
-    ["wire"],
+    ["config", "call", "checks", "timers", "from_thread", "former_hooks"],
+    ["wire", "declarations"],
     ["transports"],
     ["extensions"],
     ["calling"],

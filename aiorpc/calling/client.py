@@ -27,7 +27,7 @@ from ..wire.names import CANCEL_EXCHANGE
 from ..wire.protocol import Wire
 from ..wire.requests import encode_cancellation
 from .diagnosis import Diagnosis
-from .options import DEFAULTS, UNSET, CallOptions, Route, checked_timeout
+from .options import DEFAULTS, UNSET, CallOptions, Route
 from .pending import Pending, PendingCalls
 
 __all__ = ["Client"]
@@ -58,7 +58,7 @@ class Client:
     ) -> None:
         self.transport = transport
         self._wire = wire
-        self._timeout = settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
+        self._timeout = settings.rpc_timeout if timeout is UNSET else timeout
         self._durable = settings.call_profile == "durable"
         self._context = context
         #: The headers of *context*, encoded once.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
+from ..checks import FLAG, MAPPING, MOMENT, PRIORITY, SECONDS, SHORT_TEXT, TEXT, check, optional
 from ..context import EMPTY, FAR
-from ..exceptions import UnserializableValueError
 from ..wire.message import expiration_of
-from .options import check_names
+from .options import check_options
 
 __all__ = ["MessageKeywords", "MessageOptions"]
 
@@ -38,7 +38,7 @@ class MessageKeywords(TypedDict, total=False):
     expiration: float | None
     serializer: str | None
     persistent: bool
-    priority: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    priority: int
     correlation_id: str | None
     reply_to: str | None
     message_id: str | None
@@ -48,6 +48,26 @@ class MessageKeywords(TypedDict, total=False):
     app_id: str | None
     content_type: str | None
     content_encoding: str | None
+
+
+_SHORT = optional(SHORT_TEXT)
+_KINDS = {
+    "headers": MAPPING,
+    "mandatory": optional(FLAG),
+    "expiration": optional(SECONDS),
+    "serializer": optional(TEXT),
+    "persistent": FLAG,
+    "priority": PRIORITY,
+    "correlation_id": _SHORT,
+    "reply_to": _SHORT,
+    "message_id": _SHORT,
+    "timestamp": optional(MOMENT),
+    "type": _SHORT,
+    "user_id": _SHORT,
+    "app_id": _SHORT,
+    "content_type": _SHORT,
+    "content_encoding": _SHORT,
+}
 
 
 class MessageOptions(msgspec.Struct, frozen=True):
@@ -68,32 +88,21 @@ class MessageOptions(msgspec.Struct, frozen=True):
 
         Raises:
             TypeError: *changes* names an option that does not exist.
-            UnserializableValueError: the value of an option is wrong.
+            ConfigurationError: the value of an option is wrong.
         """
         if not changes:
             return self
-        check_names(owner, changes, MessageKeywords.__annotations__)
-        try:
-            msgspec.convert(changes, MessageKeywords)
-        except msgspec.ValidationError as error:
-            raise UnserializableValueError(f"{owner} cannot set an option: {error}") from None
+        check_options(owner, changes, _KINDS)
+        check(owner, changes, _KINDS)
         properties = dict(changes)
         headers = properties.pop("headers", EMPTY)
         mandatory = properties.pop("mandatory", None)
         serializer = properties.pop("serializer", None)
         if (expiration := properties.get("expiration")) is not None:
-            properties["expiration"] = _milliseconds(owner, expiration)
+            properties["expiration"] = expiration_of(expiration) if expiration < FAR else None
         return MessageOptions(
             {**self.headers, **headers},
             self.mandatory if mandatory is None else mandatory,
             self.serializer if serializer is None else serializer,
             {**self.properties, **properties},
         )
-
-
-def _milliseconds(owner: str, expiration: float) -> int | None:
-    if not expiration > 0:  # "<= 0" would accept NaN
-        raise UnserializableValueError(
-            f"{owner} needs an expiration above 0 seconds, got {expiration}"
-        )
-    return expiration_of(expiration) if expiration < FAR else None

@@ -10,8 +10,8 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
+from ..checks import FLAG, MAPPING, PRIORITY, TEXT, TIMEOUT, check, check_names, optional
 from ..context import EMPTY
-from ..exceptions import likely
 from ..wire.message import Message
 
 __all__ = [
@@ -20,8 +20,7 @@ __all__ = [
     "CallOptions",
     "Options",
     "Route",
-    "check_names",
-    "checked_timeout",
+    "check_options",
 ]
 
 UNSET: Final = msgspec.UNSET
@@ -70,15 +69,6 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     serializer: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.timeout is not UNSET:
-            checked_timeout(self.timeout)
-        if type(self.priority) is not int or not 0 <= self.priority <= 255:
-            raise ValueError(f"priority must be a whole number from 0 to 255: {self.priority!r}")
-        for name, given in (("headers", self.headers), ("context_data", self.context_data)):
-            if not isinstance(given, Mapping):
-                raise ValueError(f"{name} must be a mapping, not {given!r}")
-
     def replaced(self, owner: str, changes: Options) -> CallOptions:
         """
         Return a copy with *changes*. A change to ``UNSET`` has no effect.
@@ -88,12 +78,25 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             TypeError: *changes* names an option that does not exist.
-            ValueError: the value of an option is wrong.
+            ConfigurationError: the value of an option is wrong.
         """
-        check_names(owner, changes, self.__struct_fields__)
+        check_options(owner, changes, _KINDS)
         given = {name: value for name, value in changes.items() if value is not UNSET}
+        check(owner, given, _KINDS)
         return msgspec.structs.replace(self, **given)
 
+
+_KINDS = {
+    "timeout": TIMEOUT,
+    "headers": MAPPING,
+    "context_data": MAPPING,
+    "persistent": FLAG,
+    "confirm": FLAG,
+    "resend": FLAG,
+    "fail_fast": FLAG,
+    "priority": PRIORITY,
+    "serializer": optional(TEXT),
+}
 
 #: What to write instead of options that Nameko has, or that aiorpc has elsewhere.
 _REMEDIES = {
@@ -116,35 +119,14 @@ _REMEDIES = {
 }
 
 
-def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+def check_options(owner: str, given: Iterable[str], known: Collection[str]) -> None:
     """
     Check that *owner*, a function, has all options in *given*.
 
     Raises:
         TypeError: an option is not *known*; the text names the nearest one, or the remedy.
     """
-    for name in given:
-        if name not in known:
-            remedy = _REMEDIES.get(name)
-            hint = likely(name, known) if remedy is None else f": {remedy}"
-            raise TypeError(
-                f"{owner} has no option {name!r}{hint}. Its options: {', '.join(sorted(known))}"
-            )
-
-
-def checked_timeout(timeout: float | None) -> float | None:
-    """
-    Return *timeout* unchanged.
-
-    Raises:
-        ValueError: *timeout* is neither a number of seconds nor ``None``.
-    """
-    if timeout is None or (type(timeout) in (int, float) and timeout == timeout):
-        return timeout
-    raise ValueError(
-        f"timeout must be a number of seconds, or None for no limit, not {timeout!r} "
-        f"({type(timeout).__name__})"
-    )
+    check_names(owner, given, known, _REMEDIES)
 
 
 DEFAULTS = CallOptions()

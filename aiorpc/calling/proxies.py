@@ -154,6 +154,8 @@ class Names(Generic[T]):
         kept: dict[str, T] = self.__dict__
         made = kept.get(name)
         if made is None:
+            if not isinstance(name, str):
+                raise TypeError(f"a remote name is a str, not a {type(name).__name__}")
             made = self._make(name)
             # In __dict__, such a name would hide an attribute of this class.
             hides = name.startswith("_") or hasattr(type(self), name)

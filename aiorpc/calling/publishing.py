@@ -139,16 +139,11 @@ class Events:
             ConnectionLost: the broker did not confirm the event in time.
             Unroutable: the event was mandatory, and no service handles it.
             Overloaded: the broker refused the event, because the queue of a handler is full.
-            UnserializableValueError: the payload or an option cannot be encoded.
-            TypeError: the event's type is not a str, or *changes* names an unknown option.
-            ConfigurationError: *changes* names an unknown serializer.
+            UnserializableValueError: the payload cannot be encoded.
+            TypeError: a name is not a str, or *changes* names an unknown option.
+            ConfigurationError: *changes* have a wrong value, or name an unknown serializer.
         """
-        if not isinstance(event_type, str):
-            raise TypeError(
-                f"an event of {service!r} needs a type, a str, before its payload, not a "
-                f'{type(event_type).__name__}: write dispatch({service!r}, "its_type", payload), '
-                'or in the service itself self.dispatch("its_type", payload)'
-            )
+        _check_names(service, event_type)
         messages = self._messages
         options = messages.options.replaced("dispatch()", changes)
         message = messages.encode(payload, context, options)
@@ -173,3 +168,17 @@ class Events:
                 f"exchange {name} could not be declared on {transport.url} within {bound:g} s: "
                 f"{transport.state.value}; the event was not sent"
             ) from None
+
+
+def _check_names(service: object, event_type: object) -> None:
+    if not isinstance(service, str):
+        raise TypeError(
+            f"an event needs the name of its service, a str, not a {type(service).__name__}: "
+            'write dispatch("the_service", "its_type", payload)'
+        )
+    if not isinstance(event_type, str):
+        raise TypeError(
+            f"an event of {service!r} needs a type, a str, before its payload, not a "
+            f'{type(event_type).__name__}: write dispatch({service!r}, "its_type", payload), '
+            'or in the service itself self.dispatch("its_type", payload)'
+        )

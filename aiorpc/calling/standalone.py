@@ -25,6 +25,7 @@ from typing import (
 import msgspec
 
 from ..call import Middleware
+from ..checks import MAPPING, NAME, TIMEOUT, check, check_middleware, optional
 from ..config import Settings, resolve
 from ..context import Context, new_id
 from ..exceptions import ConnectionLost
@@ -34,7 +35,7 @@ from ..transports.health import Health, problems_of
 from ..wire.protocol import Wire
 from .client import Client
 from .message_options import MessageKeywords, MessageOptions
-from .options import UNSET, check_names, checked_timeout
+from .options import UNSET, check_options
 from .proxies import ClusterProxy, ServiceProxy
 from .publishing import CONNECT_TIMEOUT, Events
 
@@ -59,6 +60,9 @@ class ProxyOptions(TypedDict, total=False):
     middleware: Sequence[Middleware]
 
 
+_KINDS = {"timeout": TIMEOUT, "context_data": optional(MAPPING), "service": NAME}
+
+
 class _Standalone(Generic[P]):
     """A connection, a client that uses this connection, and a proxy for the user."""
 
@@ -68,12 +72,16 @@ class _Standalone(Generic[P]):
         owner = f"{type(self).__name__}()"
         if more:
             raise TypeError(f"{owner} takes context_data= and timeout= by name, not by position")
-        check_names(owner, options, ProxyOptions.__annotations__)
-        timeout = options.get("timeout", UNSET)
+        check_options(owner, options, ProxyOptions.__annotations__)
+        timeout, context_data = options.get("timeout", UNSET), options.get("context_data")
+        check(owner, {"context_data": context_data}, _KINDS)
+        if timeout is not UNSET:
+            check(owner, {"timeout": timeout}, _KINDS)
         self._settings = resolve(config)
-        self._timeout = self._settings.rpc_timeout if timeout is UNSET else checked_timeout(timeout)
-        self._context_data = dict(options.get("context_data") or {})
+        self._timeout = self._settings.rpc_timeout if timeout is UNSET else timeout
+        self._context_data = dict(context_data or {})
         self._middleware = options.get("middleware", ())
+        check_middleware(owner, self._middleware)
         self._transport: Transport | None = None
         self._client: Client | None = None
 
@@ -201,6 +209,7 @@ class ServiceRpcProxy(_Standalone[ServiceProxy]):
         self, service: str, config: Config = None, *more: Never, **options: Unpack[ProxyOptions]
     ) -> None:
         super().__init__(config, *more, **options)
+        check("ServiceRpcProxy()", {"service": service}, _KINDS)
         self._service = service
 
     def _proxy(self, client: Client) -> ServiceProxy:
@@ -243,6 +252,7 @@ async def event_dispatcher(
         UnserializableValueError: a payload cannot be encoded.
     """
     settings = resolve(config)
+    check("event_dispatcher()", {"context_data": context_data}, _KINDS)
     transport = open_transport(settings, name="standalone_event_dispatcher")
     given = MessageOptions().replaced("event_dispatcher()", options)
     events = Events(transport, Wire.of(settings), settings, given)

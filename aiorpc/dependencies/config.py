@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ..checks import TEXT, check, optional
 from ..extensions import DependencyProvider, Host, WorkerContext
 
 __all__ = ["Config", "ContextData"]
@@ -35,6 +36,7 @@ class ContextData(DependencyProvider[Any]):
     """
 
     def __init__(self, key: str | None = None) -> None:
+        check("ContextData()", {"key": key}, {"key": optional(TEXT)})
         self._key = key
 
     def value(self, worker_ctx: WorkerContext) -> Any:

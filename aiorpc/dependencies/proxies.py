@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, get_args
 from ..calling.client import Client
 from ..calling.options import DEFAULTS, Options
 from ..calling.proxies import ClusterProxy, ServiceProxy
+from ..checks import NAME, Kind, check
 from ..extensions import DependencyProvider, Host, WorkerContext, service_name_of
 
 __all__ = ["ClusterRpc", "RpcProxy"]
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     T = typing_extensions.TypeVar("T", default=ServiceProxy)
 else:
     T = TypeVar("T")
+
+
+_SERVICE = Kind(NAME.fits, f"the class of a service, or {NAME.text}")
 
 
 async def _client_of(host: Host) -> Client:
@@ -48,6 +52,8 @@ class RpcProxy(DependencyProvider[T]):
     """
 
     def __init__(self, service: type[T] | str, **options: Unpack[Options]) -> None:
+        if not isinstance(service, type):
+            check("RpcProxy()", {"service": service}, {"service": _SERVICE})
         self._service = service
         self._options = DEFAULTS.replaced("RpcProxy()", options)
 

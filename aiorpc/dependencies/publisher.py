@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, Unpack
 
 from .. import from_thread
 from ..calling.message_options import MessageKeywords, MessageOptions
 from ..calling.publishing import Messages
+from ..checks import SHORT_TEXT, check, shown
 from ..context import current
+from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..wire.message import Exchange, Queue, checked
 
@@ -35,8 +37,9 @@ class Publish(Protocol):
             Overloaded: the broker refused the message, because a queue is full.
             ConnectionLost: the broker did not confirm the message before the call's deadline. A
                 call with less time left than CLEANUP_TIMEOUT waits for CLEANUP_TIMEOUT.
-            UnserializableValueError: the payload or an option cannot be encoded.
+            UnserializableValueError: the payload cannot be encoded.
             TypeError: *options* names an option that does not exist.
+            ConfigurationError: the value of an option is wrong.
         """
         ...
 
@@ -64,6 +67,12 @@ class Publisher(DependencyProvider[Publish]):
     ) -> None:
         self._exchange = exchange = exchange or Exchange()
         checked("Publisher()", exchange, Exchange)
+        check("Publisher()", {"routing_key": routing_key}, {"routing_key": SHORT_TEXT})
+        if isinstance(declare, Exchange | Queue) or not isinstance(declare, Iterable):
+            raise ConfigurationError(
+                "declare of Publisher() must be a list of exchanges and queues, got "
+                f"{shown(declare)}: write declare=[...]"
+            )
         for each in declare:
             checked("Publisher(declare=)", each, Exchange, Queue)
         self._exchanges = [each for each in declare if isinstance(each, Exchange)]

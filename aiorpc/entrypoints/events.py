@@ -6,6 +6,7 @@ import uuid
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
+from ..checks import NAME, SHORT_TEXT, check
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError
 from ..extensions import Host
@@ -22,6 +23,9 @@ SERVICE_POOL: Literal["service_pool"] = "service_pool"
 SINGLETON: Literal["singleton"] = "singleton"
 #: Every instance of the service gets the event.
 BROADCAST: Literal["broadcast"] = "broadcast"
+
+
+_KINDS = {"source_service": NAME, "event_type": SHORT_TEXT}
 
 
 @dataclass(eq=False, repr=False)
@@ -59,12 +63,8 @@ class EventHandler(QueueConsumer):
                 f"host name, not a value of type {type(broadcast_identifier).__name__}"
             )
         self._instance = broadcast_identifier if self.handler_type == BROADCAST else None
-        for given in (self.source_service, self.event_type):
-            if not isinstance(given, str):
-                raise ConfigurationError(
-                    "event_handler takes the names of a service and of an event type, got "
-                    f'{given!r}: write @event_handler("service", "event_type")'
-                )
+        given = {"source_service": self.source_service, "event_type": self.event_type}
+        check('event_handler("service", "event_type")', given, _KINDS)
         if self.handler_type not in (SERVICE_POOL, SINGLETON, BROADCAST):
             raise ConfigurationError(
                 "handler_type must be SERVICE_POOL, SINGLETON or BROADCAST, got "

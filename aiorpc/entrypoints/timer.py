@@ -11,14 +11,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..checks import SECONDS, Kind, check
+from ..context import FAR
 from ..declarations import decorator_of
-from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
 from .arguments import require_call
 from .singletons import Singleton
 from .ticks import Every, start
 
 __all__ = ["Once", "Timer", "once", "timer"]
+
+
+_INTERVAL = Kind(
+    lambda value: SECONDS.fits(value) and value < FAR,
+    f"a number of seconds above 0 and below {FAR:g}, as in @timer(interval=60)",
+)
 
 
 @dataclass(eq=False, repr=False)
@@ -41,11 +48,7 @@ class Timer(Entrypoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.interval, (int, float)) and self.interval > 0):  # nor is NaN
-            raise ConfigurationError(
-                f"a timer's interval must be a number above 0 seconds, got {self.interval!r}: "
-                "write @timer(interval=60)"
-            )
+        check("timer()", {"interval": self.interval}, {"interval": _INTERVAL})
 
     @asynccontextmanager
     async def listen(self, host: Host) -> AsyncGenerator[None]:

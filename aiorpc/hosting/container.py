@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, ClassVar, Self, TypeVar
 
 from ..call import Middleware
+from ..checks import check_middleware
 from ..config import Settings, resolve
 from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Entrypoint, entrypoints_of, providers_of, service_name_of
@@ -72,6 +73,7 @@ class ServiceContainer:
         self.entrypoints = entrypoints_of(service_cls)
         self.providers = providers_of(service_cls)
         self._given_transport = transport
+        check_middleware("ServiceContainer()", middleware)
         self._middleware = tuple(middleware)
         self._pool = pool = Pool(self.service_name, self.settings)
         self.new_call, self.submit, self.work = pool.new_call, pool.submit, pool.work

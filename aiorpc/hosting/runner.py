@@ -16,8 +16,10 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, ClassVar, NoReturn, Self
 
 from ..call import Middleware
+from ..checks import check_middleware
 from ..config import Settings, resolve
 from ..exceptions import ConfigurationError
+from ..extensions import service_name_of
 from ..logs import logger
 from ..transports import open_transport
 from ..transports.health import Health
@@ -56,6 +58,9 @@ class ServiceRunner:
         if not services:
             raise ConfigurationError("a ServiceRunner needs at least one service class")
         self.settings = settings = resolve(config)
+        for service in services:
+            service_name_of(service)
+        check_middleware("ServiceRunner()", middleware)
         name = services[0].__name__ if len(services) == 1 else f"{len(services)} services"
         self._transport = open_transport(settings, name=f"aiorpc {name}")
         self.containers: list[ServiceContainer] = [

@@ -5,12 +5,15 @@ Exchanges, queues and messages of AMQP, as plain values. Nothing here awaits or 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from math import ceil
-from typing import Any, Literal, TypeVar
+from decimal import Decimal
+from math import ceil, isfinite
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
+from ..checks import FLAG, MAPPING, SECONDS, Kind, check, check_names
 from ..exceptions import ConfigurationError
 
 __all__ = [
@@ -59,7 +62,76 @@ def _check_name(what: str, name: object) -> None:
         raise ConfigurationError(f"{what} {name[:60]!r} {fault}: choose another")
 
 
-class Exchange(msgspec.Struct, frozen=True):
+class _Declaration:
+    """Base class of exchanges and queues. An unknown option is an error that names the others."""
+
+    name: str
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        check_names(f"{cls.__name__}()", options, known, _REMEDIES)
+        return super().__new__(cls)
+
+    def _check(self, kinds: Mapping[str, Kind]) -> None:
+        name = f"{type(self).__name__}({self.name!r})"
+        check(name, {each: getattr(self, each) for each in kinds}, kinds)
+
+
+_BY_ARGUMENTS = "write arguments={{{!r}: ...}}"
+#: What to write instead of options that kombu has.
+_REMEDIES = {
+    "delivery_mode": "write persistent= where messages are sent",
+    "max_length": _BY_ARGUMENTS.format("x-max-length"),
+    "max_length_bytes": _BY_ARGUMENTS.format("x-max-length-bytes"),
+    "max_priority": _BY_ARGUMENTS.format("x-max-priority"),
+    "message_ttl": f"{_BY_ARGUMENTS.format('x-message-ttl')}, in milliseconds",
+    "no_declare": "write passive=True",
+    "queue_arguments": "write arguments={...}",
+    "queue_type": _BY_ARGUMENTS.format("x-queue-type"),
+}
+_FLAGS = dict.fromkeys(("durable", "auto_delete", "passive", "accept_existing"), FLAG)
+_TYPES = ("topic", "direct", "fanout", "headers")
+
+
+def _is_argument(value: Any) -> bool:
+    if isinstance(value, float | Decimal):
+        return isfinite(value)
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 63
+    if isinstance(value, list | tuple):
+        return all(map(_is_argument, value))
+    if isinstance(value, Mapping):
+        return MAPPING.fits(value) and all(map(_is_argument, value.values()))
+    return value is None or isinstance(value, str | bytes | datetime)
+
+
+_ARGUMENTS = Kind(
+    lambda value: isinstance(value, Mapping) and _is_argument(value),
+    "a mapping of str to values of AMQP: str, bytes, bool, int of 64 bits, finite float, Decimal, "
+    "datetime, None, lists and mappings",
+)
+_EXCHANGE_KINDS = {
+    **_FLAGS,
+    "type": Kind(
+        lambda value: value in _TYPES or (isinstance(value, str) and value.startswith("x-")),
+        "topic, direct, fanout, headers, or the type of a plugin of the broker, x-...",
+    ),
+    "arguments": _ARGUMENTS,
+}
+_LONGEST = MAX_EXPIRATION // 1000
+_QUEUE_KINDS = {
+    **_FLAGS,
+    "exclusive": FLAG,
+    "expires": Kind(
+        lambda value: value is None or (SECONDS.fits(value) and 0.001 <= value <= _LONGEST),
+        f"a number of seconds from 0.001 to {_LONGEST}, or None",
+    ),
+    "arguments": _ARGUMENTS,
+}
+
+
+@dataclass(frozen=True)
+class Exchange(_Declaration):
     """
     An exchange. The name ``""`` is the default exchange, which aiorpc never declares. The default
     type is ``direct``, as in kombu.
@@ -69,7 +141,7 @@ class Exchange(msgspec.Struct, frozen=True):
     type: Literal["topic", "direct", "fanout", "headers"] = "direct"
     durable: bool = True
     auto_delete: bool = False
-    arguments: Mapping[str, Any] = {}
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     #: Whether the exchange must exist already, with any type. aiorpc then does not declare it.
     passive: bool = False
     #: Whether aiorpc uses an existing exchange that has another ``auto_delete``.
@@ -77,12 +149,14 @@ class Exchange(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _check_name("the name of an exchange", self.name)
+        self._check(_EXCHANGE_KINDS)
 
     def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.type))
 
 
-class Queue(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Queue(_Declaration):
     """
     A queue and its binding to an exchange.
 
@@ -97,7 +171,7 @@ class Queue(msgspec.Struct, frozen=True):
     auto_delete: bool = False
     #: The broker deletes the queue after this many seconds without a consumer (``x-expires``).
     expires: float | None = None
-    arguments: Mapping[str, Any] = {}
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     #: The queue must exist, with any flags. It is not declared, only bound.
     passive: bool = False
     #: Whether aiorpc uses an existing queue that has other arguments, for example from an operator.
@@ -107,6 +181,7 @@ class Queue(msgspec.Struct, frozen=True):
         _check_name("the name of a queue", self.name)
         _check_name("the binding key of a queue", self.routing_key)
         checked(f"Queue({self.name!r})", self.exchange, Exchange)
+        self._check(_QUEUE_KINDS)
 
     def __hash__(self) -> int:  # arguments cannot be hashed
         return hash((self.name, self.exchange, self.routing_key))

@@ -18,6 +18,7 @@ from aiorpc import (
     Call,
     ClusterRpcProxy,
     Config,
+    ConfigurationError,
     Handler,
     RemoteError,
     RpcTimeout,
@@ -136,9 +137,9 @@ async def test_a_long_timeout_works_like_none(
 async def test_a_timeout_that_is_not_a_number_of_seconds_is_refused(
     cluster: ClusterProxy, config: dict[str, Any], timeout: Any
 ) -> None:
-    with pytest.raises(ValueError, match="timeout must be a number of seconds, or None"):
+    with pytest.raises(ConfigurationError, match=r"timeout of .* a number of seconds, or None"):
         cluster.echo.say.with_options(timeout=timeout)
-    with pytest.raises(ValueError, match="timeout must be a number of seconds, or None"):
+    with pytest.raises(ConfigurationError, match=r"timeout of .* a number of seconds, or None"):
         ClusterRpcProxy(config, timeout=timeout)
 
 

@@ -19,7 +19,6 @@ from aiorpc import (
     RemoteError,
     RpcTimeout,
     ServiceContainer,
-    UnserializableValueError,
     consume,
     event_dispatcher,
     event_handler,
@@ -93,12 +92,12 @@ async def test_requeue_on_error_brings_the_message_again(broker_config: dict[str
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
-        ({"timestamp": 5}, UnserializableValueError, "timestamp"),
-        ({"correlation_id": 5}, UnserializableValueError, "correlation_id"),
-        ({"priority": 300}, UnserializableValueError, "priority"),
+        ({"timestamp": 5}, ConfigurationError, "timestamp"),
+        ({"correlation_id": 5}, ConfigurationError, "correlation_id"),
+        ({"priority": 300}, ConfigurationError, "priority"),
         ({"prio": 1}, TypeError, "prio"),
-        ({"expiration": float("nan")}, UnserializableValueError, "above 0 seconds"),
-        ({"expiration": -1}, UnserializableValueError, "above 0 seconds"),
+        ({"expiration": float("nan")}, ConfigurationError, "seconds above 0"),
+        ({"expiration": -1}, ConfigurationError, "seconds above 0"),
     ],
 )
 async def test_publishing_with_an_unknown_property_names_it(

@@ -688,7 +688,7 @@ async def test_an_entrypoint_that_breaks_stops_the_container_and_says_so(
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan")])
 def test_a_timer_refuses_an_interval_that_is_not_above_zero(interval: float) -> None:
-    with pytest.raises(ConfigurationError, match="above 0 seconds"):
+    with pytest.raises(ConfigurationError, match="seconds above 0"):
         timer(interval)
 
 

@@ -168,7 +168,7 @@ async def test_a_mock_of_a_method_refuses_what_the_real_method_refuses(
     method = getattr(service, proxy).append_identifier
     with pytest.raises(TypeError, match="'timout'"):
         method.with_options(timout=3)
-    with pytest.raises(ValueError, match="a number of seconds"):
+    with pytest.raises(ConfigurationError, match="a number of seconds"):
         method.with_options(timeout="3")
     with pytest.raises(AttributeError):
         method.call_asinc("a")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import aiormq
-import msgspec
 
 from ...context import new_id
 from ...exceptions import ConnectionLost
@@ -31,6 +31,7 @@ from .topology import (
     declare_queue,
     misdeclared,
     queue_exists,
+    unknown_type,
 )
 
 __all__ = ["AmqpSubscription"]
@@ -172,7 +173,7 @@ class AmqpSubscription(Subscription):
                     fail(self._ready, lost)
                 return
             try:
-                await self._consume(link)
+                await self._consume_or_refuse(link)
             except Refused as refused:
                 if self._accepts_existing(refused):
                     continue
@@ -207,9 +208,17 @@ class AmqpSubscription(Subscription):
         there = accept_queue(self._declared, refused)
         accepted = there is not self._declared
         if refused.code == 404 and there.passive:  # it was deleted meanwhile
-            there = msgspec.structs.replace(there, passive=False)
+            there = replace(there, passive=False)
         self._declared = there
         return accepted
+
+    async def _consume_or_refuse(self, link: Link) -> None:
+        try:
+            await self._consume(link)
+        except OSError:
+            if refused := unknown_type(link, [self.queue.exchange]):
+                raise refused from None
+            raise
 
     async def _consume(self, link: Link) -> None:
         gone = (

@@ -11,10 +11,10 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import aiormq
-import msgspec
 from aiormq.abc import ChannelFrame
 from pamqp.base import Frame
 
@@ -34,6 +34,7 @@ __all__ = [
     "delete_queue",
     "misdeclared",
     "queue_exists",
+    "unknown_type",
 ]
 
 log = logger(__name__)
@@ -265,7 +266,7 @@ def accept_exchange(exchange: Exchange, refused: Refused) -> Exchange:
         exchange.name,
         there,
     )
-    return msgspec.structs.replace(exchange, auto_delete=there)
+    return replace(exchange, auto_delete=there)
 
 
 def accept_queue(queue: Queue, refused: Refused) -> Queue:
@@ -275,7 +276,7 @@ def accept_queue(queue: Queue, refused: Refused) -> Queue:
     """
     exchange = accept_exchange(queue.exchange, refused)
     if exchange is not queue.exchange:
-        return msgspec.structs.replace(queue, exchange=exchange)
+        return replace(queue, exchange=exchange)
     difference = _difference(refused)
     if difference is None or difference[1:] != ("queue", queue.name):
         return queue
@@ -286,7 +287,22 @@ def accept_queue(queue: Queue, refused: Refused) -> Queue:
         # acked messages.
         return queue
     log.info("queue %s exists with another %s, and is used as it is", queue.name, difference.flag)
-    return msgspec.structs.replace(queue, passive=True)
+    return replace(queue, passive=True)
+
+
+_UNKNOWN_TYPE = "unknown exchange type"
+
+
+def unknown_type(link: Link, exchanges: Iterable[Exchange]) -> Refused | None:
+    """
+    Return why the broker closed the connection *link*, if it has no exchanges of the type of one of
+    *exchanges*.
+    """
+    refused = link.refused
+    if refused is None:
+        return None
+    known = any(f"{_UNKNOWN_TYPE} '{each.type}'" in refused.text for each in exchanges)
+    return refused if known else None
 
 
 def misdeclared(what: str, refused: Refused) -> ConfigurationError:
@@ -303,4 +319,8 @@ def misdeclared(what: str, refused: Refused) -> ConfigurationError:
         530: "the connection needs one more channel than the broker permits: raise channel_max in "
         "the broker's configuration, or host fewer handlers in one process",
     }.get(refused.code, "the broker refuses it")
+    if _UNKNOWN_TYPE in refused.text:  # 406 since RabbitMQ 4, and before a closed connection
+        advice = "the broker has no exchanges of this type: correct the type, or enable its plugin"
+    elif "invalid arg" in refused.text:
+        advice = "the broker does not take one of its arguments: correct the argument"
     return ConfigurationError(f"{what}: {advice} ({refused})")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 
 from ...config import Settings
-from ...exceptions import ConnectionLost
+from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
 from ..base import Claim, QueueState, State, Subscription, Transport
@@ -31,7 +31,7 @@ from .link import CLOSE_TIMEOUT, Link
 from .listener import ListenerChannel
 from .subscription import AmqpSubscription
 from .supervisor import Supervisor
-from .topology import Topology, delete_queue, misdeclared
+from .topology import Topology, delete_queue, misdeclared, unknown_type
 
 __all__ = ["AmqpTransport"]
 
@@ -164,10 +164,11 @@ class AmqpTransport(Transport):
             try:
                 return await self._topology.declare(link, exchanges, queues)
             except Refused as refused:
-                names = [f"exchange {each.name!r}" for each in exchanges]
-                names += [f"queue {each.name!r}" for each in queues]
-                raise misdeclared(f"{', '.join(names)} on {link.url}", refused) from None
+                raise _misdeclared(link, exchanges, queues, refused) from None
             except (OSError, TimeoutError) as error:
+                of_queues = [each.exchange for each in queues]
+                if found := unknown_type(link, [*exchanges, *of_queues]):
+                    raise _misdeclared(link, exchanges, queues, found) from None
                 if not link.lost.done():
                     raise ConnectionLost(f"{link.url}: {reason(error)}") from error
 
@@ -207,3 +208,11 @@ class AmqpTransport(Transport):
         link = self.supervisor.link
         if link is not None:
             await link.farewell(lambda: delete_queue(link, queue))
+
+
+def _misdeclared(
+    link: Link, exchanges: Sequence[Exchange], queues: Sequence[Queue], refused: Refused
+) -> ConfigurationError:
+    names = [f"exchange {each.name!r}" for each in exchanges]
+    names += [f"queue {each.name!r}" for each in queues]
+    return misdeclared(f"{', '.join(names)} on {link.url}", refused)

@@ -207,6 +207,8 @@ def short_string(text: str, what: str) -> bytes:
     Raises:
         UnserializableValueError: *text* is longer, or not Unicode text; *what* names it in errors.
     """
+    if not isinstance(text, str):
+        raise UnserializableValueError(f"an AMQP {what} is a str, not a {type(text).__name__}")
     try:
         raw = text.encode()
     except UnicodeEncodeError:

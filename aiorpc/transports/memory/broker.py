@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
-
-import msgspec
 
 from ...exceptions import ConfigurationError, Overloaded, Unroutable
 from ...logs import logger
@@ -147,7 +146,7 @@ class MemoryBroker:
                 raise ConfigurationError(f"there is no exchange {name!r} on {self.url} (404)")
             return exchange
         if there is not None and exchange.accept_existing:
-            exchange = msgspec.structs.replace(exchange, auto_delete=there.auto_delete)
+            exchange = replace(exchange, auto_delete=there.auto_delete)
         if there is not None:
             self._refuse_difference(f"exchange {name!r}", there.flags, exchange_flags(exchange))
         elif name.startswith("amq."):

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from pamqp import commands as spec
 
-from aiorpc.exceptions import AioRpcError, ConnectionLost
+from aiorpc.exceptions import AioRpcError, ConfigurationError, ConnectionLost
 from aiorpc.transports.amqp import channel
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing
-from aiorpc.wire.message import Message
-from tests.support.amqp import from_broker, sent_frames, through_proxy
-from tests.support.transports import Bench, Inbox, holds, to
+from aiorpc.wire.message import Exchange, Message
+from tests.support.amqp import connected, from_broker, sent_frames, through_proxy
+from tests.support.transports import PATIENCE, Bench, Inbox, holds, to
 from tests.support.waiting import eventually
 
 INTERNAL_ERROR = from_broker(
@@ -125,3 +125,29 @@ def gives_a_channel_up(sent: bytes) -> bool:
     """Whether aiormq closed a channel because it waited too long for an answer."""
     frames = [frame for _, frame in sent_frames(sent)]
     return any(isinstance(each, spec.Channel.Close) and each.reply_code == 504 for each in frames)
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "subscribed"])
+async def test_an_exchange_of_a_type_that_the_broker_lacks_is_refused(
+    bench: Bench, declared: bool
+) -> None:
+    """RabbitMQ 3 closes the connection for such a type, and RabbitMQ 4 the channel."""
+    exchange = Exchange(bench.name(), "x-nobody-has-this", auto_delete=True)
+    said = "the broker has no exchanges of this type: correct the type, or enable its plugin"
+    async with connected(bench.config) as transport:
+        asking: Any = transport.declare([exchange])
+        if not declared:
+            asking.close()
+            asking = transport.subscribe(bench.queue(exchange, auto_delete=True), Inbox())
+        with pytest.raises(ConfigurationError, match=said):
+            await asyncio.wait_for(asking, PATIENCE)
+        queue, inbox = bench.queue(), Inbox()
+        await transport.subscribe(queue, inbox)
+        await transport.publish(to(queue, b"works"))
+        assert await inbox.bodies(1) == [b"works"]
+
+
+async def test_an_argument_that_the_broker_does_not_take_is_refused(bench: Bench) -> None:
+    async with connected(bench.config) as transport:
+        with pytest.raises(ConfigurationError, match=r"arguments: correct the argument .*-ttl"):
+            await transport.declare(queues=[bench.queue(arguments={"x-message-ttl": "soon"})])
