@@ -65,6 +65,8 @@ class Outcome(msgspec.Struct, eq=False):
     error: BaseException | None = None
     #: Values of sensitive arguments: neither the log nor the caller may see them in the error.
     secrets: tuple[str, ...] = ()
+    #: Whether the method returned, but its result could not be sent. The entrypoint sets it.
+    unsent: bool = False
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Any]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-__all__ = ["indented", "logger", "one_line"]
+__all__ = ["indented", "logger", "named", "one_line"]
 
 #: Characters of a log line, or of an error's text, that are shown.
 MOST = 2000
@@ -33,6 +33,14 @@ def logger(name: str) -> logging.Logger:
     found = logging.getLogger(name)
     found.addFilter(_escape)  # a second time, this does nothing
     return found
+
+
+def named(service: str, method: str = "") -> dict[str, str]:
+    """
+    Return the ``extra`` of a line about *service* outside of a call, for formatters of JSON. For
+    lines inside a call, see :class:`aiorpc.CallLogFilter`.
+    """
+    return {"service": service, "method": method}
 
 
 def _escape(record: logging.LogRecord) -> bool:

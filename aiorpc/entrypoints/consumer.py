@@ -18,7 +18,7 @@ import msgspec
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError, IncorrectSignature
 from ..extensions import Ending, Entrypoint, Host, Outcome
-from ..logs import logger
+from ..logs import logger, named
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import has_id, identity_of, retries_of, was_resent
@@ -253,6 +253,7 @@ class _Intake:
             "%s: %s %s of queue %s cannot be read and is rejected, to the dead-letter exchange if "
             "the queue has one: %s",
             *(name, self.entrypoint.kind, delivery.routing_key, self.queue, error),
+            extra=named(self.host.service_name, self.entrypoint.method_name),
         )
         delivery.reject(requeue=False)
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from ..exceptions import ConfigurationError, ConnectionLost, UnserializableValueError
 from ..extensions import Host
-from ..logs import logger
+from ..logs import logger, named
 from ..transports.base import Delivery, Outgoing
 from ..wire.copies import parked
 from ..wire.message import Message, Queue
@@ -21,6 +21,7 @@ log = logger("aiorpc.attempts")
 
 #: Seconds to wait until the broker confirms a parked message.
 PARKING = 30.0
+_REQUEUED = "a message of queue %s is requeued, not parked: %s"
 _NOT_PARKED = (
     "%s; but it cannot be parked (%s) and is rejected, to the dead-letter exchange if the queue "
     "has one"
@@ -33,6 +34,7 @@ async def park(
     delivery: Delivery,
     text: str,
     *,
+    method: str = "",
     reason: str | None = None,
     stack: str | None = None,
 ) -> bool:
@@ -40,14 +42,14 @@ async def park(
     Send a copy of a message of the queue *source* to its parked queue, and log *text*.
 
     Args:
-        reason: why the message failed, for its headers; by default *text*.
-        stack: the stack of the error, for its headers.
+        method: the name of the method, for the log, if it is known.
+        reason, stack: of the error, for the headers of the copy. The default reason is *text*.
 
     Returns:
         Whether the broker has confirmed the copy, so that the caller settles *delivery*. Otherwise
         *delivery* is requeued or rejected here.
     """
-    queue = parked_queue(source)
+    queue, fields = parked_queue(source), named(host.service_name, method)
     copy = partial(parked, delivery.message, delivery.exchange, delivery.routing_key)
     try:
         with suppress(ConfigurationError):  # the queue exists with other arguments
@@ -57,13 +59,13 @@ async def park(
         except UnserializableValueError:  # the headers do not fit into one frame
             await _send(host, queue, copy("", None))
     except ConnectionLost as error:
-        log.warning("a message of queue %s is requeued, not parked: %s", source, error)
+        log.warning(_REQUEUED, source, error, extra=fields)
         delivery.requeue()
     except Exception as error:  # noqa: BLE001 - unsettled, it would use up the prefetch
-        log.error(_NOT_PARKED, text, error)
+        log.error(_NOT_PARKED, text, error, extra=fields)
         delivery.reject(requeue=False)
     else:
-        log.error("%s", text)
+        log.error("%s", text, extra=fields)
         return True
     return False
 

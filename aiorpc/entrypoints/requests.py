@@ -16,7 +16,7 @@ import msgspec
 
 from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound, likely
 from ..extensions import Ending, Entrypoint, Host, Outcome
-from ..logs import logger, one_line
+from ..logs import logger, named, one_line
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import attempts_of
@@ -162,7 +162,8 @@ class Server:
         if ending is _RETURNED:
             if not request.message.reply_to:
                 name = self._name(request)
-                log.warning("%s: the request has no reply_to, so nobody gets the result", name)
+                text = "%s: the request has no reply_to, so nobody gets the result"
+                log.warning(text, name, extra=self._fields(request))
             try:
                 self._answers.send(request, outcome.value)
             except Exception as exc:
@@ -171,7 +172,9 @@ class Server:
                     self._name(request),
                     exc,
                     exc_info=None if isinstance(exc, AioRpcError) else exc,
+                    extra=self._fields(request),
                 )
+                outcome.unsent = True
                 self._answer_error(request, exc)
         elif ending is Ending.CANCELLED:
             request.delivery.ack()
@@ -213,6 +216,7 @@ class Server:
                 self._name(request),
                 name,
                 exc,
+                extra=self._fields(request),
             )
             request.delivery.ack()
 
@@ -225,6 +229,7 @@ class Server:
             type(error).__name__,
             error,
             "" if request.message.reply_to else " (no reply_to: the caller gets no answer)",
+            extra=self._fields(request),
         )
         if not request.message.reply_to:
             request.delivery.reject(requeue=False)
@@ -246,6 +251,9 @@ class Server:
             f"{self._name(request)} is at-most-once and the request was {how}: it may have run "
             "already and was not run again. Find out whether it ran, then call again"
         )
+
+    def _fields(self, request: Request) -> dict[str, str]:
+        return named(self._host.service_name, request.method)
 
     def _name(self, request: Request) -> str:
         return f"{self._host.service_name}.{request.method}"

@@ -17,7 +17,7 @@ from functools import partial
 from ..config import hide
 from ..exceptions import AioRpcError
 from ..extensions import Host, Outcome
-from ..logs import logger, one_line
+from ..logs import logger, named, one_line
 from ..transports.base import Delivery, Outgoing
 from ..wire.copies import original_key_of, retried
 from ..wire.errors import text_of
@@ -64,6 +64,7 @@ class Retries:
         self._queue = queue
         self._retry = retry
         self._name = name
+        self._method = name.rpartition(".")[2]
         self._kind = kind
         self._work = work
         self._requeue = requeue
@@ -99,6 +100,7 @@ class Retries:
                 "%s: %s %s failed %d times and is rejected, to the dead-letter exchange if queue "
                 "%s has one: %s",
                 *(self._name, self._kind, _key(delivery), attempts, self._queue.name, reason),
+                extra=named(self._host.service_name, self._method),
             )
             delivery.reject(requeue=False)
             return
@@ -111,7 +113,13 @@ class Retries:
     async def _park(self, delivery: Delivery, text: str, reason: str, stack: str | None) -> None:
         try:
             parked = await park(
-                self._host, self._queue.name, delivery, text, reason=reason, stack=stack
+                self._host,
+                self._queue.name,
+                delivery,
+                text,
+                method=self._method,
+                reason=reason,
+                stack=stack,
             )
         except asyncio.CancelledError:
             self._requeue(delivery)

@@ -75,6 +75,8 @@ def log_end(
             _log_error(call, outcome, error, expected, service_cls)
         if began:
             how = outcome.ending.value if error is None else type(error).__name__
+            if outcome.unsent:
+                how = f"{how}, but the result could not be sent"
             seconds = monotonic() - began
             log.debug("%s ended after %.3f s: %s (call id %s)", call, seconds, how, call.id)
     finally:

@@ -70,6 +70,25 @@ def test_a_key_without_effect_says_so(key: str) -> None:
     assert not (used and "no effect" in KEY_ROWS[key][3].lower())
 
 
+def test_the_table_of_loggers_has_each_logger_and_whether_it_has_errors() -> None:
+    code_has: dict[str, bool] = {}
+    for path in sorted(Path(aiorpc.__file__).parent.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        made = re.search(r"^log = logger\((.+)\)$", text, re.MULTILINE)
+        if made is not None:
+            name = made[1].strip('"') if made[1] != "__name__" else "aiorpc.transports"
+            assert made[1] != "__name__" or "transports" in path.parts, path
+            has_errors = re.search(r"\blog\.(error|exception)\(", text) is not None
+            code_has[name] = code_has.get(name, False) or has_errors
+    del code_has["aiorpc"]  # the shell only sets its level
+    rows = {
+        row[0].split("`")[1]: row[2]
+        for row in table_rows(DOCS / "deployment.md")
+        if len(row) == 3 and row[0].startswith("`aiorpc.")
+    }
+    assert {name: errors != "-" for name, errors in rows.items()} == code_has
+
+
 #: Importable, but nothing raises it yet, so no page describes it.
 RESERVED = {"InProgress"}
 

@@ -105,6 +105,54 @@ async def test_records_have_the_fields_of_the_running_call(
     assert with_text(lines, "outside")[:3] == ["", "", ""]
 
 
+async def test_lines_about_refused_requests_and_events_have_the_fields_of_their_method(
+    config: dict[str, Any], lines: list[str]
+) -> None:
+    source = uuid.uuid4().hex
+
+    class Refusing:
+        name = "log.refusing"
+
+        @rpc
+        async def double(self, number: int) -> int:
+            return number
+
+        @rpc
+        async def large(self) -> str:
+            return "x" * 5000
+
+        @event_handler(source, "sold")
+        async def sold(self, number: int) -> None: ...
+
+    limited = {**config, "MAX_MESSAGE_SIZE": 4096}
+    worker.setLevel(logging.DEBUG)
+    try:
+        async with (
+            ServiceContainer(Refusing, limited),
+            ClusterRpcProxy(config, timeout=5) as cluster,
+            event_dispatcher(config) as dispatch,
+        ):
+            remote = cluster["log.refusing"]
+            for call in (remote.dubble(1), remote.double("1"), remote.large()):
+                with pytest.raises(Exception, match=r"dubble|number|5026 bytes"):
+                    await call
+            await dispatch(source, "sold", "a text")
+            await eventually(lambda: any("cannot be read" in line for line in lines))
+    finally:
+        worker.setLevel(logging.NOTSET)
+    for text, method in (
+        ("MethodNotFound", "dubble"),
+        ("BadArguments", "double"),
+        ("the result could not be sent: ", "large"),
+        ("event sold of queue", "sold"),
+    ):
+        service, named, call_id, _ = with_text(lines, text)
+        assert (service, named) == ("log.refusing", method)
+        assert bool(call_id) == (method == "large")
+    ended = with_text(lines, "log.refusing.large ended after")[3]
+    assert ": returned, but the result could not be sent (call id" in ended
+
+
 async def test_the_line_of_a_call_that_expired_before_it_ran_has_the_fields_too(
     config: dict[str, Any], lines: list[str]
 ) -> None:
