@@ -22,6 +22,7 @@ _NAMES = {
     "calling.proxies": (
         "ClusterProxy",
         "RpcReply",
+        "RpcStream",
         "ServiceProxy",
     ),
     "calling.standalone": (

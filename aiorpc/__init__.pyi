@@ -2,6 +2,7 @@ from .call import Call as Call, Handler as Handler, Middleware as Middleware
 from .calling.proxies import (
     ClusterProxy as ClusterProxy,
     RpcReply as RpcReply,
+    RpcStream as RpcStream,
     ServiceProxy as ServiceProxy,
 )
 from .calling.standalone import (

@@ -137,6 +137,8 @@ class Entrypoint:
     remote: ClassVar[bool] = False
     #: Whether the method may be an async generator. Then ``finish`` reads it.
     streams: ClassVar[bool] = False
+    #: Whether ``finish`` gets the results of all methods.
+    finishes: ClassVar[bool] = False
     #: Errors that are answers of this kind of entrypoint. The host logs them like expected ones.
     answers: ClassVar[tuple[type[Exception], ...]] = ()
 
@@ -163,7 +165,7 @@ class Entrypoint:
     async def finish(self, call: Call, result: Any) -> Any:
         """
         Return the result of *call* for the middleware, with the dependencies still open. *result*
-        is what the method returned. Called only for entrypoints with ``streams``.
+        is what the method returned. Called only for async generators, and with ``finishes``.
         """
         return result
 

@@ -12,7 +12,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import (
@@ -157,6 +157,22 @@ class MethodProxy:
             return self._method.call_async(*args, **kwargs)
 
         return RpcReply(self._thread, self._thread.run(send))
+
+    def stream(self, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """
+        Yield the items of a method that is an async generator. Leaving the loop cancels the call.
+        """
+        items = self._thread.run(self._streaming, args, kwargs)
+        try:
+            while batch := self._thread.run(items.batch):
+                yield from batch
+        finally:
+            self._thread.run(items.aclose)
+
+    async def _streaming(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> proxies.RpcStream[Any]:
+        return self._method.stream(*args, **kwargs)
 
     def with_options(self, **options: Unpack[Options]) -> MethodProxy:
         """Return the method with other :class:`aiorpc.calling.options.CallOptions`."""

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +20,7 @@ from aiorpc import (
     Call,
     ConnectionLost,
     Handler,
+    IncorrectSignature,
     RemoteError,
     RpcTimeout,
     ServiceContainer,
@@ -73,6 +74,20 @@ def service(rabbitmq_uri: str) -> Iterator[str]:
             return sorted(names)
 
         @rpc
+        async def count(self, n: int) -> AsyncGenerator[int]:
+            try:
+                for number in range(n):
+                    yield number
+            finally:
+                type(self).closed.set()
+
+        closed = threading.Event()
+
+        @rpc
+        async def was_closed(self) -> bool:
+            return await asyncio.to_thread(self.closed.wait, 5)
+
+        @rpc
         async def slow(self) -> None:
             await asyncio.sleep(60)
 
@@ -95,6 +110,18 @@ def test_calls_replies_and_errors(rabbitmq_uri: str, service: str) -> None:
         assert time.monotonic() - started < 0.4
         with pytest.raises(UnknownService):
             cluster.service_that_never_was.method()
+
+
+def test_a_stream_is_read_in_a_loop(rabbitmq_uri: str, service: str) -> None:
+    with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=10) as cluster:
+        proxy: Any = cluster[service]
+        assert list(proxy.count.stream(1000)) == list(range(1000))
+        for number in proxy.count.stream(1 << 60):
+            if number == 5:
+                break
+        assert proxy.was_closed()
+        with pytest.raises(IncorrectSignature):
+            next(proxy.hello.stream("you"))
 
 
 def test_a_method_may_have_arguments_of_any_name(rabbitmq_uri: str, service: str) -> None:

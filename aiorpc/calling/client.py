@@ -23,12 +23,14 @@ from ..context import EMPTY, NO_CONTEXT, Context, current, id_source
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
 from ..transports.base import Outgoing, Transport
 from ..wire.headers import context_headers, template_of
+from ..wire.message import Message
 from ..wire.names import CANCEL_EXCHANGE
 from ..wire.protocol import Wire
 from ..wire.requests import encode_cancellation
 from .diagnosis import Diagnosis
 from .options import DEFAULTS, UNSET, CallOptions, Route
 from .pending import Pending, PendingCalls
+from .streams import StreamCalls
 
 __all__ = ["Client"]
 
@@ -69,6 +71,14 @@ class Client:
         self._diagnosis = Diagnosis(transport)
         self._pending = PendingCalls(transport, wire, self._diagnosis, owner)
         self._closed = False
+        self.streams = StreamCalls(
+            transport,
+            settings,
+            self._middleware,
+            self.new_call,
+            self._send_when_ready,
+            self.cancel,
+        )
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -164,15 +174,13 @@ class Client:
             call = self.new_call(route, args, kwargs)
         else:
             began_at = _began_at(call, route)
-        if route.options.fail_fast:
-            await self._diagnosis.require_consumers(call)
-        if self.transport.congested:
-            await self._wait_until_drained(call)
+        if route.options.fail_fast or self.transport.congested:
+            await self._ready(call, route)
         pending = self._send(call, route, began_at)
         try:
             result = await pending.future
         except asyncio.CancelledError:
-            self._cancel(pending)
+            self.cancel(pending)
             raise
         return result if convert is None else convert(result)
 
@@ -193,9 +201,11 @@ class Client:
             task = asyncio.ensure_future(self.handler(route)(call))
             return task, task.cancel
         pending = self._send(call, route, _began_at(call, route))
-        return pending.future, partial(self._cancel, pending)
+        return pending.future, partial(self.cancel, pending)
 
-    def _send(self, call: Call, route: Route, began_at: float) -> Pending:
+    def _send(
+        self, call: Call, route: Route, began_at: float, kind: Callable[..., Pending] = Pending
+    ) -> Pending:
         if self._closed or _get_running_loop() is not self._loop:
             raise self._refusal(call)
         context, own = call.context, self._context
@@ -210,7 +220,7 @@ class Client:
             template=self._template if usual else None,
         )
         deadline = context.deadline
-        pending = Pending(
+        pending = kind(
             exchange=self._exchange,
             routing_key=route.routing_key,
             message=message,
@@ -241,7 +251,7 @@ class Client:
             "another loop make a proxy of its own"
         )
 
-    def _cancel(self, pending: Pending) -> None:
+    def cancel(self, pending: Pending) -> None:
         """Retract the request of *pending*. If the request was sent, send a cancellation."""
         if not self._pending.remove(pending):
             return
@@ -256,24 +266,45 @@ class Client:
                     message=encode_cancellation(
                         self._pending.reply_to, pending.correlation_id, left
                     ),
-                    confirm=False,
+                    confirm=pending.confirm_cancel,
+                    again=_same,
                     expires_at=pending.expires_at,
                 )
             )
 
-    async def _wait_until_drained(self, call: Call) -> None:
-        deadline = call.context.deadline
-        scope = asyncio.timeout_at(None if deadline is None else deadline.at)
-        try:
-            async with scope:
-                await self.transport.drained()
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise RpcTimeout(
-                f"{call} was not sent in time: the connection to {self.transport.url} takes no "
-                "more data (the broker is slow or blocked, or too much is sent)"
-            ) from None
+    async def _send_when_ready(
+        self, call: Call, route: Route, kind: Callable[..., Pending]
+    ) -> Pending:
+        began_at = _began_at(call, route)
+        await self._ready(call, route)
+        return self._send(call, route, began_at, kind)
+
+    async def _ready(self, call: Call, route: Route) -> None:
+        """Wait until *call* may be sent."""
+        if route.options.fail_fast:
+            await self._diagnosis.require_consumers(call)
+        if self.transport.congested:
+            await _drained(self.transport, call)
+
+
+async def _drained(transport: Transport, call: Call) -> None:
+    deadline = call.context.deadline
+    scope = asyncio.timeout_at(None if deadline is None else deadline.at)
+    try:
+        async with scope:
+            await transport.drained()
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise RpcTimeout(
+            f"{call} was not sent in time: the connection to {transport.url} takes no more data "
+            "(the broker is slow or blocked, or too much is sent)"
+        ) from None
+
+
+def _same(message: Message) -> Message:
+    """Re-send *message* unchanged after a lost connection."""
+    return message
 
 
 def _began_at(call: Call, route: Route) -> float:

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     fail_fast: bool | msgspec.UnsetType
     priority: int | msgspec.UnsetType
     serializer: str | msgspec.UnsetType | None
+    idle_timeout: float | None | msgspec.UnsetType
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,8 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``x-max-priority``, which an operator declares.
         serializer: the name of the serializer that encodes the request. It must be in ACCEPT,
             because a service answers in the serializer of the request.
+        idle_timeout: seconds that a stream waits for its next item; ``None`` for no limit. The
+            ``timeout`` limits the whole stream.
     """
 
     timeout: float | None | msgspec.UnsetType = UNSET
@@ -68,6 +71,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     priority: int = 0
     serializer: str | None = None
+    idle_timeout: float | None = None
 
     def replaced(self, owner: str, changes: Options) -> CallOptions:
         """
@@ -96,6 +100,7 @@ _KINDS = {
     "fail_fast": FLAG,
     "priority": PRIORITY,
     "serializer": optional(TEXT),
+    "idle_timeout": TIMEOUT,
 }
 
 #: What to write instead of options that Nameko has, or that aiorpc has elsewhere.

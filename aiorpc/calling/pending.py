@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from ..call import Call
 from ..context import new_id
@@ -40,6 +40,8 @@ class Pending(Outgoing, eq=False, kw_only=True):
     """A call that waits for an answer: its request, and the future of its answer."""
 
     is_request = True
+    #: Whether the client re-sends the cancellation of the call after a lost connection.
+    confirm_cancel: ClassVar[bool] = False
 
     calls: PendingCalls
     call: Call
@@ -55,6 +57,10 @@ class Pending(Outgoing, eq=False, kw_only=True):
     late: bool = False
     #: The error that arrived while we diagnosed the timeout.
     error: Exception | None = None
+
+    def absorb(self, message: Message) -> bool:
+        """Take *message*, if it is not the last answer; only a stream has several."""
+        return False
 
     def expired(self) -> None:
         """The timers call this when the deadline has passed."""
@@ -158,9 +164,12 @@ class PendingCalls:
             # The call timed out, was cancelled, or was answered before.
             log.debug("ignored a reply to a call that is not pending: %s", message.correlation_id)
             return
-        if message.headers and is_slow(message):
-            self._spawn(self._decompress(message))
-            return
+        if message.headers:
+            if is_slow(message):
+                self._spawn(self._decompress(message))
+                return
+            if pending.absorb(message):
+                return
         try:
             result = self.wire.replies.decode(message)
         except Exception as exc:  # noqa: BLE001 - the remote error may have any class

@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from .. import from_thread
 from ..declarations import remote_names
 from ..extensions import service_name_of
 from ..wire.arguments import result_converter
+from ..wire.signatures import is_stream
 from .client import Client
 from .options import DEFAULTS, CallOptions, Options
+from .streams import RpcStream
 
-__all__ = ["ClusterProxy", "MethodProxy", "Names", "RpcReply", "ServiceProxy"]
+__all__ = ["ClusterProxy", "MethodProxy", "Names", "RpcReply", "RpcStream", "ServiceProxy"]
 
 #: A proxy keeps at most this many names. In a gateway, clients choose the names.
 MOST_NAMES = 1000
@@ -123,14 +125,35 @@ class MethodProxy:
         future, cancel = client.call_async(client.new_call(route, args, kwargs), route)
         return RpcReply(future, cancel, self._convert)
 
-    def with_options(self, **options: Unpack[Options]) -> MethodProxy:
+    def stream(self, /, *args: Any, **kwargs: Any) -> RpcStream[Any]:
+        """
+        Call a method that is an async generator, and return its items:
+        ``async for item in method.stream(...)``. The errors are those of a call.
+
+        Raises:
+            IncorrectSignature: the method returns one result; nothing ran.
+            MalformedReply: the service does not know streams (Nameko); the method ran.
+        """
+        return self._client.streams.open(self._route, self._convert, args, kwargs)
+
+    def with_options(self, **options: Unpack[Options]) -> Self:
         """Return the method with other options (:class:`aiorpc.calling.options.CallOptions`)."""
         route = self._route
         changed = route.options.replaced("with_options()", options)
-        return MethodProxy(self._client, route.service, route.method, changed, self._convert)
+        return type(self)(self._client, route.service, route.method, changed, self._convert)
 
     def __repr__(self) -> str:
         return f"<MethodProxy {self._route.routing_key}>"
+
+
+class StreamProxy(MethodProxy):
+    """A remote method that is an async generator: ``async for item in method(...)``."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Do the same as :meth:`MethodProxy.stream`."""
+        return self.stream(*args, **kwargs)
 
 
 class Names(Generic[T]):
@@ -178,8 +201,10 @@ class ServiceProxy(Names[MethodProxy]):
     ) -> None:
         def method(name: str) -> MethodProxy:
             declared = getattr(interface, name, None)
-            convert = result_converter(declared) if callable(declared) else None
-            return MethodProxy(client, service, name, options, convert)
+            if not callable(declared):
+                return MethodProxy(client, service, name, options)
+            kind = StreamProxy if is_stream(declared) else MethodProxy
+            return kind(client, service, name, options, result_converter(declared))
 
         super().__init__(method)
         self._client = client

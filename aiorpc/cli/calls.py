@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..calling.proxies import MethodProxy
 from ..calling.standalone import ClusterRpcProxy
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError, MethodNotFound, RemoteError
@@ -31,7 +32,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """The call to make. ``timeout`` is in seconds; ``None``: ``RPC_TIMEOUT`` of the settings."""
 
     service: str
-    method: str
+    name: str
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     context_data: dict[str, Any] = {}
@@ -39,8 +40,14 @@ class Wanted(msgspec.Struct, frozen=True):
 
     @asynccontextmanager
     async def connected(self, settings: Settings) -> AsyncGenerator[Callable[[], Awaitable[Any]]]:
+        """Connect as :meth:`method` does, and yield the call."""
+        async with self.method(settings) as method:
+            yield lambda: method(*self.args, **self.kwargs)
+
+    @asynccontextmanager
+    async def method(self, settings: Settings) -> AsyncGenerator[MethodProxy]:
         """
-        Connect within ``CONNECT_TIMEOUT``, or within a shorter ``timeout``; yield the call.
+        Connect within ``CONNECT_TIMEOUT``, or within a shorter ``timeout``; yield the method.
 
         Raises:
             ConnectionLost, ConfigurationError: the broker is down, or refuses the connection.
@@ -49,8 +56,7 @@ class Wanted(msgspec.Struct, frozen=True):
         connecting = CONNECT_TIMEOUT if self.timeout is None else min(self.timeout, CONNECT_TIMEOUT)
         cluster = ClusterRpcProxy(settings, timeout=connecting, context_data=self.context_data)
         async with cluster as services:
-            method = services[self.service][self.method].with_options(timeout=limit)
-            yield lambda: method(*self.args, **self.kwargs)
+            yield services[self.service][self.name].with_options(timeout=limit)
 
 
 def add_call(parser: Parser) -> None:
@@ -111,12 +117,12 @@ def explain(wanted: Wanted, error: AioRpcError, *, debug: bool) -> ExitCode:
     """Print why a call failed, and return the exit code. With *debug*, raise *error*."""
     if debug:
         raise error
-    called = f"{wanted.service}.{wanted.method}"
+    called = f"{wanted.service}.{wanted.name}"
     if isinstance(error, RemoteError):
         text = f"{called} raised {error.exc_type}: {error.value}"
     elif isinstance(error, MethodNotFound):
-        suggestion = str(error).removeprefix(wanted.method)
-        text = f"{wanted.service} has no method {wanted.method} with @rpc{suggestion}"
+        suggestion = str(error).removeprefix(wanted.name)
+        text = f"{wanted.service} has no method {wanted.name} with @rpc{suggestion}"
     else:
         text = str(error) if str(error).startswith(called) else f"{called}: {error}"
     print_error(text)

@@ -140,6 +140,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     # Calls
     #: Seconds that a call waits for its answer by default. None: unlimited.
     rpc_timeout: Seconds | None = 30.0
+    #: The number of items of a stream that the caller buffers. The service then waits.
+    stream_window: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
     #: ``durable``: persistent and confirmed messages; ``fast``: transient and unconfirmed.
     call_profile: Literal["durable", "fast"] = "durable"
     #: Ack a request only after the broker confirmed the reply. For clusters of brokers.

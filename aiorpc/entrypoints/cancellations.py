@@ -18,7 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 from ..extensions import Host, Submission
 from ..logs import logger
 from ..wire.message import Message
-from ..wire.names import cancel_queue
+from ..wire.names import STREAM, cancel_queue
 from ..wire.requests import decode_cancellation
 
 __all__ = ["Cancellations", "Key"]
@@ -44,7 +44,12 @@ class Cancellations(Generic[T]):
         running: the running calls.
         early: calls that were cancelled before their request arrived. The value is the time at
             which to forget the call.
+        queue: the queue of this instance for messages of callers.
+        other: handles the messages that are not cancellations.
     """
+
+    queue = ""
+    other: Callable[[Message], None] | None = None
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -54,7 +59,9 @@ class Cancellations(Generic[T]):
     @asynccontextmanager
     async def listening(self, host: Host) -> AsyncGenerator[None]:
         """Receive cancellations from callers inside the block."""
-        async with await host.transport.listen(cancel_queue(host.service_name), self.received):
+        queue = cancel_queue(host.service_name)
+        self.queue = queue.name
+        async with await host.transport.listen(queue, self.received):
             yield
 
     def came_before(self, key: Key) -> bool:
@@ -64,9 +71,12 @@ class Cancellations(Generic[T]):
     def received(self, message: Message) -> None:
         """Handle one cancellation."""
         try:
+            if message.headers and STREAM in message.headers and self.other is not None:
+                self.other(message)
+                return
             key, lifetime = decode_cancellation(message)
         except Exception as exc:  # noqa: BLE001 - a peer can send anything
-            log.warning("a cancellation cannot be read and is ignored: %s", exc)
+            log.warning("a message of a caller cannot be read and is ignored: %s", exc)
             return
         running = self.running.get(key)
         if running is not None:

@@ -11,10 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Any
 
 import msgspec
 
-from ..exceptions import AioRpcError, DeliveryUncertain, MethodNotFound, likely
+from ..exceptions import (
+    AioRpcError,
+    DeliveryUncertain,
+    MethodNotFound,
+    likely,
+)
 from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..logs import logger, named, one_line
 from ..transports.base import Delivery
@@ -26,6 +32,7 @@ from .answers import Answers, ServedRequest
 from .attempts import Attempts
 from .cancellations import Cancellations
 from .decompression import decompresses
+from .streams import AGAIN, Collected, StreamCall, Streams, no_stream
 
 __all__ = ["Method", "Server"]
 
@@ -44,6 +51,7 @@ class Method(msgspec.Struct, frozen=True):
     entrypoint: Entrypoint
     arguments: Arguments
     at_most_once: bool
+    stream: bool = False
 
 
 class Server:
@@ -62,6 +70,7 @@ class Server:
         self._host = host
         self._methods = methods
         self._answers = Answers(host, self.cancellations)
+        self._streams = Streams(host, self.cancellations)
         self._attempts = Attempts(
             host,
             host.wire.rpc_queue(host.service_name).name,
@@ -78,7 +87,11 @@ class Server:
         if delivery.redelivered or request.resent:
             if self._is_known(request):
                 return
-            if request.late is None and self._attempts.takes(delivery, request.context.deadline):
+            if (
+                request.window == 0
+                and request.late is None
+                and self._attempts.takes(delivery, request.context.deadline)
+            ):
                 return
         self._serve(request)
 
@@ -127,6 +140,9 @@ class Server:
         if cancellations.early and cancellations.came_before(request.key):
             request.delivery.ack()
             return
+        if method.stream or request.window:
+            self._serve_stream(request, method, args, kwargs)
+            return
         host, entrypoint = self._host, method.entrypoint
         call = host.new_call(entrypoint, args, kwargs, request.context, "rpc", again)
         request.submission = host.submit(
@@ -137,6 +153,32 @@ class Server:
         )
         if not request.settled:
             cancellations.running[request.key] = request
+
+    def _serve_stream(
+        self, request: ServedRequest, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Serve *request*, whose method is an async generator or whose caller wants a stream."""
+        again = request.delivery.redelivered or request.resent
+        if request.window and (again or not method.stream):
+            name = self._name(request)
+            self._refuse(request, no_stream(name) if not method.stream else AGAIN, refusal=True)
+            return
+        call = self._host.new_call(method.entrypoint, args, kwargs, request.context, "rpc", again)
+        answering = self._streams.open(request)
+        listed = isinstance(answering, Collected)
+        encode = partial(self._encode_result, request.message) if listed else None
+        settle = partial(self._settle_stream, request)
+        call = StreamCall(**msgspec.structs.asdict(call), answering=answering)
+        request.submission = self._host.submit(method.entrypoint, call, settle, encode)
+        if not request.settled:
+            self.cancellations.running[request.key] = request
+
+    def _settle_stream(self, request: ServedRequest, outcome: Outcome) -> None:
+        if not self._streams.close(request, outcome):
+            self._settle(request, outcome)
+            return
+        request.settled = True
+        self.cancellations.running.pop(request.key, None)
 
     def _is_known(self, request: ServedRequest) -> bool:
         """
@@ -149,6 +191,7 @@ class Server:
         running = self.cancellations.running.get(key)
         if running is not None and running.asked == request.asked:
             running.delivered_again(request.delivery)
+            self._streams.joins(running)
             return True
         return self._answers.send_again(request)
 

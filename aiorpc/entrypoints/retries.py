@@ -163,6 +163,7 @@ class Retries:
     ) -> None:
         """Declare the delay queue again, and send *copy* to it; if the broker refuses, give up."""
         transport = self._host.transport
+        refused: AioRpcError | None = None
         try:
             for pause in PAUSES:
                 await asyncio.sleep(pause)

@@ -6,7 +6,8 @@ One consumer serves all ``@rpc`` methods of a service, on the queue ``rpc-<servi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import (
@@ -21,17 +22,21 @@ from typing import (
     overload,
 )
 
+import msgspec
+
+from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
 from .arguments import arguments_of
 from .cancellations import Cancellations
 from .requests import Method, Server
+from .streams import StreamCall
 
 if TYPE_CHECKING:  # a service that calls nobody starts without the caller's modules
-    from ..calling import proxies
+    from ..calling import proxies, streams
     from ..calling.options import Options
 
-__all__ = ["BoundRpcMethod", "Rpc", "RpcMethod", "rpc"]
+__all__ = ["BoundRpcMethod", "BoundStreamMethod", "Rpc", "RpcMethod", "rpc"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +50,7 @@ class Rpc(Entrypoint):
     """Starts a method for each remote call, and answers with the result or the error."""
 
     remote = True
+    streams = True
 
     # These two have positions, as in Nameko: @rpc(ValueError, "password").
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
@@ -60,6 +66,11 @@ class Rpc(Entrypoint):
             raise ConfigurationError(
                 f"delivery of @rpc is at_least_once or at_most_once, got {self.delivery!r}"
             )
+
+    async def finish(self, call: Call, result: Any) -> Any:
+        if not isinstance(call, StreamCall):  # a test runs the method without a caller
+            call = StreamCall(**msgspec.structs.asdict(call))
+        return await call.finish(result)
 
     def queue_name(self, host: Host) -> str:
         return host.wire.rpc_queue(host.service_name).name
@@ -79,7 +90,8 @@ class Rpc(Entrypoint):
 
     def _method(self, host: Host) -> Method:
         arguments = arguments_of(self, host, validate=self.validate)
-        return Method(self, arguments, self.delivery == "at_most_once")
+        stream = inspect.isasyncgenfunction(getattr(host.service_cls, self.method_name))
+        return Method(self, arguments, self.delivery == "at_most_once", stream)
 
 
 # The types of ``@rpc``, for type checkers. At run time, the method stays a plain function.
@@ -93,6 +105,14 @@ class BoundRpcMethod(Protocol[P, T_co]):
     def with_options(self, **options: Unpack[Options]) -> BoundRpcMethod[P, T_co]: ...
 
 
+class BoundStreamMethod(Protocol[P, T_co]):
+    """The type of an ``@rpc`` async generator of a proxy, or of a service instance."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> streams.RpcStream[T_co]: ...
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> streams.RpcStream[T_co]: ...
+    def with_options(self, **options: Unpack[Options]) -> BoundStreamMethod[P, T_co]: ...
+
+
 class RpcMethod(Protocol[P, R_co]):
     """The type of an ``@rpc`` method on its class; *R_co* is the function's return type."""
 
@@ -104,6 +124,10 @@ class RpcMethod(Protocol[P, R_co]):
     def __get__(
         self: RpcMethod[P, Awaitable[T]], instance: object, owner: type
     ) -> BoundRpcMethod[P, T]: ...
+    @overload
+    def __get__(
+        self: RpcMethod[P, AsyncIterator[T]], instance: object, owner: type
+    ) -> BoundStreamMethod[P, T]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundRpcMethod[P, R_co]: ...
 

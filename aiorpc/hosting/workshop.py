@@ -54,8 +54,8 @@ class Workshop:
         self._awaitable = frozenset(
             each.method_name for each, method in methods.items() if iscoroutinefunction(method)
         )
-        streaming = {each.method_name for each in entrypoints if each.streams}
-        self.coroutines = self._awaitable - streaming
+        finished = {each.method_name for each in entrypoints if each.finishes}
+        self.coroutines = self._awaitable - finished
         self.values = [provider for provider in providers if not provider.has_lifetime]
         self.lifetimes = [provider for provider in providers if provider.has_lifetime]
         self.middleware = tuple(middleware)
@@ -78,12 +78,12 @@ class Workshop:
             cancelled: see :meth:`Threads.run`.
         """
         if entrypoint.method_name in self._generators:
-            result = method(*call.args, **call.kwargs)
-        elif entrypoint.method_name in self._awaitable:
+            return await entrypoint.finish(call, method(*call.args, **call.kwargs))
+        if entrypoint.method_name in self._awaitable:
             result = await method(*call.args, **call.kwargs)
         else:
             result = await self.threads.run(call, method, cancelled)
-        return await entrypoint.finish(call, result) if entrypoint.streams else result
+        return await entrypoint.finish(call, result) if entrypoint.finishes else result
 
 
 def _require_instances(service_cls: type, providers: Sequence[DependencyProvider[Any]]) -> None:

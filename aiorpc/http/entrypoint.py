@@ -51,6 +51,7 @@ class HttpEntrypoint(Hooks):
     """
 
     streams: ClassVar[bool] = True
+    finishes: ClassVar[bool] = True
     answers: ClassVar[tuple[type[Exception], ...]] = (HTTPException, BadRequest)
 
     method: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Unpack, get_args
 from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
 
@@ -21,6 +21,7 @@ from ..dependencies.dispatcher import EventDispatcher
 from ..dependencies.proxies import ClusterRpc, RpcProxy
 from ..dependencies.publisher import Publisher
 from ..extensions import DependencyProvider, service_name_of
+from ..wire.signatures import is_stream
 from .mocks_by_type import mock_of_type, provided_type
 
 __all__ = ["ClusterMock", "ServiceMock", "mock_of"]
@@ -132,10 +133,11 @@ def _called_by(proxy: RpcProxy[Any]) -> tuple[str, type | None]:
 def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
     """
     Make an async mock of a remote method. The mock has the arguments of *method* without ``self``,
-    and the attributes of a :class:`~aiorpc.MethodProxy`.
+    and the attributes of a :class:`~aiorpc.MethodProxy`. A test gives the items of a stream as
+    ``mock.return_value.__aiter__.return_value``.
     """
     mock: Any = (
-        AsyncMock(name=name, spec=["call_async", "with_options"])
+        AsyncMock(name=name, spec=["call_async", "stream", "with_options"])
         if method is None
         else create_autospec(_shape_of(method))
     )
@@ -148,16 +150,25 @@ def _method_mock(name: str, method: Callable[..., Any] | None) -> Any:
         DEFAULTS.replaced("with_options()", options)  # checks the names and the timeout
         return mock
 
+    if method is not None and is_stream(method):
+        mock.stream = mock
+    else:
+        mock.stream = MagicMock(name=f"{name}.stream")
     mock.call_async = MagicMock(name=f"{name}.call_async", side_effect=call_async)
     mock.with_options = MagicMock(name=f"{name}.with_options", side_effect=with_options)
     return mock
 
 
-def _shape_of(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Make a coroutine function with the signature of *method*, without ``self``."""
+def _shape_of(method: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Make a function with the signature of *method*, without ``self``: a coroutine function, unless
+    *method* is a stream.
+    """
 
-    async def remote(*args: Any, **kwargs: Any) -> None: ...
+    async def awaited(*args: Any, **kwargs: Any) -> None: ...
+    def iterated(*args: Any, **kwargs: Any) -> None: ...
 
+    remote: Callable[..., Any] = iterated if is_stream(method) else awaited
     signature = inspect.signature(method)
     parameters = list(signature.parameters.values())
     remote.__signature__ = signature.replace(parameters=parameters[1:])  # type: ignore[attr-defined]

@@ -60,6 +60,13 @@ class Content:
             )
         return changed
 
+    def answering(self, request: Message) -> Serializer:
+        """Return the serializer for the answer to *request*: its own, if this process has it."""
+        try:
+            return self.serializers[request.content_type]
+        except MalformedRequest:
+            return self.default
+
     def decode(
         self, message: Message, compressed: bool = True, serializer: Serializer | None = None
     ) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 from ..exceptions import (
     AioRpcError,
     BadRequest,
+    ConnectionLost,
     DeliveryUncertain,
     InProgress,
     MalformedReply,
@@ -33,7 +34,7 @@ __all__ = ["error_from_payload", "error_payload", "safe_for_serialization", "tex
 
 _REFUSALS: Mapping[str, type[AioRpcError]] = {
     exc_type.__name__: exc_type
-    for exc_type in (RpcTimeout, DeliveryUncertain, InProgress, Overloaded)
+    for exc_type in (RpcTimeout, DeliveryUncertain, InProgress, Overloaded, ConnectionLost)
 }
 #: The number of nested levels of an error's arguments that we send.
 _DEPTH = 20

@@ -23,6 +23,7 @@ from .names import (
     MESSAGE_HEADERS,
     PREFIX,
     RESENT,
+    STREAM,
 )
 
 __all__ = [
@@ -95,12 +96,14 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
         stack, data: see :class:`aiorpc.context.Context`; several requests may share *data*.
         resent: whether the request was sent before.
         compressed: whether the body is compressed.
+        window: the number of items that the caller of a stream buffers; 0 if it wants one result.
     """
 
     stack: tuple[str, ...] = ()
     data: Mapping[str, Any] = EMPTY
     resent: bool = False
     compressed: bool = False
+    window: int = 0
 
 
 _NO_MEANING = Meaning()
@@ -122,7 +125,14 @@ def read_headers(headers: Mapping[str, Any] | None) -> tuple[Meaning, int | None
 
 def _meaning_of(headers: Mapping[str, Any]) -> Meaning:
     context = context_of(headers)
-    return Meaning(context.call_id_stack, context.data, RESENT in headers, COMPRESSION in headers)
+    window = headers.get(STREAM, 0)
+    return Meaning(
+        context.call_id_stack,
+        context.data,
+        RESENT in headers,
+        COMPRESSION in headers,
+        max(1, window) if type(window) is int and STREAM in headers else 0,
+    )
 
 
 class HeaderTemplate(msgspec.Struct, eq=False):

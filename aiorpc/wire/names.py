@@ -23,6 +23,7 @@ __all__ = [
     "DEATHS",
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
+    "ITEM",
     "MESSAGE_HEADERS",
     "ORIGINAL_EXCHANGE",
     "ORIGINAL_ROUTING_KEY",
@@ -37,6 +38,7 @@ __all__ = [
     "RESENT",
     "RETRIES",
     "ROUTING_HEADERS",
+    "STREAM",
     "UNBOUNDED_CANCEL",
     "cancel_queue",
     "delay_queue",
@@ -60,6 +62,11 @@ RESENT = "aiorpc-resent"
 ATTEMPTS = "aiorpc-attempts"
 #: How often a handler has retried a message that failed.
 RETRIES = "aiorpc-retries"
+#: In the request of a stream, the number of items that the caller buffers; in the other messages of
+#: the stream, their kind (:mod:`aiorpc.wire.streams`).
+STREAM = "aiorpc-stream"
+#: The number of items of a stream before a message.
+ITEM = "aiorpc-item"
 #: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
 #: The id of a copy of a message, if aiorpc counts attempts at the message.

@@ -23,6 +23,7 @@ from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name, unique_name
 from .replies import Replies
 from .requests import Requests
 from .serializers import RAW, Serializer, SerializerSet
+from .streams import StreamMessages
 
 __all__ = ["Wire"]
 
@@ -93,6 +94,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         rpc_exchange: the exchange for requests and replies.
         requests: converts a :class:`~aiorpc.Call` to a message, and a message to arguments.
         replies: converts a result or an error to a message, and back.
+        streams: encodes the answers of streams.
         payloads: encodes and decodes events and plain messages.
     """
 
@@ -100,6 +102,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
     rpc_exchange: Exchange
     requests: Requests
     replies: Replies
+    streams: StreamMessages
     payloads: Payloads
 
     @classmethod
@@ -116,6 +119,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
             rpc_exchange=Exchange(settings.rpc_exchange, "topic"),
             requests=Requests(content, settings.clock_tolerance),
             replies=Replies(content, persistent=settings.call_profile == "durable"),
+            streams=StreamMessages(content),
             payloads=Payloads(content),
         )
 

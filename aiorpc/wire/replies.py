@@ -59,11 +59,7 @@ class Replies:
         Raises:
             UnserializableValueError: the result cannot be encoded.
         """
-        content = self._content
-        try:
-            serializer = content.serializers[request.content_type]
-        except MalformedRequest:  # the request's serializer is unknown here
-            serializer = content.default
+        serializer = self._content.answering(request)
         return Message(
             body=serializer.encode({"result": result, "error": error}),
             content_type=serializer.content_type,

@@ -37,6 +37,7 @@ class Request(msgspec.Struct, eq=False):
         late: why the request is too late to run; ``None`` if it is in time.
         resent: whether the caller, or a service that counts attempts, sent the request before.
         compressed: whether the body is compressed.
+        window: the number of items that the caller of a stream buffers; 0 if it wants one result.
     """
 
     message: Message
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, eq=False):
     late: RpcTimeout | None = None
     resent: bool = False
     compressed: bool = False
+    window: int = 0
 
 
 R = TypeVar("R", bound=Request)
@@ -151,6 +153,8 @@ class Requests:
             request.resent = True
         if meaning.compressed:
             request.compressed = True
+        if meaning.window:
+            request.window = meaning.window
         deadline = None
         if sent_deadline is not None or message.expiration is not None:
             deadline = self._deadline(request, sent_deadline, message.expiration)

@@ -14,7 +14,15 @@ from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from .conversion import Unsupported
 
-__all__ = ["expected_type", "resolved", "result_type", "signature_of", "takes_self", "unwrapped"]
+__all__ = [
+    "expected_type",
+    "is_stream",
+    "resolved",
+    "result_type",
+    "signature_of",
+    "takes_self",
+    "unwrapped",
+]
 
 if sys.version_info >= (3, 14):
     from annotationlib import Format
@@ -24,6 +32,11 @@ if sys.version_info >= (3, 14):
 else:
     signature_of = inspect.signature
 
+_STREAMS = (
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
+    collections.abc.AsyncIterable,
+)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -59,12 +72,29 @@ def expected_type(function: Callable[..., Any], parameter: inspect.Parameter) ->
 def result_type(function: Callable[..., Any]) -> Any:
     """
     Return the type of the results of *function*, without ``Awaitable`` and ``Coroutine`` around it;
-    ``Any`` if it has no annotation.
+    for a stream, the type of its items. ``Any`` if it has no annotation.
 
     Raises:
         Unsupported: the annotation cannot be resolved.
     """
     return _awaited(resolved(function, signature_of(function).return_annotation))
+
+
+def is_stream(function: Callable[..., Any]) -> bool:
+    """
+    Return whether *function* is an async generator, or a function of a Protocol whose result is
+    annotated as the iterator of one.
+    """
+    function = unwrapped(function)
+    if inspect.isasyncgenfunction(function):
+        return True
+    if inspect.iscoroutinefunction(function):
+        return False
+    try:
+        annotation = resolved(function, signature_of(function).return_annotation)
+    except (Unsupported, ValueError, TypeError, NameError):
+        return False
+    return annotation in _STREAMS or get_origin(annotation) in _STREAMS
 
 
 def resolved(function: Callable[..., Any], annotation: Any) -> Any:
@@ -93,8 +123,13 @@ def resolved(function: Callable[..., Any], annotation: Any) -> Any:
 
 
 def _awaited(annotation: Any) -> Any:
-    """Return ``T`` for ``Awaitable[T]`` and ``Coroutine[Any, Any, T]``, else the annotation."""
+    """
+    Return ``T`` for ``Awaitable[T]``, ``Coroutine[Any, Any, T]`` and ``AsyncIterator[T]``, else the
+    annotation.
+    """
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _STREAMS or origin in _STREAMS:
+        return arguments[0] if arguments else Any
     if origin in (collections.abc.Awaitable, collections.abc.Coroutine) and arguments:
         return arguments[-1]
     return annotation

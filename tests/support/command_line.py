@@ -246,6 +246,11 @@ class Project:
                     return {{"born": date(1815, 12, 10), "name": "Ada ∞"}}
 
                 @rpc
+                async def count(self, n: int):
+                    for number in range(n):
+                        yield {{"number": number}}
+
+                @rpc
                 async def fail(self):
                     raise ValueError("no such\\nperson")
 

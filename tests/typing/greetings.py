@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, assert_type
 
 from aiorpc import (
@@ -15,6 +15,7 @@ from aiorpc import (
     Queue,
     RpcProxy,
     RpcReply,
+    RpcStream,
     ServiceProxy,
     ServiceRpcProxy,
     consume,
@@ -226,3 +227,41 @@ async def from_outside() -> None:
     async with ServiceRpcProxy("service_y", "memory://", timeout=1) as y:
         assert_type(y, ServiceProxy)
     ClusterRpcProxy("memory://", timeuot=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+class Streaming:
+    name = "streaming"
+
+    @rpc
+    async def rows(self, count: int) -> AsyncGenerator[str]:
+        yield "row" * count
+
+    @rpc(expected_exceptions=LookupError)
+    async def more(self, count: int) -> AsyncIterator[int]:
+        yield count
+
+
+class StreamProtocol(Protocol):
+    def rows(self, count: int) -> AsyncIterator[str]: ...
+
+
+async def streams() -> None:
+    async with ClusterRpcProxy("memory://") as cluster:
+        typed = cluster.typed(Streaming)
+        assert_type(typed.rows(1), RpcStream[str])
+        async for row in typed.rows(1):
+            assert_type(row, str)
+        async for row in typed.rows.stream(count=1):
+            assert_type(row, str)
+        async for number in typed.more.with_options(idle_timeout=1)(1):
+            assert_type(number, int)
+        async with typed.more(1) as numbers:
+            assert_type([number async for number in numbers], list[int])
+        typed.rows("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        typed.rows()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await typed.rows(1)  # type: ignore[misc]  # pyright: ignore
+        protocol = cluster.typed(StreamProtocol, "streaming")
+        async for row in protocol.rows(1):
+            assert_type(row, str)
+        async for anything in cluster.streaming.rows.stream(1):
+            assert_type(anything, Any)

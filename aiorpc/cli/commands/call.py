@@ -10,14 +10,15 @@ from ...config import Settings
 from ...exceptions import IncorrectSignature, MethodNotFound, RemoteError
 from ..calls import Wanted, add_call, explain, wanted_of
 from ..output import ExitCode, print_json
-from ..parser import settings_for_server
+from ..parser import Parser, settings_for_server
 
 __all__ = ["call_once", "configure", "execute"]
 
 ARGUMENTS = "SERVICE.METHOD [ARGS] [KWARGS]"
 
 DESCRIPTION = """\
-In a pipe, the result is one line. An error is one line on stderr, and the exit
+In a pipe, the result is one line. With --stream, each item of a stream is one
+line, as soon as it arrives. An error is one line on stderr, and the exit
 code shows the kind of the error."""
 
 EXAMPLES = """\
@@ -27,7 +28,11 @@ EXAMPLES = """\
 """
 
 
-configure = add_call
+def configure(parser: Parser) -> None:
+    """Add the arguments and options of the command."""
+    add_call(parser)
+    text = "Print the items of a method that is an async generator. The timeout limits all of it."
+    parser.option("--stream", text, action="store_true")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -35,6 +40,9 @@ def execute(arguments: argparse.Namespace) -> int:
     wanted = wanted_of(arguments)
     settings = settings_for_server(arguments, "call")
     try:
+        if arguments.stream:
+            asyncio.run(_print_stream(settings, wanted))
+            return ExitCode.OK
         result = asyncio.run(call_once(settings, wanted))
     except (RemoteError, MethodNotFound, IncorrectSignature) as error:
         return explain(wanted, error, debug=arguments.debug)
@@ -46,3 +54,9 @@ async def call_once(settings: Settings, wanted: Wanted) -> Any:
     """Connect, call, disconnect, and return the result."""
     async with wanted.connected(settings) as call:
         return await call()
+
+
+async def _print_stream(settings: Settings, wanted: Wanted) -> None:
+    async with wanted.method(settings) as method:
+        async for item in method.stream(*wanted.args, **wanted.kwargs):
+            print_json(item)

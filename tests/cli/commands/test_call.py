@@ -108,6 +108,16 @@ def test_results_and_errors_as_a_script_sees_them(called: Project, rabbitmq_uri:
     done = call("whoami", "--context", "language=fi", "--context", "user=42")
     assert json.loads(done.stdout).items() >= {"language": "fi", "user": 42}.items()
 
+    done = call("count", "[2]", "--stream")
+    assert (done.code, done.stdout) == (0, '{"number":0}\n{"number":1}\n')
+
+    done = call("count", "[2]")
+    assert (done.code, done.stdout) == (0, '[{"number":0},{"number":1}]\n')
+
+    done = call("fail", "--stream")
+    assert done.code == 2
+    assert "returns one result and is not a stream" in done.error
+
     done = call("fail")
     assert (done.code, done.error) == (1, f"{called.name}.fail raised ValueError: no such person")
 
