@@ -84,6 +84,8 @@ class _Standalone(Generic[P]):
         check_middleware(owner, self._middleware)
         self._transport: Transport | None = None
         self._client: Client | None = None
+        #: What ``start`` returned, until ``aclose``.
+        self._started: P | None = None
 
     def _proxy(self, client: Client) -> P:
         raise NotImplementedError
@@ -126,7 +128,8 @@ class _Standalone(Generic[P]):
                     "accepted the connection, but did not declare the queue in time"
                 ) from None
             raise
-        return self._proxy(client)
+        self._started = proxy = self._proxy(client)
+        return proxy
 
     if not TYPE_CHECKING:  # type checkers report these mistakes themselves
 
@@ -147,7 +150,7 @@ class _Standalone(Generic[P]):
 
     async def aclose(self) -> None:
         """Fail the pending calls, and disconnect. Bounded; idempotent."""
-        client, self._client = self._client, None
+        client, self._client, self._started = self._client, None, None
         transport = self._transport
         try:
             if client is not None:

@@ -13,13 +13,12 @@ from typing import Any, Literal
 import msgspec
 import starlette.requests
 from msgspec import inspect as shapes
-from starlette.exceptions import HTTPException
 
-from ..exceptions import BadArguments, ConfigurationError, MalformedRequest
+from ..exceptions import BadArguments, ConfigurationError
 from ..logs import logger
 from ..wire.conversion import Converter, Unfit, Unsupported, converter_of
 from ..wire.signatures import expected_type, signature_of, takes_self, unwrapped
-from .requests import HttpRequest
+from .requests import HttpRequest, json_body
 from .routes import Rule
 
 __all__ = ["Binder"]
@@ -172,7 +171,7 @@ class Binder:
 
     def _bind_others(self, request: HttpRequest, arguments: dict[str, Any]) -> None:
         query = request.query_params if request.scope["query_string"] else None
-        body = _decoded(request) if self._has_body and request.content else _ABSENT
+        body = json_body(request) if self._has_body and request.content else _ABSENT
         members: dict[str, Any] = {}
         if self._whole is None and body is not _ABSENT:
             if not isinstance(body, dict):
@@ -254,16 +253,3 @@ def _form_of(shape: shapes.Type) -> tuple[bool, bool]:
         case _ if isinstance(shape, _MANY):
             return _form_of(shape.item_type)[0], True
     return isinstance(shape, _OBJECTS), False
-
-
-def _decoded(request: HttpRequest) -> Any:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # A page of another site can send other types, and none, without asking CORS.
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise HTTPException(415, "The body must be JSON, with the content type application/json.")
-    try:
-        return msgspec.json.decode(request.content)
-    except RecursionError:
-        raise MalformedRequest("the body is nested too deep") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise MalformedRequest(f"the body is no JSON: {exc}") from None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import msgspec
 import starlette.requests
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -19,7 +20,15 @@ from ..call import Call
 from ..context import EMPTY, NO_CONTEXT, Context
 from ..exceptions import MalformedRequest
 
-__all__ = ["HttpCall", "HttpRequest", "context_from", "known_headers", "read_body", "timeout_from"]
+__all__ = [
+    "HttpCall",
+    "HttpRequest",
+    "context_from",
+    "json_body",
+    "known_headers",
+    "read_body",
+    "timeout_from",
+]
 
 #: Seconds that a client may take between two parts of a body.
 _SILENCE = 60.0
@@ -181,6 +190,29 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int)
     except TimeoutError:
         text = f"No part of the body came for {_SILENCE:g} s."
         raise HTTPException(408, text, {"connection": "close"}) from None
+
+
+def json_body(request: HttpRequest) -> Any:
+    """
+    Return the JSON in the body of *request*.
+
+    Raises:
+        HTTPException: 415, the body has another type, or is compressed.
+        MalformedRequest: the body is no JSON, or is nested too deep.
+    """
+    headers = request.headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    # A page of another site can send other types, and none, without asking CORS.
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise HTTPException(415, "The body must be JSON, with the content type application/json.")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "The body must have no content encoding.")
+    try:
+        return msgspec.json.decode(request.content)
+    except RecursionError:
+        raise MalformedRequest("the body is nested too deep") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedRequest(f"the body is no JSON: {exc}") from None
 
 
 def _too_large(most: int) -> HTTPException:

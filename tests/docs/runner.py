@@ -35,8 +35,9 @@ RABBITMQ = "amqp://guest:guest@localhost/"
 #: A ``memory://`` without a name in the pages.
 _MEMORY = re.compile(r"memory://(?=[\"'\s]|$)")
 #: Options that a reader does not need: pytest-asyncio warns without a scope of fixture loops, and
-#: hypothesis takes 1 s to import.
+#: hypothesis and schemathesis take 1 s each to import.
 _PYTEST_OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+_PYTEST_OPTIONS += ("-p", "no:schemathesis")
 _PYTEST_OPTIONS += ("-o", "asyncio_default_fixture_loop_scope=function")
 if not any(entry.name == "aiorpc" for entry in entry_points(group="pytest11")):
     _PYTEST_OPTIONS += ("-p", "aiorpc.testing.plugin")  # this tree is not installed

@@ -15,6 +15,7 @@ import aiorpc
 from aiorpc import exceptions
 from aiorpc.config.decoding import describe
 from aiorpc.config.settings import fields
+from aiorpc.http import problems
 
 from .markdown import ROOT, table_rows
 
@@ -108,6 +109,17 @@ def test_the_page_of_errors_names_only_errors_that_exist_and_that_a_test_expects
         assert name in aiorpc.__all__ or hasattr(builtins, name), name
         if name in set(exceptions.__all__) - {"BadRequest"}:
             assert re.search(rf"raises\([^)]*\b{name}\b", tests), name
+
+
+def test_the_page_of_errors_has_the_status_and_the_code_of_each_error() -> None:
+    rows = [row for row in table_rows(DOCS / "errors.md") if row[0].isdecimal()]
+    assert {code(row[1]): int(row[0]) for row in rows} == problems.STATUSES
+    named = {name: int(row[0]) for row in rows for name in re.findall(r"`([A-Z]\w+)`", row[2])}
+    for name in set(exceptions.__all__) - RESERVED:
+        kind = getattr(exceptions, name)
+        if isinstance(kind, type):
+            status = problems.problem_of(kind("x")).status
+            assert named.get(name, problems.STATUSES["internal"]) == status, name
 
 
 def test_no_page_describes_an_error_that_nothing_raises() -> None:

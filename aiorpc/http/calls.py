@@ -1,0 +1,214 @@
+"""
+Answers ``POST /rpc/{service}/{method}``: a request becomes a call, and its result or its error the
+answer. Awaits the client's body, ``authenticate`` and the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..call import Call, Handler
+from ..calling.client import Client
+from ..calling.options import DEFAULTS, UNSET, Route
+from ..context import EMPTY, Context, new_id
+from ..exceptions import (
+    AioRpcError,
+    MalformedRequest,
+    RemoteError,
+    RpcTimeout,
+    exception_path,
+    path_on_the_wire,
+    registry,
+)
+from ..logs import logger
+from .connection import Connection
+from .hangups import UntilHangUp
+from .operations import Operation
+from .problems import problem_of
+from .requests import HttpRequest, context_from, json_body, known_headers, read_body
+
+__all__ = ["Authenticate", "Calls"]
+
+log = logger("aiorpc.http")
+
+Authenticate: TypeAlias = Callable[
+    [HttpRequest], Mapping[str, Any] | None | Awaitable[Mapping[str, Any] | None]
+]
+
+
+class Calls:
+    """
+    Answers the requests of a gateway that call a method.
+
+    Args:
+        operations: by service and method.
+        authenticate: see :class:`~aiorpc.http.Gateway`; None: everybody may call.
+        errors: the statuses of remote errors, by the path of the class.
+        max_body: bytes.
+        timeout: seconds; UNSET is the default of the proxy.
+
+    Raises:
+        ConfigurationError: *timeout* is something else.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        operations: Mapping[tuple[str, str], Operation],
+        *,
+        authenticate: Authenticate | None,
+        errors: Mapping[str, int],
+        max_body: int,
+        timeout: float | None | msgspec.UnsetType = UNSET,
+    ) -> None:
+        self._connection = connection
+        self._operations = operations
+        self._authenticate = authenticate
+        self._errors = errors
+        self._max_body = max_body
+        self._options = DEFAULTS.replaced("Gateway()", {"timeout": timeout})
+        self._client: Client | None = None
+        #: What sends the calls of each operation by :attr:`_client`.
+        self._routes: dict[Operation, tuple[Route, Handler]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._connection.cluster()  # raises if nobody started it: that concerns the programmer
+        call_id = ""
+        operation = self._operations.get(
+            (scope["path_params"]["service"], scope["path_params"]["method"])
+        )
+        try:
+            if operation is None:
+                raise HTTPException(404, "There is no such method.")
+            call_id = f"gateway.{operation.method}.{new_id()}"
+            response = await self._answer(scope, receive, operation, call_id)
+        except ClientDisconnect:
+            log.info("%s: the client hung up, so the call was cancelled (%s)", operation, call_id)
+            return
+        except Exception as error:  # noqa: BLE001 - the client gets every error as its answer
+            response = self._failure(error, operation, call_id)
+        await response(scope, receive, send)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, operation: Operation, call_id: str
+    ) -> Response:
+        if scope["method"] != "POST":
+            raise HTTPException(405, headers={"Allow": "POST"})
+        client = self._connection.client()
+        route, handler = self._route(client, operation)
+        headers = known_headers(scope)
+        context = context_from(headers, EMPTY, route.timeout)
+        request = HttpRequest(scope)
+        until = asyncio.timeout_at(None if context.deadline is None else context.deadline.at)
+        try:
+            async with until:
+                if b"content-length" not in headers:
+                    headers[b"transfer-encoding"] = b""  # HTTP/2 has bodies with neither
+                request.fill(await read_body(headers, receive, self._max_body))
+                data = await self._authenticated(request)
+        except TimeoutError:
+            if not until.expired():
+                raise
+            raise RpcTimeout("the request was not ready before its deadline") from None
+        _refuse_idempotency_key(request, operation)
+        args, kwargs = operation.arguments(_body_of(request))
+        call = client.new_call(route, args, kwargs)
+        # Context data of the proxy, then of the trace; that of the user's function counts most.
+        data = {**call.context.data, **context.data, **data}
+        call = Call(
+            route.service, route.method, args, kwargs, Context((call_id,), data, context.deadline)
+        )
+        async with UntilHangUp(receive):
+            result = await handler(call)
+        return Response(operation.encoded(result), media_type="application/json")
+
+    def _route(self, client: Client, operation: Operation) -> tuple[Route, Handler]:
+        if client is not self._client:  # the proxy was started again
+            self._client = client
+            self._routes = {}
+        found = self._routes.get(operation)
+        if found is None:
+            route = client.route(operation.service, operation.method, self._options)
+            found = self._routes[operation] = route, client.handler(route)
+        return found
+
+    async def _authenticated(self, request: HttpRequest) -> Mapping[str, Any]:
+        """Return the context data of the user's function."""
+        if self._authenticate is None:
+            return EMPTY
+        data: Any = self._authenticate(request)
+        if inspect.isawaitable(data):
+            data = await data
+        if data is None:
+            raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+        if not isinstance(data, Mapping):
+            raise TypeError(
+                f"authenticate of a Gateway returned a {type(data).__name__}: return a dict with "
+                "context data, which may be empty, or None to refuse the request"
+            )
+        return data
+
+    def _failure(self, error: Exception, operation: Operation | None, call_id: str) -> Response:
+        problem = problem_of(error, call_id=call_id, status=self._chosen_status(error))
+        if problem.status >= 500:
+            known = isinstance(error, AioRpcError | HTTPException)
+            log.log(
+                logging.ERROR if problem.code == "internal" else logging.WARNING,
+                "%s answered %s (call id %s): %s: %s",
+                *(operation, problem.status, call_id, type(error).__name__, error),
+                exc_info=None if known else error,
+            )
+        return problem.response(call_id)
+
+    def _chosen_status(self, error: Exception) -> int | None:
+        """Return the status that the user chose for *error*, if any."""
+        if isinstance(error, RemoteError):
+            return self._errors.get(path_on_the_wire(error.exc_path))
+        for kind in type(error).__mro__:
+            own = path_on_the_wire(exception_path(kind))
+            for path in (own, *(path for path, each in registry.items() if each is kind)):
+                if path in self._errors:
+                    return self._errors[path]
+        return None
+
+
+def _refuse_idempotency_key(request: HttpRequest, operation: Operation) -> None:
+    """
+    Refuse the header ``Idempotency-Key``, because no method has a store for keys yet.
+
+    Raises:
+        HTTPException: the request has the header. Ignored, it would promise too much.
+    """
+    if "idempotency-key" in request.headers:
+        raise HTTPException(
+            400,
+            f"{operation} has no store for idempotency keys, so it could run twice: send the "
+            "request without Idempotency-Key.",
+        )
+
+
+def _body_of(request: HttpRequest) -> dict[str, Any]:
+    """
+    Return the arguments in the body of *request*, by name.
+
+    Raises:
+        HTTPException: the body has another type.
+        MalformedRequest: the body is not a JSON object.
+    """
+    if not request.content:
+        request.fill(b"{}")
+    body = json_body(request)
+    if not isinstance(body, dict):
+        kind = type(body).__name__
+        raise MalformedRequest(f"the body must be a JSON object of arguments by name, got {kind}")
+    return body

@@ -1,0 +1,238 @@
+"""
+Describes the methods of a gateway as an OpenAPI 3.1 document. Reads types; nothing here awaits or
+does I/O. msgspec makes the schemas of types, and pydantic those of its models.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.types import Scope
+
+from ..wire.objects import fields_of
+from .operations import Operation, Parameter, Signature
+from .problems import STATUSES
+
+__all__ = ["Document"]
+
+_SCHEMAS = "#/components/schemas/"
+#: The name of a schema of ours. With a dot, it is never the name of a class.
+_PROBLEM = "problem.json"
+#: Statuses that the gateway answers by itself, beside those of ``STATUSES``.
+_OWN = (413, 415)
+#: Codes whose statuses a method never answers: a client that went away, and reserved ones.
+_NEVER = frozenset(("canceled", "already_exists", "unauthenticated", "permission_denied"))
+_ANYTHING = {"description": "Any value."}  # msgspec 0.23 refuses an empty schema of a hook
+_PARAMETERS = {
+    "Connect-Timeout-Ms": {
+        "name": "Connect-Timeout-Ms",
+        "in": "header",
+        "description": "Milliseconds that the client waits. The server's own limit stays.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},
+    },
+    "grpc-timeout": {
+        "name": "grpc-timeout",
+        "in": "header",
+        "description": "The same in gRPC's form, for example 500m for 500 ms.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
+    },
+}
+
+
+class Document:
+    """
+    The OpenAPI document of *operations*.
+
+    Args:
+        info: title and version.
+        public: whether everybody may call, so that no request gets 401 or 403.
+        statuses: that the user chose for remote errors.
+    """
+
+    def __init__(
+        self,
+        operations: Iterable[Operation],
+        *,
+        info: Mapping[str, str],
+        public: bool,
+        statuses: Iterable[int],
+    ) -> None:
+        operations = list(operations)
+        self._schemas = _Schemas(_types_of(operations))
+        answered = {status for code, status in STATUSES.items() if code not in _NEVER}
+        answered |= {*_OWN, *statuses}
+        if not public:
+            answered |= {401, 403}
+        self._responses = {str(status): _response(status) for status in sorted(answered)}
+        self._content = {
+            "openapi": "3.1.0",
+            "info": info,
+            "paths": {each.path: {"post": self._operation(each)} for each in operations},
+            "components": {
+                "schemas": {**self._schemas.components, _PROBLEM: _problem_schema()},
+                "parameters": _PARAMETERS,
+                "responses": self._responses,
+            },
+        }
+
+    def content(self, scope: Scope) -> dict[str, Any]:
+        """Return the document; its server is where the gateway is mounted by *scope*."""
+        return {**self._content, "servers": [{"url": scope.get("root_path") or "/"}]}
+
+    def encoded(self, scope: Scope) -> bytes:
+        """Return the document as JSON."""
+        return msgspec.json.encode(self.content(scope))
+
+    def _operation(self, operation: Operation) -> dict[str, Any]:
+        signature = operation.signature
+        summary, _, text = ("" if signature is None else signature.text).partition("\n")
+        description = "\n\n".join(filter(None, (text.strip(), _note(signature))))
+        body = {"type": "object"} if signature is None else self._body(signature)
+        result = {} if signature is None else self._schemas.of(signature.result)
+        described: dict[str, Any] = {
+            "operationId": str(operation),
+            "tags": [operation.service],
+            "summary": summary or str(operation),
+            "parameters": [{"$ref": f"#/components/parameters/{each}"} for each in _PARAMETERS],
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": body}},
+            },
+            "responses": {
+                "200": {
+                    "description": "The result of the method.",
+                    "content": {"application/json": {"schema": result}},
+                },
+                **{each: {"$ref": f"#/components/responses/{each}"} for each in self._responses},
+            },
+        }
+        if description:
+            described["description"] = description
+        if signature is None:
+            described["x-aiorpc-unchecked"] = True
+        return described
+
+    def _body(self, signature: Signature) -> dict[str, Any]:
+        """Return the schema of the object with the arguments."""
+        body: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+        for parameter in signature.parameters:
+            schema = {} if signature.mode == "off" else self._schemas.of(parameter.expected)
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                body["additionalProperties"] = schema
+            elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                body["properties"][parameter.name] = {"type": "array", "items": schema}
+            else:
+                body["properties"][parameter.name] = {**schema, **_default(parameter)}
+        if required := [each.name for each in signature.parameters if each.required]:
+            body["required"] = required
+        return body
+
+
+def _types_of(operations: Iterable[Operation]) -> Iterable[Any]:
+    for operation in operations:
+        if operation.signature is not None:
+            yield operation.signature.result
+            for parameter in operation.signature.parameters:
+                yield parameter.expected
+
+
+class _Schemas:
+    """The schemas of *types*, and the ``components`` to which they refer."""
+
+    def __init__(self, types: Iterable[Any]) -> None:
+        every = [each for each in {id(each): each for each in types}.values() if _has_schema(each)]
+        template = _SCHEMAS + "{name}"
+        # First without the models of pydantic: their names must not be those of other classes.
+        _, self.components = msgspec.json.schema_components(
+            every, ref_template=template, schema_hook=lambda kind: _ANYTHING
+        )
+        self._models: dict[str, Any] = {}
+        schemas, components = msgspec.json.schema_components(
+            every, ref_template=template, schema_hook=self._model
+        )
+        self.components = {**components, **self._models}
+        self._by_type = {id(kind): schema for kind, schema in zip(every, schemas, strict=True)}
+        self._types = every  # an id is that of a living object only
+
+    def of(self, kind: Any) -> dict[str, Any]:
+        """Return the schema of one of the types; an empty one if nobody can describe it."""
+        return self._by_type.get(id(kind), {})
+
+    def _model(self, kind: type) -> dict[str, Any]:
+        describe = getattr(kind, "model_json_schema", None)
+        if describe is None:  # object
+            return _ANYTHING
+        for prefix in ("", f"{kind.__module__}."):
+            schema = describe(ref_template=f"{_SCHEMAS}{prefix}{{model}}")
+            parts = schema.pop("$defs", {})
+            if "$ref" not in schema:  # a model that contains itself is one of its parts
+                parts = {kind.__name__: schema, **parts}
+            found = {prefix + name: part for name, part in parts.items()}
+            if not any(self._is_taken(name, part) for name, part in found.items()):
+                break
+        self._models |= found
+        return {"$ref": f"{_SCHEMAS}{prefix}{kind.__name__}"}
+
+    def _is_taken(self, name: str, schema: Any) -> bool:
+        return name in self.components or self._models.get(name, schema) != schema
+
+
+def _has_schema(kind: Any) -> bool:
+    try:
+        msgspec.json.schema_components([kind], schema_hook=lambda kind: _ANYTHING)
+    except Exception:  # noqa: BLE001 - for example the default of a field, which may be any object
+        return False
+    return True
+
+
+def _default(parameter: Parameter) -> Mapping[str, Any]:
+    if parameter.default is inspect.Parameter.empty:
+        return {}
+    try:
+        return {"default": msgspec.to_builtins(parameter.default, enc_hook=fields_of)}
+    except Exception:  # noqa: BLE001 - a value that JSON has not, such as a marker
+        return {}
+
+
+def _note(signature: Signature | None) -> str:
+    if signature is None:
+        return (
+            "Only the service checks the arguments: the gateway does not know the signature of "
+            "this method."
+        )
+    if signature.mode == "off":
+        return "Only the service checks the types of the arguments; the gateway checks the names."
+    return ""
+
+
+def _response(status: int) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase if status in _PHRASES else "An error",
+        "content": {"application/problem+json": {"schema": {"$ref": _SCHEMAS + _PROBLEM}}},
+    }
+
+
+_PHRASES = frozenset(HTTPStatus)
+
+
+def _problem_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "title": "Problem",
+        "description": "An error (RFC 9457). The call id finds the call in the log.",
+        "properties": {
+            "type": text,
+            "title": text,
+            "status": {"type": "integer"},
+            "code": {"type": "string", "enum": list(STATUSES)},
+            "detail": text,
+            "errors": {"description": "Messages by argument and field."},
+            "call_id": text,
+        },
+        "required": ["type", "title", "status", "code", "detail"],
+    }
