@@ -147,19 +147,21 @@ class Attempts:
         error: AioRpcError | None,
     ) -> None:
         arrived = self._unconfirmed.pop(copy)
-        if error is None or delivery.stale:
+        if error is None:
             if arrived is not None and not arrived.stale:
                 self.work(arrived)
             return
+        if arrived is not None:
+            arrived.ack()
+        else:
+            self._needless.append(copy)
+        if delivery.stale:
+            return  # the broker redelivers the original, which was not acked
         log.warning(
             "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
             self.queue,
             error,
         )
-        if arrived is not None:
-            arrived.ack()
-        else:
-            self._needless.append(copy)
         instead(delivery)
 
     async def _park(self, delivery: Delivery, failed: int) -> None:

@@ -100,7 +100,10 @@ class Server:
         self._attempts.requeue(delivery, self._read(delivery).context.deadline)
 
     def _counted(self, delivery: Delivery) -> None:
-        self._serve(self._read(delivery))
+        request = self._read(delivery)
+        # Another copy of the request may have begun to run while this one waited for its confirm.
+        if not self._is_known(request):
+            self._serve(request)
 
     def _parked(self, delivery: Delivery, error: AioRpcError) -> None:
         self._answer_error(self._read(delivery), error, refusal=True)

@@ -15,6 +15,7 @@ import pytest
 from aiorpc import (
     Call,
     ClusterRpcProxy,
+    ConnectionLost,
     DeliveryUncertain,
     Exchange,
     Handler,
@@ -31,7 +32,8 @@ from aiorpc.exceptions import UnserializableValueError
 from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
-from aiorpc.wire.copies import attempts_of
+from aiorpc.transports.memory.transport import MemoryTransport
+from aiorpc.wire.copies import attempts_of, counted
 from aiorpc.wire.message import Message
 from aiorpc.wire.names import parked_queue
 from aiorpc.wire.protocol import Wire
@@ -197,6 +199,48 @@ async def test_a_request_that_is_delivered_again_runs_once_more_and_is_answered(
         assert state.messages == 0
 
 
+async def test_a_request_and_its_copy_run_as_one(name: str) -> None:
+    """A process that crashes between the copy and the ack of its original leaves both."""
+    name_, began = name, list[str]()
+    running, may_end = asyncio.Event(), asyncio.Event()
+
+    class Service:
+        name = name_
+
+        @rpc
+        async def method(self, value: str) -> str:
+            began.append(value)
+            running.set()
+            await may_end.wait()
+            return f"ran {value}"
+
+        @rpc
+        async def last(self) -> None: ...
+
+    config = {"AMQP_URI": f"memory://{name}"}
+    queue = Wire.of(resolve(config)).rpc_queue(name)
+    async with connected(config) as own, ClusterRpcProxy(config, timeout=10) as cluster:
+        assert isinstance(own, MemoryTransport)
+        await own.declare(queues=[queue])
+        reply = cluster[name].method.call_async("it")
+        original = await take_and_vanish(config, queue)
+        exchange, key = queue.exchange.name, f"{name}.method"
+        copy = counted(original, exchange, key, "a copy", 0, None)
+        await own.publish(Outgoing(exchange=exchange, routing_key=key, message=copy), 5)
+        async with connected(config) as crashing:
+            await take(crashing, queue)
+            await take(crashing, queue)
+        own.channel.confirming = False
+        async with ServiceContainer(Service, config, transport=own):
+            await cluster[name].last()  # now the service has read its copies of both
+            own.channel.confirming = True
+            own.channel.settle_all()
+            await asyncio.wait_for(running.wait(), 10)
+            may_end.set()
+            assert await reply == "ran it"
+        assert began == ["it"]
+
+
 async def test_an_at_most_once_request_that_is_redelivered_does_not_run(
     config: dict[str, Any], name: str
 ) -> None:
@@ -355,6 +399,32 @@ def test_a_message_that_cannot_be_copied_is_worked_on_or_requeued(
     assert attempts.takes(delivery)
     attempts.requeue(delivery)
     assert done == ["worked on", "requeued"]
+
+
+def test_a_copy_whose_confirm_is_lost_is_not_worked_on_beside_its_original() -> None:
+    """The original was not acked, so the broker redelivers it with its connection."""
+    done: list[str] = []
+    sent: list[Outgoing] = []
+    delivery: Any = SimpleNamespace(
+        message=Message(body=b""),
+        redelivered=True,
+        stale=False,
+        exchange="",
+        routing_key="q",
+        answer=sent.append,
+    )
+    host: Any = SimpleNamespace(settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}))
+    attempts = Attempts(host, "q", lambda delivery: done.append("worked on"))
+    assert attempts.takes(delivery)
+    delivery.stale = True
+    (copy,) = sent
+    assert copy.settled is not None
+    copy.settled(ConnectionLost("lost before the confirm"))
+    arrived: Any = SimpleNamespace(
+        message=copy.message, redelivered=False, stale=False, ack=lambda: done.append("acked")
+    )
+    assert attempts.takes(arrived)
+    assert done == ["acked"]
 
 
 async def test_a_message_of_a_queue_with_a_long_name_is_parked(

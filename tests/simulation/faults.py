@@ -1,0 +1,239 @@
+"""
+The faults of a run: a list that the seed makes before the run begins, so that a run with fewer of
+them is the same run with fewer faults. Strikes processes, links and the broker from outside.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiorpc.calling.pending import Pending
+from aiorpc.transports.outgoing import Outgoing
+
+from .network import Link
+
+if TYPE_CHECKING:
+    from .world import World
+
+__all__ = ["FRAMES", "KINDS", "Fault", "Faults", "plan"]
+
+#: Frames at which a link may be cut, or a process may crash, and how many of them there may be.
+FRAMES = {
+    "publish": 60,
+    "confirm": 60,
+    "deliver": 60,
+    "ack": 60,
+    "answer": 40,
+    "consume": 6,
+    "consume-ok": 6,
+    "declare": 4,
+    "cancel": 4,
+    "goodbye": 3,
+    "inspect": 6,
+}
+#: Kinds of faults, and how often each is drawn.
+KINDS = {
+    "cut": 4,
+    "cut at": 6,
+    "half-open": 1,
+    "crash": 2,
+    "crash at": 3,
+    "drain": 2,
+    "block": 1,
+    "nack": 1,
+    "close channel": 2,
+    "delete queue": 1,
+    "stall": 2,
+    "slow": 2,
+    "skew": 1,
+}
+#: The names of queues that an operator may delete.
+QUEUES = (
+    "rpc-shop",
+    "rpc-store",
+    "evt-shop-sold--store.count",
+    "evt-shop-sold--store.retry",
+    "evt-shop-sold",
+    "rpc.reply",
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    One fault.
+
+    Attributes:
+        at: seconds after the begin; or for a fault at a frame, the number of that frame.
+        where: the process, or the queue.
+        seconds: how long it lasts.
+        frame: the kind of frame, and whether the fault strikes before or after it.
+        chance: two numbers from 0 to 1, for what the fault chooses.
+    """
+
+    kind: str
+    at: float
+    where: str
+    seconds: float = 0.0
+    frame: str = ""
+    when: str = ""
+    chance: tuple[float, float] = (0.0, 0.0)
+
+    def __str__(self) -> str:
+        moment = f"{self.when} {self.frame} {self.at:.0f}" if self.frame else f"at {self.at:.3f} s"
+        return f"{self.kind} of {self.where} {moment}, {self.seconds:.3f} s"
+
+
+def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
+    """Return the faults of *seed*, on processes *names*, within *seconds*."""
+    chooser = random.Random(f"faults {seed}")
+    draw = chooser.random
+
+    def one_of(items: Sequence[str]) -> str:
+        return items[int(draw() * len(items))]
+
+    kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
+    services = [name for name in names if not name.startswith("client")]
+    faults = []
+    for _ in range(int(draw() ** 2 * 13)):
+        kind, where, at = one_of(kinds), one_of(names), 0.3 + draw() * seconds
+        length, chance = draw() ** 2 * 2.0, (draw(), draw())
+        frame = when = ""
+        if kind.endswith(" at"):
+            frame, when = one_of(list(FRAMES)), one_of(("before", "after"))
+            at = float(1 + int(draw() * FRAMES[frame]))
+        elif kind in ("drain", "close channel"):
+            where = one_of(services)
+        elif kind == "delete queue":
+            where = one_of(QUEUES)
+        elif kind == "block":
+            where = "broker"
+        elif kind == "half-open":
+            length = 0.5 + 8 * draw()
+        elif kind == "skew":
+            length = (draw() - 0.5) * 4.8
+            at = 0.0
+        elif kind == "stall":
+            length = draw() ** 3 * 3.0
+        faults.append(Fault(kind, at, where, length, frame, when, chance))
+    return faults
+
+
+class Faults:
+    """
+    Strikes *world* with the faults of *planned*. It watches the frames of the network.
+
+    Attributes:
+        struck: the faults that have had an effect, in order.
+    """
+
+    def __init__(self, world: World, planned: Sequence[Fault]) -> None:
+        self._world = world
+        self.struck: list[Fault] = []
+        self.active = True
+        self._nacks: Counter[str] = Counter()
+        self._written: Counter[tuple[str, str]] = Counter()
+        self._at: dict[tuple[str, str, int], Fault] = {}
+        for fault in planned:
+            if fault.frame:
+                self._at[fault.where, fault.frame, int(fault.at)] = fault
+            elif fault.at == 0.0:
+                self._strike(fault)
+            else:
+                world.loop.later(fault.at, self._strike, fault)
+
+    # --- what the network asks
+
+    def writing(self, link: Link, kind: str) -> tuple[str, Callable[[], None]] | None:
+        name = link.process.name
+        self._world.ledger.tell(name, kind)
+        if not self._at or not self.active:
+            return None
+        key = name, kind
+        self._written[key] += 1
+        fault = self._at.pop((name, kind, self._written[key]), None)
+        return None if fault is None else (fault.when, partial(self._strike, fault, link))
+
+    def refuses(self, link: Link) -> bool:
+        name = link.process.name
+        if not self._nacks[name] or not self.active:
+            return False
+        self._nacks[name] -= 1
+        self._world.ledger.trouble("nack")
+        return True
+
+    def sending_again(self, outgoing: Outgoing) -> None:
+        if isinstance(outgoing, Pending) and outgoing.call.args:
+            self._world.ledger.resent.add(outgoing.call.args[0])
+
+    # --- the strikes
+
+    def _strike(self, fault: Fault, link: Link | None = None) -> None:
+        if not self.active:
+            return
+        world, where = self._world, fault.where
+        world.ledger.tell("fault", str(fault))
+        self.struck.append(fault)
+        kind, seconds, chance = fault.kind, fault.seconds, fault.chance
+        if kind in ("crash", "crash at"):
+            world.crash(where, seconds)
+        elif kind == "drain":
+            world.drain(where, seconds)
+        elif kind == "block":
+            world.block(seconds)
+        elif kind == "nack":
+            self._nacks[where] += 1
+            world.ledger.trouble("nack", seconds)
+        elif kind == "close channel":
+            self._close_channel(where, chance[0])
+        elif kind == "delete queue":
+            self._delete(where)
+        elif kind == "stall":
+            world.stall(where, seconds)
+        elif kind == "skew":
+            world.skews[where] = seconds
+            world.ledger.skewed = True
+        elif kind == "slow":
+            self._slow(where, seconds, 5 + 100 * chance[0])
+        else:
+            self._cut(fault, link)
+
+    def _cut(self, fault: Fault, link: Link | None) -> None:
+        world = self._world
+        broker_notices = process_notices = 0.0
+        if fault.kind == "half-open":
+            broker_notices, process_notices = fault.seconds, 0.2 * fault.chance[0]
+            if fault.chance[1] < 0.5:
+                broker_notices, process_notices = process_notices, broker_notices
+        else:
+            world.network.cut_off(fault.where, fault.seconds)
+        world.ledger.trouble(fault.kind, fault.seconds)
+        up = 1.0 if fault.when == "after" else None
+        for each in [link] if link is not None else world.links_of(fault.where):
+            each.cut(up, None, broker_notices, process_notices)
+
+    def _close_channel(self, name: str, chance: float) -> None:
+        channels = self._world.consuming_channels(name)
+        if channels:
+            self._world.ledger.trouble("close channel")
+            channels[int(chance * len(channels))].close_at_broker()
+
+    def _delete(self, prefix: str) -> None:
+        broker = self._world.broker
+        for name, queue in list(broker.queues.items()):
+            if name.startswith(prefix) and (prefix != "evt-shop-sold" or "--" not in name):
+                self._world.ledger.trouble("delete queue", 3.0)
+                self._world.deleted(queue)
+                broker.delete_queue(queue)
+                return
+
+    def _slow(self, name: str, seconds: float, factor: float) -> None:
+        network = self._world.network
+        network.slow[name] = factor
+        self._world.ledger.trouble("slow", seconds)
+        self._world.loop.later(seconds, network.slow.pop, name, None)

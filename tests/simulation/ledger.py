@@ -1,0 +1,440 @@
+"""
+What happened in a run: calls, runs of methods, transactions and events, seen from outside. Finds
+what must never happen. It has no clock of its own, and changes nothing in the world.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiorpc import (
+    BadArguments,
+    ConnectionLost,
+    MethodNotFound,
+    RemoteError,
+    RpcTimeout,
+    UnknownService,
+    UnserializableValueError,
+)
+from aiorpc.exceptions import DeliveryUncertain, Overloaded, ServiceUnavailable
+
+from .loop import Process
+
+__all__ = ["Call", "Event", "Ledger", "Run", "Transaction"]
+
+#: Seconds after its deadline within which a call ends: the look at the queue, the tick of the
+#: timers, and the callbacks that run before it.
+GRACE = 0.08
+#: Seconds after a fault in which its consequences excuse an error or a second run.
+RECOVERY = 2.5
+#: Seconds without a fault in which a call gets its answer, also if the services are busy.
+PATIENCE = 5.0
+#: CLOCK_TOLERANCE: clocks may differ so much, so requests may run so late.
+TOLERANCE = 5.0
+#: Faults that count as a failed attempt at a message.
+LOSSES = ("crash", "cut", "half-open", "close channel")
+#: Errors that a call may end with because of a fault, and never without one.
+EXCUSED = (ConnectionLost, RpcTimeout, DeliveryUncertain, Overloaded, UnknownService)
+
+
+@dataclass(eq=False)
+class Transaction:
+    """A dependency that was opened for a worker."""
+
+    process: Process
+    state: str = "open"
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of a method or of a handler."""
+
+    id: int
+    process: Process
+    began: float
+    transaction: Transaction
+    redelivered: bool
+    ended: float | None = None
+    how: str = "running"
+
+    @property
+    def runs(self) -> bool:
+        return self.ended is None and self.process.alive
+
+    def end(self, how: str, now: float) -> None:
+        self.how, self.ended = how, now
+
+
+@dataclass(eq=False)
+class Call:
+    """A call, as its caller sees it, and the runs of its method."""
+
+    number: int
+    process: Process
+    service: str
+    method: str
+    script: dict[str, Any]
+    timeout: float | None
+    options: dict[str, Any]
+    began: float
+    deadline: float | None
+    ended: float | None = None
+    value: Any = None
+    error: BaseException | None = None
+    #: When the caller cancelled the call.
+    cancelled: float | None = None
+    #: Whether a deleted queue may have had its request or its answer.
+    doomed: bool = False
+    runs: list[Run] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"call {self.number} {self.service}.{self.method}"
+
+
+@dataclass(eq=False)
+class Event:
+    """
+    An event, and the runs of its handlers, by the name of the handler.
+
+    Attributes:
+        due: whether the queues of all handlers existed when the event was sent, and still do.
+        confirmed: when the broker had confirmed the event.
+    """
+
+    number: int
+    began: float
+    due: bool
+    confirmed: float | None = None
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+
+
+class Ledger:
+    """
+    Records a run.
+
+    Attributes:
+        violations: what must never happen, and did. Each begins with its kind and a colon.
+        troubles: the times of faults: from, until, and what.
+        story: the lines of the story, if it is told.
+        max_attempts, max_workers: settings of the services.
+        handlers_listen: returns whether the queues of all handlers exist.
+    """
+
+    handlers_listen: Callable[[], bool]
+    max_attempts: int
+    max_workers: int
+
+    def __init__(self, now: Callable[[], float], *, tell: bool = False) -> None:
+        self.now = now
+        self.calls: dict[int, Call] = {}
+        self.events: dict[int, Event] = {}
+        self.violations: list[str] = []
+        self.troubles: list[tuple[float, float, str]] = []
+        self.stalls: list[tuple[float, float, str]] = []
+        self.transactions: list[Transaction] = []
+        #: Whether clocks are wrong, and whether the broker confirms requests by default.
+        self.skewed = False
+        self.confirms = True
+        #: Whether more than one process handles events.
+        self.several_stores = False
+        #: The numbers of calls whose request was sent twice.
+        self.resent: set[int] = set()
+        self.story: list[str] | None = [] if tell else None
+        self._trace = hashlib.blake2b(digest_size=8)
+        self._numbers = 0
+        self._runs = 0
+
+    # --- the story
+
+    def tell(self, process: object, text: str, aside: str = "") -> None:
+        """
+        Add a line to the trace, and to the story. The story also has *aside*, which may differ
+        between two machines.
+        """
+        line = f"{self.now():11.6f}  {process!s:<10} {text}"
+        self._trace.update(line.encode())
+        if self.story is not None:
+            self.story.append(line + aside)
+
+    @property
+    def trace(self) -> str:
+        """The hash of all lines."""
+        return self._trace.hexdigest()
+
+    def violated(self, kind: str, text: str) -> None:
+        self.violations.append(f"{kind}: {text}")
+        self.tell("ledger", f"VIOLATION {kind}", f": {text}")
+
+    def trouble(self, what: str, seconds: float = 0.0) -> None:
+        """Record a fault that begins now and lasts *seconds*."""
+        self.troubles.append((self.now(), self.now() + seconds + RECOVERY, what))
+
+    def troubled(self, begin: float, end: float) -> bool:
+        """Whether a fault or its consequences lay between *begin* and *end*."""
+        return any(start <= end and begin <= until for start, until, _ in self.troubles)
+
+    def _losses(self, begin: float, end: float) -> int:
+        """Faults between *begin* and *end* that take a message from its process."""
+        return sum(
+            what.startswith(LOSSES) and start <= end and begin <= until
+            for start, until, what in self.troubles
+        )
+
+    # --- calls
+
+    def new_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def called(
+        self,
+        process: Process,
+        service: str,
+        method: str,
+        script: dict[str, Any],
+        timeout: float | None,
+        options: dict[str, Any],
+        deadline: float | None = None,
+    ) -> Call:
+        now = self.now()
+        own = None if timeout is None else now + timeout
+        deadlines = [each for each in (own, deadline) if each is not None]
+        call = Call(
+            self.new_number(),
+            process,
+            service,
+            method,
+            script,
+            timeout,
+            options,
+            now,
+            min(deadlines, default=None),
+        )
+        self.calls[call.number] = call
+        self.tell(process, f"calls {call} timeout={timeout} {options or ''}")
+        return call
+
+    def answered(self, call: Call, value: Any) -> None:
+        call.ended, call.value = self.now(), value
+        self.tell(call.process, f"{call} -> {value}")
+        self._check_end(call)
+        run = next((each for each in call.runs if each.id == value.get("run")), None)
+        if value.get("number") != call.number:
+            self.violated("wrong answer", f"{call} was answered with {value}")
+        elif run is None or run.how != "returned":
+            self.violated("answered unrun", f"{call} was answered with {value}, which no run made")
+        elif run.transaction.state != "committed":
+            self.violated("answered early", f"{call}: its transaction is {run.transaction.state}")
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        call.ended, call.error = self.now(), error
+        self.tell(call.process, f"{call} -> {type(error).__name__}")
+        self._check_end(call)
+        fault = self._error_fault(call, error)
+        if fault:
+            self.violated("wrong error", f"{call} {fault}: {type(error).__name__}: {error}")
+
+    def cancelled(self, call: Call) -> None:
+        call.ended = call.cancelled = self.now()
+        self.tell(call.process, f"{call} is cancelled")
+
+    def _check_end(self, call: Call) -> None:
+        assert call.ended is not None
+        if call.deadline is None:
+            return
+        late = call.ended - call.deadline - GRACE
+        for start, until, name in self.stalls:
+            if name == call.process.name and start <= call.ended and call.deadline <= until + GRACE:
+                late -= until - start
+        if late > 0:
+            self.violated("late", f"{call} ended {late + GRACE:.3f} s after its deadline")
+
+    def _error_fault(self, call: Call, error: BaseException) -> str:
+        """Return why *call* must not end with *error*, or an empty text."""
+        script, end = call.script, call.ended or 0.0
+        expected = self._own_error(call)
+        if expected is not None and isinstance(error, expected[0]):
+            as_expected = getattr(error, "exc_type", expected[1]) == expected[1]
+            if as_expected:
+                return ""
+        if isinstance(error, RemoteError):
+            nested = (each.__name__ for each in (*EXCUSED, RemoteError))
+            if script.get("children") or script.get("event"):
+                return (
+                    ""
+                    if error.exc_type in {*nested, "CancelledError", "Refused"}
+                    else "unknown error"
+                )
+            return "its method does not raise"
+        if isinstance(error, RpcTimeout):
+            return self._timeout_fault(call, end)
+        if isinstance(error, ServiceUnavailable):
+            return "" if call.options.get("fail_fast") and self.troubled(call.began, end) else "?"
+        parked = isinstance(error, DeliveryUncertain) and call.method == "work"
+        if parked and self._losses(call.began, end) < self.max_attempts - 1:
+            return "was parked too soon"
+        if isinstance(error, EXCUSED):
+            return "" if self.troubled(call.began - 0.1, end) else "failed without a reason"
+        return "has no such error"
+
+    def _timeout_fault(self, call: Call, end: float) -> str:
+        assert call.deadline is not None
+        if self.skewed or call.doomed:
+            return ""
+        if end < call.deadline - 0.02 and not self.troubled(call.began, end):
+            return "timed out before its deadline"
+        slowest = self.slowest(call)
+        quick = slowest < call.deadline - call.began - 0.3 and not self._busy(call, end)
+        if quick and not self.troubled(call.began - 0.5, end):
+            return "timed out without a reason"
+        healed = [
+            until for start, until, _ in self.troubles if start <= end and call.began - 0.5 <= until
+        ]
+        left = call.deadline - max(healed, default=call.began)
+        if call.options.get("confirm", self.confirms) and left > slowest + PATIENCE:
+            return f"was lost: nothing failed in its last {left:.1f} s"
+        return ""
+
+    def _busy(self, call: Call, end: float) -> bool:
+        """Whether other calls may have had all workers of its service."""
+        others = sum(
+            each.service == call.service
+            and each.began <= end
+            and (each.ended is None or each.ended >= call.began)
+            for each in self.calls.values()
+        )
+        return others > self.max_workers
+
+    def _own_error(self, call: Call) -> tuple[type[Exception], str] | None:
+        script = call.script
+        if script.get("fail"):
+            return RemoteError, "Refused"
+        if script.get("unserializable"):
+            return RemoteError, "UnserializableValueError"
+        return {
+            "missing": (MethodNotFound, ""),
+            "nobody": (UnknownService, ""),
+            "typed": (BadArguments, ""),
+            "unencodable": (UnserializableValueError, ""),
+        }.get(call.method)
+
+    def slowest(self, call: Call) -> float:
+        """Seconds that the method of *call* may take, and those that wait before it."""
+        script = call.script
+        own = script.get("sleep", 0.0) + script.get("busy", 0.0)
+        own += sum(child["script"].get("sleep", 0.0) for child in script.get("children", ()))
+        return own
+
+    # --- runs
+
+    def opened(self, process: Process) -> Transaction:
+        transaction = Transaction(process)
+        self.transactions.append(transaction)
+        return transaction
+
+    def began(
+        self, number: int, process: Process, transaction: Transaction, redelivered: bool
+    ) -> Run:
+        call = self.calls[number]
+        run = self._new_run(process, transaction, redelivered)
+        self.tell(process, f"runs {call}{' again' if redelivered else ''} (run {run.id})")
+        earlier = [each for each in call.runs if each.process is process]
+        if any(each.runs for each in earlier):
+            self.violated("beside itself", f"{call} runs twice at a time in {process}")
+        if call.method == "once" and call.runs:
+            self.violated("twice", f"{call} is at-most-once and runs again in {process}")
+        if call.runs and not self.troubled(call.began, self.now()):
+            self.violated("twice", f"{call} runs again in {process} without a reason")
+        kept = number not in self.resent
+        if kept and any(each.how == "returned" for each in earlier):
+            self.violated("answer not kept", f"{call} ran in {process}, and runs there again")
+        if call.deadline is not None and run.began > call.deadline + TOLERANCE + GRACE:
+            self._ran_late(call, process)
+        call.runs.append(run)
+        return run
+
+    def _ran_late(self, call: Call, process: Process) -> None:
+        assert call.deadline is not None
+        stalled = any(
+            start <= self.now() and call.deadline <= until + RECOVERY
+            for start, until, _ in self.stalls
+        )
+        if not stalled and not self.skewed:
+            late = self.now() - call.deadline
+            self.violated("ran late", f"{call} runs {late:.3f} s after its deadline")
+
+    def _new_run(self, process: Process, transaction: Transaction, redelivered: bool) -> Run:
+        self._runs += 1
+        return Run(self._runs, process, self.now(), transaction, redelivered)
+
+    # --- events
+
+    def dispatching(self) -> Event:
+        event = Event(self.new_number(), self.now(), self.handlers_listen())
+        self.events[event.number] = event
+        return event
+
+    def handling(
+        self, number: int, handler: str, process: Process, transaction: Transaction, again: bool
+    ) -> Run:
+        event = self.events[number]
+        run = self._new_run(process, transaction, again)
+        self.tell(process, f"handles event {number} by {handler} (run {run.id})")
+        runs = event.runs.setdefault(handler, [])
+        beside = any(each.runs for each in runs if each.process is process)
+        if beside and not self.copied(event.began):
+            self.violated("beside itself", f"event {number} runs twice at a time in {process}")
+        done = [each for each in runs if each.how == "returned"]
+        if done and handler != "everywhere" and not self.troubled(event.began, self.now()):
+            self.violated("twice", f"event {number} is handled again by {handler}")
+        runs.append(run)
+        return run
+
+    def copied(self, begin: float) -> bool:
+        """
+        Whether since *begin* a message and its copy may have come to one process, which cannot know
+        that they are one event: a process crashed after it sent the copy, or another one got it.
+        """
+        now = self.now()
+        losses = [what for start, until, what in self.troubles if start <= now and begin <= until]
+        crashed = any(what.startswith("crash") for what in losses)
+        return crashed or (self.several_stores and any(w.startswith(LOSSES) for w in losses))
+
+    # --- the end
+
+    def finish(self, *, handlers: Iterable[str], parked: set[int]) -> None:
+        """Check what has to hold when everything is at rest."""
+        for call in self.calls.values():
+            if call.ended is None and call.process.alive:
+                self.violated("hung", f"{call} of {call.process} has not ended")
+            self._check_cancelled(call)
+        for event in self.events.values():
+            if event.confirmed is None or not event.due:
+                continue
+            losses = self._losses(event.began, self.now())
+            if event.number in parked and losses < self.max_attempts - 1:
+                self.violated("parked too soon", f"event {event.number}, after {losses} losses")
+            for handler in handlers:
+                runs = event.runs.get(handler, [])
+                handled = any(run.how in ("returned", "raised") for run in runs)
+                if not handled and event.number not in parked:
+                    self.violated("event lost", f"event {event.number} never reached {handler}")
+
+    def closed(self) -> None:
+        """Check what has to hold after all processes have stopped."""
+        for transaction in self.transactions:
+            if transaction.state == "open" and transaction.process.alive:
+                self.violated("left open", f"a transaction in {transaction.process}")
+
+    def _check_cancelled(self, call: Call) -> None:
+        if call.cancelled is None or self.troubled(call.cancelled - 1.0, call.cancelled + 1.0):
+            return
+        for run in call.runs:
+            least = call.script.get("stubborn", 0.0) + 0.3
+            if run.ended is not None and run.ended > call.cancelled + least:
+                self.violated("not cancelled", f"{call} ran on after its caller cancelled it")
+            if run.began > call.cancelled + 0.3:
+                self.violated("not cancelled", f"{call} began after its caller cancelled it")

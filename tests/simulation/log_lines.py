@@ -1,0 +1,51 @@
+"""Finds log lines that blame aiorpc: tracebacks of its own, and errors that no fault explains."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from aiorpc import AioRpcError
+
+from .ledger import Ledger
+from .services import Refused
+
+__all__ = ["LogLines"]
+
+#: Lines at ERROR that a fault explains.
+EXPLAINED = re.compile(
+    r"still ran after .* \(SHUTDOWN_TIMEOUT\)|is\s+parked in queue|cannot be parked|"
+    r"shop\.work raised|shop\.once raised|store\.retry raised Refused|"
+    r"call\(s\) ignored cancellation|did not close within"
+)
+
+
+class LogLines(logging.Handler):
+    """Reports records to *ledger* that no fault explains."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(logging.WARNING)
+        self._ledger = ledger
+        self.ended = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.ended:
+            return
+        text = record.getMessage()
+        self._ledger.tell("log", f"{record.levelname} {record.name}", f": {text[:300]}")
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, AioRpcError | Refused | TimeoutError):
+            lines = logging.Formatter().format(record)
+            self._ledger.violated("traceback", lines[-1500:])
+        elif record.levelno >= logging.ERROR and not EXPLAINED.search(text):
+            self._ledger.violated("blamed", f"{record.name}: {text}")
+
+    @contextmanager
+    def attached(self, logger: logging.Logger) -> Generator[None]:
+        logger.addHandler(self)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)

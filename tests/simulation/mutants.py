@@ -1,0 +1,242 @@
+"""
+Faults to put into aiorpc, to measure whether the simulator finds them. Each replaces a piece of
+source when Python imports its module, in a process of its own: no file changes.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["MUTANTS", "Mutant", "install"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """
+    A fault of aiorpc.
+
+    Attributes:
+        name: what is wrong.
+        module: the module that gets the fault.
+        old, new: the source that is replaced, which occurs once, and what replaces it.
+    """
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads the source of a module with the fault of *mutant*."""
+
+    mutant: Mutant
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        source = self.get_source(fullname)
+        mutant = self.mutant
+        assert source is not None
+        if source.count(mutant.old) != 1:
+            raise SystemExit(
+                f"mutant {mutant.name!r}: its old source occurs {source.count(mutant.old)} times "
+                f"in {mutant.module}, not once: write it for today's code"
+            )
+        return compile(source.replace(mutant.old, mutant.new), self.path, "exec")
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._mutant.module:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        assert spec is not None
+        assert spec.origin is not None
+        loader = _Loader(fullname, spec.origin)
+        loader.mutant = self._mutant
+        return importlib.util.spec_from_file_location(
+            fullname,
+            spec.origin,
+            loader=loader,
+            submodule_search_locations=spec.submodule_search_locations,
+        )
+
+
+def install(mutant: Mutant) -> None:
+    """Import the module of *mutant* with its fault from now on."""
+    assert mutant.module not in sys.modules, f"{mutant.module} is imported already"
+    sys.meta_path.insert(0, _Finder(mutant))
+
+
+MUTANTS = [
+    Mutant(
+        "the request is acked before its answer is sent",
+        "aiorpc.entrypoints.requests",
+        "        request.settled = True\n",
+        "        request.settled = True\n"
+        "        held = request.delivery.entry\n"
+        "        if outcome.ending is _RETURNED:\n"
+        "            request.delivery.ack()\n"
+        "            request.delivery.entry = held\n",
+    ),
+    Mutant(
+        "the answer leaves before the dependencies close",
+        "aiorpc.hosting.worker",
+        "        try:\n            if opened:\n                await self._close(opened, error)\n",
+        "        try:\n            if opened and error is None:\n"
+        "                self._settle_once(Outcome(_RETURNED, self._encoded))\n"
+        "            if opened:\n                await self._close(opened, error)\n",
+    ),
+    Mutant(
+        "an at-most-once method runs a redelivered request",
+        "aiorpc.entrypoints.requests",
+        "        if again and method.at_most_once:\n",
+        "        if request.resent and method.at_most_once:\n",
+    ),
+    Mutant(
+        "an at-most-once method runs a request that is sent again",
+        "aiorpc.entrypoints.requests",
+        "        if again and method.at_most_once:\n",
+        "        if request.delivery.redelivered and method.at_most_once:\n",
+    ),
+    Mutant(
+        "a request that is sent again has no mark",
+        "aiorpc.wire.requests",
+        "headers = {**(message.headers or EMPTY), RESENT: True}",
+        "headers = dict(message.headers or EMPTY)",
+    ),
+    Mutant(
+        "with resend=False the client sends again",
+        "aiorpc.calling.pending",
+        "        if not self.resend or self not in self.calls:\n",
+        "        if self not in self.calls:\n",
+    ),
+    Mutant(
+        "a cancelled call that waits for a connection is not retracted",
+        "aiorpc.transports.outbox",
+        "        outgoing.retracted()\n        return self.outbox.discard(outgoing)\n",
+        "        return False\n",
+    ),
+    Mutant(
+        "a redelivered request does not join its running call",
+        "aiorpc.entrypoints.requests",
+        "        if running is not None and running.asked == request.asked:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "a redelivered event does not join its running handler",
+        "aiorpc.entrypoints.consumer",
+        "            if taken.identity == identity:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "the cancellation of a request that has not arrived is forgotten",
+        "aiorpc.entrypoints.cancellations",
+        "        self.early[key] = now + lifetime\n",
+        "        del lifetime\n",
+    ),
+    Mutant(
+        "a cancelled caller sends no cancellation",
+        "aiorpc.calling.client",
+        "        if not self.transport.retract(pending) and left != 0:\n",
+        "        if self.transport.retract(pending) and left != 0:\n",
+    ),
+    Mutant(
+        "a drain counts as a failed attempt",
+        "aiorpc.entrypoints.attempts",
+        "            failed, _ = failures_of(message, delivery.redelivered)\n",
+        "            failed = failures_of(message, delivery.redelivered)[1] + 1\n",
+    ),
+    Mutant(
+        "the answers that a lost connection took are not kept",
+        "aiorpc.entrypoints.answers",
+        "        if None in key:\n            return\n",
+        "        if key:\n            return\n",
+    ),
+    Mutant(
+        "a running call stays in the table",
+        "aiorpc.entrypoints.requests",
+        "        self.cancellations.running.pop(request.key, None)\n",
+        "",
+    ),
+    Mutant(
+        "an answered call keeps its deadline",
+        "aiorpc.calling.pending",
+        "        del self._pending[pending.correlation_id]\n"
+        "        if pending.deadlines is not None:\n"
+        "            pending.deadlines.pop(pending, None)\n",
+        "        del self._pending[pending.correlation_id]\n",
+    ),
+    Mutant(
+        "unconfirmed messages are dropped with their connection",
+        "aiorpc.transports.outbox",
+        "        self.direct = None\n        self.outbox.put_back(returning)\n"
+        "        if self.channel is not None:\n",
+        "        self.direct = None\n        list(returning)\n"
+        "        if self.channel is not None:\n",
+    ),
+    Mutant(
+        "an event is acked before its handler ends",
+        "aiorpc.entrypoints.consumer",
+        "        self._taken[taken] = None\n        host.submit(",
+        "        self._taken[taken] = None\n        delivery.ack()\n        host.submit(",
+    ),
+    Mutant(
+        "an event is acked although the host abandoned it",
+        "aiorpc.entrypoints.consumer",
+        "            self.attempts.requeue(delivery)\n        elif",
+        "            delivery.ack()\n        elif",
+    ),
+    Mutant(
+        "a copy of a message runs before its original is acked",
+        "aiorpc.entrypoints.attempts",
+        "        if copy is not None and copy in self._unconfirmed:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "a worker ignores its deadline",
+        "aiorpc.hosting.worker",
+        "        else:\n            self.cancel(Ending.TIMED_OUT)\n",
+        "        else:\n            pass\n",
+    ),
+    Mutant(
+        "the deadline of a nested call is its own",
+        "aiorpc.context",
+        "        if self.deadline is not None and self.deadline.at <= at:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "the pool runs one call less after each waiting one",
+        "aiorpc.hosting.pool",
+        "                self._running.add(worker)\n                worker.start(self._loop, "
+        "self._context.copy())\n        finally:",
+        "                self._running.add(worker)\n                worker.start(self._loop, "
+        "self._context.copy())\n                break\n        finally:",
+    ),
+    Mutant(
+        "the broker forgets the unacked messages of a lost connection",
+        "aiorpc.transports.memory.broker",
+        "            if unacked:\n                consumer.queue.requeue(unacked)\n",
+        "",
+    ),
+    Mutant(
+        "two calls share an answer",
+        "aiorpc.calling.pending",
+        'pending = self._pending.get(message.correlation_id or "")\n        if pending is None:\n'
+        "            # The call timed out",
+        'pending = self._pending.get(message.correlation_id or "") or next(\n'
+        "            iter(self._pending.values()), None\n        )\n        if pending is None:\n"
+        "            # The call timed out",
+    ),
+]
