@@ -162,14 +162,14 @@ class FilledHeaders(
     The headers of one request: the headers of a template and a deadline. Read-only.
 
     Attributes:
-        deadline: in epoch milliseconds; a number of 13 digits (the years 2001 to 2286).
+        digits: the deadline in epoch milliseconds, as text: 13 digits from 2001 to 2286.
     """
 
     template: HeaderTemplate
-    deadline: int
+    digits: bytes
 
     def __getitem__(self, name: str) -> Any:
-        return str(self.deadline) if name == DEADLINE else self.template.fields[name]
+        return self.digits.decode() if name == DEADLINE else self.template.fields[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.to_dict())
@@ -179,7 +179,7 @@ class FilledHeaders(
 
     def to_dict(self) -> dict[str, Any]:
         """Return a copy of the headers that the caller may change."""
-        return {**self.template.fields, DEADLINE: str(self.deadline)}
+        return {**self.template.fields, DEADLINE: self.digits.decode()}
 
     #: The serializers encode the dict that this method returns.
     __json__ = to_dict

@@ -94,7 +94,7 @@ class Requests:
             if template is None or headers:
                 headers = {DEADLINE: str(moment), **headers}
             else:
-                filled = FilledHeaders(template, moment)
+                filled = FilledHeaders(template, b"%d" % moment)
         kwargs = call.kwargs if type(call.kwargs) is dict else dict(call.kwargs)
         return Message(
             body=serializer.encode({"args": call.args, "kwargs": kwargs}),
@@ -144,9 +144,9 @@ class Requests:
         """Decode the properties of *request*, but not its body, and return *request*."""
         message = request.message
         headers = message.headers
-        sent_deadline: int | None
+        sent_deadline: float | None
         if type(headers) is FilledHeaders:  # as in nearly every request (ADR 6)
-            meaning, sent_deadline = headers.template.meaning, headers.deadline
+            meaning, sent_deadline = headers.template.meaning, float(headers.digits)
         else:
             meaning, sent_deadline = read_headers(headers)
         if meaning.resent:
@@ -163,7 +163,7 @@ class Requests:
         return request
 
     def _deadline(
-        self, request: Request, sent_deadline: int | None, expiration: int | None
+        self, request: Request, sent_deadline: float | None, expiration: int | None
     ) -> Deadline | None:
         """
         Return the deadline of *request*. If the deadline has passed, set ``late`` of the request.

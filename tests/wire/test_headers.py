@@ -44,7 +44,7 @@ def test_a_template_and_plain_headers_mean_the_same(context: Context, deadline: 
     headers = context_headers(context)
     template = template_of(headers)
     assert template is not None
-    filled, plain = FilledHeaders(template, deadline), {**headers, DEADLINE: str(deadline)}
+    filled, plain = FilledHeaders(template, b"%d" % deadline), {**headers, DEADLINE: str(deadline)}
     assert read_headers(filled) == read_headers(plain)
     as_lists = {k: list(v) if type(v) is tuple else v for k, v in plain.items()}
     assert filled == as_lists
@@ -56,7 +56,7 @@ def test_a_template_and_plain_headers_mean_the_same(context: Context, deadline: 
 def test_filled_headers_can_be_copied_encoded_and_searched() -> None:
     template = template_of({"nameko.user": 7})
     assert template is not None
-    headers = FilledHeaders(template, 5)
+    headers = FilledHeaders(template, b"5")
     assert {**headers, RESENT: True} == {"nameko.user": 7, DEADLINE: "5", RESENT: True}
     assert decode(encode({"headers": headers})) == {"headers": {"nameko.user": 7, DEADLINE: "5"}}
     assert DEADLINE in headers

@@ -186,7 +186,7 @@ def test_extreme_deadlines_do_no_harm_one_call_further(wire: Wire, extreme: int 
 def test_a_template_reads_as_the_same_headers_do(wire: Wire) -> None:
     template = template_of({"nameko.call_id_stack": ["a.b.1"], "nameko.user": "u", RESENT: True})
     assert template is not None
-    filled = FilledHeaders(template, int(NOW * 1000) + 2000)
+    filled = FilledHeaders(template, b"%d" % (int(NOW * 1000) + 2000))
     by_template, plainly = (
         received(wire, Message(body=b"", headers=headers, expiration=5000))
         for headers in (filled, filled.to_dict())

@@ -36,15 +36,16 @@ log = logger(__name__)
 
 _FRAME = Struct(">BHI").unpack_from
 #: A content header frame, up to the property flags.
-_HEADER = Struct(">BHIIQH").unpack_from
+_HEADER = Struct(">BHIIQBB").unpack_from
 #: The end octet of a frame, and the head of the next frame.
 _NEXT_FRAME = Struct(">BBHI").unpack_from
 _METHOD = Struct(">I").unpack_from
+#: A method, and the size of the consumer tag if the method is a delivery.
+_METHOD_AND_SIZE = Struct(">IB").unpack_from
 _TAG_BITS = Struct(">QB").unpack_from
 _U64 = Struct(">Q").unpack_from
 _U16 = Struct(">H").unpack_from
 
-_DELIVER = DELIVER.to_bytes(4, "big")
 #: A content header frame without properties.
 _LEAST_CONTENT = FRAME_OVERHEAD + 14
 
@@ -159,6 +160,7 @@ class Demultiplexer:
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        channels = self.channels
         others: list[bytes] = []
         # Consecutive frames for aiormq are returned in one piece, which begins here.
         others_from = at = 0
@@ -172,13 +174,13 @@ class Demultiplexer:
                 break
             if data[after - 1] != FRAME_END:
                 raise BadFrame("a frame does not end with the end octet")
-            hot = self.channels.get(number)
+            hot = channels.get(number)
             if hot is None:
                 if number == 0 and kind == METHOD:
                     self._watch(data, at + 7)
-            elif taken_to := self._take_whole(hot, number, data, at, after, end) or (
-                self._take(hot, kind, number, data, at + 7, after - 1) and after
-            ):
+            elif taken_to := (
+                kind == METHOD and self._take_whole(hot, number, data, at, after, end)
+            ) or (self._take(hot, kind, number, data, at + 7, after - 1) and after):
                 self.taken += 1
                 if others_from < at:
                     others.append(data[others_from:at])
@@ -205,14 +207,11 @@ class Demultiplexer:
         Returns:
             the end of the delivery, or 0 if ``_take`` must handle the delivery frame by frame.
         """
-        if (
-            data[at] != METHOD
-            or end - header < _LEAST_CONTENT
-            or not data.startswith(_DELIVER, at + 7)
-        ):
+        method, consumer_tag_size = _METHOD_AND_SIZE(data, at + 7)
+        if method != DELIVER or end - header < _LEAST_CONTENT:
             return 0
         missing: int
-        kind, channel, size, _, missing, flags = _HEADER(data, header)
+        kind, channel, size, _, missing, flags, rare = _HEADER(data, header)
         properties_end = header + 7 + size
         if kind != HEADER or channel != number or properties_end >= end:
             return 0
@@ -238,12 +237,12 @@ class Demultiplexer:
             body = data[start:last]
         elif data[properties_end] != FRAME_END:
             return 0
-        bits = at + 20 + data[at + 11]
+        bits = at + 20 + consumer_tag_size
         tag, redelivered = _TAG_BITS(data, bits - 8)
         names = data[bits + 1 : header - 1]
         exchange, routing_key = self._names.get(names) or self._place(names)
         try:
-            message = decode_properties(data, header + 21, properties_end, flags, body)
+            message = decode_properties(data, header + 21, properties_end, flags, rare, body)
         except GARBLED as error:
             hot.malformed(tag, exchange, routing_key, problem(error))
         else:

@@ -43,7 +43,7 @@ _END = bytes((FRAME_END,))
 _BYTES = [bytes((number,)) for number in range(256)]
 _FRAME = Struct(">BHI").pack
 #: Frame head and content header: type, channel, size; class, weight, body size, flags.
-_CONTENT = Struct(">BHIHHQH").pack
+_CONTENT = Struct(">BHIHHQBB").pack
 #: The end of one frame and the head of the next frame.
 _END_FRAME = Struct(">BBHI").pack
 #: A whole method frame with a delivery tag and bits as arguments.
@@ -72,7 +72,8 @@ class Encoder:
         #: Bytes of body that one frame holds.
         self.max_body = (frame_max or 131072) - FRAME_OVERHEAD
         self._prefixes: dict[tuple[str, str, bool], bytes] = {}
-        self._kinds: dict[tuple[str | None, str | None], tuple[int, bytes]] = {}
+        #: Encoding, flags and encoded bytes by content type: one type rarely has two encodings.
+        self._kinds: dict[str | None, tuple[str | None, int, bytes]] = {}
         self._reply_tos: dict[str, bytes] = {}
 
     # long: every message passes here, and a function call costs 0.1 us
@@ -87,35 +88,33 @@ class Encoder:
         """
         destination = exchange, routing_key, mandatory
         prefix = self._prefixes.get(destination) or self._prefix(destination)
-        kind = message.content_type, message.content_encoding
-        flags, encoded = self._kinds.get(kind) or self._kind(kind)
+        kind = self._kinds.get(message.content_type)
+        if kind is None or kind[0] != message.content_encoding:
+            kind = self._kind(message.content_type, message.content_encoding)
+        _, flags, encoded = kind
         flags |= DELIVERY_MODE
-        parts = [encoded]
-        append = parts.append
-        headers = message.headers
-        if headers is not None:
+        table = priority = id_size = id_text = reply_to = time_size = time = rest = b""
+        if message.headers is not None:
             flags |= HEADERS
-            append(NO_HEADERS if headers is EMPTY else encode_headers(headers))
-        append(b"\2" if message.persistent else b"\1")
+            table = NO_HEADERS if message.headers is EMPTY else encode_headers(message.headers)
         if message.priority is not None:
             flags |= PRIORITY
-            append(b"\0" if message.priority == 0 else _priority(message.priority))
-        correlation_id = message.correlation_id
-        if correlation_id is not None:
+            priority = b"\0" if message.priority == 0 else _priority(message.priority)
+        if message.correlation_id is not None:
             flags |= CORRELATION_ID
             try:
-                text = correlation_id.encode()
-                parts += _BYTES[len(text)], text
+                id_text = message.correlation_id.encode()
+                id_size = _BYTES[len(id_text)]
             except (UnicodeEncodeError, IndexError):  # rare, and perhaps an error
-                append(short_string(correlation_id, "correlation id"))
-        reply_to = message.reply_to
-        if reply_to is not None:
+                id_text = short_string(message.correlation_id, "correlation id")
+        if message.reply_to is not None:
             flags |= REPLY_TO
-            append(self._reply_tos.get(reply_to) or self._reply_to(reply_to))
+            reply_to = self._reply_tos.get(message.reply_to) or self._reply_to(message.reply_to)
         if message.expiration is not None:
             flags |= EXPIRATION
-            digits = b"%d" % message.expiration
-            parts += _BYTES[len(digits)], digits
+            time = b"%d" % message.expiration
+            time_size = _BYTES[len(time)]
+        rare = 0
         if (
             message.message_id is not None
             or message.timestamp is not None
@@ -123,9 +122,13 @@ class Encoder:
             or message.user_id is not None
             or message.app_id is not None
         ):
-            flags |= _rare_properties(message, parts)
-        properties = b"".join(parts)
-        if len(properties) > self.max_body - HEADER_HEAD:
+            rare, rest = _rare_properties(message)
+        mode = b"\2" if message.persistent else b"\1"
+        properties = b"".join(
+            (encoded, table, mode, priority, id_size, id_text, reply_to, time_size, time, rest)
+        )
+        head_size = HEADER_HEAD + len(properties)
+        if head_size > self.max_body:
             raise UnserializableValueError(
                 f"the headers and properties of a message to exchange {exchange!r}, key "
                 f"{routing_key!r}, have {len(properties)} bytes, and one AMQP frame has room for "
@@ -134,7 +137,7 @@ class Encoder:
         body = message.body
         size = len(body)
         channel = self.channel
-        head = _CONTENT(HEADER, channel, HEADER_HEAD + len(properties), 60, 0, size, flags)
+        head = _CONTENT(HEADER, channel, head_size, 60, 0, size, flags, rare)
         if 0 < size <= self.max_body:
             middle = _END_FRAME(FRAME_END, BODY, channel, size)
             return b"".join((prefix, head, properties, middle, body, _END))
@@ -172,8 +175,9 @@ class Encoder:
         self._prefixes[destination] = prefix
         return prefix
 
-    def _kind(self, kind: tuple[str | None, str | None]) -> tuple[int, bytes]:
-        content_type, encoding = kind
+    def _kind(
+        self, content_type: str | None, encoding: str | None
+    ) -> tuple[str | None, int, bytes]:
         flags, encoded = 0, b""
         if content_type is not None:
             flags |= CONTENT_TYPE
@@ -183,8 +187,8 @@ class Encoder:
             encoded += short_string(encoding, "content encoding")
         if len(self._kinds) >= _CACHED:
             self._kinds.clear()
-        self._kinds[kind] = flags, encoded
-        return flags, encoded
+        kind = self._kinds[content_type] = encoding, flags, encoded
+        return kind
 
     def _reply_to(self, reply_to: str) -> bytes:
         if len(self._reply_tos) >= _CACHED:
@@ -232,8 +236,9 @@ def _priority(priority: int) -> bytes:
     raise UnserializableValueError(f"a priority is between 0 and 255, not {priority}")
 
 
-def _rare_properties(message: Message, parts: list[bytes]) -> int:
+def _rare_properties(message: Message) -> tuple[int, bytes]:
     flags = 0
+    parts = []
     if message.message_id is not None:
         flags |= MESSAGE_ID
         parts.append(short_string(message.message_id, "message id"))
@@ -252,4 +257,4 @@ def _rare_properties(message: Message, parts: list[bytes]) -> int:
     if message.app_id is not None:
         flags |= APP_ID
         parts.append(short_string(message.app_id, "app id"))
-    return flags
+    return flags, b"".join(parts)

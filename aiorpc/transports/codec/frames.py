@@ -32,21 +32,21 @@ CONNECTION_CLOSE: Final = 0x0A0032
 BLOCKED: Final = 0x0A003C
 UNBLOCKED: Final = 0x0A003D
 
-# Property flags, in the order of the properties.
-CONTENT_TYPE: Final = 1 << 15
-CONTENT_ENCODING: Final = 1 << 14
-HEADERS: Final = 1 << 13
-DELIVERY_MODE: Final = 1 << 12
-PRIORITY: Final = 1 << 11
-CORRELATION_ID: Final = 1 << 10
-REPLY_TO: Final = 1 << 9
-EXPIRATION: Final = 1 << 8
+# Property flags, in the order of the properties: the bits of the first byte, and of the second.
+# Two bytes, because Python keeps its small integers: larger ones would be made at each step.
+CONTENT_TYPE: Final = 1 << 7
+CONTENT_ENCODING: Final = 1 << 6
+HEADERS: Final = 1 << 5
+DELIVERY_MODE: Final = 1 << 4
+PRIORITY: Final = 1 << 3
+CORRELATION_ID: Final = 1 << 2
+REPLY_TO: Final = 1 << 1
+EXPIRATION: Final = 1 << 0
+
 MESSAGE_ID: Final = 1 << 7
 TIMESTAMP: Final = 1 << 6
 TYPE: Final = 1 << 5
 USER_ID: Final = 1 << 4
 APP_ID: Final = 1 << 3
-#: All properties after ``expiration``, and flags that AMQP 0-9-1 does not define.
-RARE: Final = 0xFF
 #: Set if two more bytes of flags follow.
-MORE_FLAGS: Final = 1
+MORE_FLAGS: Final = 1 << 0

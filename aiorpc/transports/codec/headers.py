@@ -12,7 +12,7 @@ from typing import Any
 
 from ...wire.headers import FilledHeaders, HeaderTemplate, template_of
 from ...wire.names import DEADLINE
-from .table_decoding import MalformedTable, decode_table, read_entries, size_at
+from .table_decoding import MalformedTable, decode_table, read_entries
 from .table_encoding import encode_table
 
 __all__ = ["NO_HEADERS", "decode_headers", "encode_headers"]
@@ -21,15 +21,13 @@ NO_HEADERS = encode_table({})
 
 #: Digits of a deadline in epoch milliseconds, from 2001 to 2286.
 _DIGITS = 13
-_LEAST, _LIMIT = 10**12, 10**13
 #: What stands between the name of a deadline and its digits: the tag and the length of the text.
 _TEXT = b"S" + _DIGITS.to_bytes(4, "big")
 
 #: Cached templates; a full cache is emptied. Few clients repeat a template: each call from a worker
 #: has a different call id stack.
 _MAX_TEMPLATES = 64
-#: Bytes of a table with nothing but a deadline, and of the largest table that becomes a template.
-_MIN_LENGTH = len(encode_table({DEADLINE: "0" * _DIGITS}))
+#: Bytes of the largest table that becomes a template.
 _MAX_LENGTH = 512
 #: Templates by the bytes of their table, without length and digits.
 _known: dict[bytes, HeaderTemplate] = {}
@@ -43,10 +41,10 @@ def encode_headers(headers: Mapping[str, Any]) -> bytes:
         UnserializableValueError: a field table cannot hold a name or value, which the text names.
     """
     if type(headers) is FilledHeaders:  # the type first: `len` of it runs Python code
-        deadline = headers.deadline
-        if _LEAST <= deadline < _LIMIT:
+        digits = headers.digits
+        if len(digits) == _DIGITS:
             template = headers.template
-            return (template.encoded or _encode(template)) + b"%d" % deadline
+            return (template.encoded or _encode(template)) + digits
     return encode_table(headers) if headers else NO_HEADERS
 
 
@@ -56,27 +54,27 @@ def _encode(template: HeaderTemplate) -> bytes:
     return template.encoded
 
 
-def decode_headers(data: bytes, at: int) -> tuple[Mapping[str, Any], int]:
+def decode_headers(data: bytes, at: int, size: int) -> tuple[Mapping[str, Any], int]:
     """
-    Return the field table that begins at *at*, and its end.
+    Return the field table of *size* bytes whose length begins at *at*, and its end.
 
     Do not change the headers: other messages may share them.
 
     Raises:
         GARBLED: any of these errors, if the bytes are not a field table.
     """
-    end = at + 4 + size_at(data, at)[0]
+    end = at + 4 + size
     if end > len(data):
         raise MalformedTable("the table of headers is longer than its frame")
-    if not _MIN_LENGTH <= end - at <= _MAX_LENGTH:
+    if size > _MAX_LENGTH:
         return decode_table(data, at)
     digits_at = end - _DIGITS
     before = data[at + 4 : digits_at]
     template = _known.get(before)
     if template is not None:
         digits = data[digits_at:end]
-        if digits.isdigit() and (deadline := int(digits)) >= _LEAST:
-            return FilledHeaders(template, deadline), end
+        if digits.isdigit() and digits >= b"1":
+            return FilledHeaders(template, digits), end
     table, last, last_at = read_entries(data, at + 4, end)
     if last == DEADLINE and data[last_at:digits_at] == _TEXT:
         template = template_of({name: value for name, value in table.items() if name != DEADLINE})

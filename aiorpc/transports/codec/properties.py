@@ -21,23 +21,24 @@ from .frames import (
     MESSAGE_ID,
     MORE_FLAGS,
     PRIORITY,
-    RARE,
     REPLY_TO,
     TIMESTAMP,
     TYPE,
     USER_ID,
 )
 from .headers import decode_headers
-from .table_decoding import GARBLED, MalformedTable, from_epoch
+from .table_decoding import GARBLED, MalformedTable, from_epoch, size_at
 
 __all__ = ["MalformedContent", "decode_content_header", "decode_properties", "problem"]
 
-_u16_at = Struct(">H").unpack_from
+_flags_at = Struct(">BB").unpack_from
 _u64_at = Struct(">Q").unpack_from
 
-_KIND = CONTENT_TYPE | CONTENT_ENCODING
+#: Content type and encoding of nearly every message, and the size of the headers behind them.
 _JSON = b"\x10application/json\x05utf-8"
-_NO_HEADERS = b"\0\0\0\0"
+_KIND_AND_HEADERS = CONTENT_TYPE | CONTENT_ENCODING | HEADERS
+_BEGINNING = Struct(f">{len(_JSON)}sI")
+_beginning_at = _BEGINNING.unpack_from
 
 
 class MalformedContent(ValueError):
@@ -52,8 +53,8 @@ def decode_content_header(payload: bytes, body: bytes) -> Message:
         MalformedContent: the properties end too early, or the table of headers is garbled.
     """
     try:
-        (flags,) = _u16_at(payload, 12)
-        return decode_properties(payload, 14, len(payload), flags, body)
+        flags, rare = _flags_at(payload, 12)
+        return decode_properties(payload, 14, len(payload), flags, rare, body)
     except GARBLED as error:
         raise MalformedContent(problem(error)) from None
 
@@ -64,9 +65,12 @@ def problem(error: Exception) -> str:
 
 
 # long: every message passes here, and a call for each property costs more than reading it (ADR 6)
-def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -> Message:
+def decode_properties(
+    data: bytes, at: int, end: int, flags: int, rare: int, body: bytes
+) -> Message:
     """
-    Return the message with *body* and the properties in ``data[at:end]``; *flags* say which.
+    Return the message with *body* and the properties in ``data[at:end]``; the two bytes of flags,
+    *flags* and *rare*, say which.
 
     Skip properties that AMQP 0-9-1 does not define; they come after all defined properties. Ignore
     an ``expiration`` that is not a number. A message without ``delivery_mode`` is not persistent.
@@ -74,22 +78,26 @@ def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -
     Raises:
         GARBLED: any of these errors; see :func:`problem`.
     """
-    if flags & MORE_FLAGS:
+    if rare & MORE_FLAGS:
         at = _skip_flags(data, at)
     content_type: str | None = "application/json"
     encoding: str | None = "utf-8"
     headers: Mapping[str, Any] | None = None
     persistent, priority = False, None
     correlation_id = reply_to = expiration = None
-    if flags & _KIND == _KIND and data.startswith(_JSON, at):
+    kind, size = b"", 0
+    if flags >= _KIND_AND_HEADERS and end - at >= _BEGINNING.size:
+        kind, size = _beginning_at(data, at)
+    if kind == _JSON:
         at += len(_JSON)
+        if size:
+            headers, at = decode_headers(data, at, size)
+        else:
+            headers, at = EMPTY, at + 4
     else:
         content_type, encoding, at = _read_kind(data, at, flags)
-    if flags & HEADERS:
-        if data.startswith(_NO_HEADERS, at):
-            headers, at = EMPTY, at + 4
-        else:
-            headers, at = decode_headers(data, at)
+        if flags & HEADERS:
+            headers, at = decode_headers(data, at, size_at(data, at)[0])
     if flags & DELIVERY_MODE:
         persistent = data[at] == 2
         at += 1
@@ -120,8 +128,8 @@ def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -
         reply_to=reply_to,
         expiration=expiration,
     )
-    if flags & RARE:
-        at = _read_rare(data, at, flags, message)
+    if rare:
+        at = _read_rare(data, at, rare, message)
     if at > end:
         raise IndexError("a property is longer than its frame")
     return message
@@ -129,7 +137,7 @@ def decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -
 
 def _skip_flags(data: bytes, at: int) -> int:
     while True:
-        (more,) = _u16_at(data, at)
+        _, more = _flags_at(data, at)
         at += 2
         if not more & MORE_FLAGS:
             return at

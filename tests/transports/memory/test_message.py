@@ -47,7 +47,7 @@ MESSAGES = st.builds(
 
 def requests(headers: dict[str, Any], deadline: int) -> Message:
     template = template_of(headers)
-    return Message(body=b"", headers=template and FilledHeaders(template, deadline))
+    return Message(body=b"", headers=template and FilledHeaders(template, b"%d" % deadline))
 
 
 def outcome(carry: Callable[[Message], Carried], message: Message) -> Any:
