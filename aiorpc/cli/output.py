@@ -27,6 +27,7 @@ from ..exceptions import (
     UnknownService,
     UnserializableValueError,
 )
+from ..logs import indented, one_line
 from .loading import UserCodeFailed
 
 __all__ = [
@@ -98,14 +99,18 @@ def report(error: AioRpcError | UserCodeFailed, *, debug: bool = False) -> ExitC
 
 
 def print_error(text: str) -> None:
-    """Print *text* to stderr in one line, without its line breaks."""
+    """Print *text* to stderr in one line, without its line breaks and control characters."""
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     lead = "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
-    print_note(f"{lead} {' '.join(text.split())}")
+    _print(f"{lead} {one_line(' '.join(text.split()))}")
 
 
 def print_note(text: str) -> None:
-    """Print *text*, a message for people, to stderr."""
+    """Print *text*, a message for people, to stderr in one line, as a log would have it."""
+    _print(one_line(text))
+
+
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -118,12 +123,22 @@ def print_json(value: Any) -> None:
     encoded = _encode(value)
     if sys.stdout.isatty():
         from rich.console import Console
+        from rich.highlighter import JSONHighlighter
 
-        Console().print_json(encoded.decode(), indent=2)
+        indented_text = json.dumps(json.loads(encoded), indent=2, ensure_ascii=False)
+        text = "\n".join(map(_escaped, indented_text.split("\n")))
+        Console().print(JSONHighlighter()(text), soft_wrap=True)
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(encoded + b"\n")  # always UTF-8, not stdout's encoding
         sys.stdout.buffer.flush()
+
+
+def _escaped(line: str) -> str:
+    """Return *line* of JSON with the characters escaped that could control a terminal."""
+    if line.isprintable():
+        return line
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
 
 
 def _encode(value: Any) -> bytes:
@@ -140,7 +155,9 @@ def print_traceback(error: BaseException, *, whole: bool = False) -> None:
         tb = tb.tb_next
     if tb is None and not isinstance(error, SyntaxError):  # a SyntaxError names its own place
         tb = error.__traceback__
-    print_note("".join(traceback.format_exception(type(error), error, tb)).rstrip("\n"))
+    text = "".join(traceback.format_exception(type(error), error, tb)).rstrip("\n")
+    lines = (indented(error, text) or text).split("\n")
+    _print("\n".join(one_line(line, len(line)) for line in lines))
 
 
 def _package_of(tb: TracebackType) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from ...config import Settings
 from ...exceptions import IncorrectSignature, MethodNotFound, RemoteError
+from ...logs import one_line
 from ..calls import Wanted, add_call, explain, wanted_of
 from ..measurement import Measurement, Plan, Report, percentile, report_of
 from ..output import ExitCode, print_json
@@ -131,7 +132,7 @@ def _print(report: Report) -> None:
     for name, failures in report.errors.items():
         share = failures.count / report.calls
         first = " ".join(failures.first.split())
-        print(f"  errors   {failures.count:,} ({share:.1%}) {name}: {first}")
+        print(f"  errors   {failures.count:,} ({share:.1%}) {one_line(f'{name}: {first}')}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import msgspec
 from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...hosting.discovery import Instance, discover
+from ...logs import one_line
 from ...transports import open_transport
 from ...transports.base import State, Transport
 from ...wire.message import name_fault
@@ -214,6 +215,7 @@ def print_table(listed: Sequence[Listed]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("SERVICE", "QUEUE"):
@@ -229,7 +231,8 @@ def print_table(listed: Sequence[Listed]) -> None:
         lists = (", ".join(methods), ", ".join(each.processes))
         cells = (each.service, each.queue, consumers, each.waiting, *lists)
         table.add_row(
-            *("-" if cell in {None, ""} else str(cell) for cell in cells),
+            # Text, because rich would read markup in a name: [red].
+            *(Text("-" if cell in {None, ""} else one_line(str(cell))) for cell in cells),
             style=None if each.consumed or not each.queue else "red",
         )
     # In a pipe, a great width keeps each queue on one line.

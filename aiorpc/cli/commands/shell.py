@@ -11,26 +11,25 @@ import argparse
 import ast
 import asyncio
 import code
-import concurrent.futures
 import inspect
 import logging
-import math
 import os
 import sys
 import threading
-import time
 import types
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ... import __version__
 from ...calling.proxies import ClusterProxy
 from ...calling.standalone import ClusterRpcProxy, StandaloneDispatch, event_dispatcher
 from ...config import Settings
 from ...exceptions import ConnectionLost
+from ...from_thread import Bridge
 from ...logs import logger
 from ..calls import CONNECT_TIMEOUT
 from ..output import ExitCode, print_note, print_traceback
@@ -40,10 +39,6 @@ __all__ = ["configure", "execute"]
 
 log = logger("aiorpc")
 
-T = TypeVar("T")
-
-#: Seconds between two checks for signals while the prompt waits for a result.
-LOOK_UP = 0.1
 #: Seconds for the connections to close, and then seconds for the loop to stop.
 CLOSING, STOPPING = 5.0, 1.0
 
@@ -74,11 +69,13 @@ def execute(arguments: argparse.Namespace) -> int:
     """Run the prompt, or the script on stdin, and return the exit status."""
     settings = settings_of(arguments)
     with _loop_in_thread() as loop:
-        opened = AsyncExitStack()
+        # Its functions make the coroutines in the loop: Ctrl-C cannot come before that.
+        bridge, opened = Bridge(loop), AsyncExitStack()
         log.setLevel(logging.CRITICAL)  # an error already reports a lost broker
-        n = _wait(loop, opened.enter_async_context(_cluster(settings, arguments.timeout)))
+        cluster = partial(_cluster, settings, arguments.timeout)
+        n = bridge.run(lambda: opened.enter_async_context(cluster()))
         log.setLevel(logging.NOTSET)
-        console = Console(loop, {"__name__": "__console__", "__doc__": None, "n": n})
+        console = Console(bridge, {"__name__": "__console__", "__doc__": None, "n": n})
         try:
             if not sys.stdin.isatty():
                 return _run_script(console, sys.stdin.read())
@@ -88,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> int:
             console.interact(banner, exitmsg="")
             return ExitCode.OK
         finally:
-            _wait(loop, opened.aclose(), CLOSING)
+            _close(loop, opened)
 
 
 @dataclass(repr=False)
@@ -124,28 +121,15 @@ def _broker(settings: Settings) -> str:
     return "; ".join(map(str, settings.broker_urls))
 
 
-def _wait(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], within: float = math.inf
-) -> T | None:
-    """
-    Run *coroutine* in *loop*, which another thread runs. Return the result in this thread.
+def _close(loop: asyncio.AbstractEventLoop, opened: AsyncExitStack) -> None:
+    """Close *opened* in *loop*, and wait at most :data:`CLOSING` seconds: a line may block it."""
+    closed = threading.Event()
 
-    After *within* seconds, cancel *coroutine* and return ``None``. Ctrl-C cancels it too.
-    """
-    running = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    ends = time.monotonic() + within
-    try:
-        # A wait without a limit would not notice a Ctrl-C that arrived just before the wait.
-        while not concurrent.futures.wait((running,), LOOK_UP).done:
-            if time.monotonic() > ends:
-                running.cancel()
-                return None
-        return running.result()
-    except KeyboardInterrupt:
-        running.cancel()
-        raise
-    except concurrent.futures.CancelledError:
-        raise asyncio.CancelledError from None
+    def begin() -> None:
+        loop.create_task(opened.aclose()).add_done_callback(lambda task: closed.set())
+
+    loop.call_soon_threadsafe(begin)
+    closed.wait(CLOSING)
 
 
 @contextmanager
@@ -171,10 +155,10 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
 class Console(code.InteractiveConsole):
     """Python's prompt, with ``await``."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, namespace: dict[str, Any]) -> None:
+    def __init__(self, bridge: Bridge, namespace: dict[str, Any]) -> None:
         super().__init__(namespace)
         self.namespace = namespace
-        self._loop = loop
+        self._bridge = bridge
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
     def runcode(self, code: types.CodeType) -> None:
@@ -187,7 +171,8 @@ class Console(code.InteractiveConsole):
 
     def run(self, code: types.CodeType) -> None:
         """Run *code* in the loop's thread. Raises the errors of *code*."""
-        leaving = _wait(self._loop, _evaluate(types.FunctionType(code, self.namespace)))
+        function = types.FunctionType(code, self.namespace)
+        leaving = self._bridge.run(lambda: _evaluate(function))
         if leaving is not None:
             raise leaving
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import gc
 import os
 import pty
 import select
@@ -16,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from aiorpc.cli.commands.shell import Console, _loop_in_thread
 from aiorpc.config import Settings
+from aiorpc.from_thread import Bridge
 from tests.support.command_line import PATIENCE, SCRIPT, Project, Started, invoke, run
 
 MEMORY = ("--broker", "memory://")
@@ -193,6 +197,35 @@ def test_a_prompt_evaluates_awaits_and_ctrl_c_cancels_them(terminal: Terminal) -
     assert "KeyboardInterrupt" in terminal.presses_ctrl_c("KeyboardInterrupt\n>>> ")
     assert terminal.types("len(asyncio.all_tasks()) < 20") == "True\n"
     assert terminal.leaves(b"exit(3)\n") == 3
+
+
+def test_ctrl_c_before_a_line_has_begun_leaves_no_coroutine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python would warn that the line was never awaited; warnings are errors here."""
+    with _loop_in_thread() as loop:
+        console = Console(Bridge(loop), {})
+        line = compile("await nothing", "<console>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+        def interrupted(callback: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_soon_threadsafe", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                console.run(line)
+        gc.collect()
+        with pytest.raises(NameError):
+            console.run(line)
+
+
+def test_texts_of_a_peer_cannot_control_the_terminal(terminal: Terminal) -> None:
+    terminal.reads_until(">>> ")
+    line = r"""raise __import__("aiorpc").RemoteError("E\x1b[2J", "one\ntwo\x9b31m")"""
+    shown = terminal.types(line)
+    assert r"RemoteError: E\x1b[2J one" in shown
+    assert r"    | two\x9b31m" in shown
+    assert not {"\x1b", "\x9b"} & set(shown)
 
 
 def test_ctrl_d_leaves_the_shell(terminal: Terminal) -> None:
