@@ -14,7 +14,16 @@ from typing import Any
 from ..exceptions import AioRpcError, ConnectionLost, MalformedReply, RpcTimeout
 from ..transports.base import Outgoing, State, Transport
 from ..wire.message import Message
-from ..wire.streams import ALIVE, END, ITEMS, OPEN, encode_taken, position_of, stream_kind
+from ..wire.streams import (
+    ALIVE,
+    END,
+    ITEMS,
+    OPEN,
+    encode_taken,
+    position_of,
+    silence_of,
+    stream_kind,
+)
 from .pending import Pending
 
 __all__ = ["Inflow", "PendingStream"]
@@ -46,6 +55,8 @@ class PendingStream(Pending, eq=False, kw_only=True):
     window: int
     #: Seconds between two signs of life.
     alive_every: float
+    #: Seconds of silence after which the service is lost.
+    silence: float = 0.0
     received: int = 0
     taken: int = 0
     #: The number of taken items that the service knows, and the number at which to tell it.
@@ -72,7 +83,7 @@ class PendingStream(Pending, eq=False, kw_only=True):
             if self._in_order(message):
                 self._add(message)
         elif kind == OPEN:
-            self._begin(message.reply_to or "")
+            self._begin(message)
         elif kind == END:
             if not self._in_order(message):
                 return True
@@ -106,10 +117,11 @@ class PendingStream(Pending, eq=False, kw_only=True):
         self.inflow.items.extend(items)
         self.inflow.news.set()
 
-    def _begin(self, control: str) -> None:
+    def _begin(self, opened: Message) -> None:
         if self.control is not None:
             return
-        self.control = control
+        self.control = opened.reply_to or ""
+        self.silence = silence_of(opened, self.alive_every)
         self.inflow.took = self.took
         self.unlisten = self.transport.on_state(self._on_state)
         self.wrote_at = self.heard_at
@@ -159,7 +171,7 @@ class PendingStream(Pending, eq=False, kw_only=True):
     def _stay_alive(self) -> None:
         now, every = monotonic(), self.alive_every
         self.timer = asyncio.get_running_loop().call_later(every, self._stay_alive)
-        if now - self.heard_at > 2 * every:
+        if now - self.heard_at > self.silence:
             self.fail(f"the service was silent for {now - self.heard_at:.0f} s")
         elif now - self.wrote_at >= every / 2:
             self._report()

@@ -21,7 +21,7 @@ from ..call import Call, Middleware, compose
 from ..config import Settings
 from ..exceptions import RpcTimeout
 from ..transports.base import Transport
-from ..wire.names import STREAM
+from ..wire.names import ALIVE_EVERY, STREAM
 from .inflow import Inflow, PendingStream
 from .options import Route
 from .pending import Pending
@@ -31,7 +31,7 @@ __all__ = ["RpcStream", "StreamCalls"]
 T_co = TypeVar("T_co", covariant=True)
 
 #: Seconds between two signs of life without heartbeats.
-ALIVE_EVERY = 10.0
+ALIVE = 10.0
 
 
 class RpcStream(Generic[T_co]):
@@ -183,6 +183,7 @@ class StreamCalls:
         cancel: Callable[[Pending], None],
     ) -> None:
         self._window = settings.stream_window
+        self._alive_every = settings.heartbeat or ALIVE
         self._middleware = middleware
         self._new_call = new_call
         self._send = send
@@ -191,7 +192,7 @@ class StreamCalls:
             transport=transport,
             cancel=cancel,
             window=settings.stream_window,
-            alive_every=settings.heartbeat or ALIVE_EVERY,
+            alive_every=self._alive_every,
         )
 
     def open(
@@ -204,7 +205,7 @@ class StreamCalls:
         """Return the stream of a call of *route*, which applies *convert* to each item."""
         idle_timeout = route.options.idle_timeout
         # The request is confirmed, and never re-sent: a stream does not run twice.
-        headers = {**route.options.headers, STREAM: self._window}
+        headers = {**route.options.headers, STREAM: self._window, ALIVE_EVERY: self._alive_every}
         options = msgspec.structs.replace(route.options, resend=False, headers=headers)
         route = msgspec.structs.replace(route, confirm=True, options=options)
 

@@ -26,7 +26,7 @@ from ..extensions import Ending, Host, Outcome
 from ..logs import logger
 from ..transports.base import Outgoing, State
 from ..wire.message import Message
-from ..wire.streams import decode_taken
+from ..wire.streams import decode_taken, silence_of
 from .answers import ServedRequest
 from .cancellations import Cancellations, Key
 
@@ -117,7 +117,8 @@ class Stream(Answering):
         self._request = request
         self._queue = queue
         self._window = request.window
-        self._alive_every = host.settings.heartbeat or ALIVE
+        self._alive_every = every = host.settings.heartbeat or ALIVE
+        self._silence = silence_of(request.message, every)
         self._items: list[bytes] = []
         self._size = 0
         self._joined = True
@@ -162,7 +163,9 @@ class Stream(Answering):
         self.begun = True
         self._request.delivery.ack()
         self._heard_at = self._loop.time()
-        self._send(self._host.wire.streams.open(self._request.message, self._queue))
+        self._send(
+            self._host.wire.streams.open(self._request.message, self._queue, self._alive_every)
+        )
         self._timer = self._loop.call_later(self._alive_every, self._stay_alive)
 
     def _has_room(self) -> bool:
@@ -214,7 +217,7 @@ class Stream(Answering):
     def _stay_alive(self) -> None:
         now, every = self._loop.time(), self._alive_every
         self._timer = self._loop.call_later(every, self._stay_alive)
-        if now - self._heard_at > 2 * every:
+        if now - self._heard_at > self._silence:
             log.info("%s: its caller is silent; the stream is cancelled", self._request.method)
             self.fail("its caller was silent")
         elif now - self._wrote_at >= every / 2:

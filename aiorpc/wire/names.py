@@ -14,6 +14,7 @@ from .message import LONGEST_NAME, Exchange, Queue, name_fault
 __all__ = [
     "ACQUIRED_COUNT",
     "ADDED_PREFIXES",
+    "ALIVE_EVERY",
     "ATTEMPTS",
     "CALL_ID_STACK",
     "CANCEL_EXCHANGE",
@@ -67,6 +68,8 @@ RETRIES = "aiorpc-retries"
 STREAM = "aiorpc-stream"
 #: The number of items of a stream before a message.
 ITEM = "aiorpc-item"
+#: The seconds between two signs of life of a stream's caller, in its request, or of its service.
+ALIVE_EVERY = "aiorpc-alive"
 #: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
 #: The id of a copy of a message, if aiorpc counts attempts at the message.

@@ -6,7 +6,8 @@ number of items that the caller buffers. The service answers on the caller's rep
 request's ``correlation_id``, and these values of ``aiorpc-stream``:
 
 ``open``
-    The method runs. ``reply_to`` is the queue for the caller's messages to this instance.
+    The method runs. ``reply_to`` is the queue for the caller's messages to this instance, and
+    ``aiorpc-alive`` the seconds between two signs of life. The request has its own.
 ``items``
     A reply whose result is a list of items. ``aiorpc-item`` is the number of earlier items.
 ``alive``
@@ -30,7 +31,7 @@ from ..context import EMPTY
 from ..exceptions import MalformedRequest
 from .content import Content
 from .message import Message
-from .names import ITEM, STREAM
+from .names import ALIVE_EVERY, ITEM, STREAM
 from .serializers import JSON
 
 __all__ = [
@@ -42,9 +43,12 @@ __all__ = [
     "decode_taken",
     "encode_taken",
     "position_of",
+    "silence_of",
     "stream_kind",
 ]
 
+#: The longest interval of a peer, in seconds, that we believe.
+MOST_SILENT = 3600
 OPEN, ITEMS, ALIVE, END, TAKEN = "open", "items", "alive", "end", "taken"
 
 
@@ -58,6 +62,16 @@ def position_of(message: Message) -> int:
     """Return the number of items that the service sent before *message*; -1 if it does not say."""
     item = message.headers.get(ITEM) if message.headers else None
     return item if type(item) is int else -1
+
+
+def silence_of(message: Message, every: float) -> float:
+    """
+    Return the seconds after which the peer that sent *message* is lost, if our own signs of life
+    come *every* so many seconds: two intervals of the slower side.
+    """
+    peers: Any = message.headers.get(ALIVE_EVERY) if message.headers else None
+    known = type(peers) in (int, float) and 0 < peers <= MOST_SILENT
+    return 2 * max(every, peers if known else every)
 
 
 def encode_taken(reply_to: str, correlation_id: str, taken: int) -> Message:
@@ -108,9 +122,12 @@ class StreamMessages:
         body = b'{"result":[%b],"error":null}' % b",".join(items) if joined else items[0]
         return self._message(request, ITEMS, body, {ITEM: position})
 
-    def open(self, request: Message, queue: str) -> Message:
-        """Return the message that the method runs. *queue* is for the caller's messages."""
-        message = self._message(request, OPEN, b"")
+    def open(self, request: Message, queue: str, every: float) -> Message:
+        """
+        Return the message that the method runs. *queue* is for the caller's messages. *every*: the
+        seconds between two signs of life.
+        """
+        message = self._message(request, OPEN, b"", {ALIVE_EVERY: every})
         message.reply_to = queue
         return message
 

@@ -483,7 +483,7 @@ async def test_any_window_of_a_peer_is_bounded(stage: Stage, peer: Peer, window:
         if type(window) is not int:
             assert message.body.startswith(b'{"result":["xxx')  # as for a plain call
             return
-        assert message.headers == {"aiorpc-stream": "open"}
+        assert message.headers == {"aiorpc-stream": "open", "aiorpc-alive": 10}
         await peer.inbox.next()
         await eventually(lambda: stage.yielded >= (1 if window == -5 else 11))
         assert stage.yielded <= 12
@@ -503,6 +503,19 @@ async def test_a_method_with_one_result_is_not_a_stream(stage: Stage) -> None:
         with pytest.raises(IncorrectSignature, match="returns one result and is not a stream"):
             await read(cluster[stage.name].one.stream())
         assert stage.runs == 0
+
+
+async def test_the_slower_heartbeat_of_the_two_sides_holds(stage: Stage) -> None:
+    stage.config["HEARTBEAT"] = 1
+    slow = {**stage.config, "HEARTBEAT": 30}
+    async with (
+        ServiceContainer(stage.service, stage.config),
+        ClusterRpcProxy(slow, timeout=10) as cluster,
+    ):
+        stream = cluster[stage.name].waits.stream()
+        assert await anext(stream) == "first"
+        asyncio.get_running_loop().call_later(2.5, stage.held.set)
+        assert await anext(stream) == "last"
 
 
 async def test_signs_of_life_keep_a_quiet_stream(stage: Stage) -> None:
