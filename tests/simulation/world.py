@@ -25,6 +25,7 @@ from aiorpc.transports.memory.broker import MemoryBroker
 from aiorpc.transports.memory.queue import MemoryQueue
 
 from .at_rest import client_left, container_left, process_left
+from .channels import Consuming
 from .determinism import Ids, simulated_modules
 from .faults import Fault, Faults, plan
 from .ledger import Ledger
@@ -32,7 +33,7 @@ from .log_lines import LogLines
 from .loop import BEGIN, Livelock, Process, SimulationLoop, Stuck
 from .network import Link, Network
 from .services import HANDLERS, SERVICES, ledger_of_run
-from .transport import Consuming, SimulatedTransport
+from .transport import SimulatedTransport
 from .workload import Operation, operations
 
 __all__ = ["Result", "World", "simulate"]
