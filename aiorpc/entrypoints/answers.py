@@ -149,7 +149,8 @@ class Answers:
         current = request.delivery.answer(answer)
         if self._confirm:
             self._running[request.key] = request
-        if not current:
+        if not current or request.resent or request.delivery.redelivered:
+            # The broker may deliver it once more, or its original beside its counted copy.
             self.keep(request.key, Kept(request.asked, message))
 
     def send_again(self, request: ServedRequest) -> bool:
@@ -160,7 +161,6 @@ class Answers:
         if kept.message is None:
             request.delivery.ack()
             return True
-        self._forget(request.key)
         refused = kept.refused
         if refused is None and not kept.suspect:
             try:
@@ -168,6 +168,7 @@ class Answers:
                 return True
             except UnserializableValueError as error:  # the broker's limit is known by now
                 refused = error
+        self._forget(request.key)
         self._send_apart(request, kept.message, refused, int(kept.suspect))
         return True
 

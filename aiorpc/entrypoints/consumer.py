@@ -184,7 +184,8 @@ class _Intake:
             )
         #: In the order of delivery, so messages of a lost connection come first.
         self._taken: dict[_Taken, None] = {}
-        #: The identities of messages that the broker may redeliver, although their handler ended.
+        #: The identities of messages that the broker may deliver again, although their handler
+        #: ended: perhaps the original of a counted copy.
         self._ended: deque[tuple[Any, ...]] = deque(maxlen=_ENDED)
 
     def received(self, delivery: Delivery) -> None:
@@ -277,7 +278,8 @@ class _Intake:
             self._ack(delivery)
 
     def _ack(self, delivery: Delivery) -> None:
-        if delivery.may_return and has_id(delivery.message):
+        again = delivery.may_return or delivery.redelivered or was_resent(delivery.message)
+        if again and has_id(delivery.message):
             self._ended.append(_hashed(delivery))
         delivery.ack()
 

@@ -15,6 +15,7 @@ import pytest
 
 from aiorpc import (
     ClusterRpcProxy,
+    Exchange,
     Queue,
     ServiceContainer,
     consume,
@@ -27,6 +28,8 @@ from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing, State, Transport
 from aiorpc.wire.message import Message
+from aiorpc.wire.names import RESENT
+from tests.support.transports import Inbox
 from tests.support.waiting import eventually
 
 
@@ -127,6 +130,44 @@ async def test_a_redelivered_request_can_be_cancelled(redelivery: Redelivery) ->
     async with asyncio.timeout(5):
         await redelivery.cancelled.wait()
     assert redelivery.runs == 1
+
+
+async def test_a_request_that_comes_twice_again_runs_once_and_is_answered_twice(
+    broker_config: dict[str, Any],
+) -> None:
+    """If a process loses its channel while it counts a request, the original and its copy come."""
+    runs = 0
+
+    class Service:
+        name = f"again_{uuid.uuid4().hex[:8]}"
+
+        @rpc
+        async def method(self) -> int:
+            nonlocal runs
+            runs += 1
+            return runs
+
+    name, answers = f"replies_{Service.name}", Inbox()
+    replies = Queue(name, Exchange("nameko-rpc", "topic"), name, expires=60)
+    request = Message(
+        body=b'{"args": [], "kwargs": {}}',
+        content_type="application/json",
+        reply_to=replies.name,
+        correlation_id="1",
+        headers={RESENT: True},
+    )
+    async with (
+        ServiceContainer(Service, broker_config),
+        open_transport(resolve(broker_config), name="a test") as caller,
+    ):
+        async with await caller.subscribe(replies, answers):
+            for _ in range(2):
+                key = f"{Service.name}.method"
+                sent = Outgoing(exchange="nameko-rpc", routing_key=key, message=request)
+                await caller.publish(sent)
+                assert b'"result":1' in (await answers.next()).message.body
+        await caller.delete(replies.name)
+    assert runs == 1
 
 
 # Events and messages
@@ -252,6 +293,20 @@ async def test_a_message_that_ended_before_its_redelivery_runs_again_only_withou
         await handling.begins("a")
     await handling.has_all_back(restore)
     assert handling.runs == (["a"] if message_id else ["a", "a"]) + ["last"]
+    assert await handling.left() == 0
+
+
+async def test_a_message_with_an_id_that_comes_twice_again_runs_once(handling: Handling) -> None:
+    handling.opened.set()
+    for _ in range(2):
+        message = Message(body=b'"a"', message_id="an id", headers={RESENT: True})
+        await handling.onlooker.publish(
+            Outgoing(exchange="", routing_key=handling.queue, message=message)
+        )
+    await handling.send("last")
+    for payload in ("a", "last"):
+        await handling.begins(payload)
+    assert handling.runs == ["a", "last"]
     assert await handling.left() == 0
 
 
