@@ -180,6 +180,12 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
 
 #: The parts of a room whose imports go down too: each may import the parts to the left of it.
 INSIDE = {
+    "http": [
+        *("requirements", "problems", "routes", "requests", "responses", "arguments"),
+        *("exchange", "parser", "listener", "server", "entrypoint"),
+        *("hangups", "operations", "connection", "calls", "openapi", "page", "gateway"),
+        "__init__",
+    ],
     "sqlalchemy": [
         "requirements",
         "engine",

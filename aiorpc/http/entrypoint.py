@@ -143,7 +143,8 @@ class HttpEntrypoint(Hooks):
 
 def _yields_events(function: Any) -> bool:
     try:
-        return ServerSentEvent in get_args(result_type(unwrapped(function)))
+        items = result_type(unwrapped(function))
+        return items is ServerSentEvent or ServerSentEvent in get_args(items)
     except Unsupported:
         return False
 

@@ -24,7 +24,7 @@ from ..call import Call, Ending, Outcome
 from ..config import hide
 from ..context import current
 from ..exceptions import BadRequest
-from ..extensions import Entrypoint, Host
+from ..extensions import Entrypoint, Host, Submission
 from ..logs import logger
 from ..timers import Timers
 from ..wire.errors import text_of
@@ -93,24 +93,23 @@ class HttpEndpoint:
         scope["path_params"] = values
         request = HttpRequest(scope)
         try:
-            exchange = await self._exchange(request, receive, send)
+            call = await self._call(request, receive)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - the hooks may be the user's
             self._log_refusal(error)
             await _error_response(self.hooks, error)(scope, receive, send)
         else:
-            await exchange.run(timers)
+            await HttpExchange(self, request, receive, send).run(call, timers)
 
-    async def _exchange(self, request: HttpRequest, receive: Receive, send: Send) -> HttpExchange:
+    async def _call(self, request: HttpRequest, receive: Receive) -> Call:
         hooks, host = self.hooks, self.host
         headers = known_headers(request.scope)
         data = hooks.context_data_from_headers(request)
         context = context_from(headers, data, hooks.timeout)
         request.fill(await read_body(headers, receive, self.max_body))
         args, kwargs = hooks.get_entrypoint_parameters(request)
-        call = host.new_call(hooks, args, kwargs, context, "http")
-        return HttpExchange(self, call, request, receive, send)
+        return host.new_call(hooks, args, kwargs, context, "http")
 
     def _log_refusal(self, error: Exception) -> None:
         if isinstance(error, (BadRequest, HTTPException)):
@@ -124,17 +123,15 @@ class HttpExchange:
     """One request and its response. ``expired`` is called if the request takes long."""
 
     __slots__ = (
-        *("_call", "_ended", "_held", "_hooks", "_host", "_is_events", "_outcome", "_receive"),
-        *("_request", "_response", "_result", "_send", "_started", "_submission", "_watch"),
+        *("_ended", "_held", "_hooks", "_host", "_is_events", "_outcome", "_receive", "_request"),
+        *("_response", "_result", "_send", "_started", "_submission", "_watch"),
     )
 
     def __init__(
-        self, endpoint: HttpEndpoint, call: Call, request: HttpRequest, receive: Receive, send: Send
+        self, endpoint: HttpEndpoint, request: HttpRequest, receive: Receive, send: Send
     ) -> None:
         self._hooks, self._host = endpoint.hooks, endpoint.host
         self._request, self._receive, self._send = request, receive, send
-        fields = (call.service, call.method, call.args, call.kwargs, call.context, call.kind)
-        self._call = HttpCall(*fields, call.redelivered, call.id, request, self)
         self._outcome: Outcome | None = None
         self._watch: asyncio.Task[None] | None = None
         #: The result of the method, and the response that was made of it.
@@ -145,13 +142,14 @@ class HttpExchange:
         #: The end of a stream, which leaves when the dependencies have closed.
         self._held: Message | None = None
 
-    async def run(self, timers: Timers) -> None:
-        """Run the call, and send the response."""
+    async def run(self, call: Call, timers: Timers) -> None:
+        """Run *call*, and send the response."""
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
-        submission = self._submission = self._host.submit(
-            self._hooks, self._call, self._settle, self._encode
-        )
+        fields = (call.service, call.method, call.args, call.kwargs, call.context, call.kind)
+        call = HttpCall(*fields, call.redelivered, call.id, self._request, self)
+        submission = self._host.submit(self._hooks, call, self._settle, self._encode)
+        self._submission: Submission | None = submission
         patience = timers.add(monotonic() + _PATIENCE, self)
         try:
             await self._ended
@@ -166,7 +164,8 @@ class HttpExchange:
             patience.pop(self, None)
             if self._watch is not None:
                 self._watch.cancel()
-        await self._respond()
+            self._submission = None  # it has the call, which has us: a reference cycle
+        await self._respond(call)
 
     def _settle(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -175,13 +174,14 @@ class HttpExchange:
 
     def expired(self) -> None:
         """Watch for a client that hangs up."""
-        self._watch = asyncio.create_task(self._watch_client(), name=f"watch client: {self._call}")
+        self._watch = asyncio.create_task(self._watch_client(), name="aiorpc http: watch client")
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        log.debug("%s: the client hung up (call id %s)", self._call, self._call.id)
-        self._submission.cancel()
+        log.debug("%s: the client of a request hung up", self._hooks.method_name)
+        if self._submission is not None:
+            self._submission.cancel()
 
     # In the worker, with the dependencies open
 
@@ -216,6 +216,11 @@ class HttpExchange:
 
     async def _send_part(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self._started:
+                raise RuntimeError(
+                    "the response has begun: a middleware cannot run a method again whose stream "
+                    "has sent its first item"
+                )
             self._started = True
             kinds = [value for name, value in message["headers"] if name == b"content-type"]
             self._is_events = any(kind.startswith(b"text/event-stream") for kind in kinds)
@@ -229,7 +234,7 @@ class HttpExchange:
 
     # After the worker
 
-    async def _respond(self) -> None:
+    async def _respond(self, call: Call) -> None:
         outcome = self._outcome
         assert outcome is not None
         if outcome.ending is Ending.CANCELLED:
@@ -240,6 +245,7 @@ class HttpExchange:
             elif self._held is not None:
                 await self._send(self._held)
             return
+        current.set(call.context)
         response = self._failed(outcome)
         if not self._started:
             await response(self._request.scope, self._receive, self._send)
@@ -247,10 +253,9 @@ class HttpExchange:
             body = b"event: problem\ndata: %b\n\n" % bytes(response.body)
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
         else:
-            raise StreamCut(str(self._call))
+            raise StreamCut(str(call))
 
     def _failed(self, outcome: Outcome) -> Response:
-        current.set(self._call.context)
         error = outcome.error
         if error is None:  # the service stops, and did not run the call to its end
             headers = {"retry-after": "1", "connection": "close"}

@@ -176,6 +176,28 @@ async def test_max_workers_bounds_requests_and_one_that_waits_can_hang_up() -> N
     assert Busy.most == 2
 
 
+async def test_a_request_above_the_limit_of_a_method_is_answered_with_429() -> None:
+    class Busy:
+        name = "busy"
+        begun, free = asyncio.Event(), asyncio.Event()
+
+        @http("GET", "/", max_concurrency=1, max_waiting=0)
+        async def get(self) -> str:
+            Busy.begun.set()
+            await Busy.free.wait()
+            return "done"
+
+    async with serving(Busy) as (_, client):
+        first = asyncio.create_task(client.get("/"))
+        async with asyncio.timeout(10):
+            await Busy.begun.wait()
+        refused = await client.get("/")
+        Busy.free.set()
+        assert (await first).text == "done"
+    assert (refused.status_code, refused.json()["code"]) == (429, "resource_exhausted")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
 async def test_a_client_that_hangs_up_cancels_the_method_and_what_it_awaits() -> None:
     ended = asyncio.Event()
     begun = asyncio.Event()

@@ -26,6 +26,7 @@ from aiorpc.cli.commands.ls import (
 )
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery import Fired, Instance
+from aiorpc.http import http
 from aiorpc.transports.base import QueueState, Subscription
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Queue
@@ -80,6 +81,24 @@ async def test_queues_are_listed_with_their_consumers_and_waiting_messages() -> 
             Listed("nobody", "rpc-nobody", None, None, [], []),
             Listed("tests_two", "rpc-tests_two", 0, 0, [], []),
         ]
+
+
+class Web:
+    name = "tests_web"
+
+    @http("GET,POST", "/books/<int:number>")
+    @http("GET", "/first")
+    async def book(self, number: int = 1) -> None: ...
+
+
+async def test_the_routes_of_a_service_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = resolve({"AMQP_URI": "memory://cli-routes", "WEB_SERVER_ADDRESS": None})
+    async with ServiceContainer(Web, settings):
+        (listed,) = await list_services(settings, [], WAIT)
+    assert listed.methods == ["book"]
+    assert listed.routes == {"book": ["GET /first", "GET,POST /books/<int:number>"]}
+    print_table([listed])
+    assert "book (GET /first, GET,POST /books/<int:number>)" in capsys.readouterr().out
 
 
 class Announced:

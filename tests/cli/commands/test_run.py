@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
-from tests.support.command_line import Project, Started, invoke, run
+from tests.support.command_line import PATIENCE, Project, Started, invoke, run
 
 MEMORY = ("--broker", "memory://")
 
@@ -186,3 +188,25 @@ def test_debug_shows_the_traceback(arguments: list[str], here: Project) -> None:
     assert done.code == 2
     assert "Traceback (most recent call last)" in done.stderr
     assert "error: no module named nosuch" in done.stderr.splitlines()[-1]
+
+
+def test_run_serves_http_and_finishes_a_request_after_sigterm(project: Project) -> None:
+    project.write(
+        "web.py",
+        "import asyncio\nfrom aiorpc.http import http\n\n"
+        "class Web:\n    name = 'web'\n\n    @http('GET', '/slow')\n    async def slow(self):\n"
+        "        print('begun')\n        await asyncio.sleep(0.3)  # for the signal\n"
+        "        return 'finished'\n",
+    )
+    address = ("--define", "WEB_SERVER_ADDRESS=127.0.0.1:0")
+    command = ("run", "web", "--broker", "memory://", *address)
+    with Started(*command, cwd=project.directory) as process:
+        url = process.waits_for("HTTP on ").rpartition(" ")[2].strip()
+        assert "methods slow (GET /slow)" in process.waits_for("ready")
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(httpx.get, f"{url}/slow", timeout=PATIENCE, verify=False)
+            process.waits_for("begun")
+            process.signal(signal.SIGTERM)
+            assert asked.result().text == "finished"
+        assert process.ends() == 0
+    assert "Traceback" not in process.output
