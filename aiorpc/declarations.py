@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from .checks import FLAG, check
+from .checks import FLAG, Kind, check
 from .exceptions import ConfigurationError, likely
 
 __all__ = [
@@ -212,6 +212,16 @@ def _is_declared(function: Any, name: str) -> bool:
     return declared and function.__name__ == name
 
 
+def _calls(least: int) -> Kind:
+    return Kind(
+        lambda value: value is None or (type(value) is int and value >= least),
+        f"a number of calls, {least} or more, or None for no limit",
+    )
+
+
+_LIMITS = {"max_concurrency": _calls(1), "max_waiting": _calls(0)}
+
+
 def check_options(entrypoint: Any) -> None:
     """
     Check the options of *entrypoint*, a dataclass, and make tuples of single names and classes.
@@ -236,20 +246,9 @@ def check_options(entrypoint: Any) -> None:
     flags = [each.name for each in dataclasses.fields(entrypoint) if each.type in ("bool", bool)]
     given = {each: getattr(entrypoint, each) for each in flags if hasattr(entrypoint, each)}
     check(type(entrypoint).__name__, given, dict.fromkeys(flags, FLAG))
-    _check_limits(entrypoint.max_concurrency, entrypoint.max_waiting)
-
-
-def _check_limits(max_concurrency: Any, max_waiting: Any) -> None:
-    for name, given, least in (
-        ("max_concurrency", max_concurrency, 1),
-        ("max_waiting", max_waiting, 0),
-    ):
-        if given is not None and (type(given) is not int or given < least):
-            raise ConfigurationError(
-                f"{name} is a number of calls, an int >= {least}, got {given!r}: write {name}=5, "
-                "or leave it out"
-            )
-    if max_waiting is not None and max_concurrency is None:
+    limits = {each: getattr(entrypoint, each) for each in _LIMITS}
+    check(type(entrypoint).__name__, limits, _LIMITS)
+    if entrypoint.max_waiting is not None and entrypoint.max_concurrency is None:
         raise ConfigurationError(
             "max_waiting needs max_concurrency: calls wait while max_concurrency calls run"
         )

@@ -9,18 +9,21 @@ functions import yaml, ssl, tomllib and difflib.
 from .broker_url import BrokerUrl, parse_broker_urls
 from .decoding import parse_address
 from .loading import from_mapping, load, parse_define, resolve
+from .queues import QueueOptions, options_for
 from .redaction import hide, redact_url
 from .settings import SerializerOptions, Settings, TlsOptions, redacted
 from .tls import ssl_context, tls_server_hostname
 
 __all__ = [
     "BrokerUrl",
+    "QueueOptions",
     "SerializerOptions",
     "Settings",
     "TlsOptions",
     "from_mapping",
     "hide",
     "load",
+    "options_for",
     "parse_address",
     "parse_broker_urls",
     "parse_define",

@@ -106,7 +106,8 @@ class Decoder:
         fields = {field.name: field for field in msgspec.structs.fields(struct)}
         for name in value:
             if name not in fields:
-                close = closest(str(name), fields)
+                # For x-max-length, too.
+                close = closest(str(name).removeprefix("x-").replace("-", "_"), fields)
                 remedy = f"did you mean {close}?" if close else f"known are {', '.join(fields)}"
                 raise self.error(f"unknown key {name!r} in {path}: {remedy}")
         missing = [name for name, field in fields.items() if field.required and name not in value]

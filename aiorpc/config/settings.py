@@ -19,6 +19,7 @@ import msgspec
 
 from .broker_url import BrokerUrl, parse_broker_urls
 from .decoding import URL_KEYS, attributes_of, copied
+from .queues import QueueOptions
 from .redaction import redact, redact_urls
 
 __all__ = [
@@ -131,6 +132,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     parent_calls_tracked: AtLeastOne = 10
     auto_delete_event_exchanges: bool = False
     declare_event_exchanges: bool = True
+    declare_rpc_exchange: bool = True
+    #: Options of the queues of ``@rpc`` and ``@event_handler``, by patterns of their names.
+    queue_options: dict[str, QueueOptions] = {}
     #: Largest encoded body, in bytes, that this process sends or decodes. Sending a larger body
     #: raises an error; a service answers a larger request with an error. None: the broker's limit
     #: (``max_message_size``: 128 MiB in RabbitMQ 3.x, 16 MiB from 4.0), which the first refusal

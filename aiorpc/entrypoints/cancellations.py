@@ -12,9 +12,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Generic, TypeAlias, TypeVar
 
+from ..exceptions import ConfigurationError
 from ..extensions import Host, Submission
 from ..logs import logger
 from ..wire.message import Message
@@ -44,7 +45,7 @@ class Cancellations(Generic[T]):
         running: the running calls.
         early: calls that were cancelled before their request arrived. The value is the time at
             which to forget the call.
-        queue: the queue of this instance for messages of callers.
+        queue: the queue of this instance for messages of callers; empty if there is none.
         other: handles the messages that are not cancellations.
     """
 
@@ -58,10 +59,18 @@ class Cancellations(Generic[T]):
 
     @asynccontextmanager
     async def listening(self, host: Host) -> AsyncGenerator[None]:
-        """Receive cancellations from callers inside the block."""
+        """
+        Receive cancellations from callers inside the block. If the user of the broker may not
+        declare the queue for them, callers can neither cancel calls nor read streams.
+        """
         queue = cancel_queue(host.service_name)
-        self.queue = queue.name
-        async with await host.transport.listen(queue, self.received):
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(await host.transport.listen(queue, self.received))
+                self.queue = queue.name
+            except ConfigurationError as error:
+                name = host.service_name
+                log.warning("%s: callers cannot cancel calls, nor read streams: %s", name, error)
             yield
 
     def came_before(self, key: Key) -> bool:

@@ -12,6 +12,7 @@ from ..exceptions import ConfigurationError
 from ..extensions import Host
 from ..wire.message import Queue
 from ..wire.names import event_exchange, event_queue
+from ..wire.queues import configured
 from .consumer import QueueConsumer
 
 __all__ = ["BROADCAST", "SERVICE_POOL", "SINGLETON", "EventHandler", "event_handler"]
@@ -87,7 +88,7 @@ class EventHandler(QueueConsumer):
             # Read once: a property may differ each time.
             self._instance = getattr(self, "broadcast_identifier", None) or uuid.uuid4().hex
         settings = host.settings
-        return event_queue(
+        queue = event_queue(
             event_exchange(
                 self.source_service,
                 auto_delete=settings.auto_delete_event_exchanges,
@@ -103,6 +104,7 @@ class EventHandler(QueueConsumer):
             instance=self._instance,
             reliable=self.reliable_delivery,
         )
+        return configured(queue, settings.queue_options)
 
 
 event_handler = decorator_of(EventHandler)

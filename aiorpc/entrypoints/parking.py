@@ -14,6 +14,7 @@ from ..transports.base import Delivery, Outgoing
 from ..wire.copies import parked
 from ..wire.message import Message, Queue
 from ..wire.names import parked_queue
+from ..wire.queues import of_same_type
 
 __all__ = ["park"]
 
@@ -49,11 +50,10 @@ async def park(
         Whether the broker has confirmed the copy, so that the caller settles *delivery*. Otherwise
         *delivery* is requeued or rejected here.
     """
-    queue, fields = parked_queue(source), named(host.service_name, method)
+    fields = named(host.service_name, method)
     copy = partial(parked, delivery.message, delivery.exchange, delivery.routing_key)
     try:
-        with suppress(ConfigurationError):  # the queue exists with other arguments
-            await host.transport.declare(queues=[queue])
+        queue = await _declared(host, source)
         try:
             await _send(host, queue, copy(reason or text, stack))
         except UnserializableValueError:  # the headers do not fit into one frame
@@ -68,6 +68,14 @@ async def park(
         log.error("%s", text, extra=fields)
         return True
     return False
+
+
+async def _declared(host: Host, source: str) -> Queue:
+    """Declare the parked queue of the queue *source*, and return it."""
+    queue = of_same_type(parked_queue(source), source, host.settings.queue_options)
+    with suppress(ConfigurationError):  # the queue exists with other arguments
+        await host.transport.declare(queues=[queue])
+    return queue
 
 
 async def _send(host: Host, queue: Queue, message: Message) -> None:

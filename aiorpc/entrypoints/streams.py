@@ -283,7 +283,7 @@ class Streams:
 
     def open(self, request: ServedRequest) -> Stream | Collected:
         """Return what takes the items for *request*."""
-        if not request.window or not request.message.reply_to:
+        if not (request.window and request.message.reply_to and self._cancellations.queue):
             return Collected(self._host, request)
         stream = Stream(self._host, request, self._cancellations.queue)
         self._running[request.key] = stream

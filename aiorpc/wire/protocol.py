@@ -14,12 +14,13 @@ from typing import Any
 
 import msgspec
 
-from ..config import Settings
+from ..config import QueueOptions, Settings
 from ..context import NO_CONTEXT, Context
 from .content import Content, refuse_oversized
 from .headers import context_headers, context_of
 from .message import Exchange, Message, Queue
 from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name, unique_name
+from .queues import configured
 from .replies import Replies
 from .requests import Requests
 from .serializers import RAW, Serializer, SerializerSet
@@ -96,6 +97,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         replies: converts a result or an error to a message, and back.
         streams: encodes the answers of streams.
         payloads: encodes and decodes events and plain messages.
+        queue_options: ``QUEUE_OPTIONS``.
     """
 
     content: Content
@@ -104,6 +106,7 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
     replies: Replies
     streams: StreamMessages
     payloads: Payloads
+    queue_options: dict[str, QueueOptions]
 
     @classmethod
     def of(cls, settings: Settings) -> Wire:
@@ -116,7 +119,10 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         content = Content(SerializerSet.of(settings), settings.max_message_size)
         return cls(
             content=content,
-            rpc_exchange=Exchange(settings.rpc_exchange, "topic"),
+            rpc_exchange=Exchange(
+                settings.rpc_exchange, "topic", passive=not settings.declare_rpc_exchange
+            ),
+            queue_options=settings.queue_options,
             requests=Requests(content, settings.clock_tolerance),
             replies=Replies(content, persistent=settings.call_profile == "durable"),
             streams=StreamMessages(content),
@@ -124,10 +130,11 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         )
 
     def rpc_queue(self, service: str) -> Queue:
-        """Return the queue for requests to *service*."""
-        return Queue(
+        """Return the queue for requests to *service*, with the options of the configuration."""
+        queue = Queue(
             rpc_queue_name(service), self.rpc_exchange, f"{service}.*", accept_existing=True
         )
+        return configured(queue, self.queue_options)
 
     def reply_queue(self, owner: str, reply_to: str) -> Queue:
         """

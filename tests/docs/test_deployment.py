@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from aiorpc import (
     BROADCAST,
     ClusterRpcProxy,
     EventDispatcher,
+    Exchange,
     Queue,
     RpcProxy,
     RpcTimeout,
+    ServiceContainer,
     ServiceRunner,
     UnknownService,
     event_dispatcher,
@@ -65,18 +69,23 @@ class Shop:
         self.heard.put_nowait(title)
 
 
-@pytest.fixture
-def limited() -> Iterator[str]:
-    """The URL of a user who has only the permissions of the page."""
+@pytest.fixture(scope="module")
+def node() -> Iterator[Rabbit]:
     if Rabbit.program() is None:
-        pytest.skip("this test starts its own RabbitMQ, and none is installed")
+        pytest.skip("these tests start their own RabbitMQ, and none is installed")
+    with Rabbit.fresh() as node:
+        yield node
+
+
+@pytest.fixture
+def limited(node: Rabbit) -> str:
+    """The URL of a user who has only the permissions of the page."""
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith("rabbitmqctl set_permissions")]
     *_, configure, write, read = shlex.split(line)
-    with Rabbit.fresh() as node:
-        node.ctl("add_user", "shop", "secret")
-        node.ctl("set_permissions", "shop", configure, write, read)
-        yield node.url.replace("guest:guest", "shop:secret")
+    node.ctl("add_user", "shop", "secret")
+    node.ctl("set_permissions", "shop", configure, write, read)
+    return node.url.replace("guest:guest", "shop:secret")
 
 
 async def test_the_permissions_of_the_page_suffice(limited: str) -> None:
@@ -102,3 +111,48 @@ async def test_the_permissions_of_the_page_suffice(limited: str) -> None:
             Outgoing(exchange="", routing_key="rpc-shop.parked", message=Message(body=b"")), 5
         )
         assert runner.health().ok
+
+
+async def test_a_service_uses_queues_that_its_user_may_not_declare(
+    node: Rabbit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the options of the page on configuration."""
+    node.ctl("add_user", "consumer", "secret")
+    node.ctl("set_permissions", "consumer", "^$", ".*", ".*")
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n([^`]*passive: true[^`]*)```", page)
+    restricted = {
+        **yaml.safe_load(block),
+        "AMQP_URI": node.url.replace("guest:guest", "consumer:secret"),
+    }
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    class Library:
+        name = "library"
+
+        @rpc
+        async def lend(self, title: str) -> str:
+            return title
+
+        @event_handler("shop", "sold")
+        async def hear(self, title: str) -> None:
+            heard.put_nowait(title)
+
+    async with open_transport(resolve(node.url), name="the operator") as operator:
+        events = Exchange("shop.events", "topic")
+        await operator.declare(
+            queues=[
+                Queue("rpc-library", Exchange("nameko-rpc", "topic"), "library.*"),
+                Queue("evt-shop-sold--library.hear", events, "sold"),
+            ],
+        )
+        async with (
+            ServiceContainer(Library, restricted) as container,
+            ClusterRpcProxy(node.url, timeout=5) as cluster,
+            event_dispatcher(node.url) as dispatch,
+        ):
+            assert await cluster.library.lend("Emma") == "Emma"
+            await dispatch("shop", "sold", "Emma")
+            assert await asyncio.wait_for(heard.get(), 5) == "Emma"
+            assert container.health().ok
+    assert "library: callers cannot cancel calls, nor read streams" in caplog.text

@@ -281,10 +281,16 @@ def test_retry_after_follows_the_duration_of_runs(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"max_concurrency": 0}, "max_concurrency is a number of calls, an int >= 1, got 0"),
-        ({"max_concurrency": True}, "got True"),
-        ({"max_concurrency": "5"}, "got '5'"),
-        ({"max_concurrency": 5, "max_waiting": -1}, "max_waiting is .* an int >= 0, got -1"),
+        (
+            {"max_concurrency": 0},
+            r"max_concurrency of Rpc must be a number of calls, 1 or more, .* got 0 \(int\)",
+        ),
+        ({"max_concurrency": True}, r"got True \(bool\)"),
+        ({"max_concurrency": "5"}, r"got '5' \(str\)"),
+        (
+            {"max_concurrency": 5, "max_waiting": -1},
+            r"max_waiting of Rpc must be a number of calls, 0 or more, .* got -1",
+        ),
         ({"max_waiting": 5}, "max_waiting needs max_concurrency"),
     ],
 )

@@ -207,7 +207,8 @@ class AmqpSubscription(Subscription):
         """Return whether to try again at once, with the queue or exchange that exists."""
         there = accept_queue(self._declared, refused)
         accepted = there is not self._declared
-        if refused.code == 404 and there.passive:  # it was deleted meanwhile
+        deleted = refused.code == 404 and there.passive and not self.queue.passive
+        if deleted:
             there = replace(there, passive=False)
         self._declared = there
         return accepted

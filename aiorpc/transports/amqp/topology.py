@@ -314,7 +314,8 @@ def misdeclared(what: str, refused: Refused) -> ConfigurationError:
         406: "it exists with other flags or arguments, and RabbitMQ never changes those: use the "
         "same ones, or delete it first",
         403: "the user lacks the permission to configure it, or its name is reserved",
-        404: "the exchange or queue that it refers to does not exist",
+        404: "the exchange or queue that it refers to does not exist: declare it first, or leave "
+        "out passive",
         405: "it is exclusive to another connection",
         530: "the connection needs one more channel than the broker permits: raise channel_max in "
         "the broker's configuration, or host fewer handlers in one process",

@@ -35,6 +35,8 @@ _KNOWN_ARGUMENTS: Final = frozenset(
         "x-message-ttl",
         "x-max-length",
         "x-overflow",
+        "x-single-active-consumer",
+        "x-max-priority",
         "x-dead-letter-exchange",
         "x-dead-letter-routing-key",
         "x-dead-letter-strategy",

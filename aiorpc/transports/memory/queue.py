@@ -6,11 +6,10 @@ requeueing. No I/O; timers run on the event loop.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -26,7 +25,6 @@ log = logger(__name__)
 
 #: Deliveries of one queue in one turn of the loop, so that timers and sockets are not delayed.
 MAX_BATCH: Final = 256
-_POSITION: Final = attrgetter("position")
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
@@ -111,6 +109,8 @@ class MemoryQueue:
         #: The largest number of waiting messages.
         self.max_length: int | None = self.flags.get("x-max-length")
         self._refuses = self.flags.get("x-overflow", "drop-head") != "drop-head"
+        self._single_active: bool = self.flags.get("x-single-active-consumer", False)
+        self._highest_priority: int | None = self.flags.get("x-max-priority")
         #: Exchange and routing key for dropped messages; ``None`` keeps the routing key.
         self.dead_letters: tuple[str, str | None] | None = None
         if (exchange := self.flags.get("x-dead-letter-exchange")) is not None:
@@ -138,21 +138,32 @@ class MemoryQueue:
             expires_at = None
         elif ttl > 0:
             expires_at = self._turns.time() + ttl / 1000
-        elif not self.ready and any(len(each.unacked) < each.prefetch for each in self.consumers):
+        elif not self.ready and any(len(each.unacked) < each.prefetch for each in self._served):
             expires_at = None  # RabbitMQ delivers it if a consumer is free
         else:
             self.drop(Entry(carried, exchange, routing_key, position, None), "expired")
             return True
-        self.ready.append(Entry(carried, exchange, routing_key, position, expires_at))
+        entry = Entry(carried, exchange, routing_key, position, expires_at)
+        if self._highest_priority is None:
+            self.ready.append(entry)
+        else:
+            insort(self.ready, entry, key=self._place)
         if most is not None:
             self._drop_surplus(most)
         if not self._scheduled:
             self.schedule()
         return True
 
+    def _place(self, entry: Entry) -> tuple[int, int]:
+        """Return the key by which the messages are sorted."""
+        if self._highest_priority is None:
+            return 0, entry.position
+        priority = min(entry.carried.message.priority or 0, self._highest_priority)
+        return -priority, entry.position
+
     def _surplus(self, most: int) -> float:
         """Return how many messages above *most* wait, without those that a consumer gets next."""
-        free = sum(each.prefetch - len(each.unacked) for each in self.consumers)
+        free = sum(each.prefetch - len(each.unacked) for each in self._served)
         return len(self.ready) - max(free, 0) - most
 
     def _drop_surplus(self, most: int) -> None:
@@ -163,14 +174,14 @@ class MemoryQueue:
         """Put delivered entries back in their old places."""
         if self.deleted:
             return
-        returning = sorted(entries, key=_POSITION)
+        returning = sorted(entries, key=self._place)
         for entry in returning:
             entry.redelivered = True
         ready = self.ready
-        if not ready or not returning or returning[-1].position < ready[0].position:
+        if not ready or not returning or self._place(returning[-1]) < self._place(ready[0]):
             ready.extendleft(reversed(returning))
         else:
-            merged = sorted((*ready, *returning), key=_POSITION)
+            merged = sorted((*ready, *returning), key=self._place)
             ready.clear()
             ready.extend(merged)
         if self.max_length is not None:
@@ -238,13 +249,18 @@ class MemoryQueue:
             self.schedule()
 
     def _next_consumer(self) -> MemoryConsumer | None:
-        consumers = self.consumers
+        consumers = self._served
         for index, consumer in enumerate(consumers):
             if len(consumer.unacked) < consumer.prefetch:
                 if len(consumers) > 1:
                     self._join(consumers.pop(index))
                 return consumer
         return None
+
+    @property
+    def _served(self) -> list[MemoryConsumer]:
+        """The consumers that get messages: with ``x-single-active-consumer``, the first one."""
+        return self.consumers[:1] if self._single_active else self.consumers
 
     def _join(self, consumer: MemoryConsumer) -> None:
         """Put *consumer* behind the others of its priority."""
@@ -270,7 +286,10 @@ class MemoryQueue:
 
     def add_consumer(self, consumer: MemoryConsumer) -> None:
         """Deliver messages to *consumer* from now on."""
-        self._join(consumer)
+        if self._single_active:  # RabbitMQ ignores priorities then
+            self.consumers.append(consumer)
+        else:
+            self._join(consumer)
         self.stop_expiry()
         if self.ready:
             self.schedule()

@@ -19,7 +19,7 @@ from aiorpc import (
 from aiorpc.transports.amqp import subscription as amqp_subscription
 from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.amqp.link import Link
-from tests.support.transports import Bench, Inbox
+from tests.support.transports import Bench, Inbox, is_gone, to
 from tests.support.waiting import eventually
 
 
@@ -109,3 +109,19 @@ async def test_a_stream_is_not_used_as_a_queue(bench: Bench) -> None:
     await transport.declare(queues=[queue])
     with pytest.raises(ConfigurationError, match="stream"):
         await transport.subscribe(Queue(queue.name), Inbox())
+
+
+async def test_a_passive_queue_that_was_deleted_is_not_declared_by_its_consumer(
+    bench: Bench,
+) -> None:
+    transport, owner = await bench.connect(), await bench.connect()
+    queue, inbox = bench.queue(), Inbox()
+    await owner.declare(queues=[queue])
+    passive = Queue(queue.name, passive=True)
+    await transport.subscribe(passive, inbox)
+    await owner.delete(queue.name)
+    await asyncio.sleep(0.2)  # in which the consumer tries again
+    await is_gone(owner, queue)
+    await owner.declare(queues=[queue])
+    await owner.publish(to(queue, b"again"))
+    assert await inbox.bodies(1) == [b"again"]

@@ -9,6 +9,7 @@ import pytest
 
 from aiorpc.exceptions import (
     ConfigurationError,
+    Overloaded,
     Unroutable,
 )
 from aiorpc.transports.base import QueueState
@@ -78,7 +79,7 @@ async def test_an_expiring_queue_is_deleted_after_its_time_unused(bench: Bench) 
         async def check() -> bool:  # not by a look: that is a use, too
             try:
                 await transport.publish(to(queue, mandatory=True))
-            except Unroutable:
+            except (Unroutable, Overloaded):  # refused while it is being deleted
                 return True
             return False
 
@@ -208,3 +209,31 @@ async def test_delete_does_nothing_while_disconnected(bench: Bench) -> None:
     with no_longer_than(1):
         await link.transport.delete(queue.name)
     assert (await look(other, queue)).exists
+
+
+async def test_one_consumer_of_a_queue_is_active_until_it_ends(bench: Bench) -> None:
+    first, second = await bench.connect(), await bench.connect()
+    queue = bench.queue(arguments={"x-single-active-consumer": True})
+    active, waiting = Inbox(), Inbox()
+    subscription = await first.subscribe(queue, active, prefetch=1)
+    await second.subscribe(queue, waiting, prefetch=10)
+    for number in range(3):
+        await first.publish(to(queue, b"%d" % number))
+    assert await active.bodies(3) == [b"0", b"1", b"2"]
+    assert not waiting.waiting
+    await subscription.cancel()
+    await first.publish(to(queue, b"3"))
+    assert await waiting.bodies(1) == [b"3"]
+
+
+async def test_a_queue_with_priorities_delivers_the_highest_first(bench: Bench) -> None:
+    transport = await bench.connect()
+    queue, inbox = bench.queue(arguments={"x-max-priority": 5}), Inbox()
+    await transport.declare(queues=[queue])
+    for number, priority in enumerate((None, 1, 9, 5, 1, 0)):  # above the highest: the highest
+        outgoing = to(queue, b"%d" % number)
+        outgoing.message.priority = priority
+        await transport.publish(outgoing)
+    await holds(transport, queue, 6)
+    await transport.subscribe(queue, inbox, prefetch=1)
+    assert await inbox.bodies(6) == [b"2", b"3", b"1", b"4", b"0", b"5"]

@@ -1,0 +1,44 @@
+"""
+Applies ``QUEUE_OPTIONS`` to the queues of ``@rpc`` and ``@event_handler``. Pure functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import QueueOptions, options_for
+from .message import Exchange, Queue
+
+__all__ = ["configured", "of_same_type"]
+
+
+def configured(queue: Queue, options: dict[str, QueueOptions]) -> Queue:
+    """
+    Return *queue* with the options that the configuration has for it.
+
+    Raises:
+        ConfigurationError: the options contradict one another.
+    """
+    found = options_for(queue.name, options) if options else None
+    if found is None:
+        return queue
+    exchange = queue.exchange
+    if found.bind is False:
+        exchange = Exchange()
+    elif found.passive:
+        exchange = replace(exchange, passive=True)
+    shared = queue.durable and not (queue.exclusive or queue.auto_delete)
+    return replace(
+        queue,
+        exchange=exchange,
+        passive=found.passive or queue.passive,
+        arguments={**queue.arguments, **found.for_queue(queue.name, shared=shared)},
+    )
+
+
+def of_same_type(queue: Queue, source: str, options: dict[str, QueueOptions]) -> Queue:
+    """Return *queue*, for messages of the queue *source*, with the configured type of *source*."""
+    found = options_for(source, options) if options else None
+    if found is None or found.type is None:
+        return queue
+    return replace(queue, arguments={**queue.arguments, "x-queue-type": found.type})
