@@ -469,6 +469,7 @@ async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continu
     )
     spawned: list[Any] = []
     host: Any = SimpleNamespace(
+        service_name="shop",
         settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}),
         transport=SimpleNamespace(declare=fail),
         spawn=lambda background, name: spawned.append(background),
