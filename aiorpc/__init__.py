@@ -35,8 +35,12 @@ _NAMES = {
         "Deadline",
     ),
     "dependencies.config": (
+        "AuthToken",
         "Config",
         "ContextData",
+        "Language",
+        "UserAgent",
+        "UserId",
     ),
     "dependencies.dispatcher": ("EventDispatcher",),
     "dependencies.proxies": (
@@ -44,17 +48,25 @@ _NAMES = {
         "RpcProxy",
     ),
     "dependencies.publisher": ("Publisher",),
-    "entrypoints.consumer": ("consume",),
+    "entrypoints.consumer": (
+        "Consumer",
+        "consume",
+    ),
     "entrypoints.cron": ("cron",),
     "entrypoints.events": (
         "BROADCAST",
         "SERVICE_POOL",
         "SINGLETON",
+        "EventHandler",
         "event_handler",
     ),
     "entrypoints.retry": ("Retry",),
-    "entrypoints.rpc": ("rpc",),
+    "entrypoints.rpc": (
+        "Rpc",
+        "rpc",
+    ),
     "entrypoints.timer": (
+        "Timer",
         "once",
         "timer",
     ),

@@ -11,21 +11,29 @@ from .calling.standalone import (
     event_dispatcher as event_dispatcher,
 )
 from .context import Context as Context, Deadline as Deadline
-from .dependencies.config import Config as Config, ContextData as ContextData
+from .dependencies.config import (
+    AuthToken as AuthToken,
+    Config as Config,
+    ContextData as ContextData,
+    Language as Language,
+    UserAgent as UserAgent,
+    UserId as UserId,
+)
 from .dependencies.dispatcher import EventDispatcher as EventDispatcher
 from .dependencies.proxies import ClusterRpc as ClusterRpc, RpcProxy as RpcProxy
 from .dependencies.publisher import Publisher as Publisher
-from .entrypoints.consumer import consume as consume
+from .entrypoints.consumer import Consumer as Consumer, consume as consume
 from .entrypoints.cron import cron as cron
 from .entrypoints.events import (
     BROADCAST as BROADCAST,
     SERVICE_POOL as SERVICE_POOL,
     SINGLETON as SINGLETON,
+    EventHandler as EventHandler,
     event_handler as event_handler,
 )
 from .entrypoints.retry import Retry as Retry
-from .entrypoints.rpc import rpc as rpc
-from .entrypoints.timer import once as once, timer as timer
+from .entrypoints.rpc import Rpc as Rpc, rpc as rpc
+from .entrypoints.timer import Timer as Timer, once as once, timer as timer
 from .exceptions import (
     AioRpcError as AioRpcError,
     BadArguments as BadArguments,
