@@ -126,8 +126,10 @@ def __getattr__(name: str) -> object:
         try:
             return _importlib.import_module(f".{name}", __name__)
         except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
-                raise
+            if error.name != f"{__name__}.{name}":  # it needs an extra
+                # hasattr() must not raise. `import aiorpc.sqlalchemy` and `from aiorpc import
+                # sqlalchemy` raise *error* itself.
+                raise AttributeError(f"module {__name__!r} has no {name!r}: {error}") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

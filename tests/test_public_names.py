@@ -48,3 +48,33 @@ def test_a_client_loads_no_services_and_a_service_no_clients() -> None:
     for name, absent in (("ClusterRpcProxy", "hosting"), ("rpc", "calling")):
         code = f"import sys; from aiorpc import {name}; assert 'aiorpc.{absent}' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+WITHOUT_AN_EXTRA = """
+import sys
+sys.modules["{missing}"] = None  # as if it were not installed
+import aiorpc
+
+assert not hasattr(aiorpc, "{package}")
+for code in ("import aiorpc.{package}", "from aiorpc import {package}"):
+    try:
+        exec(code)
+    except ModuleNotFoundError as error:
+        assert "pip install" in str(error), error
+    else:
+        raise AssertionError(code)
+try:
+    aiorpc.{package}
+except AttributeError as error:
+    assert "pip install" in str(error), error
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "missing"), [("sqlalchemy", "sqlalchemy"), ("http", "starlette")]
+)
+def test_a_package_without_its_extra_is_no_attribute_and_says_what_to_install(
+    package: str, missing: str
+) -> None:
+    code = WITHOUT_AN_EXTRA.format(package=package, missing=missing)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -24,6 +24,7 @@ from typing import (
 
 import msgspec
 
+from .. import from_thread
 from ..call import Middleware
 from ..checks import MAPPING, NAME, TIMEOUT, check, check_middleware, optional
 from ..config import Settings, resolve
@@ -261,14 +262,22 @@ async def event_dispatcher(
     events = Events(transport, Wire.of(settings), settings, given)
     context = Context((), dict(context_data or {}))
 
-    async def dispatch(
-        service: str, event_type: str, payload: Any = None, **changes: Unpack[MessageKeywords]
-    ) -> None:
-        await events.dispatch(service, event_type, payload, context, changes)
-
     timeout = settings.rpc_timeout
     try:
         await transport.start(CONNECT_TIMEOUT if timeout is None else timeout)
-        yield dispatch
+        yield _dispatch_of(events, context)
     finally:
         await transport.aclose()
+
+
+def _dispatch_of(events: Events, context: Context) -> StandaloneDispatch:
+    def dispatch(service: str, event_type: str, payload: Any = None, **changes: Any) -> Any:
+        # Any, because type checkers differ about the type of a coroutine.
+        from_thread.require_loop(f"dispatch({service!r}, {event_type!r})")
+        return send(service, event_type, payload, changes)
+
+    async def send(service: str, event_type: str, payload: Any, changes: dict[str, Any]) -> None:
+        await events.dispatch(service, event_type, payload, context, changes)
+
+    send.__qualname__ = "dispatch"  # Python names a coroutine that nobody awaits
+    return dispatch

@@ -153,6 +153,16 @@ class Answers:
             # The broker may deliver it once more, or its original beside its counted copy.
             self.keep(request.key, Kept(request.asked, message))
 
+    def send_beside(self, delivery: Delivery, error: AioRpcError) -> None:
+        """Send *error* as the answer to the request in *delivery*, which is settled otherwise."""
+        request = delivery.message
+        if request.reply_to:
+            answer = self._host.wire.replies.error(request, error, refusal=True)
+            try:
+                self._host.transport.send(self._confirmed(request.reply_to, answer))
+            except AioRpcError as refused:
+                log.error("%s: the caller gets no answer: %s", delivery.routing_key, refused)
+
     def send_again(self, request: ServedRequest) -> bool:
         """Answer *request*, which was redelivered, if its answer is kept. Return whether it was."""
         kept = self._kept.get(request.key)

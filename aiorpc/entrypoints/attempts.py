@@ -56,6 +56,7 @@ class Attempts:
         as_it_came: publish a copy with the exchange and routing key of its original. Otherwise
             publish it to this queue only, because an event also goes to other queues.
         parked: settles a parked message; by default, the message is acked.
+        rejected: called before a message is rejected, because it cannot be parked.
     """
 
     host: Host
@@ -64,6 +65,7 @@ class Attempts:
     _: KW_ONLY
     as_it_came: bool = False
     parked: Callable[[Delivery, AioRpcError], None] | None = None
+    rejected: Callable[..., None] | None = None
     #: Unconfirmed copies, by id. The value is the delivery of the copy, or None before it arrives.
     _unconfirmed: dict[str, Delivery | None] = field(default_factory=dict, init=False)
     #: Copies that did not replace their original, and may still arrive.
@@ -168,11 +170,13 @@ class Attempts:
         key = original_key_of(delivery.message) or delivery.routing_key
         text = (
             f"{key}: delivered {failed + 1} times; each time the process or its connection was "
-            "lost before the ack; the message is parked in queue "
-            f"{parked_queue(self.queue).name} and not run again (MAX_ATTEMPTS). It may have run in "
-            "part or completely"
+            "lost before the ack; the message is {} and not run again (MAX_ATTEMPTS). It may have "
+            "run in part or completely"
         )
-        if not await park(self.host, self.queue, delivery, text):
+        error = DeliveryUncertain(text.format("rejected, because it could not be parked,"))
+        refuse = None if self.rejected is None else partial(self.rejected, error=error)
+        text = text.format(f"parked in queue {parked_queue(self.queue).name}")
+        if not await park(self.host, self.queue, delivery, text, failed=refuse):
             return
         if self.parked is None:
             delivery.ack()

@@ -4,6 +4,7 @@ Parks a message that failed for good. Awaits the broker's confirm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -38,12 +39,14 @@ async def park(
     method: str = "",
     reason: str | None = None,
     stack: str | None = None,
+    failed: Callable[[Delivery], None] | None = None,
 ) -> bool:
     """
     Send a copy of a message of the queue *source* to its parked queue, and log *text*.
 
     Args:
         method: the name of the method, for the log, if it is known.
+        failed: called before the message is rejected, because it cannot be parked.
         reason, stack: of the error, for the headers of the copy. The default reason is *text*.
 
     Returns:
@@ -51,23 +54,31 @@ async def park(
         *delivery* is requeued or rejected here.
     """
     fields = named(host.service_name, method)
-    copy = partial(parked, delivery.message, delivery.exchange, delivery.routing_key)
     try:
-        queue = await _declared(host, source)
-        try:
-            await _send(host, queue, copy(reason or text, stack))
-        except UnserializableValueError:  # the headers do not fit into one frame
-            await _send(host, queue, copy("", None))
+        await _send_copy(host, source, delivery, reason or text, stack)
     except ConnectionLost as error:
         log.warning(_REQUEUED, source, error, extra=fields)
         delivery.requeue()
     except Exception as error:  # noqa: BLE001 - unsettled, it would use up the prefetch
         log.error(_NOT_PARKED, text, error, extra=fields)
+        if failed is not None:
+            failed(delivery)
         delivery.reject(requeue=False)
     else:
         log.error("%s", text, extra=fields)
         return True
     return False
+
+
+async def _send_copy(
+    host: Host, source: str, delivery: Delivery, reason: str, stack: str | None
+) -> None:
+    copy = partial(parked, delivery.message, delivery.exchange, delivery.routing_key)
+    queue = await _declared(host, source)
+    try:
+        await _send(host, queue, copy(reason, stack))
+    except UnserializableValueError:  # the headers do not fit into one frame
+        await _send(host, queue, copy("", None))
 
 
 async def _declared(host: Host, source: str) -> Queue:

@@ -77,6 +77,7 @@ class Server:
             self._counted,
             as_it_came=True,
             parked=self._parked,
+            rejected=self._answers.send_beside,
         )
 
     # From a delivery to a call

@@ -31,8 +31,7 @@ def reporting_unawaited() -> Iterator[None]:
     global _running
     if not isinstance(warnings.showwarning, _Reporter):
         warnings.showwarning = _Reporter(warnings.showwarning)
-        # By default Python shows the warning once for each line. The user's filters come first.
-        warnings.filterwarnings("always", _NEVER_AWAITED, RuntimeWarning, append=True)
+        _add_filter()
     _running += 1
     try:
         yield
@@ -41,9 +40,27 @@ def reporting_unawaited() -> Iterator[None]:
         reporter = warnings.showwarning
         if not _running and isinstance(reporter, _Reporter):
             warnings.showwarning = reporter.shown
+            _remove_filter()
 
 
 _NEVER_AWAITED = "coroutine .* was never awaited"
+#: Our entry in ``warnings.filters``, or nothing.
+_filter: list[object] = []
+
+
+def _add_filter() -> None:
+    """By default Python shows the warning once for each line. The user's filters come first."""
+    count = len(warnings.filters)
+    warnings.filterwarnings("always", _NEVER_AWAITED, RuntimeWarning, append=True)
+    _filter[:] = warnings.filters[count:]  # nothing, if the user has the same filter
+
+
+def _remove_filter() -> None:
+    filters: list[object] = warnings.filters  # type: ignore[assignment]
+    for entry in _filter:
+        if entry in filters:  # not inside of another warnings.catch_warnings()
+            filters.remove(entry)
+    _filter.clear()
 
 
 class _Reporter:

@@ -27,6 +27,7 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.config import resolve
+from aiorpc.entrypoints import parking
 from aiorpc.entrypoints.attempts import Attempts
 from aiorpc.exceptions import UnserializableValueError
 from aiorpc.testing.connections import cut
@@ -478,3 +479,29 @@ async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continu
     await spawned[0]
     assert done == ["rejected, requeue=False"]
     assert "cannot be parked (no such luck) and is rejected" in caplog.text
+
+
+async def test_the_caller_of_a_request_whose_parking_fails_gets_an_error(
+    config: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Call] = []
+    service = service_for(name, runs)
+    async with ClusterRpcProxy(config, timeout=10) as cluster:
+        async with ServiceContainer(service, config):
+            pass  # the queue is there
+        reply = cluster[name].die.call_async()
+        for _ in range(1 + MOST):
+            service.dying.clear()
+            async with ServiceContainer(service, config) as container:
+                await asyncio.wait_for(service.dying.wait(), 10)
+                cut(container.transport)
+        monkeypatch.setattr(parking, "_send", fails)
+        async with ServiceContainer(service, config, middleware=[recorder(runs)]):
+            with pytest.raises(DeliveryUncertain, match="rejected, because it could not be parke"):
+                await reply
+            assert await cluster[name].method("on") == "ran on"
+    assert [call.method for call in runs] == ["method"]
+
+
+async def fails(*_: Any) -> None:
+    raise ValueError("no such luck")

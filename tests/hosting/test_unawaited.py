@@ -23,6 +23,7 @@ from aiorpc import (
     RemoteError,
     RpcProxy,
     ServiceContainer,
+    event_dispatcher,
     rpc,
 )
 
@@ -159,11 +160,20 @@ class Sync:
     def call_async_through_middleware(self) -> None:
         self.outside.sync.event.call_async()
 
+    @rpc
+    def event_by_the_standalone_dispatcher(self) -> None:
+        self.standalone("sync", "sold", 1)
+
     outside: Any = None
+    standalone: Any = None
 
 
 @pytest.mark.parametrize(
-    "method", ["event", "message", "call", "call_async", "call_async_through_middleware"]
+    "method",
+    [
+        *("event", "message", "call", "call_async", "call_async_through_middleware"),
+        "event_by_the_standalone_dispatcher",
+    ],
 )
 async def test_a_sync_method_that_sends_without_it_fails_at_once_and_is_told_of_it(
     method: str,
@@ -175,7 +185,9 @@ async def test_a_sync_method_that_sends_without_it_fails_at_once_and_is_told_of_
         ServiceContainer(Sync, "memory://"),
         ClusterRpcProxy("memory://", timeout=5) as cluster,
         ClusterRpcProxy("memory://", timeout=5, middleware=[middleware]) as Sync.outside,
+        event_dispatcher("memory://") as dispatch,
     ):
+        Sync.standalone = staticmethod(dispatch)
         with pytest.raises(RemoteError, match=r"from_thread\.run\(") as caught:
             await cluster["sync"][method]()
     assert caught.value.exc_type == "RuntimeError"
@@ -196,9 +208,11 @@ async def test_a_coroutine_is_made_in_other_threads_for_the_loop_to_run() -> Non
 
 
 async def test_the_last_container_restores_the_display_of_warnings() -> None:
-    before = warnings.showwarning
+    before, filters = warnings.showwarning, list(warnings.filters)
     async with ServiceContainer(Forgetful, "memory://"):
         async with ServiceContainer(Forgetful, "memory://"):
             assert warnings.showwarning is not before
         assert warnings.showwarning is not before
+        assert list(warnings.filters) != filters
     assert warnings.showwarning is before
+    assert list(warnings.filters) == filters
