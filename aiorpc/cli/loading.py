@@ -36,7 +36,8 @@ def load_services(targets: Iterable[str]) -> list[type]:
 
     ``module:Class`` names one class. ``module`` names all its classes with a name and entrypoints,
     also imported classes, as in Nameko. A class that the module imports only for
-    ``RpcProxy(Class)`` is left out, because the user did not ask to host it.
+    ``RpcProxy(Class)`` or for a Gateway is left out, because the user did not ask to host it.
+    ``module:gateway`` names a Gateway, and ``module`` all its Gateways too.
 
     Raises:
         ConfigurationError: a module or a class does not exist, or a class is not a service.
@@ -99,6 +100,8 @@ def _class_of(module: ModuleType, name: str) -> type:
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
+    if (hosted := _hosted(found)) is not None:
+        return hosted
     if found is None:
         raise ConfigurationError(f"{module.__name__} has no class {name!r}{_has(module)}")
     if not inspect.isclass(found):
@@ -114,8 +117,17 @@ def _class_of(module: ModuleType, name: str) -> type:
     return found
 
 
+def _hosted(value: Any) -> type | None:
+    """Return the service class of an object that is none, such as ``aiorpc.http.Gateway``."""
+    if not hasattr(type(value), "__aiorpc_service__"):  # a mock has every attribute
+        return None
+    service: type = value.__aiorpc_service__
+    return service
+
+
 def _all_services_of(module: ModuleType) -> list[type]:
     fired = _classes_with_entrypoints(module)
+    fired += [service for each in vars(module).values() if (service := _hosted(each)) is not None]
     services = [cls for cls in fired if getattr(cls, "name", None)]
     if services:
         return services
@@ -133,7 +145,8 @@ def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, typ
 
     A module that defines no service collects services to run, so the result is empty.
     """
-    own = [cls for cls in services if cls.__module__ == module.__name__]
+    hosted = [_hosted(each) for each in vars(module).values()]
+    own = [cls for cls in services if cls.__module__ == module.__name__ or cls in hosted]
     if not own or len(own) == len(services):
         return {}
     from ..dependencies.proxies import RpcProxy
@@ -144,6 +157,7 @@ def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, typ
         for provider in providers_of(cls)
         if isinstance(provider, RpcProxy)
     }
+    called |= {each: cls for cls in own for each in getattr(cls, "__aiorpc_calls__", ())}
     return {cls: called[cls] for cls in services if cls not in own and cls in called}
 
 

@@ -15,7 +15,7 @@ from ..calling.proxies import ClusterProxy, ServiceProxy
 from ..checks import NAME, Kind, check
 from ..extensions import DependencyProvider, Host, WorkerContext, service_name_of
 
-__all__ = ["ClusterRpc", "RpcProxy"]
+__all__ = ["ClusterRpc", "RpcProxy", "client_of"]
 
 if TYPE_CHECKING:
     # Type checkers read RpcProxy("name") as RpcProxy[ServiceProxy]. The typing module has defaults
@@ -30,7 +30,7 @@ else:
 _SERVICE = Kind(NAME.fits, f"the class of a service, or {NAME.text}")
 
 
-async def _client_of(host: Host) -> Client:
+async def client_of(host: Host) -> Client:
     """Return the client of the container. All its proxies share one reply queue, as in Nameko."""
     return await host.share(
         Client,
@@ -68,7 +68,7 @@ class RpcProxy(DependencyProvider[T]):
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         service = self._service
         name = service if isinstance(service, str) else service_name_of(service)
-        client = await _client_of(host)
+        client = await client_of(host)
         client.route(name, "", self._options)  # an unknown serializer fails the start
         self._proxy = ServiceProxy(client, name, self._options, self.interface)
         yield
@@ -90,7 +90,7 @@ class ClusterRpc(DependencyProvider[ClusterProxy]):
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        client = await _client_of(host)
+        client = await client_of(host)
         client.route("", "", self._options)  # an unknown serializer fails the start
         self._proxy = ClusterProxy(client, self._options)
         yield

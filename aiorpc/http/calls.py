@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
@@ -80,8 +81,26 @@ class Calls:
         self._client: Client | None = None
         #: What sends the calls of each operation by :attr:`_client`.
         self._routes: dict[Operation, tuple[Route, Handler]] = {}
+        self._running = 0
+        self._idle: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._running += 1
+        try:
+            await self._respond(scope, receive, send)
+        finally:
+            self._running -= 1
+            if self._idle is not None and not self._running:
+                self._idle.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until all requests are answered, at most *timeout* seconds."""
+        self._idle = asyncio.Event()
+        if self._running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._connection.cluster()  # raises if nobody started it: that concerns the programmer
         call_id = ""
         operation = self._operations.get(

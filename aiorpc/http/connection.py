@@ -39,9 +39,13 @@ class Connection:
 
     Args:
         given: a configuration, or a proxy. A proxy that was started belongs to who started it.
+        settings: the configuration of a proxy that was started.
     """
 
-    def __init__(self, given: ClusterRpcProxy | ClusterProxy | Config) -> None:
+    def __init__(
+        self, given: ClusterRpcProxy | ClusterProxy | Config, settings: Settings | None = None
+    ) -> None:
+        self._settings = settings
         self._proxy: ClusterRpcProxy | None = None
         self._cluster: ClusterProxy | None = None
         if isinstance(given, ClusterProxy):
@@ -55,8 +59,8 @@ class Connection:
 
     @property
     def settings(self) -> Settings:
-        """The configuration; the defaults if only a started proxy was given."""
-        return Settings() if self._proxy is None else self._proxy._settings
+        """The configuration; the defaults if it is not known."""
+        return self._settings or (Settings() if self._proxy is None else self._proxy._settings)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:

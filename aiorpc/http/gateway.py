@@ -5,6 +5,7 @@ routing; awaits the connection, and the parts that answer.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,11 +22,14 @@ from ..calling.options import UNSET
 from ..calling.proxies import ClusterProxy
 from ..calling.standalone import ClusterRpcProxy, Config
 from ..checks import TEXT, Kind, check, optional
+from ..dependencies.proxies import client_of
 from ..exceptions import ConfigurationError, exception_path, path_on_the_wire
+from ..extensions import Host
 from ..logs import logger
 from ..transports.health import Health
 from .calls import Authenticate, Calls
 from .connection import Connection
+from .hosted import service_of
 from .openapi import Document
 from .operations import Exposed, operations_of
 from .page import CONTENT_SECURITY_POLICY, page_of
@@ -84,7 +88,7 @@ class Gateway:
         ConfigurationError: an argument is wrong, or ``authenticate`` is missing.
     """
 
-    def __init__(  # long: a third of it is the signature
+    def __init__(
         self,
         cluster_or_config: ClusterRpcProxy | ClusterProxy | Config = None,
         *,
@@ -103,27 +107,39 @@ class Gateway:
         given = {"authenticate": authenticate, "max_body": max_body, "title": title}
         given |= {"version": version, "openapi_url": openapi_url, "docs_url": docs_url}
         check("Gateway()", given, _KINDS)
-        self._connection = Connection(cluster_or_config)
-        settings = self._connection.settings
-        self._operations = operations_of(services, settings.validate_arguments)
-        statuses = dict(map(_status, (errors or {}).items()))
-        calls = Calls(
-            self._connection,
+        self._given = cluster_or_config
+        self._services = list(services) if isinstance(services, Iterable) else services
+        self._authenticate = authenticate
+        self._errors = dict(map(_status, (errors or {}).items()))
+        self._timeout = timeout
+        self._max_body = max_body
+        self._info = {"title": title, "version": version}
+        self._urls = openapi_url, docs_url
+        self._build(Connection(cluster_or_config))
+
+    def _build(self, connection: Connection) -> None:
+        settings = connection.settings
+        self._connection = connection
+        self._operations = operations_of(self._services, settings.validate_arguments)
+        self._calls = Calls(
+            connection,
             self._operations,
-            authenticate=authenticate,
-            errors=statuses,
-            max_body=max_body or settings.http_max_body,
-            timeout=timeout,
+            authenticate=self._authenticate,
+            errors=self._errors,
+            max_body=self._max_body or settings.http_max_body,
+            timeout=self._timeout,
         )
         document = Document(
             self._operations.values(),
-            info={"title": title, "version": version},
-            public=authenticate is None,
-            statuses=statuses.values(),
+            info=self._info,
+            public=self._authenticate is None,
+            statuses=self._errors.values(),
         )
-        routes = _routes_of(calls, document, openapi_url, docs_url)
         self._router = Router(
-            routes, redirect_slashes=False, default=_not_found, lifespan=self.lifespan
+            _routes_of(self._calls, document, *self._urls),
+            redirect_slashes=False,
+            default=_not_found,
+            lifespan=self.lifespan,
         )
 
     @asynccontextmanager
@@ -139,6 +155,27 @@ class Gateway:
             names = ", ".join(sorted(map(str, self._operations.values())))
             log.info("gateway ready: %s", names)
             yield
+
+    @asynccontextmanager
+    async def hosted(self, host: Host) -> AsyncGenerator[None]:
+        """
+        Start beside the services of *host*, and answer the last requests at the end. Without a
+        configuration of its own, the gateway uses that of *host*, and its connection.
+        """
+        if self._given is None:
+            proxy = ClusterProxy(await client_of(host))
+            self._build(Connection(proxy, host.settings))
+        async with self.lifespan():
+            try:
+                yield
+            finally:
+                await self._calls.drain(host.settings.shutdown_timeout)
+
+    @functools.cached_property
+    def __aiorpc_service__(self) -> type:
+        """The service class that ``aiorpc run`` hosts for this object."""
+        given = (each[0] if isinstance(each, tuple) else each for each in self._services)
+        return service_of(self, [each for each in given if isinstance(each, type)])
 
     def health(self) -> Health:
         """Return whether calls can be made now."""

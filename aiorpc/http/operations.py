@@ -9,12 +9,11 @@ services (:mod:`aiorpc.wire.arguments`), before the broker is asked.
 
 from __future__ import annotations
 
-import collections.abc
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias, get_origin
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -25,7 +24,14 @@ from ..extensions import entrypoints_of, service_name_of
 from ..wire.arguments import Arguments, result_converter
 from ..wire.conversion import Unsupported, converter_of
 from ..wire.objects import fields_of
-from ..wire.signatures import expected_type, result_type, signature_of, takes_self, unwrapped
+from ..wire.signatures import (
+    expected_type,
+    is_stream,
+    result_type,
+    signature_of,
+    takes_self,
+    unwrapped,
+)
 from .responses import json_of
 
 __all__ = ["Exposed", "Operation", "Parameter", "Signature", "operations_of"]
@@ -38,11 +44,6 @@ Exposed: TypeAlias = (
 Mode: TypeAlias = Literal["strict", "lax", "off"]
 
 _KINDS = inspect.Parameter
-_STREAMS = {
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncIterable,
-    collections.abc.AsyncGenerator,
-}
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -77,7 +78,12 @@ class Signature:
         self, function: Callable[..., Any], name: str, mode: Mode, *, skip_self: bool
     ) -> None:
         inner = unwrapped(function)
-        self.result = _supported(lambda: _no_stream(inner, result_type(inner), name))
+        if is_stream(function):
+            raise ConfigurationError(
+                f"{name} is a stream, which a Gateway does not offer yet: leave it out, by a list "
+                "of the methods to offer"
+            )
+        self.result = _supported(lambda: result_type(inner))
         self.mode = mode
         self.text = inspect.getdoc(function) or ""
         given = list(signature_of(inner).parameters.values())
@@ -269,15 +275,6 @@ def _shown(services: Any) -> str:
 
 def _expected(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     return _supported(lambda: expected_type(function, parameter))
-
-
-def _no_stream(function: Callable[..., Any], result: Any, name: str) -> Any:
-    if inspect.isasyncgenfunction(function) or {result, get_origin(result)} & _STREAMS:
-        raise ConfigurationError(
-            f"{name} is a stream, which a Gateway does not offer yet: leave it out, by a list of "
-            "the methods to offer"
-        )
-    return result
 
 
 def _supported(read: Callable[[], Any]) -> Any:

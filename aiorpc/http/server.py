@@ -49,8 +49,11 @@ class WebServer:
         self._table: Table[HttpEndpoint] = Table()
         self._endpoints: list[HttpEndpoint] = []
         self._timers = Timers(asyncio.get_running_loop())
-        #: Services that use the server, and those of them that still accept requests.
-        self._users = self._accepting = 0
+        #: Services that use the server, and how many of them still accept requests.
+        self._users: list[Host] = []
+        self._accepting = 0
+        #: Answers the paths that no method answers.
+        self._fallback: ASGIApp | None = None
         self._opening = asyncio.Lock()
         self._listener: Listener | None = None
         self._app: ASGIApp = self._dispatch
@@ -92,11 +95,11 @@ class WebServer:
         server = servers.get(address)
         if server is None:
             server = servers[address] = WebServer(host.settings)
-        server._users += 1
+        server._users.append(host)
         try:
             yield server
         finally:
-            server._users -= 1
+            server._users.remove(host)
             server._remove([each for each in server._endpoints if each.host is host])
             if not server._users:
                 if servers.get(address) is server:
@@ -104,15 +107,25 @@ class WebServer:
                 await server._close()
 
     @asynccontextmanager
-    async def accepting(self, endpoints: Sequence[HttpEndpoint]) -> AsyncGenerator[None]:
+    async def accepting(
+        self, endpoints: Sequence[HttpEndpoint], fallback: ASGIApp | None = None
+    ) -> AsyncGenerator[None]:
         """
         Serve *endpoints* from the start of the block, until ``serving`` ends. The socket closes at
-        the end of the last of such blocks.
+        the end of the last of such blocks. *fallback* answers the paths that no method answers.
 
         Raises:
-            ConfigurationError: a route exists already, or the address cannot be used.
+            ConfigurationError: a route exists already, there is another fallback, or the address
+                cannot be used.
         """
         self._add(endpoints)
+        if fallback is not None:
+            if self._fallback is not None:
+                raise ConfigurationError(
+                    f"there are two gateways on the address {self.address}: make them one, with "
+                    "all services"
+                )
+            self._fallback = fallback
         self._accepting += 1
         try:
             async with self._opening:
@@ -170,6 +183,9 @@ class WebServer:
             response = problem_response(HTTPException(400, "The path is no UTF-8."))
         else:
             assert isinstance(found, set)
+            if not found and self._fallback is not None:
+                await self._fallback(scope, receive, send)
+                return
             response = self._without_route(scope, found)
         await response(scope, receive, send)
 
@@ -214,6 +230,6 @@ def web_server(host: Any) -> WebServer:
     for container in getattr(host, "containers", [host]):
         transport = getattr(container, "transport", None)
         for server in _servers.get(transport, {}).values() if transport is not None else ():
-            if any(each.host is container for each in server._endpoints):
+            if container in server._users:
                 return server
     raise RuntimeError(f"{host!r} does not run, or has no @http method")

@@ -184,3 +184,23 @@ def test_the_current_directory_comes_first_and_once(here: Project) -> None:
     look_in_current_directory()
     assert sys.path[0] == str(here.directory)
     assert sys.path.count(str(here.directory)) == 1
+
+
+def test_a_gateway_stands_for_the_service_that_hosts_it(
+    here: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="aiorpc.cli")
+    write_module(here)
+    here.write(
+        "shop_api.py",
+        """
+        from aiorpc.http import Gateway
+        from shop import Orders, Stock
+
+        gateway = Gateway(services=[Orders, (Stock, ["ping"])], authenticate=None)
+        """,
+    )
+    assert names_of(["shop_api:gateway"]) == ["Gateway"]
+    assert names_of(["shop_api", "shop_api:gateway"]) == ["Gateway"]
+    assert "Orders does not run, because Gateway only calls it: add shop:Orders" in caplog.text
+    assert names_of(["shop_api", "shop:Stock"]) == ["Gateway", "Stock"]

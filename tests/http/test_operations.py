@@ -108,10 +108,6 @@ class Empty:
     name = "empty"
 
 
-class Feed(Protocol):
-    async def rows(self) -> AsyncIterator[int]: ...
-
-
 class Rows(Protocol):
     def rows(self) -> AsyncIterator[int]: ...
 
@@ -131,7 +127,6 @@ class Rows(Protocol):
         ([("shop", [1])], "are names, got 1"),
         ([("a/b", ["c"])], "no slash"),
         ([("shop", [""])], "no slash"),
-        ([(Feed, "feed")], "is a stream"),
         ([(Rows, "feed")], "is a stream"),
     ],
 )

@@ -25,7 +25,10 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    text = "Modules with services, also in the current directory; with CLASS, only this class."
+    text = (
+        "Modules with services or gateways, also in the current directory; with CLASS, only this "
+        "class or gateway."
+    )
     parser.add_argument("modules", metavar="MODULE[:CLASS]", nargs="+", help=text)
     add_settings(parser)
     parser.option("--reload", "Restart whenever a source file changes.")
