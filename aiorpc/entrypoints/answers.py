@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias, TypeGuard
 
@@ -126,6 +128,22 @@ class Answers:
         #: The oldest first.
         self._kept: OrderedDict[Key, Kept] = OrderedDict()
         self._kept_bytes = 0
+        #: The tasks that send an answer apart.
+        self._apart: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def finished(self) -> AsyncGenerator[None]:
+        """
+        At the end of the block, wait at most CLEANUP_TIMEOUT for answers that are sent apart. The
+        broker redelivers the requests of the others, and another instance runs them again.
+        """
+        try:
+            yield
+        finally:
+            if self._apart:
+                await asyncio.wait(self._apart, timeout=self._host.settings.cleanup_timeout)
+            for task in self._apart:
+                task.cancel()
 
     def send(self, request: ServedRequest, message: Message) -> None:
         """Send the answer *message*, then ack. Without a ``reply_to``, only ack."""
@@ -226,7 +244,17 @@ class Answers:
         """
         self._running[request.key] = request
         sending = self._send_until_taken(request, message, refused, closes)
-        self._host.spawn(sending, "send an answer again")
+        task = asyncio.get_running_loop().create_task(sending, name="aiorpc: send an answer again")
+        self._apart.add(task)
+        task.add_done_callback(self._sent_apart)
+
+    def _sent_apart(self, task: asyncio.Task[None]) -> None:
+        self._apart.discard(task)
+        name = self._host.service_name
+        if task.cancelled():
+            log.warning("%s: an answer that was refused could not be sent before the stop", name)
+        elif (error := task.exception()) is not None:
+            log.error("%s: an answer could not be sent again", name, exc_info=error)
 
     async def _send_until_taken(
         self, request: ServedRequest, message: Message, refused: AioRpcError | None, closes: int

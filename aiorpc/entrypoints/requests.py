@@ -69,7 +69,7 @@ class Server:
         self.cancellations: Cancellations[ServedRequest] = Cancellations()
         self._host = host
         self._methods = methods
-        self._answers = Answers(host, self.cancellations)
+        self.answers = Answers(host, self.cancellations)
         self._streams = Streams(host, self.cancellations)
         self._attempts = Attempts(
             host,
@@ -77,7 +77,7 @@ class Server:
             self._counted,
             as_it_came=True,
             parked=self._parked,
-            rejected=self._answers.send_beside,
+            rejected=self.answers.send_beside,
         )
 
     # From a delivery to a call
@@ -197,7 +197,7 @@ class Server:
             running.delivered_again(request.delivery)
             self._streams.joins(running)
             return True
-        return self._answers.send_again(request)
+        return self.answers.send_again(request)
 
     # From an outcome to an answer
 
@@ -212,7 +212,7 @@ class Server:
                 text = "%s: the request has no reply_to, so nobody gets the result"
                 log.warning(text, name, extra=self._fields(request))
             try:
-                self._answers.send(request, outcome.value)
+                self.answers.send(request, outcome.value)
             except Exception as exc:
                 log.error(
                     "%s: the result could not be sent: %s",
@@ -248,14 +248,14 @@ class Server:
         replies, name = self._replies, type(error).__name__
         try:
             reply = replies.error(request.message, error, refusal=refusal, secrets=secrets)
-            self._answers.send(request, reply)
+            self.answers.send(request, reply)
             return
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             text = f"{name}, which cannot be sent: {text_of(exc)}"
             # Some serializers take ten bytes for a character outside ASCII.
             text = one_line(text.encode("ascii", "backslashreplace").decode(), _FITS)
         try:
-            self._answers.send(request, replies.error(request.message, AioRpcError(text)))
+            self.answers.send(request, replies.error(request.message, AioRpcError(text)))
         except Exception as exc:  # noqa: BLE001 - unacked, it would use up the prefetch
             log.error(
                 "%s: the caller gets no answer, because no reply with its error, %s, can be sent: "

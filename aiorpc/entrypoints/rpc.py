@@ -27,6 +27,7 @@ import msgspec
 from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
+from .answers import Answers
 from .arguments import arguments_of
 from .cancellations import Cancellations
 from .requests import Method, Server
@@ -79,8 +80,9 @@ class Rpc(Entrypoint):
     @asynccontextmanager
     async def listen_all(cls, host: Host, entrypoints: Sequence[Rpc]) -> AsyncGenerator[None]:
         server = Server(host, {entry.method_name: entry._method(host) for entry in entrypoints})
-        # Shared, so that it closes after the workers: callers cancel calls during a drain too.
+        # Shared, so that both end after the workers: callers cancel calls during a drain too.
         await host.share(Cancellations, lambda: server.cancellations.listening(host))
+        await host.share(Answers, server.answers.finished)
         queue = host.wire.rpc_queue(host.service_name)
         prefetch = host.settings.prefetch_with(sum(entry.max_waiting or 0 for entry in entrypoints))
         async with await host.transport.subscribe(

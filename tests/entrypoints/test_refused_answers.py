@@ -114,6 +114,75 @@ async def test_a_reply_queue_that_is_full_ends_in_one_error_in_the_log(
     assert left.declaration_result.message_count == 0
 
 
+async def test_a_stop_waits_for_an_answer_that_is_tried_again(
+    rabbitmq_uri: str,
+    channel: aio_pika.abc.AbstractChannel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise, another instance would get the request, and run the method again."""
+    monkeypatch.setattr(answers, "PAUSES", (0.0, 0.0, *(0.1 for _ in range(40))))
+    apart, send_apart = asyncio.Event(), answers.Answers._send_apart
+
+    def sending_apart(self: Any, *given: Any) -> None:
+        send_apart(self, *given)
+        apart.set()
+
+    monkeypatch.setattr(answers.Answers, "_send_apart", sending_apart)
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc
+        async def count(self, number: int) -> int:
+            return number
+
+        @rpc
+        async def hold(self) -> None:
+            held.set()
+            await may_return.wait()
+
+    held, may_return = asyncio.Event(), asyncio.Event()
+    reply_to = uuid.uuid4().hex
+    options = {"x-max-length": 1, "x-overflow": "reject-publish", "x-expires": 60_000}
+    replies = await channel.declare_queue(f"full-{reply_to}", arguments=options)
+    config = {"AMQP_URI": rabbitmq_uri, "CONFIRM_REPLIES": True, "DISCOVERY": False}
+
+    async def is_not_consumed() -> bool:
+        queue = await channel.declare_queue(f"rpc-{Service.name}", passive=True)
+        return not queue.declaration_result.consumer_count
+
+    async with (
+        ServiceContainer(Service, config) as container,
+        ClusterRpcProxy(rabbitmq_uri) as cluster,
+    ):
+        holding = cluster[Service.name].hold.call_async()
+        await held.wait()
+        exchange = await channel.get_exchange("nameko-rpc")
+        await replies.bind(exchange, reply_to)
+        await exchange.publish(aio_pika.Message(b"fills the queue"), reply_to)
+        request = aio_pika.Message(
+            json.dumps({"args": [7], "kwargs": {}}).encode(),
+            content_type="application/json",
+            reply_to=reply_to,
+            correlation_id="7",
+        )
+        await exchange.publish(request, f"{Service.name}.count")
+        await asyncio.wait_for(apart.wait(), 10)
+        stopping = asyncio.ensure_future(container.stop())
+        await eventually(is_not_consumed)
+        assert await is_not_consumed()  # and by now, the background tasks have ended
+        await replies.purge()
+        may_return.set()
+        await holding
+        await stopping
+    answer = await replies.get()
+    assert answer is not None
+    assert json.loads(answer.body)["result"] == 7
+    await answer.ack()
+    left = await channel.declare_queue(f"rpc-{Service.name}", passive=True)
+    assert left.declaration_result.message_count == 0
+
+
 def event_counter() -> tuple[Any, str, Counter[int]]:
     """Return a service with an event handler, the source of its events, and the handled events."""
     handled = Counter[int]()
