@@ -32,6 +32,7 @@ from ..transports.base import Claim, State
 from ..transports.claims import Got
 from ..wire.message import Message
 from ..wire.names import singleton_right, singleton_ticks
+from ..wire.queues import of_same_type
 from .ticks import MANY, Schedule, due, start
 
 __all__ = ["Singleton"]
@@ -94,7 +95,8 @@ class Singleton:
             name = what if number == 1 else f"{what}-{number}"
             if await host.share((Singleton, name), self._lifetime) is self:
                 break
-        self._right, self._record = singleton_right(name), singleton_ticks(name)
+        self._right, ticks = singleton_right(name), singleton_ticks(name)
+        self._record = of_same_type(ticks, ticks.name, host.settings.queue_options)
         await host.transport.declare(queues=[self._record])
         host.spawn(self._live(), name=f"{self._kind} {self._entrypoint.method_name}")
 

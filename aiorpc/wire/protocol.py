@@ -20,7 +20,7 @@ from .content import Content, refuse_oversized
 from .headers import context_headers, context_of
 from .message import Exchange, Message, Queue
 from .names import REPLY_QUEUE_EXPIRES, rpc_queue_name, unique_name
-from .queues import configured
+from .queues import configured, of_same_type
 from .replies import Replies
 from .requests import Requests
 from .serializers import RAW, Serializer, SerializerSet
@@ -144,4 +144,5 @@ class Wire(msgspec.Struct, frozen=True, eq=False):
         reconnects. The broker deletes the queue if the caller does not reconnect (trap 14).
         """
         name = unique_name(f"rpc.reply-{owner}", reply_to)
-        return Queue(name, self.rpc_exchange, reply_to, expires=REPLY_QUEUE_EXPIRES)
+        queue = Queue(name, self.rpc_exchange, reply_to, expires=REPLY_QUEUE_EXPIRES)
+        return of_same_type(queue, name, self.queue_options)

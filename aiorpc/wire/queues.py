@@ -37,7 +37,10 @@ def configured(queue: Queue, options: dict[str, QueueOptions]) -> Queue:
 
 
 def of_same_type(queue: Queue, source: str, options: dict[str, QueueOptions]) -> Queue:
-    """Return *queue*, for messages of the queue *source*, with the configured type of *source*."""
+    """
+    Return *queue* with the configured type of the queue *source*, and without its other options,
+    such as ``message_ttl``.
+    """
     found = options_for(source, options) if options else None
     if found is None or found.type is None:
         return queue

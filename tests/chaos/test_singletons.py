@@ -23,7 +23,7 @@ from aiorpc.wire.names import singleton_ticks
 from tests.chaos.processes import Server
 from tests.support.waiting import eventually
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "2"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "1"))
 #: Seconds, and the time in which another process must hold the right.
 HEARTBEAT = int(os.environ.get("CHAOS_HEARTBEAT", "1"))
 

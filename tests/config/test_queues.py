@@ -143,5 +143,7 @@ def test_queues_beside_a_queue_have_its_type_and_no_other_option() -> None:
     delayed = delay_queue(configured(Queue("rpc-shop"), options), 1000)
     assert delayed.arguments["x-queue-type"] == "quorum"
     assert delayed.arguments["x-message-ttl"] == 1000
+    wire = Wire.of(from_mapping({"QUEUE_OPTIONS": {"*": {"type": "quorum", "max_length": 5}}}))
+    assert wire.reply_queue("shop", "id").arguments == {"x-queue-type": "quorum"}
     other = parked_queue("evt-a")
     assert of_same_type(other, "evt-a", options) is other

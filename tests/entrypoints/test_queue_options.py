@@ -120,8 +120,9 @@ async def test_queues_are_declared_with_the_options_of_the_configuration(stage: 
 
 
 async def test_all_queues_of_a_service_can_be_quorum_queues(stage: Stage) -> None:
-    async with stage.container({"*": {"type": "quorum", "delivery_limit": 7}}):
-        await stage.works()
+    stage.config["QUEUE_OPTIONS"] = options = {"*": {"type": "quorum", "delivery_limit": 7}}
+    async with stage.container(options):
+        await stage.works()  # with a reply queue of this type
 
 
 async def test_a_full_queue_refuses_calls(stage: Stage) -> None:

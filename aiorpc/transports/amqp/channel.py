@@ -165,8 +165,9 @@ class Channel:
         """
         Await *requests* on aiormq's channel, at most :data:`.link.REPLY_TIMEOUT` seconds.
 
-        aiormq (7.2) closes a channel whose request was cancelled, and RabbitMQ closes the
-        connection for a later frame on it. So our side of the channel ends first.
+        aiormq (7.2) closes a channel whose request was cancelled, but not if the answer has arrived
+        in the same turn. RabbitMQ closes the connection for a frame on a closed channel. So our
+        side of the channel ends first.
 
         Raises:
             Refused, ConnectionError, TimeoutError: as :meth:`.topology.Topology.declare`.
@@ -176,12 +177,15 @@ class Channel:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 await asyncio.wait([task])
         finally:
-            if not task.done():
+            cancelled = not task.done()
+            if cancelled:
                 self.lost()
                 task.cancel()
             # Short: aiormq only writes the close. If we are cancelled in the turn of an error, this
             # retrieves the error.
             await asyncio.gather(task, return_exceptions=True)
+            if cancelled:
+                self.link.farewell_soon(self.amqp.close)
         task.result()
 
     async def _answered(self, requests: Coroutine[Any, Any, None]) -> None:

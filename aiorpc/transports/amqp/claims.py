@@ -83,10 +83,11 @@ class Claims:
 class AmqpClaim(Claim):
     """A claim on the connection *link*."""
 
-    def __init__(self, name: str, link: Link, channel: _ClaimChannel) -> None:
+    def __init__(self, name: str, link: Link, channel: _ClaimChannel, tag: str) -> None:
         self.name = name
         self._link = link
         self._channel = channel
+        self._tag = tag
 
     @classmethod
     async def open(cls, name: str, link: Link) -> AmqpClaim | None:
@@ -113,7 +114,7 @@ class AmqpClaim(Claim):
             if refused.code == _LOCKED:
                 return None
             raise
-        return cls(name, link, channel)
+        return cls(name, link, channel, tag)
 
     @property
     def held(self) -> bool:
@@ -152,6 +153,9 @@ class AmqpClaim(Claim):
         return answer
 
     async def release(self) -> None:
+        if self._channel.open:
+            # Also while the broker does not answer: then `close` writes nothing.
+            self._channel.lane.write(self._channel.encoder.cancel(self._tag))
         await self._channel.close()
 
 

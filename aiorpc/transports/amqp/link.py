@@ -250,18 +250,20 @@ class Link:
 
     async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
         """
-        Send a request whose answer is optional, and wait for the answer at most
-        :data:`CLOSE_TIMEOUT` seconds. Ignore errors. After a timeout, skip later farewells until
-        the broker sends something.
+        Send a request whose answer is optional, and wait at most :data:`CLOSE_TIMEOUT` seconds.
+        Ignore errors. After a timeout, skip later farewells until the broker sends something.
         """
-        if not self.answers:
-            return
-        # In a separate task: if a channel.close is cancelled, aiormq (7.2) sends another close,
-        # and RabbitMQ then closes the whole connection.
+        if self.answers:
+            # In a separate task: if a channel.close is cancelled, aiormq (7.2) sends another close,
+            # and RabbitMQ then closes the whole connection.
+            await asyncio.wait([self.farewell_soon(words)])
+
+    def farewell_soon(self, words: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+        """Send a request whose answer is optional. Return the task that waits for the answer."""
         farewell = asyncio.create_task(self._say(words))
         self._farewells.add(farewell)
         farewell.add_done_callback(self._farewells.discard)
-        await asyncio.wait([farewell])
+        return farewell
 
     async def _say(self, words: Callable[[], Awaitable[object]]) -> None:
         with quietly(), suppress(Exception), errors():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from aiorpc.exceptions import ConnectionLost, Overloaded, Unroutable
 from aiorpc.transports.base import Claim, Transport
 from aiorpc.wire.message import Message, Queue
-from tests.support.transports import Bench, Inbox, holds, is_gone, to
+from tests.support.transports import PATIENCE, Bench, Inbox, holds, to
 from tests.support.waiting import eventually
 
 
@@ -17,6 +18,14 @@ async def hold(transport: Transport, name: str) -> Claim:
     claim = await transport.claim(name)
     assert claim is not None
     return claim
+
+
+async def becomes_free(transport: Transport, name: str) -> None:
+    async def check() -> bool:
+        state = await transport.inspect(name, PATIENCE)  # None while another connection holds it
+        return state is not None and not state.exists
+
+    await eventually(check)
 
 
 async def bodies(claim: Claim, queue: Queue) -> list[bytes]:
@@ -139,7 +148,34 @@ async def test_a_cancelled_claim_leaves_the_right_free(bench: Bench) -> None:
         await asyncio.wait([claiming])
         if not claiming.cancelled() and (claim := claiming.result()) is not None:
             await claim.release()
-        await is_gone(other, queue)
+        await becomes_free(other, queue.name)
+
+
+async def test_a_right_can_be_released_after_a_cancelled_request_in_any_turn(
+    bench: Bench,
+) -> None:
+    transport, other = await bench.connect(), await bench.connect()
+    state, right = bench.queue(), bench.queue()
+    await transport.declare(queues=[state])
+    requests: list[Callable[[Claim], Awaitable[object]]] = [
+        lambda claim: claim.confirm(),
+        lambda claim: claim.get(state.name),
+        lambda claim: claim.put(state.name, Message(body=b"x")),
+    ]
+    for request in requests:
+        done = False
+        turns = 0
+        while not done:  # one turn later each time, until the answer comes before the cancel
+            claim = await hold(transport, right.name)
+            asking = asyncio.ensure_future(request(claim))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            done = asking.done()
+            asking.cancel()
+            await asyncio.wait([asking])
+            await claim.release()
+            await becomes_free(other, right.name)
+            turns += 1
 
 
 @pytest.mark.parametrize("name", ["größe", "a b/c", "x" * 255])
