@@ -139,10 +139,12 @@ class WebServer:
                 self._listener.stop_accepting()
 
     async def _close(self) -> None:
-        self._timers.close()
-        if self._listener is not None:
-            await self._listener.aclose(self._settings.cleanup_timeout)
-            self._listener = None
+        try:
+            if self._listener is not None:
+                await self._listener.aclose(self._settings.cleanup_timeout)
+                self._listener = None
+        finally:
+            self._timers.close()
 
     def _add(self, endpoints: Sequence[HttpEndpoint]) -> None:
         added: list[HttpEndpoint] = []

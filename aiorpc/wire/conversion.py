@@ -9,12 +9,13 @@ value.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
 import inspect
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Annotated, Any, get_args, get_origin
 
@@ -85,7 +86,10 @@ class Unfit(Exception):
 class Converter:
     """Converts values to the type of one annotation."""
 
-    __slots__ = ("_decoded", "_expected", "_has_wire_forms", "_shape", "_strict", "exact", "name")
+    __slots__ = (
+        *("_dataclasses", "_decoded", "_expected", "_has_wire_forms", "_shape", "_strict"),
+        *("exact", "name"),
+    )
 
     def __init__(
         self, name: str, expected: Any, shape: shapes.Type, strict: bool, decoded: tuple[type, ...]
@@ -100,6 +104,10 @@ class Converter:
         self._decoded = decoded
         kinds = shapes.DateType | shapes.TimeDeltaType
         self._has_wire_forms = any(isinstance(part, kinds) for part in _parts(shape))
+        classes = [part.cls for part in _parts(shape) if isinstance(part, shapes.DataclassType)]
+        self._dataclasses = {cls: dataclasses.fields(cls) for cls in classes}
+        if not any(_on_class(field) for each in self._dataclasses.values() for field in each):
+            self._dataclasses = {}
 
     def convert(self, value: Any) -> Any:
         """
@@ -121,7 +129,7 @@ class Converter:
             raise Unfit("is nested too deep") from None
 
     def _convert(self, value: Any) -> Any:
-        return msgspec.convert(
+        converted = msgspec.convert(
             value,
             self._expected,
             strict=self._strict,
@@ -129,6 +137,37 @@ class Converter:
             builtin_types=self._decoded,
             dec_hook=_convert_model,
         )
+        if self._dataclasses:
+            _complete(converted, self._dataclasses)
+        return converted
+
+
+def _on_class(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING
+
+
+def _complete(value: Any, classes: Mapping[Any, Sequence[dataclasses.Field[Any]]]) -> None:
+    """
+    Set the default values of dataclasses on the instances in *value*. msgspec 0.23 leaves them on
+    the class, and then omits these fields when it encodes the instance.
+    """
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, list | tuple | set | frozenset):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, msgspec.Struct):
+            left += [getattr(value, name, None) for name in value.__struct_fields__]
+        elif (fields := classes.get(type(value))) is not None:
+            values = {field.name: getattr(value, field.name, None) for field in fields}
+            left += values.values()
+            own = getattr(value, "__dict__", None)  # None: a dataclass with slots
+            if own is not None and not own.keys() >= {f.name for f in fields if _on_class(f)}:
+                others = {name: item for name, item in own.items() if name not in values}
+                own.clear()
+                own.update(values, **others)  # in the order of the class
 
 
 _BYTES = (bytes, bytearray, memoryview)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -25,6 +25,13 @@ from tests.support.http import serving
 class Size:
     width: int
     height: int = 1
+
+
+@dataclass
+class Shelf:
+    sizes: list[Size]
+    label: str = "none"
+    tags: list[str] = field(default_factory=list)
 
 
 class Book(msgspec.Struct):
@@ -187,6 +194,19 @@ async def test_the_request_comes_first_and_the_values_of_the_path_after_it() -> 
             "content": 3,
         }
         assert (await client.get("/nothing")).text == "no arguments"
+
+
+async def test_a_dataclass_from_a_body_keeps_its_defaults_in_a_response() -> None:
+    class Shelves:
+        name = "shelves"
+
+        @http("POST", "/")
+        async def put(self, shelf: Shelf) -> Shelf:
+            return shelf
+
+    async with serving(Shelves) as (_, client):
+        response = await client.post("/", json={"sizes": [{"width": 2}]})
+    assert response.text == '{"sizes":[{"width":2,"height":1}],"label":"none","tags":[]}'
 
 
 class NotFound(Exception):

@@ -150,7 +150,7 @@ def test_a_wrong_service_is_an_error_that_says_what_to_write(services: Any, mess
             (
                 (),
                 {
-                    "book": {"title": "Emma", "tags": []},
+                    "book": {"title": "Emma", "price": Decimal("1.5"), "tags": []},
                     "colour": "red",
                 },
             ),

@@ -277,6 +277,17 @@ async def test_bytes_that_are_no_http_are_refused_and_the_server_goes_on(parser:
         assert (await client.get("/books/7")).text == "7"
 
 
+async def test_an_upgrade_to_websockets_is_answered_as_a_request_and_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(Shop) as (runner, _), connected(runner) as (reader, writer):
+        upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+        writer.write(b"GET /ws HTTP/1.1\r\nhost: a\r\n" + upgrade + b"\r\n")
+        head, _ = await read_response(reader)
+        assert head.startswith("HTTP/1.1 404")
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
 async def test_one_connection_carries_many_requests_also_pipelined(parser: str) -> None:
     async with serving(Shop) as (runner, _), connected(runner) as (reader, writer):
         for number in (b"1", b"2"):

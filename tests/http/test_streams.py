@@ -201,6 +201,22 @@ async def test_a_client_that_hangs_up_closes_the_generator_and_rolls_back() -> N
     assert happened == ["opened", "closed", "rolled back"]
 
 
+async def test_a_client_that_hangs_up_ends_all_its_pipelined_requests(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Streams.ending = asyncio.Event()
+    async with serving(Streams) as (runner, _):
+        async with connected(runner) as (reader, writer):
+            for path in (b"/endless", b"/text", b"/waiting"):
+                writer.write(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+            await reader.readline()
+            writer.transport.abort()
+        async with asyncio.timeout(10):
+            await Streams.ending.wait()
+    assert happened == ["opened", "closed", "rolled back"]
+    assert [each for each in caplog.records if each.levelname != "DEBUG"] == []
+
+
 async def test_a_slow_client_pauses_the_generator() -> None:
     Streams.ending = asyncio.Event()
     produced = 0

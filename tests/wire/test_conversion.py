@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -23,6 +23,19 @@ class Colour(Enum):
 @dataclass
 class Item:
     name: str
+
+
+@dataclass
+class Inner:
+    a: int
+    b: int = 2
+
+
+@dataclass
+class Outer:
+    inner: list[Inner]
+    label: str = "none"
+    tags: list[str] = field(default_factory=list)
 
 
 class Row(msgspec.Struct):
@@ -85,3 +98,12 @@ def test_bytes_are_base64_only_where_json_has_no_bytes() -> None:
     assert made.convert(["eA==", b"y"]) == [b"x", b"y"]
     with pytest.raises(Unfit, match="bytes"):
         converter(list[bytes], strict=True).convert(["eA=="])
+
+
+def test_a_converted_dataclass_has_its_defaults_itself_and_in_order() -> None:
+    converter = converter_of("x", dict[str, Outer], strict=True)
+    assert converter is not None
+    outer = converter.convert({"k": {"inner": [{"a": 1}]}})["k"]
+    assert list(vars(outer)) == ["inner", "label", "tags"]
+    assert vars(outer.inner[0]) == {"a": 1, "b": 2}
+    assert msgspec.json.encode(outer) == b'{"inner":[{"a":1,"b":2}],"label":"none","tags":[]}'
