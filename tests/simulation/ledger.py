@@ -396,12 +396,14 @@ class Ledger:
     def copied(self, begin: float) -> bool:
         """
         Whether since *begin* a message and its copy may have come to one process, which cannot know
-        that they are one event: a process crashed after it sent the copy, or another one got it.
+        that they are one event: a process crashed after it sent the copy, another one got it, or
+        the ack of a redelivered original was lost.
         """
         now = self.now()
         losses = [what for start, until, what in self.troubles if start <= now and begin <= until]
+        losses = [what for what in losses if what.startswith(LOSSES)]
         crashed = any(what.startswith("crash") for what in losses)
-        return crashed or (self.several_stores and any(w.startswith(LOSSES) for w in losses))
+        return crashed or len(losses) > 1 or (self.several_stores and bool(losses))
 
     # --- the end
 
