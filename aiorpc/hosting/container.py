@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -27,6 +27,7 @@ from ..transports.base import State, Transport
 from ..transports.health import Health, problems_of
 from ..wire.message import name_fault
 from ..wire.protocol import Wire
+from .background import Background
 from .discovery import Discoverable
 from .pool import Pool
 from .unawaited import reporting_unawaited
@@ -81,7 +82,8 @@ class ServiceContainer:
         self.intercept, self.interceptors = pool.intercept, pool.interceptors
         self._shared: dict[object, Any] = {}
         self._sharing: dict[object, asyncio.Lock] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background(self.settings.cleanup_timeout, self._background_failed)
+        self.spawn = self._background.spawn
         self._failure: BaseException | None = None
         self._grace = self.settings.shutdown_timeout  # seconds, for the running calls
         self._life: asyncio.Task[None] | None = None
@@ -222,7 +224,7 @@ class ServiceContainer:
     async def _listen(self, ready: asyncio.Future[None]) -> None:
         self._pool.accepting = True
         async with AsyncExitStack() as listeners:
-            listeners.push_async_callback(self._stop_background)
+            listeners.push_async_callback(self._background.stop)
             discoverable = None
             if self.settings.discovery:
                 # First, so that the broker makes its queue and the entrypoints' queues at once.
@@ -245,6 +247,7 @@ class ServiceContainer:
         ends_at = self._loop.time() + self._grace
         await self._pool.drain(self._grace)
         await _send_the_rest(self, max(0.0, ends_at - self._loop.time()))
+        await self._background.close()  # such as answers that the broker refuses
 
     def _stops(self) -> bool:
         return not self._pool.accepting or (self._life is not None and self._life.cancelling() > 0)
@@ -261,24 +264,10 @@ class ServiceContainer:
 
     # The methods of Host
 
-    def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
-        task = self._loop.create_task(background, name=name)
-        self._background.add(task)
-        task.add_done_callback(self._background_done)
-
-    def _background_done(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: %s failed: the service stops", self.service_name, task.get_name())
-            self._failure = self._failure or error
-            self._stopping.set()
-
-    async def _stop_background(self) -> None:
-        tasks = list(self._background)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=self.settings.cleanup_timeout)
+    def _background_failed(self, name: str, error: BaseException) -> None:
+        log.error("%s: %s failed: the service stops", self.service_name, name)
+        self._failure = self._failure or error
+        self._stopping.set()
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         async with self._sharing.setdefault(key, asyncio.Lock()):

@@ -26,6 +26,7 @@ from aiorpc import (
     EventDispatcher,
     Handler,
     Host,
+    Queue,
     RemoteError,
     RpcTimeout,
     ServiceContainer,
@@ -37,8 +38,13 @@ from aiorpc import (
     serve,
     timer,
 )
+from aiorpc.config import resolve
 from aiorpc.extensions import Ending
 from aiorpc.hosting.pool import Submit
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
+from aiorpc.wire.protocol import Wire
 from tests.support.waiting import eventually
 
 
@@ -629,6 +635,52 @@ async def test_a_drain_is_bounded_and_names_the_calls_it_abandons(
         assert not reply.done()
         assert "recorded: 1 call(s) still ran after 0.05 s" in caplog.text
         reply.cancel()
+
+
+async def test_a_stopped_container_leaves_no_task_that_sends_a_refused_answer_again(
+    config: dict[str, Any],
+) -> None:
+    began, release = asyncio.Event(), asyncio.Event()
+
+    class Service:
+        name = f"refused_{uuid.uuid4().hex}"
+
+        @rpc
+        async def method(self) -> None:
+            began.set()
+            await release.wait()
+
+    exchange = Wire.of(resolve(config)).rpc_exchange
+    only_one = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    full = Queue(f"{Service.name}.full", exchange, f"{Service.name}.full", arguments=only_one)
+    request = Message(
+        body=b'{"args": [], "kwargs": {}}',
+        content_type="application/json",
+        content_encoding="utf-8",
+        reply_to=full.routing_key,
+        correlation_id="1",
+    )
+    async with open_transport(resolve(config)) as transport:
+        await transport.declare(queues=[full])
+        for exchange_name, key, message in (
+            ("", full.name, Message(body=b"")),
+            (exchange.name, f"{Service.name}.method", request),
+        ):
+            if message is request:
+                container = ServiceContainer(Service, {**config, "CONFIRM_REPLIES": True})
+                await container.start()
+            await transport.publish(
+                Outgoing(exchange=exchange_name, routing_key=key, message=message), 10
+            )
+        await asyncio.wait_for(began.wait(), 10)
+        stopping = asyncio.create_task(container.stop())
+        await eventually(lambda: not container._pool.accepting)
+        release.set()
+        await stopping
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert "send an answer again" not in names
+        for queue in (full.name, f"rpc-{Service.name}"):
+            await transport.delete(queue)
 
 
 @pytest.mark.parametrize("stopped_before", [False, True])

@@ -56,7 +56,7 @@ def container_left(container: ServiceContainer) -> list[str]:
         left += _counted("messages in work", len(getattr(owner, "_taken", ())))
         if not subscription.consuming:
             left.append(f"{subscription.queue.name} is not consumed")
-    background = [task for task in container._background if not task.done()]
+    background = [task for task in container._background.tasks if not task.done()]
     timers = [task for task in background if task.get_name().startswith("timer ")]
     left += _counted("background tasks", len(background) - len(timers))
     return left

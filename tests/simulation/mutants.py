@@ -83,12 +83,13 @@ MUTANTS = [
     Mutant(
         "the request is acked before its answer is sent",
         "aiorpc.entrypoints.requests",
-        "        request.settled = True\n",
-        "        request.settled = True\n"
+        "        ending = outcome.ending\n        if ending is _RETURNED:\n",
+        "        ending = outcome.ending\n"
         "        held = request.delivery.entry\n"
         "        if outcome.ending is _RETURNED:\n"
         "            request.delivery.ack()\n"
-        "            request.delivery.entry = held\n",
+        "            request.delivery.entry = held\n"
+        "        if ending is _RETURNED:\n",
     ),
     Mutant(
         "the answer leaves before the dependencies close",
@@ -167,8 +168,8 @@ MUTANTS = [
     Mutant(
         "a running call stays in the table",
         "aiorpc.entrypoints.requests",
-        "        self.cancellations.running.pop(request.key, None)\n",
-        "",
+        "        self.cancellations.running.pop(request.key, None)\n        ending =",
+        "        ending =",
     ),
     Mutant(
         "an answered call keeps its deadline",

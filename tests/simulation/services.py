@@ -150,7 +150,7 @@ class Shop:
     async def typed(self, number: int) -> int:
         return number
 
-    @timer(interval=1.0)
+    @timer(interval=3.0)
     async def tick(self) -> None:
         _ledgers[-1].tell(PROCESS.get(), "ticks")
         await asyncio.sleep(0.01)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.simulation.faults import Fault
 from tests.simulation.loop import PROCESS, Process, SimulationLoop, Stuck
 from tests.simulation.mutant_table import find
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Result, simulate
 
 
-@pytest.mark.parametrize("seed", ["1", "4", "10", "65"])
+@pytest.mark.parametrize("seed", ["2", "4", "8"])
 def test_a_seed_breaks_no_promise(seed: str) -> None:
     assert simulate(seed).violations == []
 
 
-#: The trace of seed 22 on Python 3.11 to 3.13. A change of aiorpc that sends other messages changes
-#: it: `python -m tests.simulation --seed 22` prints the new one.
 def test_a_seed_gives_the_same_trace_twice() -> None:
-    first, second = simulate("22"), simulate("22")
+    first, second = simulate("4"), simulate("4", tell=True)
     assert first.struck
     assert (first.trace, first.steps) == (second.trace, second.steps)
-    assert simulate("23").trace != first.trace
+    assert second.story
+    assert simulate("4", []).trace != first.trace
 
 
 @pytest.mark.slow
@@ -37,9 +38,17 @@ def test_new_seeds_break_no_promise() -> None:
         assert simulate(seed).violations == [], f"make simulate SEED={seed}"
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_changes_todays_code(mutant: Mutant) -> None:
+    source = importlib.util.find_spec(mutant.module)
+    assert source is not None
+    assert source.origin is not None
+    assert Path(source.origin).read_text(encoding="utf-8").count(mutant.old) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS[:3], ids=lambda mutant: mutant.name)
-def test_a_fault_of_aiorpc_is_found(mutant: object) -> None:
+def test_a_fault_of_aiorpc_is_found(mutant: Mutant) -> None:
     assert find(mutant) is not None  # the other mutants: mutants.md
 
 

@@ -43,7 +43,7 @@ BUSY = 10.0
 #: Seconds after which a run ends, whatever still runs.
 MOST_SECONDS = 400.0
 #: Callers of one client that call at the same time.
-CALLERS = 4
+CALLERS = 8
 
 
 @dataclass
@@ -103,7 +103,7 @@ class World:
         self.ledger.several_stores = "store-1" in self.names
         clients = [f"client-{n}" for n in range(1 + int(draw() * 3))]
         self.names += clients
-        count = 20 + int(draw() * 60)
+        count = 60 + int(draw() * 140)
         self.operations = {name: deque(operations(seed, name, count)) for name in clients}
         self._busy: dict[str, int] = {}
         self.server = Process(self.loop, "broker")
