@@ -130,7 +130,6 @@ _encode_by_msgspec = msgspec.json.Encoder().encode
 
 #: Types that msgspec writes as kombu does. Float is not here, because msgspec writes NaN as null.
 _LEAVES = frozenset({str, int, bool, type(None)})
-_TEXT = frozenset({str})
 
 
 def _is_plain(value: Any, depth: int) -> bool:
@@ -142,8 +141,9 @@ def _is_plain(value: Any, depth: int) -> bool:
     """
     kind = type(value)
     if kind is dict:
-        if not _TEXT.issuperset(map(type, value)):
-            return False
+        for key in value:
+            if type(key) is not str:
+                return False
         value = value.values()
     elif kind is not list and kind is not tuple:
         return kind in _LEAVES or (kind is float and value * 0.0 == 0.0)

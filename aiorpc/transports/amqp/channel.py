@@ -65,6 +65,13 @@ class Channel:
         unconfirmed: the messages that the broker has to confirm, by delivery tag.
     """
 
+    # Above 30 attributes, Python 3.11 finds attributes and methods of an object much slower.
+    __slots__ = (
+        *("_confirms", "_limit", "_oldest", "_on_refused", "_published", "_returned", "_settled"),
+        *("_take_back", "amqp", "encoder", "ended", "lane", "link", "loop", "max_message_size"),
+        *("number", "open", "unconfirmed"),
+    )
+
     def __init__(
         self,
         link: Link,

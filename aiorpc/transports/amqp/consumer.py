@@ -138,6 +138,12 @@ class ConsumerChannel(Channel):
         after_acks: calls functions when the broker has read the acks.
     """
 
+    __slots__ = (
+        *("_acked", "_held", "_idle", "_oldest_unsettled", "_received", "_refused", "_requeue"),
+        *("_requeues", "_unread", "after_acks", "cancelled", "cancelled_up_to", "elsewhere"),
+        *("unsettled"),
+    )
+
     def __init__(
         self,
         link: Link,

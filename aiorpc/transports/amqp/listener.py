@@ -20,11 +20,12 @@ class ListenerChannel(ConsumerChannel):
     they join the next write. Messages arrive in order, so an ack of the last message covers all.
     """
 
-    _heard_up_to = 0
+    __slots__ = ("_heard", "_heard_up_to")
 
     def __init__(self, *args: Any, heard: Heard, **kwargs: Any) -> None:
         super().__init__(*args, received=lambda delivery: heard(delivery.message), **kwargs)
         self._heard = heard
+        self._heard_up_to = 0
 
     def delivered(
         self, tag: int, redelivered: bool, exchange: str, routing_key: str, message: Message
