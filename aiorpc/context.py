@@ -46,9 +46,10 @@ class Deadline(msgspec.Struct, frozen=True, order=True, gc=False):
         return max(least, self.at - time.monotonic())
 
 
-class Context(msgspec.Struct, frozen=True, dict=False):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """
-    The context of one call. It never changes; its methods return a new context.
+    The context of one call. It never changes; its methods return a new context. The garbage
+    collector does not visit contexts, because nothing that a message carries holds its context.
 
     Attributes:
         call_id_stack: ids of the calls that led to this call, oldest first; its own id is last.

@@ -66,7 +66,8 @@ class ServedRequest(Request, eq=False, kw_only=True):
     def asked(self) -> Asked:
         """What the request asks for: callers may use an id again."""
         body = self.message.body
-        return self.method, len(body), body[:_COMPARED]
+        size = len(body)
+        return self.method, size, body if size <= _COMPARED else body[:_COMPARED]
 
     def delivered_again(self, delivery: Delivery) -> None:
         """Settle the old delivery, and answer *delivery* instead."""

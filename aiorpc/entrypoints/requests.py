@@ -27,6 +27,7 @@ from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import attempts_of
 from ..wire.errors import text_of
+from ..wire.message import Message
 from ..wire.requests import Request
 from .answers import Answers, ServedRequest
 from .attempts import Attempts
@@ -54,6 +55,20 @@ class Method(msgspec.Struct, frozen=True):
     stream: bool = False
 
 
+class _Request(ServedRequest, eq=False, kw_only=True):
+    """A request with the callbacks of its call. Bound methods cost less than partials (ADR 6)."""
+
+    server: Server
+
+    def settle(self, outcome: Outcome) -> None:
+        """Settle the request with the *outcome* of its call."""
+        self.server.settle(self, outcome)
+
+    def encode(self, result: Any) -> Message:
+        """Return the reply with *result*."""
+        return self.server.replies.result(self.message, result)
+
+
 class Server:
     """
     Serves the requests of one service.
@@ -63,9 +78,7 @@ class Server:
     """
 
     def __init__(self, host: Host, methods: Mapping[str, Method]) -> None:
-        self._requests, self._replies = host.wire.requests, host.wire.replies
-        # Bound once: a call would else make two bound methods more, for the collector to visit.
-        self._encode_result, self._settle = host.wire.replies.result, self._settle_request
+        self._requests, self.replies = host.wire.requests, host.wire.replies
         self.cancellations: Cancellations[ServedRequest] = Cancellations()
         self._host = host
         self._methods = methods
@@ -109,17 +122,18 @@ class Server:
     def _parked(self, delivery: Delivery, error: AioRpcError) -> None:
         self._answer_error(self._read(delivery), error, refusal=True)
 
-    def _read(self, delivery: Delivery) -> ServedRequest:
+    def _read(self, delivery: Delivery) -> _Request:
         message = delivery.message
-        request = ServedRequest(
+        request = _Request(
             message,
             delivery.routing_key.rpartition(".")[2],
             delivery=delivery,
             key=(message.reply_to, message.correlation_id),
+            server=self,
         )
         return self._requests.read(request)
 
-    def _serve(self, request: ServedRequest) -> None:
+    def _serve(self, request: _Request) -> None:
         if request.compressed and decompresses(
             self._host, request.delivery, partial(self._serve, request)
         ):
@@ -149,17 +163,12 @@ class Server:
             return
         host, entrypoint = self._host, method.entrypoint
         call = host.new_call(entrypoint, args, kwargs, request.context, "rpc", again)
-        request.submission = host.submit(
-            entrypoint,
-            call,
-            partial(self._settle, request),
-            partial(self._encode_result, request.message),
-        )
+        request.submission = host.submit(entrypoint, call, request.settle, request.encode)
         if not request.settled:
             cancellations.running[request.key] = request
 
     def _serve_stream(
-        self, request: ServedRequest, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, request: _Request, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Serve *request*, whose method is an async generator or whose caller wants a stream."""
         again = request.delivery.redelivered or request.resent
@@ -170,7 +179,7 @@ class Server:
         call = self._host.new_call(method.entrypoint, args, kwargs, request.context, "rpc", again)
         answering = self._streams.open(request)
         listed = isinstance(answering, Collected)
-        encode = partial(self._encode_result, request.message) if listed else None
+        encode = request.encode if listed else None
         settle = partial(self._settle_stream, request)
         call = StreamCall(**msgspec.structs.asdict(call), answering=answering)
         request.submission = self._host.submit(method.entrypoint, call, settle, encode)
@@ -179,7 +188,7 @@ class Server:
 
     def _settle_stream(self, request: ServedRequest, outcome: Outcome) -> None:
         if not self._streams.close(request, outcome):
-            self._settle(request, outcome)
+            self.settle(request, outcome)
             return
         request.settled = True
         self.cancellations.running.pop(request.key, None)
@@ -201,7 +210,7 @@ class Server:
 
     # From an outcome to an answer
 
-    def _settle_request(self, request: ServedRequest, outcome: Outcome) -> None:
+    def settle(self, request: ServedRequest, outcome: Outcome) -> None:
         """Answer with *outcome*, or requeue the request because the host stops."""
         request.settled = True
         self.cancellations.running.pop(request.key, None)
@@ -245,7 +254,7 @@ class Server:
         Answer with *error*. If *error* is too large or cannot be encoded, answer with another error
         that reports this.
         """
-        replies, name = self._replies, type(error).__name__
+        replies, name = self.replies, type(error).__name__
         try:
             reply = replies.error(request.message, error, refusal=refusal, secrets=secrets)
             self.answers.send(request, reply)

@@ -196,10 +196,10 @@ class Worker(msgspec.Struct, eq=False):
                 result = await method(*call.args, **call.kwargs)
             else:
                 result = await workshop.run(self.entrypoint, call, method, self._stop_waiting)
-            if self._cancelled_for in _NOBODY_WAITS:
+            if self._cancelled_for is not None and self._cancelled_for in _NOBODY_WAITS:
                 raise asyncio.CancelledError  # the method caught CancelledError: roll back
-            self._result = result
-            self._encoded = self._encode(result) if self._encode else result
+            self._result, encode = result, self._encode
+            self._encoded = encode(result) if encode else result
         except BaseException as exc:  # noqa: BLE001 - raised below, after the dependencies closed
             error = exc
         try:

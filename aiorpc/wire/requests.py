@@ -21,11 +21,14 @@ from ..context import EMPTY, FAR, NO_CONTEXT, Context, Deadline
 from ..exceptions import IncorrectSignature, MalformedRequest, RpcTimeout
 from .content import Content
 from .headers import FilledHeaders, HeaderTemplate, context_headers, read_headers
-from .message import Message, expiration_of
+from .message import MAX_EXPIRATION, Message, expiration_of
 from .names import DEADLINE, RESENT, UNBOUNDED_CANCEL
 from .serializers import JSON
 
 __all__ = ["Request", "Requests", "decode_cancellation", "encode_cancellation"]
+
+#: Seconds that an ``expiration`` can say at most.
+_LONGEST = MAX_EXPIRATION / 1000
 
 
 class Request(msgspec.Struct, eq=False):
@@ -89,7 +92,7 @@ class Requests:
             left = deadline.at - monotonic()
             if left <= 0:
                 raise RpcTimeout(f"{call} was not sent: its deadline has passed already")
-            expiration = expiration_of(left)
+            expiration = ceil(left * 1000) if left < _LONGEST else MAX_EXPIRATION
             moment = ceil((epoch() + left) * 1000)
             if template is None or headers:
                 headers = {DEADLINE: str(moment), **headers}
