@@ -17,7 +17,8 @@ from starlette.responses import PlainTextResponse, Response
 from ..call import Call
 from ..context import EMPTY, current
 from ..declarations import decorator_of
-from ..exceptions import BadRequest, ConfigurationError
+from ..entrypoints.arguments import require_call
+from ..exceptions import BadRequest, ConfigurationError, MethodNotFound
 from ..extensions import Host
 from ..wire.conversion import Unsupported
 from ..wire.errors import safe_for_serialization
@@ -58,6 +59,9 @@ class HttpEntrypoint(Hooks):
     url: str
     timeout: float | None = field(default=None, kw_only=True)
     validate: bool = field(default=True, kw_only=True)
+    #: Of the container's copy: finds arguments; None: ``validate`` is false.
+    _binder: Binder | None = field(default=None, init=False)
+    _yields_events: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,8 +100,12 @@ class HttpEntrypoint(Hooks):
         """Return the response for an error: 400 if it is expected, else by the table of errors."""
         stack = current.get().call_id_stack
         status = None
-        if isinstance(exc, self.expected_exceptions) and not isinstance(exc, HTTPException):
+        if isinstance(exc, HTTPException):
+            pass  # it has its own
+        elif isinstance(exc, self.expected_exceptions):
             status = 400
+        elif isinstance(exc, MethodNotFound):  # of a service that the method calls
+            status = 500
         return problem_response(exc, call_id=stack[-1] if stack else "", status=status)
 
     # What the host calls
@@ -122,16 +130,14 @@ class HttpEntrypoint(Hooks):
         declared = inspect.getattr_static(host.service_cls, self.method_name)
         skip_self = not isinstance(declared, staticmethod)
         mode = host.settings.validate_arguments
-        self._binder = None
-        if self.validate:
+        if not self.validate:
+            require_call(self, host, (None,), dict.fromkeys(self._rule.names))
+        else:
             self._binder = Binder(
                 function, self._rule, self._methods, skip_self=skip_self, mode=mode, name=name
             )
         self._yields_events = _yields_events(function)
         return HttpEndpoint(self, host, self._rule, self._methods)
-
-    _binder: Binder | None = field(default=None, init=False)
-    _yields_events: bool = field(default=False, init=False)
 
     async def finish(self, call: Call, result: Any) -> Any:
         if isinstance(call, HttpCall) and call._exchange is not None:

@@ -255,31 +255,31 @@ async def test_a_decorator_that_adds_arguments_works_without_validation() -> Non
         assert (await client.get("/7", headers={"x-user": "ada"})).json() == [7, "ada"]
 
 
-def refused(method: Any, url: str = "/", methods: str = "GET") -> Any:
-    return type("Refused", (), {"name": "refused", "method": http(methods, url)(method)})
+def refused(method: Any, url: str, **options: Any) -> Any:
+    return type("Refused", (), {"name": "refused", "method": http("GET", url, **options)(method)})
 
 
 async def no_number(self: Any, request: Any) -> None: ...
 async def body_of_get(self: Any, order: Order) -> None: ...
 async def positional(self: Any, number: int, /) -> None: ...
+async def no_values(self: Any, request: Any) -> None: ...
+async def no_request(self: Any) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("method", "url", "text"),
+    ("method", "url", "validate", "text"),
     [
-        (
-            no_number,
-            "/<int:number>",
-            "takes no argument 'number', which the path",
-        ),
-        (body_of_get, "/", "the argument 'order' is a JSON body, and a request with GET has none"),
-        (positional, "/<int:number>", "the parameter 'number' has no name for requests"),
+        (no_number, "/<int:number>", True, "takes no argument 'number', which the path"),
+        (body_of_get, "/", True, "is a JSON body, and a request with GET has none"),
+        (positional, "/<int:number>", True, "the parameter 'number' has no name for requests"),
+        (no_values, "/<int:number>", False, "an unexpected keyword argument 'number'"),
+        (no_request, "/", False, "takes 1 positional argument but 2 were given"),
     ],
 )
 async def test_a_method_that_cannot_take_its_requests_is_refused_at_the_start(
-    method: Any, url: str, text: str
+    method: Any, url: str, validate: bool, text: str
 ) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        async with serving(refused(method, url)):
+        async with serving(refused(method, url, validate=validate)):
             pass
     assert text in str(raised.value)

@@ -64,6 +64,10 @@ class Outer:
     async def slow(self) -> None:
         await asyncio.Event().wait()
 
+    @http("GET", "/missing")
+    async def missing(self) -> None:
+        await self.inner.a_method_that_is_missing()
+
     @http("GET", "/nested", timeout=5)
     async def nested(self) -> None:
         raise RpcTimeout("inner.seen did not answer on host secret-host")
@@ -126,6 +130,13 @@ async def test_a_method_past_its_deadline_is_answered_with_504() -> None:
     assert expired.status_code == 504
     assert nested.status_code == 504
     assert "secret-host" not in nested.text
+
+
+async def test_a_method_that_another_service_lacks_is_no_404_of_this_path() -> None:
+    async with serving(Inner, Outer) as (_, client):
+        response = await client.get("/missing")
+    assert response.status_code == 500
+    assert "a_method_that_is_missing" not in response.json()["detail"]
 
 
 async def test_middleware_sees_the_request_and_may_answer_for_the_method() -> None:
