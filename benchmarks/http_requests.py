@@ -160,7 +160,8 @@ def running(name: str) -> Iterator[tuple[int, int]]:
         process.wait()
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Return the user and system time of the process, in seconds."""
     used = cpu_seconds([pid])
     assert used is not None, "this needs Linux"
     return used
@@ -177,9 +178,9 @@ def measure(options: argparse.Namespace) -> None:
             for name, request in REQUESTS.items():
                 for server in SERVERS[:: -1 if turn % 2 else 1]:
                     pid, port = servers[server]
-                    before, began = _cpu(pid), time.monotonic()
+                    before, began = cpu_of(pid), time.monotonic()
                     count = uvloop.run(load(port, request, options.connections, options.seconds))
-                    took, used = time.monotonic() - began, _cpu(pid) - before
+                    took, used = time.monotonic() - began, cpu_of(pid) - before
                     found.setdefault((name, server), []).append((count / took, used / count * 1e6))
     print(f"{'request':24} {'server':8} {'requests/s':>10} {'us CPU':>7}")
     for (name, server), rounds in found.items():
