@@ -183,7 +183,8 @@ INSIDE = {
     "http": [
         *("requirements", "problems", "routes", "requests", "responses", "arguments"),
         *("exchange", "parser", "listener", "server", "entrypoint"),
-        *("hangups", "operations", "connection", "calls", "openapi", "page", "hosted", "gateway"),
+        *("hangups", "item_streams", "operations", "connection", "calls", "openapi", "page"),
+        *("hosted", "gateway"),
         "__init__",
     ],
     "sqlalchemy": [

@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..call import Call, Handler
+from ..call import Handler
 from ..calling.client import Client
 from ..calling.options import DEFAULTS, UNSET, Route
-from ..context import EMPTY, Context, new_id
+from ..context import EMPTY, Context, current, new_id
 from ..exceptions import (
     AioRpcError,
     MalformedRequest,
@@ -33,9 +33,11 @@ from ..exceptions import (
 )
 from ..logs import logger
 from .connection import Connection
+from .exchange import StreamCut
 from .hangups import UntilHangUp
+from .item_streams import send_items
 from .operations import Operation
-from .problems import problem_of
+from .problems import Problem, problem_of, problem_response
 from .requests import HttpRequest, context_from, json_body, known_headers, read_body
 
 __all__ = ["Authenticate", "Calls"]
@@ -102,31 +104,66 @@ class Calls:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._connection.cluster()  # raises if nobody started it: that concerns the programmer
-        call_id = ""
-        operation = self._operations.get(
-            (scope["path_params"]["service"], scope["path_params"]["method"])
-        )
+        params = scope["path_params"]
+        operation = self._operations.get((params["service"], params["method"]))
+        if operation is None:
+            response = problem_response(HTTPException(404, "There is no such method."))
+            await response(scope, receive, send)
+            return
+        call_id = f"gateway.{operation.method}.{new_id()}"
+        # Also for calls that `authenticate` makes, and for the log. An ASGI server may use one task
+        # for several requests.
+        token = current.set(Context((call_id,)))
+        answer: Response | None
         try:
-            if operation is None:
-                raise HTTPException(404, "There is no such method.")
-            call_id = f"gateway.{operation.method}.{new_id()}"
-            response = await self._answer(scope, receive, operation, call_id)
+            answer = await self._answer(scope, receive, send, operation, call_id)
         except ClientDisconnect:
             log.info("%s: the client hung up, so the call was cancelled (%s)", operation, call_id)
             return
+        except StreamCut:
+            raise  # to the server, which cuts the connection
         except Exception as error:  # noqa: BLE001 - the client gets every error as its answer
-            response = self._failure(error, operation, call_id)
-        await response(scope, receive, send)
+            answer = self._problem(error, operation, call_id).response(call_id)
+        finally:
+            current.reset(token)
+        if answer is not None:
+            await answer(scope, receive, send)
 
     async def _answer(
-        self, scope: Scope, receive: Receive, operation: Operation, call_id: str
-    ) -> Response:
+        self, scope: Scope, receive: Receive, send: Send, operation: Operation, call_id: str
+    ) -> Response | None:
+        """Return the response; None if it was sent already."""
         if scope["method"] != "POST":
             raise HTTPException(405, headers={"Allow": "POST"})
         client = self._connection.client()
         route, handler = self._route(client, operation)
+        body = await self._request(scope, receive, operation, call_id, route.timeout)
+        args, kwargs = operation.arguments(body)
+        if operation.is_stream:
+            stream = client.streams.open(route, None, args, kwargs)
+
+            def failed(error: Exception) -> Any:
+                return self._problem(error, operation, call_id).content(call_id)
+
+            await send_items(stream, operation.encoded, failed, scope, receive, send)
+            return None
+        async with UntilHangUp(receive):
+            result = await handler(client.new_call(route, args, kwargs))
+        return Response(operation.encoded(result), media_type="application/json")
+
+    async def _request(
+        self,
+        scope: Scope,
+        receive: Receive,
+        operation: Operation,
+        call_id: str,
+        timeout: float | None,
+    ) -> dict[str, Any]:
+        """Return the arguments in the request, after its context has become the current one."""
         headers = known_headers(scope)
-        context = context_from(headers, EMPTY, route.timeout)
+        context = context_from(headers, EMPTY, timeout)
+        context = Context((call_id,), context.data, context.deadline)
+        current.set(context)
         request = HttpRequest(scope)
         until = asyncio.timeout_at(None if context.deadline is None else context.deadline.at)
         try:
@@ -139,17 +176,10 @@ class Calls:
             if not until.expired():
                 raise
             raise RpcTimeout("the request was not ready before its deadline") from None
+        if data:
+            current.set(context.with_data(data))
         _refuse_idempotency_key(request, operation)
-        args, kwargs = operation.arguments(_body_of(request))
-        call = client.new_call(route, args, kwargs)
-        # Context data of the proxy, then of the trace; that of the user's function counts most.
-        data = {**call.context.data, **context.data, **data}
-        call = Call(
-            route.service, route.method, args, kwargs, Context((call_id,), data, context.deadline)
-        )
-        async with UntilHangUp(receive):
-            result = await handler(call)
-        return Response(operation.encoded(result), media_type="application/json")
+        return _body_of(request)
 
     def _route(self, client: Client, operation: Operation) -> tuple[Route, Handler]:
         if client is not self._client:  # the proxy was started again
@@ -177,7 +207,8 @@ class Calls:
             )
         return data
 
-    def _failure(self, error: Exception, operation: Operation | None, call_id: str) -> Response:
+    def _problem(self, error: Exception, operation: Operation, call_id: str) -> Problem:
+        """Log *error*, and return what the client may see of it."""
         problem = problem_of(error, call_id=call_id, status=self._chosen_status(error))
         if problem.status >= 500:
             known = isinstance(error, AioRpcError | HTTPException)
@@ -187,7 +218,7 @@ class Calls:
                 *(operation, problem.status, call_id, type(error).__name__, error),
                 exc_info=None if known else error,
             )
-        return problem.response(call_id)
+        return problem
 
     def _chosen_status(self, error: Exception) -> int | None:
         """Return the status that the user chose for *error*, if any."""

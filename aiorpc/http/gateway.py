@@ -64,7 +64,8 @@ class Gateway:
         app.mount("/api", gateway)
 
     The body is a JSON object with the arguments by name. The answer is the result as JSON, or an
-    error as problem+json. ``GET /openapi.json`` describes the methods; ``GET /docs`` shows them.
+    error as problem+json; the items of a stream are lines of JSON, or server-sent events if the
+    client accepts them. ``GET /openapi.json`` describes the methods; ``GET /docs`` shows them.
 
     Args:
         cluster_or_config: a configuration, as for :class:`~aiorpc.ClusterRpcProxy`, or such a

@@ -26,6 +26,11 @@ _PROBLEM = "problem.json"
 _OWN = (413, 415)
 #: Codes whose statuses a method never answers: a client that went away, and reserved ones.
 _NEVER = frozenset(("canceled", "already_exists", "unauthenticated", "permission_denied"))
+_STREAM_TYPES = ("application/x-ndjson", "text/event-stream")
+#: OpenAPI 3.1 describes no items of a stream.
+_ITEMS = (
+    "The items, each a line of JSON or, by the header Accept, an event. The schema is of one item."
+)
 _ANYTHING = {"description": "Any value."}  # msgspec 0.23 refuses an empty schema of a hook
 _PARAMETERS = {
     "Connect-Timeout-Ms": {
@@ -92,7 +97,8 @@ class Document:
         summary, _, text = ("" if signature is None else signature.text).partition("\n")
         description = "\n\n".join(filter(None, (text.strip(), _note(signature))))
         body = {"type": "object"} if signature is None else self._body(signature)
-        result = {} if signature is None else self._schemas.of(signature.result)
+        result = {"schema": {} if signature is None else self._schemas.of(signature.result)}
+        kinds = _STREAM_TYPES if operation.is_stream else ("application/json",)
         described: dict[str, Any] = {
             "operationId": str(operation),
             "tags": [operation.service],
@@ -104,8 +110,8 @@ class Document:
             },
             "responses": {
                 "200": {
-                    "description": "The result of the method.",
-                    "content": {"application/json": {"schema": result}},
+                    "description": _ITEMS if operation.is_stream else "The result of the method.",
+                    "content": dict.fromkeys(kinds, result),
                 },
                 **{each: {"$ref": f"#/components/responses/{each}"} for each in self._responses},
             },
@@ -114,6 +120,8 @@ class Document:
             described["description"] = description
         if signature is None:
             described["x-aiorpc-unchecked"] = True
+        if operation.is_stream:
+            described["x-aiorpc-stream"] = True
         return described
 
     def _body(self, signature: Signature) -> dict[str, Any]:

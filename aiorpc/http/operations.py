@@ -38,8 +38,11 @@ __all__ = ["Exposed", "Operation", "Parameter", "Signature", "operations_of"]
 
 #: What ``services`` of a gateway contains; see :class:`aiorpc.http.Gateway`.
 Exposed: TypeAlias = (
-    "type | tuple[type, str] | tuple[type, Sequence[str]] | tuple[type, str, Sequence[str]]"
-    " | tuple[str, Sequence[str]]"
+    type
+    | tuple[type, str]
+    | tuple[type, Sequence[str]]
+    | tuple[type, str, Sequence[str]]
+    | tuple[str, Sequence[str]]
 )
 Mode: TypeAlias = Literal["strict", "lax", "off"]
 
@@ -69,20 +72,14 @@ class Signature:
         name: ``service.method``, for errors.
         mode: whether the types of arguments are checked; see :class:`~aiorpc.wire.Arguments`.
         skip_self: whether *function* belongs to a class.
-
-    Raises:
-        ConfigurationError: the method is a stream.
     """
 
     def __init__(
         self, function: Callable[..., Any], name: str, mode: Mode, *, skip_self: bool
     ) -> None:
         inner = unwrapped(function)
-        if is_stream(function):
-            raise ConfigurationError(
-                f"{name} is a stream, which a Gateway does not offer yet: leave it out, by a list "
-                "of the methods to offer"
-            )
+        self.is_stream = is_stream(function)
+        #: The type of the result, or of the items of a stream.
         self.result = _supported(lambda: result_type(inner))
         self.mode = mode
         self.text = inspect.getdoc(function) or ""
@@ -135,7 +132,7 @@ class Signature:
 
     def converted(self, result: Any) -> Any:
         """
-        Return *result* in the annotated type.
+        Return *result*, or an item of a stream, in the annotated type.
 
         Raises:
             MalformedReply: *result* does not fit the annotation.
@@ -155,6 +152,11 @@ class Operation(msgspec.Struct, frozen=True, eq=False):
         """The path below that of the gateway."""
         return f"/rpc/{self.service}/{self.method}"
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether the method returns items; unknown without a signature."""
+        return self.signature is not None and self.signature.is_stream
+
     def __str__(self) -> str:
         return f"{self.service}.{self.method}"
 
@@ -169,7 +171,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False):
 
     def encoded(self, result: Any) -> bytes:
         """
-        Return *result* as JSON.
+        Return *result*, or an item of a stream, as JSON.
 
         Raises:
             MalformedReply: *result* does not fit the annotation.

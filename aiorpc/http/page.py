@@ -58,14 +58,15 @@ def _services(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _operation(path: str, operation: Mapping[str, Any]) -> Iterator[str]:
     body = operation["requestBody"]["content"]["application/json"]["schema"]
-    result = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    result = next(iter(operation["responses"]["200"]["content"].values()))["schema"]
+    kind = "Items" if "x-aiorpc-stream" in operation else "Result"
     yield f'<details id="{escape(operation["operationId"])}"><summary><code>POST {escape(path)}'
     yield f"</code> {escape(operation['summary'])}</summary>"
     if "description" in operation:
         yield f'<p class="note">{escape(operation["description"])}</p>'
     if rows := "".join(_rows(body)):
         yield f"<table><tr><th>Argument<th>Type<th>Default</tr>{rows}</table>"
-    yield f"<p>Result: {_type(result)}</p>"
+    yield f"<p>{kind}: {_type(result)}</p>"
     sent = json.dumps(dict.fromkeys(body.get("required", ()), "...")).replace('"..."', "...")
     sent = escape(sent.replace("'", "'\\''"))
     yield f"<pre>curl {escape(path)} -H 'Content-Type: application/json' -d '{sent}'</pre>"

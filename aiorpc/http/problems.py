@@ -82,8 +82,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     errors: Any = None
     headers: Mapping[str, str] = EMPTY
 
-    def response(self, call_id: str = "") -> Response:
-        """Return the answer as ``application/problem+json``. *call_id* finds the call in a log."""
+    def content(self, call_id: str = "") -> dict[str, Any]:
+        """Return the members of the answer. *call_id* finds the call in a log."""
         content = {
             "type": "about:blank",
             "title": _phrase(self.status),
@@ -95,9 +95,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
             content["errors"] = self.errors
         if call_id:
             content["call_id"] = call_id
-        return Response(
-            _encoded(content), self.status, dict(self.headers), "application/problem+json"
-        )
+        return content
+
+    def response(self, call_id: str = "") -> Response:
+        """Return the answer as ``application/problem+json``."""
+        body = _encoded(self.content(call_id))
+        return Response(body, self.status, dict(self.headers), "application/problem+json")
 
 
 def problem_response(

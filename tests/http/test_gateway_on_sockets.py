@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +10,10 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-import uvicorn
 
 from aiorpc import ServiceContainer, rpc
 from aiorpc.http import Gateway
+from tests.support.http import served_by_uvicorn
 from tests.support.waiting import PATIENCE, eventually
 
 BROKER = "memory://sockets"
@@ -44,18 +43,8 @@ async def served(broker: str) -> AsyncIterator[int]:
     """The port of a gateway whose service runs on *broker*."""
     Shop.began, Shop.cancelled = asyncio.Event(), asyncio.Event()
     gateway = Gateway(broker, services=[Shop], authenticate=None)
-    config = uvicorn.Config(gateway, port=0, log_config=None, lifespan="on", ws="none")
-    server = uvicorn.Server(config)
-    # Without its signal handlers, which are those of the test run.
-    server.capture_signals = contextlib.nullcontext
-    async with ServiceContainer(Shop, broker):
-        serving = asyncio.create_task(server.serve())
-        try:
-            await eventually(lambda: server.started or serving.done())
-            yield server.servers[0].sockets[0].getsockname()[1]
-        finally:
-            server.should_exit = True
-            await serving
+    async with ServiceContainer(Shop, broker), served_by_uvicorn(gateway) as port:
+        yield port
 
 
 async def test_a_client_that_hangs_up_cancels_its_call() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -108,10 +107,6 @@ class Empty:
     name = "empty"
 
 
-class Rows(Protocol):
-    def rows(self) -> AsyncIterator[int]: ...
-
-
 @pytest.mark.parametrize(
     ("services", "message"),
     [
@@ -127,7 +122,6 @@ class Rows(Protocol):
         ([("shop", [1])], "are names, got 1"),
         ([("a/b", ["c"])], "no slash"),
         ([("shop", [""])], "no slash"),
-        ([(Rows, "feed")], "is a stream"),
     ],
 )
 def test_a_wrong_service_is_an_error_that_says_what_to_write(services: Any, message: str) -> None:

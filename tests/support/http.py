@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import uvicorn
 
 from aiorpc import ServiceRunner
 from aiorpc.http import web_server
+from tests.support.waiting import eventually
 
-__all__ = ["connected", "read_response", "serving"]
+__all__ = ["connected", "read_response", "served_by_uvicorn", "serving"]
 
 
 @asynccontextmanager
@@ -32,6 +35,22 @@ async def serving(
         httpx.AsyncClient(base_url=web_server(runner).url, timeout=10, verify=False) as client,
     ):
         yield runner, client
+
+
+@asynccontextmanager
+async def served_by_uvicorn(application: Any) -> AsyncGenerator[int]:
+    """Serve *application* on a free port, with its lifespan, and yield the port."""
+    config = uvicorn.Config(application, port=0, log_config=None, lifespan="on", ws="none")
+    server = uvicorn.Server(config)
+    # Without its signal handlers: the test run has its own.
+    server.capture_signals = contextlib.nullcontext
+    serving = asyncio.create_task(server.serve())
+    try:
+        await eventually(lambda: server.started or serving.done())
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
 
 
 @asynccontextmanager
