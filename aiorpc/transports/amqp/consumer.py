@@ -141,7 +141,7 @@ class ConsumerChannel(Channel):
     __slots__ = (
         *("_acked", "_held", "_idle", "_oldest_unsettled", "_received", "_refused", "_requeue"),
         *("_requeues", "_unread", "after_acks", "cancelled", "cancelled_up_to", "elsewhere"),
-        *("unsettled"),
+        "unsettled",
     )
 
     def __init__(
