@@ -1,7 +1,7 @@
 """
-The long form: `python -m tests.chaos [--short] [WORD ...]` plays the scenarios whose names contain
-a word, or all. Prints the table, and exits with 1 if a promise was broken. Without a word, or with
-the word `fuzz`, it also plays `tests/chaos/fuzz.py`.
+The long form: `python -m tests.chaos [--short] [WORD ...]` plays the scenarios and the refusals
+whose names contain a word, or all. Prints their tables, and exits with 1 if a promise was broken.
+Without a word, or with the word `fuzz`, it also plays `tests/chaos/fuzz.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 import sys
 
 from tests.chaos.fuzz import PARTS, fuzz
+from tests.chaos.refusal_report import RefusalReport, refusal_table
+from tests.chaos.refusals import REFUSALS, played
 from tests.chaos.report import Report, table
 from tests.chaos.scenarios import SCENARIOS, play
 from tests.servers import Rabbit, urls
@@ -18,25 +20,35 @@ from tests.servers import Rabbit, urls
 def main(arguments: list[str]) -> int:
     short = "--short" in arguments
     words = [word for word in arguments if not word.startswith("-")]
-    chosen = [each for each in SCENARIOS if not words or any(word in each.name for word in words)]
+
+    def is_chosen(name: str) -> bool:
+        return not words or any(word in name for word in words)
+
+    scenarios = [each for each in SCENARIOS if is_chosen(each.name)]
+    refusals = [each for each in REFUSALS if is_chosen(each.name)]
     ledger = urls().postgresql
     if ledger is None or Rabbit.program() is None:
         print("make chaos needs PostgreSQL and an installed RabbitMQ: `make servers`")
         return 1
-    reports: list[Report] = []
+    reports, refused = list[Report](), list[RefusalReport]()
     broken = 0
     with Rabbit.fresh() as node:
-        for scenario in chosen if short else [each.longer() for each in chosen]:
-            report = asyncio.run(play(scenario, node, ledger))
-            reports.append(report)
-            print(table([report]).splitlines()[-1], flush=True)
-            for failure in scenario.failures(report):
-                broken += 1
-                print(f"  BROKEN: {failure}", flush=True)
+        for scenario in scenarios if short else [each.longer() for each in scenarios]:
+            reports.append(asyncio.run(play(scenario, node, ledger)))
+            broken += _told(table(reports[-1:]), scenario.failures(reports[-1]))
+        for refusal in refusals if short else [each.longer() for each in refusals]:
+            refused.append(asyncio.run(played(refusal, node, ledger)))
+            broken += _told(refusal_table(refused[-1:]), refusal.failures(refused[-1]))
         if not words or "fuzz" in words:
             broken += fuzz(node.url, list(PARTS), range(100) if short else None)
-    print("\n" + table(reports))
+    print("\n" + table(reports) + "\n\n" + refusal_table(refused))
     return 1 if broken else 0
+
+
+def _told(rows: str, failures: list[str]) -> int:
+    """Print the last of *rows* and the *failures*, and return their number."""
+    print(rows.splitlines()[-1], *[f"  BROKEN: {each}" for each in failures], sep="\n", flush=True)
+    return len(failures)
 
 
 if __name__ == "__main__":

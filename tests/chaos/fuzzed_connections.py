@@ -24,6 +24,7 @@ from aiorpc import (
     event_handler,
     rpc,
 )
+from tests.chaos.lag import Lag, watched_loop
 from tests.chaos.log_lines import SEED, counted_log
 from tests.support.amqp_proxy import proxied
 from tests.support.spoiling_proxy import SpoilingProxy
@@ -127,12 +128,14 @@ async def fuzz_connections(
         for seed in waiting:
             SEED.set(seed)
             _tasks.set(set())
-            await _Seed(url, seed, report, show).run()
+            await _Seed(url, seed, report, lag, show).run()
 
-    with counted_log() as log, _tasks_are_noted():
-        async with asyncio.TaskGroup() as group:
-            for _ in range(WIDTH):
-                group.create_task(worker())
+    with counted_log() as log:
+        async with watched_loop() as lag:
+            with _tasks_are_noted():
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(WIDTH):
+                        group.create_task(worker())
     report.lines, report.seconds = log.count, time.monotonic() - began
     report.failures += log.faults
     return report
@@ -164,9 +167,9 @@ def _tasks_are_noted() -> Iterator[None]:
 class _Seed:
     """One seed: a service and a client whose connections pass a proxy that spoils one of them."""
 
-    def __init__(self, url: str, seed: int, report: ConnectionReport, show: bool) -> None:
+    def __init__(self, url: str, seed: int, report: ConnectionReport, lag: Lag, show: bool) -> None:
         self._proxy = SpoilingProxy(f"{url}?{QUERY}", seed, connections=2)
-        self._seed, self._report, self._show = seed, report, show
+        self._seed, self._report, self._lag, self._show = seed, report, lag, show
         self._failures: list[str] = []
         self._again = 0.0
 
@@ -261,7 +264,7 @@ class _Seed:
             self._failures.append("a call got a wrong answer")
         late = time.monotonic() - began - TIMEOUT
         self._report.late = max(self._report.late, late)
-        if late > SLACK:
+        if late > SLACK + 2 * self._lag.since(began):
             self._failures.append(f"a call ended {late:.2f} s past its deadline, with {name}")
 
     async def _outcome(self, method: Any, number: int) -> str:

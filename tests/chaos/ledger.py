@@ -34,6 +34,13 @@ class Ledger:
         rows = await self._pool.fetch(f"SELECT call, count(*) AS runs FROM {self.table} GROUP BY 1")
         return Counter({row["call"]: row["runs"] for row in rows})
 
+    async def runs_by_process(self) -> Counter[tuple[str, str]]:
+        """Return how often each call has run in each process, by call id and process id."""
+        rows = await self._pool.fetch(
+            f"SELECT call, process, count(*) AS runs FROM {self.table} GROUP BY 1, 2"
+        )
+        return Counter({(row["call"], str(row["process"])): row["runs"] for row in rows})
+
     async def open_transactions(self) -> int:
         """Return how many connections of services are idle inside a transaction."""
         count: int = await self._pool.fetchval(

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aiorpc import RemoteError
+from tests.chaos.lag import watched_loop
 from tests.chaos.report import Report
 from tests.support.waiting import eventually
 
@@ -41,6 +42,7 @@ class Load:
         rate: calls a second; 0 if *callers* call one after the other instead.
         pause: seconds between two calls of one caller.
         hangs: seconds past its deadline after which a call counts as hung and is cancelled.
+        prefix: the first characters of all call ids.
     """
 
     call: Caller
@@ -49,6 +51,7 @@ class Load:
     callers: int = 0
     pause: float = 1.0
     hangs: float = HANGS
+    prefix: str = ""
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
     lag: float = 0.0
     _answered_at: float = 0.0
@@ -57,19 +60,21 @@ class Load:
 
     async def run(self) -> None:
         """Call until :meth:`stop`, and return when every call has ended or hangs."""
-        watching = asyncio.create_task(self._watch_loop())
-        try:
-            if self.rate:
-                await self._offer()
-            else:
-                callers = [self._one_after_another(f"{each:04}") for each in range(self.callers)]
-                await asyncio.gather(*callers)
-            if self._calls:
-                await asyncio.wait(self._calls)
-        finally:
-            watching.cancel()
-            for task in self._calls:
-                task.cancel()
+        async with watched_loop() as lag:
+            try:
+                if self.rate:
+                    await self._offer()
+                else:
+                    callers = (
+                        self._one_after_another(f"{each:04}") for each in range(self.callers)
+                    )
+                    await asyncio.gather(*callers)
+                if self._calls:
+                    await asyncio.wait(self._calls)
+            finally:
+                self.lag = lag.longest
+                for task in self._calls:
+                    task.cancel()
 
     async def answered_since(self, at: float, within: float = RECOVERS) -> None:
         """Return when a right answer came after loop time *at*, or after *within* seconds."""
@@ -85,7 +90,7 @@ class Load:
         begun, made = loop.time(), 0
         while not self._stop.is_set():
             while made < (loop.time() - begun) * self.rate:
-                task = asyncio.create_task(self._one(f"{made:06}"))
+                task = asyncio.create_task(self._one(f"{self.prefix}{made:06}"))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
                 made += 1
@@ -117,14 +122,6 @@ class Load:
         """Return a ledger in which every call ran once."""
         return Counter(list(self.outcomes))
 
-    async def _watch_loop(self) -> None:
-        """Measure how late our own loop is: every time that we measure has that error."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 0.005
-            await asyncio.sleep(0.005)  # the time beyond this is the lag
-            self.lag = max(self.lag, loop.time() - due)
-
     def report(self, name: str, runs: Counter[str], *, lifted_at: float, outlasts: bool) -> Report:
         """
         Report the outcome of all calls, compared with the ledger's *runs*.
@@ -139,7 +136,7 @@ class Load:
         report.errors = Counter(
             {kind: n for kind, n in kinds.items() if kind not in ("right", "hung", "wrong")}
         )
-        report.twice = sum(1 for count in runs.values() if count > 1)
+        report.twice = sum(1 for call_id in self.outcomes if runs[call_id] > 1)
         for call_id, outcome in self.outcomes.items():
             untold = outcome.kind == "right" or (outcome.kind == "RpcTimeout" and outlasts)
             if untold and not runs[call_id]:

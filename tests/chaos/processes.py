@@ -51,6 +51,7 @@ class Server:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=16 << 20,  # bytes of a line: a traceback shows the text of a large error
             cwd=ROOT,
             env={**os.environ, **environment},
         )

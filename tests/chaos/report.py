@@ -57,7 +57,7 @@ class Report:
             wrong.append(f"callers saw {', '.join(sorted(strange))}")
         if twice is not None and self.twice > twice:
             wrong.append(f"{self.twice} calls ran twice")
-        if self.overrun > PROMPT + self.lag:
+        if self.overrun > PROMPT + 2 * self.lag:  # the deadline is late, and the diagnosis too
             wrong.append(f"a call ended {self.overrun * 1000:.0f} ms past its deadline")
         if self.again is None:
             wrong.append("no call was answered after the fault")
@@ -98,8 +98,12 @@ HEAD = [
 
 def table(reports: Sequence[Report]) -> str:
     """Return a Markdown table that is readable as plain text."""
-    rows = [HEAD, *(report.row() for report in reports)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    return markdown(HEAD, [report.row() for report in reports])
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    rows = [head, *body]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
         _line([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]) for row in rows
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ import aio_pika
 
 from aiorpc import ClusterRpcProxy
 from tests.chaos.ledger import Ledger, new_ledger
-from tests.chaos.processes import Server
+from tests.chaos.processes import SERVICE, Server
 from tests.chaos.proxy import CuttingProxy, cutting_proxy
 from tests.servers import Rabbit
 
@@ -39,6 +39,9 @@ class Stage:
     servers: list[Server] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     booking: bool = False
+    #: The command of a server, and its environment besides its configuration.
+    command: Sequence[str] = SERVICE
+    environment: dict[str, str] = field(default_factory=dict)
     client: ClusterRpcProxy | None = None
 
     @property
@@ -66,7 +69,9 @@ class Stage:
                 "CHAOS_LEDGER": self.ledger.url,
                 "CHAOS_TABLE": self.ledger.table,
                 "CHAOS_BOOKING": "1" if self.booking else "",
-            }
+                **self.environment,
+            },
+            self.command,
         )
         self.servers.append(server)
         if ready:

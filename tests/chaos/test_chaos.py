@@ -13,6 +13,7 @@ import pytest
 from aiorpc import ClusterRpcProxy
 from tests.chaos.load import Load
 from tests.chaos.processes import ROOT
+from tests.chaos.refusals import REFUSALS
 from tests.chaos.report import table
 from tests.chaos.scenarios import SCENARIOS, Scenario, play
 from tests.chaos.stage import set_stage
@@ -113,4 +114,4 @@ def test_each_scenario_that_the_guarantees_name_is_there() -> None:
         for name in re.findall(r'"([^"]+)"', line)
     }
     assert named
-    assert named <= {scenario.name for scenario in SCENARIOS}
+    assert named <= {each.name for each in (*SCENARIOS, *REFUSALS)}

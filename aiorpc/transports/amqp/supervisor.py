@@ -8,6 +8,7 @@ Owns the task and the current :class:`~.link.Link`; does I/O through the dialer 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -230,7 +231,8 @@ class Supervisor:
 
     async def _tend(self, link: Link) -> bool:
         """Replace publishing channels until *link* is lost; return whether it proved itself."""
-        resumed = time.monotonic()
+        resumed = opened = time.monotonic()
+        logged = ""
         while True:
             ended = self.publishing.ended
             either: list[asyncio.Future[Any]] = [link.lost, ended]
@@ -238,9 +240,13 @@ class Supervisor:
             if link.lost.done():
                 return link.refused is None or time.monotonic() > resumed + _PROVEN
             why = ended.result()
-            log.warning("%s: %s closed the publishing channel: %s", self._name, self.url, why)
+            # The broker may refuse each message of many callers, for the same reason.
+            known = str(why) == logged and time.monotonic() < opened + _PROVEN
+            level, logged = (logging.DEBUG if known else logging.WARNING), str(why)
+            log.log(level, "%s: %s closed the publishing channel: %s", self._name, self.url, why)
             await self._topology.restore(link)  # the cause may be a deleted exchange of ours
             self.publishing = await self._open_publishing(link)
+            opened = time.monotonic()
             self._sender.resume(self.publishing)
 
     def _lost(self, link: Link) -> None:

@@ -6,19 +6,21 @@ is started and called as its documentation says, with the same faults and loads.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.load import Load
-from tests.chaos.processes import Server
+from tests.chaos.peers.cast import FileLedger, PeerClient, PeerRefusalStage, PeerStage
 from tests.chaos.proxy import cutting_proxy
+from tests.chaos.refusal_report import RefusalReport, refusal_table
+from tests.chaos.refusal_stage import set_refusal_stage
+from tests.chaos.refusals import REFUSALS, Refusal, play_refusal
 from tests.chaos.report import Report, table
 from tests.chaos.scenarios import SCENARIOS, Scenario
-from tests.chaos.stage import Stage
 from tests.nameko import virtualenvs
 from tests.servers import Rabbit
 
@@ -30,56 +32,8 @@ CHOSEN = (
     "rolling restart",
     "broker restarted, 200 callers",
 )
-
-
-class FileLedger:
-    """A ledger in a file, one line for each run, so that the peers need no database driver."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.path.touch()
-
-    async def runs(self) -> Counter[str]:
-        return Counter(self.path.read_text().split())
-
-
-@dataclass
-class PeerStage(Stage):
-    """A stage with the processes of a peer."""
-
-    command: Sequence[str] = ()
-
-    async def start_server(self, *, ready: bool = True) -> Server:
-        uri, path = self.network[0].url, str(self.ledger.path)
-        command = [*self.command, "serve", uri, self.service, path]
-        server = await Server.start({}, command, ready="peer ready")
-        self.servers.append(server)
-        if ready:
-            await server.ready()
-        return server
-
-
-@dataclass
-class PeerClient:
-    """A process that calls, and the futures of its calls."""
-
-    server: Server
-    calls: dict[str, asyncio.Future[str]] = field(default_factory=dict)
-
-    def read(self, line: str) -> None:
-        call_id, _, kind = line.partition(" ")
-        if (call := self.calls.pop(call_id, None)) is not None and not call.done():
-            call.set_result(kind)
-
-    async def call(self, call_id: str, timeout: float, hold: float) -> object:
-        answered = self.calls[call_id] = asyncio.get_running_loop().create_future()
-        self.server.tell(f"{call_id} {timeout} {hold}")
-        kind = await answered
-        if kind == "right":
-            return f"done {call_id}"
-        if kind == "wrong":
-            return kind
-        raise type(kind, (Exception,), {})
+#: Methods of refusals that need headers, which `patterns.RPC` gives callers no way to set.
+BY_HEADERS = ("nan", "spread")
 
 
 async def play(scenario: Scenario, node: Rabbit, command: Sequence[str], name: str) -> Report:
@@ -97,11 +51,7 @@ async def play(scenario: Scenario, node: Rabbit, command: Sequence[str], name: s
 async def _play(scenario: Scenario, stage: PeerStage, name: str) -> Report:
     await asyncio.gather(*(stage.start_server() for _ in range(scenario.servers)))
     uri = stage.network[0].url
-    process = await Server.start({}, [*stage.command, "call", uri, stage.service], "peer ready")
-    client = PeerClient(process)
-    process.heard = client.read
-    try:
-        await process.ready()
+    async with PeerClient.started(stage.command, uri, stage.service) as client:
         load = Load(
             lambda call_id, timeout: client.call(call_id, timeout, scenario.hold),
             scenario.timeout,
@@ -120,8 +70,6 @@ async def _play(scenario: Scenario, stage: PeerStage, name: str) -> Report:
         await asyncio.sleep(scenario.after)
         load.stop()
         await calling
-    finally:
-        await process.kill()
     report = load.report(
         f"{name}: {scenario.name}",
         await stage.ledger.runs(),
@@ -133,23 +81,63 @@ async def _play(scenario: Scenario, stage: PeerStage, name: str) -> Report:
     return report
 
 
+async def refuse(
+    refusal: Refusal, node: Rabbit, command: Sequence[str], name: str
+) -> RefusalReport:
+    """Play *refusal*. An operator makes quorum queues the default, if it needs them."""
+    with tempfile.TemporaryDirectory() as directory:
+        ledger = FileLedger(Path(directory) / "ledger")
+        async with (
+            set_refusal_stage(
+                node, ledger, refusal.settings, PeerRefusalStage, own_vhost=refusal.own_vhost
+            ) as stage,
+            refusal.setting(stage, refusal.scale),
+        ):
+            stage.command = command
+            stage.environment["PEER_CONFIG"] = json.dumps(dict(refusal.settings))
+            if refusal.quorum:
+                await stage.set_default_queue_type("quorum")
+            try:
+                await asyncio.gather(*(stage.start_server() for _ in range(2)))
+            except AssertionError:
+                return RefusalReport(
+                    f"{name}: {refusal.name}", Report(""), notes=["does not start"]
+                )
+            caller = PeerClient.started(command, stage.url("caller"), stage.service)
+            async with caller as client:
+                report = await play_refusal(refusal, stage, client)
+    report.name = f"{name}: {refusal.name}"
+    report.notes += report.complaints
+    return report
+
+
 def main(words: list[str]) -> None:
     peers = {
         "Nameko 2.14.1": [str(virtualenvs.python_of("2.14.1")), str(HERE / "nameko_peer.py")],
         "patterns.RPC": [sys.executable, str(HERE / "patterns_peer.py")],
     }
-    chosen = [
+
+    def is_chosen(each: Scenario | Refusal) -> bool:
+        return not words or any(word in each.name for word in words)
+
+    scenarios = [
         replace(each, rate=20.0, before=2.0, after=3.0)
         for each in SCENARIOS
-        if each.name in CHOSEN and (not words or any(word in each.name for word in words))
+        if each.name in CHOSEN and is_chosen(each)
     ]
-    reports = []
+    refusals = [replace(each, rate=20.0) for each in REFUSALS if each.peers and is_chosen(each)]
+    reports, refused = list[Report](), list[RefusalReport]()
     with Rabbit.fresh() as node:
         for name, command in peers.items():
-            for scenario in chosen:
+            for scenario in scenarios:
                 reports.append(asyncio.run(play(scenario, node, command, name)))
                 print(table(reports[-1:]).splitlines()[-1], *reports[-1].complaints, flush=True)
-    print("\n" + table(reports))
+            for refusal in refusals:
+                if name == "patterns.RPC" and (refusal.events or refusal.refused in BY_HEADERS):
+                    continue
+                refused.append(asyncio.run(refuse(refusal, node, command, name)))
+                print(refusal_table(refused[-1:]).splitlines()[-1], flush=True)
+    print("\n" + table(reports) + "\n\n" + refusal_table(refused))
 
 
 if __name__ == "__main__":
