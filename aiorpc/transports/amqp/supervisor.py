@@ -36,6 +36,7 @@ _SUBSCRIBE_TIMEOUT = 10.0
 #: Seconds after which a connection has proved itself: if the broker refuses it sooner, the pauses
 #: before the next attempts grow.
 _PROVEN = 10.0
+_CLOSED = "%s: %s closed the publishing channel: %s"
 
 
 class Supervisor:
@@ -231,8 +232,7 @@ class Supervisor:
 
     async def _tend(self, link: Link) -> bool:
         """Replace publishing channels until *link* is lost; return whether it proved itself."""
-        resumed = opened = time.monotonic()
-        logged = ""
+        resumed, reasons = time.monotonic(), _Reasons()
         while True:
             ended = self.publishing.ended
             either: list[asyncio.Future[Any]] = [link.lost, ended]
@@ -240,13 +240,9 @@ class Supervisor:
             if link.lost.done():
                 return link.refused is None or time.monotonic() > resumed + _PROVEN
             why = ended.result()
-            # The broker may refuse each message of many callers, for the same reason.
-            known = str(why) == logged and time.monotonic() < opened + _PROVEN
-            level, logged = (logging.DEBUG if known else logging.WARNING), str(why)
-            log.log(level, "%s: %s closed the publishing channel: %s", self._name, self.url, why)
+            log.log(reasons.level(str(why)), _CLOSED, self._name, self.url, why)
             await self._topology.restore(link)  # the cause may be a deleted exchange of ours
             self.publishing = await self._open_publishing(link)
-            opened = time.monotonic()
             self._sender.resume(self.publishing)
 
     def _lost(self, link: Link) -> None:
@@ -293,6 +289,21 @@ class Supervisor:
             log.info("%s: %s accepts messages again", self._name, self.url)
             self._become(State.CONNECTED)
             self._sender.resume(self.publishing)
+
+
+class _Reasons:
+    """How to log why the broker closes channels. It may refuse each message of many callers."""
+
+    def __init__(self) -> None:
+        self._last, self._last_at = "", 0.0
+
+    def level(self, reason: str) -> int:
+        """Return DEBUG if *reason* was a WARNING within the last ``_PROVEN`` seconds."""
+        now = time.monotonic()
+        if reason == self._last and now < self._last_at + _PROVEN:
+            return logging.DEBUG
+        self._last, self._last_at = reason, now
+        return logging.WARNING
 
 
 async def _cancelled(task: asyncio.Task[None], before: WeakSet[asyncio.Task[None]]) -> None:
