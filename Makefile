@@ -109,7 +109,7 @@ $(VENV)/.base:
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.base
-	@$(PIP) install -e '.[sqlite,uvloop]'
+	@$(PIP) install -e '.[sqlite,uvloop,http,cron]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.base

@@ -32,6 +32,7 @@ __all__ = [
     "Submission",
     "WorkerContext",
     "entrypoints_of",
+    "hosted_class",
     "providers_of",
     "service_name_of",
 ]
@@ -222,6 +223,14 @@ def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:
             else:
                 found.pop(name, None)
     return [provider.bound_to(name) for name, provider in found.items()]
+
+
+def hosted_class(value: Any) -> type | None:
+    """Return the service class of an object that is none, such as ``aiorpc.http.Gateway``."""
+    if not hasattr(type(value), "__aiorpc_service__"):  # a mock has every attribute
+        return None
+    service: type = value.__aiorpc_service__()
+    return service
 
 
 def service_name_of(service_cls: type) -> str:

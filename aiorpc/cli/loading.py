@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..exceptions import ConfigurationError
-from ..extensions import entrypoints_of, providers_of, service_name_of
+from ..extensions import entrypoints_of, hosted_class, providers_of, service_name_of
 from ..logs import logger
 
 __all__ = ["UserCodeFailed", "load_services", "look_in_current_directory"]
@@ -100,7 +100,7 @@ def _class_of(module: ModuleType, name: str) -> type:
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
-    if (hosted := _hosted(found)) is not None:
+    if (hosted := hosted_class(found)) is not None:
         return hosted
     if found is None:
         raise ConfigurationError(f"{module.__name__} has no class {name!r}{_has(module)}")
@@ -117,17 +117,9 @@ def _class_of(module: ModuleType, name: str) -> type:
     return found
 
 
-def _hosted(value: Any) -> type | None:
-    """Return the service class of an object that is none, such as ``aiorpc.http.Gateway``."""
-    if not hasattr(type(value), "__aiorpc_service__"):  # a mock has every attribute
-        return None
-    service: type = value.__aiorpc_service__
-    return service
-
-
 def _all_services_of(module: ModuleType) -> list[type]:
     fired = _classes_with_entrypoints(module)
-    fired += [service for each in vars(module).values() if (service := _hosted(each)) is not None]
+    fired += filter(None, map(hosted_class, vars(module).values()))
     services = [cls for cls in fired if getattr(cls, "name", None)]
     if services:
         return services
@@ -145,7 +137,7 @@ def _only_called(module: ModuleType, services: Sequence[type]) -> dict[type, typ
 
     A module that defines no service collects services to run, so the result is empty.
     """
-    hosted = [_hosted(each) for each in vars(module).values()]
+    hosted = [hosted_class(each) for each in vars(module).values()]
     own = [cls for cls in services if cls.__module__ == module.__name__ or cls in hosted]
     if not own or len(own) == len(services):
         return {}

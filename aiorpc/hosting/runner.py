@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Protocol, Self, cast
 
 from ..call import Middleware
 from ..checks import check_middleware
 from ..config import Settings, resolve
 from ..exceptions import ConfigurationError
-from ..extensions import service_name_of
+from ..extensions import hosted_class, service_name_of
 from ..logs import logger
 from ..transports import open_transport
 from ..transports.health import Health
@@ -33,9 +33,17 @@ log = logger("aiorpc.hosting")
 LAST_WORDS = 1.0
 
 
+class Hosted(Protocol):
+    """An object that a runner hosts, such as ``aiorpc.http.Gateway``."""
+
+    def __aiorpc_service__(self) -> type:
+        """Return the service class to host."""
+        ...
+
+
 class ServiceRunner:
     """
-    Hosts *services* on one connection::
+    Hosts *services*, classes or gateways, on one connection::
 
         async with ServiceRunner(ServiceX, ServiceY, config=config):
             ...
@@ -50,22 +58,23 @@ class ServiceRunner:
 
     def __init__(
         self,
-        *services: type,
+        *services: type | Hosted,
         config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
         middleware: Sequence[Middleware] = (),
     ) -> None:
-        services = tuple(dict.fromkeys(services))  # a class that occurs twice is hosted once
-        if not services:
+        # A class that occurs twice is hosted once.
+        classes = [hosted_class(each) or cast("type", each) for each in dict.fromkeys(services)]
+        if not classes:
             raise ConfigurationError("a ServiceRunner needs at least one service class")
         self.settings = settings = resolve(config)
-        for service in services:
+        for service in classes:
             service_name_of(service)
         check_middleware("ServiceRunner()", middleware)
-        name = services[0].__name__ if len(services) == 1 else f"{len(services)} services"
+        name = classes[0].__name__ if len(classes) == 1 else f"{len(classes)} services"
         self._transport = open_transport(settings, name=f"aiorpc {name}")
         self.containers: list[ServiceContainer] = [
             self._container(service, settings, transport=self._transport, middleware=middleware)
-            for service in services
+            for service in classes
         ]
         names = [container.service_name for container in self.containers]
         if doubled := sorted({name for name in names if names.count(name) > 1}):

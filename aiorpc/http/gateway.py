@@ -172,9 +172,12 @@ class Gateway:
             finally:
                 await self._calls.drain(host.settings.shutdown_timeout)
 
-    @functools.cached_property
     def __aiorpc_service__(self) -> type:
-        """The service class that ``aiorpc run`` hosts for this object."""
+        """Return the service class that a runner and ``aiorpc run`` host for this object."""
+        return self._hosted
+
+    @functools.cached_property
+    def _hosted(self) -> type:
         given = (each[0] if isinstance(each, tuple) else each for each in self._services)
         return service_of(self, [each for each in given if isinstance(each, type)])
 

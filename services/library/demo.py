@@ -1,5 +1,5 @@
 """
-The library in one process: its services, and a client that adds books and borrows them.
+The library in one process: its services, its gateway, and a client that borrows books.
 
     python -m services.library.demo            on SQLite, in a temporary directory
     CATALOGUE_URL=postgresql://... python -m services.library.demo          as config.yaml says
@@ -11,15 +11,18 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from aiorpc import AioRpcError, ClusterRpcProxy, ServiceProxy, ServiceRunner
+from aiorpc import ClusterRpcProxy, ServiceRunner
 from aiorpc.config import Settings, load
+from aiorpc.http import web_server
 from aiorpc.sqlalchemy import create_tables
-from services.library.library import Library, NotAvailable
+from services.library.gateway import gateway
+from services.library.letters import Letters
+from services.library.library import Library
 from services.library.members import Members
+from services.library.tour import borrow_books, over_http, read_letters
 
 CONFIG = Path(__file__).with_name("config.yaml")
 
@@ -32,45 +35,21 @@ async def main(environ: Mapping[str, str] | None = None) -> None:
             for name in ("catalogue", "lending", "members")
         }
         given = os.environ if environ is None else environ
-        await run(load(CONFIG, {"AMQP_URI": "memory://", **files, **given}))
+        usual = {"AMQP_URI": "memory://", "WEB_SERVER_ADDRESS": "127.0.0.1:0"}
+        await run(load(CONFIG, {**usual, **files, **given}))
 
 
 async def run(settings: Settings) -> None:
     await create_tables(settings, Library, Members)
     async with (
-        ServiceRunner(Library, Members, config=settings),
+        ServiceRunner(Library, Members, Letters, gateway, config=settings) as runner,
         ClusterRpcProxy(settings) as cluster,
     ):
         await borrow_books(cluster.library, cluster.members)
-
-
-async def borrow_books(library: ServiceProxy, members: ServiceProxy) -> None:
-    print("\nORM objects as arguments and results, from three databases:")
-    ada = await show('await members.join("Ada")', members.join("Ada"))
-    austen = {"name": "Austen", "books": [{"title": "Emma"}]}
-    await show(f"await library.add_author({austen})", library.add_author(austen))
-    (emma, *_) = await show('await library.find_books("Em")', library.find_books("Em"))
-    print("\na loan, and a second one of the same book:")
-    code = f"await library.lend({emma['id']}, {ada['id']})"
-    await show(code, library.lend(emma["id"], ada["id"]))
-    await show(code, library.lend(emma["id"], ada["id"]))
-    await show(f"await library.give_back({emma['id']})", library.give_back(emma["id"]))
-    print("\nan argument that is not valid:")
-    await show("await library.add_author({})", library.add_author({}))
-
-
-async def show(code: str, call: Awaitable[Any]) -> Any:
-    """Print *code* and its outcome; return the result."""
-    result = None
-    try:
-        result = await call
-        outcome = repr(result)
-    except (AioRpcError, NotAvailable) as error:
-        outcome = f"{type(error).__name__}: {error}"
-    print(f"  {code}\n    -> {outcome}")
-    return result
+        await read_letters(cluster.letters)
+        await over_http(f"http://127.0.0.1:{web_server(runner).port}/rpc/library/find_books")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)  # the demo provokes errors, and services log them
+    logging.basicConfig(level=logging.CRITICAL)  # the demo provokes errors, and services log them
     asyncio.run(main())

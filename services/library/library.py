@@ -1,14 +1,14 @@
-"""Books and loans: one service, two databases, and calls to the service of the members."""
+"""Books and loans: one service, two databases, calls, events and a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import date, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from aiorpc import BadArguments, RpcProxy, deserialize_to_instance, rpc
+from aiorpc import BadArguments, EventDispatcher, RpcProxy, deserialize_to_instance, rpc
 from aiorpc.sqlalchemy import DatabaseSession, accepts, returns, transaction_retry
 from services.library.models import Author, Book, Catalogue, Lending, Loan
 from services.library.schemas import AuthorSchema, BookSchema
@@ -21,10 +21,10 @@ class NotAvailable(Exception):
 
 class Library:
     name = "library"
-
     catalogue = DatabaseSession(Catalogue)
     lending = DatabaseSession(Lending, commit=True)
     members = RpcProxy("members")
+    dispatch = EventDispatcher()
 
     @rpc(expected_exceptions=BadArguments)
     @accepts(author=AuthorSchema)
@@ -55,6 +55,7 @@ class Library:
             await self.lending.flush()
         except IntegrityError:
             raise NotAvailable(f"book {book_id} is lent already") from None
+        await self.dispatch("lent", {"book_id": book_id, "member_id": member_id, "due": due})
         return loan
 
     @rpc
@@ -63,3 +64,16 @@ class Library:
         if loan is not None:
             await self.lending.delete(loan)
         return loan is not None
+
+    @rpc
+    async def export(self) -> AsyncGenerator[dict[str, str]]:
+        """Yield all books: the caller reads the first while the last are still in the database."""
+        query = select(Book.title, Author.name).join(Author).order_by(Book.id)
+        async for title, author in await self.catalogue.stream(query):
+            yield {"title": title, "author": author}
+
+    @rpc
+    @returns(Loan)
+    async def due_by(self, day: date) -> AsyncGenerator[Loan]:
+        async for loan in await self.lending.stream_scalars(select(Loan).where(Loan.due <= day)):
+            yield loan

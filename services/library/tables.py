@@ -3,8 +3,8 @@ Create the tables that are missing in the databases of config.yaml; in productio
 of migrations (Alembic)::
 
     python -m services.library.tables
-    aiorpc run services.library.library services.library.members \\
-        --config services/library/config.yaml
+    aiorpc run services.library.library services.library.members services.library.letters \\
+        services.library.gateway --config services/library/config.yaml
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Shop:
 
 
 def hosted(gateway: Any) -> type:
-    service: type = gateway.__aiorpc_service__
+    service: type = gateway.__aiorpc_service__()
     return service
 
 

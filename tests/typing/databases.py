@@ -6,6 +6,7 @@ it.
 from __future__ import annotations
 
 import operator
+from collections.abc import AsyncGenerator
 from typing import Any, assert_type
 
 from marshmallow_sqlalchemy import SQLAlchemyAutoSchema
@@ -74,6 +75,16 @@ class Library:
         await load(Author, {}, self.session)
         return author.id
 
+    @rpc
+    @returns(Author)
+    async def stream(self, born: int) -> AsyncGenerator[Author]:
+        yield Author(id=born)
+
+    @rpc
+    @accepts(author=AuthorSchema)
+    async def titles(self, author: Author) -> AsyncGenerator[str]:
+        yield "title"
+
     @transaction_retry(tries=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore
     async def wrong(self) -> None: ...
 
@@ -84,6 +95,11 @@ async def calls() -> None:
         assert_type(await library.count(1), int)
         await library.all(born=1775)
         await library.add({"id": 1})
+        async for author in library.stream(1775):
+            assert_type(author, Any)
+        library.stream("1775")  # type: ignore[arg-type]  # pyright: ignore
+        async for title in library.titles({"id": 1}):
+            assert_type(title, str)
         await library.get(author_id=1)
         await library.get("1")  # type: ignore[arg-type]  # pyright: ignore
         assert_type(await library.all(), list[dict[str, Any]])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from marshmallow import Schema, ValidationError
 from marshmallow_sqlalchemy import SQLAlchemySchema
@@ -27,18 +28,43 @@ __all__ = ["accepts", "returns"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
-_Method = Callable[P, Coroutine[Any, Any, Any]]
+
+class Returning(Protocol[R_co]):
+    """The decorator of a coroutine method, or of an async generator."""
+
+    @overload
+    def __call__(
+        self, method: Callable[P, Coroutine[Any, Any, Any]], /
+    ) -> Callable[P, Coroutine[Any, Any, R_co]]: ...
+    @overload
+    def __call__(
+        self, method: Callable[P, AsyncIterator[Any]], /
+    ) -> Callable[P, AsyncIterator[R_co]]: ...
+
+
+class Accepting(Protocol):
+    """The decorator of a coroutine method, or of an async generator."""
+
+    @overload
+    def __call__(
+        self, method: Callable[..., Coroutine[Any, Any, R]], /
+    ) -> Callable[..., Coroutine[object, None, R]]: ...
+    @overload
+    def __call__(
+        self, method: Callable[..., AsyncIterator[R]], /
+    ) -> Callable[..., AsyncIterator[R]]: ...
 
 
 @overload
 def returns(
     schema: AnySchema, *, many: Literal[True], lazy: Lazy = "load"
-) -> Callable[[_Method[P]], Callable[P, Coroutine[Any, Any, list[dict[str, Any]]]]]: ...
+) -> Returning[list[dict[str, Any]]]: ...
 @overload
 def returns(
     schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load"
-) -> Callable[[_Method[P]], Callable[P, Coroutine[Any, Any, Any]]]: ...
+) -> Returning[Any]: ...
 
 
 def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load") -> Any:
@@ -50,7 +76,8 @@ def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load")
         async def get_author(self, author_id: int) -> Author | None:
             return await self.db.get(Author, author_id)
 
-    The session is still open while the decorator dumps the objects.
+    The session is still open while the decorator dumps the objects. Of a stream, the decorator
+    dumps each item.
 
     Args:
         schema: a marshmallow schema, its class, or a mapped class (all its columns).
@@ -63,18 +90,52 @@ def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load")
     """
     _require_schema(schema, "returns")
 
-    def decorate(method: _Method[P]) -> Callable[P, Coroutine[Any, Any, Any]]:
-        require_coroutine_function(method, "returns")
-
-        @functools.wraps(method)
-        async def dumping(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return await dump(schema, await method(*args, **kwargs), many=many, lazy=lazy)
-
-        _annotate(method, {"return": Any})
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        dumped = functools.partial(dump, schema, many=many, lazy=lazy)
+        dumping = _wrapped(method, "returns", after=dumped)
+        streams = inspect.isasyncgenfunction(method)
+        _annotate(method, {"return": AsyncIterator[Any] if streams else Any})
         _check_at_start(dumping, schema)
         return dumping
 
     return decorate
+
+
+def _wrapped(
+    method: Callable[..., Any],
+    decorator: str,
+    *,
+    before: Callable[..., Awaitable[inspect.BoundArguments]] | None = None,
+    after: Callable[[Any], Awaitable[Any]] | None = None,
+) -> Callable[..., Any]:
+    """
+    Return *method*, a coroutine function or an async generator, with *before* around its arguments
+    and *after* around its result, or around each item.
+    """
+
+    async def arguments(args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if before is None:
+            return args, kwargs
+        bound = await before(*args, **kwargs)
+        return bound.args, bound.kwargs
+
+    @functools.wraps(method)
+    async def streaming(*args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
+        args, kwargs = await arguments(args, kwargs)
+        async with aclosing(method(*args, **kwargs)) as items:
+            async for item in items:
+                yield item if after is None else await after(item)
+
+    @functools.wraps(method)
+    async def awaiting(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = await arguments(args, kwargs)
+        result = await method(*args, **kwargs)
+        return result if after is None else await after(result)
+
+    if inspect.isasyncgenfunction(method):
+        return streaming
+    require_coroutine_function(method, decorator)
+    return awaiting
 
 
 def accepts(
@@ -82,7 +143,7 @@ def accepts(
     update: bool = False,
     session: str | None = None,
     **named: AnySchema,
-) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Callable[..., Coroutine[object, None, R]]]:
+) -> Accepting:
     """
     Load ORM objects from a method's arguments before it runs::
 
@@ -115,9 +176,8 @@ def _accepting(
     named: Mapping[str, AnySchema],
     update: bool,
     session: str | None,
-    method: Callable[..., Coroutine[Any, Any, R]],
-) -> Callable[..., Coroutine[object, None, R]]:
-    require_coroutine_function(method, "accepts")
+    method: Callable[..., Any],
+) -> Callable[..., Any]:
     if update and getattr(method, RETRIED, False):
         # A retry begins with a roll back, which would undo the changes of the loaded objects.
         raise ConfigurationError(
@@ -127,8 +187,7 @@ def _accepting(
     signature = inspect.signature(method)
     arguments = _arguments(method, schemas, named)
 
-    @functools.wraps(method)
-    async def loading(*args: Any, **kwargs: Any) -> R:
+    async def loaded(*args: Any, **kwargs: Any) -> inspect.BoundArguments:
         bound = signature.bind_partial(*args, **kwargs)
         given = bound.arguments
         messages: dict[str, Any] = {}
@@ -145,8 +204,9 @@ def _accepting(
             error = invalid(messages, where=method.__qualname__)
             error.refuses_call = True
             raise error
-        return await method(*bound.args, **bound.kwargs)
+        return bound
 
+    loading = _wrapped(method, "accepts", before=loaded)
     _annotate(method, {argument.name: argument.wire_type for argument in arguments})
     _check_at_start(loading, *(argument.schema for argument in arguments))
     return loading

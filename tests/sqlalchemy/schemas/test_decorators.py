@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -62,6 +63,14 @@ class Library:
         self.db.add(author)
         await self.db.commit()
         return author.id
+
+    @rpc
+    @returns(AuthorSchema(only=("name",)))
+    @accepts(author=AuthorSchema())
+    async def beside(self, author: Author) -> AsyncGenerator[Author]:
+        yield author
+        async for other in await self.db.stream_scalars(select(Author).order_by(Author.id)):
+            yield other
 
     @rpc
     @returns(ShelfSchema())
@@ -173,6 +182,16 @@ async def test_objects_are_accepted_and_returned(database_url: str) -> None:
         for name in ("all_authors", "streamed_authors", "streamed_rows", "author_rows"):
             method = getattr(proxy, name)
             assert [author["name"] for author in await method()] == names
+
+
+async def test_each_object_of_a_stream_is_returned(database_url: str) -> None:
+    async with running(Library, database_url) as (proxy, _):
+        await proxy.add_authors([{"name": "Bronte"}, {"name": "Carroll"}])
+        stream = proxy.beside.stream({"name": "Austen"})
+        names = [author async for author in stream]
+        assert names == [{"name": "Austen"}, {"name": "Bronte"}, {"name": "Carroll"}]
+        with pytest.raises(BadArguments, match="Shorter than minimum length 2"):
+            await anext(proxy.beside.stream({"name": "A"}))
 
 
 async def test_an_object_committed_at_the_end_has_its_key_in_the_result(database_url: str) -> None:
