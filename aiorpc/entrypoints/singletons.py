@@ -23,7 +23,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from itertools import count
 
 from ..exceptions import AioRpcError, ConnectionLost
 from ..extensions import Entrypoint, Host
@@ -90,15 +89,20 @@ class Singleton:
         Raises:
             ConfigurationError: the broker refuses the queue.
         """
-        host, what = self._host, f"{self._kind}-{self._name}"
-        for number in count(1):  # a method may have several entrypoints
-            name = what if number == 1 else f"{what}-{number}"
-            if await host.share((Singleton, name), self._lifetime) is self:
-                break
+        host, name = self._host, await self._unique_name()
         self._right, ticks = singleton_right(name), singleton_ticks(name)
         self._record = of_same_type(ticks, ticks.name, host.settings.queue_options)
         await host.transport.declare(queues=[self._record])
         host.spawn(self._live(), name=f"{self._kind} {self._entrypoint.method_name}")
+
+    async def _unique_name(self) -> str:
+        """Return a name that no other entrypoint of the method has."""
+        name = first = f"{self._kind}-{self._name}"
+        number = 1
+        while await self._host.share((Singleton, name), self._lifetime) is not self:
+            number += 1
+            name = f"{first}-{number}"
+        return name
 
     @asynccontextmanager
     async def _lifetime(self) -> AsyncGenerator[Singleton]:

@@ -26,8 +26,10 @@ from aiorpc import (
 )
 from aiorpc.call import Call
 from aiorpc.calling.proxies import ClusterProxy
+from aiorpc.config import resolve
 from aiorpc.hosting import limits
 from aiorpc.hosting.worker import Worker
+from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Queue
 from tests.support.waiting import eventually
@@ -101,6 +103,10 @@ async def stage(broker_config: dict[str, Any]) -> AsyncIterator[Stage]:
         yield stage
         stage.go_on.set()
         stage.thread_goes_on.set()
+    name = stage.name
+    async with open_transport(resolve(broker_config)) as janitor:
+        for queue in (f"rpc-{name}", f"evt-{name}-happened--{name}.handle", f"{name}-queue"):
+            await janitor.delete(queue)
 
 
 async def test_calls_above_the_limit_wait_without_a_worker(stage: Stage) -> None:
@@ -253,7 +259,6 @@ async def test_messages_run_up_to_the_limit(stage: Stage) -> None:
         await eventually(lambda: len(stage.running) == 2)
         stage.go_on.set()
         await eventually(lambda: len(stage.ran) == 5)
-        await container.transport.delete(f"{stage.name}-queue")
     assert stage.most == 2
 
 
