@@ -112,7 +112,8 @@ def _declare(entrypoint: object, method: F) -> F:
     if (asynchronous or inspect.isgeneratorfunction(method)) and not streams:
         raise ConfigurationError(
             f"{method.__qualname__} is {'an async' if asynchronous else 'a'} generator, and {kind} "
-            "would never run its body: return a list, and remove each `yield`"
+            "would never run its body: return a list, and remove each `yield`; for a stream, write "
+            "an async generator with @rpc or @http"
         )
     _check_sensitive_arguments(getattr(entrypoint, "sensitive_arguments", ()), method)
     # A new list, because functools.wraps copies the reference to the list of the inner function.

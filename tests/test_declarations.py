@@ -181,6 +181,9 @@ def test_a_generator_is_refused_because_its_body_would_never_run(decorator: Any)
         def rows(self: Any) -> Iterator[int]:
             yield 1
 
+
+@pytest.mark.parametrize("decorator", [once, timer(5), event_handler("a", "b")])
+def test_an_async_generator_is_refused_where_nobody_reads_its_items(decorator: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"rows is an async generator, and .* a list"):
 
         @decorator
