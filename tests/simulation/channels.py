@@ -67,8 +67,8 @@ class Publishing:
         check_size(outgoing, self._limit)
         message = carried(outgoing.message).message
         self._published = tag = self._published + 1
-        if was_resent(message):
-            self.link.network.watcher.sending_again(outgoing)
+        if outgoing.is_request:
+            self.link.network.watcher.sending(outgoing, was_resent(message))
         answers = outgoing.confirm or outgoing.mandatory
         if answers:
             self.unconfirmed[tag] = outgoing

@@ -24,18 +24,18 @@ __all__ = ["FRAMES", "KINDS", "Fault", "Faults", "plan"]
 
 #: Frames at which a link may be cut, or a process may crash, and how many of them there may be.
 FRAMES = {
-    "publish": 60,
-    "confirm": 60,
-    "deliver": 60,
-    "ack": 60,
-    "answer": 40,
+    "publish": 150,
+    "confirm": 150,
+    "deliver": 150,
+    "ack": 150,
+    "answer": 100,
     "consume": 6,
-    "consume-ok": 6,
     "declare": 4,
-    "cancel": 4,
     "goodbye": 3,
     "inspect": 6,
 }
+#: How often each frame is drawn.
+OFTEN = {"publish": 4, "confirm": 2, "deliver": 3, "ack": 3, "answer": 6}
 #: Kinds of faults, and how often each is drawn.
 KINDS = {
     "cut": 4,
@@ -97,6 +97,7 @@ def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
     def one_of(items: Sequence[str]) -> str:
         return items[int(draw() * len(items))]
 
+    frames = [kind for kind in FRAMES for _ in range(OFTEN.get(kind, 1))]
     kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
     services = [name for name in names if not name.startswith("client")]
     faults = []
@@ -105,7 +106,7 @@ def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
         length, chance = draw() ** 2 * 2.0, (draw(), draw())
         frame = when = ""
         if kind.endswith(" at"):
-            frame, when = one_of(list(FRAMES)), one_of(("before", "after"))
+            frame, when = one_of(frames), one_of(("before", "after"))
             at = float(1 + int(draw() * FRAMES[frame]))
         elif kind in ("drain", "close channel"):
             where = one_of(services)
@@ -164,12 +165,12 @@ class Faults:
         if not self._nacks[name] or not self.active:
             return False
         self._nacks[name] -= 1
-        self._world.ledger.trouble("nack")
+        self._world.ledger.trouble("nack", name)
         return True
 
-    def sending_again(self, outgoing: Outgoing) -> None:
+    def sending(self, outgoing: Outgoing, again: bool) -> None:
         if isinstance(outgoing, Pending) and outgoing.call.args:
-            self._world.ledger.resent.add(outgoing.call.args[0])
+            self._world.ledger.sending(outgoing.call.args[0], again)
 
     # --- the strikes
 
@@ -188,7 +189,7 @@ class Faults:
             world.block(seconds)
         elif kind == "nack":
             self._nacks[where] += 1
-            world.ledger.trouble("nack", seconds)
+            world.ledger.trouble("nack", where, seconds)
         elif kind == "close channel":
             self._close_channel(where, chance[0])
         elif kind == "delete queue":
@@ -212,7 +213,7 @@ class Faults:
                 broker_notices, process_notices = process_notices, broker_notices
         else:
             world.network.cut_off(fault.where, fault.seconds)
-        world.ledger.trouble(fault.kind, fault.seconds)
+        world.ledger.trouble(fault.kind, fault.where, fault.seconds)
         up = 1.0 if fault.when == "after" else None
         for each in [link] if link is not None else world.links_of(fault.where):
             each.cut(up, None, broker_notices, process_notices)
@@ -220,14 +221,14 @@ class Faults:
     def _close_channel(self, name: str, chance: float) -> None:
         channels = self._world.consuming_channels(name)
         if channels:
-            self._world.ledger.trouble("close channel")
+            self._world.ledger.trouble("close channel", name)
             channels[int(chance * len(channels))].close_at_broker()
 
     def _delete(self, prefix: str) -> None:
         broker = self._world.broker
         for name, queue in list(broker.queues.items()):
             if name.startswith(prefix) and (prefix != "evt-shop-sold" or "--" not in name):
-                self._world.ledger.trouble("delete queue", 3.0)
+                self._world.ledger.trouble("delete queue", "broker", 3.0)
                 self._world.deleted(queue)
                 broker.delete_queue(queue)
                 return
@@ -235,5 +236,5 @@ class Faults:
     def _slow(self, name: str, seconds: float, factor: float) -> None:
         network = self._world.network
         network.slow[name] = factor
-        self._world.ledger.trouble("slow", seconds)
+        self._world.ledger.trouble("slow", name, seconds)
         self._world.loop.later(seconds, network.slow.pop, name, None)

@@ -31,7 +31,7 @@ GRACE = 0.08
 #: Seconds after a fault in which its consequences excuse an error or a second run.
 RECOVERY = 2.5
 #: Seconds without a fault in which a call gets its answer, also if the services are busy.
-PATIENCE = 5.0
+PATIENCE = 3.5
 #: CLOCK_TOLERANCE: clocks may differ so much, so requests may run so late.
 TOLERANCE = 5.0
 #: Faults that count as a failed attempt at a message.
@@ -117,7 +117,7 @@ class Ledger:
 
     Attributes:
         violations: what must never happen, and did. Each begins with its kind and a colon.
-        troubles: the times of faults: from, until, and what.
+        troubles: faults: from, until, what, and where.
         story: the lines of the story, if it is told.
         max_attempts, max_workers: settings of the services.
         handlers_listen: returns whether the queues of all handlers exist.
@@ -132,7 +132,7 @@ class Ledger:
         self.calls: dict[int, Call] = {}
         self.events: dict[int, Event] = {}
         self.violations: list[str] = []
-        self.troubles: list[tuple[float, float, str]] = []
+        self.troubles: list[tuple[float, float, str, str]] = []
         self.stalls: list[tuple[float, float, str]] = []
         self.transactions: list[Transaction] = []
         #: Whether clocks are wrong, and whether the broker confirms requests by default.
@@ -168,19 +168,19 @@ class Ledger:
         self.violations.append(f"{kind}: {text}")
         self.tell("ledger", f"VIOLATION {kind}", f": {text}")
 
-    def trouble(self, what: str, seconds: float = 0.0) -> None:
-        """Record a fault that begins now and lasts *seconds*."""
-        self.troubles.append((self.now(), self.now() + seconds + RECOVERY, what))
+    def trouble(self, what: str, where: str, seconds: float = 0.0) -> None:
+        """Record a fault of *where*, a process or the broker, that lasts *seconds*."""
+        self.troubles.append((self.now(), self.now() + seconds + RECOVERY, what, where))
 
     def troubled(self, begin: float, end: float) -> bool:
         """Whether a fault or its consequences lay between *begin* and *end*."""
-        return any(start <= end and begin <= until for start, until, _ in self.troubles)
+        return any(start <= end and begin <= until for start, until, _, _ in self.troubles)
 
     def _losses(self, begin: float, end: float) -> int:
         """Faults between *begin* and *end* that take a message from its process."""
         return sum(
             what.startswith(LOSSES) and start <= end and begin <= until
-            for start, until, what in self.troubles
+            for start, until, what, _ in self.troubles
         )
 
     # --- calls
@@ -237,6 +237,18 @@ class Ledger:
         if fault:
             self.violated("wrong error", f"{call} {fault}: {type(error).__name__}: {error}")
 
+    def sending(self, number: object, again: bool) -> None:
+        """The client sends the request of a call, perhaps once more."""
+        call = self.calls.get(number) if isinstance(number, int) else None
+        if call is None:
+            return
+        if again:
+            self.resent.add(call.number)
+            if call.options.get("resend") is False:
+                self.violated("sent again", f"{call} has resend=False")
+        if call.cancelled is not None:
+            self.violated("not retracted", f"{call} is sent after its caller cancelled it")
+
     def cancelled(self, call: Call) -> None:
         call.ended = call.cancelled = self.now()
         self.tell(call.process, f"{call} is cancelled")
@@ -274,7 +286,7 @@ class Ledger:
         if isinstance(error, ServiceUnavailable):
             return "" if call.options.get("fail_fast") and self.troubled(call.began, end) else "?"
         parked = isinstance(error, DeliveryUncertain) and call.method == "work"
-        if parked and self._losses(call.began, end) < self.max_attempts - 1:
+        if parked and self._losses(call.began, end) <= self.max_attempts:
             return "was parked too soon"
         if isinstance(error, EXCUSED):
             return "" if self.troubled(call.began - 0.1, end) else "failed without a reason"
@@ -290,13 +302,27 @@ class Ledger:
         quick = slowest < call.deadline - call.began - 0.3 and not self._busy(call, end)
         if quick and not self.troubled(call.began - 0.5, end):
             return "timed out without a reason"
-        healed = [
-            until for start, until, _ in self.troubles if start <= end and call.began - 0.5 <= until
-        ]
-        left = call.deadline - max(healed, default=call.began)
-        if call.options.get("confirm", self.confirms) and left > slowest + PATIENCE:
-            return f"was lost: nothing failed in its last {left:.1f} s"
+        if call.options.get("confirm", self.confirms):
+            left = call.deadline - self._healed(call, end)
+            if left > slowest + PATIENCE:
+                return f"was lost: nothing failed in its last {left:.1f} s"
         return ""
+
+    def _healed(self, call: Call, end: float) -> float:
+        """Return when the last fault ended that may have kept *call* from its answer."""
+        began, places = call.began - 0.5, None
+        returned = [run for run in call.runs if run.how == "returned"]
+        if returned:  # only its answer may be lost, and not by a fault of another process
+            began = returned[0].ended or began
+            places = {call.process.name, "broker", *(run.process.name for run in returned)}
+        return max(
+            (
+                until
+                for start, until, _, where in self.troubles
+                if start <= end and began <= until and (places is None or where in places)
+            ),
+            default=began,
+        )
 
     def _busy(self, call: Call, end: float) -> bool:
         """Whether other calls may have had all workers of its service."""
@@ -336,9 +362,19 @@ class Ledger:
         return transaction
 
     def began(
-        self, number: int, process: Process, transaction: Transaction, redelivered: bool
+        self,
+        number: int,
+        process: Process,
+        transaction: Transaction,
+        redelivered: bool,
+        deadline: float | None,
     ) -> Run:
+        """A method begins; *deadline* is that of its context."""
         call = self.calls[number]
+        if call.deadline is not None and not self.skewed:
+            latest = call.deadline + (self.now() - call.began) + GRACE
+            if deadline is None or deadline > latest:
+                self.violated("deadline lost", f"{call} runs until {deadline}, not {latest:.3f}")
         run = self._new_run(process, transaction, redelivered)
         self.tell(process, f"runs {call}{' again' if redelivered else ''} (run {run.id})")
         earlier = [each for each in call.runs if each.process is process]
@@ -400,7 +436,9 @@ class Ledger:
         the ack of a redelivered original was lost.
         """
         now = self.now()
-        losses = [what for start, until, what in self.troubles if start <= now and begin <= until]
+        losses = [
+            what for start, until, what, _ in self.troubles if start <= now and begin <= until
+        ]
         losses = [what for what in losses if what.startswith(LOSSES)]
         crashed = any(what.startswith("crash") for what in losses)
         return crashed or len(losses) > 1 or (self.several_stores and bool(losses))
@@ -413,11 +451,12 @@ class Ledger:
             if call.ended is None and call.process.alive:
                 self.violated("hung", f"{call} of {call.process} has not ended")
             self._check_cancelled(call)
+            self._check_deadline(call)
         for event in self.events.values():
             if event.confirmed is None or not event.due:
                 continue
             losses = self._losses(event.began, self.now())
-            if event.number in parked and losses < self.max_attempts - 1:
+            if event.number in parked and losses <= self.max_attempts:
                 self.violated("parked too soon", f"event {event.number}, after {losses} losses")
             for handler in handlers:
                 runs = event.runs.get(handler, [])
@@ -430,6 +469,15 @@ class Ledger:
         for transaction in self.transactions:
             if transaction.state == "open" and transaction.process.alive:
                 self.violated("left open", f"a transaction in {transaction.process}")
+
+    def _check_deadline(self, call: Call) -> None:
+        if call.deadline is None or self.skewed:
+            return
+        latest = call.deadline + call.script.get("stubborn", 0.0) + 0.5
+        for run in call.runs:
+            outlived = run.ended is not None and run.ended > latest
+            if outlived and not self.troubled(call.began, run.ended or 0.0):
+                self.violated("outlived", f"{call} ran on after its deadline")
 
     def _check_cancelled(self, call: Call) -> None:
         if call.cancelled is None or self.troubled(call.cancelled - 1.0, call.cancelled + 1.0):

@@ -155,9 +155,9 @@ MUTANTS = [
     ),
     Mutant(
         "a drain counts as a failed attempt",
-        "aiorpc.entrypoints.attempts",
-        "            failed, _ = failures_of(message, delivery.redelivered)\n",
-        "            failed = failures_of(message, delivery.redelivered)[1] + 1\n",
+        "aiorpc.wire.copies",
+        "    return most if exact else max(0, most - 1), most\n",
+        "    return most, most\n",
     ),
     Mutant(
         "the answers that a lost connection took are not kept",
@@ -200,10 +200,10 @@ MUTANTS = [
         "            delivery.ack()\n        elif",
     ),
     Mutant(
-        "a copy of a message runs before its original is acked",
-        "aiorpc.entrypoints.attempts",
-        "        if copy is not None and copy in self._unconfirmed:\n",
-        "        if False:\n",
+        "a counted request does not join its running copy",
+        "aiorpc.entrypoints.requests",
+        "        if not self._is_known(request):\n            self._serve(request)\n",
+        "        self._serve(request)\n",
     ),
     Mutant(
         "a worker ignores its deadline",
@@ -218,12 +218,10 @@ MUTANTS = [
         "        if False:\n",
     ),
     Mutant(
-        "the pool runs one call less after each waiting one",
+        "a cancelled call that waits for a worker runs later",
         "aiorpc.hosting.pool",
-        "                self._running.add(worker)\n                worker.start(self._loop, "
-        "self._context.copy())\n        finally:",
-        "                self._running.add(worker)\n                worker.start(self._loop, "
-        "self._context.copy())\n                break\n        finally:",
+        "            self._waiting.pop(worker, None)\n            return\n",
+        "            return\n",
     ),
     Mutant(
         "the broker forgets the unacked messages of a lost connection",

@@ -40,8 +40,8 @@ class Watcher(Protocol):
         """Whether the broker refuses (nacks) the message that it reads now."""
         ...
 
-    def sending_again(self, outgoing: Outgoing) -> None:
-        """A sender sends *outgoing* once more."""
+    def sending(self, outgoing: Outgoing, again: bool) -> None:
+        """A client sends the request *outgoing*, perhaps once more."""
         ...
 
 

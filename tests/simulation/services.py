@@ -76,7 +76,9 @@ async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
     """Run *script* for the call *number*."""
     ledger = _ledgers[-1]
     transaction, redelivered = service.session
-    run = ledger.began(number, PROCESS.get(), transaction, redelivered)
+    deadline = current.get().deadline
+    until = None if deadline is None else deadline.at
+    run = ledger.began(number, PROCESS.get(), transaction, redelivered, until)
     try:
         await asyncio.sleep(script.get("sleep", 0.0))
         for child in script.get("children", ()):

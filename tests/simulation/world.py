@@ -231,7 +231,7 @@ class World:
         process = self.current.pop(name, None)
         if process is None:
             return
-        self.ledger.trouble(f"crash of {name}", seconds)
+        self.ledger.trouble("crash", name, seconds)
         process.crash()
         for link in list(self.network.links.get(process, ())):
             link.cut(broker_notices=seconds * 0.1)
@@ -242,7 +242,7 @@ class World:
         process = self.current.get(name)
         if process is None or self._stopping[process].is_set():
             return
-        self.ledger.trouble(f"drain of {name}", seconds + 4.0)
+        self.ledger.trouble("drain", name, seconds + 4.0)
         process.soon(self._stopping[process].set)
         self.loop.world.spawn(self._drained(process, seconds))
 
@@ -264,20 +264,20 @@ class World:
     def _start_if_absent(self, name: str) -> None:
         self._starting[name] -= 1
         if name not in self.current and not self._closing:
-            self.ledger.trouble(f"start of {name}", 0.5)
+            self.ledger.trouble("start", name, 0.5)
             self.start(name)
 
     def stall(self, name: str, seconds: float) -> None:
         process = self.current.get(name)
         if process is not None and not process.stalled:
             now = self.loop.time()
-            self.ledger.trouble(f"stall of {name}", seconds)
+            self.ledger.trouble("stall", name, seconds)
             self.ledger.stalls.append((now, now + seconds, name))
             process.stall(seconds)
 
     def block(self, seconds: float) -> None:
         if not self.broker.blocked:
-            self.ledger.trouble("block", seconds)
+            self.ledger.trouble("block", "broker", seconds)
             self.server.context.run(self.broker.set_blocked, True)
             self.loop.call_at(
                 self.loop.time() + seconds,
@@ -311,7 +311,7 @@ class World:
 
     async def main(self) -> None:
         ledger = self.ledger
-        ledger.trouble("the start", 1.0)
+        ledger.trouble("the start", "broker", 1.0)
         for name in self.names:
             self.start(name)
         try:
@@ -370,7 +370,7 @@ class World:
                 continue
             for service in ("shop", "store"):
                 for method in ("work", "once"):
-                    operation = Operation(service, method, {}, 1.0, 0.0)
+                    operation = Operation(service, method, {}, 15.0, 0.0)
                     probe = process.spawn(self.call(process, cluster, operation))
                     if not await probe:
                         self.ledger.violated("not recovered", f"{process}: {service}.{method}")
