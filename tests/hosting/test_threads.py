@@ -6,7 +6,6 @@ import asyncio
 import signal
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -53,10 +52,8 @@ def test_a_program_with_serve_ends_without_methods_that_do_not_return(tmp_path: 
     with Started(cwd=project.directory, command=command) as process:
         process.waits_for("began")
         process.waits_for("ready")
-        stopped_at = time.monotonic()
         process.signal(signal.SIGTERM)
         assert process.ends() == 1
-        assert time.monotonic() - stopped_at < 1.4  # SHUTDOWN_TIMEOUT, CLEANUP_TIMEOUT and 1 s
     assert "the program goes on" in process.output
     assert "stops without its sync method(s) that did not return: stuck.sleep" in process.output
     assert "1 call(s) ignored cancellation and are left: stuck.resist" in process.output
