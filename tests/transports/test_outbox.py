@@ -313,6 +313,7 @@ async def test_a_sender_may_reconnect_while_an_expired_message_settles(position:
     sending.sender.resume(sending.channel)
     await eventually(lambda: len(sending.left) + len(other.left) == 1000)
     sending.sender.send(message(b"1000"))
+    await eventually(lambda: len(sending.left) + len(other.left) == 1001)
     left = len(sending.left)  # on a slow machine, the message settles before its batch leaves
     assert left <= position
     assert sending.left == list(range(left))
