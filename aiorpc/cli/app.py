@@ -6,6 +6,7 @@ Imports only the module of that command. Awaits nothing.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -41,6 +42,7 @@ Examples:
 
 def main() -> NoReturn:
     """Run ``aiorpc`` with the arguments of this process, and exit."""
+    gc.set_threshold(10_000)  # the default, 700, costs 3 % of each call (ADR 6)
     words = sys.argv[1:]
     if words[:1] == ["--complete"]:
         print("\n".join(complete(os.environ.get("COMP_LINE", ""))))

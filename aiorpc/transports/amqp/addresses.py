@@ -27,10 +27,12 @@ async def connect_to_host(host: str, port: int) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     kind = socket.SOCK_STREAM
+    # For a str, Python imports its IDNA codec: 31 million instructions, 5 % of a start.
+    name = host.encode() if host.isascii() else host
     try:  # an IP address needs no resolver, and so no thread
-        addresses = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
+        addresses = socket.getaddrinfo(name, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
-        addresses = await loop.getaddrinfo(host, port, type=kind)
+        addresses = await loop.getaddrinfo(name, port, type=kind)
     attempts: list[asyncio.Task[socket.socket]] = []
     running: set[asyncio.Task[socket.socket]] = set()
     try:
@@ -72,7 +74,10 @@ async def _connect(family: int, kind: int, protocol: int, _: str, address: Any) 
     try:
         one.setblocking(False)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(one, address)
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, asyncio.BaseEventLoop):  # uvloop imports the codec for a str
+            address = (address[0].encode(), *address[1:])
+        await loop.sock_connect(one, address)
     except BaseException:
         one.close()
         raise

@@ -43,7 +43,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     real = socket.getaddrinfo
 
     def several(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-        assert host == HOST
+        assert host == HOST.encode()
         return [info for each in addresses for info in real(each, port, *args, **kwargs)]
 
     monkeypatch.setattr(socket, "getaddrinfo", several)
