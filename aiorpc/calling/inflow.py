@@ -40,6 +40,8 @@ class Inflow:
         #: Set when an item arrived, and when the stream ended.
         self.news = asyncio.Event()
         self.took: Callable[[], None] | None = None
+        #: The error that ended the stream after its first item.
+        self.error: Exception | None = None
 
 
 class PendingStream(Pending, eq=False, kw_only=True):

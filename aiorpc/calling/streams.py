@@ -210,9 +210,16 @@ class StreamCalls:
         route = msgspec.structs.replace(route, confirm=True, options=options)
 
         async def wait(inflow: Inflow, call: Call) -> None:
+            if inflow.error is not None:  # a middleware tries again, and would double items
+                raise inflow.error
             pending = await self._send(call, route, partial(self._kind, inflow=inflow))
             assert isinstance(pending, PendingStream)
-            await pending.wait()
+            try:
+                await pending.wait()
+            except Exception as error:
+                if pending.received:
+                    inflow.error = error
+                raise
 
         async def start(inflow: Inflow) -> None:
             call = self._new_call(route, args, kwargs)

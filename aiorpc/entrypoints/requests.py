@@ -33,7 +33,7 @@ from .answers import Answers, ServedRequest
 from .attempts import Attempts
 from .cancellations import Cancellations
 from .decompression import decompresses
-from .streams import AGAIN, Collected, StreamCall, Streams, no_stream
+from .streams import AGAIN, Collected, Stream, StreamCall, Streams, no_stream
 
 __all__ = ["Method", "Server"]
 
@@ -178,16 +178,17 @@ class Server:
             return
         call = self._host.new_call(method.entrypoint, args, kwargs, request.context, "rpc", again)
         answering = self._streams.open(request)
-        listed = isinstance(answering, Collected)
-        encode = request.encode if listed else None
-        settle = partial(self._settle_stream, request)
+        encode = request.encode if isinstance(answering, Collected) else answering.encode
+        settle = partial(self._settle_stream, request, answering)
         call = StreamCall(**msgspec.structs.asdict(call), answering=answering)
         request.submission = self._host.submit(method.entrypoint, call, settle, encode)
         if not request.settled:
             self.cancellations.running[request.key] = request
 
-    def _settle_stream(self, request: ServedRequest, outcome: Outcome) -> None:
-        if not self._streams.close(request, outcome):
+    def _settle_stream(
+        self, request: ServedRequest, stream: Stream | Collected, outcome: Outcome
+    ) -> None:
+        if not self._streams.close(request, stream, outcome):
             self.settle(request, outcome)
             return
         request.settled = True

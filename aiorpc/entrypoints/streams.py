@@ -30,7 +30,7 @@ from ..wire.streams import decode_taken, silence_of
 from .answers import ServedRequest
 from .cancellations import Cancellations, Key
 
-__all__ = ["AGAIN", "Collected", "StreamCall", "Streams", "no_stream"]
+__all__ = ["AGAIN", "Collected", "Stream", "StreamCall", "Streams", "no_stream"]
 
 log = logger("aiorpc.rpc")
 
@@ -78,6 +78,12 @@ class StreamCall(Call, frozen=True, eq=False):
             return [item async for item in items]
 
 
+def _stop_if_cancelled(task: asyncio.Task[Any] | None) -> None:
+    """Raise ``CancelledError`` if the generator of *task* caught it: nobody takes its items."""
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Collected(Answering):
     """Answers a caller that wants one result with the list of all items."""
 
@@ -89,8 +95,12 @@ class Collected(Answering):
     async def consume(self, items: AsyncIterator[Any]) -> list[Any]:
         collected: list[Any] = []
         size = 0
+        task = asyncio.current_task()
         async for item in items:
+            _stop_if_cancelled(task)
             collected.append(item)
+            if len(collected) % FULL == 0:
+                await asyncio.sleep(0)  # the generator may never wait
             if self._limit is None:
                 continue
             body, _ = self._host.wire.streams.item(self._request, item)
@@ -115,6 +125,7 @@ class Stream(Answering):
     def __init__(self, host: Host, request: ServedRequest, queue: str) -> None:
         self._host = host
         self._request = request
+        self._name = f"{host.service_name}.{request.method}"
         self._queue = queue
         self._window = request.window
         self._alive_every = every = host.settings.heartbeat or ALIVE
@@ -139,9 +150,17 @@ class Stream(Answering):
     # Items
 
     async def consume(self, items: AsyncIterator[Any]) -> None:
-        self._begin()
+        if not self.begun:
+            self._begin()
+        elif self._sent or self._items:
+            raise RuntimeError(
+                f"{self._name}: a middleware called its handler again, and the caller has items of "
+                "the earlier run: do not repeat a stream after its first item"
+            )
         encode, request = self._host.wire.streams.item, self._request.message
+        task = asyncio.current_task()
         async for item in items:
+            _stop_if_cancelled(task)
             body, self._joined = encode(request, item)
             if self._items and self._size + len(body) > FULL_BYTES:
                 self._flush()
@@ -158,6 +177,20 @@ class Stream(Answering):
                 self._flush()
                 await self._until_room()
         self._flush()
+
+    def encode(self, result: Any) -> None:
+        """
+        Check that the method ran; *result* has no items.
+
+        Raises:
+            RuntimeError: a middleware answered in its place.
+        """
+        if not self.begun:
+            raise RuntimeError(
+                f"{self._name}: a middleware answered a stream with a "
+                f"{type(result).__name__}: call the handler with the call that it got, or raise an "
+                "error"
+            )
 
     def _begin(self) -> None:
         self.begun = True
@@ -218,7 +251,7 @@ class Stream(Answering):
         now, every = self._loop.time(), self._alive_every
         self._timer = self._loop.call_later(every, self._stay_alive)
         if now - self._heard_at > self._silence:
-            log.info("%s: its caller is silent; the stream is cancelled", self._request.method)
+            log.info("%s: its caller is silent; the stream is cancelled", self._name)
             self.fail("its caller was silent")
         elif now - self._wrote_at >= every / 2:
             self._send(self._host.wire.streams.alive(self._request.message), mandatory=True)
@@ -291,16 +324,19 @@ class Streams:
             self._stop_listening = self._host.transport.on_state(self._on_state)
         return stream
 
-    def close(self, request: ServedRequest, outcome: Outcome) -> bool:
+    def close(self, request: ServedRequest, stream: Stream | Collected, outcome: Outcome) -> bool:
         """
-        End the stream of *request* with *outcome*. Return False if its method has not started: then
-        the request is answered, or requeued, as others are.
+        End the *stream* of *request* with *outcome*. Return False if its method has not started, or
+        its caller gets a list: then the request is answered, or requeued, as others are.
         """
-        stream = self._running.pop(request.key, None)
+        if isinstance(stream, Collected):
+            return False
+        if self._running.get(request.key) is stream:  # a peer may use an id twice
+            del self._running[request.key]
         if not self._running and self._stop_listening is not None:
             self._stop_listening()
             self._stop_listening = None
-        if stream is None or not stream.begun:
+        if not stream.begun:
             return False
         stream.end(outcome)
         return True

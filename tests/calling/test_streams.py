@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -170,6 +170,18 @@ async def test_a_typed_stream_is_called_like_the_method(stage: Stage) -> None:
         assert [row async for row in quick(2)] == [Row(0), Row(1)]
 
 
+async def test_a_list_of_a_generator_that_never_waits_leaves_the_loop_to_others(
+    stage: Stage,
+) -> None:
+    async with stage.served() as cluster:
+        listed = asyncio.ensure_future(cluster[stage.name].count.with_options(timeout=1)(1 << 60))
+        await eventually(lambda: stage.yielded > 0)
+        listed.cancel()
+        async with asyncio.timeout(5):
+            await stage.closed.wait()
+        assert stage.yielded < 1 << 20
+
+
 async def test_a_plain_call_of_a_stream_gives_a_list(stage: Stage) -> None:
     async with stage.served() as cluster:
         assert await cluster[stage.name].count(3) == [0, 1, 2]
@@ -254,6 +266,30 @@ async def test_a_stream_can_be_cancelled(stage: Stage, how: str) -> None:
         async with asyncio.timeout(5):
             await stage.closed.wait()
         assert [item async for item in stream] == []
+
+
+async def test_a_generator_that_catches_its_cancellation_ends_at_its_next_item(
+    stage: Stage,
+) -> None:
+    class Stubborn:
+        name = f"{stage.name}_stubborn"
+        end = Ended(stage.ended)
+
+        @rpc
+        async def items(self) -> AsyncGenerator[int]:
+            yield 0
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await stage.held.wait()
+                yield 1
+
+    async with (
+        ServiceContainer(Stubborn, stage.config),
+        ClusterRpcProxy(stage.config, timeout=10) as cluster,
+    ):
+        async with cluster[Stubborn.name].items.stream() as stream:
+            assert await anext(stream) == 0
+        await eventually(lambda: stage.ended == ["rolled back: CancelledError"])
 
 
 async def test_a_stream_that_nobody_iterates_sends_nothing(stage: Stage) -> None:
@@ -551,6 +587,41 @@ async def test_a_middleware_lasts_as_long_as_the_stream(stage: Stage) -> None:
         stage.held.set()
         assert [item async for item in stream] == ["last"]
     assert said[2:] == ["service ends", "caller ends"]
+
+
+@pytest.mark.parametrize("side", ["caller", "service"])
+async def test_a_middleware_cannot_repeat_a_stream_after_its_first_item(
+    stage: Stage, side: str
+) -> None:
+    async def repeats(call: Call, handler: Handler) -> Any:
+        try:
+            return await handler(call)
+        except Exception:
+            return await handler(call)
+
+    if side == "service":
+        stage.middleware = [repeats]
+    got: list[int] = []
+    error = "called its handler again" if side == "service" else "no 3"
+    async with stage.served(middleware=[repeats] if side == "caller" else []) as cluster:
+        with pytest.raises(RemoteError, match=error):
+            await read(cluster[stage.name].count.stream(5, fail_at=3), got)
+        assert got == [0, 1, 2]
+        assert stage.runs == 1
+        with pytest.raises(RemoteError, match="no 0"):
+            await read(cluster[stage.name].count.stream(5, fail_at=0), got)
+        assert stage.runs == 3
+
+
+async def test_a_middleware_cannot_answer_in_place_of_a_stream(stage: Stage) -> None:
+    async def answers(call: Call, handler: Handler) -> Any:
+        return [1, 2]
+
+    stage.middleware = [answers]
+    async with stage.served() as cluster:
+        with pytest.raises(RemoteError, match="a middleware answered a stream with a list"):
+            await read(cluster[stage.name].count.stream(5))
+        assert await cluster[stage.name].count(5) == [1, 2]
 
 
 async def test_a_service_passes_a_stream_on(stage: Stage) -> None:
