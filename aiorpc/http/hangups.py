@@ -56,9 +56,10 @@ class UntilHangUp:
 
     async def _wait(self) -> None:
         try:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
+            # An empty body may be unread. A middleware that gives a body again may give it forever.
+            for _ in range(2):
+                if (await self._receive())["type"] == "http.disconnect":
+                    self._scope.reschedule(self._loop.time())
+                    return
         except Exception as error:  # noqa: BLE001 - the receive of any server or middleware
             log.debug("a hang-up of the client would not be seen: %r", error)
-            return
-        self._scope.reschedule(self._loop.time())

@@ -248,6 +248,30 @@ async def test_an_idempotency_key_is_refused_because_no_method_has_a_store(
     assert Shop.called == []
 
 
+async def test_a_middleware_may_give_the_body_again_and_again() -> None:
+    """A common way to read a body in a middleware, and to leave it for the application."""
+    gateway = gateway_with(timeout=0.2)
+    given = []
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        message = {**await receive(), "more_body": False}
+
+        async def again() -> Any:
+            given.append(message)
+            return message
+
+        await gateway(scope, again, send)
+
+    transport = httpx.ASGITransport(middleware)
+    async with (
+        visiting(gateway),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        response = await client.post("/rpc/shop/stay", json={})
+        assert problem(response)[0] == 504
+    assert len(given) <= 3
+
+
 # Errors
 
 
