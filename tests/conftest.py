@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.servers import urls
 
@@ -33,7 +33,10 @@ SLOW = (
 #: A test that uses this fixture needs this server: the mark keeps it out of `make check`.
 _SERVER_OF = {"rabbitmq_uri": "rabbitmq", "postgresql_uri": "postgresql", "mysql_uri": "mysql"}
 
-settings.register_profile("quick", max_examples=10)
+# On a slow machine, an example may take long.
+settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_speed")
+settings.register_profile("quick", settings.get_profile("any_speed"), max_examples=10)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
