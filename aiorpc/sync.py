@@ -103,13 +103,18 @@ class _LoopThread:
                 raise ConnectionLost(f"this {self._owner} was closed by another thread") from None
             raise concurrent.futures.CancelledError from None
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call *function* in the loop, unless the loop has ended. Does not wait."""
+        if os.getpid() == self._pid:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(function)
+
     def close(self) -> None:
         """Cancel the tasks in the loop, and end the thread. Idempotent."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        with suppress(RuntimeError):  # another thread closed the loop already
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        self.soon(self._loop.stop)
         self._thread.join(JOIN_TIMEOUT)
 
 
@@ -166,8 +171,8 @@ class MethodProxy:
         try:
             while batch := self._thread.run(items.batch):
                 yield from batch
-        finally:
-            self._thread.run(items.aclose)
+        finally:  # the garbage collector may close this generator in any thread, at any time
+            self._thread.soon(items.cancel)
 
     async def _streaming(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import traceback
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["shortened"]
@@ -31,7 +32,7 @@ def shortened(error: BaseException, service_cls: type) -> str:
     skipped: Counter[str] = Counter()
     last = whole.stack[-1] if whole.stack else None
     _shorten(whole, home, skipped, set())
-    library = None if last is None else _library_of(last, home)
+    library = None if last is None else _library_of(last.filename, home)
     if last is not None and library is not None and (library != _OWN.name or not whole.stack):
         skipped[library] -= 1
         whole.stack = traceback.StackSummary([*(whole.stack or ()), last])
@@ -52,7 +53,7 @@ def _shorten(
     seen.add(id(shown))
     kept = traceback.StackSummary()
     for frame in shown.stack:
-        library = _library_of(frame, home)
+        library = _library_of(frame.filename, home)
         if library is None:
             kept.append(frame)
         else:
@@ -73,9 +74,10 @@ def _home_of(service_cls: type) -> Path | None:
     return Path(file).parent if hasattr(top, "__path__") else Path(file)
 
 
-def _library_of(frame: traceback.FrameSummary, home: Path | None) -> str | None:
-    """Return the name of the library of *frame*; ``None`` for the service's own code."""
-    file = Path(frame.filename)
+@lru_cache(maxsize=1024)  # a service that fails often asks for the same files
+def _library_of(filename: str, home: Path | None) -> str | None:
+    """Return the name of the library of a file; ``None`` for the service's own code."""
+    file = Path(filename)
     if home is not None and (file == home or home in file.parents):
         return None
     if _OWN in file.parents:
@@ -83,8 +85,8 @@ def _library_of(frame: traceback.FrameSummary, home: Path | None) -> str | None:
     for index, part in enumerate(file.parts[:-1]):
         if part in _INSTALLED:
             return file.parts[index + 1].removesuffix(".py")
-    if _STDLIB in file.parents or frame.filename.startswith("<frozen"):
+    if _STDLIB in file.parents or filename.startswith("<frozen"):
         return "Python"
-    if frame.filename.startswith("<sqlalchemy"):
+    if filename.startswith("<sqlalchemy"):
         return "sqlalchemy"
     return file.parts[0] if file.suffix == ".pyx" else None

@@ -124,6 +124,22 @@ def test_a_stream_is_read_in_a_loop(rabbitmq_uri: str, service: str) -> None:
             next(proxy.hello.stream("you"))
 
 
+def test_a_stream_may_be_closed_in_any_thread_and_after_its_proxy(
+    rabbitmq_uri: str, service: str
+) -> None:
+    closed: concurrent.futures.Future[None] = concurrent.futures.Future()
+    with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=10) as cluster:
+        proxy: Any = cluster[service]
+        items, kept = proxy.count.stream(1 << 60), proxy.count.stream(1 << 60)
+        assert next(items) == next(kept) == 0
+        # As the garbage collector does, if it runs in the thread of the loop.
+        loop = proxy.count._thread._loop
+        loop.call_soon_threadsafe(lambda: closed.set_result(items.close()))
+        closed.result(5)
+        assert proxy.was_closed()
+    kept.close()
+
+
 def test_a_method_may_have_arguments_of_any_name(rabbitmq_uri: str, service: str) -> None:
     names = ["args", "function", "kwargs", "self", "thread", "timeout"]
     with ClusterRpcProxy({"AMQP_URI": rabbitmq_uri}, timeout=5) as cluster:

@@ -104,7 +104,7 @@ class RpcStream(Generic[T_co]):
                     inflow.news.clear()
                     await inflow.news.wait()
         except BaseException as exc:
-            self._cancel()
+            self.cancel()
             if isinstance(exc, TimeoutError) and idle.expired():
                 raise RpcTimeout(
                     f"{self._name}: no item came within {self._idle_timeout:g} s (idle_timeout)"
@@ -116,7 +116,8 @@ class RpcStream(Generic[T_co]):
             raise StopAsyncIteration
         return inflow
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Cancel the call, unless the stream has ended. ``aclose`` also waits for the end."""
         self._over = True
         if self._inflow is not None:
             self._inflow.items.clear()
@@ -125,7 +126,7 @@ class RpcStream(Generic[T_co]):
 
     async def aclose(self) -> None:
         """Cancel the call, unless the stream has ended. Idempotent."""
-        self._cancel()
+        self.cancel()
         if self._task is not None and not self._task.done():
             await asyncio.wait((self._task,))
 
