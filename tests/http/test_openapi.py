@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from aiorpc import ServiceContainer, rpc
+from aiorpc import BadArguments, ServiceContainer, rpc
 from aiorpc.http import Gateway
 
 BROKER = "memory://openapi"
@@ -117,6 +117,15 @@ class Shop:
 
     @rpc(validate=False)
     async def loose(self, count: int) -> None: ...
+
+    @rpc
+    async def rows(
+        self, count: Annotated[int, msgspec.Meta(ge=0, le=5)], fails: bool = False
+    ) -> AsyncIterator[Row]:
+        if fails:
+            raise BadArguments("the rows fail")
+        for number in range(count):
+            yield Row(number)
 
     @rpc
     async def handle(self, handle: Handle = None) -> Handle:
