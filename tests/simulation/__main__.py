@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 MEANING = {
     "hung": ("hung", "late", "deadlock", "livelock", "drain hung"),
     "lost": ("event lost", "not recovered", "answered unrun", "parked too soon"),
-    "wrong": ("wrong answer", "wrong error", "answered early", "ran late", "not cancelled"),
+    "wrong": (
+        *("wrong answer", "wrong error", "answered early", "ran late", "outlived"),
+        *("not cancelled", "not retracted", "sent again", "deadline lost"),
+    ),
     "twice": ("twice", "beside itself", "answer not kept"),
 }
 
@@ -79,22 +83,23 @@ def many(which: str, most_calls: int | None, *, stop: bool) -> int:
     seconds = 0.0
     kinds: Counter[str] = Counter()
     failed: list[Result] = []
-    while calls < most_calls if most_calls is not None else seeds < count:
-        result = simulate(str(first + seeds))
-        seeds += 1
-        calls, answered = calls + result.calls, answered + result.answered
-        steps, seconds = steps + result.steps, seconds + result.seconds
-        faults += len(result.struck)
-        kinds.update({violation.partition(":")[0] for violation in result.violations})
-        if result.violations:
-            failed.append(result)
-            text = result.violations[0].splitlines()[0][:200]
-            print(f"FAILED seed {result.seed} after {calls} calls, {steps} steps: {text}")
-            print(f"  make simulate SEED={result.seed}", flush=True)
-            if stop:
-                return 1
-        if seeds % 500 == 0:
-            print(f"  {seeds} seeds, {calls} calls, {len(failed)} failed", flush=True)
+    with suppress(KeyboardInterrupt):  # then the summary is of the seeds so far
+        while calls < most_calls if most_calls is not None else seeds < count:
+            result = simulate(str(first + seeds))
+            seeds += 1
+            calls, answered = calls + result.calls, answered + result.answered
+            steps, seconds = steps + result.steps, seconds + result.seconds
+            faults += len(result.struck)
+            kinds.update({violation.partition(":")[0] for violation in result.violations})
+            if result.violations:
+                failed.append(result)
+                text = result.violations[0].splitlines()[0][:200]
+                print(f"FAILED seed {result.seed} after {calls} calls, {steps} steps: {text}")
+                print(f"  make simulate SEED={result.seed}", flush=True)
+                if stop:
+                    return 1
+            if seeds % 500 == 0:
+                print(f"  {seeds} seeds, {calls} calls, {len(failed)} failed", flush=True)
     took = time.perf_counter() - began
     print(
         f"{seeds} seeds, {calls} calls ({answered} answered), {faults} faults, {steps} steps, "

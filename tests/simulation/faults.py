@@ -39,10 +39,10 @@ OFTEN = {"publish": 4, "confirm": 2, "deliver": 3, "ack": 3, "answer": 6}
 #: Kinds of faults, and how often each is drawn.
 KINDS = {
     "cut": 4,
-    "cut at": 6,
+    "cut at": 9,
     "half-open": 1,
     "crash": 2,
-    "crash at": 3,
+    "crash at": 4,
     "drain": 2,
     "block": 1,
     "nack": 1,
@@ -58,6 +58,7 @@ QUEUES = (
     "rpc-store",
     "evt-shop-sold--store.count",
     "evt-shop-sold--store.retry",
+    "evt-shop-sold--store.later",
     "evt-shop-sold",
     "rpc.reply",
 )
@@ -101,7 +102,7 @@ def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
     kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
     services = [name for name in names if not name.startswith("client")]
     faults = []
-    for _ in range(int(draw() ** 2 * 13)):
+    for _ in range(int(draw() ** 1.5 * 14)):
         kind, where, at = one_of(kinds), one_of(names), 0.3 + draw() * seconds
         length, chance = draw() ** 2 * 2.0, (draw(), draw())
         frame = when = ""

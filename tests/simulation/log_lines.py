@@ -17,7 +17,7 @@ __all__ = ["LogLines"]
 #: Lines at ERROR that a fault explains.
 EXPLAINED = re.compile(
     r"still ran after .* \(SHUTDOWN_TIMEOUT\)|is\s+parked in queue|cannot be parked|"
-    r"shop\.work raised|shop\.once raised|store\.retry raised Refused|"
+    r"shop\.work raised|shop\.once raised|store\.(retry|later) raised Refused|"
     r"call\(s\) ignored cancellation|did not close within"
 )
 

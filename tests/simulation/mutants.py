@@ -100,10 +100,10 @@ MUTANTS = [
         "            if opened:\n                await self._close(opened, error)\n",
     ),
     Mutant(
-        "an at-most-once method runs a redelivered request",
+        "the request of a cancelled call is not acked",
         "aiorpc.entrypoints.requests",
-        "        if again and method.at_most_once:\n",
-        "        if request.resent and method.at_most_once:\n",
+        "        elif ending is Ending.CANCELLED:\n            request.delivery.ack()\n",
+        "        elif ending is Ending.CANCELLED:\n            pass\n",
     ),
     Mutant(
         "an at-most-once method runs a request that is sent again",

@@ -14,6 +14,7 @@ from aiorpc import (
     BROADCAST,
     DependencyProvider,
     EventDispatcher,
+    Retry,
     RpcProxy,
     WorkerContext,
     event_handler,
@@ -31,6 +32,7 @@ __all__ = ["HANDLERS", "SERVICES", "Refused", "Shop", "Store", "ledger_of_run"]
 HANDLERS = {
     "count": "evt-shop-sold--store.count",
     "retry": "evt-shop-sold--store.retry",
+    "later": "evt-shop-sold--store.later",
     "single": "evt-shop-sold",
 }
 _ledgers: list[Ledger] = []
@@ -181,6 +183,15 @@ class Store:
         run = self._handling(payload, "retry")
         number = payload["number"]
         if number % 3 == 0 and len(_ledgers[-1].events[number].runs["retry"]) < 2:
+            run.end("failed", _ledgers[-1].now())
+            raise Refused(str(number))
+        await self._finish(run, 0.005)
+
+    @event_handler("shop", "sold", retry=Retry(immediate=1, delays=(0.5, 1.0)))
+    async def later(self, payload: dict[str, Any]) -> None:
+        run = self._handling(payload, "later")
+        number = payload["number"]
+        if number % 4 == 0 and len(_ledgers[-1].events[number].runs["later"]) < 3:
             run.end("failed", _ledgers[-1].now())
             raise Refused(str(number))
         await self._finish(run, 0.005)

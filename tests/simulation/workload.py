@@ -74,7 +74,7 @@ def _operation(draw: Callable[[], float]) -> Operation:
         ("fail_fast", True, 0.05),
     )
     options = {name: value for name, value, chance in chances if draw() < chance}
-    timeout = (0.05, 0.3, 1.0, 2.0, 4.0, 20.0, 20.0)[int(draw() * 7)]
+    timeout = (0.05, 0.3, 1.0, 3.0, 20.0, 20.0, 20.0)[int(draw() * 7)]
     cancel = None
     if draw() < 0.12:
         cancel = draw() ** 3 * 0.5

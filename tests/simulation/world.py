@@ -302,10 +302,12 @@ class World:
 
     def deleted(self, queue: MemoryQueue) -> None:
         """Record the events that a deleted queue takes with it."""
+        # Also the queues in which failed events wait for their next attempt.
+        ours = queue.name.startswith(tuple(HANDLERS.values()))
         for call in self.ledger.calls.values():
             call.doomed = call.doomed or call.ended is None
         for event in self.ledger.events.values():
-            event.due = event.due and queue.name not in HANDLERS.values()
+            event.due = event.due and not ours
 
     # --- the run
 
