@@ -233,6 +233,7 @@ class Client:
             future=self._loop.create_future(),
             began_at=began_at,
             resend=route.options.resend,
+            patient=not route.options.fail_fast,
         )
         self._pending.add(pending)
         try:
@@ -246,9 +247,8 @@ class Client:
         if self._closed:
             return ConnectionLost(f"{call} was not sent: the client is closed")
         return RuntimeError(
-            f"{call} was not sent: its proxy belongs to another event loop. In the thread of a "
-            "sync method use from_thread.run(), in a program without a loop aiorpc.sync, and in "
-            "another loop make a proxy of its own"
+            f"{call} was not sent: its proxy belongs to another event loop. In a sync method use "
+            "from_thread.run(), without a loop aiorpc.sync, and in another loop a proxy of its own"
         )
 
     def cancel(self, pending: Pending) -> None:

@@ -41,6 +41,8 @@ class Diagnosis:
         state = await transport.inspect(queue, LOOK)
         if state is None:
             return f"{transport.url} did not report the state of queue {queue} in time"
+        if state.trouble:
+            return f"queue {queue} cannot be used now: {state.trouble}"
         if not state.exists:
             return f"queue {queue} does not exist any more"
         if state.consumers == 0:
@@ -58,7 +60,7 @@ class Diagnosis:
 
         Raises:
             UnknownService: the queue does not exist.
-            ServiceUnavailable: the queue has no consumers.
+            ServiceUnavailable: the queue has no consumers, or cannot be used now.
         """
         queue, now = rpc_queue_name(call.service), monotonic()
         if name_fault(queue):
@@ -71,6 +73,12 @@ class Diagnosis:
             return
         if not state.exists:
             raise self.unknown_service(call)
+        if state.trouble:
+            raise ServiceUnavailable(
+                f"{call} was not sent: queue {queue} on {self._transport.url} cannot be used now: "
+                f"{state.trouble}. Call without fail_fast to let the request wait until its "
+                "deadline"
+            )
         if state.consumers:
             self._consumed_at[queue] = now
             return

@@ -13,44 +13,41 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, ClassVar
 
-from ..call import Call
 from ..context import new_id
 from ..exceptions import (
     AioRpcError,
     ConnectionLost,
+    Overloaded,
     RpcTimeout,
     Unroutable,
     UnserializableValueError,
 )
 from ..logs import logger
 from ..timers import Bucket, Timers
-from ..transports.base import Outgoing, Subscription, Transport
+from ..transports.base import Subscription, Transport
 from ..transports.outgoing import Refusal
 from ..wire.content import is_slow
 from ..wire.message import Message
 from ..wire.protocol import Wire
 from .diagnosis import Diagnosis, timed_out
+from .unreachable import CallRequest, UnreachableQueues
 
 __all__ = ["Pending", "PendingCalls"]
 
 log = logger("aiorpc.client")
 
 
-class Pending(Outgoing, eq=False, kw_only=True):
+class Pending(CallRequest, eq=False, kw_only=True):
     """A call that waits for an answer: its request, and the future of its answer."""
 
-    is_request = True
     #: Whether the client re-sends the cancellation of the call after a lost connection.
     confirm_cancel: ClassVar[bool] = False
 
     calls: PendingCalls
-    call: Call
     correlation_id: str
     future: asyncio.Future[Any]
     #: The ``time.monotonic()`` at which the call began.
     began_at: float
-    #: Whether the client may re-send the request after a lost connection.
-    resend: bool
     #: The bucket of the timers that holds the deadline of the call; ``None`` without a deadline.
     deadlines: Bucket | None = None
     #: Whether the deadline has passed. The diagnosis then runs.
@@ -99,6 +96,13 @@ class PendingCalls:
         self._pending: dict[str, Pending] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
+        self._unreachable = UnreachableQueues(
+            transport,
+            waits=self._waits,
+            fail=self._fail,
+            unknown_service=diagnosis.unknown_service,
+            spawn=self._spawn,
+        )
 
     async def open(self) -> None:
         """Declare and consume the reply queue. Waits for a connection."""
@@ -135,6 +139,9 @@ class PendingCalls:
     def __contains__(self, pending: Pending) -> bool:
         return pending.correlation_id in self._pending
 
+    def _waits(self, request: CallRequest) -> bool:
+        return request.message.correlation_id in self._pending
+
     def add(self, pending: Pending) -> None:
         """Start to wait for the answer to *pending*, until its deadline."""
         self._pending[pending.correlation_id] = pending
@@ -147,7 +154,10 @@ class PendingCalls:
             pending.deadlines.pop(pending, None)
         return self._pending.pop(pending.correlation_id, None) is not None
 
-    def _fail(self, pending: Pending, error: Exception) -> None:
+    def _fail(self, request: CallRequest, error: Exception) -> None:
+        pending = self._pending.get(request.message.correlation_id or "")
+        if pending is None:
+            return
         self.remove(pending)
         if not pending.future.done():
             pending.future.set_exception(error)
@@ -196,11 +206,15 @@ class PendingCalls:
             self._fail(pending, error)
 
     def _on_queue_gone(self) -> None:
-        self._fail_all(
-            "the reply queue did not exist any more after the reconnect (the broker deletes it "
-            "after 300 s without a consumer, and loses it without persistent storage), so the "
-            "answer cannot arrive any more; the method may have run"
+        """Fail the calls whose answers are lost. The answers to later requests arrive."""
+        why = (
+            "the reply queue was lost (its node is down, or it was deleted: the broker does so "
+            "after 300 s without a consumer), so the answer cannot arrive any more; the method may "
+            "have run"
         )
+        for pending in list(self._pending.values()):
+            if not (pending in self._unreachable or self._transport.waits(pending)):
+                self._fail(pending, _lost(pending, why))
 
     # Requests that failed
 
@@ -232,8 +246,8 @@ class PendingCalls:
         if pending not in self:
             return
         call = pending.call
-        if isinstance(error, Unroutable):
-            self._fail(pending, self._diagnosis.unknown_service(call))
+        if isinstance(error, Unroutable | Overloaded):
+            self._unreachable.take(pending, error)
         elif not isinstance(error, ConnectionLost):
             self._fail(pending, error)
         elif (deadline := call.context.deadline) is not None and deadline.remaining() <= 0:
@@ -260,7 +274,9 @@ class PendingCalls:
     async def _diagnose(self, pending: Pending) -> None:
         why = "an unknown reason"
         try:
-            why = await self._diagnosis.why_no_answer(pending.call)
+            why = self._unreachable.why(pending) or await self._diagnosis.why_no_answer(
+                pending.call
+            )
         finally:
             error = timed_out(pending.call, pending.began_at, why)
             error.__cause__ = pending.error

@@ -15,7 +15,13 @@ from typing import TypeAlias, TypeGuard
 
 import msgspec
 
-from ..exceptions import AioRpcError, ConnectionLost, Overloaded, UnserializableValueError
+from ..exceptions import (
+    AioRpcError,
+    ConnectionLost,
+    Overloaded,
+    Unroutable,
+    UnserializableValueError,
+)
 from ..extensions import Host, Submission
 from ..logs import logger
 from ..transports.base import Delivery, Outgoing
@@ -161,6 +167,7 @@ class Answers:
                 exchange=self._exchange,
                 routing_key=reply_to,
                 message=message,
+                mandatory=True,
                 confirm=False,
                 answers=self,
                 asked=request.asked,
@@ -219,7 +226,11 @@ class Answers:
 
     def _confirmed(self, reply_to: str, message: Message, closes: int = 0) -> Outgoing:
         return Outgoing(
-            exchange=self._exchange, routing_key=reply_to, message=message, closes=closes
+            exchange=self._exchange,
+            routing_key=reply_to,
+            message=message,
+            mandatory=True,
+            closes=closes,
         )
 
     def _settled(self, request: ServedRequest, answer: Outgoing, error: AioRpcError | None) -> None:
@@ -229,6 +240,9 @@ class Answers:
             self.keep(request.key, Kept(request.asked, answer.message, suspect=suspect))
         elif error is None:
             request.delivery.ack()  # it was perhaps redelivered meanwhile
+        elif isinstance(error, Unroutable):
+            self._host.transport.returns.count_unheard(answer.message)
+            request.delivery.ack()
         else:
             self._send_apart(request, answer.message, error, answer.closes)
 
@@ -271,6 +285,10 @@ class Answers:
             answer = self._confirmed(request.message.reply_to or "", message, closes=closes)
             try:
                 await self._host.transport.publish(answer, CONFIRMING)
+            except Unroutable:
+                self._host.transport.returns.count_unheard(message)
+                refused = None
+                break
             except AioRpcError as error:
                 refused, closes = error, answer.closes
             else:

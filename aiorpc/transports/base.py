@@ -60,12 +60,18 @@ class State(enum.Enum):
 
 
 class QueueState(msgspec.Struct, frozen=True):
-    """The broker's answer to a passive declare of a queue."""
+    """
+    The broker's answer to a passive declare of a queue.
+
+    Attributes:
+        trouble: the broker's reason why it cannot use the queue now; empty if it can.
+    """
 
     name: str
     exists: bool
     messages: int = 0
     consumers: int = 0
+    trouble: str = ""
 
 
 class Listeners(Generic[T]):
@@ -105,8 +111,9 @@ class Transport(ABC):
     state: State
     #: Whether too many bytes or messages wait to be sent: senders should wait for ``drained``.
     congested: bool  # an attribute, not a property: every call reads it
-    #: Sends a message: ``transports.outbox.Sender.send``.
+    #: Sends a message; tells whether a message waits for a connection. See ``transports.outbox``.
     send: Callable[[Outgoing], None]
+    waits: Callable[[Outgoing], bool]
 
     def __init__(self, sender: Sender) -> None:
         self.state = State.CLOSED
@@ -114,7 +121,7 @@ class Transport(ABC):
         #: Handlers of returned messages that were sent without ``confirm`` and ``settled``.
         self.returns = Returns()
         self._sender = sender
-        self.send = sender.send
+        self.send, self.waits = sender.send, sender.outbox.__contains__
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         #: Set when the state changes, and when the last waiting message leaves.
@@ -279,8 +286,8 @@ class Transport(ABC):
 
         Args:
             prefetch: the maximum of unsettled deliveries at a time; 0 for no limit.
-            keep: the queue has to survive a lost connection. If the queue does not exist after a
-                reconnect, the transport declares it again, then calls *gone*.
+            keep: the queue has to survive a lost connection. If it was deleted, or its node is
+                down, the transport declares it or another one, then calls *gone*.
             requeue: requeues a message that arrives while the subscription ends.
             arguments: returns the arguments of ``basic.consume``, given the number of reconnects.
 

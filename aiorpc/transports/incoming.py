@@ -174,8 +174,13 @@ class Subscription(AbstractAsyncContextManager["Subscription"]):
         await self.cancel()
 
     def _declared_again(self, url: object) -> None:
-        """Log that the queue was deleted on the broker at *url*, and call ``gone``."""
-        log.warning("queue %s was deleted on %s; declared it again", self.queue.name, url)
+        """Log that the queue was lost on the broker at *url*, and call ``gone``."""
+        log.warning(
+            "queue %s on %s was lost (it was deleted, or its node is down); declared queue %s",
+            self.options.queue.name,
+            url,
+            self.queue.name,
+        )
         if self.options.gone is not None:
             try:
                 self.options.gone()
@@ -184,8 +189,8 @@ class Subscription(AbstractAsyncContextManager["Subscription"]):
 
     def _cancelled_by_broker(self, url: object) -> None:
         log.warning(
-            "the broker cancelled the consumer of %s on %s: the queue was deleted, or a message "
-            "was not acked within the broker's consumer_timeout; consuming again",
+            "the broker cancelled the consumer of %s on %s: the queue was deleted, its node is "
+            "down, or a message was not acked within consumer_timeout; consuming again",
             self.queue.name,
             url,
         )

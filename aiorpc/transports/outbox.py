@@ -61,6 +61,9 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, outgoing: Outgoing) -> bool:
+        return id(outgoing) in self._waiting
+
     def add(self, outgoing: Outgoing) -> None:
         """Put *outgoing* at the end. If the outbox is full, settle it with ``ConnectionLost``."""
         size = len(outgoing.message.body)

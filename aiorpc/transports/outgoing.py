@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -43,6 +44,8 @@ __all__ = [
 
 log = logger(__name__)
 
+#: Seconds between two lines of log about answers that no queue takes, at least.
+_LOG_EVERY = 60.0
 #: The limit in bytes of body that stands for "no limit".
 NO_LIMIT = 1 << 62
 #: The end of the text of each ``Unroutable`` for a returned message.
@@ -152,11 +155,17 @@ Returned = Callable[[Message, AioRpcError], None]
 class Returns:
     """
     The handlers of returned messages, by ``reply_to``. They get messages that were sent without
-    ``confirm`` and ``settled``, because the transport does not track such messages.
+    ``confirm`` and ``settled``, because the transport does not track such messages. A message
+    without ``reply_to`` is an answer.
+
+    Attributes:
+        unheard: the number of answers that no queue took.
     """
 
     def __init__(self) -> None:
         self._takers: dict[str, Returned] = {}
+        self.unheard = 0
+        self._logged_at = -math.inf
 
     def expect(self, reply_to: str, returned: Returned) -> None:
         """Call *returned* with each returned message that has this ``reply_to``."""
@@ -169,10 +178,25 @@ class Returns:
     def take(self, message: Message, error: AioRpcError) -> None:
         """Pass a *message* that the broker returned to its handler."""
         returned = self._takers.get(message.reply_to or "")
-        if returned is None:
-            log.debug("the broker returned a message that nobody waits for: %s", error)
-        else:
+        if returned is not None:
             returned(message, error)
+        elif message.reply_to is None:
+            self.count_unheard(message)
+        else:
+            log.debug("the broker returned a message that nobody waits for: %s", error)
+
+    def count_unheard(self, answer: Message) -> None:
+        """Count an *answer* that no queue took. Log at most one line in ``_LOG_EVERY`` seconds."""
+        self.unheard += 1
+        now = time.monotonic()
+        if now >= self._logged_at + _LOG_EVERY:
+            self._logged_at = now
+            log.warning(
+                "no queue takes the answer to call %s, and nobody gets it: the caller has closed "
+                "its client, or lost its reply queue; %d answers so far",
+                answer.correlation_id,
+                self.unheard,
+            )
 
 
 def settle(outgoing: Outgoing, error: AioRpcError | None) -> None:

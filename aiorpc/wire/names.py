@@ -48,6 +48,7 @@ __all__ = [
     "event_exchange",
     "event_queue",
     "parked_queue",
+    "replacement_queue",
     "rpc_queue_name",
     "singleton_right",
     "singleton_ticks",
@@ -143,6 +144,12 @@ def unique_name(name: str, identity: str) -> str:
     room = LONGEST_NAME - len(identity) - 1
     cut = name.encode(errors="replace")[:room].decode(errors="ignore")
     return f"{cut}-{identity}"
+
+
+def replacement_queue(first: str, number: int) -> str:
+    """Return the name of the queue that replaces *first*, as the *number*-th of its kind."""
+    identity = str(number)
+    return f"{first[: LONGEST_NAME - len(identity) - 1]}-{identity}"
 
 
 def parked_queue(queue: str) -> Queue:

@@ -1,7 +1,8 @@
 """
 The long form: `python -m tests.chaos [--short] [WORD ...]` plays the scenarios and the refusals
-whose names contain a word, or all. Prints their tables, and exits with 1 if a promise was broken.
-Without a word, or with the word `fuzz`, it also plays `tests/chaos/fuzz.py`.
+whose names contain a word, or all, on one node and on a cluster. Prints their tables, and exits
+with 1 if a promise was broken. Without a word, or with the word `fuzz`, it also plays
+`tests/chaos/fuzz.py`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.fuzz import PARTS, fuzz
 from tests.chaos.refusal_report import RefusalReport, refusal_table
 from tests.chaos.refusals import REFUSALS, played
 from tests.chaos.report import Report, table
 from tests.chaos.scenarios import SCENARIOS, play
-from tests.servers import Rabbit, urls
+from tests.servers import Cluster, Rabbit, urls
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +28,7 @@ def main(arguments: list[str]) -> int:
 
     scenarios = [each for each in SCENARIOS if is_chosen(each.name)]
     refusals = [each for each in REFUSALS if is_chosen(each.name)]
+    of_cluster = [each for each in CLUSTER_SCENARIOS if is_chosen(each.name)]
     ledger = urls().postgresql
     if ledger is None or Rabbit.program() is None:
         print("make chaos needs PostgreSQL and an installed RabbitMQ: `make servers`")
@@ -41,6 +44,11 @@ def main(arguments: list[str]) -> int:
             broken += _told(refusal_table(refused[-1:]), refusal.failures(refused[-1]))
         if not words or "fuzz" in words:
             broken += fuzz(node.url, list(PARTS), range(100) if short else None)
+    if of_cluster:
+        with Cluster.fresh() as cluster:
+            for scenario in of_cluster:
+                reports.append(asyncio.run(play(scenario, cluster, ledger)))
+                broken += _told(table(reports[-1:]), scenario.failures(reports[-1]))
     print("\n" + table(reports) + "\n\n" + refusal_table(refused))
     return 1 if broken else 0
 

@@ -15,7 +15,7 @@ from aiorpc import ClusterRpcProxy
 from tests.chaos.load import Caller, Load
 from tests.chaos.report import Report
 from tests.chaos.stage import Stage, set_stage
-from tests.servers import Rabbit
+from tests.servers import Cluster, Rabbit
 from tests.support.waiting import eventually
 
 #: Breaks something, and returns when it works again. The second argument: seconds to stay broken.
@@ -36,6 +36,9 @@ class Scenario:
         floor: the part of the calls that must succeed, from 0 to 1.
         errors: names of the errors that callers may see.
         twice: how many calls may run twice; ``None`` for any number.
+        servers_at: in a cluster, the node that the servers connect to; 0 is the node that breaks.
+        client_at: the node that the client connects to.
+        quorum: whether the service's queue is a quorum queue.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Scenario:
     floor: float = 1.0
     errors: frozenset[str] = frozenset()
     twice: int | None = None
+    servers_at: int = 0
+    client_at: int = 0
+    quorum: bool = False
     #: Whether it is part of `make test`.
     short: bool = True
 
@@ -74,21 +80,24 @@ class Scenario:
         )
 
 
-async def play(scenario: Scenario, node: Rabbit, ledger_url: str) -> Report:
-    """Play *scenario* on *node*, and report the outcome of every call."""
+async def play(scenario: Scenario, broker: Rabbit | Cluster, ledger_url: str) -> Report:
+    """Play *scenario* on *broker*, and report the outcome of every call."""
     async with (
         set_stage(
-            node,
+            broker,
             ledger_url,
             servers=scenario.servers,
             ways=scenario.ways,
             query=scenario.query,
             settings=dict(scenario.settings),
+            servers_at=scenario.servers_at,
+            quorum=scenario.quorum,
         ) as stage,
         AsyncExitStack() as stack,
     ):
         stage.client = ClusterRpcProxy(stage.config, timeout=scenario.timeout)
-        cluster = await stack.enter_async_context(stage.client)
+        with stage.connecting_to(scenario.client_at):
+            cluster = await stack.enter_async_context(stage.client)
         load = Load(
             caller(cluster, stage.service, scenario),
             scenario.timeout,

@@ -1,5 +1,6 @@
 """
-The stage of a scenario: a private broker, server processes, a client, and the network between them.
+The stage of a scenario: a private broker or cluster, server processes, a client, and the network
+between them.
 """
 
 from __future__ import annotations
@@ -7,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +19,17 @@ from aiorpc import ClusterRpcProxy
 from tests.chaos.ledger import Ledger, new_ledger
 from tests.chaos.processes import SERVICE, Server
 from tests.chaos.proxy import CuttingProxy, cutting_proxy
-from tests.servers import Rabbit
+from tests.servers import Cluster, Rabbit
 
 
 @dataclass
 class Stage:
     """
     Attributes:
-        node: the broker; its methods block.
+        node: the broker; its methods block. In a cluster, the node that breaks.
         service: the name of the service under test, which no other stage uses.
-        network: the proxies between broker and servers, and between broker and client.
-        urls: the URLs of *network*, for servers and client.
+        network: the proxies between broker and servers, and between broker and client. In a
+            cluster, one for each node.
         servers: all processes that were started, also the ended ones.
     """
 
@@ -42,6 +43,7 @@ class Stage:
     #: The command of a server, and its environment besides its configuration.
     command: Sequence[str] = SERVICE
     environment: dict[str, str] = field(default_factory=dict)
+    cluster: Cluster | None = None
     client: ClusterRpcProxy | None = None
 
     @property
@@ -56,6 +58,18 @@ class Stage:
     @property
     def config(self) -> dict[str, Any]:
         return {"AMQP_URI": ";".join(proxy.url for proxy in self.network), **self.settings}
+
+    @contextmanager
+    def connecting_to(self, node: int) -> Iterator[None]:
+        """Let new connections reach only one node of the cluster. Their queues will be there."""
+        others = [] if self.cluster is None else [*self.network[:node], *self.network[node + 1 :]]
+        for proxy in others:
+            proxy.refusing = True
+        try:
+            yield
+        finally:
+            for proxy in others:
+                proxy.refusing = False
 
     @property
     def alive(self) -> list[Server]:
@@ -100,7 +114,7 @@ class Stage:
 
 @asynccontextmanager
 async def set_stage(
-    node: Rabbit,
+    broker: Rabbit | Cluster,
     ledger_url: str,
     *,
     servers: int,
@@ -108,6 +122,8 @@ async def set_stage(
     query: str = "",
     settings: dict[str, Any] | None = None,
     booking: bool = False,
+    servers_at: int = 0,
+    quorum: bool = False,
 ) -> AsyncIterator[Stage]:
     """
     Start *servers* processes, and wait until all of them serve.
@@ -115,15 +131,35 @@ async def set_stage(
     Args:
         ways: number of URLs for servers and client, each with its own proxy.
         query: the query of those URLs, such as ``heartbeat=1``.
+        servers_at: the node of the cluster that the servers connect to; their queue is there.
+        quorum: whether an operator declares the service's queue as a quorum queue.
     """
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(new_ledger(ledger_url))
-        url = f"{node.url}?{query}" if query else node.url
-        network = [await stack.enter_async_context(cutting_proxy(url)) for _ in range(ways)]
-        service = f"chaos_{secrets.token_hex(3)}"
-        stage = Stage(node, ledger, service, network, settings=settings or {}, booking=booking)
+        nodes = [broker] * ways if isinstance(broker, Rabbit) else broker.nodes
+        network = [
+            await stack.enter_async_context(
+                cutting_proxy(f"{node.url}?{query}" if query else node.url)
+            )
+            for node in nodes
+        ]
+        stage = Stage(
+            nodes[0],
+            ledger,
+            f"chaos_{secrets.token_hex(3)}",
+            network,
+            settings=settings or {},
+            booking=booking,
+            cluster=broker if isinstance(broker, Cluster) else None,
+        )
+        if quorum:
+            async with stage.channel() as channel:
+                await channel.declare_queue(
+                    f"rpc-{stage.service}", durable=True, arguments={"x-queue-type": "quorum"}
+                )
         try:
-            await asyncio.gather(*(stage.start_server() for _ in range(servers)))
+            with stage.connecting_to(servers_at):
+                await asyncio.gather(*(stage.start_server() for _ in range(servers)))
             yield stage
         finally:
             await asyncio.gather(*(server.kill() for server in stage.servers))

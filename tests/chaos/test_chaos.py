@@ -11,6 +11,7 @@ import secrets
 import pytest
 
 from aiorpc import ClusterRpcProxy
+from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.load import Load
 from tests.chaos.processes import ROOT
 from tests.chaos.refusals import REFUSALS
@@ -114,4 +115,4 @@ def test_each_scenario_that_the_guarantees_name_is_there() -> None:
         for name in re.findall(r'"([^"]+)"', line)
     }
     assert named
-    assert named <= {each.name for each in (*SCENARIOS, *REFUSALS)}
+    assert named <= {each.name for each in (*SCENARIOS, *CLUSTER_SCENARIOS, *REFUSALS)}

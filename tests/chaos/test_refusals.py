@@ -213,3 +213,22 @@ async def test_a_routing_key_that_is_not_permitted_fails_only_its_messages(
         {"good": type(None), "bad": ConfigurationError}[key] for key in keys
     ]
     assert caplog.text.count("closed the publishing channel") == 1
+
+
+async def test_requests_that_an_empty_queue_refuses_are_sent_again(node: Rabbit) -> None:
+    """A quorum queue without a leader does so, and a queue whose node is down (4.3)."""
+    cls, runs = service()
+    node.ctl(
+        "set_policy", cls.name, f"^rpc-{cls.name}$", '{"max-length":0,"overflow":"reject-publish"}'
+    )
+    async with (
+        ServiceContainer(cls, node.url),
+        ClusterRpcProxy(node.url, timeout=20) as cluster,
+    ):
+        method = cluster[cls.name].count
+        calls = [method.call_async(number) for number in range(50)]
+        queues = method._client._pending._unreachable._queues
+        await eventually(lambda: queues)
+        node.ctl("clear_policy", cls.name)
+        assert [await call.result() for call in calls] == list(range(50))
+    assert runs == dict.fromkeys(range(50), 1)

@@ -31,13 +31,16 @@ From Python (these calls block; in a coroutine use `asyncio.to_thread`):
         rabbit.stop(); rabbit.start()   # same port, same durable data; .kill() is SIGKILL
         rabbit.ctl("list_queues", "name", "messages")
         rabbit.url, rabbit.pid, rabbit.log
+    with Cluster.fresh() as cluster:    # three nodes; .cut_off(node), .join(node), .start()
+        cluster.nodes[0].kill()         # also .freeze(), .thaw()
     Rabbit.main()                       # the private node of `up`; None if `up` started none
 """
 
 from __future__ import annotations
 
+from .cluster import Cluster
 from .process import ServerError
 from .provision import Urls, down, up, urls
 from .rabbitmq import Rabbit
 
-__all__ = ["Rabbit", "ServerError", "Urls", "down", "up", "urls"]
+__all__ = ["Cluster", "Rabbit", "ServerError", "Urls", "down", "up", "urls"]

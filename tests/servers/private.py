@@ -76,15 +76,20 @@ class PrivateServer(ABC):
     @classmethod
     def create(cls, state: State, name: str) -> Self:
         """Start an empty server called `name`, in `state.directory` if its user can enter that."""
-        ports = dict(zip(cls.ports, free_ports(len(cls.ports)), strict=True))
-        directory = cls._fresh_directory(state.directory / name)
-        url = cls.url_at(ports)
-        record = Record(name, cls.kind, "private", url, str(directory), ports=ports)
-        server = cls(record, state)
-        state.put(record)  # from now on `down` can remove it
+        server = cls.allocate(state, name)
         server.prepare()
         server.start()
         return server
+
+    @classmethod
+    def allocate(cls, state: State, name: str, **given: int) -> Self:
+        """Make the directory and the record of a server; `given` are ports that it shares."""
+        ports = dict(zip(cls.ports, free_ports(len(cls.ports)), strict=True)) | given
+        directory = cls._fresh_directory(state.directory / name)
+        url = cls.url_at(ports)
+        record = Record(name, cls.kind, "private", url, str(directory), ports=ports)
+        state.put(record)  # from now on `down` can remove it
+        return cls(record, state)
 
     @classmethod
     def _fresh_directory(cls, wanted: Path) -> Path:
@@ -131,8 +136,21 @@ class PrivateServer(ABC):
         """Kill the server with SIGKILL, as a power cut would."""
         self._end("server", signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Stop the process with SIGSTOP, as a virtual machine stops that is moved."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Continue the process after `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
     def remove(self) -> None:
         """Stop the server and everything that was started for it, and remove its data."""
+        self.thaw()
         self.stop()
         for role in self.record.processes:
             self._end(role, signal.SIGTERM)

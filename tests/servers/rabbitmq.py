@@ -74,21 +74,34 @@ class Rabbit(PrivateServer):
     def url_at(cls, ports: dict[str, int]) -> str:
         return f"amqp://guest:guest@{LOOPBACK}:{ports['amqp']}/"
 
+    @property
+    def node_name(self) -> str:
+        """The name of the Erlang node."""
+        return f"{self.record.name}@localhost"
+
     def prepare(self) -> None:
-        settings = _CONFIGURATION.format(loopback=LOOPBACK, **self.record.ports)
-        self.write("rabbitmq.conf", settings)
+        self.configure(secrets.token_hex(20))
+
+    def configure(self, cookie: str, settings: str = "") -> None:
+        """Write the configuration; nodes of one cluster have one `cookie`."""
+        own = _CONFIGURATION.format(loopback=LOOPBACK, **self.record.ports)
+        self.write("rabbitmq.conf", own + settings)
         self.write("advanced.config", "[].\n")
         self.write("enabled_plugins", "[].\n")
-        self.write(".erlang.cookie", secrets.token_hex(20), mode=0o400)
+        self.write(".erlang.cookie", cookie, mode=0o400)
 
     def start(self) -> None:
         """Start the node with its former data and ports, and return when it accepts connections."""
         epmd = self.record.processes.get("epmd")
         if epmd is None or not epmd.alive:
-            self._note({**self.record.processes, "epmd": self._start_epmd()})
+            self.use_epmd(self.start_epmd())
         super().start()
 
-    def _start_epmd(self) -> Process:
+    def use_epmd(self, epmd: Process) -> None:
+        """Note the EPMD of the node. It ends with the first node that uses it and is removed."""
+        self._note({**self.record.processes, "epmd": epmd})
+
+    def start_epmd(self) -> Process:
         """Run EPMD in the foreground. Erlang would start it as a daemon that outlives the node."""
         program = find_program(["epmd"], *_erts_directories())
         if program is None:
@@ -112,7 +125,7 @@ class Rabbit(PrivateServer):
             "LC_ALL": "C.UTF-8",  # Elixir warns of any other
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_EPMD_PORT": str(ports["epmd"]),
-            "RABBITMQ_NODENAME": f"{self.record.name}@localhost",
+            "RABBITMQ_NODENAME": self.node_name,
             "RABBITMQ_DIST_PORT": str(ports["distribution"]),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ON_LOOPBACK,
             "RABBITMQ_CTL_ERL_ARGS": _ON_LOOPBACK,

@@ -199,7 +199,7 @@ async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
         began = time.monotonic()
         state = await transport.inspect(each.queue or "", min(LOOK, patience))
         took = time.monotonic() - began
-        if state is None:
+        if state is None or state.trouble:
             each.untold = True
             silent = silent or took >= LOOK
             patience = max(0.01, patience - took)

@@ -21,7 +21,7 @@ from ...logs import logger
 from ...wire.message import Message
 from ..base import Delivery, Received
 from ..incoming import oversized
-from ..outgoing import Outgoing, SizeLimit, check, refuse, settle
+from ..outgoing import Outgoing, Returned, SizeLimit, check, refuse, settle
 from .after_acks import AfterAcks
 from .channel import Channel, TakeBack
 from .errors import Refused
@@ -133,8 +133,7 @@ class ConsumerChannel(Channel):
             future when it consumes again.
         cancelled_up_to: the highest tag when the broker cancelled the consumer; 0 before.
         unsettled: tags of the deliveries that are neither acked nor rejected.
-        elsewhere: sends an answer on another channel: when this channel has ended, or if the
-            answer's sender needs a confirm.
+        elsewhere: sends an answer on another channel, if this one has ended or lacks confirms.
         after_acks: calls functions when the broker has read the acks.
     """
 
@@ -156,9 +155,15 @@ class ConsumerChannel(Channel):
         prefetch: int,
         requeue: Received,
         elsewhere: Callable[[Outgoing], None],
+        returned: Returned,
     ) -> None:
         super().__init__(
-            link, channel, max_message_size=max_message_size, limit=limit, take_back=take_back
+            link,
+            channel,
+            max_message_size=max_message_size,
+            limit=limit,
+            take_back=take_back,
+            returned=returned,
         )
         self.unsettled: set[int] = set()
         self.cancelled_up_to = 0

@@ -21,6 +21,10 @@ __all__ = ["Refused", "connection_refusal", "errors", "fail", "quietly", "reason
 _ours = contextvars.ContextVar("aiorpc_amqp_ours", default=False)
 
 
+#: RabbitMQ's words (3.10 to 4.3), in 404, for a queue that exists and cannot be used now.
+_UNAVAILABLE = "down or inaccessible|stopped by supervisor|crashed|timeout|timed out|being demoted"
+
+
 class Refused(Exception):
     """The broker closed a channel: *code* is AMQP's (403, 404, 405, 406...), or 0."""
 
@@ -33,6 +37,11 @@ class Refused(Exception):
     def is_consumer_timeout(self) -> bool:
         """Whether a message was not acked within the broker's ``consumer_timeout``."""
         return "delivery acknowledgement" in self.text  # the words of RabbitMQ 3.8 to 4.3
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether the refused queue exists, and cannot be used now: its node is down."""
+        return self.code == 404 and re.search(_UNAVAILABLE, self.text) is not None
 
 
 @contextmanager

@@ -17,6 +17,10 @@ from .supervisor import Supervisor
 
 __all__ = ["Inspector"]
 
+#: Seconds after which an inspection does not delay others. RabbitMQ 4 does not answer for a queue
+#: whose node is down.
+PROMPT = 0.5
+
 
 class Inspector:
     """Inspects queues on one channel, and reopens the channel after a missing queue closed it."""
@@ -51,26 +55,31 @@ class Inspector:
         await asyncio.gather(*looks, return_exceptions=True)
 
     async def _look(self, queue: str) -> QueueState | None:
+        asking: asyncio.Task[QueueState] | None = None
         try:
             async with self._lock:
                 link = self._supervisor.link
                 if link is None:
                     return None
                 channel = await self._ready(link)
-                with quietly(), errors():
-                    declared = await channel.rpc(
-                        QueueDeclare(queue=queue, passive=True), timeout=REPLY_TIMEOUT
-                    )
+                asking = asyncio.create_task(_ask(channel, queue))
+                done, _ = await asyncio.wait([asking], timeout=PROMPT)
+                if not done:
+                    self._channel = None  # the next inspection opens another channel
+            state = await asking
+            if self._channel is not channel:
+                await link.farewell(channel.close)
+            return state
         except Refused as refused:
+            if refused.unavailable:
+                return QueueState(queue, exists=True, trouble=refused.text)
             return QueueState(queue, exists=False) if refused.code == 404 else None
         except (ConnectionError, TimeoutError):
             return None
-        return QueueState(
-            queue,
-            exists=True,
-            messages=declared.message_count or 0,
-            consumers=declared.consumer_count or 0,
-        )
+        finally:
+            if asking is not None and not asking.done():
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
 
     async def _ready(self, link: Link) -> aiormq.Channel:
         channel = self._channel
@@ -78,3 +87,14 @@ class Inspector:
             channel = self._channel = await link.channel()
             self._channel_link = link
         return channel
+
+
+async def _ask(channel: aiormq.Channel, queue: str) -> QueueState:
+    with quietly(), errors():
+        declared = await channel.rpc(QueueDeclare(queue=queue, passive=True), timeout=REPLY_TIMEOUT)
+    return QueueState(
+        queue,
+        exists=True,
+        messages=declared.message_count or 0,
+        consumers=declared.consumer_count or 0,
+    )

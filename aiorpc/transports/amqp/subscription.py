@@ -21,6 +21,7 @@ from ..incoming import ConsumerOptions, Subscription
 from .backoff import Backoff
 from .consumer import ConsumerChannel
 from .errors import Refused, fail
+from .kept_queue import KeptQueue
 from .lane import never_called
 from .link import Link
 from .methods import Consume
@@ -30,7 +31,6 @@ from .topology import (
     declare_ahead,
     declare_queue,
     misdeclared,
-    queue_exists,
     unknown_type,
 )
 
@@ -47,6 +47,7 @@ _TIMED_OUT = (
     ". A method or handler ran for longer than the broker's consumer_timeout: give its calls a "
     "shorter timeout, or raise consumer_timeout"
 )
+_SILENT = "the broker does not answer, perhaps because the queue's node is down"
 
 
 class AmqpSubscription(Subscription):
@@ -72,9 +73,10 @@ class AmqpSubscription(Subscription):
         self._channel: ConsumerChannel | None = None
         #: The queue as it is declared: it may exist with other flags.
         self._declared = options.queue
+        self._kept = KeptQueue(options)
         self._consuming = False
-        self._consumed_before = False
         self._tag = ""
+        self._logged = ""
         self._tried_on: Link | None = None
         self._tried_next: asyncio.Future[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -164,7 +166,6 @@ class AmqpSubscription(Subscription):
 
     async def _run(self) -> None:
         backoff = Backoff()
-        logged = ""
         while True:
             try:
                 link = await self._supervisor.available()
@@ -178,21 +179,21 @@ class AmqpSubscription(Subscription):
                 if self._accepts_existing(refused):
                     continue
                 error = misdeclared(f"queue {self.queue.name!r} on {link.url}", refused)
-                if not self._ready.done():
+                if not (self._ready.done() or refused.unavailable):
                     fail(self._ready, error)
                     return
-                if logged != str(error):
-                    logged = str(error)
-                    log.error("%s; trying again", error)
+                self._log_once(str(error))
             except OSError as failure:
                 log.debug("cannot consume from %s yet: %s", self.queue.name, failure)
+                if isinstance(failure, TimeoutError) and not link.lost.done():
+                    self._log_once(f"queue {self.queue.name!r} on {link.url}: {_SILENT}")
             except Exception as failure:
                 if not self._ready.done():
                     fail(self._ready, failure)
                     return
                 log.exception("consuming from %s failed; trying again", self.queue.name)
             else:
-                logged = ""
+                self._logged = ""
                 if not self._ready.done():
                     self._ready.set_result(None)
                 self._set_tried(link)
@@ -202,6 +203,12 @@ class AmqpSubscription(Subscription):
                 self._consuming = False
                 self._set_tried(link)
             await asyncio.sleep(backoff.next())
+
+    def _log_once(self, trouble: str) -> None:
+        """Log *trouble*, unless it is the same as before."""
+        if self._logged != trouble:
+            self._logged = trouble
+            log.error("%s; trying again", trouble)
 
     def _accepts_existing(self, refused: Refused) -> bool:
         """Return whether to try again at once, with the queue or exchange that exists."""
@@ -222,17 +229,14 @@ class AmqpSubscription(Subscription):
             raise
 
     async def _consume(self, link: Link) -> None:
-        gone = (
-            self.options.keep
-            and self._consumed_before
-            and not await queue_exists(link, self.queue.name)
-        )
+        self._declared, gone = await self._kept.checked(link, self._declared)
         channel = self._channel
         fresh = channel is None or not channel.open or channel.link is not link
         if gone or not fresh:
             # On a separate channel: a refusal must not end the deliveries on this channel.
             await declare_queue(link, self._declared)
         if gone:
+            self.queue = self._declared
             # After the declaration: replies to messages that the callback sends need the queue.
             self._declared_again(link.url)
         if channel is None or fresh:
@@ -254,7 +258,7 @@ class AmqpSubscription(Subscription):
             await amqp.rpc(consume)
 
         await channel.request(requests)
-        self._consuming = self._consumed_before = True
+        self._consuming = self._kept.consumed = True
 
     async def _open(self, link: Link) -> ConsumerChannel:
         amqp = await link.channel()
@@ -274,6 +278,7 @@ class AmqpSubscription(Subscription):
             await self._bind_again(channel.link)
         if not channel.ended.done():
             self._cancelled_by_broker(channel.link.url)
+            self._kept.lost = True
         elif (refused := channel.ended.result()) is not None:
             log.warning(
                 "the broker closed the channel that consumes from %s on %s: %s; it redelivers "
@@ -291,6 +296,7 @@ class AmqpSubscription(Subscription):
             return
         try:
             await declare_queue(link, self._declared)
+            await self._kept.delete_old(link)
         except (Refused, OSError, TimeoutError) as error:
             if not (isinstance(error, Refused) and self._accepts_existing(error)):
                 log.debug("cannot bind %s again: %s", self.queue.name, error)

@@ -91,8 +91,10 @@ class Topology:
     ) -> None:
         try:
             await self.declare(link, exchanges, queues)
-        except Refused as refused:
-            log.error("%s could not be declared again on %s: %s", what, link.url, refused)
+        except (Refused, TimeoutError) as error:
+            if link.lost.done():
+                raise
+            log.error("%s could not be declared again on %s: %s", what, link.url, error)
 
     def forget(self, queue: str) -> None:
         """Do not declare *queue* after the next reconnect."""
@@ -114,14 +116,14 @@ async def queue_exists(link: Link, queue: str) -> bool:
     Return whether *queue* exists.
 
     Raises:
-        Refused: the queue exists, and is exclusive to another connection (405).
+        Refused: the queue exists, and is exclusive to another connection (405) or unavailable.
         ConnectionError, TimeoutError: the link is lost.
     """
     try:
         async with link.passing_channel() as channel:
             await channel.rpc(QueueDeclare(queue=queue, passive=True))
     except Refused as refused:
-        if refused.code == 404:
+        if refused.code == 404 and not refused.unavailable:
             return False
         raise
     return True
@@ -310,6 +312,9 @@ def misdeclared(what: str, refused: Refused) -> ConfigurationError:
     difference = _difference(refused)
     if difference is not None and f"{difference.kind} {difference.name!r}" not in what:
         what = f"{what}: its {difference.kind} {difference.name!r}"
+    if refused.unavailable:
+        advice = "its node is down: start the node, or use quorum queues, which need a majority"
+        return ConfigurationError(f"{what}: {advice} ({refused})")
     advice = {
         406: "it exists with other flags or arguments, and RabbitMQ never changes those: use the "
         "same ones, or delete it first",

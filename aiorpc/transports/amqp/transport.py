@@ -22,6 +22,7 @@ from ..base import Claim, QueueState, State, Subscription, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
+from .backoff import Backoff
 from .channel import Channel
 from .claims import Claims
 from .consumer import ConsumerChannel
@@ -159,12 +160,20 @@ class AmqpTransport(Transport):
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
     ) -> Sequence[Exchange]:
+        backoff = Backoff()
+        logged = ""
         while True:
             link = await self.supervisor.available()
             try:
                 return await self._topology.declare(link, exchanges, queues)
             except Refused as refused:
-                raise _misdeclared(link, exchanges, queues, refused) from None
+                error = _misdeclared(link, exchanges, queues, refused)
+                if not refused.unavailable:
+                    raise error from None
+                if logged != str(error):
+                    logged = str(error)
+                    log.error("%s; trying again", error)
+                await asyncio.sleep(backoff.next())
             except (OSError, TimeoutError) as error:
                 of_queues = [each.exchange for each in queues]
                 if found := unknown_type(link, [*exchanges, *of_queues]):
@@ -190,6 +199,7 @@ class AmqpTransport(Transport):
                     requeue=options.requeue,
                     take_back=self._sender.take_back,
                     elsewhere=self.send,
+                    returned=self.returns.take,
                 ),
                 ended=self._subscriptions.discard,
             )

@@ -5,13 +5,24 @@ answers. No I/O.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from ...exceptions import AioRpcError, ConnectionLost, UnserializableValueError
 from ..codec.encoder import Encoder
-from ..outgoing import Outgoing, SizeLimit, check, check_size, refuse, resend, settle, settle_soon
+from ..outgoing import (
+    Outgoing,
+    Returned,
+    SizeLimit,
+    check,
+    check_size,
+    refuse,
+    resend,
+    settle,
+    settle_soon,
+)
 from .broker import MemoryBroker
 from .queue import Deliver, Entry, MemoryConsumer, MemoryQueue
 
@@ -30,6 +41,7 @@ class MemoryChannel:
         limit: the largest body that may be sent.
         take_back: called with the messages to re-send when the connection is lost.
         elsewhere: sends an answer when the connection of its request is lost.
+        returned: called with each returned mandatory message that was sent without confirms.
 
     Attributes:
         open: true until the connection is lost.
@@ -44,6 +56,7 @@ class MemoryChannel:
         *,
         take_back: Callable[[Iterable[Outgoing]], None],
         elsewhere: Callable[[Outgoing], None],
+        returned: Returned,
     ) -> None:
         self.broker = broker
         self.open = True
@@ -52,6 +65,7 @@ class MemoryChannel:
         self._limit = limit
         self._take_back = take_back
         self._elsewhere = elsewhere
+        self._returned = returned
         #: Sent, unsettled messages, each with its outcome and the delivery to ack first.
         self._sent: deque[tuple[Outgoing, AioRpcError | None, tuple[MemoryConsumer, Entry] | None]]
         self._sent = deque()
@@ -117,10 +131,12 @@ class MemoryChannel:
             if not self._settling:
                 self._settling = True
                 self.broker.turns.soon(self._settle)
-        elif error is not None or outgoing.settled is not None:
+        elif outgoing.settled is not None:
             settle_soon(outgoing, None)
             if error is not None:
                 settle_soon(outgoing, error)
+        elif error is not None:
+            asyncio.get_running_loop().call_soon(self._returned, message, error)
 
     def answer(self, consumer: MemoryConsumer, entry: Entry, reply: Outgoing) -> bool:
         """

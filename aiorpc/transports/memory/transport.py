@@ -167,7 +167,11 @@ class MemoryTransport(Transport):
         else:
             self.reconnects += 1
         self._channel = MemoryChannel(
-            broker, self._limit, take_back=self._sender.take_back, elsewhere=self.send
+            broker,
+            self._limit,
+            take_back=self._sender.take_back,
+            elsewhere=self.send,
+            returned=self.returns.take,
         )
         for exchange in self._exchanges.values():
             restore(broker.declare_exchange, exchange)

@@ -13,6 +13,7 @@ import pytest
 from aiorpc.config import resolve
 from aiorpc.transports.amqp.errors import Refused, connection_refusal, errors
 from aiorpc.transports.amqp.link import Link
+from aiorpc.transports.amqp.topology import misdeclared
 
 
 async def swallows() -> None:
@@ -121,3 +122,30 @@ async def test_what_the_broker_says_of_a_channel_is_told() -> None:
 async def test_errors_of_others_pass() -> None:
     with pytest.raises(ValueError, match="ours"), errors():
         raise ValueError("ours")
+
+
+@pytest.mark.parametrize(
+    ("text", "unavailable"),
+    [
+        # RabbitMQ 3.10: its node is killed.
+        (
+            "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or "
+            "inaccessible",
+            True,
+        ),
+        # 4.3, after a minute.
+        ("NOT_FOUND - failed to perform operation on queue 'q' in vhost '/' due to timeout", True),
+        # rabbit_amqqueue:absent/2 of 3.10 to 4.3
+        ("NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor", True),
+        ("NOT_FOUND - queue 'q' in vhost '/' has crashed and failed to restart", True),
+        ("NOT_FOUND - timed out while declaring queue 'q' in vhost '/'", True),
+        ("NOT_FOUND - leader of queue 'q' in vhost '/' may be stopping or being demoted", True),
+        ("NOT_FOUND - no queue 'q' in vhost '/'", False),
+    ],
+)
+def test_a_queue_that_is_down_is_told_from_a_queue_that_does_not_exist(
+    text: str, unavailable: bool
+) -> None:
+    refused = Refused(404, text)
+    assert refused.unavailable is unavailable
+    assert ("its node is down" in str(misdeclared("queue 'q'", refused))) is unavailable

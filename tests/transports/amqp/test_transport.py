@@ -361,6 +361,20 @@ async def test_looking_at_missing_queues_leaks_no_channel(bench: Bench) -> None:
         await eventually(lambda: open_channels(proxy.sent) <= 2)
 
 
+async def test_a_queue_without_an_answer_delays_no_other_inspection(bench: Bench) -> None:
+    """RabbitMQ 4.3 does not answer for a queue whose node is down."""
+    silent, other = bench.queue(), bench.queue()
+    async with through_proxy(bench.config) as (proxy, transport):
+        await transport.declare(queues=[silent, other])
+        proxy.drops = lambda frame: silent.name.encode() in frame
+        unanswered = asyncio.create_task(transport.inspect(silent.name, 60))
+        state = await transport.inspect(other.name, PATIENCE)
+        assert state is not None
+        assert state.exists
+        assert not unanswered.done()
+        unanswered.cancel()
+
+
 # --- a broker that blocks, is silent, or hangs up
 
 
