@@ -80,7 +80,7 @@ class QueueConsumer(Entrypoint):
             return
         if not isinstance(self.retry, Retry):
             raise ConfigurationError(
-                f"retry is an aiorpc.Retry, not a {type(self.retry).__name__}: write "
+                f"retry must be an aiorpc.Retry, got {type(self.retry).__name__}: write "
                 "retry=Retry(immediate=1, delays=(1, 10))"
             )
         if self.requeue_on_error:

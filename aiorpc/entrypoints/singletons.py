@@ -119,7 +119,9 @@ class Singleton:
                     await self._fire_due(claim)
             except AioRpcError as error:
                 self._tell(f"cannot fire a tick: {error}", error)
-            log.info("%s: this process does not hold the right to fire any more", self._name)
+            log.info(
+                "%s: this process does not hold the right to run the method any more", self._name
+            )
             await self._release()
 
     # Holding the right
@@ -140,7 +142,7 @@ class Singleton:
                     return claim
             except AioRpcError as error:
                 self._since = None
-                self._tell(f"cannot hold the right to fire: {error}", error)
+                self._tell(f"cannot hold the right to run the method: {error}", error)
                 await self._release()
             await asyncio.sleep(self._pause)
 
@@ -162,7 +164,9 @@ class Singleton:
             got.ack()
         self._last = last
         known = _text(last) if ticks else "none"
-        log.info("%s: this process holds the right to fire; last tick: %s", self._name, known)
+        log.info(
+            "%s: this process holds the right to run the method; last run: %s", self._name, known
+        )
         if last > now + self._host.settings.clock_tolerance:
             log.warning(
                 "%s: the last tick is %.0f s ahead of the clock of this host, and none is fired "

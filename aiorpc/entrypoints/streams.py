@@ -51,7 +51,9 @@ AGAIN = ConnectionLost(
 
 def no_stream(method: str) -> IncorrectSignature:
     """Return the error for a request for a stream of *method*, which returns one result."""
-    return IncorrectSignature(f"{method} returns one result and is not a stream: await the call")
+    return IncorrectSignature(
+        f"{method} returns one result and is not a stream: call it without stream"
+    )
 
 
 class Answering(ABC):

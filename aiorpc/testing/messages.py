@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..exceptions import ConfigurationError
 from ..transports.base import Delivery, Transport
 from ..wire.message import Message, Queue
 from ..wire.protocol import Wire
@@ -56,26 +57,17 @@ async def get_message(
 
     Args:
         ack: whether to ack the message. Otherwise it is requeued.
-        timeout: seconds to wait for the message.
+        timeout: seconds to wait for the queue and the message.
 
     Raises:
-        ConfigurationError: the queue does not exist.
+        ConfigurationError: the queue does not exist, and did not appear within *timeout*.
         TimeoutError: no message arrived within *timeout*.
     """
-    arrived: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
-
-    def received(delivery: Delivery) -> None:
-        if arrived.done():
-            delivery.requeue()
-        else:
-            arrived.set_result(delivery)
-
+    ends_at = asyncio.get_running_loop().time() + timeout
+    await _wait_for(transport, queue, ends_at, timeout)
     try:
-        async with asyncio.timeout(timeout):
-            # With a prefetch of 1, no second message leaves the queue. The subscription ends before
-            # the requeue; otherwise it would get the message again.
-            async with await transport.subscribe(Queue(queue, passive=True), received, prefetch=1):
-                taken = await arrived
+        async with asyncio.timeout_at(ends_at):
+            taken = await _first(transport, queue)
     except TimeoutError:
         raise TimeoutError(
             f"queue {queue!r} on {transport.url} had no message within {timeout:g} s "
@@ -86,3 +78,33 @@ async def get_message(
     else:
         taken.requeue()
     return QueueMessage(taken.message, taken.exchange, taken.routing_key, taken.redelivered, wire)
+
+
+async def _wait_for(transport: Transport, queue: str, ends_at: float, timeout: float) -> None:
+    """Wait until *queue* exists. A service declares ``<queue>.parked`` with its first message."""
+    loop = asyncio.get_running_loop()
+    while (state := await transport.inspect(queue, max(0.04, ends_at - loop.time()))) is not None:
+        if state.exists:
+            return
+        if loop.time() >= ends_at:
+            raise ConfigurationError(
+                f"queue {queue!r} does not exist on {transport.url}, and did not appear within "
+                f"{timeout:g} s (404). Check the name, or wait longer with timeout="
+            )
+        await asyncio.sleep(0.05)  # the broker has no event for a new queue
+
+
+async def _first(transport: Transport, queue: str) -> Delivery:
+    """Return the next message of *queue*, unsettled, after the subscription has ended."""
+    arrived: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+
+    def received(delivery: Delivery) -> None:
+        if arrived.done():
+            delivery.requeue()
+        else:
+            arrived.set_result(delivery)
+
+    # With a prefetch of 1, no second message leaves the queue. The subscription ends before the
+    # requeue; otherwise it would get the message again.
+    async with await transport.subscribe(Queue(queue, passive=True), received, prefetch=1):
+        return await arrived

@@ -362,5 +362,5 @@ def test_a_wrong_retry_is_refused(given: dict[str, Any], said: str) -> None:
 def test_retry_and_requeue_on_error_exclude_each_other() -> None:
     with pytest.raises(ConfigurationError, match="exclude each other"):
         event_handler("a", "b", retry=Retry(), requeue_on_error=True)
-    with pytest.raises(ConfigurationError, match=r"retry is an aiorpc\.Retry, not a int"):
+    with pytest.raises(ConfigurationError, match=r"retry must be an aiorpc\.Retry, got int"):
         consume(Queue("a"), retry=3)

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from starlette.responses import FileResponse, StreamingResponse
 
-from aiorpc import DependencyProvider, WorkerContext
+from aiorpc import DependencyProvider, ServiceContainer, WorkerContext
 from aiorpc.http import ServerSentEvent, http, responses
-from aiorpc.testing import entrypoint_hook
+from aiorpc.testing import entrypoint_hook, http_client
 from tests.support.http import connected, serving
 
 #: What happened in the service, in order.
@@ -170,6 +170,14 @@ async def test_an_error_in_a_stream_cuts_the_connection_and_is_logged_once(
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert [record.name for record in errors] == ["aiorpc.worker"]
     assert "disk" in caplog.text
+
+
+async def test_http_client_raises_for_a_stream_that_failed_as_a_socket_does() -> None:
+    config = {"AMQP_URI": "memory://http-client", "WEB_SERVER_ADDRESS": None}
+    async with ServiceContainer(Streams, config) as container, http_client(container) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            await client.get("/late")
+        assert (await client.get("/text")).text == "one zwö"
 
 
 async def test_an_error_in_a_stream_of_events_is_its_last_event() -> None:

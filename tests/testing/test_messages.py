@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -82,8 +83,24 @@ async def test_an_empty_queue_is_a_timeout_and_a_missing_one_an_error_that_names
         await get_message_from_queue(queue.name, timeout=0.05)
     await send(1)
     assert (await get_message_from_queue(queue.name)).payload == 1
-    with pytest.raises(ConfigurationError, match=r"'no-such-letters'.*404"):
-        await get_message_from_queue("no-such-letters")
+    with pytest.raises(ConfigurationError, match=r"'no-such-letters'.*0.05 s \(404"):
+        await get_message_from_queue("no-such-letters", timeout=0.05)
+
+
+async def test_a_queue_that_a_service_declares_later_is_waited_for(
+    get_message_from_queue: MessageGetter, transport: Transport, aiorpc_config: dict[str, Any]
+) -> None:
+    name = f"parked-{uuid.uuid4().hex[:8]}"
+    waiting = asyncio.create_task(get_message_from_queue(name))
+    await asyncio.sleep(0)  # it looks before the queue exists
+    message = Wire.of(resolve(aiorpc_config)).payloads.encode("late", NO_CONTEXT)
+    try:
+        await transport.declare(queues=[Queue(name)])
+        await transport.publish(Outgoing(exchange="", routing_key=name, message=message))
+        assert (await waiting).payload == "late"
+    finally:
+        waiting.cancel()
+        await transport.delete(name)
 
 
 async def test_a_message_that_cannot_be_decoded_shows_its_body(
