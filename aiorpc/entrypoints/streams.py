@@ -132,6 +132,9 @@ class Stream(Answering):
         self._window = request.window
         self._alive_every = every = host.settings.heartbeat or ALIVE
         self._silence = silence_of(request.message, every)
+        limit = host.settings.max_message_size
+        #: Room for the brackets and commas around the items.
+        self._full_bytes = FULL_BYTES if limit is None else min(FULL_BYTES, limit - 2 * FULL)
         self._items: list[bytes] = []
         self._size = 0
         self._joined = True
@@ -164,11 +167,11 @@ class Stream(Answering):
         async for item in items:
             _stop_if_cancelled(task)
             body, self._joined = encode(request, item)
-            if self._items and self._size + len(body) > FULL_BYTES:
+            if self._items and self._size + len(body) > self._full_bytes:
                 self._flush()
             self._items.append(body)
             self._size += len(body)
-            if not self._joined or len(self._items) >= FULL or self._size >= FULL_BYTES:
+            if not self._joined or len(self._items) >= FULL or self._size >= self._full_bytes:
                 self._flush()
                 await asyncio.sleep(0)  # the generator may never wait
                 if self._host.transport.congested:

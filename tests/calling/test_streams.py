@@ -330,6 +330,14 @@ async def test_an_item_may_be_larger_than_what_is_sent_ahead(stage: Stage) -> No
         assert [len(item) async for item in stream] == [3_000_000] * 3
 
 
+async def test_items_travel_in_messages_within_the_limit(stage: Stage) -> None:
+    stage.config["MAX_MESSAGE_SIZE"] = 4096
+    async with stage.served() as cluster:
+        stream = cluster[stage.name].large.stream(100, 1000)
+        assert [len(item) async for item in stream] == [1000] * 100
+        assert [item async for item in cluster[stage.name].count.stream(2000)] == list(range(2000))
+
+
 # Deadlines
 
 
