@@ -107,10 +107,13 @@ class Host(Protocol):
             AioRpcError: the host ended *call*, or *call* raised a non-``Exception``.
         """
 
-    def spawn(self, background: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(
+        self, background: Coroutine[Any, Any, None], name: str, *, settles: bool = False
+    ) -> None:
         """
         Run *background* in a task called *name*. The container cancels the task when it stops
-        accepting calls. If *background* raises an error, the container fails with this error.
+        accepting calls, or later if the task *settles* a message: then it gets CLEANUP_TIMEOUT. If
+        *background* raises an error, the container fails with this error.
         """
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:

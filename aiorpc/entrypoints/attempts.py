@@ -91,7 +91,8 @@ class Attempts:
             return False
         least, most = failures_of(message, redelivered=True)
         if least and most >= self.host.settings.max_attempts:
-            self.host.spawn(self._park(delivery, most), f"park a message of {self.queue}")
+            parking = self._park(delivery, most)
+            self.host.spawn(parking, f"park a message of {self.queue}", settles=True)
         elif counted_by_broker(message) is None:
             self._send_copy(delivery, least, deadline, self.work)
         else:

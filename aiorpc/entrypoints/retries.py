@@ -108,7 +108,8 @@ class Retries:
             f"{self._name}: {self._kind} {_key(delivery)} failed {attempts} times and is parked in "
             f"queue {parked_queue(self._queue.name).name}: {one_line(reason)}"
         )
-        self._host.spawn(self._park(delivery, text, reason, stack), f"park a {self._kind}")
+        parking = self._park(delivery, text, reason, stack)
+        self._host.spawn(parking, f"park a {self._kind}", settles=True)
 
     async def _park(self, delivery: Delivery, text: str, reason: str, stack: str | None) -> None:
         try:
@@ -156,7 +157,7 @@ class Retries:
         elif not delivery.stale:
             log.warning("%s: a message cannot wait for its retry: %s", self._name, error)
             again = self._delay_apart(delivery, copy, retries, outcome)
-            self._host.spawn(again, f"retry a {self._kind}")
+            self._host.spawn(again, f"retry a {self._kind}", settles=True)
 
     async def _delay_apart(
         self, delivery: Delivery, copy: Outgoing, retries: int, outcome: Outcome

@@ -246,6 +246,7 @@ class ServiceContainer:
     async def _drain(self) -> None:
         ends_at = self._loop.time() + self._grace
         await self._pool.drain(self._grace)
+        await self._background.settle(max(0.0, ends_at - self._loop.time()))
         await _send_the_rest(self, max(0.0, ends_at - self._loop.time()))
         await self._background.close()  # such as answers that the broker refuses
 

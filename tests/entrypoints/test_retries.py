@@ -169,6 +169,36 @@ async def test_an_expected_error_is_not_retried(stage: Stage) -> None:
     assert state.messages == 0
 
 
+async def test_a_service_that_stops_parks_what_failed_for_good(stage: Stage) -> None:
+    held = asyncio.Event()
+
+    class Service:
+        name = stage.name
+
+        @event_handler(stage.name, "happened", retry=Retry(delays=()))
+        async def handle(self, payload: int) -> None:
+            stage.runs.append(payload)
+            await held.wait()
+            raise ValueError(f"no luck with {payload}")
+
+    container = ServiceContainer(Service, stage.config)
+    await container.start()
+    await stage.dispatch(1, 2, 3)
+    await eventually(lambda: len(stage.runs) == 3)
+    stopping = asyncio.ensure_future(container.stop())
+    await eventually(lambda: not container._pool.accepting)
+    held.set()
+    await stopping
+    async with ServiceContainer(Service, stage.config):
+        await stage.dispatch(4)
+        await eventually(lambda: 4 in stage.runs)
+    assert sorted(stage.runs) == [1, 2, 3, 4]
+    inbox = Inbox()
+    async with await stage.onlooker.subscribe(Queue(stage.parked), inbox):
+        parked = [(await inbox.next()).message.body for _ in range(4)]
+    assert sorted(parked) == [b"1", b"2", b"3", b"4"]
+
+
 async def test_an_event_that_cannot_be_read_is_parked_at_once(stage: Stage) -> None:
     async with ServiceContainer(stage.service(Retry(immediate=3, delays=())), stage.config):
         await stage.dispatch("not a number")
