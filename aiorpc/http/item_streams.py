@@ -84,4 +84,4 @@ async def _events(
     except Exception as error:
         if not sender.started:
             raise
-        yield ServerSentEvent(failed(error), event="error")
+        yield ServerSentEvent(failed(error), event="problem")
