@@ -141,7 +141,7 @@ async def test_an_error_between_events_is_an_event() -> None:
         response = await client.post("/feed/rows", json=body, headers=EVENTS)
     *rows, (kind, problem) = events_in(response.text)
     assert [row["number"] for _, row in rows] == [0, 1]
-    assert (kind, problem["status"], problem["detail"]) == ("error", 404, "no row 2")
+    assert (kind, problem["status"], problem["detail"]) == ("problem", 404, "no row 2")
 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
@@ -162,7 +162,7 @@ async def test_the_deadline_ends_a_stream() -> None:
         response = await client.post("/feed/endless", json={}, headers=headers)
         await Feed.closed.wait()
     (_, first), (kind, problem) = events_in(response.text)
-    assert (first, kind, problem["code"]) == (1, "error", "deadline_exceeded")
+    assert (first, kind, problem["code"]) == (1, "problem", "deadline_exceeded")
 
 
 async def test_items_have_the_form_of_their_annotation() -> None:
@@ -170,7 +170,7 @@ async def test_items_have_the_form_of_their_annotation() -> None:
         response = await client.post("/prices/all", json={"shop": "a"}, headers=EVENTS)
     *items, (kind, problem) = events_in(response.text)
     assert items == [("message", "1.50"), ("message", "2")]
-    assert (kind, problem["status"]) == ("error", 500)
+    assert (kind, problem["status"]) == ("problem", 500)
 
 
 async def test_the_document_says_which_methods_are_streams() -> None:
