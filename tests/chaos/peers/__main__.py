@@ -125,7 +125,7 @@ def main(words: list[str]) -> None:
         for each in SCENARIOS
         if each.name in CHOSEN and is_chosen(each)
     ]
-    refusals = [replace(each, rate=20.0) for each in REFUSALS if each.peers and is_chosen(each)]
+    refusals = [replace(each, rate=5.0) for each in REFUSALS if each.peers and is_chosen(each)]
     reports, refused = list[Report](), list[RefusalReport]()
     with Rabbit.fresh() as node:
         for name, command in peers.items():

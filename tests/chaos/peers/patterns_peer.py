@@ -27,7 +27,7 @@ async def connect() -> RPC:
 async def serve() -> None:
     ledger = os.open(sys.argv[4], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    async def work(*, call_id: str, hold: float, data: str = "") -> str:
+    async def work(*, call_id: str, hold: float) -> str:
         os.write(ledger, f"{call_id} {os.getpid()}\n".encode())
         await asyncio.sleep(hold)
         return f"done {call_id}"
@@ -35,12 +35,15 @@ async def serve() -> None:
     async def give(*, call_id: str, hold: float) -> str:
         return (await work(call_id=call_id, hold=hold)).ljust(LARGE)
 
+    async def take(*, call_id: str, hold: float, data: str) -> str:
+        return await work(call_id=call_id, hold=hold)
+
     async def fail(*, call_id: str, hold: float) -> str:
         await work(call_id=call_id, hold=hold)
         raise ValueError("x" * LARGE_ERROR)
 
     rpc = await connect()
-    for name, method in {"work": work, "give": give, "fail": fail, "take": work}.items():
+    for name, method in {"work": work, "give": give, "fail": fail, "take": take}.items():
         await rpc.register(f"{SERVICE}.{name}", method, durable=True)
     print("peer ready: it consumes", flush=True)
     await asyncio.Event().wait()
