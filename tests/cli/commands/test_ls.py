@@ -208,7 +208,7 @@ def test_ls_prints_a_table_or_json(service_on_rabbitmq: Project, rabbitmq_uri: s
                 "queue": queue,
                 "consumers": 1,
                 "waiting": 0,
-                "methods": ["add", "birthday", "echo", "fail", "nap", "whoami"],
+                "methods": ["add", "birthday", "count", "echo", "fail", "nap", "whoami"],
                 "processes": [f"{socket.gethostname()}:{process.pid}"],
             }
         ]

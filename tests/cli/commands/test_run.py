@@ -21,7 +21,7 @@ def test_one_line_when_ready_and_one_when_stopped(project: Project) -> None:
         assert process.ends() == 0
     assert "INFO" in line
     assert (
-        f"{project.name} ready: methods add, birthday, echo, fail, nap, whoami; "
+        f"{project.name} ready: methods add, birthday, count, echo, fail, nap, whoami; "
         f"queues rpc-{project.name}; broker memory://"
     ) in line
     assert "SIGINT: finishing the running calls" in process.output
