@@ -100,6 +100,7 @@ def many(which: str, most_calls: int | None, *, stop: bool) -> int:
                     return 1
             if seeds % 500 == 0:
                 print(f"  {seeds} seeds, {calls} calls, {len(failed)} failed", flush=True)
+    sys.unraisablehook = lambda unraisable: None  # an interrupted run ends without its finalizers
     took = time.perf_counter() - began
     print(
         f"{seeds} seeds, {calls} calls ({answered} answered), {faults} faults, {steps} steps, "

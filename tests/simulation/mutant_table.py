@@ -11,8 +11,8 @@ from .mutants import MUTANTS, Mutant
 
 __all__ = ["LIMIT", "Found", "find", "main"]
 
-#: Seeds within which each mutant is found.
-LIMIT = 400
+#: Seeds that are played for each mutant, at most.
+LIMIT = 60
 TABLE = Path(__file__).with_name("mutants.md")
 HEAD = """# Faults that the simulator finds
 

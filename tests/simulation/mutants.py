@@ -218,12 +218,6 @@ MUTANTS = [
         "        if False:\n",
     ),
     Mutant(
-        "a cancelled call that waits for a worker runs later",
-        "aiorpc.hosting.pool",
-        "            self._waiting.pop(worker, None)\n            return\n",
-        "            return\n",
-    ),
-    Mutant(
         "the broker forgets the unacked messages of a lost connection",
         "aiorpc.transports.memory.broker",
         "            if unacked:\n                consumer.queue.requeue(unacked)\n",
@@ -237,5 +231,24 @@ MUTANTS = [
         'pending = self._pending.get(message.correlation_id or "") or next(\n'
         "            iter(self._pending.values()), None\n        )\n        if pending is None:\n"
         "            # The call timed out",
+    ),
+    Mutant(
+        "an event whose handler raised is acked, not requeued",
+        "aiorpc.entrypoints.consumer",
+        "            self.requeues.add(delivery)\n",
+        "            self._ack(delivery)\n",
+    ),
+    Mutant(
+        "an event whose handler raised is acked, not retried",
+        "aiorpc.entrypoints.consumer",
+        "            self.retries.failed(delivery, taken.retries, outcome)\n",
+        "            self._ack(delivery)\n",
+    ),
+    Mutant(
+        "a failed call stays in the table of its client",
+        "aiorpc.calling.pending",
+        "        self.remove(pending)\n        if not pending.future.done():\n"
+        "            pending.future.set_exception(error)\n",
+        "        if not pending.future.done():\n            pending.future.set_exception(error)\n",
     ),
 ]

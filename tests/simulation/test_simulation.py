@@ -47,7 +47,7 @@ def test_a_mutant_changes_todays_code(mutant: Mutant) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", MUTANTS[:3], ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", MUTANTS[1:3], ids=lambda mutant: mutant.name)
 def test_a_fault_of_aiorpc_is_found(mutant: Mutant) -> None:
     assert find(mutant) is not None  # the other mutants: mutants.md
 
