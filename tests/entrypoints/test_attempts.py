@@ -473,7 +473,7 @@ async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continu
         service_name="shop",
         settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}),
         transport=SimpleNamespace(declare=fail),
-        spawn=lambda background, name: spawned.append(background),
+        spawn=lambda background, name, settles=False: spawned.append(background),
     )
     assert Attempts(host, "q", lambda delivery: done.append("worked on")).takes(delivery)
     await spawned[0]
