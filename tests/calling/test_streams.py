@@ -510,6 +510,7 @@ async def test_what_a_peer_can_answer(
             await read(cluster[stage.name].method.stream())
 
 
+@pytest.mark.slow  # it waits for heartbeats, whose unit is a second
 async def test_a_silent_caller_ends_its_stream(stage: Stage, peer: Peer) -> None:
     stage.config["HEARTBEAT"] = 1
     async with ServiceContainer(stage.service, stage.config):
@@ -549,6 +550,7 @@ async def test_a_method_with_one_result_is_not_a_stream(stage: Stage) -> None:
         assert stage.runs == 0
 
 
+@pytest.mark.slow  # it waits for heartbeats, whose unit is a second
 async def test_the_slower_heartbeat_of_the_two_sides_holds(stage: Stage) -> None:
     stage.config["HEARTBEAT"] = 1
     slow = {**stage.config, "HEARTBEAT": 30}
@@ -562,6 +564,7 @@ async def test_the_slower_heartbeat_of_the_two_sides_holds(stage: Stage) -> None
         assert await anext(stream) == "last"
 
 
+@pytest.mark.slow  # it waits for heartbeats, whose unit is a second
 async def test_signs_of_life_keep_a_quiet_stream(stage: Stage) -> None:
     stage.config["HEARTBEAT"] = 1
     async with stage.served() as cluster:

@@ -667,7 +667,9 @@ async def test_a_stopped_container_leaves_no_task_that_sends_a_refused_answer_ag
             (exchange.name, f"{Service.name}.method", request),
         ):
             if message is request:
-                container = ServiceContainer(Service, {**config, "CONFIRM_REPLIES": True})
+                container = ServiceContainer(
+                    Service, {**config, "CONFIRM_REPLIES": True, "CLEANUP_TIMEOUT": 0.2}
+                )
                 await container.start()
             await transport.publish(
                 Outgoing(exchange=exchange_name, routing_key=key, message=message), 10
