@@ -23,12 +23,12 @@ define run-tests
 echo "== in parallel, $(WORKERS) at a time"; \
 $(1)/bin/python -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile; parallel=$$?; \
 echo "== alone"; \
-$(1)/bin/python -m pytest -q -m alone; alone=$$?; \
+$(1)/bin/python -m pytest -q -m "alone and not long"; alone=$$?; \
 test $$parallel = 0 || echo "there are failures in the first part, see above"; \
 test $$parallel$$alone = 00
 endef
 
-.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-all test-marshmallow3 servers servers-stop format chaos simulate docs clean
+.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos simulate docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,10 @@ check-tests: $(VENV)/.dev
 test: $(VENV)/.dev servers ## run all tests, on RabbitMQ, PostgreSQL and MariaDB
 	@$(call run-tests,$(VENV))
 
-test-all: $(VENV)/.dev servers ## run all tests with each Python from 3.11 to 3.14, and databases with marshmallow 3
+test-long: $(VENV)/.dev servers ## run the tests that take about a minute each: a cluster of three RabbitMQ nodes
+	@$(BIN)/python -m pytest -q -m long
+
+test-all: $(VENV)/.dev servers test-long ## run all tests with each Python from 3.11 to 3.14, and databases with marshmallow 3
 	@for p in python3.11 python3.12 python3.13 python3.14; do \
 		if $$p -c 'import ensurepip' >/dev/null 2>&1; then \
 			echo "== $$($$p --version)"; \

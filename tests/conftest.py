@@ -23,6 +23,7 @@ SLOW = (
     "cli",
     "docs",
     "foreign",
+    "http",
     "nameko",
     "services",
     "sqlalchemy",

@@ -28,7 +28,7 @@ from tests.servers import Cluster, Rabbit
 from tests.support.waiting import eventually
 
 #: Three nodes start, and one starts again; a busy machine needs minutes for that.
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone, pytest.mark.timeout(300), pytest.mark.long]
 
 #: Seconds for a caller to get its errors, and to have another reply queue.
 SOON = 8.0

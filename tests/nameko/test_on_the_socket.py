@@ -64,7 +64,8 @@ async def test_a_call_and_its_answer(
     assert flags_and_properties(message) == request.flags_and_properties
 
     reply = tap.to(message.reply_to or "")
-    assert (reply.method.exchange, reply.method.mandatory) == ("nameko-rpc", False)
+    # Nameko's are not mandatory: a caller whose queue is gone is noticed (ADR 20).
+    assert (reply.method.exchange, reply.method.mandatory) == ("nameko-rpc", True)
     assert json.loads(reply.body) == {"result": "a-y", "error": None}
     assert int.from_bytes(reply.flags_and_properties[:2]) == golden_flags("reply")
     answered = decode_content_header(reply.header, reply.body)

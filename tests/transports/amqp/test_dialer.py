@@ -191,7 +191,7 @@ async def test_an_attempt_that_goes_on_is_told_as_that(bench: Bench) -> None:
 async def test_a_host_whose_name_is_none_is_trouble_that_is_told() -> None:
     url = f"amqp://guest:guest@{'x' * 64}.example/"
     transport = AmqpTransport(resolve({"AMQP_URI": url}))
-    with pytest.raises(ConnectionLost, match="label"):
+    with pytest.raises(ConnectionLost, match=r"example:5672/: \[Errno -?\d+\]"):
         await transport.start(0.2)
     await transport.aclose()
 
