@@ -13,7 +13,7 @@ import aiormq
 from aiormq.abc import DeliveredMessage
 
 from ...context import new_id
-from ...exceptions import ConnectionLost, Unroutable
+from ...exceptions import ConnectionLost, Overloaded, Unroutable
 from ...wire.message import Message
 from ..claims import ANSWER_TIMEOUT, Claim, Got, claim_queue
 from ..outgoing import NO_LIMIT, Outgoing, SizeLimit, settle
@@ -62,7 +62,7 @@ class Claims:
         try:
             await self._publish(question, ANSWER_TIMEOUT)
             return None
-        except Unroutable:
+        except (Unroutable, Overloaded):  # RabbitMQ 4.3 refuses it while it deletes the queue
             return await self._open(name)
         finally:
             self._claiming.discard(name)

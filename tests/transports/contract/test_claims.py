@@ -50,6 +50,7 @@ async def test_one_connection_holds_a_right_until_it_releases_it(bench: Bench) -
     assert not claim.held
     with pytest.raises(ConnectionLost, match=name):
         await claim.confirm()
+    await becomes_free(second, name)
     await (await hold(second, name)).confirm()
 
 
