@@ -18,18 +18,18 @@ ROOT = Path(aiorpc.__file__).parent
 #: own. Rooms on one floor do not import one another, except those in `STACKED`.
 FLOORS: list[list[str]] = [
     ["context", "exceptions", "logs", "tracebacks"],
-    ["config", "call", "checks", "timers", "from_thread", "former_hooks"],
-    ["wire", "declarations"],
+    ["config", "call", "checks", "timers", "from_thread", "former_hooks", "blocking"],
+    ["wire", "declarations", "management"],
     ["transports"],
     ["extensions"],
     ["calling"],
     ["entrypoints", "dependencies", "hosting"],
     ["http"],
-    ["sync", "__init__", "sqlalchemy", "testing", "cli"],
+    ["sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"],
     ["__main__"],
 ]
 STACKED = {
-    *("sync", "__init__", "sqlalchemy", "testing", "cli"),
+    *("sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"),
 }
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 FILES = {
@@ -194,6 +194,7 @@ INSIDE = {
         "providers",
         "retry",
         "tables",
+        "facts",
         "schemas",
         "__init__",
     ],
