@@ -70,6 +70,9 @@ def run(words: Sequence[str]) -> int:
         arguments = parser_of(name).read(given)
         arguments.debug = debug = debug or arguments.debug
         arguments.words = words
+        if not gc.isenabled():  # main() in __init__ disabled it while modules are imported
+            gc.freeze()  # the objects of these modules stay, so no later collection visits them
+            gc.enable()
         status: int = _module_of(name).execute(arguments)
         sys.stdout.flush()
         return status

@@ -97,6 +97,10 @@ def _require_instances(service_cls: type, providers: Sequence[DependencyProvider
     if abstract := getattr(service_cls, "__abstractmethods__", None):
         missing = ", ".join(sorted(abstract))
         raise ConfigurationError(f"{name} is abstract: host a subclass that defines {missing}")
+    if providers and not service_cls.__dictoffset__:
+        raise ConfigurationError(f"{name} has no __dict__ for its dependencies: remove __slots__")
+    if _is_made_by_object(service_cls):
+        return  # inspect would parse a signature, which takes some ms of the start
     try:
         inspect.signature(service_cls).bind()
     except TypeError as exc:
@@ -106,5 +110,9 @@ def _require_instances(service_cls: type, providers: Sequence[DependencyProvider
         ) from None
     except (ValueError, NameError):  # no signature, or Python 3.14 cannot read its annotations
         pass
-    if providers and not service_cls.__dictoffset__:
-        raise ConfigurationError(f"{name} has no __dict__ for its dependencies: remove __slots__")
+
+
+def _is_made_by_object(cls: Any) -> bool:
+    """Return whether *cls* has no ``__init__``, ``__new__`` or metaclass that takes arguments."""
+    makers = type(cls).__call__, cls.__new__, cls.__init__
+    return makers == (type.__call__, object.__new__, object.__init__)

@@ -21,6 +21,8 @@ _NO_RPC = r"^(?!(nameko-rpc|amq\.default)$).*$"
 _REFUSING = {"max-length": 0, "overflow": "reject-publish"}
 #: Processes that a poison event may kill: MAX_ATTEMPTS, and one before its attempts are counted.
 _DEATHS = 6
+#: Part of the log line about the parked event, or about the one that cannot be parked.
+_POISON_PARKED = "poison: delivered"
 #: Seconds within which events must be handled after the broker refuses no more.
 _HANDLED = 40.0
 
@@ -221,7 +223,7 @@ async def _poison(stage: RefusalStage) -> None:
         deaths += dead
         await asyncio.gather(*(stage.start_server(ready=False) for _ in range(dead)))
         said = (line for server in stage.servers for line in server.log)
-        return deaths > 2 * _DEATHS or any("parked" in line for line in said)
+        return deaths > 2 * _DEATHS or any(_POISON_PARKED in line for line in said)
 
     await eventually(is_over, 120)
     stage.notes.append(f"a poison event killed {deaths} processes")

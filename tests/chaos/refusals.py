@@ -270,6 +270,9 @@ REFUSALS = [
         quorum=True,
         events=True,
         timeout=60.0,
+        # A call that runs in each of the processes that end has MAX_ATTEMPTS failures, too.
+        floor=0.9,
+        errors=frozenset({"DeliveryUncertain"}),
     ),
     Refusal(name="default queue type changed", fault=default_queue_type_changes),
     Refusal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,14 @@ def test_completion_knows_the_commands_and_their_options(line: str, words: set[s
 def test_the_shell_asks_for_completion_as_the_page_says() -> None:
     done = run("--complete", "aiorpc", "s", "aiorpc", env={"COMP_LINE": "aiorpc s"})
     assert (done.code, done.stdout.split()) == (0, ["shell", "show-config"])
+
+
+def test_the_garbage_of_a_command_is_collected(tmp_path: Path) -> None:
+    source = "import gc; print('at import', gc.isenabled(), gc.get_freeze_count() > 1000)"
+    (tmp_path / "shop.py").write_text(source)
+    done = run("run", "shop", "--broker", "memory://", cwd=tmp_path)
+    assert done.stdout == "at import True True\n"
+    assert "shop has no service" in done.stderr
 
 
 def test_a_pipe_that_closes_early_is_no_traceback() -> None:
