@@ -22,7 +22,7 @@ _REFUSING = {"max-length": 0, "overflow": "reject-publish"}
 #: Processes that a poison event may kill: MAX_ATTEMPTS, and one before its attempts are counted.
 _DEATHS = 6
 #: Part of the log line about the parked event, or about the one that cannot be parked.
-_POISON_PARKED = "poison: delivered"
+_POISON_PARKED = "happened: delivered"
 #: Seconds within which events must be handled after the broker refuses no more.
 _HANDLED = 40.0
 
