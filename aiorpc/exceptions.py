@@ -69,7 +69,17 @@ class AioRpcError(Exception):
 
 
 class ConfigurationError(AioRpcError):
-    """A service, an extension or a setting is wrong, so nothing was started."""
+    """
+    A service, an extension or a setting is wrong, so nothing was started.
+
+    Attributes:
+        may_pass: whether the broker may accept the same configuration later, such as after an
+            operator gave the user a permission. ``aiorpc run`` then tries again.
+    """
+
+    def __init__(self, *args: object, may_pass: bool = False) -> None:
+        super().__init__(*args)
+        self.may_pass = may_pass
 
 
 class UnserializableValueError(AioRpcError):

@@ -25,6 +25,7 @@ FLOORS: list[list[str]] = [
     ["calling"],
     ["entrypoints", "dependencies", "hosting"],
     ["http"],
+    ["admin"],
     ["sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"],
     ["__main__"],
 ]
@@ -167,7 +168,7 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "sqlalchemy": {"sqlalchemy", "testing"},
         "marshmallow": {"sqlalchemy"},
         "marshmallow_sqlalchemy": {"sqlalchemy"},
-        "starlette": {"http"},
+        "starlette": {"http", "admin"},
         "cronsim": {"entrypoints"},
         "uvicorn": {"http"},
         "rich": {"cli"},
@@ -187,6 +188,7 @@ INSIDE = {
         *("hosted", "gateway"),
         "__init__",
     ],
+    "admin": ["app", "server", "__init__"],
     "sqlalchemy": [
         "requirements",
         "engine",

@@ -71,7 +71,8 @@ except AttributeError as error:
 
 
 @pytest.mark.parametrize(
-    ("package", "missing"), [("sqlalchemy", "sqlalchemy"), ("http", "starlette")]
+    ("package", "missing"),
+    [("sqlalchemy", "sqlalchemy"), ("http", "starlette"), ("admin", "uvicorn")],
 )
 def test_a_package_without_its_extra_is_no_attribute_and_says_what_to_install(
     package: str, missing: str

@@ -26,6 +26,7 @@ COMMANDS = {
     "run": "Run services until SIGTERM or Ctrl-C.",
     "call": "Call a method, and print its result as JSON.",
     "shell": "Open a Python prompt with top-level await, and the cluster as n.",
+    "health": "Ask a running `aiorpc run` whether it is ready, or alive.",
     "ls": "List services, their queues and their consumers.",
     "bench": "Measure how fast a running service answers.",
     "show-config": "Show the configuration without its secrets.",

@@ -24,7 +24,7 @@ import msgspec
 
 from ..exceptions import RemoteError
 
-__all__ = ["Failures", "Measurement", "Plan", "Report", "percentile", "report_of"]
+__all__ = ["Failures", "Figures", "Measurement", "Plan", "percentile", "report_of"]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Failures(msgspec.Struct):
     first: str
 
 
-class Report(msgspec.Struct):
+class Figures(msgspec.Struct):
     """The figures of a measurement. ``seconds`` counts from the first call to the last answer."""
 
     target: str
@@ -136,11 +136,11 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def report_of(target: str, measured: Measurement) -> Report:
+def report_of(target: str, measured: Measurement) -> Figures:
     """Return the figures of a finished measurement."""
     latencies = sorted(measured.latencies)
     results, seconds = len(latencies), measured.elapsed
-    return Report(
+    return Figures(
         target,
         measured.plan.in_flight,
         measured.plan.rate,

@@ -18,9 +18,11 @@ from typing import Any, NoReturn
 
 from ..config import Settings
 from ..exceptions import AioRpcError, ConfigurationError
+from ..hosting.report import Report
 from ..hosting.runner import ServiceRunner, run_until_signal
 from ..hosting.threads import MethodThread
 from ..logs import logger
+from .admin import admin_address
 from .loading import UserCodeFailed, load_services
 from .output import ExitCode, report
 from .parser import settings_of
@@ -43,7 +45,9 @@ def run_services(arguments: argparse.Namespace) -> int:
         UserCodeFailed: a module raised at import, or an extension of a service raised.
     """
     settings = settings_of(arguments)
-    serving = Serving(settings, debug=arguments.debug)
+    if arguments.admin is not None:
+        settings = settings.with_defines({"ADMIN_ADDRESS": arguments.admin}, "--admin")
+    serving = Serving(settings, debug=arguments.debug, fail_fast=arguments.fail_fast)
     set_up_logging(settings)
     return serving.run(load_services(arguments.modules))
 
@@ -56,8 +60,9 @@ class Serving:
     busy threads. ``Serving`` does not wait for threads that are older than itself.
     """
 
-    def __init__(self, settings: Settings, *, debug: bool) -> None:
+    def __init__(self, settings: Settings, *, debug: bool, fail_fast: bool = False) -> None:
         self._settings = settings
+        self._fail_fast = fail_fast
         self._debug = debug
         self._threads = set(threading.enumerate())
         self._runner: ServiceRunner | None = None
@@ -66,6 +71,13 @@ class Serving:
 
     def run(self, services: Sequence[type]) -> int:
         """Serve until a signal stops the process. Returns and raises like :func:`run_services`."""
+        with admin_address(self._settings, self._report):
+            self._run(services)
+        if self._error is not None:
+            raise self._error
+        return self._status
+
+    def _run(self, services: Sequence[type]) -> None:
         runner = asyncio.Runner(loop_factory=fastest_loop())
         try:
             self._status = runner.run(self._host(services))
@@ -76,12 +88,14 @@ class Serving:
             self._error.__cause__ = error
         finally:
             self._close(runner)
-        if self._error is not None:
-            raise self._error
-        return self._status
+
+    def _report(self) -> Report:
+        if self._runner is None:
+            return Report.of((), ["the services are not started yet"])
+        return Report.of([self._runner.vitals.report()])
 
     async def _host(self, services: Sequence[type]) -> int:
-        self._runner = ServiceRunner(*services, config=self._settings)
+        self._runner = ServiceRunner(*services, config=self._settings, fail_fast=self._fail_fast)
         return await run_until_signal(self._runner)
 
     def _close(self, runner: asyncio.Runner) -> None:

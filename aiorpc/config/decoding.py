@@ -245,23 +245,32 @@ def _refuse_misspelt_keys(
 def _check_texts(
     decoder: Decoder, attributes: Mapping[str, Any], tls: bool, uri: str | None
 ) -> None:
-    """Check the syntax of the broker's URL and of the web server's address."""
+    """Check the syntax of the broker's URL and of the addresses."""
     try:
         uri = attributes.get("amqp_uri", uri)
         if uri is not None and attributes.keys() & {"amqp_uri", "amqp_ssl"}:
             parse_broker_urls(uri, tls=bool(attributes.get("amqp_ssl", tls)))
-        if attributes.get("web_server_address") is not None:
-            parse_address(attributes["web_server_address"])
+        for key in ("web_server_address", "admin_address"):
+            if attributes.get(key) is not None:
+                parse_address(attributes[key], key.upper())
     except ConfigurationError as error:
         raise decoder.error(str(error)) from None
 
 
-def parse_address(text: str | int) -> tuple[str, int]:
-    """Read ``[address:]port`` as (address, port). The address ``""`` stands for all interfaces."""
+def parse_address(text: str | int, key: str = "WEB_SERVER_ADDRESS") -> tuple[str, int]:
+    """
+    Read ``[address:]port`` as (address, port). The address ``""`` stands for all interfaces.
+
+    Args:
+        key: the setting that has the address, for the error.
+
+    Raises:
+        ConfigurationError: *text* is no address.
+    """
     address, _, port = str(text).rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise ConfigurationError(
-            f"WEB_SERVER_ADDRESS must be [address:]port, such as 0.0.0.0:8000, got {text!r}"
+            f"{key} must be [address:]port, such as 0.0.0.0:8000, got {text!r}"
         )
     return address.removeprefix("[").removesuffix("]"), int(port)
 

@@ -178,6 +178,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     http_max_headers: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024
     #: Which pages of other sites may read responses. None: none.
     http_cors: CorsOptions | None = None
+    #: ``[address:]port`` for probes and metrics. None: no socket. ``aiorpc run`` uses it.
+    admin_address: str | int | None = None
+    #: Seconds that a method may block the event loop before the log has a warning. None: never.
+    blocked_loop_warning: Annotated[float, msgspec.Meta(ge=0.01, lt=1e9)] | None = 0.5
+    #: Seconds that the event loop may be blocked before ``/livez`` answers 503.
+    liveness_timeout: Seconds = 10.0
+    #: Seconds that all workers of a service may be busy with the same calls before ``/readyz``
+    #: answers 503. None: unlimited.
+    readiness_timeout: Seconds | None = 60.0
     #: The argument of ``logging.config.dictConfig``.
     logging: dict[str, Any] | None = None
     #: Dotted path of a subclass of ``ServiceContainer``.

@@ -56,6 +56,7 @@ class Cancellations(Generic[T]):
         self._clock = clock
         self.running: dict[Key, T] = {}
         self.early: OrderedDict[Key, float] = OrderedDict()
+        self._refused: ConfigurationError | None = None
 
     @asynccontextmanager
     async def listening(self, host: Host) -> AsyncGenerator[None]:
@@ -63,15 +64,27 @@ class Cancellations(Generic[T]):
         Receive cancellations from callers inside the block. If the user of the broker may not
         declare the queue for them, callers can neither cancel calls nor read streams.
         """
-        queue = cancel_queue(host.service_name)
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(await host.transport.listen(queue, self.received))
-                self.queue = queue.name
-            except ConfigurationError as error:
-                name = host.service_name
-                log.warning("%s: callers cannot cancel calls, nor read streams: %s", name, error)
+        async with AsyncExitStack() as self._stack:
+            await self._listen(host)
             yield
+
+    async def ensure(self, host: Host) -> None:
+        """Listen if the broker refused that before, or log why callers cannot cancel calls."""
+        if self._refused is not None and self._refused.may_pass:  # a permission that came now
+            await self._listen(host)
+        if self._refused is not None:
+            text = "%s: callers cannot cancel calls, nor read streams: %s"
+            log.warning(text, host.service_name, self._refused)
+
+    async def _listen(self, host: Host) -> None:
+        queue = cancel_queue(host.service_name)
+        try:
+            listening = await host.transport.listen(queue, self.received)
+        except ConfigurationError as error:
+            self._refused = error
+        else:
+            await self._stack.enter_async_context(listening)
+            self.queue, self._refused = queue.name, None
 
     def came_before(self, key: Key) -> bool:
         """Return whether the call was cancelled before its request arrived. True only once."""

@@ -88,6 +88,7 @@ class Rpc(Entrypoint):
         async with await host.transport.subscribe(
             queue, server.received, prefetch=prefetch, requeue=server.requeue
         ):
+            await server.cancellations.ensure(host)
             yield
 
     def _method(self, host: Host) -> Method:

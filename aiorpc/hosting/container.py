@@ -13,6 +13,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 from ..call import Middleware
@@ -29,8 +30,11 @@ from ..wire.message import name_fault
 from ..wire.protocol import Wire
 from .background import Background
 from .discovery import Discoverable
+from .patience import Patience
 from .pool import Pool
+from .sharing import Shared
 from .unawaited import reporting_unawaited
+from .worker import Worker
 from .workshop import Workshop
 
 __all__ = ["ServiceContainer"]
@@ -80,8 +84,8 @@ class ServiceContainer:
         self.new_call, self.submit, self.work = pool.new_call, pool.submit, pool.work
         #: For ``aiorpc.testing``.
         self.intercept, self.interceptors = pool.intercept, pool.interceptors
-        self._shared: dict[object, Any] = {}
-        self._sharing: dict[object, asyncio.Lock] = {}
+        #: The runner makes it patient.
+        self.patience = Patience(self.service_name)
         self._background = Background(self.settings.cleanup_timeout, self._background_failed)
         self.spawn = self._background.spawn
         self._failure: BaseException | None = None
@@ -111,7 +115,12 @@ class ServiceContainer:
     @property
     def running(self) -> int:
         """The number of running workers."""
-        return self._pool.running
+        return len(self._pool.workers)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The running workers. Any thread may ask."""
+        return self._pool.workers
 
     async def start(self) -> None:
         """
@@ -208,12 +217,14 @@ class ServiceContainer:
             else:
                 self.transport = open_transport(self.settings, name=self.service_name)
                 connection.push_async_callback(self.transport.aclose)
-                await self.transport.start(self._connect_timeout)
+                await self.transport.start(self._connect_timeout, patient=self.patience.patient)
             connection.callback(self._workshop.threads.close)
             connection.callback(self._timers.close)
-            async with AsyncExitStack() as self._lifespans:
+            async with AsyncExitStack() as lifespans:
+                self._shared = Shared(lifespans)
                 for provider in self.providers:
-                    await self._lifespans.enter_async_context(provider.lifespan(self))
+                    open_ = partial(self._shared.open, partial(provider.lifespan, self))
+                    await self.patience.wait_out(open_)
                 try:
                     await self._listen(ready)
                 finally:
@@ -231,7 +242,8 @@ class ServiceContainer:
                 discoverable = Discoverable(self, self.entrypoints)
                 listeners.push_async_callback(discoverable.aclose)
             for kind, entrypoints in _in_turn(self.entrypoints):
-                await listeners.enter_async_context(kind.listen_all(self, entrypoints))
+                listen = partial(kind.listen_all, self, entrypoints)
+                await self.patience.wait_out(partial(self._shared.open, listen, listeners))
             if discoverable is not None:
                 await listeners.enter_async_context(discoverable.answering())
             self._log_ready()
@@ -271,11 +283,7 @@ class ServiceContainer:
         self._stopping.set()
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
-        async with self._sharing.setdefault(key, asyncio.Lock()):
-            if key not in self._shared:
-                self._shared[key] = await self._lifespans.enter_async_context(opener())
-        value: T = self._shared[key]
-        return value
+        return await self._shared.share(key, opener)
 
     def __repr__(self) -> str:
         return f"<ServiceContainer [{self.service_name}]>"
@@ -288,6 +296,8 @@ def _named(entrypoint: Entrypoint, host: ServiceContainer) -> str:
 
 def _not_serving(container: ServiceContainer) -> Iterator[str]:
     yield f"{container.service_name} is not ready yet, or is stopping"
+    if container.patience.trouble:
+        yield container.patience.trouble
     transport = getattr(container, "transport", container._given_transport)
     if transport is not None and transport.state is State.CONNECTING:
         yield transport.condition()
@@ -322,7 +332,11 @@ def _in_turn(
             if entrypoint.unprompted is unprompted:
                 kind = next(cls for cls in type(entrypoint).__mro__ if "listen_all" in vars(cls))
                 kinds.setdefault(kind, []).append(entrypoint)
-        yield from kinds.items()
+        for kind, together in kinds.items():
+            if kind is Entrypoint:  # each listens by itself, and waits by itself for permissions
+                yield from ((kind, [each]) for each in together)
+            else:
+                yield kind, together
 
 
 def _hosted_name(service_cls: type) -> str:

@@ -77,16 +77,13 @@ class Discoverable:
         self._answer = msgspec.json.encode(self._own)
         self._queue = discovery_queue(host.service_name)
         self._early: list[Message] | None = []
-        self._subscribing = asyncio.create_task(
-            host.transport.subscribe(self._queue, self._asked),
-            name=f"aiorpc: make {host.service_name} discoverable",
-        )
+        self._subscribing = self._subscribe()
 
     @asynccontextmanager
     async def answering(self) -> AsyncGenerator[None]:
         """Answer questions inside the block."""
         try:
-            await self._subscribing
+            await self._subscribed()
         except ConfigurationError as error:
             log.warning("%s will not show in `aiorpc ls`: %s", self._host.service_name, error)
         else:
@@ -98,6 +95,22 @@ class Discoverable:
             yield
         finally:
             await self.aclose()
+
+    def _subscribe(self) -> asyncio.Task[Subscription]:
+        return asyncio.create_task(
+            self._host.transport.subscribe(self._queue, self._asked),
+            name=f"aiorpc: make {self._host.service_name} discoverable",
+        )
+
+    async def _subscribed(self) -> None:
+        try:
+            await self._subscribing
+        except ConfigurationError as error:
+            if not error.may_pass:
+                raise
+            # The entrypoints may have waited for a permission that the user has now.
+            self._subscribing = self._subscribe()
+            await self._subscribing
 
     async def aclose(self) -> None:
         """Stop answering, or cancel the subscribing. Bounded; idempotent."""

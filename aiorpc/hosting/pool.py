@@ -148,9 +148,9 @@ class Pool:
     # Workers
 
     @property
-    def running(self) -> int:
-        """The number of running workers."""
-        return len(self._running)
+    def workers(self) -> list[Worker]:
+        """The running workers. Any thread may ask."""
+        return list(self._running)
 
     def _run_worker(
         self,
@@ -266,7 +266,7 @@ class Pool:
             log.error(
                 "%s: %d call(s) ignored cancellation and are left: %s",
                 self._service_name,
-                self.running,
+                len(self._running),
                 ", ".join(sorted({str(worker.call) for worker in self._running})),
             )
             for worker in self._running:

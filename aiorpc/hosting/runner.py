@@ -24,11 +24,14 @@ from ..logs import logger
 from ..transports import open_transport
 from ..transports.health import Health
 from .container import ServiceContainer
+from .vitals import Vitals
 
 __all__ = ["ServiceRunner", "run_until_signal", "serve"]
 
 log = logger("aiorpc.hosting")
 
+#: Seconds to wait for the broker with ``fail_fast``.
+FAIL_WITHIN = 5.0
 #: Seconds to wait for the last log line before a second signal ends the process.
 LAST_WORDS = 1.0
 
@@ -48,8 +51,15 @@ class ServiceRunner:
         async with ServiceRunner(ServiceX, ServiceY, config=config):
             ...
 
+    At the start, the runner waits for the broker, and for everything that the broker may permit
+    later: the vhost, a permission of the user, a queue that others declare. With *fail_fast*, it
+    raises the error.
+
     If one service fails, the runner stops all services. The end of the block raises the error;
     inside the block, ``wait`` raises it.
+
+    Attributes:
+        vitals: the report for probes; :func:`serve` and ``aiorpc run`` also let it watch the loop.
     """
 
     _container: ClassVar[type[ServiceContainer]] = ServiceContainer
@@ -61,6 +71,7 @@ class ServiceRunner:
         *services: type | Hosted,
         config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
         middleware: Sequence[Middleware] = (),
+        fail_fast: bool = False,
     ) -> None:
         # A class that occurs twice is hosted once.
         classes = [hosted_class(each) or cast("type", each) for each in dict.fromkeys(services)]
@@ -76,12 +87,16 @@ class ServiceRunner:
             self._container(service, settings, transport=self._transport, middleware=middleware)
             for service in classes
         ]
+        self._fail_fast = fail_fast
+        for container in self.containers:
+            container.patience.patient = not fail_fast
         names = [container.service_name for container in self.containers]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigurationError(
                 f"two services of one runner are named {', '.join(map(repr, doubled))}: they would "
                 "get each other's calls; rename one"
             )
+        self.vitals = Vitals(settings, self.containers, lambda: self.health().problems)
         self._stack = AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
         self._closing_since = 0.0
@@ -98,17 +113,28 @@ class ServiceRunner:
         return 0.0 if self._closing is None else time.monotonic() - self._closing_since
 
     async def start(self) -> None:
-        """Connect and return when every service is ready. Waits for the broker without limit."""
+        """
+        Connect and return when every service is ready.
+
+        Raises:
+            ConfigurationError: a service is wrong, or the broker refuses the configuration.
+            ConnectionLost: with ``fail_fast``, no broker answers within 5 s.
+        """
         if self._started:
             raise RuntimeError("this ServiceRunner was started already; make a new one")
         self._started = True
         self._stack.push_async_callback(self._transport.aclose)
         try:
-            await self._transport.start(self._connect_timeout)
+            timeout = self._connect_timeout
+            if timeout is None and self._fail_fast:
+                timeout = FAIL_WITHIN
+            await self._transport.start(timeout, patient=not self._fail_fast)
             self._stack.push_async_callback(self._stop_containers)
+            waiting_for = set(self.containers)
+            all_ready = asyncio.Event()
             async with asyncio.TaskGroup() as starting:
                 for container in self.containers:
-                    starting.create_task(container.start())
+                    starting.create_task(_start(container, waiting_for, all_ready))
             watching = asyncio.create_task(self._watch(), name="aiorpc: watch services")
             self._stack.push_async_callback(_cancelled, watching)
         except BaseExceptionGroup as group:
@@ -182,6 +208,28 @@ class ServiceRunner:
                 await container.wait()
 
 
+async def _start(
+    container: ServiceContainer, waiting_for: set[ServiceContainer], all_ready: asyncio.Event
+) -> None:
+    """
+    Start *container*, which leaves *waiting_for*, and wait until all are ready: the others may wait
+    for long. Raise the error of *container* if it fails meanwhile.
+    """
+    await container.start()
+    waiting_for.discard(container)
+    if not waiting_for:
+        all_ready.set()
+    either = [asyncio.ensure_future(each) for each in (container.wait(), all_ready.wait())]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if either[0].done():
+            either[0].result()
+    finally:
+        for each in either:
+            each.cancel()
+        await asyncio.gather(*either, return_exceptions=True)
+
+
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait((task,))
@@ -191,10 +239,14 @@ async def serve(
     *services: type,
     config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
     middleware: Sequence[Middleware] = (),
+    fail_fast: bool = False,
 ) -> int:
     """
     Host *services* until SIGTERM or SIGINT, then finish their calls (within SHUTDOWN_TIMEOUT). A
     second signal ends the process at once; other instances get its unacked messages.
+
+    At the start, wait for everything that the broker may permit later, unless *fail_fast*; see
+    :class:`ServiceRunner`.
 
     Returns:
         the exit status: 0, or 1 if calls exceeded SHUTDOWN_TIMEOUT and were abandoned.
@@ -203,12 +255,13 @@ async def serve(
         ConfigurationError: a service or the configuration is wrong, or the broker refuses one.
         Exception: the error of a service that failed.
     """
-    return await run_until_signal(ServiceRunner(*services, config=config, middleware=middleware))
+    runner = ServiceRunner(*services, config=config, middleware=middleware, fail_fast=fail_fast)
+    return await run_until_signal(runner)
 
 
 async def run_until_signal(runner: ServiceRunner) -> int:
     """Like :func:`serve`, for a *runner* that has not started."""
-    with _signals_heard(runner) as stop:
+    with _signals_heard(runner) as stop, runner.vitals.watching():
         starting = asyncio.ensure_future(runner.start())
         try:
             await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)

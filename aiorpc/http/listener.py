@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.lifespan.off import LifespanOff
 
-from ..config import Settings, parse_address
+from ..config import parse_address
 from ..exceptions import ConfigurationError
 from .exchange import StreamCut
 
@@ -53,16 +53,22 @@ class Listener:
         self._ticking: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, app: ASGIApp, address: str | int, settings: Settings) -> Listener:
+    async def open(
+        cls, app: ASGIApp, address: str | int, *, key: str, max_headers: int
+    ) -> Listener:
         """
         Listen on *address*, ``[address:]port``.
+
+        Args:
+            key: the setting that has the address, for the error.
+            max_headers: bytes of the headers of a request, at most.
 
         Raises:
             ConfigurationError: the address cannot be used.
         """
-        bound = await _bound(address)
+        bound = await _bound(address, key)
         try:
-            listener = cls(app, bound, settings.http_max_headers)
+            listener = cls(app, bound, max_headers)
             await listener._server.startup(sockets=[bound])
         except BaseException:
             bound.close()
@@ -104,8 +110,8 @@ class Listener:
                 await asyncio.wait((self._ticking,))
 
 
-async def _bound(address: str | int) -> socket.socket:
-    host, port = parse_address(address)
+async def _bound(address: str | int, key: str) -> socket.socket:
+    host, port = parse_address(address, key)
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
@@ -113,8 +119,8 @@ async def _bound(address: str | int) -> socket.socket:
         return socket.create_server(where[:2], family=family, backlog=2048)
     except OSError as error:
         raise ConfigurationError(
-            f"WEB_SERVER_ADDRESS {address}: cannot listen there: {error.strerror or error}. Set "
-            "another address, or stop the program that uses it"
+            f"{key} {address}: cannot listen there: {error.strerror or error}. Set another "
+            "address, or stop the program that uses it"
         ) from error
 
 

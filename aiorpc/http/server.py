@@ -130,7 +130,12 @@ class WebServer:
         try:
             async with self._opening:
                 if self._listener is None and self.address is not None:
-                    self._listener = await Listener.open(self, self.address, self._settings)
+                    self._listener = await Listener.open(
+                        self,
+                        self.address,
+                        key="WEB_SERVER_ADDRESS",
+                        max_headers=self._settings.http_max_headers,
+                    )
                     log.info("HTTP on %s", self._listener.url)
             yield
         finally:

@@ -51,6 +51,7 @@ class Containers:
                 f"runner_factory takes service classes, got {type(others[0]).__name__}; pass a "
                 "configuration as config="
             )
+        options = {"fail_fast": True, **options}
         runner = _Runner(*services, config=self._resolved(config), **options)
         self._made.append(runner)
         return runner

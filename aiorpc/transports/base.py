@@ -133,13 +133,15 @@ class Transport(ABC):
     # --- the connection
 
     @abstractmethod
-    async def start(self, timeout: float | None = None) -> None:
+    async def start(self, timeout: float | None = None, *, patient: bool = False) -> None:
         """
-        Connect; return when connected. Without *timeout* (seconds), wait for the broker without
-        limit, and log one line about the wait.
+        Connect. Without *timeout* (seconds), wait for the broker without limit; log each reason.
+
+        Args:
+            patient: also wait for the vhost, and for the user's permission to use it.
 
         Raises:
-            ConfigurationError: the broker refuses us permanently: wrong user, password or vhost.
+            ConfigurationError: the broker refuses us: wrong user, password or vhost.
             ConnectionLost: *timeout* passed; the text has the error of the last attempt.
         """
 

@@ -202,7 +202,7 @@ class SimulatedTransport(Transport):
 
     # --- the connection
 
-    async def start(self, timeout: float | None = None) -> None:
+    async def start(self, timeout: float | None = None, *, patient: bool = False) -> None:
         if self._task is None:
             self._started = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run(self._started))

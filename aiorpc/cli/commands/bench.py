@@ -17,7 +17,7 @@ from ...config import Settings
 from ...exceptions import IncorrectSignature, MethodNotFound, RemoteError
 from ...logs import one_line
 from ..calls import Wanted, add_call, explain, wanted_of
-from ..measurement import Measurement, Plan, Report, percentile, report_of
+from ..measurement import Figures, Measurement, Plan, percentile, report_of
 from ..output import ExitCode, print_json
 from ..parser import Parser, number, settings_for_server
 from ..serving import fastest_loop
@@ -119,7 +119,7 @@ def _ended_by_ctrl_c(measurement: Measurement) -> Iterator[None]:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-def _print(report: Report) -> None:
+def _print(report: Figures) -> None:
     wanted = "" if report.rate is None else f", {report.rate:g} calls/s wanted"
     print(
         f"{report.target}: {report.calls:,} calls in {report.seconds:.1f} s, "

@@ -14,8 +14,10 @@ ARGUMENTS = "MODULE[:CLASS] ..."
 DESCRIPTION = """\
 After the signal, the services finish the calls in progress. Calls that take
 longer than SHUTDOWN_TIMEOUT (25 s) are requeued, and the exit code is 1. A
-second signal ends the process at once. If the broker is down at the start,
-aiorpc waits for the broker."""
+second signal ends the process at once.
+
+At the start, aiorpc waits for the broker, and for a vhost, permissions and
+queues that do not exist yet, unless the broker refuses user or password."""
 
 EXAMPLES = """\
   $ aiorpc run services.service_x services.service_y
@@ -31,6 +33,8 @@ def configure(parser: Parser) -> None:
     )
     parser.add_argument("modules", metavar="MODULE[:CLASS]", nargs="+", help=text)
     add_settings(parser)
+    parser.option("--admin HOST:PORT", "Serve /livez, /readyz and /metrics (ADMIN_ADDRESS).")
+    parser.option("--fail-fast", "Do not wait at the start: end with the error.")
     parser.option("--reload", "Restart whenever a source file changes.")
 
 

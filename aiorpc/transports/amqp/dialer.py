@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from ...config import BrokerUrl
 from ...exceptions import ConfigurationError
 from ...logs import logger
-from .backoff import Backoff
+from ..backoff import Backoff
 from .errors import reason
 from .link import Link
 
@@ -31,6 +31,7 @@ class Dialer:
         failed: called with the reason after each round in which no URL answered.
 
     Attributes:
+        patient: see :meth:`..base.Transport.start`.
         trouble: why there is no connection: the error of the last attempt, or of the lost
             connection.
     """
@@ -45,6 +46,7 @@ class Dialer:
     ) -> None:
         self.urls = urls
         self.connect = connect
+        self.patient = False
         self.trouble = _NOT_TRIED
         self._name = name
         self._failed = failed
@@ -62,6 +64,7 @@ class Dialer:
         logged: set[str] = set()
         while True:
             refusal: ConfigurationError | None = None
+            troubles: set[str] = set()
             for url in random.sample(self.urls, len(self.urls)):
                 if self.trouble is _NOT_TRIED:
                     self.trouble = f"{url}: no answer yet"
@@ -74,11 +77,12 @@ class Dialer:
                     self.trouble = f"{url}: {reason(error)}"
                 except Exception as error:  # noqa: BLE001 - a host name can raise anything
                     self.trouble = f"{url}: {type(error).__name__}: {error}"
-            if refusal is not None and first:
+                troubles.add(self.trouble)
+            if refusal is not None and first and not (self.patient and refusal.may_pass):
                 raise refusal
             self._failed(f"not connected ({self.trouble})")
             # The log already has a line about the lost connection; a later refusal is new.
-            if self.trouble not in logged and (first or refusal is not None):
-                logged.add(self.trouble)
-                log.warning("%s: still connecting: %s", self._name, self.trouble)
+            if troubles != logged and (first or refusal is not None):
+                logged = troubles
+                log.warning("%s: still connecting: %s", self._name, "; ".join(sorted(troubles)))
             await asyncio.sleep(backoff.next())

@@ -23,6 +23,8 @@ _ours = contextvars.ContextVar("aiorpc_amqp_ours", default=False)
 
 #: RabbitMQ's words (3.10 to 4.3), in 404, for a queue that exists and cannot be used now.
 _UNAVAILABLE = "down or inaccessible|stopped by supervisor|crashed|timeout|timed out|being demoted"
+#: RabbitMQ's words (3.10 to 4.3) in 403 and 406. A reserved name, or another flag, never passes.
+_MAY_PASS = r"(?s)access to .* refused for user|limit .*is reached"
 
 
 class Refused(Exception):
@@ -42,6 +44,15 @@ class Refused(Exception):
     def unavailable(self) -> bool:
         """Whether the refused queue exists, and cannot be used now: its node is down."""
         return self.code == 404 and re.search(_UNAVAILABLE, self.text) is not None
+
+    @property
+    def may_pass(self) -> bool:
+        """
+        Whether the broker may accept the same declaration later: after an operator gave the user a
+        permission (403), or declared what is missing (404), after another connection has ended
+        (405), or when a limit is not reached any more (406).
+        """
+        return self.code in (404, 405) or re.search(_MAY_PASS, self.text) is not None
 
 
 @contextmanager
@@ -129,7 +140,7 @@ def connection_refusal(
     error: BaseException, url: BrokerUrl, said: str
 ) -> ConfigurationError | None:
     """
-    Return the error for a permanent refusal, or ``None`` if *error* is not a permanent refusal.
+    Return the error for a refusal that lasts until somebody acts, or ``None`` for other errors.
 
     Args:
         said: the broker's words when it closed the connection; empty if the broker sent none.
@@ -148,7 +159,8 @@ def connection_refusal(
     if _is_vhost_refusal(error, said):
         return ConfigurationError(
             f"{url} refuses vhost {url.vhost!r} to user {url.user!r}: "
-            f"{said or 'the vhost does not exist, or the user has no permissions there'}"
+            f"{said or 'the vhost does not exist, or the user has no permissions there'}",
+            may_pass=True,  # an operator may make the vhost, or give the permission
         )
     if type(error).__name__ == "SSLCertVerificationError":  # ssl is imported only where it is used
         return ConfigurationError(

@@ -17,8 +17,8 @@ import aiormq
 from ...context import new_id
 from ...exceptions import ConnectionLost
 from ...logs import logger
+from ..backoff import Backoff
 from ..incoming import ConsumerOptions, Subscription
-from .backoff import Backoff
 from .consumer import ConsumerChannel
 from .errors import Refused, fail
 from .kept_queue import KeptQueue

@@ -18,9 +18,9 @@ from weakref import WeakSet
 from ...config import BrokerUrl, Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
+from ..backoff import Backoff
 from ..base import State
 from ..outbox import Sender
-from .backoff import Backoff
 from .channel import Channel
 from .dialer import Dialer
 from .errors import Refused, fail, quietly

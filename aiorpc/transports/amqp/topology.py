@@ -314,7 +314,7 @@ def misdeclared(what: str, refused: Refused) -> ConfigurationError:
         what = f"{what}: its {difference.kind} {difference.name!r}"
     if refused.unavailable:
         advice = "its node is down: start the node, or use quorum queues, which need a majority"
-        return ConfigurationError(f"{what}: {advice} ({refused})")
+        return ConfigurationError(f"{what}: {advice} ({refused})", may_pass=refused.may_pass)
     advice = {
         406: "it exists with other flags or arguments, and RabbitMQ never changes those: use the "
         "same ones, or delete it first",
@@ -329,4 +329,6 @@ def misdeclared(what: str, refused: Refused) -> ConfigurationError:
         advice = "the broker has no exchanges of this type: correct the type, or enable its plugin"
     elif "invalid arg" in refused.text:
         advice = "the broker does not take one of its arguments: correct the argument"
-    return ConfigurationError(f"{what}: {advice} ({refused})")
+    elif refused.code == 406 and refused.may_pass:
+        advice = "a limit of the broker is reached: raise the limit, or delete what nobody uses"
+    return ConfigurationError(f"{what}: {advice} ({refused})", may_pass=refused.may_pass)

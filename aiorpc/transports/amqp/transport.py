@@ -18,11 +18,11 @@ from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
+from ..backoff import Backoff
 from ..base import Claim, QueueState, State, Subscription, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
-from .backoff import Backoff
 from .channel import Channel
 from .claims import Claims
 from .consumer import ConsumerChannel
@@ -84,7 +84,8 @@ class AmqpTransport(Transport):
 
     # --- the connection
 
-    async def start(self, timeout: float | None = None) -> None:
+    async def start(self, timeout: float | None = None, *, patient: bool = False) -> None:
+        self.supervisor.dialer.patient = patient
         await self.supervisor.start(timeout)
 
     def _supervised(self, state: State) -> None:

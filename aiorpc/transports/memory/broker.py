@@ -145,7 +145,9 @@ class MemoryBroker:
         there = self.exchanges.get(name)
         if exchange.passive:
             if there is None:
-                raise ConfigurationError(f"there is no exchange {name!r} on {self.url} (404)")
+                raise ConfigurationError(
+                    f"there is no exchange {name!r} on {self.url} (404)", may_pass=True
+                )
             return exchange
         if there is not None and exchange.accept_existing:
             exchange = replace(exchange, auto_delete=there.auto_delete)
@@ -171,12 +173,15 @@ class MemoryBroker:
         there = self.queues.get(queue.name)
         if there is None:
             if queue.passive:
-                raise ConfigurationError(f"there is no queue {queue.name!r} on {self.url} (404)")
+                raise ConfigurationError(
+                    f"there is no queue {queue.name!r} on {self.url} (404)", may_pass=True
+                )
             there = self._new_queue(queue, connection)
         elif there.owner not in (None, connection):
             raise ConfigurationError(
                 f"queue {queue.name!r} on {self.url} is exclusive to another connection (405 "
-                "RESOURCE_LOCKED): give this queue another name"
+                "RESOURCE_LOCKED): give this queue another name",
+                may_pass=True,
             )
         else:
             flags, asked = there.flags, {**queue_flags(queue), _TYPE: there.flags[_TYPE]}

@@ -112,7 +112,7 @@ class MemoryTransport(Transport):
             raise ConnectionLost(f"the transport is not connected to {self.url}")
         return self._channel
 
-    async def start(self, timeout: float | None = None) -> None:
+    async def start(self, timeout: float | None = None, *, patient: bool = False) -> None:
         if self._closed:
             raise self._was_closed()
         if self.state is State.CLOSED:

@@ -119,11 +119,22 @@ def test_a_broker_that_refuses_the_connection_is_one_line_and_exits_2(
         "user": f"amqp://nobody:secret@{host}/",
         "vhost": f"{rabbitmq_uri.rstrip('/')}/nowhere",
     }[part]
-    done = run("run", "greetings", "--broker", url, cwd=project.directory)
+    # A vhost may be made later, but wrong credentials stay wrong.
+    options = ["--fail-fast"] if part == "vhost" else []
+    done = run("run", "greetings", "--broker", url, *options, cwd=project.directory)
     assert done.code == 2
     assert "refuses" in done.error
     assert {"user": "nobody", "vhost": "nowhere"}[part] in done.error
     assert "secret" not in done.error
+
+
+def test_run_waits_for_a_vhost_and_says_so(project: Project, rabbitmq_uri: str) -> None:
+    project.write_service()
+    url = f"{rabbitmq_uri.rstrip('/')}/nowhere"
+    with Started("run", "greetings", "--broker", url, cwd=project.directory) as process:
+        assert "refuses vhost 'nowhere'" in process.waits_for("still connecting")
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 0
 
 
 # Errors of the user's own code

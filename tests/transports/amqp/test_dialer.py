@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aiorpc.config import resolve
+from aiorpc.config import BrokerUrl, resolve
 from aiorpc.exceptions import ConfigurationError, ConnectionLost
+from aiorpc.transports.amqp.dialer import Dialer
+from aiorpc.transports.amqp.link import Link
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import State
 from tests.support.amqp import connected, through_proxy
@@ -55,6 +57,52 @@ async def test_who_is_refused_is_told_at_once(
         assert name in str(caught.value)
     assert "wrong-secret" not in str(caught.value)
     assert transport.state is State.CLOSED
+
+
+async def test_a_patient_start_waits_for_a_vhost_and_logs_each_new_reason(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = resolve(bench.config).broker_urls
+    transport = AmqpTransport(resolve({**bench.config, "AMQP_URI": "amqp://guest@127.0.0.1:1/"}))
+    dialer = transport.supervisor.dialer
+    starting = asyncio.create_task(transport.start(patient=True))
+    try:
+        await eventually(lambda: "the connection was refused" in caplog.text)
+        dialer.urls = resolve(f"{bench.config['AMQP_URI']}no-such-vhost").broker_urls
+        await eventually(lambda: "refuses vhost 'no-such-vhost'" in caplog.text)
+        attempts = await attempts_of(dialer, 2)
+        assert attempts == ["refuses vhost"] * 2
+        dialer.urls = right
+        await starting
+    finally:
+        starting.cancel()
+        await transport.aclose()
+    assert len([each for each in caplog.messages if "still connecting" in each]) == 2
+
+
+async def attempts_of(dialer: Dialer, number: int) -> list[str]:
+    """Return the errors of the next attempts of *dialer*."""
+    connect, errors = dialer.connect, []
+
+    async def noting(url: BrokerUrl) -> Link:
+        try:
+            return await connect(url)
+        except ConfigurationError as error:
+            errors.append("refuses vhost" if "refuses vhost" in str(error) else str(error))
+            raise
+
+    dialer.connect = noting
+    await eventually(lambda: len(errors) >= number)
+    dialer.connect = connect
+    return errors
+
+
+async def test_a_patient_start_ends_if_the_broker_refuses_the_user(bench: Bench) -> None:
+    url = bench.config["AMQP_URI"].replace("guest:guest@", "guest:wrong@")
+    transport = AmqpTransport(resolve({**bench.config, "AMQP_URI": url}))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ConfigurationError, match="refuses user 'guest'"):
+            await transport.start(patient=True)
 
 
 async def test_a_refusal_after_a_success_is_waited_out(

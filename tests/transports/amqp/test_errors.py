@@ -105,7 +105,10 @@ async def test_a_cancelled_handshake_that_ends_with_an_error_is_cancelled(
 def test_only_a_refusal_that_cannot_pass_by_itself_is_final(said: str, final: bool) -> None:
     (url,) = resolve({"AMQP_URI": "amqp://app:secret@127.0.0.1/shop"}).broker_urls
     error = aiormq.exceptions.InvalidFrameError("Expected Connection.OpenOk, got Connection.Close")
-    assert (connection_refusal(error, url, said) is not None) is final
+    refusal = connection_refusal(error, url, said)
+    assert (refusal is not None) is final
+    if refusal is not None:
+        assert refusal.may_pass
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> None:
@@ -122,6 +125,44 @@ async def test_what_the_broker_says_of_a_channel_is_told() -> None:
 async def test_errors_of_others_pass() -> None:
     with pytest.raises(ValueError, match="ours"), errors():
         raise ValueError("ours")
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "may_pass"),
+    [
+        # RabbitMQ 3.10, and 4.3
+        (403, "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'app'", True),
+        (
+            403,
+            "ACCESS_REFUSED - configure access to queue 'q' in vhost '/' refused for user 'app'",
+            True,
+        ),
+        (403, "ACCESS_REFUSED - queue name 'amq.q' contains reserved prefix 'amq.*'", False),
+        (404, "NOT_FOUND - no queue 'q' in vhost '/'", True),
+        (
+            405,
+            "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'",
+            True,
+        ),
+        (
+            406,
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': "
+            "received 'false' but current is 'true'",
+            False,
+        ),
+        (
+            406,
+            "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost '/' (3) is "
+            "reached",
+            True,
+        ),
+        (0, "the channel was closed", False),
+    ],
+)
+def test_only_a_refusal_that_others_can_lift_may_pass(code: int, text: str, may_pass: bool) -> None:
+    refused = Refused(code, text)
+    assert refused.may_pass is may_pass
+    assert misdeclared("queue 'q'", refused).may_pass is may_pass
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""
+The ASGI application of the admin address. It knows two functions, and nothing of services or of the
+broker: neither probe waits for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..hosting.report import Report
+from ..logs import logger
+
+__all__ = ["AdminApp"]
+
+log = logger("aiorpc.admin")
+
+#: The text format of Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+_NOT_CACHED = {"cache-control": "no-store"}
+
+
+class AdminApp:
+    """
+    Answers GET and HEAD of ``/livez``, ``/readyz`` and ``/metrics``.
+
+    A probe answers 200 or 503, with the :class:`~aiorpc.hosting.report.Report` as JSON.
+
+    Args:
+        status: returns the report now. It must not block.
+        metrics: returns the metrics in Prometheus's text format. It runs in a thread, and may take
+            its time. None: ``/metrics`` answers 404.
+    """
+
+    def __init__(
+        self, status: Callable[[], Report], metrics: Callable[[], bytes] | None = None
+    ) -> None:
+        self._status = status
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the admin address serves HTTP, not {scope['type']!r}")
+        if scope["method"] in ("GET", "HEAD"):
+            response = await self._answer(scope["path"])
+        else:
+            response = _text("The admin address answers GET and HEAD.", 405, {"allow": "GET, HEAD"})
+        await response(scope, receive, send)
+
+    async def _answer(self, path: str) -> Response:
+        match path:
+            case "/livez":
+                report = self._status()
+                return _probe(report.alive, report)
+            case "/readyz":
+                report = self._status()
+                return _probe(report.ready, report)
+            case "/metrics":
+                return await self._scrape()
+            case _:
+                return _text("There are /livez, /readyz and /metrics.", 404)
+
+    async def _scrape(self) -> Response:
+        if self._metrics is None:
+            return _text(
+                "There are no metrics: add aiorpc.middleware.prometheus to MIDDLEWARE.", 404
+            )
+        try:
+            text = await _in_thread(self._metrics)
+        except Exception:
+            log.exception("the metrics could not be collected")
+            return _text("The metrics could not be collected: the log has the reason.", 500)
+        return Response(text, headers={"content-type": _PROMETHEUS, **_NOT_CACHED})
+
+
+async def _in_thread(function: Callable[[], bytes]) -> bytes:
+    """
+    Return the result of *function*, which runs in a daemon thread: the probes are answered
+    meanwhile, and a process does not wait for it at its end, as it would for a thread of asyncio.
+    """
+    done: Future[bytes] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised in the loop
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="aiorpc metrics", daemon=True).start()
+    return await asyncio.wrap_future(done)
+
+
+def _probe(ok: bool, report: Report) -> Response:
+    return Response(
+        msgspec.json.encode(report), 200 if ok else 503, _NOT_CACHED, "application/json"
+    )
+
+
+def _text(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(f"{text}\n", status, {**_NOT_CACHED, **(headers or {})}, "text/plain")

@@ -1,0 +1,39 @@
+"""
+Opens the admin address of ``aiorpc run``, and reads the address for ``aiorpc health``. Imports
+``aiorpc.admin`` only if there is an address, because uvicorn takes a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from ..config import Settings
+from ..exceptions import ConfigurationError
+from ..hosting.report import Report
+
+__all__ = ["admin_address"]
+
+
+def admin_address(
+    settings: Settings,
+    status: Callable[[], Report],
+    metrics: Callable[[], bytes] | None = None,
+) -> AbstractContextManager[object]:
+    """
+    Serve ``ADMIN_ADDRESS`` inside the block; do nothing if *settings* have none.
+
+    Args:
+        status, metrics: see :class:`aiorpc.admin.AdminServer`.
+
+    Raises:
+        ConfigurationError: the extra ``http`` is missing, or at the start of the block the address
+            cannot be used.
+    """
+    if settings.admin_address is None:
+        return nullcontext()
+    try:
+        from ..admin import AdminServer
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"ADMIN_ADDRESS: {error}") from None
+    return AdminServer(settings.admin_address, status, metrics)
