@@ -10,9 +10,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.load import Load
 from tests.chaos.peers.cast import FileLedger, PeerClient, PeerRefusalStage, PeerStage
 from tests.chaos.proxy import cutting_proxy
@@ -22,7 +24,7 @@ from tests.chaos.refusals import REFUSALS, Refusal, play_refusal
 from tests.chaos.report import Report, table
 from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.nameko import virtualenvs
-from tests.servers import Rabbit
+from tests.servers import Cluster, Rabbit
 
 HERE = Path(__file__).parent
 CHOSEN = (
@@ -32,16 +34,36 @@ CHOSEN = (
     "rolling restart",
     "broker restarted, 200 callers",
 )
+CHOSEN_OF_CLUSTER = (
+    "cluster: caller's node killed",
+    "cluster: service's node killed",
+    "cluster: service's node cut off",
+    "cluster: caller's node frozen",
+)
 #: Methods of refusals that need headers, which `patterns.RPC` gives callers no way to set.
 BY_HEADERS = ("nan", "spread")
 
 
-async def play(scenario: Scenario, node: Rabbit, command: Sequence[str], name: str) -> Report:
+async def play(
+    scenario: Scenario, broker: Rabbit | Cluster, command: Sequence[str], name: str
+) -> Report:
+    """Play *scenario*. In a cluster, servers and client know the URL of one node each."""
+    cluster = broker if isinstance(broker, Cluster) else None
+    nodes = [broker] if isinstance(broker, Rabbit) else broker.nodes
     with tempfile.TemporaryDirectory() as directory:
         ledger = FileLedger(Path(directory) / "ledger")
         service = f"peer_{id(ledger):x}"
-        async with cutting_proxy(node.url) as network:
-            stage = PeerStage(node, ledger, service, [network], command=command)
+        async with AsyncExitStack() as stack:
+            network = [await stack.enter_async_context(cutting_proxy(each.url)) for each in nodes]
+            stage = PeerStage(
+                nodes[0],
+                ledger,
+                service,
+                network,
+                command=command,
+                cluster=cluster,
+                servers_at=scenario.servers_at,
+            )
             try:
                 return await _play(scenario, stage, name)
             finally:
@@ -50,7 +72,7 @@ async def play(scenario: Scenario, node: Rabbit, command: Sequence[str], name: s
 
 async def _play(scenario: Scenario, stage: PeerStage, name: str) -> Report:
     await asyncio.gather(*(stage.start_server() for _ in range(scenario.servers)))
-    uri = stage.network[0].url
+    uri = stage.network[scenario.client_at].url
     async with PeerClient.started(stage.command, uri, stage.service) as client:
         load = Load(
             lambda call_id, timeout: client.call(call_id, timeout, scenario.hold),
@@ -120,23 +142,34 @@ def main(words: list[str]) -> None:
     def is_chosen(each: Scenario | Refusal) -> bool:
         return not words or any(word in each.name for word in words)
 
-    scenarios = [
-        replace(each, rate=20.0, before=2.0, after=3.0)
-        for each in SCENARIOS
-        if each.name in CHOSEN and is_chosen(each)
-    ]
+    scenarios, of_cluster = (
+        [
+            replace(each, rate=20.0, before=2.0, after=3.0)
+            for each in known
+            if each.name in chosen and is_chosen(each)
+        ]
+        for known, chosen in ((SCENARIOS, CHOSEN), (CLUSTER_SCENARIOS, CHOSEN_OF_CLUSTER))
+    )
     refusals = [replace(each, rate=5.0) for each in REFUSALS if each.peers and is_chosen(each)]
     reports, refused = list[Report](), list[RefusalReport]()
+
+    def play_all(chosen: Sequence[Scenario], broker: Rabbit | Cluster, name: str) -> None:
+        for scenario in chosen:
+            reports.append(asyncio.run(play(scenario, broker, peers[name], name)))
+            print(table(reports[-1:]).splitlines()[-1], *reports[-1].complaints, flush=True)
+
     with Rabbit.fresh() as node:
         for name, command in peers.items():
-            for scenario in scenarios:
-                reports.append(asyncio.run(play(scenario, node, command, name)))
-                print(table(reports[-1:]).splitlines()[-1], *reports[-1].complaints, flush=True)
+            play_all(scenarios, node, name)
             for refusal in refusals:
                 if name == "patterns.RPC" and (refusal.events or refusal.refused in BY_HEADERS):
                     continue
                 refused.append(asyncio.run(refuse(refusal, node, command, name)))
                 print(refusal_table(refused[-1:]).splitlines()[-1], flush=True)
+    if of_cluster:
+        with Cluster.fresh() as cluster:
+            for name in peers:
+                play_all(of_cluster, cluster, name)
     print("\n" + table(reports) + "\n\n" + refusal_table(refused))
 
 

@@ -38,13 +38,23 @@ class FileLedger:
 
 @dataclass
 class PeerStage(Stage):
-    """A stage with the processes of a peer."""
+    """
+    A stage with the processes of a peer.
+
+    Attributes:
+        servers_at: the number of the node whose URL the servers have.
+    """
 
     command: Sequence[str] = ()
+    servers_at: int = 0
+
+    @property
+    def servers_url(self) -> str:
+        return self.network[self.servers_at].url
 
     async def start_server(self, *, ready: bool = True) -> Server:
         path = str(self.ledger.path)
-        command = [*self.command, "serve", self.config["AMQP_URI"], self.service, path]
+        command = [*self.command, "serve", self.servers_url, self.service, path]
         server = await Server.start(self.environment, command, ready="peer ready")
         self.servers.append(server)
         if ready:
@@ -55,6 +65,10 @@ class PeerStage(Stage):
 @dataclass(kw_only=True)
 class PeerRefusalStage(PeerStage, RefusalStage):
     """The stage of a refusal with the processes of a peer."""
+
+    @property
+    def servers_url(self) -> str:
+        return self.url("server")
 
 
 @dataclass
