@@ -17,14 +17,14 @@ ROOT = Path(aiorpc.__file__).parent
 #: From the ground up. A room (a folder, or a file beside the folders) imports the floors below its
 #: own. Rooms on one floor do not import one another, except those in `STACKED`.
 FLOORS: list[list[str]] = [
-    ["context", "exceptions", "logs", "tracebacks"],
+    ["context", "exceptions", "figures", "logs", "tracebacks"],
     ["config", "call", "checks", "timers", "from_thread", "former_hooks", "blocking"],
     ["wire", "declarations", "management"],
     ["transports"],
     ["extensions"],
     ["calling"],
     ["entrypoints", "dependencies", "hosting"],
-    ["http"],
+    ["http", "middleware"],
     ["admin"],
     ["sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"],
     ["__main__"],
@@ -171,6 +171,8 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "starlette": {"http", "admin"},
         "cronsim": {"entrypoints"},
         "uvicorn": {"http"},
+        "opentelemetry": {"middleware"},
+        "prometheus_client": {"middleware"},
         "rich": {"cli"},
         "pytest": {"testing", "sqlalchemy"},
     }

@@ -22,7 +22,7 @@ from ..config import Settings
 from ..context import EMPTY, NO_CONTEXT, Context, current, id_source
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
 from ..transports.base import Outgoing, Transport
-from ..wire.headers import context_headers, template_of
+from ..wire.headers import context_headers, template_of, traced_template
 from ..wire.message import Message
 from ..wire.names import CANCEL_EXCHANGE
 from ..wire.protocol import Wire
@@ -210,6 +210,7 @@ class Client:
             raise self._refusal(call)
         context, own = call.context, self._context
         usual = context.data is own.data and context.call_id_stack is own.call_id_stack
+        template = self._template if usual else traced_template(self._template, own, context)
         correlation_id = self._new_id()
         message = route.encode(
             call,
@@ -217,16 +218,15 @@ class Client:
             correlation_id=correlation_id,
             persistent=route.persistent,
             headers=route.options.headers,
-            template=self._template if usual else None,
+            template=template,
         )
-        deadline = context.deadline
         pending = kind(
             exchange=self._exchange,
             routing_key=route.routing_key,
             message=message,
             mandatory=True,
             confirm=route.confirm,
-            expires_at=None if deadline is None else deadline.at,
+            expires_at=None if context.deadline is None else context.deadline.at,
             calls=self._pending,
             call=call,
             correlation_id=correlation_id,

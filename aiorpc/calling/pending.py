@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, ClassVar
 
+from .. import figures
 from ..context import new_id
 from ..exceptions import (
     AioRpcError,
@@ -72,7 +73,10 @@ class Pending(CallRequest, eq=False, kw_only=True):
         """The transport calls this for the request to re-send; ``None`` if no caller waits."""
         if not self.resend or self not in self.calls:
             return None
-        return self.calls.wire.requests.resend(self.message, self.call.context.deadline)
+        again = self.calls.wire.requests.resend(self.message, self.call.context.deadline)
+        if again is not None:
+            figures.count("resent", self.call.service, self.call.method)
+        return again
 
     def retracted(self) -> None:
         """The transport calls this when it will not re-send the request."""
@@ -96,6 +100,7 @@ class PendingCalls:
         self._pending: dict[str, Pending] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
+        figures.measure(self, _figures)
         self._unreachable = UnreachableQueues(
             transport,
             waits=self._waits,
@@ -281,6 +286,10 @@ class PendingCalls:
             error = timed_out(pending.call, pending.began_at, why)
             error.__cause__ = pending.error
             self._fail(pending, error)
+
+
+def _figures(calls: PendingCalls) -> figures.Measured:
+    yield "client_calls", (), len(calls)
 
 
 def _lost(pending: Pending, why: str) -> ConnectionLost:

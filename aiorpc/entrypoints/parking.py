@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from .. import figures
 from ..exceptions import ConfigurationError, ConnectionLost, UnserializableValueError
 from ..extensions import Host
 from ..logs import logger, named
@@ -65,6 +66,7 @@ async def park(
             failed(delivery)
         delivery.reject(requeue=False)
     else:
+        figures.count("parked", source)
         log.error("%s", text, extra=fields)
         return True
     return False

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
+from .. import figures
 from ..exceptions import ConnectionLost
 from ..logs import logger
 from ..wire.message import Exchange, Queue
@@ -129,6 +130,7 @@ class Transport(ABC):
         self._states = Listeners[State]()
         #: Told when the broker has closed the channel to send on, perhaps because of a message.
         self.refusals = Listeners[Refusal]()
+        figures.measure(self, _figures)
 
     # --- the connection
 
@@ -176,6 +178,7 @@ class Transport(ABC):
     def _become(self, state: State) -> None:
         if state is self.state:
             return
+        _count_loss(self.state, state)
         self.state = state
         self._changed.set()
         self._states.tell(state)
@@ -246,10 +249,8 @@ class Transport(ABC):
         if not self.waiting:
             self._changed.set()
         self.congested = congested
-        if congested:
-            self._uncongested.clear()
-        else:
-            self._uncongested.set()
+        change = self._uncongested.clear if congested else self._uncongested.set
+        change()
 
     # --- queues
 
@@ -349,3 +350,14 @@ class Transport(ABC):
             ConnectionLost: there is no connection, or the broker does not answer.
             ConfigurationError: the user may not declare the queue (403).
         """
+
+
+def _count_loss(before: State, state: State) -> None:
+    if state is State.CONNECTING and before is not State.CLOSED:
+        figures.count("reconnects")
+
+
+def _figures(transport: Transport) -> figures.Measured:
+    if transport.state is not State.CLOSED:
+        yield "connections", (transport.state.value,), 1
+        yield "outbox", (), transport.waiting

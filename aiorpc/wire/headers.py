@@ -24,6 +24,9 @@ from .names import (
     PREFIX,
     RESENT,
     STREAM,
+    TRACE_HEADERS,
+    TRACEPARENT,
+    TRACEPARENT_LENGTH,
 )
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "context_of",
     "read_headers",
     "template_of",
+    "traced_template",
 ]
 
 
@@ -46,7 +50,7 @@ def context_headers(context: Context) -> dict[str, Any]:
     """
     try:
         headers = {
-            (key if key.startswith(PREFIX) else PREFIX + key): value
+            (key if key.startswith(PREFIX) or key in TRACE_HEADERS else PREFIX + key): value
             for key, value in context.data.items()
             if value is not None
         }
@@ -81,6 +85,8 @@ def context_of(headers: Mapping[str, Any]) -> Context:
             name = key.removeprefix(PREFIX)  # a Nameko hop adds the prefix to any header
             if name.startswith(ADDED_PREFIXES):
                 continue
+            if name != key and name in TRACE_HEADERS and name in headers:
+                continue  # a Nameko hop copied an older value beside the sender's own
             if data is None:
                 data = {}
             # A handler may change this list, and the service may send the message again.
@@ -144,11 +150,22 @@ class HeaderTemplate(msgspec.Struct, eq=False):
         meaning: the decoded headers.
         encoded: the field table without the digits of the deadline, which are its end. The codec
             sets this field when it first writes the template.
+        traceparent: one more header, which stands before the deadline: the trace of one request, of
+            ``TRACEPARENT_LENGTH`` characters. Empty: there is none.
+        base: the template without the trace; ``None`` if there is none.
+        before_trace: as *encoded*, but the part before the text of the trace.
     """
 
     fields: Mapping[str, Any]
     meaning: Meaning
     encoded: bytes = b""
+    traceparent: str = ""
+    base: HeaderTemplate | None = None
+    before_trace: bytes = b""
+
+    def with_trace(self, traceparent: str) -> HeaderTemplate:
+        """Return this template with a trace."""
+        return HeaderTemplate(self.fields, self.meaning, b"", traceparent, self)
 
 
 class _AbstractStruct(msgspec.StructMeta, ABCMeta):
@@ -169,17 +186,23 @@ class FilledHeaders(
     digits: bytes
 
     def __getitem__(self, name: str) -> Any:
-        return self.digits.decode() if name == DEADLINE else self.template.fields[name]
+        if name == DEADLINE:
+            return self.digits.decode()
+        if name == TRACEPARENT and self.template.traceparent:
+            return self.template.traceparent
+        return self.template.fields[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.to_dict())
 
     def __len__(self) -> int:
-        return len(self.template.fields) + 1
+        return len(self.template.fields) + (2 if self.template.traceparent else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a copy of the headers that the caller may change."""
-        return {**self.template.fields, DEADLINE: self.digits.decode()}
+        template = self.template
+        trace = {TRACEPARENT: template.traceparent} if template.traceparent else {}
+        return {**template.fields, **trace, DEADLINE: self.digits.decode()}
 
     #: The serializers encode the dict that this method returns.
     __json__ = to_dict
@@ -204,6 +227,27 @@ def template_of(headers: Mapping[str, Any]) -> HeaderTemplate | None:
     fields = {k: list(v) if type(v) is tuple else v for k, v in headers.items()}
     if all(type(v) in _CONSTANT or _is_stack(k, v) for k, v in fields.items()):
         return HeaderTemplate(fields, _meaning_of(fields))
+    return None
+
+
+def traced_template(
+    template: HeaderTemplate | None, own: Context, context: Context
+) -> HeaderTemplate | None:
+    """
+    Return *template*, of the context *own* without context data, with the trace of *context*.
+    Return ``None`` if *context* differs from *own* in anything else.
+    """
+    data = context.data
+    if (
+        template is not None
+        and len(data) == 1
+        and not own.data
+        and context.call_id_stack is own.call_id_stack
+        and type(trace := data.get(TRACEPARENT)) is str
+        and len(trace) == TRACEPARENT_LENGTH
+        and trace.isascii()
+    ):
+        return template.with_trace(trace)
     return None
 
 

@@ -40,6 +40,10 @@ __all__ = [
     "RETRIES",
     "ROUTING_HEADERS",
     "STREAM",
+    "TIMESTAMP",
+    "TRACEPARENT",
+    "TRACEPARENT_LENGTH",
+    "TRACE_HEADERS",
     "UNBOUNDED_CANCEL",
     "cancel_queue",
     "delay_queue",
@@ -94,13 +98,20 @@ ROUTING_HEADERS = frozenset({"CC", "BCC"})
 COMPRESSION = "compression"
 #: Headers about the message itself, which are never context data.
 MESSAGE_HEADERS = frozenset({"BCC", "CC", COMPRESSION})
+#: Context data with W3C's names, which travels without Nameko's prefix: any tracer knows the names.
+TRACEPARENT = "traceparent"
+TRACE_HEADERS = frozenset({TRACEPARENT, "tracestate", "baggage"})
+#: Characters of a ``traceparent`` of version 00.
+TRACEPARENT_LENGTH = 55
+#: The epoch milliseconds at which RabbitMQ took a message, if its configuration asks for that.
+TIMESTAMP = "timestamp_in_ms"
 OWN_PREFIX = "aiorpc-"
 #: Prefixes of further headers that are never context data. aiorpc, RabbitMQ 3.8 to 4.3 and its
 #: plugins (federation, shovel, streams, MQTT, AMQP 1.0) add these headers.
 ADDED_PREFIXES = (
     *(OWN_PREFIX, DEATHS, "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT),
     *(PARKED_MESSAGE, PARKED_STACKTRACE, PARKED_EXCHANGE, PARKED_ROUTING_KEY),
-    *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-"),
+    *("x-received-from", "x-shovelled", "x-stream-", "x-mqtt-", "x-amqp-1.0-", TIMESTAMP),
 )
 
 #: The broker deletes a reply queue after this many seconds without a consumer; Nameko's value.

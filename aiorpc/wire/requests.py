@@ -22,10 +22,16 @@ from ..exceptions import IncorrectSignature, MalformedRequest, RpcTimeout
 from .content import Content
 from .headers import FilledHeaders, HeaderTemplate, context_headers, read_headers
 from .message import MAX_EXPIRATION, Message, expiration_of
-from .names import DEADLINE, RESENT, UNBOUNDED_CANCEL
+from .names import DEADLINE, RESENT, TIMESTAMP, TRACEPARENT, UNBOUNDED_CANCEL
 from .serializers import JSON
 
-__all__ = ["Request", "Requests", "decode_cancellation", "encode_cancellation"]
+__all__ = [
+    "Request",
+    "Requests",
+    "decode_cancellation",
+    "encode_cancellation",
+    "seconds_since_sent",
+]
 
 #: Seconds that an ``expiration`` can say at most.
 _LONGEST = MAX_EXPIRATION / 1000
@@ -148,8 +154,11 @@ class Requests:
         message = request.message
         headers = message.headers
         sent_deadline: float | None
+        traceparent = ""
         if type(headers) is FilledHeaders:  # as in nearly every request (ADR 6)
-            meaning, sent_deadline = headers.template.meaning, float(headers.digits)
+            template = headers.template
+            meaning, sent_deadline = template.meaning, float(headers.digits)
+            traceparent = template.traceparent
         else:
             meaning, sent_deadline = read_headers(headers)
         if meaning.resent:
@@ -162,6 +171,8 @@ class Requests:
         if sent_deadline is not None or message.expiration is not None:
             deadline = self._deadline(request, sent_deadline, message.expiration)
         data = dict(meaning.data) if meaning.data else EMPTY  # requests may share it
+        if traceparent:
+            data = {**data, TRACEPARENT: traceparent}
         request.context = Context(meaning.stack, data, deadline)
         return request
 
@@ -223,6 +234,33 @@ class Requests:
                 raise IncorrectSignature(f"`kwargs` must be an object, not {type(kwargs).__name__}")
             kwargs = dict(kwargs)
         return args, kwargs
+
+
+def seconds_since_sent(message: Message) -> float | None:
+    """
+    Return the seconds since *message* was sent, by the clocks of two hosts; ``None`` if the message
+    does not say.
+
+    A request has the time of its deadline, and in its ``expiration`` the time that was left when it
+    was sent. Other messages have a time if RabbitMQ adds it (``message_interceptors.incoming`` in
+    its configuration).
+    """
+    headers, expiration = message.headers, message.expiration
+    sent_at: float | None = None
+    if type(headers) is FilledHeaders:
+        deadline: Any = headers.digits
+    elif headers is not None:
+        deadline = headers.get(DEADLINE)
+        if type(stamp := headers.get(TIMESTAMP)) is int:
+            sent_at = stamp / 1000
+    else:
+        return None
+    if sent_at is None and expiration is not None and expiration < MAX_EXPIRATION:
+        try:
+            sent_at = (int(deadline) - expiration) / 1000
+        except (TypeError, ValueError):
+            return None
+    return None if sent_at is None else max(0.0, epoch() - sent_at)
 
 
 def encode_cancellation(reply_to: str, correlation_id: str, left: float | None) -> Message:

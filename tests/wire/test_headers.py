@@ -105,9 +105,32 @@ def test_what_the_broker_or_a_plugin_adds_to_a_message_is_no_context_data(prefix
         *("x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count"),
         *("x-acquired-count", "x-received-from", "x-shovelled", "x-shovelled-timestamp"),
         *("x-stream-offset", "x-mqtt-publish-qos", "x-amqp-1.0-properties", "aiorpc-attempts"),
+        "timestamp_in_ms",
     ]
     headers = {f"{prefix}{name}": 1 for name in added}
     assert context_of({**headers, "x-request-id": "r", "nameko.x-user": 7}).data == {
         "x-request-id": "r",
         "x-user": 7,
     }
+
+
+TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "a=1"}
+
+
+def test_the_context_of_a_trace_travels_in_plain_headers() -> None:
+    headers = context_headers(Context(data={**TRACE, "user_id": 7}))
+    assert headers == {**TRACE, "nameko.user_id": 7}
+    assert dict(context_of(headers).data) == {**TRACE, "user_id": 7}
+
+
+def test_a_trace_comes_through_a_nameko_hop_which_adds_its_prefix() -> None:
+    headers = {f"nameko.{name}": value for name, value in TRACE.items()}
+    assert dict(context_of(headers).data) == TRACE
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_traces_the_senders_own_counts_and_not_an_older_one_in_context_data(
+    order: int,
+) -> None:
+    headers = [("nameko.traceparent", "older"), ("traceparent", "own")][::order]
+    assert dict(context_of(dict(headers)).data) == {"traceparent": "own"}

@@ -15,9 +15,15 @@ from aiorpc.context import Context, Deadline
 from aiorpc.wire import requests
 from aiorpc.wire.headers import FilledHeaders, template_of
 from aiorpc.wire.message import MAX_EXPIRATION, Message
-from aiorpc.wire.names import DEADLINE, RESENT
+from aiorpc.wire.names import (
+    DEADLINE,
+    RESENT,
+    TIMESTAMP,
+    TRACEPARENT,
+    TRACEPARENT_LENGTH,
+)
 from aiorpc.wire.protocol import Wire
-from aiorpc.wire.requests import Request
+from aiorpc.wire.requests import Request, seconds_since_sent
 
 NOW = 1_700_000_000.0
 MONOTONIC = 5_000.0
@@ -194,3 +200,60 @@ def test_a_template_reads_as_the_same_headers_do(wire: Wire) -> None:
     assert by_template.context == plainly.context
     assert by_template.context.deadline is not None
     assert (by_template.resent, by_template.late) == (plainly.resent, plainly.late) == (True, None)
+
+
+def test_a_template_with_a_trace_reads_as_the_same_headers_do(wire: Wire) -> None:
+    template = template_of({"nameko.user": "u"})
+    assert template is not None
+    traced = template.with_trace("0" * TRACEPARENT_LENGTH)
+    filled = FilledHeaders(traced, b"%d" % (int(NOW * 1000) + 2000))
+    by_template, plainly = (
+        received(wire, Message(body=b"", headers=headers)) for headers in (filled, filled.to_dict())
+    )
+    assert by_template.context == plainly.context
+    assert by_template.context.data == {"user": "u", TRACEPARENT: "0" * TRACEPARENT_LENGTH}
+
+
+# When a message was sent
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_request_says_how_long_ago_it_was_sent(
+    wire: Wire, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Call("s", "m", context=Context().within(10))
+    template = template_of({"nameko.user": 7}) if quick else None
+    message = wire.requests.encode(call, reply_to="r", correlation_id="c", template=template)
+    assert (type(message.headers) is FilledHeaders) is quick
+    monkeypatch.setattr(requests, "epoch", lambda: NOW + 1.5)
+    assert seconds_since_sent(message) == pytest.approx(1.5, abs=0.002)
+
+
+def test_a_request_that_was_sent_again_says_when_that_was(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Call("s", "m", context=Context().within(10))
+    message = wire.requests.encode(call, reply_to="r", correlation_id="c")
+    monkeypatch.setattr(requests, "epoch", lambda: NOW + 4)
+    monkeypatch.setattr(time, "monotonic", lambda: MONOTONIC + 4)
+    again = wire.requests.resend(message, call.context.deadline)
+    assert again is not None
+    assert seconds_since_sent(again) == pytest.approx(0, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expiration"),
+    [(None, 5), ({}, 5), ({DEADLINE: "soon"}, 5), ({DEADLINE: "5"}, None), ({DEADLINE: [1]}, 5)],
+)
+def test_a_message_without_a_deadline_does_not_say_when_it_was_sent(
+    headers: dict[str, Any] | None, expiration: int | None
+) -> None:
+    message = Message(body=b"", headers=headers, expiration=expiration)
+    assert seconds_since_sent(message) is None
+
+
+def test_the_brokers_timestamp_says_when_a_message_was_sent() -> None:
+    early, late = (int((NOW + seconds) * 1000) for seconds in (-1, 1))
+    assert seconds_since_sent(Message(body=b"", headers={TIMESTAMP: early})) == 1.0
+    # The clocks of two hosts differ.
+    assert seconds_since_sent(Message(body=b"", headers={TIMESTAMP: late})) == 0.0

@@ -22,6 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from ... import figures
 from ...context import current
 from ...logs import logger
 from .closing import InterruptiblePool
@@ -67,6 +68,7 @@ class CallPool(InterruptiblePool):
         self.ping_timeout = pool_pre_ping_timeout
         #: A future for each waiting call, in order.
         self._waiters: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
+        figures.measure(self, _figures)
 
     # The methods that SQLAlchemy calls
 
@@ -223,6 +225,15 @@ class CallPool(InterruptiblePool):
             # SQLAlchemy does not ping a connection that was just opened.
             record.fresh = True  # type: ignore[attr-defined]
         return record
+
+
+def _figures(pool: CallPool) -> figures.Measured:
+    database = pool.database
+    yield "database_connections", (database, "used"), pool.checkedout()
+    yield "database_connections", (database, "idle"), pool.checkedin()
+    if pool._max_overflow >= 0:
+        yield "database_connections_max", (database,), pool.size() + pool._max_overflow
+    yield "database_waiting", (database,), pool.waiting()
 
 
 def bound_pings(dialect: Dialect, within: float, database: str) -> None:

@@ -14,7 +14,7 @@ from aiorpc.transports.codec.headers import decode_headers, encode_headers
 from aiorpc.transports.codec.table_decoding import GARBLED, size_at
 from aiorpc.transports.codec.table_encoding import encode_table
 from aiorpc.wire.headers import FilledHeaders, context_headers, read_headers, template_of
-from aiorpc.wire.names import DEADLINE
+from aiorpc.wire.names import DEADLINE, TRACEPARENT, TRACEPARENT_LENGTH
 from tests.support.frames import INT64
 
 VALUES = (
@@ -26,6 +26,7 @@ VALUES = (
 DATA = st.dictionaries(st.text("aLIx", max_size=12), VALUES, max_size=4)
 STACKS = st.lists(st.text("aL", max_size=12), max_size=3).map(tuple)
 #: Nearly all have 13 digits; the others come from a clock that was never set.
+TRACES = st.text("0f-L\0", min_size=TRACEPARENT_LENGTH, max_size=TRACEPARENT_LENGTH)
 DEADLINES = st.integers(1 << 40, 1 << 43) | st.integers(0, 1 << 62)
 
 
@@ -63,6 +64,39 @@ def test_headers_that_are_read_again_mean_the_same(
         expected = {k: list(v) if type(v) is tuple else v for k, v in plain.items()}
         assert (dict(found), len(found)) == (expected, len(expected))
         assert read_headers(found) == read_headers(plain)
+
+
+@given(DATA, STACKS, DEADLINES, TRACES, TRACES)
+def test_a_trace_in_a_template_gives_the_bytes_and_the_meaning_of_plain_headers(
+    data: dict[str, Any], stack: tuple[str, ...], deadline: int, first: str, second: str
+) -> None:
+    headers = context_headers(Context(stack, data))
+    template = template_of(headers)
+    assert template is not None
+    for trace in (first, second, first):
+        plain = {**headers, TRACEPARENT: trace, DEADLINE: str(deadline)}
+        filled = FilledHeaders(template.with_trace(trace), b"%d" % deadline)
+        assert encode_headers(filled) == encode_table(plain)
+        found, _ = decoded(encode_table(plain), 0)
+        expected = {k: list(v) if type(v) is tuple else v for k, v in plain.items()}
+        assert (dict(found), len(found)) == (expected, len(expected))
+        assert found[TRACEPARENT] == filled[TRACEPARENT] == trace
+        assert read_headers(found) == read_headers(filled) == read_headers(plain)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["x", TRACEPARENT, DEADLINE]), TRACES), max_size=5),
+    DEADLINES,
+)
+def test_a_trace_that_is_repeated_or_stands_elsewhere_is_read_as_plain_headers(
+    entries: list[tuple[str, str]], deadline: int
+) -> None:
+    payload = b"".join(encode_table({name: text})[4:] for name, text in entries)
+    payload += encode_table({DEADLINE: str(deadline)})[4:]
+    table = len(payload).to_bytes(4, "big") + payload
+    expected = {**dict(entries), DEADLINE: str(deadline)}
+    for _ in range(2):
+        assert dict(decoded(table, 0)[0]) == expected
 
 
 @given(
