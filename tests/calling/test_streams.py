@@ -22,6 +22,7 @@ from aiorpc import (
     Handler,
     IncorrectSignature,
     MalformedReply,
+    Overloaded,
     RemoteError,
     RpcProxy,
     RpcTimeout,
@@ -108,6 +109,12 @@ class Stage:
                     yield "last"
                 finally:
                     stage.closed.set()
+
+            @rpc(max_concurrency=1, max_waiting=0)
+            async def alone(self) -> AsyncGenerator[str]:
+                yield "first"
+                await stage.held.wait()
+                yield "last"
 
             @rpc
             async def large(self, n: int, size: int) -> AsyncGenerator[str]:
@@ -339,6 +346,18 @@ async def test_items_travel_in_messages_within_the_limit(stage: Stage) -> None:
 
 
 # Deadlines
+
+
+async def test_a_stream_keeps_its_place_of_max_concurrency_until_its_end(stage: Stage) -> None:
+    async with stage.served() as cluster:
+        alone = cluster[stage.name].alone
+        stream = alone.stream()
+        assert await anext(stream) == "first"
+        with pytest.raises(Overloaded):
+            await anext(alone.stream())
+        stage.held.set()
+        assert [item async for item in stream] == ["last"]
+        assert [item async for item in alone.stream()] == ["first", "last"]
 
 
 async def test_the_deadline_bounds_the_whole_stream(stage: Stage) -> None:
