@@ -74,6 +74,7 @@ _NAMES = {
         "AioRpcError",
         "BadArguments",
         "BadRequest",
+        "CircuitOpen",
         "ConfigurationError",
         "ConnectionLost",
         "DeliveryUncertain",

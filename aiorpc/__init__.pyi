@@ -38,6 +38,7 @@ from .exceptions import (
     AioRpcError as AioRpcError,
     BadArguments as BadArguments,
     BadRequest as BadRequest,
+    CircuitOpen as CircuitOpen,
     ConfigurationError as ConfigurationError,
     ConnectionLost as ConnectionLost,
     DeliveryUncertain as DeliveryUncertain,

@@ -3,7 +3,8 @@ The class of a call, how a call ends, and the types of its handlers and middlewa
 awaits or does I/O.
 
 The caller and the service use the same class, so the same middleware (a trace, a counter, a check
-of permissions) can wrap a call on both sides.
+of permissions) can wrap a call on both sides. An event or a message is a call too: the sender's,
+and the one that it starts.
 """
 
 from __future__ import annotations
@@ -11,19 +12,28 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
 from .context import EMPTY, NO_CONTEXT, Context
 
-__all__ = ["Call", "Ending", "Handler", "Middleware", "Outcome", "compose"]
+__all__ = ["Call", "Ending", "Handler", "Middleware", "Outcome", "Side", "compose"]
+
+#: See :attr:`Call.side`. The words are those of OpenTelemetry.
+Side: TypeAlias = Literal["client", "server", "producer", "consumer", "internal"]
 
 
 class Call(msgspec.Struct, frozen=True, eq=False):
-    """A call of one method: its name, its arguments and its context."""
+    """
+    A call of one method: its name, its arguments and its context. It never changes; its methods
+    return a changed copy for the handler of a middleware.
+    """
 
+    #: The service that runs the method. For an event or a message that is sent: its sender.
     service: str
+    #: The name of the method. For an event that is sent: its type. For a message: the attribute of
+    #: the service that is the Publisher.
     method: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = EMPTY
@@ -35,6 +45,46 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     #: ``service.method.unique``, the last call id in ``context``. The service that runs the call
     #: makes this id; at the caller, the id is empty.
     id: str = ""
+    #: The :class:`aiorpc.Entrypoint` that starts the method. None: this side sends the call, or the
+    #: service has no such method.
+    entrypoint: Any = None
+    #: Of an event or a message: the exchange and the routing key with which it is or was sent.
+    exchange: str = ""
+    routing_key: str = ""
+
+    @property
+    def side(self) -> Side:
+        """
+        Who has the call: ``client`` and ``producer`` send it, and ``server`` and ``consumer`` run
+        the method. ``internal``: no message starts it, but a timer, for example.
+        """
+        if self.kind == "rpc":
+            return "server" if self.id else "client"
+        if self.kind in ("event", "message"):
+            return "consumer" if self.id else "producer"
+        return "server" if self.kind == "http" else "internal"
+
+    def replace(
+        self,
+        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        context: Context | None = None,
+    ) -> Self:
+        """Return this call with other arguments, or another context. None: unchanged."""
+        return msgspec.structs.replace(
+            self,
+            args=self.args if args is None else tuple(args),
+            kwargs=self.kwargs if kwargs is None else kwargs,
+            context=self.context if context is None else context,
+        )
+
+    def with_data(self, data: Mapping[str, Any]) -> Self:
+        """
+        Return this call with *data* added to its context data. The method gets the data, and so do
+        all calls and events that the method makes.
+        """
+        return self.replace(context=self.context.with_data(data))
 
     def __str__(self) -> str:
         return f"{self.service}.{self.method}"
@@ -49,7 +99,7 @@ class Ending(enum.Enum):
     RAISED = "raised"
     #: The deadline passed before the method ended; the error is an ``RpcTimeout``.
     TIMED_OUT = "timed out"
-    #: The host did not run the call, because too many calls wait; the error is an ``Overloaded``.
+    #: The method did not run: the request is wrong, or too many calls wait (``Overloaded``).
     REFUSED = "refused"
     #: The caller cancelled the call, so nobody waits for an answer.
     CANCELLED = "cancelled"

@@ -15,6 +15,7 @@ from .exceptions import ConfigurationError, likely
 __all__ = [
     "FLAG",
     "MAPPING",
+    "MIDDLEWARE",
     "MOMENT",
     "NAME",
     "PRIORITY",
@@ -60,6 +61,9 @@ MOMENT = Kind(lambda value: isinstance(value, datetime), "a datetime")
 MAPPING = Kind(
     lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
     "a mapping whose keys are str",
+)
+MIDDLEWARE = Kind(
+    lambda value: isinstance(value, Sequence) and all(map(callable, value)), "a list of functions"
 )
 PRIORITY = Kind(
     lambda value: type(value) is int and 0 <= value <= 255, "a whole number from 0 to 255"
@@ -127,10 +131,10 @@ def check_middleware(owner: str, given: Any) -> None:
     Raises:
         ConfigurationError: *given* is no list or tuple of functions.
     """
-    several = isinstance(given, Sequence)
-    if not several or not all(callable(each) for each in given):
-        wrong = next((each for each in given if not callable(each)), None) if several else given
+    if not MIDDLEWARE.fits(given):
+        several = isinstance(given, Sequence)
+        wrong = next(each for each in given if not callable(each)) if several else given
         raise ConfigurationError(
-            f"middleware of {owner} must be a list of functions, got {shown(wrong)}: write "
+            f"middleware of {owner} must be {MIDDLEWARE.text}, got {shown(wrong)}: write "
             "middleware=[function]"
         )

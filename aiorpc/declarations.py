@@ -1,6 +1,6 @@
 """
-Makes the entrypoints that decorators declare on methods, stores them and finds them. Pure
-functions; this file imports only ``checks`` and ``exceptions``.
+Makes the entrypoints that decorators declare on methods, stores them and finds them; finds the name
+of a service. Pure functions; this file imports only ``checks`` and ``exceptions``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ __all__ = [
     "declared_on",
     "decorate",
     "decorator_of",
+    "hosted_class",
     "layers",
     "remote_names",
+    "service_name_of",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -258,3 +260,32 @@ def check_options(entrypoint: Any) -> None:
 def _tuple(given: Any) -> tuple[Any, ...]:
     several = isinstance(given, Iterable) and not isinstance(given, (type, str))
     return tuple(given) if several else (given,)
+
+
+def hosted_class(value: Any) -> type | None:
+    """Return the service class of an object that is none, such as ``aiorpc.http.Gateway``."""
+    if not hasattr(type(value), "__aiorpc_service__"):  # a mock has every attribute
+        return None
+    service: type = value.__aiorpc_service__()
+    return service
+
+
+def service_name_of(service_cls: type) -> str:
+    """
+    Return the ``name`` of a service class.
+
+    Raises:
+        ConfigurationError: the class has no name, or an empty name, or it is no class.
+    """
+    if not isinstance(service_cls, type):
+        raise ConfigurationError(
+            f"a service is a class, not a value of type {type(service_cls).__name__}: give the "
+            "class, without parentheses"
+        )
+    name = getattr(service_cls, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(
+            f"{service_cls.__module__}.{service_cls.__qualname__} is not a service: give it a "
+            f'class attribute `name`, a string, for example name = "{service_cls.__name__.lower()}"'
+        )
+    return name

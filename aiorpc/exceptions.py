@@ -12,6 +12,7 @@ The errors of aiorpc, in one tree. Values only: nothing here awaits, logs or doe
     │   ├── RpcTimeout                (also a TimeoutError) no answer came before the deadline
     │   ├── UnknownService            the broker has no queue for the service
     │   ├── ServiceUnavailable        the service's queue has no consumers (fail_fast)
+    │   │   └── CircuitOpen           the service does not answer; the call was not sent (breaker)
     │   ├── Overloaded                too many calls wait, or a queue is full or failed
     │   ├── DeliveryUncertain         an at-most-once call may have run already
     │   ├── MalformedReply            the answer does not follow the protocol, or the return type
@@ -38,6 +39,7 @@ __all__ = [
     "AioRpcError",
     "BadArguments",
     "BadRequest",
+    "CircuitOpen",
     "ConfigurationError",
     "ConnectionLost",
     "DeliveryUncertain",
@@ -117,6 +119,19 @@ class UnknownService(RpcError):
 
 class ServiceUnavailable(RpcError):
     """The service's queue exists but has no consumers. Raised only with ``fail_fast=True``."""
+
+
+class CircuitOpen(ServiceUnavailable):
+    """
+    The middleware ``breaker`` did not send the call, because the service does not answer.
+
+    Attributes:
+        retry_after: seconds after which the breaker sends a call again.
+    """
+
+    def __init__(self, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Overloaded(RpcError):

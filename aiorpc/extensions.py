@@ -18,7 +18,13 @@ from . import former_hooks
 from .call import Call, Ending, Outcome
 from .config import Settings
 from .context import EMPTY, NO_CONTEXT, Context
-from .declarations import check_options, declared_on, decorate
+from .declarations import (
+    check_options,
+    declared_on,
+    decorate,
+    hosted_class,
+    service_name_of,
+)
 from .exceptions import ConfigurationError
 from .transports.base import Transport
 from .wire.protocol import Wire
@@ -72,12 +78,14 @@ class Host(Protocol):
         context: Context = NO_CONTEXT,
         kind: str = "rpc",
         redelivered: bool = False,
+        exchange: str = "",
+        routing_key: str = "",
     ) -> Call:
         """
         Make a call of the method of *entrypoint*, with a new call id.
 
-        The call inherits *context*, the context of the message, if there is a message. For *kind*
-        and *redelivered* see :class:`aiorpc.Call`.
+        The call inherits *context*, the context of the message, if there is a message. For the
+        other arguments see :class:`aiorpc.Call`.
         """
         ...
 
@@ -95,6 +103,20 @@ class Host(Protocol):
         The worker calls *encode* with the result while the dependencies are open. If *encode*
         raises, the dependencies roll back. The host always calls *settle* once, after the
         dependencies have closed; *settle* must not block.
+        """
+        ...
+
+    def refuse(
+        self,
+        call: Call,
+        outcome: Outcome,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """
+        End *call*, which cannot run, for example because its request is wrong. The middleware sees
+        the error of *outcome* as if the method had raised it, and has CLEANUP_TIMEOUT. *settle*
+        gets *outcome*, or the middleware's answer or error. Without middleware, it gets it now.
         """
         ...
 
@@ -135,6 +157,7 @@ class Entrypoint:
     """
 
     method_name: str = field(init=False)
+    service_cls: type = field(init=False)
     #: Whether the entrypoint starts calls by itself, as a timer does. It then listens last.
     unprompted: ClassVar[bool] = False
     #: Whether callers call the method by its name, as with ``rpc``.
@@ -202,7 +225,10 @@ class Entrypoint:
 
 def entrypoints_of(service_cls: type) -> list[Entrypoint]:
     """Return the entrypoints of *service_cls* and its bases, bound to their methods' names."""
-    return [entrypoint.bound_to(name) for name, entrypoint in declared_on(service_cls)]
+    bound = [entrypoint.bound_to(name) for name, entrypoint in declared_on(service_cls)]
+    for entrypoint in bound:
+        entrypoint.service_cls = service_cls
+    return bound
 
 
 def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:
@@ -226,35 +252,6 @@ def providers_of(service_cls: type) -> list[DependencyProvider[Any]]:
             else:
                 found.pop(name, None)
     return [provider.bound_to(name) for name, provider in found.items()]
-
-
-def hosted_class(value: Any) -> type | None:
-    """Return the service class of an object that is none, such as ``aiorpc.http.Gateway``."""
-    if not hasattr(type(value), "__aiorpc_service__"):  # a mock has every attribute
-        return None
-    service: type = value.__aiorpc_service__()
-    return service
-
-
-def service_name_of(service_cls: type) -> str:
-    """
-    Return the ``name`` of a service class.
-
-    Raises:
-        ConfigurationError: the class has no name, or an empty name, or it is no class.
-    """
-    if not isinstance(service_cls, type):
-        raise ConfigurationError(
-            f"a service is a class, not a value of type {type(service_cls).__name__}: give the "
-            "class, without parentheses"
-        )
-    name = getattr(service_cls, "name", None)
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(
-            f"{service_cls.__module__}.{service_cls.__qualname__} is not a service: give it a "
-            f'class attribute `name`, a string, for example name = "{service_cls.__name__.lower()}"'
-        )
-    return name
 
 
 class WorkerContext(msgspec.Struct, eq=False):

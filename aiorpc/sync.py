@@ -12,7 +12,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import (
@@ -27,6 +27,7 @@ from typing import (
     Unpack,
 )
 
+from .call import Middleware
 from .calling import proxies, standalone
 from .calling.message_options import MessageKeywords
 from .calling.options import Options
@@ -313,6 +314,7 @@ def event_dispatcher(
     config: Config = None,
     *,
     context_data: Mapping[str, Any] | None = None,
+    middleware: Sequence[Middleware] = (),
     **options: Unpack[MessageKeywords],
 ) -> Generator[Dispatch]:
     """
@@ -324,7 +326,9 @@ def event_dispatcher(
     ``dispatch`` returns when the broker has confirmed the event. Options and errors are the same as
     for :func:`aiorpc.event_dispatcher`.
     """
-    dispatcher = standalone.event_dispatcher(config, context_data=context_data, **options)
+    dispatcher = standalone.event_dispatcher(
+        config, context_data=context_data, middleware=middleware, **options
+    )
     with closing(_LoopThread("event_dispatcher")) as thread:
         send = thread.run(dispatcher.__aenter__)
 

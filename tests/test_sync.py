@@ -30,6 +30,7 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.sync import ClusterRpcProxy, ServiceRpcProxy, event_dispatcher
+from tests.support.recorded import Record
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -252,6 +253,13 @@ def test_a_call_in_the_proxys_own_loop_is_refused() -> None:
             cluster.service.method()
     finally:
         proxy.close()
+
+
+def test_middleware_wraps_what_a_dispatcher_sends() -> None:
+    record = Record()
+    with event_dispatcher("memory://", middleware=[record]) as dispatch:
+        dispatch("source", "happened", 1)
+    assert record.seen == {("producer", "event", "source.happened", "ok")}
 
 
 def test_events_are_dispatched_from_any_thread(rabbitmq_uri: str) -> None:

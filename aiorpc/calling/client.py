@@ -21,6 +21,7 @@ from ..call import Call, Handler, Middleware, compose
 from ..config import Settings
 from ..context import EMPTY, NO_CONTEXT, Context, current, id_source
 from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
+from ..installed import middleware_of
 from ..transports.base import Outgoing, Transport
 from ..wire.headers import context_headers, template_of, traced_template
 from ..wire.message import Message
@@ -44,7 +45,7 @@ class Client:
         owner: the service's or program's name; it is part of the reply queue's name.
         timeout: default seconds to wait for an answer; ``None`` for no limit.
         context: the context of calls that a program makes outside any worker.
-        middleware: wraps each call; the first is the outermost.
+        middleware: wraps each call, inside that of *settings*; the first is the outermost.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class Client:
         self._template = template_of(context_headers(context))
         self._exchange = wire.rpc_exchange.name
         self._new_id = id_source()
-        self._middleware = tuple(middleware)
+        self._middleware = (*middleware_of(settings), *middleware)
         self._diagnosis = Diagnosis(transport)
         self._pending = PendingCalls(transport, wire, self._diagnosis, owner)
         self._closed = False
         self.streams = StreamCalls(
             transport,
             settings,
-            self._middleware,
+            partial(_wrap, self._middleware),
             self.new_call,
             self._send_when_ready,
             self.cancel,
@@ -137,7 +138,7 @@ class Client:
         Return a function that sends a call through the middleware and waits for the answer. If the
         waiting task is cancelled, the call is cancelled. ``MethodProxy.__call__`` lists the errors.
         """
-        return compose(self._middleware, partial(self._remote_call, route, None, (), EMPTY))
+        return _wrap(self._middleware, route, partial(self._remote_call, route, None, (), EMPTY))
 
     def caller(
         self, route: Route, convert: Callable[[Any], Any] | None
@@ -146,7 +147,7 @@ class Client:
         Return a function that takes arguments, calls *route* like :meth:`handler`, and applies
         *convert* to the result.
         """
-        if self._middleware:
+        if self._middleware or route.options.middleware:
             return partial(self._through_middleware, self.handler(route), route, convert)
         return partial(self._remote_call, route, convert)
 
@@ -196,7 +197,7 @@ class Client:
             UnserializableValueError, RpcTimeout, ConnectionLost: the call was not sent.
             RuntimeError: the call was not sent, because another event loop owns this client.
         """
-        if self._middleware or route.options.fail_fast:
+        if self._middleware or route.options.middleware or route.options.fail_fast:
             from_thread.require_loop(route.routing_key)
             task = asyncio.ensure_future(self.handler(route)(call))
             return task, task.cancel
@@ -300,6 +301,10 @@ async def _drained(transport: Transport, call: Call) -> None:
             f"{call} was not sent in time: the connection to {transport.url} takes no more data "
             "(the broker is slow or blocked, or too much is sent)"
         ) from None
+
+
+def _wrap(middleware: tuple[Middleware, ...], route: Route, handler: Handler) -> Handler:
+    return compose((*middleware, *route.options.middleware), handler)
 
 
 def _same(message: Message) -> Message:

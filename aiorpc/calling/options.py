@@ -5,12 +5,24 @@ awaits or does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
 import msgspec
 
-from ..checks import FLAG, MAPPING, PRIORITY, TEXT, TIMEOUT, check, check_names, optional
+from ..call import Middleware
+from ..checks import (
+    FLAG,
+    MAPPING,
+    MIDDLEWARE,
+    PRIORITY,
+    TEXT,
+    TIMEOUT,
+    check,
+    check_middleware,
+    check_names,
+    optional,
+)
 from ..context import EMPTY
 from ..wire.message import Message
 
@@ -39,6 +51,7 @@ class Options(TypedDict, total=False):
     priority: int | msgspec.UnsetType
     serializer: str | msgspec.UnsetType | None
     idle_timeout: float | None | msgspec.UnsetType
+    middleware: Sequence[Middleware] | msgspec.UnsetType
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +73,8 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             because a service answers in the serializer of the request.
         idle_timeout: seconds that a stream waits for its next item; ``None`` for no limit. The
             ``timeout`` limits the whole stream.
+        middleware: functions that wrap the call, inside the middleware of the configuration and of
+            the proxy; the first is the outermost.
     """
 
     timeout: float | None | msgspec.UnsetType = UNSET
@@ -72,6 +87,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     serializer: str | None = None
     idle_timeout: float | None = None
+    middleware: tuple[Middleware, ...] = ()
 
     def replaced(self, owner: str, changes: Options) -> CallOptions:
         """
@@ -85,7 +101,12 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: the value of an option is wrong.
         """
         check_options(owner, changes, _KINDS)
-        given = {name: value for name, value in changes.items() if value is not UNSET}
+        given: dict[str, Any] = {
+            name: value for name, value in changes.items() if value is not UNSET
+        }
+        if "middleware" in given:
+            check_middleware(owner, given["middleware"])
+            given["middleware"] = tuple(given["middleware"])
         check(owner, given, _KINDS)
         return msgspec.structs.replace(self, **given)
 
@@ -101,6 +122,7 @@ _KINDS = {
     "priority": PRIORITY,
     "serializer": optional(TEXT),
     "idle_timeout": TIMEOUT,
+    "middleware": MIDDLEWARE,
 }
 
 #: What to write instead of options that Nameko has, or that aiorpc has elsewhere.

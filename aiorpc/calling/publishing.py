@@ -6,14 +6,17 @@ broker's confirms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from ..call import Call, Handler, Middleware, compose
 from ..config import Settings
-from ..context import Context
+from ..context import EMPTY, Context
 from ..exceptions import ConnectionLost, Unroutable
+from ..installed import middleware_of
 from ..transports.base import Outgoing, Transport
 from ..wire.message import Exchange, Message
 from ..wire.names import event_exchange
@@ -32,20 +35,40 @@ class Messages:
 
     Args:
         options: the options of messages that set no others.
+        middleware: wraps each message, inside the middleware of *settings*.
 
     Raises:
         ConfigurationError: *options* name an unknown serializer.
     """
 
     def __init__(
-        self, transport: Transport, wire: Wire, settings: Settings, options: MessageOptions
+        self,
+        transport: Transport,
+        wire: Wire,
+        settings: Settings,
+        options: MessageOptions,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self._transport = transport
         self._payloads = wire.payloads
         self._settings = settings
         self.options = options
+        self.middleware = (*middleware_of(settings), *middleware)
         if options.serializer is not None:
             wire.payloads.serializer(options.serializer)
+
+    def wrapped(self, publish: Callable[[Any, Context], Awaitable[None]]) -> Handler:
+        """Return *publish*, which takes a payload and a context, wrapped in the middleware."""
+
+        async def handler(call: Call) -> None:
+            if len(call.args) != 1 or call.kwargs:
+                raise TypeError(
+                    f"a middleware gave {call} {len(call.args)} argument(s) and "
+                    f"{len(call.kwargs)} by name: a message has one argument, its payload"
+                )
+            await publish(call.args[0], call.context)
+
+        return compose(self.middleware, handler)
 
     def encode(self, payload: Any, context: Context, options: MessageOptions) -> Message:
         """
@@ -99,11 +122,16 @@ class Events:
     """Dispatches events in the name of services, and declares the services' exchanges."""
 
     def __init__(
-        self, transport: Transport, wire: Wire, settings: Settings, options: MessageOptions
+        self,
+        transport: Transport,
+        wire: Wire,
+        settings: Settings,
+        options: MessageOptions,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self._transport = transport
         self._settings = settings
-        self._messages = Messages(transport, wire, settings, options)
+        self._messages = Messages(transport, wire, settings, options, middleware)
         #: The exchanges that this object has declared, by service name.
         self._exchanges: dict[str, Exchange] = {}
         self._declaring = asyncio.Lock()
@@ -144,8 +172,27 @@ class Events:
             ConfigurationError: *changes* have a wrong value, or name an unknown serializer.
         """
         _check_names(service, event_type)
+        options = self._messages.options.replaced("dispatch()", changes)
+        if not self._messages.middleware:
+            await self._publish(service, event_type, options, payload, context)
+            return
+        call = Call(
+            *(service, event_type, (payload,), EMPTY, context, "event"),
+            exchange=event_exchange(service).name,
+            routing_key=event_type,
+        )
+        publish = partial(self._publish, service, event_type, options)
+        await self._messages.wrapped(publish)(call)
+
+    async def _publish(
+        self,
+        service: str,
+        event_type: str,
+        options: MessageOptions,
+        payload: Any,
+        context: Context,
+    ) -> None:
         messages = self._messages
-        options = messages.options.replaced("dispatch()", changes)
         message = messages.encode(payload, context, options)
         exchange = self._exchanges.get(service) or await self._declare_in_time(service)
         try:

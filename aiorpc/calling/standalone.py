@@ -30,6 +30,7 @@ from ..checks import MAPPING, NAME, TIMEOUT, check, check_middleware, optional
 from ..config import Settings, resolve
 from ..context import Context, new_id
 from ..exceptions import ConnectionLost
+from ..installed import middleware_of
 from ..transports import open_transport
 from ..transports.base import Transport
 from ..transports.health import Health, problems_of
@@ -83,6 +84,7 @@ class _Standalone(Generic[P]):
         self._context_data = dict(context_data or {})
         self._middleware = options.get("middleware", ())
         check_middleware(owner, self._middleware)
+        middleware_of(self._settings)  # an error of the configuration should not wait for a broker
         self._transport: Transport | None = None
         self._client: Client | None = None
         #: What ``start`` returned, until ``aclose``.
@@ -196,7 +198,8 @@ class ClusterRpcProxy(_Standalone[ClusterProxy]):
         timeout: seconds that a call may take, if the call sets no timeout; ``None`` for no limit.
             The default is ``RPC_TIMEOUT`` of the configuration (30 if not set).
         context_data: context data that the proxy sends with every call.
-        middleware: functions that wrap every call; the first is the outermost.
+        middleware: functions that wrap every call, inside the middleware of the configuration; the
+            first is the outermost.
     """
 
     def _proxy(self, client: Client) -> ClusterProxy:
@@ -237,6 +240,7 @@ async def event_dispatcher(
     config: Config = None,
     *,
     context_data: Mapping[str, Any] | None = None,
+    middleware: Sequence[Middleware] = (),
     **options: Unpack[MessageKeywords],
 ) -> AsyncGenerator[StandaloneDispatch]:
     """
@@ -249,6 +253,8 @@ async def event_dispatcher(
     exchange first, so an event of a service that never ran is not an error (in Nameko it is).
 
     *options* are :class:`~aiorpc.calling.message_options.MessageKeywords` of all events.
+    *middleware* wraps each dispatch, inside the middleware of the configuration.
+
     Raises:
         ConnectionLost: no broker answered, or confirmed an event, within RPC_TIMEOUT.
         ConfigurationError: the broker refuses the user, the password or the vhost.
@@ -257,9 +263,10 @@ async def event_dispatcher(
     """
     settings = resolve(config)
     check("event_dispatcher()", {"context_data": context_data}, _KINDS)
+    check_middleware("event_dispatcher()", middleware)
     transport = open_transport(settings, name="standalone_event_dispatcher")
     given = MessageOptions().replaced("event_dispatcher()", options)
-    events = Events(transport, Wire.of(settings), settings, given)
+    events = Events(transport, Wire.of(settings), settings, given, middleware)
     context = Context((), dict(context_data or {}))
 
     timeout = settings.rpc_timeout

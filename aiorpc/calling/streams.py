@@ -10,14 +10,14 @@ task does not reference the object that the program holds: so dropping the objec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
-from ..call import Call, Middleware, compose
+from ..call import Call, Handler
 from ..config import Settings
 from ..exceptions import RpcTimeout
 from ..transports.base import Transport
@@ -171,21 +171,21 @@ class StreamCalls:
     The streams of one client.
 
     Args:
-        new_call, send, cancel: methods of the client.
+        wrapped, new_call, send, cancel: methods of the client.
     """
 
     def __init__(
         self,
         transport: Transport,
         settings: Settings,
-        middleware: Sequence[Middleware],
+        wrapped: Callable[[Route, Handler], Handler],
         new_call: Callable[[Route, tuple[Any, ...], Mapping[str, Any]], Call],
         send: Callable[[Call, Route, Callable[..., Pending]], Awaitable[Pending]],
         cancel: Callable[[Pending], None],
     ) -> None:
         self._window = settings.stream_window
         self._alive_every = settings.heartbeat or ALIVE
-        self._middleware = middleware
+        self._wrapped = wrapped
         self._new_call = new_call
         self._send = send
         self._kind = partial(
@@ -224,6 +224,6 @@ class StreamCalls:
 
         async def start(inflow: Inflow) -> None:
             call = self._new_call(route, args, kwargs)
-            await compose(self._middleware, partial(wait, inflow))(call)
+            await self._wrapped(route, partial(wait, inflow))(call)
 
         return RpcStream(start, convert, idle_timeout, route.routing_key)

@@ -9,6 +9,7 @@ functions import yaml, ssl, tomllib and difflib.
 from .broker_url import BrokerUrl, parse_broker_urls
 from .decoding import parse_address
 from .loading import from_mapping, load, parse_define, resolve
+from .middleware import MiddlewareEntry, read_entry
 from .queues import QueueOptions, options_for
 from .redaction import hide, redact_url
 from .settings import SerializerOptions, Settings, TlsOptions, redacted
@@ -16,6 +17,7 @@ from .tls import ssl_context, tls_server_hostname
 
 __all__ = [
     "BrokerUrl",
+    "MiddlewareEntry",
     "QueueOptions",
     "SerializerOptions",
     "Settings",
@@ -27,6 +29,7 @@ __all__ = [
     "parse_address",
     "parse_broker_urls",
     "parse_define",
+    "read_entry",
     "redact_url",
     "redacted",
     "resolve",

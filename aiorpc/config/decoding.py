@@ -4,7 +4,7 @@ Decodes a mapping with YAML's keys into attributes of the settings. Errors name 
 :class:`Decoder` converts values by their types, for any setting. The functions below handle single
 keys: they check texts, correct words that YAML misreads, and find misspelt keys.
 
-No I/O. Imports ``exceptions``, msgspec and ``broker_url``.
+No I/O. Imports ``exceptions``, msgspec, ``broker_url`` and ``middleware``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 from .broker_url import parse_broker_urls
+from .middleware import read_entry
 
 __all__ = [
     "IN_QUOTES",
@@ -245,7 +246,7 @@ def _refuse_misspelt_keys(
 def _check_texts(
     decoder: Decoder, attributes: Mapping[str, Any], tls: bool, uri: str | None
 ) -> None:
-    """Check the syntax of the broker's URL and of the addresses."""
+    """Check the syntax of the broker's URL, of the addresses, and of MIDDLEWARE."""
     try:
         uri = attributes.get("amqp_uri", uri)
         if uri is not None and attributes.keys() & {"amqp_uri", "amqp_ssl"}:
@@ -253,6 +254,8 @@ def _check_texts(
         for key in ("web_server_address", "admin_address"):
             if attributes.get(key) is not None:
                 parse_address(attributes[key], key.upper())
+        for index, entry in enumerate(attributes.get("middleware", ())):
+            read_entry(entry, f"MIDDLEWARE[{index}]")
     except ConfigurationError as error:
         raise decoder.error(str(error)) from None
 

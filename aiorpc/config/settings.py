@@ -191,6 +191,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     logging: dict[str, Any] | None = None
     #: Dotted path of a subclass of ``ServiceContainer``.
     service_container_cls: str | None = None
+    #: ``module:name`` of each middleware, or a mapping of it to options; the outermost first.
+    middleware: list[str | dict[str, Any]] = []
 
     # Databases
     #: ``{"service_name:BaseName": "postgresql://..."}``
@@ -206,6 +208,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     #: The origin of the settings, for error texts: a path, or ``config``. Not a YAML key.
     source: str = "config"
     _given: dict[str, Any] = {}
+    #: What :func:`aiorpc.installed.middleware_of` has loaded.
+    _middleware: list[Any] = []
 
     @property
     def raw(self) -> Mapping[str, Any]:
@@ -271,7 +275,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
         attributes = attributes_of(
             given, fields(), source, own_keys=self.extra_keys, tls=tls, uri=uri
         )
-        return msgspec.structs.replace(self, **attributes, _given={**self._given, **given})
+        return msgspec.structs.replace(
+            self, **attributes, _given={**self._given, **given}, _middleware=[]
+        )
 
     def __repr__(self) -> str:
         return f"Settings({self.source!r}, {redacted(self, defaults=True)!r})"
@@ -285,7 +291,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
 def fields() -> Mapping[str, msgspec.structs.FieldInfo]:
     """Return the fields of the settings, by YAML key."""
     every = msgspec.structs.fields(Settings)
-    return {field.encode_name: field for field in every if field.name not in {"source", "_given"}}
+    others = {"source", "_given", "_middleware"}
+    return {field.encode_name: field for field in every if field.name not in others}
 
 
 def redacted(settings: Settings, *, defaults: bool = False) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, Unpack
 
 from .. import from_thread
+from ..call import Middleware
 from ..calling.message_options import MessageKeywords, MessageOptions
 from ..calling.publishing import Events
+from ..checks import check_middleware
 from ..context import current
 from ..extensions import DependencyProvider, Host, WorkerContext
 
@@ -32,7 +34,8 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
     with ``mandatory=True``, ``dispatch`` raises Unroutable instead.
 
     ``EventDispatcher(...)`` sets options for all events, and ``dispatch(..., priority=5)`` for one:
-    see :class:`~aiorpc.calling.message_options.MessageKeywords`.
+    see :class:`~aiorpc.calling.message_options.MessageKeywords`. *middleware* wraps each dispatch,
+    inside the middleware of the configuration.
 
     Raises:
         ConnectionLost: the broker did not confirm the event before the call's deadline. A call with
@@ -42,13 +45,17 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
         UnserializableValueError: the payload cannot be encoded.
     """
 
-    def __init__(self, **options: Unpack[MessageKeywords]) -> None:
+    def __init__(
+        self, *, middleware: Sequence[Middleware] = (), **options: Unpack[MessageKeywords]
+    ) -> None:
+        check_middleware("EventDispatcher()", middleware)
+        self._middleware = tuple(middleware)
         self._options = MessageOptions().replaced("EventDispatcher()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         service = host.service_name
-        events = Events(host.transport, host.wire, host.settings, self._options)
+        events = Events(host.transport, host.wire, host.settings, self._options, self._middleware)
         await events.declare(service)
 
         def dispatch(event_type: str, payload: Any = None, **options: Any) -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol, Unpack
 
 from .. import from_thread
+from ..call import Call, Middleware
 from ..calling.message_options import MessageKeywords, MessageOptions
 from ..calling.publishing import Messages
-from ..checks import SHORT_TEXT, check, shown
-from ..context import current
+from ..checks import SHORT_TEXT, check, check_middleware, shown
+from ..context import EMPTY, Context, current
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..wire.message import Exchange, Queue, checked
@@ -53,6 +55,7 @@ class Publisher(DependencyProvider[Publish]):
         exchange: the exchange; the service declares it at its start.
         declare: queues and further exchanges that the service declares at its start.
         routing_key: the routing key of messages that set no other.
+        middleware: wraps each message, inside the middleware of the configuration.
         options: options of all messages: ``mandatory``, ``headers``, ``priority``, ...; see
             :class:`~aiorpc.calling.message_options.MessageKeywords`.
     """
@@ -63,6 +66,7 @@ class Publisher(DependencyProvider[Publish]):
         *,
         declare: Sequence[Exchange | Queue] = (),
         routing_key: str = "",
+        middleware: Sequence[Middleware] = (),
         **options: Unpack[MessageKeywords],
     ) -> None:
         self._exchange = exchange = exchange or Exchange()
@@ -80,12 +84,14 @@ class Publisher(DependencyProvider[Publish]):
             self._exchanges.append(exchange)
         self._queues = [each for each in declare if isinstance(each, Queue)]
         self._routing_key = routing_key
+        check_middleware("Publisher()", middleware)
+        self._middleware = tuple(middleware)
         self._options = MessageOptions().replaced("Publisher()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         exchange, default_key, given = self._exchange.name, self._routing_key, self._options
-        messages = Messages(host.transport, host.wire, host.settings, given)
+        messages = Messages(host.transport, host.wire, host.settings, given, self._middleware)
         if self._exchanges or self._queues:
             await host.transport.declare(self._exchanges, self._queues)
 
@@ -96,6 +102,20 @@ class Publisher(DependencyProvider[Publish]):
 
         async def send(payload: Any, routing_key: str, changes: dict[str, Any]) -> None:
             context, options = current.get(), given.replaced("publish()", changes)
+            if not messages.middleware:
+                await encoded(options, routing_key, payload, context)
+                return
+            names = host.service_name, self.attr_name
+            call = Call(
+                *(*names, (payload,), EMPTY, context, "message"),
+                exchange=exchange,
+                routing_key=routing_key,
+            )
+            await messages.wrapped(partial(encoded, options, routing_key))(call)
+
+        async def encoded(
+            options: MessageOptions, routing_key: str, payload: Any, context: Context
+        ) -> None:
             message = messages.encode(payload, context, options)
             await messages.publish(message, exchange, routing_key, context, options.mandatory)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ..context import EMPTY, NO_CONTEXT
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError, IncorrectSignature
 from ..extensions import Ending, Entrypoint, Host, Outcome
@@ -230,21 +231,31 @@ class _Intake:
         host, entrypoint = self.host, self.entrypoint
         if decompresses(host, delivery, partial(self._work, delivery, retries)):
             return
+        again = delivery.redelivered or was_resent(delivery.message)
+        kind, exchange, key = entrypoint.kind, delivery.exchange, delivery.routing_key
+        args: tuple[Any, ...] = ()
+        context = NO_CONTEXT
         try:
             payload, context = host.wire.payloads.decode(delivery.message)
-            args, kwargs = self.arguments.bind((payload,), {})
+            args = (payload,)
+            args, kwargs = self.arguments.bind(args, {})
         except Exception as exc:  # noqa: BLE001 - a body can be anything
-            self._refuse(delivery, exc)
+            call = host.new_call(entrypoint, args, EMPTY, context, kind, again, exchange, key)
+            outcome = Outcome(Ending.REFUSED, error=exc)
+            host.refuse(call, outcome, partial(self._refuse, delivery))
             return
-        again = delivery.redelivered or was_resent(delivery.message)
-        call = host.new_call(entrypoint, args, kwargs, context, entrypoint.kind, again)
+        call = host.new_call(entrypoint, args, kwargs, context, kind, again, exchange, key)
         taken = _Taken(delivery)
         if self.retries is not None:
             taken.retries = retries_of(delivery.message) if retries is None else retries
         self._taken[taken] = None
         host.submit(entrypoint, call, partial(self._settle, taken))
 
-    def _refuse(self, delivery: Delivery, error: Exception) -> None:
+    def _refuse(self, delivery: Delivery, outcome: Outcome) -> None:
+        error = outcome.error
+        if error is None:  # a middleware handled the message
+            self._ack(delivery)
+            return
         name = f"{self.host.service_name}.{self.entrypoint.method_name}"
         if self.retries is not None and not self.entrypoint.dead_letter:
             reason = f"it cannot be read: {type(error).__name__}: {text_of(error)}"

@@ -9,23 +9,18 @@ and logs one line. No message of a peer stops the consumer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from ..exceptions import (
-    AioRpcError,
-    DeliveryUncertain,
-    MethodNotFound,
-    likely,
-)
+from ..context import EMPTY
+from ..exceptions import AioRpcError
 from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..logs import logger, named, one_line
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
-from ..wire.copies import attempts_of
 from ..wire.errors import text_of
 from ..wire.message import Message
 from ..wire.requests import Request
@@ -33,6 +28,7 @@ from .answers import Answers, ServedRequest
 from .attempts import Attempts
 from .cancellations import Cancellations
 from .decompression import decompresses
+from .refusals import Refusals, not_found, uncertain
 from .streams import AGAIN, Collected, Stream, StreamCall, Streams, no_stream
 
 __all__ = ["Method", "Server"]
@@ -84,6 +80,8 @@ class Server:
         self._methods = methods
         self.answers = Answers(host, self.cancellations)
         self._streams = Streams(host, self.cancellations)
+        entrypoints = {name: method.entrypoint for name, method in methods.items()}
+        self._refusals = Refusals(host, entrypoints, self.settle, self._answer_error)
         self._attempts = Attempts(
             host,
             host.wire.rpc_queue(host.service_name).name,
@@ -138,21 +136,24 @@ class Server:
             self._host, request.delivery, partial(self._serve, request)
         ):
             return
+        args: Sequence[Any] = ()
+        kwargs: Any = EMPTY
         try:
             args, kwargs = self._requests.arguments(request)
             if request.late is not None:
-                self._refuse(request, request.late, refusal=True)
+                self._refusals.refuse(request, request.late, args, kwargs, refusal=True)
                 return
             method = self._methods.get(request.method)
             if method is None:
-                raise self._not_found(request.method)
+                raise not_found(request.method, self._host.service_cls, self._methods)
             args, kwargs = method.arguments.bind(args, kwargs)
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
-            self._refuse(request, exc)
+            self._refusals.refuse(request, exc, args, kwargs)
             return
         again = request.delivery.redelivered or request.resent
         if again and method.at_most_once:
-            self._refuse(request, self._uncertain(request), refusal=True)
+            error = uncertain(self._name(request), request)
+            self._refusals.refuse(request, error, args, kwargs, refusal=True)
             return
         cancellations = self.cancellations
         if cancellations.early and cancellations.came_before(request.key):
@@ -174,7 +175,8 @@ class Server:
         again = request.delivery.redelivered or request.resent
         if request.window and (again or not method.stream):
             name = self._name(request)
-            self._refuse(request, no_stream(name) if not method.stream else AGAIN, refusal=True)
+            error = no_stream(name) if not method.stream else AGAIN
+            self._refusals.refuse(request, error, args, kwargs, refusal=True)
             return
         call = self._host.new_call(method.entrypoint, args, kwargs, request.context, "rpc", again)
         answering = self._streams.open(request)
@@ -276,38 +278,6 @@ class Server:
                 extra=self._fields(request),
             )
             request.delivery.ack()
-
-    # Refusals
-
-    def _refuse(self, request: ServedRequest, error: Exception, *, refusal: bool = False) -> None:
-        log.warning(
-            "%s: a request was refused: %s: %s%s",
-            self._name(request),
-            type(error).__name__,
-            error,
-            "" if request.message.reply_to else " (no reply_to: the caller gets no answer)",
-            extra=self._fields(request),
-        )
-        if not request.message.reply_to:
-            request.delivery.reject(requeue=False)
-            return
-        self._answer_error(request, error, refusal=refusal)
-
-    def _not_found(self, method: str) -> MethodNotFound:
-        service_cls = self._host.service_cls
-        if not method.startswith("_") and callable(getattr(service_cls, method, None)):
-            hint = f" ({service_cls.__name__}.{method} has no @rpc)"
-        else:
-            hint = likely(method, self._methods)
-        return MethodNotFound(f"{method}{hint}")
-
-    def _uncertain(self, request: ServedRequest) -> DeliveryUncertain:
-        by_broker = request.delivery.redelivered or attempts_of(request.message) is not None
-        how = "redelivered by the broker" if by_broker else "sent again by its caller"
-        return DeliveryUncertain(
-            f"{self._name(request)} is at-most-once and the request was {how}: it may have run "
-            "already and was not run again. Find out whether it ran, then call again"
-        )
 
     def _fields(self, request: Request) -> dict[str, str]:
         return named(self._host.service_name, request.method)

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 from ..call import Call
 from ..exceptions import AioRpcError, ConnectionLost, IncorrectSignature, UnserializableValueError
@@ -30,7 +30,7 @@ from ..wire.streams import decode_taken, silence_of
 from .answers import ServedRequest
 from .cancellations import Cancellations, Key
 
-__all__ = ["AGAIN", "Collected", "Stream", "StreamCall", "Streams", "no_stream"]
+__all__ = ["AGAIN", "Collected", "Stream", "StreamCall", "Streams", "no_items", "no_stream"]
 
 log = logger("aiorpc.rpc")
 
@@ -53,6 +53,17 @@ def no_stream(method: str) -> IncorrectSignature:
     """Return the error for a request for a stream of *method*, which returns one result."""
     return IncorrectSignature(
         f"{method} returns one result and is not a stream: call it without stream"
+    )
+
+
+def no_items(result: Any) -> NoReturn:
+    """
+    Raises:
+        RuntimeError: a middleware answered a stream with *result*.
+    """
+    raise RuntimeError(
+        f"a middleware answered a stream with a {type(result).__name__}: call the handler with the "
+        "call that it got, or raise an error"
     )
 
 
@@ -191,11 +202,7 @@ class Stream(Answering):
             RuntimeError: a middleware answered in its place.
         """
         if not self.begun:
-            raise RuntimeError(
-                f"{self._name}: a middleware answered a stream with a "
-                f"{type(result).__name__}: call the handler with the call that it got, or raise an "
-                "error"
-            )
+            no_items(result)
 
     def _begin(self) -> None:
         self.begun = True

@@ -21,6 +21,7 @@ from ..checks import check_middleware
 from ..config import Settings, resolve
 from ..exceptions import AioRpcError, ConfigurationError
 from ..extensions import Entrypoint, entrypoints_of, providers_of, service_name_of
+from ..installed import middleware_of
 from ..logs import logger
 from ..timers import Timers
 from ..transports import open_transport
@@ -54,7 +55,8 @@ class ServiceContainer:
     Args:
         config: a URL, a mapping, a path or Settings, as for :class:`~aiorpc.ClusterRpcProxy`.
         transport: a connected transport; the container does not close it.
-        middleware: wraps every call of every entrypoint; the first is the outermost.
+        middleware: wraps every call of every entrypoint, inside the middleware of *config*; the
+            first is the outermost.
 
     Raises:
         ConfigurationError: the class, one of its extensions or the configuration is wrong.
@@ -79,9 +81,10 @@ class ServiceContainer:
         self.providers = providers_of(service_cls)
         self._given_transport = transport
         check_middleware("ServiceContainer()", middleware)
-        self._middleware = tuple(middleware)
+        self._middleware = (*middleware_of(self.settings), *middleware)
         self._pool = pool = Pool(self.service_name, self.settings)
-        self.new_call, self.submit, self.work = pool.new_call, pool.submit, pool.work
+        self.new_call, self.submit = pool.new_call, pool.submit
+        self.refuse, self.work = pool.refuse, pool.work
         #: For ``aiorpc.testing``.
         self.intercept, self.interceptors = pool.intercept, pool.interceptors
         #: The runner makes it patient.

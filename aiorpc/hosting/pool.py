@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
-
-from msgspec.structs import replace
 
 from ..call import Call
 from ..config import Settings
-from ..context import EMPTY, NO_CONTEXT, Context, id_source
 from ..exceptions import AioRpcError, Overloaded
 from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..logs import logger
 from .limits import Limits
+from .new_calls import NewCalls
+from .refusals import refuse
 from .worker import Worker
 from .workshop import Workshop
 
@@ -48,9 +47,9 @@ class Pool:
         self.overran = False
         self._service_name = service_name
         self._max_workers = settings.max_workers
-        self._keep_ids = settings.parent_calls_tracked
         self._cleanup_timeout = settings.cleanup_timeout
-        self._new_id = id_source()
+        self._calls = NewCalls(service_name, settings.parent_calls_tracked)
+        self.new_call = self._calls.new_call
         self._running: set[Worker] = set()
         #: The waiting workers, oldest first.
         self._waiting: dict[Worker, None] = {}
@@ -77,21 +76,6 @@ class Pool:
 
     # Calls
 
-    def new_call(
-        self,
-        entrypoint: Entrypoint,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] = EMPTY,
-        context: Context = NO_CONTEXT,
-        kind: str = "rpc",
-        redelivered: bool = False,
-    ) -> Call:
-        """See :meth:`aiorpc.extensions.Host.new_call`."""
-        name, method = self._service_name, entrypoint.method_name
-        call_id = f"{name}.{method}.{self._new_id()}"
-        context = context.entered(call_id, self._keep_ids)
-        return Call(name, method, args, kwargs, context, kind, redelivered, call_id)
-
     def submit(
         self,
         entrypoint: Entrypoint,
@@ -101,9 +85,21 @@ class Pool:
     ) -> Submission:
         """See :meth:`aiorpc.extensions.Host.submit`."""
         if not call.id:
-            entered = self.new_call(entrypoint, context=call.context)
-            call = replace(call, id=entered.id, context=entered.context)
+            call = self._calls.entered(call)
         return self._run(entrypoint, call, settle, encode)
+
+    def refuse(
+        self,
+        call: Call,
+        outcome: Outcome,
+        settle: Callable[[Outcome], None],
+        encode: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """See :meth:`aiorpc.extensions.Host.refuse`."""
+        if self.accepting and self._workshop.middleware:
+            refuse(self._workshop, self._calls.entered(call), outcome, settle, encode)
+        else:
+            settle(outcome)
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
         """See :meth:`aiorpc.extensions.Host.work`."""
@@ -184,7 +180,7 @@ class Pool:
             if self._limits.enter(worker):
                 self._wait_for_worker(worker)
         except Overloaded as error:
-            worker.cancel(Ending.REFUSED, error)
+            self.refuse(call, Outcome(Ending.REFUSED, error=error), worker.end, encode)
         return worker
 
     def _ended_limited(self, worker: Worker) -> None:

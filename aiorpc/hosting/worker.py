@@ -94,7 +94,8 @@ class Worker(msgspec.Struct, eq=False):
         deadline = self.call.context.deadline
         if deadline is not None:
             if deadline.at <= monotonic():
-                self._finish(_timed_out("it waited for a free worker past its deadline"))
+                outcome = _timed_out("it waited for a free worker past its deadline")
+                self._workshop.host.refuse(self.call, outcome, self.end, self._encode)
                 return
             self._deadlines = self._workshop.timers.add(deadline.at, self)
         if log.isEnabledFor(logging.DEBUG):
@@ -102,10 +103,15 @@ class Worker(msgspec.Struct, eq=False):
         self._state = _STARTING
         self.task = loop.create_task(self._run(), context=context)
 
-    def cancel(self, reason: Ending = Ending.CANCELLED, error: BaseException | None = None) -> None:
+    def end(self, outcome: Outcome) -> None:
+        """End the worker, which never ran, unless it has ended already."""
+        if self._state is not _DONE:
+            self._finish(outcome)
+
+    def cancel(self, reason: Ending = Ending.CANCELLED) -> None:
         """Cancel the worker for *reason*. Does not change the outcome of closing dependencies."""
         if self._state is _WAITING:
-            self._finish(Outcome(reason, error=error))
+            self._finish(Outcome(reason))
         elif self._state in (_STARTING, _RUNNING) and self._cancelled_for is None:
             self._cancelled_for = reason
             if self._state is _RUNNING:
@@ -138,7 +144,7 @@ class Worker(msgspec.Struct, eq=False):
     async def _run(self) -> None:
         cancelled_before_its_first_step = self._cancelled_for is not None
         if cancelled_before_its_first_step:
-            self._finish(self._cancelled())
+            self._finish(_cancelled(self))
             return
         self._state = _RUNNING
         call = self.call
@@ -156,7 +162,7 @@ class Worker(msgspec.Struct, eq=False):
         except asyncio.CancelledError as exc:
             assert self.task is not None
             if self._cancelled_for is not None or self._killed:
-                outcome = self._cancelled()
+                outcome = _cancelled(self)
             elif self.task.cancelling() and self._workshop.stopping():
                 outcome, foreign = Outcome(Ending.ABANDONED), True
             else:  # the method raised it or cancelled its own task: an ordinary error
@@ -164,7 +170,7 @@ class Worker(msgspec.Struct, eq=False):
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a service's error ends its call only
             outcome = Outcome(Ending.RAISED, error=exc)
             if self._cancelled_for is not None:
-                outcome = self._cancelled()
+                outcome = _cancelled(self)
                 log.warning("%s raised an error while it was cancelled: %r", call, exc)
         except BaseException as exc:
             self._finish(Outcome(Ending.RAISED, error=exc))
@@ -230,7 +236,7 @@ class Worker(msgspec.Struct, eq=False):
     def _stop_waiting(self) -> bool:
         """Answer the caller now: the thread may run long. Return whether to stop waiting."""
         if self._cancelled_for is not None and not self._killed:
-            self._settle_once(self._cancelled())
+            self._settle_once(_cancelled(self))
         return self._killed
 
     async def _close(
@@ -278,16 +284,6 @@ class Worker(msgspec.Struct, eq=False):
 
     # The end
 
-    def _cancelled(self) -> Outcome:
-        if self._cancelled_for is Ending.TIMED_OUT and self._committed:
-            return _timed_out(
-                "the method returned in time, and its changes are committed; the middleware ran "
-                "past the deadline and was cancelled"
-            )
-        if self._cancelled_for is Ending.TIMED_OUT:
-            return _timed_out("the method ran past its deadline and was cancelled")
-        return Outcome(self._cancelled_for or Ending.ABANDONED)
-
     def _finish(self, outcome: Outcome) -> None:
         self._state = _DONE
         if self._deadlines is not None:
@@ -310,6 +306,18 @@ class Worker(msgspec.Struct, eq=False):
             settle(outcome)
         except Exception:
             log.exception("%s: the outcome could not be settled", self.call)
+
+
+def _cancelled(worker: Worker) -> Outcome:
+    """Return the outcome of *worker*, which was cancelled."""
+    if worker._cancelled_for is Ending.TIMED_OUT and worker._committed:
+        return _timed_out(
+            "the method returned in time, and its changes are committed; the middleware ran past "
+            "the deadline and was cancelled"
+        )
+    if worker._cancelled_for is Ending.TIMED_OUT:
+        return _timed_out("the method ran past its deadline and was cancelled")
+    return Outcome(worker._cancelled_for or Ending.ABANDONED)
 
 
 def _timed_out(why: str) -> Outcome:

@@ -22,14 +22,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..call import Call, Ending, Outcome
 from ..config import hide
-from ..context import current
+from ..context import Context, current
 from ..exceptions import BadRequest
 from ..extensions import Entrypoint, Host, Submission
 from ..logs import logger
 from ..timers import Timers
 from ..wire.errors import text_of
 from .problems import problem_response
-from .requests import HttpCall, HttpRequest, context_from, known_headers, read_body
+from .requests import HttpCall, HttpRequest, context_from, known_headers, read_body, trace_of
 from .routes import Rule
 
 __all__ = ["Hooks", "HttpEndpoint", "StreamCut"]
@@ -98,7 +98,8 @@ class HttpEndpoint:
             return
         except Exception as error:  # noqa: BLE001 - the hooks may be the user's
             self._log_refusal(error)
-            await _error_response(self.hooks, error)(scope, receive, send)
+            response = await self._refused(request, error)
+            await response(scope, receive, send)
         else:
             await HttpExchange(self, request, receive, send).run(call, timers)
 
@@ -110,6 +111,32 @@ class HttpEndpoint:
         request.fill(await read_body(headers, receive, self.max_body))
         args, kwargs = hooks.get_entrypoint_parameters(request)
         return host.new_call(hooks, args, kwargs, context, "http")
+
+    async def _refused(self, request: HttpRequest, error: Exception) -> Response:
+        """Return the response to a wrong *request*, after the middleware has seen its *error*."""
+        trace = trace_of(known_headers(request.scope))
+        call = HttpCall(
+            *(self.host.service_name, self.hooks.method_name),
+            context=Context(data=trace),
+            kind="http",
+            entrypoint=self.hooks,
+            request=request,
+        )
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if not ended.done():
+                ended.set_result(outcome)
+
+        refused = Outcome(Ending.REFUSED, error=error)
+        self.host.refuse(call, refused, settle, self.hooks.response_from_result)
+        outcome = await ended
+        if outcome.error is None:
+            response: Response = outcome.value
+            return response
+        if isinstance(outcome.error, Exception):
+            return _error_response(self.hooks, outcome.error)
+        return _problem(outcome.error)
 
     def _log_refusal(self, error: Exception) -> None:
         if isinstance(error, (BadRequest, HTTPException)):
@@ -147,7 +174,13 @@ class HttpExchange:
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         fields = (call.service, call.method, call.args, call.kwargs, call.context, call.kind)
-        call = HttpCall(*fields, call.redelivered, call.id, self._request, self)
+        call = HttpCall(
+            *fields,
+            id=call.id,
+            entrypoint=call.entrypoint,
+            request=self._request,
+            _exchange=self,
+        )
         submission = self._host.submit(self._hooks, call, self._settle, self._encode)
         self._submission: Submission | None = submission
         patience = timers.add(monotonic() + _PATIENCE, self)

@@ -22,6 +22,7 @@ from ..context import EMPTY
 from ..exceptions import (
     BadArguments,
     BadRequest,
+    CircuitOpen,
     ConnectionLost,
     MethodNotFound,
     Overloaded,
@@ -56,6 +57,7 @@ KNOWN: Mapping[type[Exception], tuple[str, str | None]] = {
     Overloaded: ("resource_exhausted", "The service has too much to do. Repeat the request later."),
     UnknownService: ("unavailable", "The service does not run."),
     ServiceUnavailable: ("unavailable", "The service does not run."),
+    CircuitOpen: ("unavailable", "The service does not answer. Repeat the request later."),
     ConnectionLost: ("unavailable", "The service cannot be reached, or did not answer."),
     RpcTimeout: ("deadline_exceeded", "The service did not answer in time."),
 }
@@ -135,7 +137,7 @@ def problem_of(error: BaseException, *, call_id: str = "", status: int | None = 
         code=code,
         detail=_text(error) if text is None else text,
         errors=_messages(error),
-        headers=_retry_after(error) if code == "resource_exhausted" else EMPTY,
+        headers=_retry_after(error, code),
     )
 
 
@@ -146,7 +148,7 @@ def code_of(status: int) -> str:
 
 def _chosen(error: BaseException, status: int, call_id: str) -> Problem:
     code = code_of(status)
-    headers = _retry_after(error) if code == "resource_exhausted" else EMPTY
+    headers = _retry_after(error, code)
     if status >= 500:
         return Problem(status=status, code=code, detail=_internal(call_id), headers=headers)
     messages = _messages(error)
@@ -177,8 +179,10 @@ def _messages(error: BaseException) -> Any:
     return (error.messages or None) if isinstance(error, BadArguments) else None
 
 
-def _retry_after(error: BaseException) -> Mapping[str, str]:
+def _retry_after(error: BaseException, code: str) -> Mapping[str, str]:
     seconds = getattr(error, "retry_after", None)
+    if code != "resource_exhausted" and (code != "unavailable" or seconds is None):
+        return EMPTY
     return {"retry-after": str(_RETRY_AFTER if seconds is None else math.ceil(seconds))}
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "known_headers",
     "read_body",
     "timeout_from",
+    "trace_of",
 ]
 
 #: Seconds that a client may take between two parts of a body.
@@ -132,9 +133,14 @@ def context_from(
     """
     if not headers and not data and timeout is None:
         return NO_CONTEXT
-    trace = {name.decode(): headers[name].decode("latin-1") for name in _TRACE if name in headers}
+    trace = trace_of(headers)
     context = Context(data={**trace, **data} if trace or data else EMPTY)
     return context.within(timeout).within(timeout_from(headers))
+
+
+def trace_of(headers: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return the trace in *headers* as context data."""
+    return {name.decode(): headers[name].decode("latin-1") for name in _TRACE if name in headers}
 
 
 def timeout_from(headers: Mapping[bytes, bytes]) -> float | None:

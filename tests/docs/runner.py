@@ -128,8 +128,10 @@ class Reader:
         self.used.discard(name)
 
     def _imports(self, block: Block) -> None:
-        """Record that a block uses the files that *code* imports, directly or not."""
-        for name in re.findall(r"^(?:from|import) (\w+)", block.code, re.MULTILINE):
+        """Record that a block uses the files that it imports, or a configuration in it names."""
+        for name in re.findall(
+            r"(?:^(?:from|import) |\"(?=\w+:\w))(\w+)", block.code, re.MULTILINE
+        ):
             file = f"{name}.py"
             if file in self.written and file not in self.used:
                 self.used.add(file)

@@ -94,7 +94,11 @@ def service_for(name_: str, runs: list[Call], **options: Any) -> type:
 def recorder(runs: list[Call]) -> Any:
     async def record(call: Call, handler: Handler) -> Any:
         runs.append(call)
-        return await handler(call)
+        try:
+            return await handler(call)
+        except DeliveryUncertain:  # the service refused it
+            runs.remove(call)
+            raise
 
     return record
 

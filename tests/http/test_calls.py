@@ -159,6 +159,36 @@ async def test_middleware_sees_the_request_and_may_answer_for_the_method() -> No
     assert seen[0] == ("outer.plain", "http", "GET")
 
 
+async def test_a_refused_request_passes_the_middleware_which_may_answer_it() -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    class Counting:
+        name = "counting"
+
+        @http("GET", "/count")
+        async def count(self, number: int) -> int:
+            return number
+
+    async def check(call: Call, handler: Handler) -> Any:
+        assert isinstance(call, HttpCall)
+        assert call.request is not None
+        try:
+            return await handler(call)
+        except Exception as error:
+            seen.append((f"{call.side} {call}", call.context.data["traceparent"], str(error)))
+            if "x-forgive" in call.request.headers:
+                return {"number": 0}
+            raise
+
+    headers = {"traceparent": "00-1-2-01"}
+    async with serving(Counting, middleware=[check]) as (_, client):
+        refused = await client.get("/count?number=x", headers=headers)
+        answered = await client.get("/count?number=x", headers={**headers, "x-forgive": "yes"})
+    assert (refused.status_code, answered.json()) == (400, {"number": 0})
+    assert [each[:2] for each in seen] == [("server counting.count", "00-1-2-01")] * 2
+    assert "number" in seen[0][2]
+
+
 async def test_max_workers_bounds_requests_and_one_that_waits_can_hang_up() -> None:
     class Busy:
         name = "busy"

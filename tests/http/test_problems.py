@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from aiorpc import (
     BadArguments,
+    CircuitOpen,
     ConnectionLost,
     DeliveryUncertain,
     IncorrectSignature,
@@ -84,6 +85,12 @@ def test_messages_of_a_schema_are_in_the_answer() -> None:
 def test_an_internal_error_names_its_call_id() -> None:
     _, body = answer_to(ValueError(SECRET), call_id="shop.buy.1")
     assert "shop.buy.1" in body["detail"]
+
+
+def test_an_open_circuit_is_unavailable_and_says_when_to_come_back() -> None:
+    response = problem_response(CircuitOpen("open", retry_after=1.5))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+    assert "retry-after" not in problem_response(ServiceUnavailable("none")).headers
 
 
 def test_an_overloaded_service_says_when_to_come_back() -> None:
