@@ -19,7 +19,7 @@ ROOT = Path(aiorpc.__file__).parent
 FLOORS: list[list[str]] = [
     ["context", "exceptions", "figures", "logs", "tracebacks"],
     ["config", "call", "checks", "timers", "from_thread", "former_hooks", "blocking"],
-    ["wire", "declarations", "installed", "management"],
+    ["wire", "declarations", "installed", "management", "sockets"],
     ["transports"],
     ["extensions"],
     ["calling"],

@@ -5,14 +5,29 @@ Opens the admin address of ``aiorpc run``, and reads the address for ``aiorpc he
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from ..config import Settings
 from ..exceptions import ConfigurationError
 from ..hosting.report import Report
+from .parser import settings_of
 
-__all__ = ["admin_address"]
+__all__ = ["admin_address", "settings_of_run"]
+
+
+def settings_of_run(arguments: argparse.Namespace) -> Settings:
+    """
+    Return the settings of ``aiorpc run``, with ``--admin``.
+
+    Raises:
+        ConfigurationError: see :func:`settings_of`; or ``--admin`` is no address.
+    """
+    settings = settings_of(arguments)
+    if arguments.admin is None:
+        return settings
+    return settings.with_defines({"ADMIN_ADDRESS": arguments.admin}, "--admin")
 
 
 def admin_address(

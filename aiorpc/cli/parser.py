@@ -25,6 +25,7 @@ __all__ = [
     "Parser",
     "add_settings",
     "add_timeout",
+    "at_least_one",
     "number",
     "refuse_url",
     "settings_for_server",
@@ -97,6 +98,14 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def at_least_one(text: str) -> int:
+    """Read an int >= 1."""
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not an int >= 1")
+    return value
 
 
 def add_settings(parser: Parser) -> None:

@@ -1,7 +1,7 @@
 """
 Runs ``aiorpc run``: imports the services, hosts them until a signal, and ends the process.
 
-Sets up logging. Imports ``hosting`` and ``config``; makes the event loop.
+Imports ``hosting`` and ``config``; makes the event loop.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import NoReturn
 
 from ..config import Settings
-from ..exceptions import AioRpcError, ConfigurationError
+from ..exceptions import AioRpcError
 from ..hosting.report import Report
 from ..hosting.runner import ServiceRunner, run_until_signal
 from ..hosting.threads import MethodThread
 from ..logs import logger
-from .admin import admin_address
+from .admin import admin_address, settings_of_run
 from .loading import UserCodeFailed, load_services
+from .logging_setup import set_up_logging
 from .output import ExitCode, report
-from .parser import settings_of
 
-__all__ = ["fastest_loop", "run_services", "set_up_logging"]
+__all__ = ["Serving", "fastest_loop", "run_services"]
 
 log = logger("aiorpc.cli")
 
 #: Seconds that idle threads may take to end.
 GRACE = 0.2
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def run_services(arguments: argparse.Namespace) -> int:
@@ -44,10 +45,13 @@ def run_services(arguments: argparse.Namespace) -> int:
         AioRpcError: see :func:`aiorpc.serve`; or the modules or the configuration are wrong.
         UserCodeFailed: a module raised at import, or an extension of a service raised.
     """
-    settings = settings_of(arguments)
-    if arguments.admin is not None:
-        settings = settings.with_defines({"ADMIN_ADDRESS": arguments.admin}, "--admin")
-    serving = Serving(settings, debug=arguments.debug, fail_fast=arguments.fail_fast)
+    settings = settings_of_run(arguments)
+    serving = Serving(
+        settings,
+        fail_fast=arguments.fail_fast,
+        report=partial(report, debug=arguments.debug),
+        beside=lambda serving: admin_address(settings, serving.status),
+    )
     set_up_logging(settings)
     return serving.run(load_services(arguments.modules))
 
@@ -58,12 +62,24 @@ class Serving:
 
     Otherwise, asyncio would wait without limit for tasks that ignore cancellation, and Python for
     busy threads. ``Serving`` does not wait for threads that are older than itself.
+
+    Args:
+        report: reports an error that ``run`` cannot raise, and returns the exit status.
+        beside: returns what is open while the services run, and asks for their status.
     """
 
-    def __init__(self, settings: Settings, *, debug: bool, fail_fast: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        fail_fast: bool,
+        report: Callable[[AioRpcError | UserCodeFailed], int],
+        beside: Callable[[Serving], AbstractContextManager[object]],
+    ) -> None:
         self._settings = settings
         self._fail_fast = fail_fast
-        self._debug = debug
+        self._report = report
+        self._beside = beside
         self._threads = set(threading.enumerate())
         self._runner: ServiceRunner | None = None
         self._error: AioRpcError | UserCodeFailed | None = None
@@ -71,7 +87,7 @@ class Serving:
 
     def run(self, services: Sequence[type]) -> int:
         """Serve until a signal stops the process. Returns and raises like :func:`run_services`."""
-        with admin_address(self._settings, self._report):
+        with self._beside(self):
             self._run(services)
         if self._error is not None:
             raise self._error
@@ -89,7 +105,13 @@ class Serving:
         finally:
             self._close(runner)
 
-    def _report(self) -> Report:
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the services finish their calls."""
+        return self._runner is not None and self._runner.stopping_for > 0
+
+    def status(self) -> Report:
+        """Return the report for probes. Any thread may call this method."""
         if self._runner is None:
             return Report.of((), ["the services are not started yet"])
         return Report.of([self._runner.vitals.report()])
@@ -129,7 +151,7 @@ class Serving:
         status = self._status or ExitCode.FAILED
         try:
             if self._error is not None:  # `run` cannot raise the error, because `run` still waits
-                status = report(self._error, debug=self._debug)
+                status = self._report(self._error)
             names = ", ".join(sorted(thread.name for thread in self._running_threads()))
             what = f"threads that did not return: {names}" if names else "tasks that ignored cancel"
             log.warning("ending without %s", what)
@@ -144,28 +166,6 @@ def _exit(status: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(status)
-
-
-def set_up_logging(settings: Settings) -> None:
-    """
-    Set up logging by ``LOGGING``. Default: INFO and above to stderr.
-
-    Raises:
-        ConfigurationError: ``logging.config.dictConfig`` refuses ``LOGGING``.
-    """
-    if settings.logging is None:
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    else:
-        from logging.config import dictConfig  # imports handlers, sockets and queues
-
-        # The modules have already created loggers. By default, dictConfig disables loggers that it
-        # does not name, also the logger that reports a ready service.
-        defaults: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
-        try:
-            dictConfig(defaults | settings.logging)
-        except (ValueError, TypeError, AttributeError, ImportError) as error:
-            reasons = ": ".join(str(each) for each in (error, error.__cause__) if each is not None)
-            raise ConfigurationError(f"{settings.source}: LOGGING: {reasons}") from error
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -14,8 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.lifespan.off import LifespanOff
 
-from ..config import parse_address
-from ..exceptions import ConfigurationError
+from ..sockets import is_shared, listening_socket
 from .exchange import StreamCut
 
 __all__ = ["Listener"]
@@ -24,6 +23,9 @@ __all__ = ["Listener"]
 _KEEP_ALIVE = 75
 #: Seconds between two looks whether all responses have left.
 _LOOK = 0.01
+#: Seconds in which a client that has a connection may send one more request on it, if other
+#: processes accept the new connections.
+_LINGER = 1.0
 
 
 class Listener:
@@ -51,6 +53,7 @@ class Listener:
         self.port: int
         self.host, self.port = bound.getsockname()[:2]
         self._ticking: asyncio.Task[None] | None = None
+        self._accepts = True
 
     @classmethod
     async def open(
@@ -66,7 +69,7 @@ class Listener:
         Raises:
             ConfigurationError: the address cannot be used.
         """
-        bound = await _bound(address, key)
+        bound = await listening_socket(address, key)
         try:
             listener = cls(app, bound, max_headers)
             await listener._server.startup(sockets=[bound])
@@ -83,16 +86,39 @@ class Listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    def stop_accepting(self) -> None:
+    async def stop_accepting(self) -> None:
         """Close the socket, and the connections without a request. Others close after theirs."""
+        accepted, self._accepts = self._accepts, False
         for server in self._server.servers:
             server.close()
-        for connection in list(self._server.server_state.connections):
-            connection.shutdown()
+        try:
+            if accepted and is_shared():
+                await self._finish_idle_connections()
+        finally:
+            for connection in list(self._server.server_state.connections):
+                connection.shutdown()
+
+    async def _finish_idle_connections(self) -> None:
+        """
+        Answer the next request of each connection, and close the connection with the response.
+
+        Another process already accepts new connections, so the clients should notice nothing. If
+        this process closed a connection at once, a request on its way would be lost.
+        """
+        close = (b"connection", b"close")
+        self._server.config.encoded_headers.append(close)
+        state = self._server.server_state
+        state.default_headers.append(close)  # uvicorn's next tick makes a new list
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _LINGER
+        await asyncio.sleep(_LOOK)  # uvicorn does not know the connections accepted last yet
+        # uvicorn's sets give no event.
+        while loop.time() < ends_at and any(map(_is_idle, state.connections)):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
 
     async def aclose(self, timeout: float) -> None:
         """Wait at most *timeout* seconds for responses to leave, and close all connections."""
-        self.stop_accepting()
+        await self.stop_accepting()
         state = self._server.server_state
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + timeout
@@ -110,18 +136,9 @@ class Listener:
                 await asyncio.wait((self._ticking,))
 
 
-async def _bound(address: str | int, key: str) -> socket.socket:
-    host, port = parse_address(address, key)
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
-        family, _, _, _, where = found[0]
-        return socket.create_server(where[:2], family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{key} {address}: cannot listen there: {error.strerror or error}. Set another "
-            "address, or stop the program that uses it"
-        ) from error
+def _is_idle(connection: Any) -> bool:
+    """Whether uvicorn's *connection* waits for a request, its first one too."""
+    return connection.cycle is None or connection.cycle.response_complete
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -141,7 +141,7 @@ class WebServer:
         finally:
             self._accepting -= 1
             if not self._accepting and self._listener is not None:
-                self._listener.stop_accepting()
+                await self._listener.stop_accepting()
 
     async def _close(self) -> None:
         try:

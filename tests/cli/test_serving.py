@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiorpc import ConfigurationError
-from aiorpc.cli.serving import set_up_logging
+from aiorpc.cli.logging_setup import set_up_logging
 from aiorpc.config import Settings
 from tests.support.command_line import Project, Started
 

@@ -19,7 +19,7 @@ from ...logs import one_line
 from ..calls import Wanted, add_call, explain, wanted_of
 from ..measurement import Figures, Measurement, Plan, percentile, report_of
 from ..output import ExitCode, print_json
-from ..parser import Parser, number, settings_for_server
+from ..parser import Parser, at_least_one, number, settings_for_server
 from ..serving import fastest_loop
 
 __all__ = ["configure", "execute", "measure_service"]
@@ -53,14 +53,6 @@ def configure(parser: Parser) -> None:
     parser.option("--rate -r PER_SECOND", rate, type=number(0.001, 1e6))
     parser.option("--duration -s SECONDS", duration, type=number(0.01), default=10.0)
     parser.option("--json", "Print JSON, for programs.")
-
-
-def at_least_one(text: str) -> int:
-    """Read an int >= 1."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not an int >= 1")
-    return value
 
 
 def execute(arguments: argparse.Namespace) -> int:

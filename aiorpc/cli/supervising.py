@@ -1,0 +1,50 @@
+"""
+Runs ``aiorpc run --workers N``: the parent of the worker processes. Sets up logging; makes the
+event loop. Imports no service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from ..exceptions import ConfigurationError
+from ..hosting.processes.slot import WorkersFailed
+from ..hosting.processes.supervisor import ProcessSupervisor
+from .admin import admin_address, settings_of_run
+from .logging_setup import set_up_logging
+from .output import print_error
+
+__all__ = ["run_workers"]
+
+
+def run_workers(arguments: argparse.Namespace) -> int:
+    """
+    Run ``--workers`` processes with the same command, until a signal, and return the exit status.
+
+    Raises:
+        ConfigurationError: the configuration is wrong, or the system is Windows.
+    """
+    if sys.platform == "win32":
+        raise ConfigurationError(
+            "--workers needs the signals and sockets of a Unix: start several `aiorpc run` instead"
+        )
+    settings = settings_of_run(arguments)
+    set_up_logging(settings)
+    words = arguments.words[arguments.words.index("run") + 1 :]
+    if arguments.debug and "--debug" not in words:  # it stood before `run`
+        words = ["--debug", *words]
+
+    def command(number: int, descriptor: int) -> Sequence[str]:
+        worker = [sys.executable, "-m", f"{__package__}.worker"]
+        return [*worker, str(number), str(descriptor), *words]
+
+    supervisor = ProcessSupervisor(command, arguments.workers)
+    try:
+        with admin_address(settings, supervisor.report):
+            return asyncio.run(supervisor.run())
+    except WorkersFailed as error:
+        print_error(str(error))
+        return error.status
