@@ -76,7 +76,8 @@ class Cluster:
         """Start the nodes that do not run, and return when all see one another."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(Rabbit.start, self.nodes))
-        self.nodes[0].ctl("await_online_nodes", str(len(self.nodes)), within=_JOIN_WITHIN)
+        # A node that was cut off pauses, and then answers with an error: faults break the first.
+        self.nodes[-1].ctl("await_online_nodes", str(len(self.nodes)), within=_JOIN_WITHIN)
 
     def cut_off(self, node: Rabbit) -> None:
         """Cut the connections between `node` and the other nodes, which notice it at once."""
