@@ -31,6 +31,7 @@ COMMANDS = {
     "shell": "Open a Python prompt with top-level await, and the cluster as n.",
     "health": "Ask a running `aiorpc run` whether it is ready, or alive.",
     "ls": "List services, their queues and their consumers.",
+    "top": "Show what services do now: rates, durations, errors and queues.",
     "bench": "Measure how fast a running service answers.",
     "show-config": "Show the configuration without its secrets.",
     "new": "Make a directory with a new service, its configuration and its test.",

@@ -168,8 +168,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
     shutdown_timeout: SecondsOrZero = 25.0
     #: Seconds for dependencies to close after a call is cancelled.
     cleanup_timeout: SecondsOrZero = 5.0
-    #: Answer ``aiorpc ls``. This needs one more queue per service.
+    #: Answer ``aiorpc ls`` and ``aiorpc top``. This needs one more queue per service.
     discovery: bool = True
+    #: Answer ``aiorpc top --stacks``: the running calls with their arguments and stacks. Everybody
+    #: who may use the broker may ask.
+    discovery_stacks: bool = False
     #: ``[address:]port``, see :func:`parse_address`. None: no socket, for tests.
     web_server_address: str | int | None = "0.0.0.0:8000"
     #: Largest body of an HTTP request, in bytes.

@@ -30,9 +30,11 @@ from ..transports.health import Health, problems_of
 from ..wire.message import name_fault
 from ..wire.protocol import Wire
 from .background import Background
-from .discovery import Discoverable
+from .counts import Ledger
+from .discovery.answering import Discoverable
+from .discovery.reporting import Reports
 from .patience import Patience
-from .pool import Pool
+from .pool import Pool, waiting_in
 from .sharing import Shared
 from .unawaited import reporting_unawaited
 from .worker import Worker
@@ -83,6 +85,8 @@ class ServiceContainer:
         check_middleware("ServiceContainer()", middleware)
         self._middleware = (*middleware_of(self.settings), *middleware)
         self._pool = pool = Pool(self.service_name, self.settings)
+        self._ledger = ledger = Ledger(lambda: pool.workers, lambda: waiting_in(pool))
+        self.activity, self.reset_counts = ledger.activity, ledger.reset
         self.new_call, self.submit = pool.new_call, pool.submit
         self.refuse, self.work = pool.refuse, pool.work
         #: For ``aiorpc.testing``.
@@ -138,7 +142,8 @@ class ServiceContainer:
         self._loop = loop = asyncio.get_running_loop()
         self._timers = Timers(loop)
         self._workshop = Workshop(
-            self, self.entrypoints, self.providers, self._middleware, self._timers, self._stops
+            *(self, self.entrypoints, self.providers, self._middleware, self._timers, self._ledger),
+            self._stops,
         )
         self._pool.open(self._workshop, self.entrypoints)
         self._stopping = asyncio.Event()
@@ -242,7 +247,8 @@ class ServiceContainer:
             discoverable = None
             if self.settings.discovery:
                 # First, so that the broker makes its queue and the entrypoints' queues at once.
-                discoverable = Discoverable(self, self.entrypoints)
+                reports = Reports(self, self.entrypoints, self._pool, self._workshop)
+                discoverable = Discoverable(self, reports)
                 listeners.push_async_callback(discoverable.aclose)
             for kind, entrypoints in _in_turn(self.entrypoints):
                 listen = partial(kind.listen_all, self, entrypoints)

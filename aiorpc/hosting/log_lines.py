@@ -13,7 +13,7 @@ from ..call import Call
 from ..config import hide
 from ..context import current
 from ..exceptions import BadArguments
-from ..extensions import Ending, Outcome
+from ..extensions import Ending, Entrypoint, Outcome
 from ..logs import indented, logger
 from ..wire.errors import text_of
 
@@ -57,7 +57,7 @@ class CallLogFilter(logging.Filter):
 def log_end(
     call: Call,
     outcome: Outcome,
-    expected: ExceptionClasses,
+    entrypoint: Entrypoint,
     service_cls: type,
     began: float,
 ) -> None:
@@ -65,13 +65,14 @@ def log_end(
     Log the error of *call*, if it has one, and at level DEBUG how *call* ended.
 
     Args:
-        expected: the errors that are warnings.
+        entrypoint: has the errors that are warnings.
         began: the ``time.monotonic()`` at which the worker started; 0 for no line at DEBUG.
     """
     token = current.set(call.context)  # a worker that did not run ends in another context
     try:
         error = outcome.error
         if error is not None:
+            expected = (entrypoint.expected_exceptions, entrypoint.answers)
             _log_error(call, outcome, error, expected, service_cls)
         if began:
             how = outcome.ending.value if error is None else type(error).__name__

@@ -21,7 +21,7 @@ from .refusals import refuse
 from .worker import Worker
 from .workshop import Workshop
 
-__all__ = ["Pool", "Submit"]
+__all__ = ["Pool", "Submit", "waiting_in"]
 
 log = logger("aiorpc.hosting")
 
@@ -96,6 +96,7 @@ class Pool:
         encode: Callable[[Any], Any] | None = None,
     ) -> None:
         """See :meth:`aiorpc.extensions.Host.refuse`."""
+        self._workshop.ledger.refused(call.entrypoint, outcome)
         if self.accepting and self._workshop.middleware:
             refuse(self._workshop, self._calls.entered(call), outcome, settle, encode)
         else:
@@ -279,3 +280,8 @@ class Pool:
             self._idle = self._loop.create_future()
             await asyncio.wait((self._idle,), timeout=timeout)
         return not self._running
+
+
+def waiting_in(pool: Pool) -> list[Worker]:
+    """Return the workers that wait."""
+    return [*pool._limits.waiting(), *pool._waiting]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..call import Call
@@ -26,8 +28,8 @@ __all__ = ["MethodThread", "Threads"]
 
 log = logger("aiorpc.hosting")
 
-#: A function to run, and the future of its result. ``None`` ends the thread.
-Work: TypeAlias = tuple[Callable[[], Any], "Future[Any]"] | None
+#: A function to run for a call, and the future of its result. ``None`` ends the thread.
+Work: TypeAlias = tuple[Call, Callable[[], Any], "Future[Any]"] | None
 
 
 class Threads:
@@ -41,7 +43,7 @@ class Threads:
     def __init__(self, service_name: str, most: int) -> None:
         self._service_name = service_name
         self._most = most
-        self._count = 0
+        self._threads: list[MethodThread] = []
         self._queue: SimpleQueue[Work] | None = None
         self._idle = threading.Semaphore(0)
         self._closed = False
@@ -63,7 +65,7 @@ class Threads:
                 waiting.
         """
         way_back = Bridge(asyncio.get_running_loop())
-        thread = self._submit(way_back.for_thread(method, *call.args, **call.kwargs))
+        thread = self._submit(call, way_back.for_thread(method, *call.args, **call.kwargs))
         running = asyncio.wrap_future(thread)
         cancelling: asyncio.CancelledError | None = None
         while not running.done():
@@ -85,7 +87,7 @@ class Threads:
             raise _awaitable(call, result)
         return result
 
-    def _submit(self, function: Callable[[], Any]) -> Future[Any]:
+    def _submit(self, call: Call, function: Callable[[], Any]) -> Future[Any]:
         if self._closed:
             raise RuntimeError(f"{self._service_name} has stopped and starts no more methods")
         if self._queue is None:
@@ -93,12 +95,20 @@ class Threads:
 
             self._queue = SimpleQueue()
         future: Future[Any] = Future()
-        self._queue.put((function, future))
-        if not self._idle.acquire(blocking=False) and self._count < self._most:
-            name = f"aiorpc-{self._service_name}_{self._count}"
-            self._count += 1
-            MethodThread(name, self._queue, self._idle).start()
+        self._queue.put((call, function, future))
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
+            name = f"aiorpc-{self._service_name}_{len(self._threads)}"
+            thread = MethodThread(name, self._queue, self._idle)
+            self._threads.append(thread)
+            thread.start()
         return future
+
+    def frame_of(self, call: Call) -> FrameType | None:
+        """Return what the thread that runs the method of *call* executes now, if there is one."""
+        for thread in self._threads:
+            if thread.call is call and thread.ident is not None:
+                return sys._current_frames().get(thread.ident)
+        return None
 
     def close(self) -> None:
         """Start no more methods. Does not wait for running methods, but logs their names."""
@@ -131,15 +141,18 @@ class MethodThread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._queue = queue
         self._idle = idle
+        #: The call whose method runs now.
+        self.call: Call | None = None
 
     def run(self) -> None:
         while (work := self._queue.get()) is not None:
-            function, future = work
+            self.call, function, future = work
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function())
                 except BaseException as exc:  # noqa: BLE001 - the worker raises it in the loop
                     future.set_exception(exc)
+            self.call = None
             del work, function, future  # an idle thread must not keep arguments and results
             self._idle.release()
         self._queue.put(None)  # ends the next thread

@@ -31,11 +31,12 @@ from ..exceptions import RpcTimeout
 from ..extensions import Ending, Entrypoint, Outcome, WorkerContext
 from ..logs import logger
 from ..timers import Bucket
+from .counts import bucket_of
 from .log_lines import log_end
 from .sensitive import secrets_of
 from .workshop import Workshop
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "phase_of"]
 
 log = logger("aiorpc.worker")
 
@@ -86,32 +87,27 @@ class Worker(msgspec.Struct, eq=False):
     _overdue: bool = False
     _result: Any = _NOTHING
     _encoded: Any = None
-    #: The ``time.monotonic()`` of the start, if the log gets a line at DEBUG; else 0.
-    _began: float = 0.0
+    #: The ``time.monotonic()`` of the start; 0 before.
+    began: float = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Run in *context*. If the deadline passed while the worker waited, end without a run."""
         deadline = self.call.context.deadline
+        now = monotonic()
         if deadline is not None:
-            if deadline.at <= monotonic():
+            if deadline.at <= now:
                 outcome = _timed_out("it waited for a free worker past its deadline")
                 self._workshop.host.refuse(self.call, outcome, self.end, self._encode)
                 return
             self._deadlines = self._workshop.timers.add(deadline.at, self)
-        if log.isEnabledFor(logging.DEBUG):
-            self._began = monotonic()
+        self.began = now
         self._state = _STARTING
         self.task = loop.create_task(self._run(), context=context)
-
-    def end(self, outcome: Outcome) -> None:
-        """End the worker, which never ran, unless it has ended already."""
-        if self._state is not _DONE:
-            self._finish(outcome)
 
     def cancel(self, reason: Ending = Ending.CANCELLED) -> None:
         """Cancel the worker for *reason*. Does not change the outcome of closing dependencies."""
         if self._state is _WAITING:
-            self._finish(Outcome(reason))
+            self.end(Outcome(reason))
         elif self._state in (_STARTING, _RUNNING) and self._cancelled_for is None:
             self._cancelled_for = reason
             if self._state is _RUNNING:
@@ -144,7 +140,7 @@ class Worker(msgspec.Struct, eq=False):
     async def _run(self) -> None:
         cancelled_before_its_first_step = self._cancelled_for is not None
         if cancelled_before_its_first_step:
-            self._finish(_cancelled(self))
+            self.end(_cancelled(self))
             return
         self._state = _RUNNING
         call = self.call
@@ -152,10 +148,8 @@ class Worker(msgspec.Struct, eq=False):
         foreign = False
         try:
             middleware = self._workshop.middleware
-            if middleware:
-                result = await compose(middleware, self.serve)(call)
-            else:
-                result = await self.serve(call)
+            handler = compose(middleware, self.serve) if middleware else self.serve
+            result = await handler(call)
             if result is not self._result:  # a middleware made or changed the answer
                 self._encoded = self._encode(result) if self._encode else result
             outcome = Outcome(_RETURNED, self._encoded)
@@ -173,9 +167,9 @@ class Worker(msgspec.Struct, eq=False):
                 outcome = _cancelled(self)
                 log.warning("%s raised an error while it was cancelled: %r", call, exc)
         except BaseException as exc:
-            self._finish(Outcome(Ending.RAISED, error=exc))
+            self.end(Outcome(Ending.RAISED, error=exc))
             raise
-        self._finish(outcome)
+        self.end(outcome)
         if foreign:
             raise asyncio.CancelledError
 
@@ -284,28 +278,44 @@ class Worker(msgspec.Struct, eq=False):
 
     # The end
 
-    def _finish(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome) -> None:
+        """End the worker with *outcome*, unless it has ended already."""
+        if self._state is _DONE:
+            return
         self._state = _DONE
         if self._deadlines is not None:
             self._deadlines.pop(self, None)
         if outcome.error is not None and self.entrypoint.sensitive_arguments:
             outcome.secrets = secrets_of(self.entrypoint, self.call, self._workshop.service_cls)
+        if self.began or outcome.ending is Ending.CANCELLED:  # a refusal was counted before
+            counts = self._workshop.ledger[self.entrypoint]
+            seconds = monotonic() - self.began if self.began else 0.0
+            counts.ended += 1
+            counts.seconds += seconds
+            if counts.durations is not None and self.began:
+                counts.durations[bucket_of(seconds)] += 1
+            if outcome.error is not None:
+                counts.failed(self.entrypoint, outcome)
         self._settle_once(outcome)
         self._result = self._encoded = None
         self._encode = None  # the submitter may hold this worker: a reference cycle for each call
         self._ended(self)
-        if outcome.error is not None or self._began:  # last, because a user's log filter can raise
-            expected = (self.entrypoint.expected_exceptions, self.entrypoint.answers)
-            log_end(self.call, outcome, expected, self._workshop.service_cls, self._began)
+        began = self.began if log.isEnabledFor(logging.DEBUG) else 0.0
+        if outcome.error is not None or began:  # last, because a user's log filter can raise
+            log_end(self.call, outcome, self.entrypoint, self._workshop.service_cls, began)
 
     def _settle_once(self, outcome: Outcome) -> None:
         settle, self._settle = self._settle, None
-        if settle is None:
-            return
         try:
-            settle(outcome)
+            if settle is not None:
+                settle(outcome)
         except Exception:
             log.exception("%s: the outcome could not be settled", self.call)
+
+
+def phase_of(worker: Worker) -> str:
+    """Return ``waiting`` (for its start), ``running``, or ``closing`` (its dependencies)."""
+    return {_WAITING: "waiting", _CLOSING: "closing"}.get(worker._state, "running")
 
 
 def _cancelled(worker: Worker) -> Outcome:

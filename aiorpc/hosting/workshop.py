@@ -14,6 +14,7 @@ from ..call import Call, Middleware
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Entrypoint, Host
 from ..timers import Timers
+from .counts import Ledger
 from .threads import Threads
 
 __all__ = ["Workshop"]
@@ -32,6 +33,7 @@ class Workshop:
         coroutines: the names of the coroutine methods that need only an ``await``.
         values: providers without anything to close after a call.
         lifetimes: providers that open and close around each call.
+        ledger: the counts of each entrypoint.
         cleanup_timeout: seconds that the dependencies of one worker may take to close.
     """
 
@@ -42,6 +44,7 @@ class Workshop:
         providers: Sequence[DependencyProvider[Any]],
         middleware: Sequence[Middleware],
         timers: Timers,
+        ledger: Ledger,
         stopping: Callable[[], bool],
     ) -> None:
         _require_instances(host.service_cls, providers)
@@ -56,6 +59,8 @@ class Workshop:
         )
         finished = {each.method_name for each in entrypoints if each.finishes}
         self.coroutines = self._awaitable - finished
+        self.ledger = ledger
+        ledger.open(entrypoints)
         self.values = [provider for provider in providers if not provider.has_lifetime]
         self.lifetimes = [provider for provider in providers if provider.has_lifetime]
         self.middleware = tuple(middleware)

@@ -179,7 +179,8 @@ class Gateway:
     @functools.cached_property
     def _hosted(self) -> type:
         given = (each[0] if isinstance(each, tuple) else each for each in self._services)
-        return service_of(self, [each for each in given if isinstance(each, type)])
+        offered = [each for each in given if isinstance(each, type)]
+        return service_of(self, offered, methods=map(str, self._operations.values()), **self._info)
 
     def health(self) -> Health:
         """Return whether calls can be made now."""

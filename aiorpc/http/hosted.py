@@ -42,11 +42,25 @@ class _Serving(Entrypoint):
             yield
 
 
-def service_of(gateway: Hostable, offered: Iterable[type]) -> type:
-    """Return a service class that serves *gateway*, which calls the classes in *offered*."""
+def service_of(
+    gateway: Hostable, offered: Iterable[type], *, title: str, version: str, methods: Iterable[str]
+) -> type:
+    """
+    Return a service class that serves *gateway*, which calls the classes in *offered*.
+
+    Args:
+        title, version, methods: what ``aiorpc ls`` shows of the gateway.
+    """
 
     async def serve(self: object) -> None: ...
 
     _Serving.decorator(gateway=gateway)(serve)
-    names = {"name": "gateway", "serve": serve, "__aiorpc_calls__": tuple(offered)}
+    names = {
+        "name": "gateway",
+        "version": version,
+        "metadata": {"methods": ", ".join(sorted(methods))},
+        "serve": serve,
+        "__aiorpc_calls__": tuple(offered),
+        "__doc__": title,
+    }
     return type("Gateway", (), names)

@@ -26,7 +26,7 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.config import resolve
-from aiorpc.hosting.discovery import discover
+from aiorpc.hosting.discovery.asking import discover
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
@@ -105,7 +105,7 @@ async def test_the_permissions_of_the_page_suffice(limited: str) -> None:
             with pytest.raises(UnknownService):
                 await cluster.nobody.method.with_options(fail_fast=fail_fast)()
         found = await discover(transport, 1.0)
-        assert {instance.service for instance in found} == {"prices", "shop"}
+        assert {instance.name for instance in found} == {"prices", "shop"}
         await transport.declare(queues=[Queue("rpc-shop.parked")])
         await transport.publish(
             Outgoing(exchange="", routing_key="rpc-shop.parked", message=Message(body=b"")), 5

@@ -17,7 +17,8 @@ import msgspec
 
 from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
-from ...hosting.discovery import Instance, discover
+from ...hosting.discovery.asking import discover
+from ...hosting.discovery.shapes import EndpointInfo, Info
 from ...logs import one_line
 from ...transports import open_transport
 from ...transports.base import State, Transport
@@ -65,6 +66,12 @@ class Listed(msgspec.Struct, omit_defaults=True):
     untold: bool = False
     #: The HTTP routes by method.
     routes: dict[str, list[str]] = {}
+    #: The version of the service in each process, if its class has a ``version``.
+    versions: dict[str, str] = {}
+    #: The first paragraph of the docstring of the service class.
+    description: str = ""
+    #: The ``metadata`` of the service class in each process, if it has any.
+    metadata: dict[str, dict[str, str]] = {}
     #: The methods by process, if the processes answer calls of one service with other methods.
     differing: dict[str, list[str]] = {}
 
@@ -136,20 +143,20 @@ async def list_services(settings: Settings, names: Sequence[str], wait: float) -
         await transport.start(CONNECT_TIMEOUT)
         try:
             async with asyncio.timeout(wait + CONNECT_TIMEOUT):
-                instances = await discover(transport, wait)
+                instances = await discover(transport, wait, *(names if len(names) == 1 else ()))
         except TimeoutError:
             raise ConnectionLost(
                 f"{transport.url} did not confirm the discovery message within "
                 f"{CONNECT_TIMEOUT:g} s"
             ) from None
         if names:
-            instances = [instance for instance in instances if instance.service in names]
+            instances = [instance for instance in instances if instance.name in names]
         listed = _group(instances, names)
         await _look_at_all(transport, listed)
         return listed
 
 
-def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
+def _group(instances: Sequence[Info], names: Sequence[str]) -> list[Listed]:
     """Return a row per service and queue. A silent service in *names* has its queue for calls."""
     groups: dict[tuple[str, str | None], Listed] = {}
 
@@ -159,29 +166,38 @@ def _group(instances: Sequence[Instance], names: Sequence[str]) -> list[Listed]:
         )
 
     for instance in instances:
-        process = f"{instance.host}:{instance.pid}"
-        for entry in instance.entrypoints:
-            listed = row(instance.service, entry.queue)
-            if entry.method not in listed.methods:
-                listed.methods.append(entry.method)
-            if entry.route and entry.route not in listed.routes.get(entry.method, ()):
-                listed.routes.setdefault(entry.method, []).append(entry.route)
-            if process not in listed.processes:
-                listed.processes.append(process)
+        for endpoint in instance.endpoints:
+            listed = row(instance.name, endpoint.queue)
+            _add(listed, instance, endpoint)
     for (service, queue), listed in groups.items():
         if queue is not None and queue == rpc_queue_name(service):
             listed.differing = _differing(service, queue, instances)
-    for name in {*names} - {instance.service for instance in instances}:
+    for name in {*names} - {instance.name for instance in instances}:
         row(name, rpc_queue_name(name))
     return sorted(groups.values(), key=lambda each: (each.service, each.queue or ""))
 
 
-def _differing(service: str, queue: str, instances: Sequence[Instance]) -> dict[str, list[str]]:
+def _add(listed: Listed, instance: Info, endpoint: EndpointInfo) -> None:
+    """Add an endpoint of an instance to the row of its queue."""
+    name, process = endpoint.name, instance.process
+    if name not in listed.methods:
+        listed.methods.append(name)
+    route = endpoint.metadata.get("route")
+    if route and route not in listed.routes.get(name, ()):
+        listed.routes.setdefault(name, []).append(route)
+    if process not in listed.processes:
+        listed.processes.append(process)
+    if instance.version:
+        listed.versions[process] = instance.version
+    if instance.of_the_class:
+        listed.metadata[process] = instance.of_the_class
+    listed.description = instance.description or listed.description
+
+
+def _differing(service: str, queue: str, instances: Sequence[Info]) -> dict[str, list[str]]:
     """Return the methods of each process on *queue*, if they differ; else an empty mapping."""
     methods = {
-        f"{each.host}:{each.pid}": sorted(each.called_on(queue))
-        for each in instances
-        if each.service == service
+        each.process: sorted(each.called_on(queue)) for each in instances if each.name == service
     }
     return methods if len({tuple(each) for each in methods.values()}) > 1 else {}
 
@@ -222,13 +238,21 @@ def print_table(listed: Sequence[Listed]) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ("CONSUMERS", "WAITING"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("METHODS", "PROCESSES"):
+    described = any(each.description for each in listed)
+    for heading in ("METHODS", "PROCESSES", *(("DESCRIPTION",) if described else ())):
         table.add_column(heading)
     for each in listed:
         is_missing = each.queue and each.consumers is None and not each.untold
         consumers = "no queue" if is_missing else each.consumers
         methods = [" ".join((name, *_in_brackets(each.routes.get(name)))) for name in each.methods]
-        lists = (", ".join(methods), ", ".join(each.processes))
+        processes = [
+            " ".join(
+                (name, *_in_brackets([version] if (version := each.versions.get(name)) else ()))
+            )
+            for name in each.processes
+        ]
+        last = (each.description,) if described else ()
+        lists = (", ".join(methods), ", ".join(processes), *last)
         cells = (each.service, each.queue, consumers, each.waiting, *lists)
         table.add_row(
             # Text, because rich would read markup in a name: [red].

@@ -6,14 +6,17 @@ import asyncio
 import json
 import os
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from aiorpc import (
     BROADCAST,
+    ConfigurationError,
     ConnectionLost,
     ServiceContainer,
+    ServiceRunner,
     event_handler,
     rpc,
 )
@@ -25,11 +28,13 @@ from aiorpc.cli.commands.ls import (
     print_table,
 )
 from aiorpc.config import resolve
-from aiorpc.hosting.discovery import Fired, Instance
-from aiorpc.http import http
+from aiorpc.hosting.discovery.shapes import Fired, Info, Instance
+from aiorpc.http import Gateway, http
+from aiorpc.transports import open_transport
 from aiorpc.transports.base import QueueState, Subscription
 from aiorpc.transports.memory.transport import MemoryTransport
 from aiorpc.wire.message import Queue
+from aiorpc.wire.names import DISCOVERY_EXCHANGE
 from tests.support.command_line import Project, Started, invoke, run
 
 #: Seconds to wait for answers.
@@ -57,9 +62,10 @@ class Two:
 def test_processes_with_other_methods_are_told_in_a_note(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def instance(pid: int, *methods: str) -> Instance:
+    def instance(pid: int, *methods: str) -> Info:
         queue = "rpc-tests_one"
-        return Instance("tests_one", "host", pid, tuple(Fired(m, "Rpc", queue) for m in methods))
+        fired = tuple(Fired(method, "Rpc", queue) for method in methods)
+        return Instance("tests_one", "host", pid, fired).info()
 
     (listed,) = _group([instance(1, "a", "b"), instance(2, "a", "c")], [])
     assert listed.differing == {"host:1": ["a", "b"], "host:2": ["a", "c"]}
@@ -99,6 +105,49 @@ async def test_the_routes_of_a_service_are_listed(capsys: pytest.CaptureFixture[
     assert listed.routes == {"book": ["GET /first", "GET,POST /books/<int:number>"]}
     print_table([listed])
     assert "book (GET /first, GET,POST /books/<int:number>)" in capsys.readouterr().out
+
+
+async def test_a_gateway_is_listed_with_its_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"AMQP_URI": "memory://cli-gateway", "WEB_SERVER_ADDRESS": None}
+    offered = Gateway(services=[One], authenticate=None, title="Books", version="2")
+    async with ServiceRunner(offered, config=config):
+        (listed,) = await list_services(resolve(config), [], WAIT)
+    assert (listed.service, listed.queue, listed.description) == ("gateway", None, "Books")
+    assert listed.routes == {"serve": ["POST /rpc/{service}/{method}"]}
+    assert listed.metadata == {PROCESS: {"methods": "tests_one.first, tests_one.second"}}
+    print_table([listed])
+    assert f"{PROCESS} (2)" in capsys.readouterr().out
+
+
+class Described:
+    """Sells books,
+    and nothing else."""
+
+    name = "tests_one"
+    version = "1.4.0"
+
+    @rpc
+    async def first(self) -> None: ...
+
+
+async def test_versions_and_descriptions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = resolve("memory://cli-described")
+    async with ServiceContainer(Described, settings):
+        (listed,) = await list_services(settings, [], WAIT)
+    assert listed.versions == {PROCESS: "1.4.0"}
+    assert listed.metadata == {}
+    print_table([listed])
+    heading, _, row, *_ = capsys.readouterr().out.splitlines()
+    assert heading.split()[-1] == "DESCRIPTION"
+    assert row.rstrip().endswith(f"{PROCESS} (1.4.0)   Sells books, and nothing else.")
+
+
+async def test_a_look_leaves_no_exchange_at_the_broker() -> None:
+    settings = resolve("memory://cli-empty")
+    async with open_transport(settings) as transport:
+        assert await list_services(settings, [], 0.01) == []
+        with pytest.raises(ConfigurationError, match="there is no exchange"):
+            await transport.declare([replace(DISCOVERY_EXCHANGE, passive=True)])
 
 
 class Announced:

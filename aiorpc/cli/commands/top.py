@@ -1,0 +1,230 @@
+"""
+``aiorpc top``: shows what services do now, per method: rates, durations, errors, queues.
+
+Asks the services with discovery messages, and the broker about their queues. Imports rich to draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+
+from ...config import Settings
+from ...exceptions import ConfigurationError, ConnectionLost
+from ...hosting.discovery.asking import Asker, asking
+from ...hosting.discovery.shapes import DiscoveryAnswer, Question, Stacks, Stats
+from ...transports import open_transport
+from ...transports.base import Transport
+from ..calls import CONNECT_TIMEOUT
+from ..live_view import Depths, View, view_of
+from ..output import ExitCode, print_error, print_json, print_note
+from ..parser import Parser, add_settings, number, settings_for_server
+
+__all__ = ["configure", "execute"]
+
+#: Seconds that the broker may take to describe one queue, and all queues of one refresh.
+LOOK, LOOKS = 0.5, 2.0
+#: Refreshes for which an instance that answers no more is shown.
+MISSES = 5
+#: The longest interval between two refreshes: services keep durations for twice as long.
+LONGEST = 30.0
+
+ARGUMENTS = "[SERVICE ...]"
+
+DESCRIPTION = """\
+Each line is a method, with the calls of all instances since the last refresh.
+The times are those of running methods, without the wait for a worker. On a
+terminal, the table is refreshed in place; Ctrl-C ends it."""
+
+EXAMPLES = """\
+  $ aiorpc top
+  $ aiorpc top orders --interval 5
+  $ aiorpc top --json | jq '.methods[] | select(.queue > 100)'
+  $ aiorpc top --stacks orders
+"""
+
+
+def configure(parser: Parser) -> None:
+    text = "Services of aiorpc to show. (default: all that answer)"
+    parser.add_argument("services", metavar="SERVICE", nargs="*", help=text)
+    interval = "Seconds between two refreshes. (default: 2)"
+    parser.option("--interval -i SECONDS", interval, type=number(0.1, LONGEST), default=2.0)
+    count = "Refreshes to show. (default: until Ctrl-C)"
+    parser.option("--count -n N", count, type=number(1), default=None)
+    wait = "Seconds to wait for answers. (default: 0.5)"
+    parser.option("--wait SECONDS", wait, type=number(0.01, LONGEST), default=0.5)
+    stacks = "Show the running calls of SERVICE once: ids, ages, arguments, stacks."
+    parser.option("--stacks SERVICE", stacks)
+    parser.option("--json", "Print JSON, one line for each refresh.")
+    add_settings(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show what the services do, and return the exit status."""
+    settings = settings_for_server(arguments, "top")
+    if arguments.stacks is not None:
+        if arguments.services:
+            raise ConfigurationError("--stacks names the one service to show: leave out SERVICE")
+        found = asyncio.run(_stacks_of(settings, arguments.stacks, arguments.wait))
+        return _print_stacks(found, arguments.stacks, as_json=arguments.json)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_show(settings, arguments))
+    return ExitCode.OK
+
+
+async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
+    interval, wait = arguments.interval, min(arguments.wait, arguments.interval)
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(
+            aclosing(open_transport(settings, name="aiorpc top"))
+        )
+        await transport.start(CONNECT_TIMEOUT)
+        asker = await stack.enter_async_context(asking(transport))
+        watch = Watch(transport, asker, arguments.services, wait)
+        show = stack.enter_context(_screen(interval, as_json=arguments.json))
+        await watch.look()  # rates need an earlier answer
+        for _ in _times(arguments.count):
+            await asyncio.sleep(interval - wait)
+            try:
+                view = await watch.look()
+            except ConnectionLost as error:  # it may come back
+                view = view_of([], {}, {}, transport.url)
+                view.trouble = str(error)
+            show(view)
+
+
+def _times(count: float | None) -> Generator[int]:
+    number = 0
+    while count is None or number < count:
+        yield number
+        number += 1
+
+
+class Watch:
+    """Asks for the statistics of *services* again and again; of all services if there are none."""
+
+    def __init__(
+        self, transport: Transport, asker: Asker, services: Sequence[str], wait: float
+    ) -> None:
+        self._transport = transport
+        self._asker = asker
+        self._services = frozenset(services)
+        self._wait = wait
+        #: The last answer of each instance.
+        self._before: dict[str, Stats] = {}
+        #: The number of looks in a row that each instance has not answered.
+        self._missed: Counter[str] = Counter()
+        #: Exclusive queues, which the broker describes only to their owners.
+        self._untold: set[str] = set()
+
+    async def look(self) -> View:
+        """
+        Ask, and return the figures since the last look.
+
+        Raises:
+            ConnectionLost: the question could not be sent.
+        """
+        (only,) = self._services if len(self._services) == 1 else ("",)
+        answers = await self._asker.ask(Question.STATS, self._wait, only)
+        answers = [each for each in answers if not self._services or each.name in self._services]
+        depths = await self._depths(_queues_of(answers))
+        view = view_of(answers, self._before, depths, self._transport.url)
+        view.silent = self._silent({each.id: each for each in answers if isinstance(each, Stats)})
+        return view
+
+    def _silent(self, now: dict[str, Stats]) -> list[str]:
+        """Remember the answers *now*, and return the instances that have not answered."""
+        self._before.update(now)
+        self._missed.update(self._before.keys() - now.keys())
+        for each in [each for each in self._before if each in now or self._missed[each] > MISSES]:
+            del self._missed[each]
+            if each not in now:
+                del self._before[each]
+        silent = [self._before[each] for each in self._missed]
+        return sorted(f"{each.name} in {each.process}" for each in silent)
+
+    async def _depths(self, queues: Sequence[str]) -> Depths:
+        """
+        Look at *queues*. They have consumers, because their services have answered just now: a look
+        renews ``x-expires``, and matters only to a queue without consumers.
+        """
+        depths: Depths = {}
+        until = time.monotonic() + LOOKS
+        for queue in queues:
+            began = time.monotonic()
+            if queue in self._untold or began >= until:
+                continue
+            state = await self._transport.inspect(queue, LOOK)
+            if state is not None and state.exists and not state.trouble:
+                depths[queue] = state.messages, state.consumers
+            elif state is None and time.monotonic() - began < LOOK:
+                # The refusal closes a channel: do not repeat it.
+                self._untold.add(queue)
+        return depths
+
+
+def _queues_of(answers: Sequence[DiscoveryAnswer]) -> list[str]:
+    stats = [each for each in answers if isinstance(each, Stats)]
+    return sorted({each.queue for answer in stats for each in answer.endpoints if each.queue})
+
+
+@contextmanager
+def _screen(interval: float, *, as_json: bool) -> Generator[Callable[[View], None]]:
+    """Yield a function that shows a view: as JSON, in place on a terminal, or as a table."""
+    if as_json:
+        yield print_json
+        return
+    from ..live_table import printed, refreshed
+
+    if sys.stdout.isatty():
+        with refreshed(interval) as show:
+            yield show
+    else:
+        yield printed
+
+
+async def _stacks_of(settings: Settings, service: str, wait: float) -> list[Stacks]:
+    async with aclosing(open_transport(settings, name="aiorpc top")) as transport:
+        await transport.start(CONNECT_TIMEOUT)
+        async with asking(transport) as asker:
+            answers = await asker.ask(Question.STACKS, wait, service)
+    return [each for each in answers if isinstance(each, Stacks)]
+
+
+def _print_stacks(found: Sequence[Stacks], service: str, *, as_json: bool) -> int:
+    permitted = [each for each in found if each.permitted]
+    if as_json:
+        print_json(permitted)
+    for answer in permitted if not as_json else ():
+        print("\n".join(_lines_of(answer)))
+    for answer in found:
+        if not answer.permitted:
+            print_note(
+                f"{answer.name} in {answer.process} does not show its calls: set DISCOVERY_STACKS: "
+                "true in its configuration"
+            )
+    if not found:
+        print_error(f"no instance of {service} answered: see `aiorpc ls`, or raise --wait")
+    if permitted:
+        return ExitCode.OK
+    return ExitCode.WRONG if found else ExitCode.NO_SERVICE
+
+
+def _lines_of(answer: Stacks) -> Generator[str]:
+    from ...logs import one_line
+
+    number = len(answer.calls) + answer.left_out
+    yield one_line(f"{answer.name} in {answer.process} (id {answer.id}): {number} call(s)")
+    for doing in answer.calls:
+        arguments = ", ".join(f"{name}={value}" for name, value in doing.arguments.items())
+        age = "" if doing.state == "waiting" else f" for {doing.seconds:.1f} s"
+        yield one_line(f"  {doing.call_id} {doing.state}{age}: {doing.method}({arguments})")
+        for line in doing.stack:
+            yield one_line(f"    {line}")
+    if answer.left_out:
+        yield f"  ... and {answer.left_out} more"
