@@ -85,7 +85,7 @@ def _found(entry: MiddlewareEntry, where: str) -> Any:
 def _made(maker: Any, entry: MiddlewareEntry, where: str) -> Any:
     """Call *maker*, a class or a function, with the options of *entry*."""
     options: Mapping[str, Any] = entry.options or {}
-    if not callable(maker):
+    if not callable(maker) or inspect.iscoroutinefunction(maker):
         kind = type(maker).__name__
         raise ConfigurationError(f"{where}: {entry}, of type {kind}, takes no options: remove them")
     known = inspect.signature(maker)

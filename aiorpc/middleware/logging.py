@@ -31,8 +31,10 @@ _KINDS = {
     "arguments": FLAG,
     "logger": NAME,
 }
-#: Characters of an error's text that a line shows.
+#: Characters of a text that a line shows.
 _MOST = 500
+#: JSON has these types.
+_SIMPLE = (int, float, bool, type(None))
 
 
 class json_lines:  # noqa: N801 - used like a function
@@ -83,7 +85,12 @@ class json_lines:  # noqa: N801 - used like a function
     def _write(self, call: Call, began: float, error: BaseException | None) -> None:
         try:
             line = self._line(call, monotonic() - began, error)
-            self._log.info("%s", msgspec.json.encode(line, enc_hook=text_of).decode())
+            text = msgspec.json.encode(line).decode()
+            # log.info() would look for the line of code that logs.
+            record = self._log.makeRecord(
+                self._log.name, logging.INFO, __file__, 0, text, (), None, "json_lines"
+            )
+            self._log.handle(record)
         except Exception:  # an error here must not become the error of the call
             logging.getLogger("aiorpc.worker").exception("%s could not be logged as JSON", call)
 
@@ -109,15 +116,30 @@ class json_lines:  # noqa: N801 - used like a function
             line["error"] = type(error).__name__
             line["text"] = hide(one_line(text_of(error), _MOST), secrets)
         if self._arguments and entrypoint is not None:
-            line["args"] = hide([_plain(value) for value in call.args], secrets)
-            line["kwargs"] = hide({key: _plain(each) for key, each in call.kwargs.items()}, secrets)
+            line["args"] = [_shown(value, secrets) for value in call.args]
+            line["kwargs"] = {name: _shown(value, secrets) for name, value in call.kwargs.items()}
         return line
 
 
-def _plain(value: Any) -> Any:
-    """Return *value* as texts in lists and dicts. Other objects, such as a request, stay closed."""
+def _shown(value: Any, secrets: tuple[str, ...]) -> Any:
+    """
+    Return *value* without *secrets*, as JSON can carry it: lists and dicts have texts. Other
+    objects, such as a request, are texts themselves.
+    """
+    kind = type(value)
+    if not secrets and (kind in _SIMPLE or (kind is str and len(value) <= _MOST)):
+        return value
     opened = isinstance(value, dict | list | tuple | set | frozenset)
-    return safe_for_serialization(value if opened else text_of(value))
+    text = _cut(hide(safe_for_serialization(value if opened else text_of(value)), secrets))
+    return value if kind in _SIMPLE and text == str(value) else text
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_cut(key): _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    return value if len(value) <= _MOST else f"{value[:_MOST]}... ({len(value)} characters)"
 
 
 def _outcome_of(call: Call, error: BaseException | None) -> str:

@@ -24,6 +24,7 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.middleware.logging import json_lines
+from aiorpc.testing import entrypoint_hook
 from tests.support.waiting import eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -95,7 +96,7 @@ async def test_a_line_tells_the_call_its_trace_and_its_outcome(
     assert sell["call_id"] == sell["call_id_stack"][-1]
     assert sell["call_id_stack"][-2] == buy["call_id"]
     assert hear["call_id_stack"][-2] == sell["call_id"]
-    assert (sell["args"], sell["kwargs"]) == (["Emma"], {"pieces": "2"})
+    assert (sell["args"], sell["kwargs"]) == (["Emma"], {"pieces": 2})
     assert sell["outcome"] == "ok"
     assert 0 < sell["seconds"] < buy["seconds"] < 10
 
@@ -143,6 +144,23 @@ async def test_lines_of_callers_and_of_unknown_methods_have_no_arguments(
         ("producer", "sold")
     }
     assert all("args" not in line and "kwargs" not in line for line in found.values())
+
+
+async def test_long_and_unusual_arguments_are_cut_texts(config: dict[str, Any], lines: Any) -> None:
+    class Anything:
+        name = "any"
+
+        @rpc
+        async def method(self, *args: Any) -> None: ...
+
+    async with ServiceContainer(Anything, config) as container:
+        method = await entrypoint_hook(container, "method")
+        await method("x" * 600, {"long": ["y" * 600]}, object, iter([1]), None, float("nan"))
+    long, nested, cls, iterator, nothing, nan = lines()[0]["args"]
+    assert long == "x" * 500 + "... (600 characters)"
+    assert nested == {"long": ["y" * 500 + "... (600 characters)"]}
+    assert (cls, nothing, nan) == ("<class 'object'>", None, None)
+    assert iterator.startswith("<list_iterator object")
 
 
 async def test_without_arguments_and_below_the_level_nothing_of_them_is_written(
