@@ -37,8 +37,8 @@ class ManagementRefused(ConfigurationError):
     The management API refused a request.
 
     Attributes:
-        status: the status of HTTP: 401 for wrong credentials, 403 for a user without the tag that
-            the request needs, 404 for an object that does not exist.
+        status: the status of HTTP: 401 or 403 for wrong credentials, or for a user without the tag
+            that the request needs; 404 for an object that does not exist.
     """
 
     def __init__(self, status: int, text: str) -> None:
@@ -220,10 +220,10 @@ def _tls_of(settings: Settings, broker: BrokerUrl) -> ssl.SSLContext:
 
 def _refusal(url: str, path: str, status: int) -> str:
     what = f"{url} refuses {path} with the status {status}"
-    return {
-        401: f"{what}: the user or the password is wrong. Name them in the URL: "
-        "http://user:password@host:15672",
-        403: f"{what}: the user lacks a tag. Give the user the tag monitoring, or administrator "
-        "for permissions and limits: rabbitmqctl set_user_tags USER administrator",
-        404: f"{what}: it does not exist there",
-    }.get(status, what)
+    if status in {401, 403}:  # RabbitMQ 3.10 answers 401 to a user without the tag, too
+        return (
+            f"{what}: the user or the password is wrong (http://user:password@host:15672), or the "
+            "user lacks a tag: monitoring, or administrator for permissions and limits "
+            "(rabbitmqctl set_user_tags USER administrator)"
+        )
+    return f"{what}: it does not exist there" if status == http.client.NOT_FOUND else what

@@ -32,6 +32,7 @@ COMMANDS = {
     "health": "Ask a running `aiorpc run` whether it is ready, or alive.",
     "ls": "List services, their queues and their consumers.",
     "top": "Show what services do now: rates, durations, errors and queues.",
+    "doctor": "Look for what is wrong with configuration, broker and databases.",
     "bench": "Measure how fast a running service answers.",
     "show-config": "Show the configuration without its secrets.",
     "new": "Make a directory with a new service, its configuration and its test.",

@@ -64,10 +64,15 @@ class RpcProxy(DependencyProvider[T]):
             return self._service
         return next(iter(get_args(getattr(self, "__orig_class__", None))), None)
 
+    @property
+    def service_name(self) -> str:
+        """The name of the service that is called."""
+        service = self._service
+        return service if isinstance(service, str) else service_name_of(service)
+
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        service = self._service
-        name = service if isinstance(service, str) else service_name_of(service)
+        name = self.service_name
         client = await client_of(host)
         client.route(name, "", self._options)  # an unknown serializer fails the start
         self._proxy = ServiceProxy(client, name, self._options, self.interface)

@@ -69,7 +69,7 @@ class Publisher(DependencyProvider[Publish]):
         middleware: Sequence[Middleware] = (),
         **options: Unpack[MessageKeywords],
     ) -> None:
-        self._exchange = exchange = exchange or Exchange()
+        self.exchange = exchange = exchange or Exchange()
         checked("Publisher()", exchange, Exchange)
         check("Publisher()", {"routing_key": routing_key}, {"routing_key": SHORT_TEXT})
         if isinstance(declare, Exchange | Queue) or not isinstance(declare, Iterable):
@@ -79,10 +79,11 @@ class Publisher(DependencyProvider[Publish]):
             )
         for each in declare:
             checked("Publisher(declare=)", each, Exchange, Queue)
-        self._exchanges = [each for each in declare if isinstance(each, Exchange)]
+        #: The exchanges and queues that the service declares at its start.
+        self.exchanges = [each for each in declare if isinstance(each, Exchange)]
         if exchange.name:
-            self._exchanges.append(exchange)
-        self._queues = [each for each in declare if isinstance(each, Queue)]
+            self.exchanges.append(exchange)
+        self.queues = [each for each in declare if isinstance(each, Queue)]
         self._routing_key = routing_key
         check_middleware("Publisher()", middleware)
         self._middleware = tuple(middleware)
@@ -90,10 +91,10 @@ class Publisher(DependencyProvider[Publish]):
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        exchange, default_key, given = self._exchange.name, self._routing_key, self._options
+        exchange, default_key, given = self.exchange.name, self._routing_key, self._options
         messages = Messages(host.transport, host.wire, host.settings, given, self._middleware)
-        if self._exchanges or self._queues:
-            await host.transport.declare(self._exchanges, self._queues)
+        if self.exchanges or self.queues:
+            await host.transport.declare(self.exchanges, self.queues)
 
         def publish(payload: Any, *, routing_key: str = default_key, **options: Any) -> Any:
             # Any, because type checkers differ about the type of a coroutine.

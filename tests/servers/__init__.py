@@ -41,6 +41,6 @@ from __future__ import annotations
 from .cluster import Cluster
 from .process import ServerError
 from .provision import Urls, down, up, urls
-from .rabbitmq import Rabbit
+from .rabbitmq import ManagedRabbit, Rabbit
 
-__all__ = ["Cluster", "Rabbit", "ServerError", "Urls", "down", "up", "urls"]
+__all__ = ["Cluster", "ManagedRabbit", "Rabbit", "ServerError", "Urls", "down", "up", "urls"]

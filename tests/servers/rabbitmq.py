@@ -82,6 +82,10 @@ class Rabbit(PrivateServer):
     def prepare(self) -> None:
         self.configure(secrets.token_hex(20))
 
+    def enable(self, *plugins: str) -> None:
+        """Enable plugins before the first start."""
+        self.write("enabled_plugins", f"[{','.join(plugins)}].\n")
+
     def configure(self, cookie: str, settings: str = "") -> None:
         """Write the configuration; nodes of one cluster have one `cookie`."""
         own = _CONFIGURATION.format(loopback=LOOPBACK, **self.record.ports)
@@ -152,6 +156,33 @@ class Rabbit(PrivateServer):
         """
         program = installed(type(self)).with_name("rabbitmqctl")
         return self.run_tool([program, "--quiet", *arguments], within=within)
+
+
+class ManagedRabbit(Rabbit):
+    """
+    A node with the plugins for management and shovels, and small limits. Its statistics are fresh.
+    """
+
+    ports = (*Rabbit.ports, "management")
+
+    @property
+    def management(self) -> str:
+        """The URL of the management API."""
+        return f"http://guest:guest@{LOOPBACK}:{self.record.ports['management']}"
+
+    def prepare(self) -> None:
+        listener = f"management.tcp.ip = {LOOPBACK}\n"
+        listener += f"management.tcp.port = {self.record.ports['management']}\n"
+        self.configure(secrets.token_hex(20), listener + _SMALL)
+        self.enable("rabbitmq_management", "rabbitmq_shovel")
+
+
+_SMALL = """\
+collect_statistics_interval = 200
+max_message_size = 1000000
+frame_max = 8192
+channel_max = 30
+"""
 
 
 def _erts_directories() -> list[str]:

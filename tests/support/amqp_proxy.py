@@ -65,6 +65,13 @@ class Proxy:
         for client in self._clients:
             client.transport.abort()
 
+    async def quiet(self) -> None:
+        """Wait at most 0.2 s until every connection has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                while self._clients or self._brokers:
+                    await asyncio.sleep(0)
+
     async def accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.connections += 1
         broker_reader, broker = await asyncio.open_connection(self.host, self.port)
@@ -130,5 +137,6 @@ async def proxied(
         yield proxy
     finally:
         proxy.hang_up()
+        await proxy.quiet()
         server.close()
         await server.wait_closed()

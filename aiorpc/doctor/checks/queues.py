@@ -1,0 +1,165 @@
+"""Checks of consumers and messages of queues. Awaits the broker and the management API."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime
+
+from ...management import ListedQueue
+from ...transports.amqp.conversation import Refused
+from ...wire.names import parked_queue
+from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
+from ..findings import Finding, FindingKind, NotChecked, Severity, ok
+from ..registry import check
+
+__all__: list[str] = []
+
+#: Seconds after which a waiting message is old.
+OLD = 300.0
+#: Queues with these beginnings belong to services of Nameko and aiorpc.
+_OURS = ("rpc-", "evt-")
+_PARKED = parked_queue("").name
+#: The ends of queues that nobody consumes: of parked messages, and of delayed ones.
+_RESTING = re.compile(rf"({re.escape(_PARKED)}|\.retry-\d+ms)$")
+
+DOWN = FindingKind(
+    "queue-down",
+    Severity.ERROR,
+    why="The broker accepts and delivers no message of the queue.",
+    remedy="Start the node that has it. A quorum queue needs the majority of its nodes.",
+)
+NO_CONSUMERS = FindingKind(
+    "consumers-missing",
+    Severity.WARNING,
+    why="Calls end with RpcTimeout, and events wait.",
+    remedy="Start the service, or delete the queue if nobody needs it any more. A process that "
+    "runs and does not consume says why in its log.",
+)
+STUCK = FindingKind(
+    "consumers-stuck",
+    Severity.WARNING,
+    why="Consumers hold as many messages as they may, and finish none.",
+    remedy="Look at what the methods wait for, such as a database or another service.",
+)
+MESSAGES = FindingKind(
+    "messages-old",
+    Severity.WARNING,
+    why="Callers have given up already; events arrive late.",
+    remedy="Start more processes, or raise max_workers; delete messages that nobody needs.",
+)
+PARKED = FindingKind(
+    "messages-parked",
+    Severity.WARNING,
+    why="These messages failed for good, and nobody works on them.",
+    remedy="Read why (aiorpc parked show), then replay or purge them. The header "
+    "x-exception-message has the error.",
+)
+
+
+@check
+async def consumers(case: Case) -> AsyncGenerator[Finding]:
+    if case.given_management is not None:
+        for name, queue in (await _listed(case)).items():
+            if _is_consumed(case, name):
+                yield _of_listed(name, queue)
+        return
+    consumed = [name for name in case.queues if _is_consumed(case, name)]
+    if not consumed:
+        raise NotChecked(
+            "AMQP does not list queues", f"name modules with services, or {USE_MANAGEMENT}"
+        )
+    for name in consumed:
+        answer = await case.queue(name)
+        if isinstance(answer, Refused):
+            if answer.unavailable:
+                yield DOWN.found(name, answer.text)
+            elif answer.code != 404:
+                raise NotChecked(answer.text, subject=name)
+        elif not answer.consumers:
+            yield NO_CONSUMERS.found(name, f"nobody consumes it; {answer.messages} messages wait")
+        else:
+            yield ok(name, f"{answer.consumers} consumers; {answer.messages} messages wait")
+
+
+def _is_consumed(case: Case, name: str) -> bool:
+    known = {each.queue.name: each.consumed for needs in case.needs for each in needs.lasting}
+    return known.get(name, _RESTING.search(name) is None)
+
+
+async def _listed(case: Case) -> Mapping[str, ListedQueue]:
+    """Return the queues of the services, and all that services of Nameko and aiorpc declare."""
+    return {
+        name: each
+        for name, each in (await case.listed()).items()
+        if name in case.queues or name.startswith(_OURS)
+    }
+
+
+def _of_listed(name: str, queue: ListedQueue) -> Finding:
+    waiting = queue.messages_ready or 0
+    if queue.state not in {"running", "idle", "flow"}:
+        return DOWN.found(name, f"its state is {queue.state}")
+    if not queue.consumers:
+        return NO_CONSUMERS.found(name, f"nobody consumes it; {waiting} messages wait")
+    if waiting and queue.delivering == 0:
+        held = f"{queue.consumers} consumers hold {queue.messages_unacknowledged} messages"
+        return STUCK.found(name, f"{waiting} messages wait, and the broker delivers none: {held}")
+    return ok(name, f"{queue.consumers} consumers; {waiting} messages wait")
+
+
+@check
+async def ages(case: Case) -> AsyncGenerator[Finding]:
+    unknown = []
+    for name, queue in (await _listed(case)).items():
+        if not queue.messages_ready or not _is_consumed(case, name):
+            continue
+        age, least = _age(queue)
+        if age is None:
+            unknown.append(name)
+        elif age > OLD:
+            text = f"the oldest of {queue.messages_ready} messages waits for"
+            more = "at least " if least else ""
+            yield MESSAGES.found(name, f"{text} {more}{age:.0f} s")
+        elif not least:
+            yield ok(name, f"the oldest message waits for {age:.0f} s")
+    if unknown:
+        raise NotChecked(
+            f"the ages of messages in {', '.join(unknown)}: their publishers set no timestamp",
+            "compare the rates of arrival and of delivery in the management UI",
+        )
+
+
+def _age(queue: ListedQueue) -> tuple[float | None, bool]:
+    """Return the age in seconds of the oldest message, and whether it is only the least age."""
+    sent = queue.head_message_timestamp
+    if isinstance(sent, int | float):
+        return time.time() - sent, False
+    if queue.idle_since and not queue.consumers:  # nothing came since then
+        idle = datetime.fromisoformat(queue.idle_since)
+        idle = idle if idle.tzinfo is not None else idle.replace(tzinfo=UTC)
+        return time.time() - idle.timestamp(), True
+    return None, False
+
+
+@check
+async def parked(case: Case) -> AsyncGenerator[Finding]:
+    if case.given_management is not None:
+        found = {
+            name: queue.messages
+            for name, queue in (await case.listed()).items()
+            if name.endswith(_PARKED)
+        }
+    else:
+        found = {}
+        for name in (each for each in case.queues if each.endswith(_PARKED)):
+            answer = await case.queue(name)
+            found[name] = 0 if isinstance(answer, Refused) else answer.messages
+        if not found:
+            raise NotChecked(f"all parked queues: {NO_MANAGEMENT}", USE_MANAGEMENT)
+    for name, messages in found.items():
+        if messages:
+            yield PARKED.found(name, f"{messages} messages are parked")
+    if not any(found.values()):
+        yield ok("parked queues", "no message is parked")

@@ -1,0 +1,331 @@
+"""
+Broken setups that need no server, and those that need a RabbitMQ. The doctor finds each by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiorpc import Exchange, Publisher, Queue, RpcProxy, consume, event_handler, rpc
+from aiorpc.config import resolve
+from aiorpc.doctor.findings import Severity
+from aiorpc.transports import open_transport
+from aiorpc.transports.base import Outgoing
+from aiorpc.wire.message import Message
+from tests.support.amqp_proxy import Proxy, proxied
+from tests.support.doctor import Broken, Setup, broken, diagnosed, expect, setups, with_parts
+
+TLS = Path(__file__).parent.parent / "data" / "tls"
+ALONE: list[Broken] = []
+ON_RABBITMQ: list[Broken] = []
+
+
+class Greeter:
+    name = f"doctor_{uuid.uuid4().hex[:8]}"
+
+    @rpc
+    async def hello(self) -> str:
+        return "hello"
+
+
+# Without a server. The URL is one at which nobody listens.
+
+
+@broken(ALONE, "name-unknown", "no.test")
+async def a_misspelt_host(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": "amqp://no.test/"})
+
+
+@broken(ALONE, "address-unreachable", "127.0.0.1")
+async def a_broker_that_does_not_run(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url})
+
+
+@broken(ALONE, "not-amqp", "127.0.0.1")
+async def the_port_of_another_program(url: str) -> AsyncIterator[Setup]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield Setup({"AMQP_URI": f"amqp://127.0.0.1:{port}/"})
+
+
+@broken(ALONE, "connection-unencrypted", "two.test")
+async def a_connection_without_tls(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": "amqp://shop:secret@two.test:1/"})
+
+
+@broken(ALONE, "guest-from-elsewhere", "two.test")
+async def the_user_guest_on_another_host(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": "amqp://two.test:1/"})
+
+
+@broken(ALONE, "certificate-unverified")
+async def tls_without_a_check_of_the_certificate(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "AMQP_SSL": {"cert_reqs": 0}})
+
+
+@broken(ALONE, "configuration-wrong")
+async def a_missing_file_of_authorities(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "AMQP_SSL": {"ca_certs": "/no/such/file"}})
+
+
+@broken(ALONE, "setting-without-effect")
+async def a_setting_without_effect(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "TRANSPORT_OPTIONS": {"max_retries": 3}})
+
+
+@broken(ALONE, "calls-unbounded", "RPC_TIMEOUT")
+async def calls_without_a_time_limit(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "RPC_TIMEOUT": None})
+
+
+@broken(ALONE, "prefetch-below-workers", "PREFETCH_COUNT")
+async def workers_that_never_work(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "PREFETCH_COUNT": 1})
+
+
+@broken(ALONE, "heartbeat-off", "HEARTBEAT")
+async def no_heartbeats(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "HEARTBEAT": 0})
+
+
+@broken(ALONE, "heartbeat-slow", "HEARTBEAT")
+async def slow_heartbeats(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "HEARTBEAT": 600})
+
+
+@broken(ALONE, "heartbeat-hasty")
+async def hasty_heartbeats_in_the_url(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": f"{url}?heartbeat=1"})
+
+
+@setups(ALONE)
+async def test_the_doctor_finds_it_without_a_server(setup: Broken, closed_url: str) -> None:
+    await expect(setup, closed_url)
+
+
+@pytest.fixture
+def closed_url() -> str:
+    return "amqp://127.0.0.1:1/"
+
+
+# On RabbitMQ. The URL is its URL.
+
+
+def _context(file: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    key = TLS / ("expired.pem" if file == "expired.pem" else "broker-key.pem")
+    context.load_cert_chain(TLS / file, key)
+    return context
+
+
+@asynccontextmanager
+async def _tls(url: str, file: str = "broker.pem", **options: Any) -> AsyncIterator[Setup]:
+    async with proxied(url, tls=_context(file)) as proxy:
+        ssl_options = {"ca_certs": str(TLS / "ca.pem"), **options}
+        yield Setup({"AMQP_URI": proxy.url, "AMQP_SSL": ssl_options})
+
+
+@broken(ON_RABBITMQ, "tls-name", "localhost")
+async def a_certificate_of_another_name(url: str) -> AsyncIterator[Setup]:
+    async with _tls(url) as setup:
+        yield setup
+
+
+@broken(ON_RABBITMQ, "tls-chain", "localhost")
+async def a_certificate_of_an_unknown_authority(url: str) -> AsyncIterator[Setup]:
+    other = str(TLS / "expired.pem")
+    async with _tls(url, ca_certs=other, server_hostname="broker.test") as setup:
+        yield setup
+
+
+@broken(ON_RABBITMQ, "tls-expired", "localhost")
+async def an_expired_certificate(url: str) -> AsyncIterator[Setup]:
+    async with _tls(url, "expired.pem", ca_certs=str(TLS / "expired.pem")) as setup:
+        yield setup
+
+
+@broken(ON_RABBITMQ, "tls-client-certificate", "127.0.0.1")
+async def a_broker_that_demands_a_certificate(url: str) -> AsyncIterator[Setup]:
+    context = _context("broker.pem")
+    context.load_verify_locations(TLS / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    # asyncio's server does not send the alert that OpenSSL makes.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(asyncio.to_thread(_shake_hands, listener, context))
+        options = {"ca_certs": str(TLS / "ca.pem"), "server_hostname": "broker.test"}
+        port = listener.getsockname()[1]
+        yield Setup({"AMQP_URI": f"amqps://127.0.0.1:{port}/", "AMQP_SSL": options})
+        listener.shutdown(socket.SHUT_RDWR)
+        await serving
+
+
+def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        with suppress(OSError), context.wrap_socket(client, server_side=True) as secured:
+            secured.read()
+
+
+@broken(ON_RABBITMQ, "tls-expected", "localhost")
+async def a_connection_without_tls_to_a_port_with_it(url: str) -> AsyncIterator[Setup]:
+    async with proxied(url, tls=_context("broker.pem")) as proxy:
+        yield Setup({"AMQP_URI": with_parts(proxy.url)})
+
+
+@broken(ON_RABBITMQ, "tls-not-spoken")
+async def tls_to_a_port_without_it(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": with_parts(url, scheme="amqps")})
+
+
+@broken(ON_RABBITMQ, "address-unreachable", "127.0.0.2")
+async def a_name_with_a_dead_address(url: str) -> AsyncIterator[Setup]:
+    async with proxied(url) as proxy:
+        yield Setup({"AMQP_URI": proxy.url.replace("@localhost:", "@two.test:")})
+
+
+@broken(ON_RABBITMQ, "credentials-refused")
+async def a_wrong_password(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": with_parts(url, login="guest:wrong")})
+
+
+@broken(ON_RABBITMQ, "vhost-missing")
+async def a_vhost_that_does_not_exist(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": with_parts(url, path="/nowhere")})
+
+
+@broken(ON_RABBITMQ, "login-method-missing")
+async def a_login_method_that_the_broker_lacks(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "LOGIN_METHOD": "GSSAPI"})
+
+
+@broken(ON_RABBITMQ, "channel-limit", "channel_max")
+async def more_channels_than_the_broker_permits(url: str) -> AsyncIterator[Setup]:
+    proxy = Proxy(url)
+    proxy.channel_max = 4
+    async with proxied(url, proxy=proxy):
+        yield Setup({"AMQP_URI": proxy.url}, [Greeter])
+
+
+@broken(ON_RABBITMQ, "queue-not-declared-yet", f"rpc-{Greeter.name}")
+async def a_service_that_never_started(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url}, [Greeter])
+
+
+@broken(ON_RABBITMQ, "queue-missing", f"rpc-{Greeter.name}")
+async def a_passive_queue_that_nobody_declared(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url, "QUEUE_OPTIONS": {"rpc-*": {"passive": True}}}, [Greeter])
+
+
+@broken(ON_RABBITMQ, "exchange-missing", "nowhere.events")
+async def an_exchange_that_nobody_declared(url: str) -> AsyncIterator[Setup]:
+    class Listener:
+        name = Greeter.name
+
+        @event_handler("nowhere", "happened")
+        async def handle(self, payload: Any) -> None: ...
+
+    yield Setup({"AMQP_URI": url, "DECLARE_EVENT_EXCHANGES": False}, [Listener])
+
+
+@broken(ON_RABBITMQ, "exchange-missing", "nobody.has.it")
+async def a_publisher_to_an_exchange_that_nobody_declared(url: str) -> AsyncIterator[Setup]:
+    class Sender(Greeter):
+        publish = Publisher(Exchange("nobody.has.it", passive=True))
+
+    yield Setup({"AMQP_URI": url}, [Sender])
+
+
+@broken(ON_RABBITMQ, "called-service-missing", "no_such_service")
+async def a_call_of_a_service_that_does_not_exist(url: str) -> AsyncIterator[Setup]:
+    class Caller(Greeter):
+        other = RpcProxy("no_such_service")
+
+    yield Setup({"AMQP_URI": url}, [Caller])
+
+
+@asynccontextmanager
+async def _queue(url: str, name: str) -> AsyncIterator[None]:
+    async with open_transport(resolve(url), name="tests") as transport:
+        await transport.declare(queues=[Queue(name)])
+        message = Outgoing(exchange="", routing_key=name, message=Message(body=b"1"))
+        await transport.publish(message)
+        try:
+            yield
+        finally:
+            await transport.delete(name)
+
+
+@broken(ON_RABBITMQ, "consumers-missing")
+async def a_queue_that_nobody_consumes(url: str) -> AsyncIterator[Setup]:
+    queue = f"doctor-{uuid.uuid4().hex}"
+
+    class Reader:
+        name = Greeter.name
+
+        @consume(Queue(queue))
+        async def handle(self, payload: Any) -> None: ...
+
+    async with _queue(url, queue):
+        yield Setup({"AMQP_URI": url}, [Reader])
+
+
+@broken(ON_RABBITMQ, "messages-parked", f"rpc-{Greeter.name}.parked")
+async def a_parked_message(url: str) -> AsyncIterator[Setup]:
+    async with _queue(url, f"rpc-{Greeter.name}.parked"):
+        yield Setup({"AMQP_URI": url}, [Greeter])
+
+
+@setups(ON_RABBITMQ)
+async def test_the_doctor_finds_it_on_rabbitmq(setup: Broken, rabbitmq_uri: str) -> None:
+    await expect(setup, rabbitmq_uri)
+
+
+async def test_a_dead_address_beside_a_living_one_is_a_warning(rabbitmq_uri: str) -> None:
+    async with asynccontextmanager(a_name_with_a_dead_address)(rabbitmq_uri) as setup:
+        found = {each.name: each for each in await diagnosed(setup.config)}
+    assert found["address-unreachable"].severity is Severity.WARNING
+    assert found["login"].severity is Severity.OK
+
+
+async def test_what_amqp_cannot_tell_is_not_checked_and_never_ok(rabbitmq_uri: str) -> None:
+    findings = await diagnosed({"AMQP_URI": rabbitmq_uri}, Greeter)
+    found: dict[str, set[Severity]] = {}
+    for each in findings:
+        found.setdefault(each.name, set()).add(each.severity)
+    for name in ("permissions", "flags", "exchanges", "bindings", "policies", "ages", "clock"):
+        assert found[name] == {Severity.NOT_CHECKED}, name
+    assert found["consumer-timeout"] == found["nodes"] == {Severity.NOT_CHECKED}
+    untold = [each for each in findings if each.severity is Severity.NOT_CHECKED]
+    assert all(each.what and each.remedy for each in untold)
+
+
+async def test_a_healthy_broker_has_neither_warnings_nor_errors(rabbitmq_uri: str) -> None:
+    findings = await diagnosed({"AMQP_URI": rabbitmq_uri})
+    mild = {Severity.OK, Severity.NOTE, Severity.NOT_CHECKED}
+    assert {each.severity for each in findings} <= mild, findings
+
+
+async def test_the_doctor_changes_nothing(rabbitmq_uri: str) -> None:
+    await diagnosed({"AMQP_URI": rabbitmq_uri}, Greeter)
+    async with open_transport(resolve(rabbitmq_uri), name="tests") as transport:
+        for queue in (f"rpc-{Greeter.name}", f"rpc-{Greeter.name}.parked"):
+            state = await transport.inspect(queue, 10)
+            assert state is not None
+            assert not state.exists

@@ -1,0 +1,132 @@
+"""Facts that no test can bring about at a real broker, told by a fake management API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiorpc.config import parse_broker_urls
+from aiorpc.doctor.checks.broker import _refused
+from aiorpc.doctor.contacts import Login
+from aiorpc.transports.amqp.conversation import Refused
+from tests.support.doctor import Broken, Setup, broken, expect, setups
+from tests.support.management import fake_api
+
+TOLD: list[Broken] = []
+
+
+async def _told(url: str, date: datetime | None = None, **answers: Any) -> AsyncIterator[Setup]:
+    queues = {"page_count": 1, "items": answers.pop("queues", [])}
+    with fake_api({"queues/%2F": queues, **answers}, date=date) as api:
+        yield Setup({"AMQP_URI": url}, management=api)
+
+
+@broken(TOLD, "node-down", "rabbit@two")
+async def a_node_that_does_not_run(url: str) -> AsyncIterator[Setup]:
+    async for setup in _told(url, nodes=[{"name": "rabbit@two", "running": False}]):
+        yield setup
+
+
+@broken(TOLD, "cluster-partition", "rabbit@one")
+async def a_partition(url: str) -> AsyncIterator[Setup]:
+    node = {"name": "rabbit@one", "running": True, "partitions": ["rabbit@two"]}
+    async for setup in _told(url, nodes=[node]):
+        yield setup
+
+
+@broken(TOLD, "broker-alarm", "rabbit@one")
+async def a_full_disk(url: str) -> AsyncIterator[Setup]:
+    node = {"name": "rabbit@one", "running": True, "disk_free_alarm": True}
+    async for setup in _told(url, nodes=[node]):
+        yield setup
+
+
+@broken(TOLD, "clock-skew", "http://127.0.0.1")
+async def a_clock_that_is_late(url: str) -> AsyncIterator[Setup]:
+    async for setup in _told(url, date=datetime.now(UTC) - timedelta(minutes=2)):
+        yield setup
+
+
+@broken(TOLD, "queue-down", "rpc-shop")
+async def a_queue_on_a_node_that_is_down(url: str) -> AsyncIterator[Setup]:
+    async for setup in _told(url, queues=[{"name": "rpc-shop", "state": "down"}]):
+        yield setup
+
+
+@broken(TOLD, "consumers-stuck", "rpc-shop")
+async def consumers_that_finish_nothing(url: str) -> AsyncIterator[Setup]:
+    queue = {
+        "name": "rpc-shop",
+        "consumers": 2,
+        "messages_ready": 7,
+        "messages_unacknowledged": 200,
+        "message_stats": {"deliver_get": 900, "deliver_get_details": {"rate": 0.0}},
+    }
+    async for setup in _told(url, queues=[queue]):
+        yield setup
+
+
+@broken(TOLD, "messages-old", "rpc-shop")
+async def messages_with_an_old_timestamp(url: str) -> AsyncIterator[Setup]:
+    sent = int(time.time()) - 3600
+    queue = {"name": "rpc-shop", "messages_ready": 7, "head_message_timestamp": sent}
+    async for setup in _told(url, queues=[queue]):
+        yield setup
+
+
+@broken(TOLD, "messages-old", "evt-stock-empty--shop.refill")
+async def messages_of_a_queue_that_nobody_used_for_hours(url: str) -> AsyncIterator[Setup]:
+    idle = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%d %H:%M:%S")
+    name = "evt-stock-empty--shop.refill"
+    queue = {"name": name, "messages_ready": 7, "consumers": 0, "idle_since": idle}
+    async for setup in _told(url, queues=[queue]):
+        yield setup
+
+
+@broken(TOLD, "messages-parked", "rpc-shop.parked")
+async def messages_parked_by_a_service_that_is_not_named(url: str) -> AsyncIterator[Setup]:
+    queue = {"name": "rpc-shop.parked", "messages": 7, "messages_ready": 7, "consumers": 0}
+    async for setup in _told(url, queues=[queue]):
+        yield setup
+
+
+@broken(TOLD, "queue-is-mirrored", "rpc-shop")
+async def a_mirrored_queue(url: str) -> AsyncIterator[Setup]:
+    queue = {"name": "rpc-shop", "effective_policy_definition": {"ha-mode": "all"}}
+    async for setup in _told(url, queues=[queue]):
+        yield setup
+
+
+@setups(TOLD)
+async def test_the_doctor_finds_what_the_api_tells(setup: Broken) -> None:
+    await expect(setup, "amqp://127.0.0.1:1/")
+
+
+def test_the_brokers_refusals_have_names() -> None:
+    """In RabbitMQ's words, 3.10 to 4.3."""
+    (url,) = parse_broker_urls("amqp://shop:x@host/shop")
+    for step, code, text, name in (
+        (
+            "credentials",
+            403,
+            "ACCESS_REFUSED - Login was refused using PLAIN",
+            "credentials-refused",
+        ),
+        ("credentials", 0, "the broker closed the connection", "login-failed"),
+        ("vhost", 530, "NOT_ALLOWED - vhost shop not found", "vhost-missing"),
+        (
+            *("vhost", 530),
+            "NOT_ALLOWED - access to vhost 'shop' refused for user 'shop'",
+            "vhost-refused",
+        ),
+        ("vhost", 541, "INTERNAL_ERROR - vhost 'shop' is down", "vhost-down"),
+        (
+            *("vhost", 530),
+            "NOT_ALLOWED - access to vhost 'shop' refused for user 'shop': connection limit (5) is "
+            "reached",
+            "connection-limit",
+        ),
+    ):
+        assert _refused(Login(url, None, step, Refused(code, text))).name == name, text
