@@ -51,6 +51,15 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     #: Of an event or a message: the exchange and the routing key with which it is or was sent.
     exchange: str = ""
     routing_key: str = ""
+    #: The host and the port of the broker in the configuration. Empty and 0: ``memory://``.
+    broker: tuple[str, int] = ("", 0)
+    #: The message that started the call: ``message_id``, ``correlation_id``, ``headers`` and more.
+    #: None at the sender, and if no message started the call.
+    message: Any = None
+    #: The ``time.monotonic()`` at which the service received the call; 0 without middleware.
+    received_at: float = 0.0
+    #: See :meth:`tell`.
+    listener: Callable[[str], object] | None = None
 
     @property
     def side(self) -> Side:
@@ -85,6 +94,25 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         all calls and events that the method makes.
         """
         return self.replace(context=self.context.with_data(data))
+
+    def heard_by(self, listener: Callable[[str], object]) -> Self:
+        """
+        Return this call, with a *listener* for what happens to it inside the handler: that its
+        request is re-sent, for example. The listener gets the name of each event.
+        """
+        before = self.listener
+
+        def both(event: str) -> None:
+            listener(event)
+            assert before is not None
+            before(event)
+
+        return msgspec.structs.replace(self, listener=both if before else listener)
+
+    def tell(self, event: str) -> None:
+        """Tell the listeners of this call that *event* has happened to it."""
+        if self.listener is not None:
+            self.listener(event)
 
     def __str__(self) -> str:
         return f"{self.service}.{self.method}"

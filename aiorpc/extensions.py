@@ -27,6 +27,7 @@ from .declarations import (
 )
 from .exceptions import ConfigurationError
 from .transports.base import Transport
+from .wire.message import Message
 from .wire.protocol import Wire
 
 __all__ = [
@@ -80,6 +81,7 @@ class Host(Protocol):
         redelivered: bool = False,
         exchange: str = "",
         routing_key: str = "",
+        message: Message | None = None,
     ) -> Call:
         """
         Make a call of the method of *entrypoint*, with a new call id.

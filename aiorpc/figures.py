@@ -26,6 +26,8 @@ Measured: TypeAlias = Iterable[tuple[str, tuple[str, ...], float]]
 
 _measured: WeakKeyDictionary[Any, Callable[[Any], Measured]] = WeakKeyDictionary()
 _lock = Lock()
+#: Attempts to read the figures of an owner that another thread uses.
+_ATTEMPTS = 10
 _reporters: list[Callable[[Figure], None]] = []
 
 
@@ -41,9 +43,18 @@ def figures() -> dict[Figure, float]:
         measured = list(_measured.items())
     sums: defaultdict[Figure, float] = defaultdict(float)
     for owner, read in measured:
-        for name, labels, value in read(owner):
+        for name, labels, value in _read(owner, read):
             sums[name, labels] += value
     return dict(sums)
+
+
+def _read(owner: T, read: Callable[[T], Measured]) -> Measured:
+    for _ in range(_ATTEMPTS):
+        try:
+            return list(read(owner))
+        except RuntimeError:  # the thread of the owner changed a dict or a set meanwhile
+            pass
+    return ()
 
 
 def count(name: str, *labels: str) -> None:

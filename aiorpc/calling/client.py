@@ -64,6 +64,7 @@ class Client:
         self._timeout = settings.rpc_timeout if timeout is UNSET else timeout
         self._durable = settings.call_profile == "durable"
         self._context = context
+        self._broker = settings.broker_address
         #: The headers of *context*, encoded once.
         self._template = template_of(context_headers(context))
         self._exchange = wire.rpc_exchange.name
@@ -131,7 +132,8 @@ class Client:
             context = context.with_data({**self._context.data, **context.data})
         if route.options.context_data:
             context = context.with_data(route.options.context_data)
-        return Call(route.service, route.method, args, kwargs, context.within(route.timeout))
+        context = context.within(route.timeout)
+        return Call(route.service, route.method, args, kwargs, context, broker=self._broker)
 
     def handler(self, route: Route) -> Handler:
         """
@@ -208,7 +210,7 @@ class Client:
         self, call: Call, route: Route, began_at: float, kind: Callable[..., Pending] = Pending
     ) -> Pending:
         if self._closed or _get_running_loop() is not self._loop:
-            raise self._refusal(call)
+            raise _refusal(call, closed=self._closed)
         context, own = call.context, self._context
         usual = context.data is own.data and context.call_id_stack is own.call_id_stack
         template = self._template if usual else traced_template(self._template, own, context)
@@ -244,14 +246,6 @@ class Client:
             raise
         return pending
 
-    def _refusal(self, call: Call) -> Exception:
-        if self._closed:
-            return ConnectionLost(f"{call} was not sent: the client is closed")
-        return RuntimeError(
-            f"{call} was not sent: its proxy belongs to another event loop. In a sync method use "
-            "from_thread.run(), without a loop aiorpc.sync, and in another loop a proxy of its own"
-        )
-
     def cancel(self, pending: Pending) -> None:
         """Retract the request of *pending*. If the request was sent, send a cancellation."""
         if not self._pending.remove(pending):
@@ -286,6 +280,15 @@ class Client:
             await self._diagnosis.require_consumers(call)
         if self.transport.congested:
             await _drained(self.transport, call)
+
+
+def _refusal(call: Call, *, closed: bool) -> Exception:
+    if closed:
+        return ConnectionLost(f"{call} was not sent: the client is closed")
+    return RuntimeError(
+        f"{call} was not sent: its proxy belongs to another event loop. In a sync method use "
+        "from_thread.run(), without a loop aiorpc.sync, and in another loop a proxy of its own"
+    )
 
 
 async def _drained(transport: Transport, call: Call) -> None:

@@ -90,6 +90,7 @@ class PendingStream(Pending, eq=False, kw_only=True):
             if not self._in_order(message):
                 return True
             self.ended = True
+            self.call.tell("aiorpc.stream.end")
             return False
         elif kind != ALIVE:
             return False
@@ -110,6 +111,8 @@ class PendingStream(Pending, eq=False, kw_only=True):
         except Exception as exc:  # noqa: BLE001 - a peer can send anything
             self._end(exc)
             return
+        if not self.received:
+            self.call.tell("aiorpc.stream.first_item")
         self.received += len(items)
         if self.arrived is None:
             self.arrived = deque()

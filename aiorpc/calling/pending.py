@@ -76,6 +76,7 @@ class Pending(CallRequest, eq=False, kw_only=True):
         again = self.calls.wire.requests.resend(self.message, self.call.context.deadline)
         if again is not None:
             figures.count("resent", self.call.service, self.call.method)
+            self.call.tell("aiorpc.resend")
         return again
 
     def retracted(self) -> None:

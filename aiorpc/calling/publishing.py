@@ -180,6 +180,7 @@ class Events:
             *(service, event_type, (payload,), EMPTY, context, "event"),
             exchange=event_exchange(service).name,
             routing_key=event_type,
+            broker=self._settings.broker_address,
         )
         publish = partial(self._publish, service, event_type, options)
         await self._messages.wrapped(publish)(call)

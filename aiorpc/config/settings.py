@@ -252,6 +252,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
         return parse_broker_urls(self.amqp_uri, tls=bool(self.amqp_ssl))
 
     @property
+    def broker_address(self) -> tuple[str, int]:
+        """The host and the port of the first broker; empty and 0 for ``memory://``."""
+        url = self.broker_urls[0]
+        return ("", 0) if url.scheme == "memory" else (url.host, url.port)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Warnings for the log about configured keys that have no effect."""
         notes = []

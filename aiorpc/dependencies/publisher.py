@@ -111,6 +111,7 @@ class Publisher(DependencyProvider[Publish]):
                 *(*names, (payload,), EMPTY, context, "message"),
                 exchange=exchange,
                 routing_key=routing_key,
+                broker=host.settings.broker_address,
             )
             await messages.wrapped(partial(encoded, options, routing_key))(call)
 

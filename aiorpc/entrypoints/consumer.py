@@ -232,7 +232,7 @@ class _Intake:
         if decompresses(host, delivery, partial(self._work, delivery, retries)):
             return
         again = delivery.redelivered or was_resent(delivery.message)
-        kind, exchange, key = entrypoint.kind, delivery.exchange, delivery.routing_key
+        origin = delivery.exchange, delivery.routing_key, delivery.message
         args: tuple[Any, ...] = ()
         context = NO_CONTEXT
         try:
@@ -240,11 +240,11 @@ class _Intake:
             args = (payload,)
             args, kwargs = self.arguments.bind(args, {})
         except Exception as exc:  # noqa: BLE001 - a body can be anything
-            call = host.new_call(entrypoint, args, EMPTY, context, kind, again, exchange, key)
+            call = host.new_call(entrypoint, args, EMPTY, context, entrypoint.kind, again, *origin)
             outcome = Outcome(Ending.REFUSED, error=exc)
             host.refuse(call, outcome, partial(self._refuse, delivery))
             return
-        call = host.new_call(entrypoint, args, kwargs, context, kind, again, exchange, key)
+        call = host.new_call(entrypoint, args, kwargs, context, entrypoint.kind, again, *origin)
         taken = _Taken(delivery)
         if self.retries is not None:
             taken.retries = retries_of(delivery.message) if retries is None else retries

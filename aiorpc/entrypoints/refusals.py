@@ -75,6 +75,7 @@ class Refusals:
             *(service, method, tuple(args), kwargs, request.context),
             redelivered=request.delivery.redelivered or request.resent,
             entrypoint=self._entrypoints.get(method),
+            message=request.message,
         )
         encode = partial(self._host.wire.replies.result, request.message)
         self._host.refuse(

@@ -163,7 +163,9 @@ class Server:
             self._serve_stream(request, method, args, kwargs)
             return
         host, entrypoint = self._host, method.entrypoint
-        call = host.new_call(entrypoint, args, kwargs, request.context, "rpc", again)
+        call = host.new_call(
+            *(entrypoint, args, kwargs, request.context, "rpc", again), message=request.message
+        )
         request.submission = host.submit(entrypoint, call, request.settle, request.encode)
         if not request.settled:
             cancellations.running[request.key] = request
@@ -178,7 +180,10 @@ class Server:
             error = no_stream(name) if not method.stream else AGAIN
             self._refusals.refuse(request, error, args, kwargs, refusal=True)
             return
-        call = self._host.new_call(method.entrypoint, args, kwargs, request.context, "rpc", again)
+        call = self._host.new_call(
+            *(method.entrypoint, args, kwargs, request.context, "rpc", again),
+            message=request.message,
+        )
         answering = self._streams.open(request)
         encode = request.encode if isinstance(answering, Collected) else answering.encode
         settle = partial(self._settle_stream, request, answering)

@@ -85,10 +85,24 @@ class StreamCall(Call, frozen=True, eq=False):
 
     async def finish(self, items: AsyncGenerator[Any]) -> Any:
         """Take all *items*, and close the generator."""
+        if self.listener is not None:
+            items = _told(self, items)
         async with aclosing(items):
             if self.answering is not None:
                 return await self.answering.consume(items)
             return [item async for item in items]
+
+
+async def _told(call: Call, items: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    """Yield *items*, and tell *call* of the first one and of the end."""
+    first = True
+    async with aclosing(items):
+        async for item in items:
+            if first:
+                call.tell("aiorpc.stream.first_item")
+                first = False
+            yield item
+    call.tell("aiorpc.stream.end")
 
 
 def _stop_if_cancelled(task: asyncio.Task[Any] | None) -> None:

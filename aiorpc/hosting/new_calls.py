@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,11 +21,17 @@ class NewCalls:
 
     Args:
         keep_ids: the number of earlier ids that a call id stack keeps.
+        broker: see :attr:`aiorpc.Call.broker`.
+
+    Attributes:
+        timed: whether calls get the time of their receipt, for middleware.
     """
 
-    def __init__(self, service_name: str, keep_ids: int) -> None:
+    def __init__(self, service_name: str, keep_ids: int, broker: tuple[str, int]) -> None:
+        self.timed = False
         self._service_name = service_name
         self._keep_ids = keep_ids
+        self._broker = broker
         self._new_id = id_source()
 
     def new_call(
@@ -37,6 +44,7 @@ class NewCalls:
         redelivered: bool = False,
         exchange: str = "",
         routing_key: str = "",
+        message: Any = None,
     ) -> Call:
         """See :meth:`aiorpc.extensions.Host.new_call`."""
         name, method = self._service_name, entrypoint.method_name
@@ -53,6 +61,9 @@ class NewCalls:
             entrypoint,
             exchange,
             routing_key,
+            self._broker,
+            message,
+            monotonic() if self.timed else 0.0,
         )
 
     def entered(self, call: Call) -> Call:
@@ -60,4 +71,5 @@ class NewCalls:
         if call.id:
             return call
         call_id = f"{call}.{self._new_id()}"
-        return replace(call, id=call_id, context=call.context.entered(call_id, self._keep_ids))
+        context = call.context.entered(call_id, self._keep_ids)
+        return replace(call, id=call_id, context=context, broker=self._broker)

@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from .. import figures
 from ..call import Call
 from ..config import Settings
 from ..exceptions import AioRpcError, Overloaded
@@ -48,7 +49,7 @@ class Pool:
         self._service_name = service_name
         self._max_workers = settings.max_workers
         self._cleanup_timeout = settings.cleanup_timeout
-        self._calls = NewCalls(service_name, settings.parent_calls_tracked)
+        self._calls = NewCalls(service_name, settings.parent_calls_tracked, settings.broker_address)
         self.new_call = self._calls.new_call
         self._running: set[Worker] = set()
         #: The waiting workers, oldest first.
@@ -65,11 +66,13 @@ class Pool:
     def open(self, workshop: Workshop, entrypoints: Iterable[Entrypoint]) -> None:
         """Run workers for *entrypoints* in this event loop, with the objects of *workshop*."""
         self._workshop = workshop
+        self._calls.timed = bool(workshop.middleware)
         self._limits = Limits(entrypoints)
         if self._limits:
             self._innermost, self._on_end = self._run_limited, self._ended_limited
             self._compose()
         self._loop = asyncio.get_running_loop()
+        figures.measure(self, _figures)
         # A worker must not see the context variables of the code that starts it, such as the end of
         # another call.
         self._context = contextvars.copy_context()
@@ -285,3 +288,15 @@ class Pool:
 def waiting_in(pool: Pool) -> list[Worker]:
     """Return the workers that wait."""
     return [*pool._limits.waiting(), *pool._waiting]
+
+
+def _figures(pool: Pool) -> figures.Measured:
+    service, running = pool._service_name, len(pool._running)
+    if not pool.accepting and not running:
+        return
+    yield "workers", (service,), running
+    yield "workers_max", (service,), pool._max_workers
+    for each in pool._workshop.ledger.activity():
+        labels = service, each.entrypoint.method_name
+        yield "running", labels, each.in_flight
+        yield "waiting", labels, each.waiting

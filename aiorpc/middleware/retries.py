@@ -123,6 +123,7 @@ class retries:  # noqa: N801 - used like a function
                 return result
             name = type(last).__name__
             log.info("%s failed: %s: %s; again in %.3f s", call, name, last, pause)
+            call.tell("aiorpc.retry")
             attempt += 1
             await asyncio.sleep(pause)
 

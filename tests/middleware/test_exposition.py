@@ -115,7 +115,7 @@ def test_the_files_of_an_earlier_run_are_deleted(
 def test_without_a_folder_the_processes_get_a_temporary_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # restored after the test
     folder = exposition.share()
     assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(folder)
     assert list(folder.iterdir()) == []

@@ -1,0 +1,344 @@
+"""
+``tracing``: spans of OpenTelemetry for calls, events and messages. ``docs/telemetry.md`` describes
+the spans. Imports OpenTelemetry's API; the program chooses the SDK and the exporter.
+
+A trace travels in the headers ``traceparent``, ``tracestate`` and ``baggage``, which are context
+data. So it passes services without this middleware, Nameko's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import traceback
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import msgspec
+
+from .. import __version__
+from ..call import Call, Handler
+from ..context import Context
+from ..exceptions import BadRequest, MethodNotFound, RemoteError
+from ..wire.names import TRACE_HEADERS, TRACEPARENT
+from . import conventions as names
+from .requirements import require
+
+require("opentelemetry.trace", "opentelemetry")
+
+from opentelemetry import context as context_api, propagate, trace  # noqa: E402
+from opentelemetry.trace import (  # noqa: E402
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
+
+__all__ = ["Tracing", "tracing"]
+
+_KINDS = {
+    "client": SpanKind.CLIENT,
+    "server": SpanKind.SERVER,
+    "producer": SpanKind.PRODUCER,
+    "consumer": SpanKind.CONSUMER,
+    "internal": SpanKind.INTERNAL,
+}
+_SENDING = ("client", "producer")
+#: ``traceparent`` of version 00, which is nearly every one.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+#: The last characters of a ``traceparent`` that is not sampled.
+_UNSAMPLED = frozenset("02468ace")
+#: Names and attributes of spans are cached, at most so many; a full cache is emptied.
+_MOST = 4096
+_NOTHING = context_api.Context()
+
+
+class _Unsampled(NonRecordingSpan):
+    """
+    The span of a caller that is not sampled. It stands for our own span, which would not be sampled
+    either. Usually nobody reads it, so it is decoded at its first use.
+    """
+
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent
+
+    def get_span_context(self) -> SpanContext:
+        return _span_context(self.traceparent)
+
+    def __repr__(self) -> str:
+        return f"<span {self.traceparent}>"
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """What the spans of one method have in common."""
+
+    name: str
+    kind: SpanKind
+    attributes: Mapping[str, Any]
+
+
+class Tracing:
+    """
+    Makes a span for each call that passes, on both sides.
+
+    Args:
+        tracer_provider: makes the tracer; ``None``: the global one, also if it is set later.
+    """
+
+    def __init__(self, tracer_provider: trace.TracerProvider | None = None) -> None:
+        self._given_provider = tracer_provider
+        self._provider: trace.TracerProvider | None = None
+        self._drops_unsampled = False
+        self._tracer = trace.get_tracer("aiorpc", __version__, tracer_provider, names.SCHEMA)
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+
+    def __call__(self, call: Call, handler: Handler) -> Awaitable[Any]:
+        side = call.side
+        sends = side in _SENDING
+        if self._passes_on(call, sends):
+            return handler(call)
+        context = _parent(call.context.data, local=sends)
+        shape = self._shape(call, side)
+        attributes = shape.attributes
+        if side == "consumer" and call.message is not None:
+            attributes = {**attributes, **_ids(call.message)}
+        span = self._tracer.start_span(
+            shape.name,
+            context,
+            shape.kind,
+            attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        span_context = span.get_span_context()
+        if not span_context.is_valid:  # there is no SDK, and no trace to pass on
+            return handler(call)
+        inside = trace.set_span_in_context(span, context)
+        call = _with_trace(call, inside, span_context)
+        if span.is_recording():
+            return _recorded(call, handler, span, inside, side)
+        if not sends:  # a worker has a context of its own, which ends with it
+            context_api.attach(inside)
+        return handler(call)
+
+    def _passes_on(self, call: Call, sends: bool) -> bool:
+        """Pass on the trace of a caller that is not sampled. Return whether *call* has one."""
+        data = call.context.data
+        traceparent = data.get(TRACEPARENT)
+        if type(traceparent) is not str or traceparent[-1:] not in _UNSAMPLED:
+            return False
+        if sends:
+            context = context_api.get_current()
+            span = trace.get_current_span(context)
+            same = type(span) is _Unsampled and span.traceparent == traceparent
+            return same and len(context) == 1  # else it has baggage, perhaps another one
+        if "tracestate" in data or "baggage" in data or not _TRACEPARENT.fullmatch(traceparent):
+            return False
+        if not (_is_w3c() and self._drops()):
+            return False
+        # A worker has a context of its own, which ends with it.
+        context_api.attach(trace.set_span_in_context(_Unsampled(traceparent), _NOTHING))
+        return True
+
+    def _drops(self) -> bool:
+        """Whether the sampler drops the spans whose remote parent is not sampled."""
+        provider = self._given_provider or trace.get_tracer_provider()
+        if provider is not self._provider:
+            self._provider = provider
+            sampler = getattr(provider, "sampler", None)
+            description = "" if sampler is None else sampler.get_description()
+            self._drops_unsampled = description.startswith("ParentBased{") and (
+                "remoteParentNotSampled:AlwaysOffSampler," in description
+            )
+        return self._drops_unsampled
+
+    def _shape(self, call: Call, side: str) -> _Shape:
+        if call.kind == "http":
+            return _http_shape(call)
+        known = side != "server" or call.entrypoint is not None
+        key = (side, call.service, call.method, call.exchange, call.routing_key, known, call.broker)
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) >= _MOST:
+                self._shapes.clear()
+            shape = self._shapes[key] = _new_shape(call, side, known)
+        return shape
+
+
+#: The middleware for ``MIDDLEWARE``, with the global tracer provider.
+tracing = Tracing()
+
+
+# Names and attributes
+
+
+def _new_shape(call: Call, side: str, known: bool) -> _Shape:
+    method = names.method(call)
+    attributes: dict[str, Any] = {}
+    host, port = call.broker
+    if host:
+        attributes[names.SERVER_ADDRESS] = host
+        attributes[names.SERVER_PORT] = port
+    if side in ("client", "server"):
+        attributes[names.RPC_SYSTEM_NAME] = names.NAMEKO
+        attributes[names.RPC_METHOD] = method if known else names.OTHER
+        if not known:
+            attributes[names.RPC_METHOD_ORIGINAL] = method
+        name = method if known else names.OTHER
+    elif side == "internal":
+        attributes = {names.CODE_FUNCTION_NAME: f"{call.service}.{call.method}"}
+        name = method
+    else:
+        sends = side == "producer"
+        operation = "publish" if sends else "process"
+        destination = names.destination(call.exchange, call.routing_key)
+        attributes |= {
+            names.MESSAGING_SYSTEM: names.RABBITMQ,
+            names.MESSAGING_OPERATION_NAME: operation,
+            names.MESSAGING_OPERATION_TYPE: "send" if sends else "process",
+            names.MESSAGING_DESTINATION_NAME: destination,
+            names.MESSAGING_ROUTING_KEY: call.routing_key,
+        }
+        if not sends:
+            attributes[names.MESSAGING_CONSUMER_GROUP] = f"{call.service}.{call.method}"
+        name = f"{operation} {destination}"
+    return _Shape(name, _KINDS[side], attributes)
+
+
+def _http_shape(call: Call) -> _Shape:
+    """Return the name and the attributes of OpenTelemetry's conventions for HTTP servers."""
+    route: str = call.entrypoint.url
+    attributes: dict[str, Any] = {names.HTTP_ROUTE: route}
+    method = "HTTP"
+    request = getattr(call, "request", None)
+    if request is not None:
+        method = attributes[names.HTTP_REQUEST_METHOD] = request.method
+        attributes[names.URL_PATH] = request.url.path
+        attributes[names.URL_SCHEME] = request.url.scheme
+    return _Shape(f"{method} {route}", SpanKind.SERVER, attributes)
+
+
+def _ids(message: Any) -> dict[str, str]:
+    ids = {
+        names.MESSAGING_MESSAGE_ID: message.message_id,
+        names.MESSAGING_CONVERSATION_ID: message.correlation_id,
+    }
+    return {name: value for name, value in ids.items() if value is not None}
+
+
+# The trace that a call belongs to
+
+
+def _parent(data: Mapping[str, Any], *, local: bool) -> context_api.Context:
+    """
+    Return the context of the parent's span: the current span, if it is *local* and there is one,
+    else the span in the context data *data*.
+    """
+    base = _NOTHING
+    if local:
+        base = context_api.get_current()
+        if trace.get_current_span(base).get_span_context().is_valid:
+            return base
+    traceparent = data.get(TRACEPARENT)
+    if (
+        type(traceparent) is str
+        and not ("tracestate" in data or "baggage" in data)
+        and _TRACEPARENT.fullmatch(traceparent)
+        and _is_w3c()
+    ):
+        # a shortcut: the propagators take several times as long
+        span = NonRecordingSpan(_span_context(traceparent))
+        return trace.set_span_in_context(span, base)
+    fields = propagate.get_global_textmap().fields
+    carrier = {name: text for name in fields if type(text := data.get(name)) is str}
+    return propagate.extract(carrier, base) if carrier else base
+
+
+def _span_context(traceparent: str) -> SpanContext:
+    """Return what *traceparent*, of version 00, says about the span of a caller."""
+    flags = TraceFlags(int(traceparent[53:], 16))
+    return SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), True, flags)
+
+
+def _with_trace(call: Call, inside: context_api.Context, span_context: SpanContext) -> Call:
+    """Return *call* with the trace of *inside* in its context data, in place of an older one."""
+    before = call.context
+    if len(inside) == 1 and not span_context.trace_state and _is_w3c():
+        carrier = {
+            TRACEPARENT: f"00-{span_context.trace_id:032x}-{span_context.span_id:016x}"
+            f"-{span_context.trace_flags:02x}"
+        }
+    else:
+        carrier = {}
+        propagate.inject(carrier, inside)
+    data = before.data
+    if "tracestate" in data or "baggage" in data:
+        data = {name: value for name, value in data.items() if name not in TRACE_HEADERS}
+    return msgspec.structs.replace(
+        call, context=Context(before.call_id_stack, {**data, **carrier}, before.deadline)
+    )
+
+
+_textmap: Any = None
+_textmap_is_w3c = False
+
+
+def _is_w3c() -> bool:
+    """Whether the global propagator reads and writes the headers of W3C and no others."""
+    global _textmap, _textmap_is_w3c
+    textmap = propagate.get_global_textmap()
+    if textmap is not _textmap:
+        _textmap, _textmap_is_w3c = textmap, textmap.fields == TRACE_HEADERS
+    return _textmap_is_w3c
+
+
+# The span of a call
+
+
+async def _recorded(
+    call: Call, handler: Handler, span: Span, inside: context_api.Context, side: str
+) -> Any:
+    token = context_api.attach(inside)
+    try:
+        return await handler(call.heard_by(span.add_event))
+    except BaseException as error:
+        _record(span, call, side, error)
+        raise
+    finally:
+        context_api.detach(token)
+        span.end()
+
+
+def _record(span: Span, call: Call, side: str, error: BaseException) -> None:
+    """Record on *span* that *call* ended with *error*."""
+    kind, sends, entrypoint = names.error_type(error, call), side in _SENDING, call.entrypoint
+    if isinstance(error, asyncio.CancelledError):
+        span.add_event("aiorpc.cancel")
+        if not sends and kind == type(error).__name__:
+            return  # nobody waits for the answer: that is no error of the service
+    if call.kind == "rpc":
+        if not sends or isinstance(error, RemoteError | BadRequest):
+            span.set_attribute(names.RPC_STATUS_CODE, kind)
+        if sends and isinstance(error, MethodNotFound):
+            span.update_name(names.OTHER)
+            span.set_attribute(names.RPC_METHOD, names.OTHER)
+            span.set_attribute(names.RPC_METHOD_ORIGINAL, names.method(call))
+    secret = False
+    if entrypoint is not None:
+        if isinstance(error, (entrypoint.expected_exceptions, entrypoint.answers)):
+            return
+        secret = bool(entrypoint.sensitive_arguments)
+    span.set_attribute(names.ERROR_TYPE, kind)
+    span.set_status(Status(StatusCode.ERROR, None if secret else str(error)))
+    if not sends and not secret:
+        span.add_event(
+            "exception",
+            {
+                names.EXCEPTION_TYPE: kind,
+                names.EXCEPTION_MESSAGE: str(error),
+                names.EXCEPTION_STACKTRACE: "".join(traceback.format_exception(error)),
+            },
+        )

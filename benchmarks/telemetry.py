@@ -1,0 +1,155 @@
+"""
+What the middleware for telemetry costs: CPU of a call with ``tracing`` and ``metrics``.
+
+    python benchmarks/telemetry.py                      11 rounds of 10,000 calls
+    python benchmarks/telemetry.py --rounds 5 --calls 20000
+
+Client and service run in one process on ``memory://``, so a call has two spans: one at the caller,
+one at the service. Each figure is a process of its own. The processes take turns in each round, and
+every second round runs in reverse order. CPU is the user and system time of the process. The table
+has medians and minima of the rounds, and what each side adds to a call without middleware.
+
+Spans go to the SDK's batch processor, whose exporter discards them: an exporter costs more, in a
+thread of its own. Unsampled is a sampler with ``parentbased_traceidratio`` 0.
+
+Needs ``pip install -e '.[opentelemetry,prometheus]' opentelemetry-sdk``, and no broker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+IN_FLIGHT = 100
+#: The name of a case, its middleware, and where the middleware is: client, server.
+CASES = {
+    "no middleware": ("none", False, False),
+    "a middleware that does nothing, both sides": ("empty", True, True),
+    "tracing without an SDK, both sides": ("no-sdk", True, True),
+    "tracing unsampled, client": ("unsampled", True, False),
+    "tracing unsampled, service": ("unsampled", False, True),
+    "tracing unsampled, both sides": ("unsampled", True, True),
+    "tracing sampled, client": ("sampled", True, False),
+    "tracing sampled, service": ("sampled", False, True),
+    "tracing sampled, both sides": ("sampled", True, True),
+    "metrics, client": ("metrics", True, False),
+    "metrics, service": ("metrics", False, True),
+    "metrics, both sides": ("metrics", True, True),
+    "metrics of several processes, both sides": ("metrics-files", True, True),
+}
+SIDES = {name: client + server for name, (_, client, server) in CASES.items()}
+
+
+def middleware_of(kind: str) -> Sequence[Any]:
+    if kind == "none":
+        return []
+    if kind == "empty":
+
+        async def empty(call: Any, handler: Any) -> Any:
+            return await handler(call)
+
+        return [empty]
+    if kind.startswith("metrics"):
+        from aiorpc.middleware.prometheus import metrics
+
+        return [metrics]
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    from aiorpc.middleware.opentelemetry import Tracing
+
+    class Discard(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    if kind == "no-sdk":
+        return [Tracing(trace.NoOpTracerProvider())]
+    provider = TracerProvider(ParentBasedTraceIdRatio(0.0 if kind == "unsampled" else 1.0))
+    provider.add_span_processor(BatchSpanProcessor(Discard()))
+    return [Tracing(provider)]
+
+
+async def measure(kind: str, client: bool, server: bool, calls: int) -> float:
+    """Return the microseconds of CPU of a call."""
+    from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
+
+    class Echo:
+        name = "echo"
+
+        @rpc
+        async def echo(self, value: str) -> str:
+            return value
+
+    used = middleware_of(kind)
+    container = ServiceContainer(Echo, "memory://", middleware=used if server else [])
+    proxy = ClusterRpcProxy("memory://", middleware=used if client else [])
+    async with container, proxy as cluster:
+        echo = cluster.echo.echo
+
+        async def caller(count: int) -> None:
+            for _ in range(count):
+                await echo("hello")
+
+        async def load(count: int) -> None:
+            await asyncio.gather(*(caller(count // IN_FLIGHT) for _ in range(IN_FLIGHT)))
+
+        await load(2000)
+        gc.collect()
+        began = time.process_time()
+        await load(calls)
+        return (time.process_time() - began) / calls * 1e6
+
+
+def run(case: str, calls: int) -> float:
+    environment = {**os.environ}
+    with tempfile.TemporaryDirectory() as folder:
+        if CASES[case][0] == "metrics-files":
+            environment["PROMETHEUS_MULTIPROC_DIR"] = folder
+        command = [sys.executable, __file__, "--case", case, "--calls", str(calls)]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        kind, client, server = CASES[options.case]
+        print(asyncio.run(measure(kind, client, server, options.calls)))
+        return
+    found: dict[str, list[float]] = {case: [] for case in CASES}
+    print(
+        f"load average {os.getloadavg()[0]:.2f}, {options.rounds} rounds of {options.calls} calls"
+    )
+    for number in range(options.rounds):
+        for case in list(CASES)[:: -1 if number % 2 else 1]:
+            found[case].append(run(case, options.calls))
+    print(f"load average {os.getloadavg()[0]:.2f} at the end\n")
+    print("| | CPU a call, median (minimum), us | a side adds, median (minimum), us |")
+    print("| --- | --- | --- |")
+    first = found["no middleware"]
+    for case, each in found.items():
+        sides = SIDES[case]
+        added = "-"
+        if sides:
+            median = (statistics.median(each) - statistics.median(first)) / sides
+            added = f"{median:.1f} ({(min(each) - min(first)) / sides:.1f})"
+        print(f"| {case} | {statistics.median(each):.1f} ({min(each):.1f}) | {added} |")
+
+
+if __name__ == "__main__":
+    main()
