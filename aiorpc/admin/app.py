@@ -69,7 +69,9 @@ class AdminApp:
     async def _scrape(self) -> Response:
         if self._metrics is None:
             return _text(
-                "There are no metrics: add aiorpc.middleware.prometheus to MIDDLEWARE.", 404
+                "There are no metrics: pip install 'aiorpc-amqp[prometheus]', and add "
+                "aiorpc.middleware.prometheus:metrics to MIDDLEWARE.",
+                404,
             )
         try:
             text = await _in_thread(self._metrics)

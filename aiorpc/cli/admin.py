@@ -1,11 +1,12 @@
 """
-Opens the admin address of ``aiorpc run``, and reads the address for ``aiorpc health``. Imports
-``aiorpc.admin`` only if there is an address, because uvicorn takes a while.
+Opens the admin address of ``aiorpc run``. Imports ``aiorpc.admin`` only if there is an address, and
+prometheus-client only for the first scrape, because they take a while.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,7 +15,7 @@ from ..exceptions import ConfigurationError
 from ..hosting.report import Report
 from .parser import settings_of
 
-__all__ = ["admin_address", "settings_of_run"]
+__all__ = ["admin_address", "metrics_of_process", "settings_of_run"]
 
 
 def settings_of_run(arguments: argparse.Namespace) -> Settings:
@@ -52,3 +53,19 @@ def admin_address(
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"ADMIN_ADDRESS: {error}") from None
     return AdminServer(settings.admin_address, status, metrics)
+
+
+def metrics_of_process() -> Callable[[], bytes] | None:
+    """
+    Return a function that collects the metrics of this process, and those that the user's code
+    registers at prometheus-client. Without prometheus-client, return None.
+    """
+    if importlib.util.find_spec("prometheus_client") is None:
+        return None
+
+    def collect() -> bytes:
+        from ..middleware.exposition import exposition
+
+        return exposition()
+
+    return collect

@@ -24,7 +24,7 @@ from ..hosting.report import Report
 from ..hosting.runner import ServiceRunner, run_until_signal
 from ..hosting.threads import MethodThread
 from ..logs import logger
-from .admin import admin_address, settings_of_run
+from .admin import admin_address, metrics_of_process, settings_of_run
 from .loading import UserCodeFailed, load_services
 from .logging_setup import set_up_logging
 from .output import ExitCode, report
@@ -50,7 +50,7 @@ def run_services(arguments: argparse.Namespace) -> int:
         settings,
         fail_fast=arguments.fail_fast,
         report=partial(report, debug=arguments.debug),
-        beside=lambda serving: admin_address(settings, serving.status),
+        beside=lambda serving: admin_address(settings, serving.status, metrics_of_process()),
     )
     set_up_logging(settings)
     return serving.run(load_services(arguments.modules))
