@@ -24,7 +24,7 @@ FLOORS: list[list[str]] = [
     ["extensions"],
     ["calling"],
     ["entrypoints", "dependencies", "hosting"],
-    ["http", "middleware"],
+    ["http", "middleware", "parked"],
     ["admin"],
     ["sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"],
     ["__main__"],

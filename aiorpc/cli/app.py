@@ -24,7 +24,8 @@ __all__ = ["COLLECT_AFTER", "COMMANDS", "complete", "main", "parser_of", "run"]
 #: New objects after which Python looks for garbage; the default, 700, costs 3 % of a call (ADR 6).
 COLLECT_AFTER = 10_000
 
-#: The commands, with the first line of their help. Each command is a module in ``commands``.
+#: The commands, with the first line of their help. Each command is a module in ``commands``. The
+#: module of a command of two words, such as ``parked ls``, is a package with ``ACTIONS``.
 COMMANDS = {
     "run": "Run services until SIGTERM or Ctrl-C.",
     "call": "Call a method, and print its result as JSON.",
@@ -33,6 +34,7 @@ COMMANDS = {
     "ls": "List services, their queues and their consumers.",
     "top": "Show what services do now: rates, durations, errors and queues.",
     "doctor": "Look for what is wrong with configuration, broker and databases.",
+    "parked": "Look at parked messages; replay or purge them.",
     "bench": "Measure how fast a running service answers.",
     "show-config": "Show the configuration without its secrets.",
     "new": "Make a directory with a new service, its configuration and its test.",
@@ -70,9 +72,7 @@ def run(words: Sequence[str]) -> int:
         if at == len(words):
             _top_parser().print_help()
             return ExitCode.WRONG
-        name, given = words[at], words[at + 1 :]
-        if name not in COMMANDS:
-            _top_parser().error(f"there is no command {name!r}{likely(name, COMMANDS)}")
+        name, given = command_of(words[at:])
         arguments = parser_of(name).read(given)
         arguments.debug = debug = debug or arguments.debug
         arguments.words = words
@@ -92,13 +92,33 @@ def run(words: Sequence[str]) -> int:
         return ExitCode.FAILED
 
 
+def command_of(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """
+    Return the command, of one or two words, that *words* begin with, and the other words.
+
+    Raises:
+        SystemExit: there is no such command.
+    """
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        _top_parser().error(f"there is no command {name!r}{likely(name, COMMANDS)}")
+    actions = getattr(_module_of(name), "ACTIONS", {})
+    if not actions or not rest or rest[0].startswith("-"):
+        return name, rest
+    if rest[0] not in actions:
+        parser_of(name).error(f"there is no command {name} {rest[0]!r}{likely(rest[0], actions)}")
+    return f"{name} {rest[0]}", rest[1:]
+
+
 def parser_of(name: str) -> Parser:
-    """Return the parser of the command *name*."""
+    """Return the parser of the command *name*, of one or two words."""
     command = _module_of(name)
+    group, _, action = name.partition(" ")
+    summary = _module_of(group).ACTIONS[action] if action else COMMANDS[name]
     parser = Parser(
         f"aiorpc {name}",
         command.ARGUMENTS,
-        f"{COMMANDS[name]}\n\n{command.DESCRIPTION}",
+        f"{summary}\n\n{command.DESCRIPTION}",
         f"Examples:\n{command.EXAMPLES}" + (f"\n{EXIT_CODES}" if name == "call" else ""),
     )
     command.configure(parser)
@@ -106,7 +126,8 @@ def parser_of(name: str) -> Parser:
 
 
 def _module_of(name: str) -> Any:
-    return importlib.import_module(f"{__package__}.commands.{name.replace('-', '_')}")
+    path = name.replace("-", "_").replace(" ", ".")
+    return importlib.import_module(f"{__package__}.commands.{path}")
 
 
 def _top_parser() -> Parser:
@@ -122,9 +143,15 @@ def _top_parser() -> Parser:
 def complete(line: str) -> list[str]:
     """Return the commands or options that complete *line*, for ``aiorpc --complete``."""
     *before, last = line.split(" ")[1:] or [""]
-    name = next((word for word in before if word and not word.startswith("-")), None)
-    if name is None:
+    names = [word for word in before if word and not word.startswith("-")]
+    if not names:
         known = [*COMMANDS, *_top_parser().options]
+    elif names[0] not in COMMANDS:
+        known = []
     else:
-        known = parser_of(name).options if name in COMMANDS else []
+        actions = getattr(_module_of(names[0]), "ACTIONS", {})
+        action = names[1] if names[1:] and names[1] in actions else ""
+        known = parser_of(f"{names[0]} {action}".strip()).options
+        if not action:
+            known = [*actions, *known]
     return [word for word in known if word.startswith(last)]

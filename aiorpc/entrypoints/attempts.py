@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 
+from msgspec.structs import replace
+
 from ..context import Deadline, new_id
 from ..exceptions import AioRpcError, DeliveryUncertain
 from ..extensions import Host
@@ -36,6 +38,7 @@ from ..wire.copies import (
     original_key_of,
 )
 from ..wire.names import parked_queue
+from ..wire.parked import Parking
 from .parking import park
 
 __all__ = ["Attempts"]
@@ -55,6 +58,7 @@ class Attempts:
         work: starts the work on a delivery that is counted or needs no count.
         as_it_came: publish a copy with the exchange and routing key of its original. Otherwise
             publish it to this queue only, because an event also goes to other queues.
+        why: returns the method of a delivery and its sensitive arguments, for a parked message.
         parked: settles a parked message; by default, the message is acked.
         rejected: called before a message is rejected, because it cannot be parked.
     """
@@ -63,6 +67,7 @@ class Attempts:
     queue: str
     work: Callable[[Delivery], None]
     _: KW_ONLY
+    why: Callable[[Delivery], Parking] = lambda delivery: Parking()
     as_it_came: bool = False
     parked: Callable[[Delivery, AioRpcError], None] | None = None
     rejected: Callable[..., None] | None = None
@@ -177,7 +182,8 @@ class Attempts:
         error = DeliveryUncertain(text.format("rejected, because it could not be parked,"))
         refuse = None if self.rejected is None else partial(self.rejected, error=error)
         text = text.format(f"parked in queue {parked_queue(self.queue).name}")
-        if not await park(self.host, self.queue, delivery, text, failed=refuse):
+        why = replace(self.why(delivery), reason=f"DeliveryUncertain: {text}")
+        if not await park(self.host, self.queue, delivery, text, why, failed=refuse):
             return
         if self.parked is None:
             delivery.ack()

@@ -25,11 +25,13 @@ from ..wire.arguments import Arguments
 from ..wire.copies import has_id, identity_of, retries_of, was_resent
 from ..wire.errors import text_of
 from ..wire.message import Queue, checked
+from ..wire.parked import Parking
 from .arguments import arguments_of
 from .attempts import Attempts
 from .decompression import decompresses
 from .retries import Retries
 from .retry import Retry
+from .sensitive import paths_in_payload
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
@@ -169,7 +171,9 @@ class _Intake:
         self.host = host
         self.queue = queue.name
         self.arguments = arguments
-        self.attempts = Attempts(host, queue.name, self._work)
+        name = f"{host.service_name}.{entrypoint.method_name}"
+        why = Parking(method=name, sensitive=paths_in_payload(entrypoint, host))
+        self.attempts = Attempts(host, queue.name, self._work, why=lambda _: why)
         self.requeues = Requeues()
         self.retries: Retries | None = None
         if entrypoint.retry is not None:
@@ -177,7 +181,7 @@ class _Intake:
                 host,
                 queue,
                 entrypoint.retry,
-                name=f"{host.service_name}.{entrypoint.method_name}",
+                why=why,
                 kind=entrypoint.kind,
                 work=self._work,
                 requeue=self.attempts.requeue,

@@ -4,18 +4,20 @@ Parks a message that failed for good. Awaits the broker's confirm.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from .. import figures
-from ..exceptions import ConfigurationError, ConnectionLost, UnserializableValueError
+from ..exceptions import ConnectionLost, Unroutable, UnserializableValueError
 from ..extensions import Host
 from ..logs import logger, named
 from ..transports.base import Delivery, Outgoing
-from ..wire.copies import parked
 from ..wire.message import Message, Queue
 from ..wire.names import parked_queue
+from ..wire.parked import Parking, parked
 from ..wire.queues import of_same_type
 
 __all__ = ["park"]
@@ -36,27 +38,24 @@ async def park(
     source: str,
     delivery: Delivery,
     text: str,
+    why: Parking,
     *,
-    method: str = "",
-    reason: str | None = None,
-    stack: str | None = None,
     failed: Callable[[Delivery], None] | None = None,
 ) -> bool:
     """
     Send a copy of a message of the queue *source* to its parked queue, and log *text*.
 
     Args:
-        method: the name of the method, for the log, if it is known.
+        why: the method and its error, for the headers of the copy.
         failed: called before the message is rejected, because it cannot be parked.
-        reason, stack: of the error, for the headers of the copy. The default reason is *text*.
 
     Returns:
         Whether the broker has confirmed the copy, so that the caller settles *delivery*. Otherwise
         *delivery* is requeued or rejected here.
     """
-    fields = named(host.service_name, method)
+    fields = named(host.service_name, why.method.rpartition(".")[2])
     try:
-        await _send_copy(host, source, delivery, reason or text, stack)
+        await _send_copy(host, source, delivery, why)
     except ConnectionLost as error:
         log.warning(_REQUEUED, source, error, extra=fields)
         delivery.requeue()
@@ -72,25 +71,40 @@ async def park(
     return False
 
 
-async def _send_copy(
-    host: Host, source: str, delivery: Delivery, reason: str, stack: str | None
-) -> None:
-    copy = partial(parked, delivery.message, delivery.exchange, delivery.routing_key)
-    queue = await _declared(host, source)
+async def _send_copy(host: Host, source: str, delivery: Delivery, why: Parking) -> None:
+    why = replace(
+        why,
+        queue=source,
+        exchange=delivery.exchange,
+        routing_key=delivery.routing_key,
+        at=datetime.now(UTC),
+    )
+    queue = _parked_queue(host, source)
     try:
-        await _send(host, queue, copy(reason, stack))
+        await _send(host, queue, parked(delivery.message, why))
     except UnserializableValueError:  # the headers do not fit into one frame
-        await _send(host, queue, copy("", None))
+        brief = replace(why, reason=f"{why.error}: too long to be kept", stack=None)
+        await _send(host, queue, parked(delivery.message, brief))
 
 
-async def _declared(host: Host, source: str) -> Queue:
-    """Declare the parked queue of the queue *source*, and return it."""
+def _parked_queue(host: Host, source: str) -> Queue:
     queue = of_same_type(parked_queue(source), source, host.settings.queue_options)
-    with suppress(ConfigurationError):  # the queue exists with other arguments
-        await host.transport.declare(queues=[queue])
+    if queue.arguments.get("x-queue-type") == "quorum":
+        # A look at a message may count as a failed delivery, and must not delete it.
+        queue = dataclasses.replace(
+            queue, arguments={**queue.arguments, "x-delivery-limit": -1}, accept_existing=True
+        )
     return queue
 
 
 async def _send(host: Host, queue: Queue, message: Message) -> None:
-    outgoing = Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True)
-    await host.transport.publish(outgoing, PARKING)
+    """Send *message* to *queue*, and declare the queue if it does not exist."""
+
+    def outgoing() -> Outgoing:
+        return Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True)
+
+    try:
+        await host.transport.publish(outgoing(), PARKING)
+    except Unroutable:
+        await host.transport.declare(queues=[queue])
+        await host.transport.publish(outgoing(), PARKING)

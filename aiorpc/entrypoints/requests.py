@@ -23,12 +23,14 @@ from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.errors import text_of
 from ..wire.message import Message
+from ..wire.parked import Parking
 from ..wire.requests import Request
 from .answers import Answers, ServedRequest
 from .attempts import Attempts
 from .cancellations import Cancellations
 from .decompression import decompresses
 from .refusals import Refusals, not_found, uncertain
+from .sensitive import paths_in_call
 from .streams import AGAIN, Collected, Stream, StreamCall, Streams, no_stream
 
 __all__ = ["Method", "Server"]
@@ -65,6 +67,14 @@ class _Request(ServedRequest, eq=False, kw_only=True):
         return self.server.replies.result(self.message, result)
 
 
+def _why(host: Host, methods: Mapping[str, Method], delivery: Delivery) -> Parking:
+    """Return the method of a request that is parked, and its sensitive arguments."""
+    name = delivery.routing_key.rpartition(".")[2]
+    method = methods.get(name)
+    paths = paths_in_call(method.entrypoint, host) if method else ()
+    return Parking(method=f"{host.service_name}.{name}", sensitive=paths)
+
+
 class Server:
     """
     Serves the requests of one service.
@@ -86,6 +96,7 @@ class Server:
             host,
             host.wire.rpc_queue(host.service_name).name,
             self._counted,
+            why=partial(_why, host, methods),
             as_it_came=True,
             parked=self._parked,
             rejected=self.answers.send_beside,

@@ -14,6 +14,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from ..config import hide
 from ..exceptions import AioRpcError
 from ..extensions import Host, Outcome
@@ -23,6 +25,7 @@ from ..wire.copies import original_key_of, retried
 from ..wire.errors import text_of
 from ..wire.message import Queue
 from ..wire.names import delay_queue, parked_queue
+from ..wire.parked import Parking
 from .parking import park
 from .retry import Retry
 
@@ -41,7 +44,7 @@ class Retries:
     The retries of the messages of *queue*.
 
     Args:
-        name: the method, for logs: ``service.method``.
+        why: the method, ``service.method``, and its sensitive arguments.
         kind: the word for a message, for logs.
         work: starts the method with a message that was retried so many times.
         requeue: requeues a message because this host stops.
@@ -54,7 +57,7 @@ class Retries:
         queue: Queue,
         retry: Retry,
         *,
-        name: str,
+        why: Parking,
         kind: str,
         work: Callable[[Delivery, int], None],
         requeue: Callable[[Delivery], None],
@@ -63,8 +66,8 @@ class Retries:
         self._host = host
         self._queue = queue
         self._retry = retry
-        self._name = name
-        self._method = name.rpartition(".")[2]
+        self._why = why
+        self._name = why.method
         self._kind = kind
         self._work = work
         self._requeue = requeue
@@ -100,7 +103,7 @@ class Retries:
                 "%s: %s %s failed %d times and is rejected, to the dead-letter exchange if queue "
                 "%s has one: %s",
                 *(self._name, self._kind, _key(delivery), attempts, self._queue.name, reason),
-                extra=named(self._host.service_name, self._method),
+                extra=named(self._host.service_name, self._name.rpartition(".")[2]),
             )
             delivery.reject(requeue=False)
             return
@@ -112,16 +115,9 @@ class Retries:
         self._host.spawn(parking, f"park a {self._kind}", settles=True)
 
     async def _park(self, delivery: Delivery, text: str, reason: str, stack: str | None) -> None:
+        why = replace(self._why, reason=reason, stack=stack)
         try:
-            parked = await park(
-                self._host,
-                self._queue.name,
-                delivery,
-                text,
-                method=self._method,
-                reason=reason,
-                stack=stack,
-            )
+            parked = await park(self._host, self._queue.name, delivery, text, why)
         except asyncio.CancelledError:
             self._requeue(delivery)
             raise

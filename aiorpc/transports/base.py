@@ -29,6 +29,7 @@ from .claims import Claim
 from .confirming import send_and_wait
 from .incoming import REQUEUE, ConsumerOptions, Delivery, Heard, Received, Subscription
 from .outgoing import Outgoing, Refusal, Returns
+from .reading import Reader
 
 if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
     from .outbox import Sender
@@ -40,6 +41,7 @@ __all__ = [
     "Heard",
     "Outgoing",
     "QueueState",
+    "Reader",
     "Received",
     "State",
     "Subscription",
@@ -252,7 +254,7 @@ class Transport(ABC):
         change = self._uncongested.clear if congested else self._uncongested.set
         change()
 
-    # --- queues
+    # --- queues, and rights
 
     @abstractmethod
     async def declare(
@@ -329,22 +331,22 @@ class Transport(ABC):
     @abstractmethod
     async def inspect(self, queue: str, timeout: float = 0.04) -> QueueState | None:
         """
-        Inspect *queue* on a separate channel, because a missing queue closes the channel. An
-        inspection counts as a use of a queue that ``expires``. Simultaneous inspections of a queue
-        share one answer. Return ``None`` after *timeout* seconds, or without a connection.
+        Inspect *queue* on a separate channel, since a missing queue closes it. Inspections share an
+        answer, and are a use of a queue that ``expires``. ``None``: none within *timeout* seconds.
         """
+
+    @abstractmethod
+    def reader(self, queue: str) -> Reader:
+        """Return a reader of *queue* on the connection of now, or raise ``ConnectionLost``."""
 
     @abstractmethod
     async def delete(self, queue: str) -> None:
         """Delete *queue* if it exists and the transport is connected. Bounded; never raises."""
 
-    # --- rights
-
     @abstractmethod
     async def claim(self, name: str) -> Claim | None:
         """
-        Claim the right *name*, an exclusive queue. Return ``None`` if it is taken: by another
-        connection, or by another claim of this transport.
+        Claim the right *name*, an exclusive queue. Return ``None`` if another claim has it.
 
         Raises:
             ConnectionLost: there is no connection, or the broker does not answer.

@@ -1,10 +1,11 @@
 """
-Reads the number of failed attempts from a message, and makes copies of the message to re-send or to
-park. Pure functions: nothing here awaits or does I/O. :mod:`aiorpc.entrypoints.attempts` uses them.
+Reads the number of failed attempts from a message, and makes copies of the message to re-send. Pure
+functions: nothing here awaits or does I/O. :mod:`aiorpc.entrypoints.attempts` uses them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,9 +22,9 @@ from .names import (
     ORIGINAL_EXCHANGE,
     ORIGINAL_ROUTING_KEY,
     PARKED_EXCHANGE,
-    PARKED_MESSAGE,
+    PARKED_HEADERS,
+    PARKED_QUEUE,
     PARKED_ROUTING_KEY,
-    PARKED_STACKTRACE,
     RESENT,
     RETRIES,
     ROUTING_HEADERS,
@@ -37,8 +38,9 @@ __all__ = [
     "failures_of",
     "has_id",
     "identity_of",
+    "kept",
+    "origin_of",
     "original_key_of",
-    "parked",
     "retried",
     "retries_of",
     "was_resent",
@@ -95,19 +97,26 @@ def copy_id_of(message: Message) -> str | None:
     return copy if type(copy) is str else None
 
 
+def origin_of(headers: Mapping[str, Any], exchange: str, routing_key: str) -> tuple[str, str]:
+    """
+    Return where a message was sent first. *exchange* and *routing_key* are where it came from. They
+    are the same, unless it is a copy, or was parked and moved back to its queue.
+    """
+    names = ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY
+    if ORIGINAL_EXCHANGE not in headers and PARKED_QUEUE in headers:
+        names = PARKED_EXCHANGE, PARKED_ROUTING_KEY
+    return headers.get(names[0], exchange), headers.get(names[1], routing_key)
+
+
 def original_key_of(message: Message) -> str:
     """Return the routing key of the original of *message*, if *message* is a copy."""
-    return str(message.headers.get(ORIGINAL_ROUTING_KEY, "")) if message.headers else ""
+    return str(origin_of(message.headers or EMPTY, "", "")[1])
 
 
-#: Characters of the error in a parked message. All headers must fit into one frame.
-MOST_REASON = 1000
-#: Characters of the stack in a parked message: the last ones, which say where it failed.
-MOST_STACK = 8000
 #: Headers of a copy with a count of attempts.
 _OF_A_COPY = frozenset({ATTEMPTS, COPY})
 #: The counts are of one queue: a classic queue would keep them.
-_NOT_SENT_ON = ROUTING_HEADERS | {DELIVERY_COUNT, ACQUIRED_COUNT}
+_NOT_SENT_ON = ROUTING_HEADERS | PARKED_HEADERS | {DELIVERY_COUNT, ACQUIRED_COUNT}
 #: Headers that differ between two deliveries of a message, or between a message and its copies.
 _OF_ONE_DELIVERY = _NOT_SENT_ON | {
     *(RESENT, ATTEMPTS, COPY, RETRIES),
@@ -126,8 +135,7 @@ def identity_of(message: Message, exchange: str, routing_key: str) -> tuple[Any,
         message.body,
         message.message_id,
         message.correlation_id,
-        headers.get(ORIGINAL_EXCHANGE, exchange),
-        headers.get(ORIGINAL_ROUTING_KEY, routing_key),
+        *origin_of(headers, exchange, routing_key),
         {name: value for name, value in headers.items() if name not in _OF_ONE_DELIVERY},
     )
 
@@ -151,7 +159,7 @@ def counted(
     Return a copy of *message* to re-send, with the number of failed *attempts*. *exchange* and
     *routing_key* are where *message* came from, if it is an original.
     """
-    copy = _sent_on(message, exchange, routing_key)
+    copy = _sent_on(_with_origin(message, exchange, routing_key))
     copy.headers = {**(copy.headers or EMPTY), RESENT: True, ATTEMPTS: attempts, COPY: copy_id}
     if deadline is not None:
         copy.expiration = expiration_of(deadline.remaining())
@@ -166,44 +174,28 @@ def retries_of(message: Message) -> int:
 
 def retried(message: Message, exchange: str, routing_key: str, retries: int) -> Message:
     """Return a copy of *message*, which failed, to run again: for the *retries*-th time."""
-    copy = _kept(message, exchange, routing_key)
+    copy = kept(_with_origin(message, exchange, routing_key))
     headers = {name: v for name, v in (copy.headers or EMPTY).items() if name not in _OF_A_COPY}
     copy.headers = {**headers, RESENT: True, RETRIES: retries}
     return copy
 
 
-def parked(
-    message: Message, exchange: str, routing_key: str, reason: str, stack: str | None = None
-) -> Message:
-    """
-    Return a copy of *message* to park: it never expires, and its headers have its origin, the
-    *reason* and the *stack* of the error.
-    """
-    copy = _kept(message, exchange, routing_key)
-    headers = dict(copy.headers or EMPTY)
-    headers[PARKED_EXCHANGE] = headers[ORIGINAL_EXCHANGE]
-    headers[PARKED_ROUTING_KEY] = headers[ORIGINAL_ROUTING_KEY]
-    headers[PARKED_MESSAGE] = reason[:MOST_REASON]
-    headers.pop(PARKED_STACKTRACE, None)
-    if stack is not None:
-        headers[PARKED_STACKTRACE] = stack[-MOST_STACK:]
-    copy.headers = headers
-    return copy
-
-
-def _kept(message: Message, exchange: str, routing_key: str) -> Message:
+def kept(message: Message) -> Message:
     """Return a copy of *message* that never expires, and survives a restart of the broker."""
-    copy = _sent_on(message, exchange, routing_key)
+    copy = _sent_on(message)
     copy.expiration = None
     copy.persistent = True
     return copy
 
 
-def _sent_on(message: Message, exchange: str, routing_key: str) -> Message:
-    kept: dict[str, Any] = {
-        k: v for k, v in (message.headers or EMPTY).items() if k not in _NOT_SENT_ON
-    }
-    kept.setdefault(ORIGINAL_EXCHANGE, exchange)
-    kept.setdefault(ORIGINAL_ROUTING_KEY, routing_key)
+def _with_origin(message: Message, exchange: str, routing_key: str) -> Message:
+    headers = message.headers or EMPTY
+    exchange, routing_key = origin_of(headers, exchange, routing_key)
+    origin = {ORIGINAL_EXCHANGE: exchange, ORIGINAL_ROUTING_KEY: routing_key}
+    return msgspec.structs.replace(message, headers={**headers, **origin})
+
+
+def _sent_on(message: Message) -> Message:
+    headers = {k: v for k, v in (message.headers or EMPTY).items() if k not in _NOT_SENT_ON}
     # RabbitMQ refuses a user_id that is not the user of our connection (406).
-    return msgspec.structs.replace(message, headers=kept, user_id=None)
+    return msgspec.structs.replace(message, headers=headers, user_id=None)

@@ -30,10 +30,16 @@ __all__ = [
     "ORIGINAL_ROUTING_KEY",
     "OVERSIZED",
     "OWN_PREFIX",
+    "PARKED_AT",
     "PARKED_EXCHANGE",
+    "PARKED_HEADERS",
     "PARKED_MESSAGE",
+    "PARKED_METHOD",
+    "PARKED_QUEUE",
     "PARKED_ROUTING_KEY",
+    "PARKED_SENSITIVE",
     "PARKED_STACKTRACE",
+    "PARKED_SUFFIX",
     "PREFIX",
     "REPLY_QUEUE_EXPIRES",
     "RESENT",
@@ -45,6 +51,7 @@ __all__ = [
     "TRACEPARENT_LENGTH",
     "TRACE_HEADERS",
     "UNBOUNDED_CANCEL",
+    "UNREADABLE",
     "cancel_queue",
     "delay_queue",
     "discovery_answers_queue",
@@ -77,9 +84,11 @@ ITEM = "aiorpc-item"
 ALIVE_EVERY = "aiorpc-alive"
 #: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
+#: Why a message could not be read. The receiving transport adds this header.
+UNREADABLE = "aiorpc-unreadable"
 #: The id of a copy of a message, if aiorpc counts attempts at the message.
 COPY = "aiorpc-copy"
-#: The origin of a message that was parked or re-sent to its queue.
+#: The origin of a message that was re-sent to its queue.
 ORIGINAL_EXCHANGE = "aiorpc-exchange"
 ORIGINAL_ROUTING_KEY = "aiorpc-routing-key"
 #: Why a message was parked, and from where: the names of Spring AMQP, which tools know.
@@ -87,6 +96,21 @@ PARKED_MESSAGE = "x-exception-message"
 PARKED_STACKTRACE = "x-exception-stacktrace"
 PARKED_EXCHANGE = "x-original-exchange"
 PARKED_ROUTING_KEY = "x-original-routingKey"
+#: The queue whose message was parked, the method that failed, the time, and the paths of sensitive
+#: arguments in the decoded body.
+PARKED_QUEUE = "aiorpc-queue"
+PARKED_METHOD = "aiorpc-method"
+PARKED_AT = "aiorpc-parked-at"
+PARKED_SENSITIVE = "aiorpc-sensitive"
+#: The headers that only a parked message has.
+PARKED_HEADERS = frozenset(
+    {
+        *(PARKED_MESSAGE, PARKED_STACKTRACE, PARKED_EXCHANGE, PARKED_ROUTING_KEY),
+        *(PARKED_QUEUE, PARKED_METHOD, PARKED_AT, PARKED_SENSITIVE),
+    }
+)
+#: The end of the name of each parked queue.
+PARKED_SUFFIX = ".parked"
 #: The queues that dead-lettered a message.
 DEATHS = "x-death"
 #: The number of failed deliveries of a message by a quorum queue. A first delivery has no count.
@@ -165,7 +189,7 @@ def replacement_queue(first: str, number: int) -> str:
 
 def parked_queue(queue: str) -> Queue:
     """Return the queue for parked messages: messages of *queue* that failed for good."""
-    return Queue(_beside(queue, "parked"))
+    return Queue(_beside(queue, PARKED_SUFFIX[1:]))
 
 
 def delay_queue(queue: Queue, delay: int) -> Queue:

@@ -7,7 +7,7 @@ import io
 import re
 import tomllib
 
-from aiorpc.cli.app import COMMANDS, parser_of
+from aiorpc.cli.app import command_of, parser_of
 
 from .markdown import ROOT
 
@@ -36,13 +36,13 @@ def check_command(words: list[str], place: str) -> None:
 def _check_aiorpc(words: list[str], place: str) -> None:
     if not words or words[0].startswith("-"):
         return  # `aiorpc` itself has no option that a page could get wrong
-    name, *words = words
-    assert name in COMMANDS, f"{place}: there is no command `aiorpc {name}`"
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         try:
-            parser_of(name).read(words)
+            name, given = command_of(words)
+            parser_of(name).read(given)
         except SystemExit:
-            raise AssertionError(f"{place}: aiorpc {name}: {printed.getvalue()}") from None
+            command = " ".join(words)
+            raise AssertionError(f"{place}: aiorpc {command}: {printed.getvalue()}") from None
 
 
 def _check_make(words: list[str], place: str) -> None:

@@ -138,8 +138,10 @@ async def test_a_request_that_ends_its_process_is_parked_and_its_caller_gets_an_
         message = delivery.message
         assert message.body == b'{"args":[],"kwargs":{}}'
         assert message.headers is not None
-        assert message.headers["aiorpc-exchange"] == "nameko-rpc"
-        assert message.headers["aiorpc-routing-key"] == f"{name}.die"
+        assert message.headers["x-original-exchange"] == "nameko-rpc"
+        assert message.headers["x-original-routingKey"] == f"{name}.die"
+        assert message.headers["aiorpc-method"] == f"{name}.die"
+        assert message.headers["x-exception-message"].startswith("DeliveryUncertain: ")
         assert message.expiration is None
         delivery.ack()
         await onlooker.delete(f"rpc-{name}.parked")
@@ -323,7 +325,7 @@ async def test_an_event_is_parked_only_for_the_handler_whose_process_it_ends(
         assert not dying.is_set()
         assert delivery.message.body == b'{"id":7}'
         assert delivery.message.headers is not None
-        assert delivery.message.headers["aiorpc-exchange"] == f"{name}.events"
+        assert delivery.message.headers["x-original-exchange"] == f"{name}.events"
         delivery.ack()
         await asyncio.wait_for(heard.wait(), 5)
         assert beside.count == 1
@@ -461,7 +463,7 @@ async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continu
 ) -> None:
     done: list[str] = []
 
-    async def fail(**_: Any) -> None:
+    async def fail(*_: Any) -> None:
         raise ValueError("no such luck")
 
     delivery: Any = SimpleNamespace(
@@ -476,7 +478,7 @@ async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continu
     host: Any = SimpleNamespace(
         service_name="shop",
         settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}),
-        transport=SimpleNamespace(declare=fail),
+        transport=SimpleNamespace(publish=fail),
         spawn=lambda background, name, settles=False: spawned.append(background),
     )
     assert Attempts(host, "q", lambda delivery: done.append("worked on")).takes(delivery)

@@ -153,7 +153,9 @@ async def test_an_event_that_ends_its_process_is_parked_after_the_configured_num
     assert message.headers is not None
     assert message.headers["x-original-exchange"] == f"{stage.name}.events"
     assert message.headers["x-original-routingKey"] == "happened"
-    assert message.headers["x-exception-message"].startswith("happened: delivered 4 times")
+    assert message.headers["x-exception-message"].startswith(
+        "DeliveryUncertain: happened: delivered 4 times"
+    )
 
 
 async def test_the_delivery_limit_of_the_queue_holds_for_an_event_that_ends_its_process(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import pytest
@@ -22,6 +22,8 @@ from aiorpc import (
 )
 from aiorpc.config import resolve
 from aiorpc.entrypoints.consumer import Requeues
+from aiorpc.parked.messages import Selection
+from aiorpc.parked.settling import Replay
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing, Transport
 from aiorpc.wire.message import Message
@@ -100,12 +102,43 @@ async def test_an_event_is_retried_at_once_then_after_each_delay_then_parked(
     assert "in handle" in headers["x-exception-stacktrace"]
     assert headers["x-original-exchange"] == f"{stage.name}.events"
     assert headers["x-original-routingKey"] == "happened"
+    assert headers["aiorpc-queue"] == stage.queue
+    assert headers["aiorpc-method"] == f"{stage.name}.handle"
+    assert abs(headers["aiorpc-parked-at"].timestamp() - time()) < 10
+    assert not {"aiorpc-retries", "aiorpc-resent", "aiorpc-exchange"} & headers.keys()
     assert headers["x-death"][0]["reason"] == "expired"
     (line,) = [each for each in caplog.messages if "parked in queue" in each]
     assert line == (
         f"{stage.name}.handle: event happened failed 4 times and is parked in queue "
         f"{stage.parked}: ValueError: no luck with 7"
     )
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_parked_event_that_is_moved_back_begins_its_retries_again(
+    stage: Stage, by_hand: bool
+) -> None:
+    async with ServiceContainer(stage.service(Retry(delays=(0.05,)), fails=3), stage.config):
+        await stage.dispatch(7)
+        if by_hand:
+            message = (await stage.taken(stage.parked)).message
+            outgoing = Outgoing(exchange="", routing_key=stage.queue, message=message)
+            await stage.onlooker.publish(outgoing, 5)
+        else:
+            await eventually_waiting(stage, stage.parked, 1)
+            settled = await Replay(stage.onlooker, stage.parked, Selection()).run()
+            assert settled.done == 1
+        await asyncio.wait_for(stage.succeeded.wait(), 5)
+    assert stage.runs == [7, 7, 7, 7]
+
+
+async def test_a_parked_event_names_its_sensitive_parts(stage: Stage) -> None:
+    service = stage.service(Retry(), sensitive_arguments=("payload.card", "payload.items[0]"))
+    async with ServiceContainer(service, stage.config):
+        await stage.dispatch({"card": "4000", "items": [1]})
+        parked = await stage.taken(stage.parked)
+    headers = parked.message.headers or {}
+    assert headers["aiorpc-sensitive"] == [["card"], ["items", "0"]]
 
 
 async def test_a_retry_that_succeeds_is_the_last(stage: Stage) -> None:
@@ -131,11 +164,11 @@ async def test_a_waiting_event_holds_no_worker_and_outlives_the_service(stage: S
 
 
 async def eventually_waiting(stage: Stage, queue: str, messages: int) -> None:
-    async with asyncio.timeout(5):
-        while True:
-            state = await stage.onlooker.inspect(queue, 1)
-            if state is not None and state.messages == messages:
-                return
+    async def check() -> bool:
+        state = await stage.onlooker.inspect(queue, 1)
+        return state is not None and state.messages == messages
+
+    await eventually(check)
 
 
 async def test_other_handlers_of_an_event_do_not_hear_its_retries(stage: Stage) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from unittest import mock
 
 from aiorpc.cli.app import run as run_here
 
-__all__ = ["PATIENCE", "SCRIPT", "Done", "Project", "Started", "invoke", "run"]
+__all__ = ["PATIENCE", "SCRIPT", "Done", "Project", "Started", "Terminal", "invoke", "run"]
 
 #: The installed command; its directory, not the current one, is first on Python's path.
 SCRIPT = Path(sys.executable).with_name("aiorpc")
@@ -176,6 +179,51 @@ class Started:
                 self._more.notify_all()
         with self._more:
             self._more.notify_all()
+
+
+class Terminal:
+    """``aiorpc *arguments`` on a pseudo-terminal; :meth:`close` ends it."""
+
+    def __init__(self, *arguments: str, cwd: Path, env: Mapping[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [SCRIPT, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env={**os.environ, "TERM": "dumb", **env},
+            start_new_session=True,
+            # A shell starts programs in the background with SIGINT ignored, and pytest may be one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        os.close(theirs)
+
+    def reads_until(self, text: str) -> str:
+        """Return the output up to *text*."""
+        read, ends = "", time.monotonic() + PATIENCE
+        while text not in read:
+            ready, _, _ = select.select([self._ours], [], [], max(0, ends - time.monotonic()))
+            assert ready, f"no {text!r} in {read!r}"
+            read += os.read(self._ours, 4096).decode().replace("\r", "")
+        return read
+
+    def sends(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def presses_ctrl_c(self, expected: str) -> str:
+        self._process.send_signal(signal.SIGINT)
+        return self.reads_until(expected)
+
+    def ends(self) -> int:
+        """Wait for its end; return the exit code."""
+        return self._process.wait(PATIENCE)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._ours)
 
 
 #: A service whose entrypoint fires when it starts, and whose method takes some seconds.

@@ -10,7 +10,7 @@ from aiorpc.wire.copies import (
     counted,
     failures_of,
     identity_of,
-    parked,
+    original_key_of,
     retried,
     retries_of,
     was_resent,
@@ -49,32 +49,6 @@ def test_a_copy_keeps_everything_except_what_would_misroute_it() -> None:
     assert attempts_of(message) is None
 
 
-def test_a_parked_message_is_persistent_and_does_not_expire() -> None:
-    message = parked(Message(body=b"x", persistent=False, expiration=5), "e", "k", "why")
-    assert (message.persistent, message.expiration) == (True, None)
-    assert message.headers == {
-        "aiorpc-exchange": "e",
-        "aiorpc-routing-key": "k",
-        "x-original-exchange": "e",
-        "x-original-routingKey": "k",
-        "x-exception-message": "why",
-    }
-
-
-def test_a_parked_message_keeps_the_end_of_a_long_stack() -> None:
-    reason, stack = "r" * 5000, "s" * 20_000 + "the end"
-    message = parked(Message(body=b"x"), "e", "k", reason, stack)
-    assert message.headers is not None
-    assert len(message.headers["x-exception-message"]) == 1000
-    assert len(message.headers["x-exception-stacktrace"]) == 8000
-    assert message.headers["x-exception-stacktrace"].endswith("the end")
-    again = parked(message, "", "x.parked", "another reason")
-    assert again.headers is not None
-    assert again.headers["x-exception-message"] == "another reason"
-    assert "x-exception-stacktrace" not in again.headers
-    assert again.headers["x-original-exchange"] == "e"
-
-
 def test_a_retried_message_counts_its_retries_and_leaves_the_attempts_behind() -> None:
     message = counted(Message(body=b"x", persistent=False, expiration=5), "e", "k", "id", 2, None)
     copy = retried(message, "", "queue", 3)
@@ -97,11 +71,25 @@ def test_an_attempts_header_that_is_no_count_is_ignored(odd: object) -> None:
     assert attempts_of(Message(body=b"", headers={"aiorpc-attempts": odd})) is None
 
 
-def test_a_copy_and_a_parked_message_leave_the_counts_of_their_queue_behind() -> None:
+def test_a_copy_leaves_the_counts_of_its_queue_behind() -> None:
     message = Message(body=b"", headers={"x-delivery-count": 2, "x-acquired-count": 3})
-    for copy in (counted(message, "e", "k", "id", 0, None), parked(message, "e", "k", "why")):
-        assert copy.headers is not None
-        assert {"x-delivery-count", "x-acquired-count"}.isdisjoint(copy.headers)
+    copy = counted(message, "e", "k", "id", 0, None)
+    assert copy.headers is not None
+    assert {"x-delivery-count", "x-acquired-count"}.isdisjoint(copy.headers)
+
+
+def test_a_parked_message_that_was_moved_back_keeps_its_origin_when_it_is_retried() -> None:
+    headers = {"aiorpc-queue": "q", "x-original-exchange": "e", "x-original-routingKey": "k"}
+    moved = Message(body=b"x", headers=headers)
+    copy = retried(moved, "", "q", 1)
+    assert copy.headers == {
+        "aiorpc-exchange": "e",
+        "aiorpc-routing-key": "k",
+        "aiorpc-resent": True,
+        "aiorpc-retries": 1,
+    }
+    assert original_key_of(moved) == "k"
+    assert identity_of(copy, "", "q") == identity_of(moved, "", "q")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ __all__ = [
     "misdeclared",
     "queue_exists",
     "unknown_type",
+    "version_of",
 ]
 
 log = logger(__name__)
@@ -146,7 +147,10 @@ async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
     broker reports only an error, and closes *channel*: the next request on *channel* fails. See
     :func:`answered`.
     """
-    frames = [*_exchange_frames(queue.exchange, ahead=True), *_queue_frames(queue, ahead=True)]
+    frames = [
+        *_exchange_frames(queue.exchange, ahead=True),
+        *_queue_frames(_fitting(channel, queue), ahead=True),
+    ]
     await channel.write_queue.put(
         ChannelFrame.marshall(channel_number=channel.number, frames=frames)
     )
@@ -190,8 +194,29 @@ async def _declare_exchange(channel: aiormq.Channel, exchange: Exchange) -> None
 
 async def _declare_queue(channel: aiormq.Channel, queue: Queue) -> None:
     await _declare_exchange(channel, queue.exchange)
-    for frame in _queue_frames(queue):
+    for frame in _queue_frames(_fitting(channel, queue)):
         await channel.rpc(frame)
+
+
+#: The argument that limits the failed deliveries of each message.
+_LIMIT = "x-delivery-limit"
+
+
+def _fitting(channel: aiormq.Channel, queue: Queue) -> Queue:
+    """
+    Return *queue* without a delivery limit of -1, if the broker does not know it. Before RabbitMQ
+    4.0, a quorum queue with this limit deletes a message at its first requeue (3.10), and one
+    without the argument has no limit.
+    """
+    if queue.arguments.get(_LIMIT) != -1 or version_of(channel) >= (4,):
+        return queue
+    return replace(queue, arguments={k: v for k, v in queue.arguments.items() if k != _LIMIT})
+
+
+def version_of(channel: aiormq.Channel) -> tuple[int, ...]:
+    """Return the broker's version, such as ``(4, 3, 6)``; ``()`` if it does not say."""
+    version = str(channel.connection.server_properties.get("version"))
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def _exchange_frames(exchange: Exchange, *, ahead: bool = False) -> Iterator[Frame]:

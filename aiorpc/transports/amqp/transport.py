@@ -14,12 +14,23 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
+import aiormq
+
 from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
 from ..backoff import Backoff
-from ..base import Claim, QueueState, State, Subscription, Transport
+from ..base import (
+    REQUEUE,
+    Claim,
+    QueueState,
+    Reader,
+    Received,
+    State,
+    Subscription,
+    Transport,
+)
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
@@ -30,6 +41,7 @@ from .errors import Refused, quietly, reason
 from .inspector import Inspector
 from .link import CLOSE_TIMEOUT, Link
 from .listener import ListenerChannel
+from .reader import AmqpReader, ReaderChannel
 from .subscription import AmqpSubscription
 from .supervisor import Supervisor
 from .topology import Topology, delete_queue, misdeclared, unknown_type
@@ -213,6 +225,27 @@ class AmqpTransport(Transport):
 
     async def claim(self, name: str) -> Claim | None:
         return await self._claims.claim(name)
+
+    def reader(self, queue: str) -> Reader:
+        link = self.supervisor.link
+        if link is None:
+            raise ConnectionLost(f"queue {queue!r} cannot be read: {self.condition()}")
+
+        def opened(amqp: aiormq.Channel, received: Received) -> ReaderChannel:
+            return ReaderChannel(
+                link,
+                amqp,
+                max_message_size=NO_LIMIT,
+                limit=self._limit,
+                take_back=self._sender.take_back,
+                received=received,
+                prefetch=0,
+                requeue=REQUEUE,
+                elsewhere=self.send,
+                returned=self.returns.take,
+            )
+
+        return AmqpReader(queue, link, opened, self.inspect)
 
     async def delete(self, queue: str) -> None:
         self._topology.forget(queue)

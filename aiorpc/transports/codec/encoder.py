@@ -151,9 +151,9 @@ class Encoder:
         """Return a ``basic.reject``."""
         return _TAGGED(METHOD, self.channel, 13, REJECT, tag, requeue, FRAME_END)
 
-    def nack(self, tag: int) -> bytes:
-        """Return a ``basic.nack`` that requeues."""
-        return _TAGGED(METHOD, self.channel, 13, NACK, tag, 2, FRAME_END)
+    def nack(self, tag: int, *, multiple: bool = False) -> bytes:
+        """Return a ``basic.nack`` that requeues; with *multiple*, all messages up to *tag*."""
+        return _TAGGED(METHOD, self.channel, 13, NACK, tag, 2 | multiple, FRAME_END)
 
     def cancel(self, consumer_tag: str) -> bytes:
         """Return a ``basic.cancel`` that the broker does not answer."""

@@ -40,6 +40,7 @@ _KNOWN_ARGUMENTS: Final = frozenset(
         "x-dead-letter-exchange",
         "x-dead-letter-routing-key",
         "x-dead-letter-strategy",
+        "x-delivery-limit",
         "x-queue-type",
         "x-queue-mode",
         "x-queue-version",

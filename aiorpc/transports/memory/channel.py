@@ -24,12 +24,16 @@ from ..outgoing import (
     settle_soon,
 )
 from .broker import MemoryBroker
-from .queue import Deliver, Entry, MemoryConsumer, MemoryQueue
+from .queue import Deliver, MemoryConsumer, MemoryQueue
 
 __all__ = ["MemoryChannel"]
 
 #: Encodes messages only to check them.
 _ENCODER: Final = Encoder(channel=0, frame_max=0)
+
+
+#: Acks the delivery that a message answers, or leaves it unsettled if the broker refused it.
+Answered = Callable[[bool], None]
 
 
 class MemoryChannel:
@@ -66,12 +70,11 @@ class MemoryChannel:
         self._take_back = take_back
         self._elsewhere = elsewhere
         self._returned = returned
-        #: Sent, unsettled messages, each with its outcome and the delivery to ack first.
-        self._sent: deque[tuple[Outgoing, AioRpcError | None, tuple[MemoryConsumer, Entry] | None]]
-        self._sent = deque()
+        #: Sent, unsettled messages, each with its outcome, and what settles the answered delivery.
+        self._sent: deque[tuple[Outgoing, AioRpcError | None, Answered | None]] = deque()
         self._settling = False
         #: Answers that wait until the broker accepts messages.
-        self._held: list[tuple[MemoryConsumer, Entry, Outgoing]] = []
+        self._held: list[tuple[MemoryConsumer, Outgoing, Answered]] = []
 
     @property
     def ready(self) -> bool:
@@ -111,11 +114,9 @@ class MemoryChannel:
         here = (each for each in self.consumers if each.unacked or each in each.queue.consumers)
         self.consumers = [*here, consumer]
 
-    def publish(
-        self, outgoing: Outgoing, answered: tuple[MemoryConsumer, Entry] | None = None
-    ) -> None:
+    def publish(self, outgoing: Outgoing, answered: Answered | None = None) -> None:
         """
-        Send *outgoing*; ack *answered* when the broker has confirmed it.
+        Send *outgoing*; call *answered* when the broker has confirmed or refused it.
 
         Raises:
             UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
@@ -138,10 +139,10 @@ class MemoryChannel:
         elif error is not None:
             asyncio.get_running_loop().call_soon(self._returned, message, error)
 
-    def answer(self, consumer: MemoryConsumer, entry: Entry, reply: Outgoing) -> bool:
+    def answer(self, consumer: MemoryConsumer, reply: Outgoing, answered: Answered) -> bool:
         """
-        Send *reply*, then ack *entry*; see :meth:`.base.Delivery.answer`. Return whether *entry* is
-        acked, now or later.
+        Send *reply*, then call *answered*; see :meth:`.base.Delivery.answer`. Return whether
+        *answered* is called, now or later, or the connection is lost.
         """
         if not consumer.open:
             self._elsewhere(reply)
@@ -149,21 +150,21 @@ class MemoryChannel:
         try:
             if self.broker.blocked:
                 check(reply, _ENCODER, self._limit)
-                self._held.append((consumer, entry, reply))
+                self._held.append((consumer, reply, answered))
                 return True
-            self.publish(reply, (consumer, entry) if reply.confirm else None)
+            self.publish(reply, answered if reply.confirm else None)
         except UnserializableValueError as error:
             refuse(reply, error)
             return False
         if not reply.confirm:
-            consumer.ack(entry)
+            answered(True)
         return True
 
     def unblocked(self) -> None:
         """Send the answers that waited, because the broker accepts messages again."""
         held, self._held = self._held, []
-        for consumer, entry, reply in held:
-            self.answer(consumer, entry, reply)
+        for consumer, reply, answered in held:
+            self.answer(consumer, reply, answered)
 
     def end(self) -> None:
         """End the channel: its connection is lost or closed."""
@@ -175,7 +176,7 @@ class MemoryChannel:
         again = (resend(outgoing) for outgoing, _, _ in sent)
         self._take_back(outgoing for outgoing in again if outgoing is not None)
         # Only the answers are sent: the broker has requeued their requests.
-        for _, _, reply in held:
+        for _, reply, _ in held:
             if not reply.confirm:
                 settle(reply, ConnectionLost(f"{reply.description} was not sent yet"))
             self._elsewhere(reply)
@@ -193,6 +194,6 @@ class MemoryChannel:
         for _ in range(len(self._sent)):
             outgoing, error, answered = self._sent.popleft()
             if answered is not None:
-                answered[0].ack(answered[1])
+                answered(error is None)
             if error is not None or outgoing.settled is not None:
                 settle(outgoing, error)

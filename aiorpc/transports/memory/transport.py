@@ -15,13 +15,14 @@ from weakref import WeakValueDictionary
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
-from ..base import Claim, QueueState, State, Transport
+from ..base import Claim, QueueState, Reader, State, Transport
 from ..incoming import ConsumerOptions
 from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
 from .broker import MemoryBroker
 from .channel import MemoryChannel
 from .claims import MemoryClaim
+from .reader import MemoryReader
 from .subscription import MemorySubscription, restore
 
 __all__ = ["MemoryTransport"]
@@ -271,6 +272,9 @@ class MemoryTransport(Transport):
     async def claim(self, name: str) -> Claim | None:
         channel = self.channel
         return None if name in channel.broker.queues else MemoryClaim(name, channel)
+
+    def reader(self, queue: str) -> Reader:
+        return MemoryReader(queue, self.channel)
 
     async def delete(self, queue: str) -> None:
         self._queues.pop(queue, None)

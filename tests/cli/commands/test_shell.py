@@ -5,13 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import gc
-import os
-import pty
-import select
-import signal
-import subprocess
 import textwrap
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +15,7 @@ import pytest
 from aiorpc.cli.commands.shell import Console, _loop_in_thread
 from aiorpc.config import Settings
 from aiorpc.from_thread import Bridge
-from tests.support.command_line import PATIENCE, SCRIPT, Project, Started, invoke, run
+from tests.support.command_line import Project, Started, Terminal, invoke, run
 
 MEMORY = ("--broker", "memory://")
 
@@ -121,65 +115,31 @@ def test_a_broker_that_stops_answering_exits_5(monkeypatch: pytest.MonkeyPatch) 
 # On a terminal
 
 
-class Terminal:
+class Prompt(Terminal):
     """``aiorpc shell`` on a pseudo-terminal."""
 
     def __init__(self, cwd: Path, startup: Path) -> None:
-        self._ours, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            [SCRIPT, "shell", *MEMORY],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            cwd=cwd,
-            env={**os.environ, "TERM": "dumb", "PYTHONSTARTUP": str(startup)},
-            start_new_session=True,
-            # A shell starts programs in the background with SIGINT ignored, and pytest may be one.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        os.close(theirs)
-
-    def reads_until(self, text: str) -> str:
-        """Return the output up to *text*."""
-        read, ends = "", time.monotonic() + PATIENCE
-        while text not in read:
-            ready, _, _ = select.select([self._ours], [], [], max(0, ends - time.monotonic()))
-            assert ready, f"no {text!r} in {read!r}"
-            read += os.read(self._ours, 4096).decode().replace("\r", "")
-        return read
+        super().__init__("shell", *MEMORY, cwd=cwd, env={"PYTHONSTARTUP": str(startup)})
 
     def types(self, line: str) -> str:
         """Type *line*, and return the output up to the next prompt."""
         self.sends(f"{line}\n".encode())
         return self.reads_until(">>> ").partition("\n")[2].removesuffix(">>> ")
 
-    def sends(self, keys: bytes) -> None:
-        os.write(self._ours, keys)
-
-    def presses_ctrl_c(self, expected: str) -> str:
-        self._process.send_signal(signal.SIGINT)
-        return self.reads_until(expected)
-
     def leaves(self, key: bytes) -> int:
         self.sends(key)
-        return self._process.wait(PATIENCE)
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._ours)
+        return self.ends()
 
 
 @pytest.fixture
-def terminal(project: Project) -> Iterator[Terminal]:
+def terminal(project: Project) -> Iterator[Prompt]:
     startup = project.write("startup.py", "greeting = 'from PYTHONSTARTUP'\n")
-    terminal = Terminal(project.directory, startup)
+    terminal = Prompt(project.directory, startup)
     yield terminal
     terminal.close()
 
 
-def test_a_prompt_evaluates_awaits_and_ctrl_c_cancels_them(terminal: Terminal) -> None:
+def test_a_prompt_evaluates_awaits_and_ctrl_c_cancels_them(terminal: Prompt) -> None:
     banner = terminal.reads_until(">>> ")
     assert "memory://" in banner
     assert "await n.rpc.service.method" in banner
@@ -219,7 +179,7 @@ def test_ctrl_c_before_a_line_has_begun_leaves_no_coroutine(
             console.run(line)
 
 
-def test_texts_of_a_peer_cannot_control_the_terminal(terminal: Terminal) -> None:
+def test_texts_of_a_peer_cannot_control_the_terminal(terminal: Prompt) -> None:
     terminal.reads_until(">>> ")
     line = r"""raise __import__("aiorpc").RemoteError("E\x1b[2J", "one\ntwo\x9b31m")"""
     shown = terminal.types(line)
@@ -228,12 +188,12 @@ def test_texts_of_a_peer_cannot_control_the_terminal(terminal: Terminal) -> None
     assert not {"\x1b", "\x9b"} & set(shown)
 
 
-def test_ctrl_d_leaves_the_shell(terminal: Terminal) -> None:
+def test_ctrl_d_leaves_the_shell(terminal: Prompt) -> None:
     terminal.reads_until(">>> ")
     assert terminal.leaves(b"\x04") == 0
 
 
-def test_a_line_that_blocks_does_not_keep_the_shell_open(terminal: Terminal) -> None:
+def test_a_line_that_blocks_does_not_keep_the_shell_open(terminal: Prompt) -> None:
     terminal.reads_until(">>> ")
     terminal.sends(b"import time; print('runs', flush=True); time.sleep(600)\n")
     terminal.reads_until("runs\n")  # the echo of the terminal comes earlier than this output

@@ -1,0 +1,153 @@
+"""
+``aiorpc parked ls``: counts parked messages by queue, method and error. Imports rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import msgspec
+
+from ....logs import one_line
+from ....parked.messages import Group, OneMessage, Selection
+from ....parked.queues import ParkedQueue
+from ....parked.reading import Look, look
+from ...output import ExitCode, print_json, print_note
+from ...parked_queues import (
+    add_connection,
+    add_selection,
+    agreed,
+    connected,
+    find,
+    times,
+)
+from ...parser import Parser, at_least_one
+
+__all__ = ["configure", "execute"]
+
+ARGUMENTS = "[QUEUE ...]"
+
+DESCRIPTION = """\
+QUEUE is a queue, with or without .parked at its end; * stands for anything.
+Without QUEUE, the queues of all services that answer are looked at.
+
+The command takes each message from its queue, reads it and gives it back, so
+RabbitMQ marks it as redelivered. With --count, it reads no message."""
+
+EXAMPLES = """\
+  $ aiorpc parked ls
+  $ aiorpc parked ls 'rpc-*' --management http://guest:guest@localhost:15672
+  $ aiorpc parked ls --json | jq '.queues[] | select(.messages > 100)'
+"""
+
+
+class ListedParked(msgspec.Struct):
+    """The output for programs. ``incomplete`` says why there may be other queues."""
+
+    queues: Sequence[Look]
+    incomplete: str
+
+
+def configure(parser: Parser) -> None:
+    queues = "Queues whose parked messages to count."
+    parser.add_argument("queues", metavar="QUEUE", nargs="*", help=queues)
+    add_selection(parser)
+    limit = "Messages to read of each queue at most. (default: 10,000)"
+    parser.option("--limit N", limit, type=at_least_one, default=10_000)
+    parser.option("--messages -m", "Also list each message.")
+    parser.option("--count", "Only count the messages of each queue.")
+    add_connection(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the list, and return the exit status."""
+    found = find(arguments, "ls", arguments.queues)
+    costly = [queue for queue in found.queues if queue.cost and queue.messages]
+    unread = set()
+    if costly and not arguments.count:
+        costs = " ".join(queue.cost for queue in costly)
+        if not agreed(arguments, f"{costs} Read them? Otherwise they are only counted."):
+            unread = {queue.name for queue in costly}
+    looks = asyncio.run(_look_at_all(arguments, found.queues, unread))
+    if arguments.json:
+        print_json(ListedParked(looks, found.incomplete))
+    else:
+        _print(looks)
+        if found.incomplete:
+            print_note(f"this may be incomplete: {found.incomplete}")
+    for name in found.missing:
+        print_note(f"no queue {name}: nothing was parked there")
+    return ExitCode.OK
+
+
+async def _look_at_all(
+    arguments: argparse.Namespace, queues: Sequence[ParkedQueue], unread: Collection[str]
+) -> list[Look]:
+    looks = []
+    async with connected(arguments, "ls") as transport:
+        for queue in queues:
+            limit = 0 if arguments.count or queue.name in unread else arguments.limit
+            wanted = Selection(method=arguments.method, error=arguments.error)
+            seen = await look(transport, queue.name, limit, wanted, each=arguments.messages)
+            if seen is not None:
+                looks.append(seen)
+    return looks
+
+
+#: The columns of groups and of messages; the first letter says on which side the text stands.
+_OF_GROUPS = (">COUNT", "<ERROR", "<METHOD", "<PARKED", "<FIRST ID", "<REASON")
+_OF_MESSAGES = (">POSITION", "<ID", "<PARKED", ">BYTES", "<METHOD", "<REASON")
+
+
+def _print(looks: Sequence[Look]) -> None:
+    looks = [each for each in looks if each.messages]
+    if not looks:
+        print("no parked messages")
+    for number, seen in enumerate(looks):
+        print(f"{chr(10) if number else ''}{one_line(seen.queue)}: {times(seen.messages)}")
+        if seen.groups:
+            _print_table(_OF_GROUPS, [_cells(group) for group in seen.groups])
+        if seen.rows:
+            print()
+            _print_table(_OF_MESSAGES, [_cells_of(row) for row in seen.rows])
+        if seen.groups and seen.read < seen.messages:
+            print_note(f"the first {seen.read:,} of {seen.messages:,} messages are read")
+
+
+def _cells(group: Group) -> tuple[object, ...]:
+    first, last = _minutes(group.oldest), _minutes(group.newest)
+    if first != last:
+        first = f"{first} to {last[11:] if first[:10] == last[:10] else last}"
+    return f"{group.count:,}", group.error, group.method, first, group.id, group.reason
+
+
+def _cells_of(row: OneMessage) -> tuple[object, ...]:
+    return row.position, row.id, _minutes(row.at), row.bytes, row.method, row.reason
+
+
+def _minutes(at: str | None) -> str:
+    return "" if at is None else at[:16].replace("T", " ")
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        last = heading is headings[-1]
+        justify: Literal["left", "right"] = "right" if heading[0] == ">" else "left"
+        table.add_column(heading[1:], justify=justify, no_wrap=not last)
+    for row in rows:
+        # Text, because rich would read markup in a name: [red].
+        texts = ("-" if cell == "" else one_line(str(cell), 200) for cell in row)
+        table.add_row(*map(Text, texts))
+    # In a pipe, a great width keeps each row on one line.
+    width = None if sys.stdout.isatty() else 1000
+    Console(width=width, highlight=False).print(table)

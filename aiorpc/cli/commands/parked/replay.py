@@ -1,0 +1,109 @@
+"""
+``aiorpc parked replay``: sends parked messages to where they came from. Imports rich to draw
+progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ....exceptions import ConfigurationError
+from ....parked.queues import ParkedQueue
+from ....parked.settling import Replay, Settling
+from ....transports.base import Transport
+from ...editing import edit
+from ...output import ExitCode, print_note
+from ...parked_queues import (
+    add_connection,
+    add_settling,
+    agreed,
+    find_some,
+    report,
+    settle_all,
+    times,
+    wanted_of,
+)
+from ...parser import Parser
+
+__all__ = ["configure", "execute"]
+
+ARGUMENTS = "QUEUE [MESSAGE ...]"
+
+DESCRIPTION = """\
+MESSAGE is an id or a position, as `aiorpc parked ls --messages` shows them.
+Without MESSAGE, --method, --error or --all say which messages are replayed.
+Messages that are parked meanwhile stay.
+
+A message goes to the queue where it failed, with the same ids, and its retries
+begin again. A request goes to its exchange and routing key. The parked message
+is deleted when the broker has confirmed the new one, so that nothing is lost
+if the command ends at any moment."""
+
+EXAMPLES = """\
+  $ aiorpc parked replay evt-notices-posted--mailer.send --all --dry-run
+  $ aiorpc parked replay evt-notices-posted--mailer.send 5f0c2a91d3 --edit
+  $ aiorpc parked replay rpc-shop --method shop.order --error DeliveryUncertain
+"""
+
+
+def configure(parser: Parser) -> None:
+    add_settling(parser, "replay")
+    parser.option("--edit -e", "Open each body in $EDITOR before.")
+    parser.option("--publish", "Publish to the original exchange, so all its queues get a copy.")
+    add_connection(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Replay the messages, and return the exit status."""
+    wanted = wanted_of(arguments)
+    if arguments.edit and not sys.stdin.isatty():
+        raise ConfigurationError("--edit needs a terminal")
+    queues = find_some(arguments, "replay")
+    costs = " ".join(queue.cost for queue in queues).strip()
+    if costs and not agreed(arguments, f"{costs} Go on?"):
+        print_note("nothing is replayed")
+        return ExitCode.OK
+
+    def made(transport: Transport, queue: ParkedQueue) -> Replay:
+        return Replay(
+            transport,
+            queue.name,
+            wanted,
+            dry=arguments.dry_run,
+            publish=arguments.publish,
+            edit=edit if arguments.edit else None,
+        )
+
+    return report(arguments, settle_all(arguments, "replay", queues, made, _shown), "replayed")
+
+
+@contextmanager
+def _shown(replay: Settling, messages: int) -> Iterator[None]:
+    """Show the progress on stderr, if it is a terminal, and no editor needs it."""
+    if not sys.stderr.isatty() or getattr(replay, "edit", None) is not None:
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    progress = Progress(
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} read"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[now]}"),
+        console=Console(stderr=True),
+        auto_refresh=False,  # auto-refresh would start a thread
+        transient=True,
+    )
+    with progress:
+        bar = progress.add_task("", total=messages, now="")
+
+        def show() -> None:
+            settled = replay.settled
+            now = f"{times(settled.done)} replayed, {len(settled.failed):,} stay"
+            progress.update(bar, completed=settled.read, now=now, refresh=True)
+
+        replay.changed = show
+        yield

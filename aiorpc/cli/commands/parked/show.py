@@ -1,0 +1,233 @@
+"""
+``aiorpc parked show``: shows one parked message whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ....config import Settings
+from ....config.redaction import redact
+from ....context import EMPTY
+from ....exceptions import ConfigurationError
+from ....logs import one_line
+from ....parked.bodies import Bodies, Body
+from ....parked.messages import ParkedMessage
+from ....parked.reading import find
+from ....wire.message import Message
+from ....wire.names import ADDED_PREFIXES, PARKED_MESSAGE, PARKED_STACKTRACE
+from ...output import ExitCode, print_json
+from ...parked_queues import (
+    add_connection,
+    add_selection,
+    agreed,
+    connected,
+    find_some,
+    selection_of,
+)
+from ...parser import Parser
+
+__all__ = ["configure", "execute"]
+
+ARGUMENTS = "QUEUE [MESSAGE]"
+
+DESCRIPTION = """\
+MESSAGE is an id or a position, as `aiorpc parked ls --messages` shows them.
+Without MESSAGE, the first one is shown.
+
+Sensitive arguments of the method, and values whose names look like those of
+secrets, are masked. --body writes the bytes of the body as they are."""
+
+EXAMPLES = """\
+  $ aiorpc parked show evt-notices-posted--mailer.send
+  $ aiorpc parked show evt-notices-posted--mailer.send 5f0c2a91d3 --json
+  $ aiorpc parked show rpc-shop 3 --body > body.json
+"""
+
+#: Characters of a body, and of a header, that are shown.
+MOST_BODY, MOST_HEADER = 20_000, 2_000
+#: Bytes of a binary body that are shown.
+MOST_BINARY = 256
+
+
+class Shown(msgspec.Struct):
+    """The output for programs: ``body`` is decoded, or else ``body_base64`` has the bytes."""
+
+    queue: str
+    messages: int
+    position: int
+    id: str
+    method: str
+    error: str
+    reason: str
+    stack: str | None
+    parked_at: datetime | None
+    from_queue: str
+    exchange: str | None
+    routing_key: str | None
+    redelivered: bool
+    properties: dict[str, Any]
+    headers: dict[str, Any]
+    bytes: int
+    body: Any = None
+    body_text: str | None = None
+    body_base64: str | None = None
+    body_trouble: str = ""
+
+
+def configure(parser: Parser) -> None:
+    parser.add_argument("queue", metavar="QUEUE", help="The queue of the message.")
+    parser.add_argument("message", metavar="MESSAGE", nargs="?", help="The message to show.")
+    add_selection(parser)
+    parser.option("--body", "Write the body's bytes to stdout, and nothing else.")
+    add_connection(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Show the message, and return the exit status."""
+    arguments.messages = [] if arguments.message is None else [arguments.message]
+    wanted = selection_of(arguments)
+    queue, *others = find_some(arguments, "show")
+    if others:
+        names = ", ".join(each.name for each in (queue, *others))
+        raise ConfigurationError(f"name one of {names}")
+    if queue.cost and not agreed(arguments, f"{queue.cost} Go on?"):
+        return ExitCode.OK
+
+    async def found() -> ParkedMessage:
+        async with (
+            connected(arguments, "show") as transport,
+            transport.reader(queue.name) as reader,
+        ):
+            return await find(reader, queue.messages, wanted)
+
+    parked = asyncio.run(found())
+    if arguments.body:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(parked.message.body)
+        sys.stdout.buffer.flush()
+        return ExitCode.OK
+    shown = _shown(parked, queue.messages, arguments.settings)
+    if arguments.json:
+        print_json(shown)
+    else:
+        _print(shown)
+    return ExitCode.OK
+
+
+def _shown(parked: ParkedMessage, messages: int, settings: Settings) -> Shown:
+    message, parking = parked.message, parked.parking
+    body = Body(trouble=parked.unreadable)
+    if not parked.unreadable:
+        body = Bodies(settings).shown(message, parking.sensitive)
+    is_decoded = body.value is not msgspec.UNSET
+    is_binary = not is_decoded and body.text is None and not parking.sensitive
+    return Shown(
+        parked.queue,
+        messages,
+        parked.position,
+        parked.id,
+        parking.method,
+        parking.error,
+        parking.reason,
+        parking.stack,
+        parking.at,
+        parking.queue,
+        parking.exchange,
+        parking.routing_key,
+        parked.delivery.redelivered,
+        _properties_of(message),
+        _headers_of(message),
+        len(message.body),
+        body.value if is_decoded else None,
+        body.text,
+        base64.b64encode(message.body).decode() if is_binary else None,
+        body.trouble,
+    )
+
+
+def _headers_of(message: Message) -> dict[str, Any]:
+    """Return the headers, with the secrets in context data masked."""
+    return {
+        name: value if name.startswith(ADDED_PREFIXES) else redact(name, value)
+        for name, value in (message.headers or EMPTY).items()
+    }
+
+
+def _properties_of(message: Message) -> dict[str, Any]:
+    names = (
+        *("content_type", "content_encoding", "message_id", "correlation_id", "reply_to"),
+        *("type", "app_id", "user_id", "timestamp", "priority", "expiration"),
+    )
+    found = {name: getattr(message, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _print(shown: Shown) -> None:
+    print(
+        f"{one_line(shown.queue)}: message {shown.position:,} of {shown.messages:,}, id {shown.id}"
+    )
+    origin = "" if shown.routing_key is None else f"key {shown.routing_key!r}"
+    if shown.exchange is not None:
+        origin = f"exchange {shown.exchange!r}, {origin}"
+    lines = {
+        "method": shown.method,
+        "error": shown.reason,
+        "parked": "" if shown.parked_at is None else f"{shown.parked_at:%Y-%m-%d %H:%M:%S} UTC",
+        "queue": shown.from_queue,
+        "sent to": origin,
+    }
+    for name, value in lines.items():
+        if value:
+            print(f"{name:9} {one_line(value)}")
+    hidden = {PARKED_STACKTRACE, PARKED_MESSAGE}
+    _print_mapping("properties", shown.properties)
+    _print_mapping("headers", {k: v for k, v in shown.headers.items() if k not in hidden})
+    trouble = f"; {one_line(shown.body_trouble)}" if shown.body_trouble else ""
+    print(f"\nbody ({shown.bytes:,} bytes{trouble})")
+    for line in _body_lines(shown):
+        print(f"  {line}")
+    if shown.stack:
+        print("\nstack")
+        for line in shown.stack.rstrip().splitlines():
+            print(f"  {one_line(line)}")
+
+
+def _print_mapping(heading: str, values: Mapping[str, Any]) -> None:
+    if values:
+        print(f"\n{heading}")
+    width = min(max(map(len, values), default=0), 30)
+    for name, value in values.items():
+        text = _as_json(value) if isinstance(value, list | dict) else str(value)
+        print(f"  {one_line(name):{width}}  {one_line(text, MOST_HEADER)}")
+
+
+def _body_lines(shown: Shown) -> Iterator[str]:
+    if shown.body_base64 is not None:
+        data = base64.b64decode(shown.body_base64[: 4 * MOST_BINARY])
+        text = data[:MOST_BINARY].hex(" ")
+        yield from (text[at : at + 48].rstrip() for at in range(0, len(text), 48))
+    else:
+        is_decoded = shown.body_text is None
+        text = shown.body_text or (_as_json(shown.body, indent=2) if is_decoded else "")
+        for line in text[:MOST_BODY].split("\n"):
+            yield one_line(line.rstrip("\r"), MOST_BODY)
+    if len(text) > MOST_BODY or (shown.body_base64 is not None and shown.bytes > MOST_BINARY):
+        yield "... (--body writes the whole body)"
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value)

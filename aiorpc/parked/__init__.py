@@ -1,0 +1,1 @@
+"""Looks at parked messages, replays and purges them. Nothing else in aiorpc imports this room."""
