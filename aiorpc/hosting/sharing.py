@@ -21,19 +21,22 @@ class Shared:
 
     Args:
         stack: also closes the extensions that use the objects.
+
+    Attributes:
+        values: the objects, by their keys.
     """
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
-        self._values: dict[object, Any] = {}
+        self.values: dict[object, Any] = {}
         self._opening: dict[object, asyncio.Lock] = {}
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """See :meth:`aiorpc.extensions.Host.share`."""
         async with self._opening.setdefault(key, asyncio.Lock()):
-            if key not in self._values:
-                self._values[key] = await self._stack.enter_async_context(opener())
-        value: T = self._values[key]
+            if key not in self.values:
+                self.values[key] = await self._stack.enter_async_context(opener())
+        value: T = self.values[key]
         return value
 
     async def open(
@@ -48,13 +51,13 @@ class Shared:
         Args:
             stack: closes the context manager. None: the stack of the shared objects.
         """
-        outer, before = self._stack, dict(self._values)
+        outer, before = self._stack, dict(self.values)
         async with AsyncExitStack() as inner:
             self._stack = inner
             try:
                 await (inner if stack is None else stack).enter_async_context(opening())
             except BaseException:
-                self._values = before
+                self.values = before
                 raise
             finally:
                 self._stack = outer

@@ -46,7 +46,7 @@ def container_left(container: ServiceContainer) -> list[str]:
         *_counted("deadlines", _deadlines(container._timers)),
         *_transport(container.transport),
     ]
-    cancellations = container._shared.get(Cancellations)
+    cancellations = container._shared.values.get(Cancellations)
     if cancellations is not None:
         left += _counted("cancellable calls", len(cancellations.running))
     for subscription in container.transport.subscriptions:

@@ -58,7 +58,7 @@ def execute(arguments: argparse.Namespace) -> int:
     path, good = ("/livez", "alive") if arguments.live else ("/readyz", "ready")
     try:
         report = _ask(address, path, arguments.timeout)
-    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         why = f"no answer from {address}{path}: {error or type(error).__name__}"
         report = Report(alive=False, ready=False, reasons=(why,))
     ok = report.alive if arguments.live else report.ready
@@ -73,7 +73,7 @@ def _ask(address: str | int, path: str, timeout: float) -> Report:
     """
     Raises:
         OSError, HTTPException: nothing answers there.
-        DecodeError: something else answers there.
+        ValueError: something else answers there.
     """
     host, port = parse_address(address, "--admin")
     connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=timeout)
