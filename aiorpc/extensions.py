@@ -162,6 +162,8 @@ class Entrypoint:
     service_cls: type = field(init=False)
     #: Whether the entrypoint starts calls by itself, as a timer does. It then listens last.
     unprompted: ClassVar[bool] = False
+    #: Whether the entrypoint starts calls of the method, which the host counts.
+    starts_calls: ClassVar[bool] = True
     #: Whether callers call the method by its name, as with ``rpc``.
     remote: ClassVar[bool] = False
     #: Whether the method may be an async generator. Then ``finish`` reads it.

@@ -94,7 +94,7 @@ class Ledger(dict[Entrypoint, Counts]):
 
     def open(self, entrypoints: Iterable[Entrypoint]) -> None:
         """Count the calls of *entrypoints* from now on."""
-        self.update((each, Counts()) for each in entrypoints)
+        self.update((each, Counts()) for each in entrypoints if each.starts_calls)
         self._begin()
 
     def _begin(self) -> None:

@@ -29,6 +29,8 @@ class Hostable(Protocol):
 class _Serving(Entrypoint):
     """Serves a gateway on the address of the web server. It starts no workers."""
 
+    starts_calls = False
+
     gateway: Hostable = field(kw_only=True)
 
     def route(self, host: Host) -> str:

@@ -62,6 +62,8 @@ class Reports:
         self._watching: asyncio.TimerHandle | None = None
         name, pid = socket.gethostname(), os.getpid()
         own = {"host": name, "pid": str(pid), "aiorpc": __version__}
+        if (worker := os.environ.get("AIORPC_WORKER")) is not None:
+            own["worker"] = worker
         self._identity: dict[str, Any] = {
             "name": host.service_name,
             "id": new_id(),

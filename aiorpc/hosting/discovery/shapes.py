@@ -35,7 +35,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 #: The metadata that aiorpc adds to that of the service class.
-_OWN = frozenset({"host", "pid", "aiorpc"})
+_OWN = frozenset({"host", "pid", "worker", "aiorpc"})
 
 
 class Question(enum.StrEnum):
@@ -58,7 +58,8 @@ class DiscoveryAnswer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     Attributes:
         id: of this instance: one service in one process, from its start to its stop.
         version: of the service class; empty: it has none.
-        metadata: ``host``, ``pid`` and ``aiorpc`` (its version), and the ``metadata`` of the class.
+        metadata: ``host``, ``pid``, ``worker`` (the number of a process of ``--workers``) and
+            ``aiorpc`` (its version), and the ``metadata`` of the class.
     """
 
     name: str

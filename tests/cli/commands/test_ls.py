@@ -110,7 +110,8 @@ async def test_the_routes_of_a_service_are_listed(capsys: pytest.CaptureFixture[
 async def test_a_gateway_is_listed_with_its_methods(capsys: pytest.CaptureFixture[str]) -> None:
     config = {"AMQP_URI": "memory://cli-gateway", "WEB_SERVER_ADDRESS": None}
     offered = Gateway(services=[One], authenticate=None, title="Books", version="2")
-    async with ServiceRunner(offered, config=config):
+    async with ServiceRunner(offered, config=config) as runner:
+        assert runner.containers[0].activity() == []  # a gateway starts no workers
         (listed,) = await list_services(resolve(config), [], WAIT)
     assert (listed.service, listed.queue, listed.description) == ("gateway", None, "Books")
     assert listed.routes == {"serve": ["POST /rpc/{service}/{method}"]}

@@ -23,7 +23,8 @@ from aiorpc.cli.commands.top import Watch
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery.asking import asking
 from aiorpc.transports import open_transport
-from tests.support.command_line import PATIENCE, SCRIPT, Project, Started, invoke, run
+from aiorpc.transports.base import QueueState
+from tests.support.command_line import PATIENCE, SCRIPT, Project, Started, invoke
 from tests.support.waiting import eventually
 
 #: Seconds to wait for answers.
@@ -80,6 +81,30 @@ async def test_the_calls_between_two_looks_are_counted(broker_config: dict[str, 
     assert (hears.queue, hears.consumers) == (None, None)  # exclusive to the services
 
 
+async def test_a_queue_without_its_service_is_not_looked_at(
+    broker_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look renews the expiry of a queue without consumers."""
+    settings = resolve(broker_config)
+    async with open_transport(settings) as transport, asking(transport) as asker:
+        inspect, looked = transport.inspect, list[str]()
+
+        async def recording(queue: str, timeout: float = 0.04) -> QueueState | None:
+            looked.append(queue)
+            return await inspect(queue, timeout)
+
+        monkeypatch.setattr(transport, "inspect", recording)
+        watch = Watch(transport, asker, [Shop.name], WAIT)
+        async with ServiceContainer(Shop, settings):
+            await watch.look()
+            await watch.look()
+        # The queue of `hears` is exclusive: each look at it would close a channel.
+        assert sorted(looked)[1:] == [f"rpc-{Shop.name}"] * 2
+        del looked[:]
+        await watch.look()
+        assert looked == []
+
+
 async def test_an_instance_that_answers_no_more_is_shown_for_a_while(
     broker_config: dict[str, Any],
 ) -> None:
@@ -105,9 +130,9 @@ def test_top_prints_tables_and_lines_of_json(
     asked = ("top", project.name, "--interval", "0.3", "--wait", "0.3", *broker)
     with Started("run", "greetings", *broker, cwd=project.directory) as process:
         process.waits_for("ready")
-        assert run("call", f"{project.name}.add", "[1]", *broker).code == 0
-        assert run("call", f"{project.name}.fail", *broker).code == 1
-        done = run(*asked, "--count", "2", "--json")
+        assert invoke("call", f"{project.name}.add", "[1]", *broker).code == 0
+        assert invoke("call", f"{project.name}.fail", *broker).code == 1
+        done = invoke(*asked, "--count", "2", "--json")
         assert done.code == 0
         first, second = map(json.loads, done.stdout.splitlines())
         assert first["time"] < second["time"]
@@ -118,7 +143,7 @@ def test_top_prints_tables_and_lines_of_json(
         assert methods["add"]["calls_per_second"] == 0.0
         assert (methods["add"]["queue"], methods["add"]["consumers"]) == (0, 1)
 
-        done = run(*asked, "--count", "1")
+        done = invoke(*asked, "--count", "1")
         assert done.code == 0
         lines = done.stdout.splitlines()
         assert lines[0].startswith("aiorpc top  ")
@@ -130,10 +155,10 @@ def test_top_prints_tables_and_lines_of_json(
         assert "\x1b[?1049h" in frames  # the alternate screen, and back
         assert "\x1b[?1049l" in frames
 
-        done = run("top", "--stacks", project.name, *broker)
+        done = invoke("top", "--stacks", project.name, *broker)
         assert done.code == 2
         assert "set DISCOVERY_STACKS: true" in done.stderr
-    done = run("top", "--stacks", project.name, "--wait", "0.05", *broker)
+    done = invoke("top", "--stacks", project.name, "--wait", "0.05", *broker)
     assert done.code == 3
     assert "no instance of" in done.stderr
 
@@ -161,21 +186,21 @@ def in_a_terminal(*words: str, width: int, height: int) -> str:
 def test_stacks_show_the_running_calls(service_on_rabbitmq: Project, rabbitmq_uri: str) -> None:
     project = service_on_rabbitmq
     broker = ("--broker", rabbitmq_uri)
-    permit = ("--define", "DISCOVERY_STACKS=true")
+    permit = ("--define", "DISCOVERY_STACKS=true", "--define", "SHUTDOWN_TIMEOUT=0")
     with ExitStack() as stack:
         service = Started("run", "greetings", *broker, *permit, cwd=project.directory)
         stack.enter_context(service).waits_for("ready")
         stack.enter_context(Started("call", f"{project.name}.nap", *broker, cwd=project.directory))
 
         def shown() -> str:
-            done = run("top", "--stacks", project.name, "--wait", "0.3", *broker)
+            done = invoke("top", "--stacks", project.name, "--wait", "0.3", *broker)
             assert done.code == 0
             return done.stdout
 
         text = shown()
         while " running for " not in text:
             text = shown()
-        done = run("top", "--stacks", project.name, "--json", *broker)
+        done = invoke("top", "--stacks", project.name, "--json", *broker)
     heading, call, line, *_ = text.splitlines()
     assert heading.startswith(f"{project.name} in ")
     assert heading.endswith(": 1 call(s)")
