@@ -89,7 +89,6 @@ class Host(Protocol):
         The call inherits *context*, the context of the message, if there is a message. For the
         other arguments see :class:`aiorpc.Call`.
         """
-        ...
 
     def submit(
         self,
@@ -106,7 +105,6 @@ class Host(Protocol):
         raises, the dependencies roll back. The host always calls *settle* once, after the
         dependencies have closed; *settle* must not block.
         """
-        ...
 
     def refuse(
         self,
@@ -120,7 +118,6 @@ class Host(Protocol):
         the error of *outcome* as if the method had raised it, and has CLEANUP_TIMEOUT. *settle*
         gets *outcome*, or the middleware's answer or error. Without middleware, it gets it now.
         """
-        ...
 
     async def work(self, entrypoint: Entrypoint, call: Call) -> Any:
         """
