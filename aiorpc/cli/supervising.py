@@ -16,6 +16,7 @@ from ..hosting.processes.supervisor import ProcessSupervisor
 from .admin import admin_address, settings_of_run
 from .logging_setup import set_up_logging
 from .output import print_error
+from .worker_metrics import shared_metrics
 
 __all__ = ["run_workers"]
 
@@ -41,10 +42,12 @@ def run_workers(arguments: argparse.Namespace) -> int:
         worker = [sys.executable, "-m", f"{__package__}.worker"]
         return [*worker, str(number), str(descriptor), *words]
 
-    supervisor = ProcessSupervisor(command, arguments.workers)
-    try:
-        with admin_address(settings, supervisor.report):
-            return asyncio.run(supervisor.run())
-    except WorkersFailed as error:
-        print_error(str(error))
-        return error.status
+    with shared_metrics(settings) as metrics:
+        collect, bury = (None, None) if metrics is None else (metrics.collect, metrics.bury)
+        supervisor = ProcessSupervisor(command, arguments.workers, bury)
+        try:
+            with admin_address(settings, supervisor.report, collect):
+                return asyncio.run(supervisor.run())
+        except WorkersFailed as error:
+            print_error(str(error))
+            return error.status

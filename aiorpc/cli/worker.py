@@ -25,6 +25,7 @@ from .logging_setup import set_up_logging
 from .output import ExitCode, exit_code_of, print_traceback
 from .parser import settings_of
 from .serving import Serving
+from .worker_metrics import refresh
 
 __all__ = ["main"]
 
@@ -58,6 +59,7 @@ def _run(arguments: argparse.Namespace, name: str, parent: Parent) -> int:
             beside=partial(
                 parent.informed,
                 stops_within=settings.shutdown_timeout + settings.cleanup_timeout,
+                beat=refresh,
             ),
         )
         return serving.run(load_services(arguments.modules))

@@ -204,9 +204,9 @@ def test_the_parent_serves_the_probes_and_names_the_worker_that_is_blocked(
         "        if os.environ['AIORPC_WORKER'] == '2':\n"
         "            await asyncio.sleep(0.5)  # first, it is ready\n            time.sleep(600)\n",
     )
-    options = ("--workers", "2", "--admin", "127.0.0.1:0", "--define", "LIVENESS_TIMEOUT=0.5")
-    limits = ("--define", "SHUTDOWN_TIMEOUT=0", "--define", "CLEANUP_TIMEOUT=0")
-    command = ("run", "blocking", *options, *limits, *MEMORY)
+    options = ("--workers", "2", "--admin", "127.0.0.1:0", *MEMORY)
+    bounds = ("--define", "LIVENESS_TIMEOUT=0.5", "--define", "BLOCKED_LOOP_WARNING=0.1")
+    command = ("run", "blocking", *options, *bounds)
     with Started(*command, cwd=project.directory) as process:
         url = process.waits_for("admin address: ").split()[-4]
         one, two = ready_pids(process, 2)
@@ -214,15 +214,16 @@ def test_the_parent_serves_the_probes_and_names_the_worker_that_is_blocked(
         def live() -> httpx.Response:
             return httpx.get(f"{url}/livez", verify=False)
 
-        assert eventually_blocking(lambda: live().status_code == 503, 20)
+        assert eventually_blocking(lambda: "by blocking.block (call id" in live().text, 20)
+        assert live().status_code == 503
         report = live().json()
         assert [each["alive"] for each in report["workers"]] == [True, False]
         assert {each["pid"] for each in report["workers"]} == {one, two}
-        assert "worker 2 " in report["reasons"][0]
-        assert "blocked" in report["reasons"][0]
-        assert "blocking.block" in report["reasons"][0]
+        assert report["reasons"][0].startswith("worker 2 ")
         process.signal(signal.SIGTERM)
+        process.waits_for("SIGTERM: the workers finish their calls")
         process.signal(signal.SIGTERM)
+        assert process.ends() == 128 + signal.SIGTERM
 
 
 WEB = """
@@ -273,6 +274,45 @@ def test_a_roll_refuses_no_connection_and_loses_no_request(
         new = ready_pids(process, 4)[2:]
         assert int(client.get(f"{url}/pid").text) in new
         assert set(answered) & set(old)
+        process.signal(signal.SIGTERM)
+        assert process.ends() == 0
+
+
+def test_one_scrape_has_the_requests_of_all_workers_also_of_dead_ones(project: Project) -> None:
+    pytest.importorskip("prometheus_client")
+    project.write("web.py", WEB)
+    defined = (
+        "WEB_SERVER_ADDRESS=127.0.0.1:0",
+        "MIDDLEWARE=[aiorpc.middleware.prometheus:metrics]",
+    )
+    options = ("--workers", "2", "--admin", "127.0.0.1:0", *MEMORY)
+    defines = [word for each in defined for word in ("--define", each)]
+    with Started("run", "web", *options, *defines, cwd=project.directory) as process:
+        admin = process.waits_for("admin address: ").split()[-4]
+        killed, _ = ready_pids(process, 2)
+        url = process.waits_for("HTTP on ").rpartition(" ")[2].strip()
+
+        def ask(until: int) -> None:
+            """Send requests until this number is answered."""
+            while len(answered) < until:
+                answered.append(httpx.get(f"{url}/pid", verify=False).text)
+
+        def counted() -> int:
+            text = httpx.get(f"{admin}/metrics", verify=False).text
+            name = "http_server_request_duration_seconds_count"
+            found = re.findall(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE)
+            return sum(int(float(each)) for each in found)
+
+        answered: list[str] = []
+        ask(20)
+        assert counted() == 20
+        os.kill(killed, signal.SIGKILL)
+        ready_pids(process, 3)
+        assert counted() == 20
+        ask(30)
+        process.signal(signal.SIGHUP)
+        process.waits_for("all workers are replaced")
+        assert counted() == 30
         process.signal(signal.SIGTERM)
         assert process.ends() == 0
 

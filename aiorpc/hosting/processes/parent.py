@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
 from typing import Protocol
@@ -73,16 +73,18 @@ class Parent:
     # What this process tells
 
     @contextmanager
-    def informed(self, served: Served, *, stops_within: float) -> Iterator[None]:
+    def informed(
+        self, served: Served, *, stops_within: float, beat: Callable[[], None]
+    ) -> Iterator[None]:
         """
         Tell the parent inside the block how *served* is. After the parent's death, this process
-        ends within *stops_within* and some seconds.
+        ends within *stops_within* and some seconds. *beat* is called each second, in a thread.
         """
         self._served, self._stops_within = served, stops_within
         over = threading.Event()
         # A thread, so that a method that blocks the loop does not hide itself.
         telling = threading.Thread(
-            target=self._tell, args=(served, over), name="aiorpc: tell the parent", daemon=True
+            target=self._tell_all, args=(served, beat, over), name="aiorpc: beat", daemon=True
         )
         telling.start()
         try:
@@ -91,16 +93,25 @@ class Parent:
             over.set()
             telling.join(HEARS_WITHIN)
 
-    def _tell(self, served: Served, over: threading.Event) -> None:
+    def _tell_all(self, served: Served, beat: Callable[[], None], over: threading.Event) -> None:
         told: Condition | None = None
         due = 0.0
         while True:
-            now, report = time.monotonic(), served.status()
-            condition = Condition(report.alive, report.ready, report.reasons, self._stops_within)
-            if condition != told or now >= due:
-                told, due = condition, now + BEAT
-                if not self._unsent:  # the parent is slow: it gets the next one
-                    self._send(encoded(condition))
+            try:
+                now, report = time.monotonic(), served.status()
+                condition = Condition(
+                    report.alive, report.ready, report.reasons, self._stops_within
+                )
+                is_due = now >= due
+                if condition != told or is_due:
+                    told = condition
+                    if not self._unsent:  # the parent is slow: it gets the next one
+                        self._send(encoded(condition))
+                if is_due:
+                    due = now + BEAT
+                    beat()
+            except Exception:  # the services go on, and so must their messages
+                log.exception("the parent process does not know how this worker process is")
             if over.wait(LOOK):  # no event tells of a change
                 return
 

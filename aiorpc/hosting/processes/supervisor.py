@@ -34,10 +34,16 @@ class ProcessSupervisor:
 
     SIGTERM and SIGINT let all finish their calls; a second one ends them at once. SIGHUP replaces
     them one by one. SIGTTIN adds one, SIGTTOU removes one.
+
+    Args:
+        bury: called with the pid of each process that has ended.
     """
 
-    def __init__(self, command: Command, workers: int) -> None:
+    def __init__(
+        self, command: Command, workers: int, bury: Callable[[int], None] | None = None
+    ) -> None:
         self._command = command
+        self._bury = bury
         self._count = workers
         self._crew = Crew(self._start, self._give_up)
         self._slots: dict[int, Slot] = {}
@@ -83,8 +89,16 @@ class ProcessSupervisor:
     async def _start(self, number: int) -> WorkerProcess:
         process = await WorkerProcess.start(number, self._command, self._socket_for)
         self._processes.add(process)
-        process.ended.add_done_callback(lambda _: self._processes.discard(process))
+        process.ended.add_done_callback(lambda _: self._forget(process))
         return process
+
+    def _forget(self, process: WorkerProcess) -> None:
+        self._processes.discard(process)
+        if self._bury is not None:
+            try:
+                self._bury(process.pid)
+            except Exception:
+                log.exception("the metrics of worker %d are incomplete", process.number)
 
     async def _socket_for(self, address: str, key: str) -> socket.socket:
         async with self._binding:
