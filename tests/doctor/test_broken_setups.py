@@ -13,14 +13,17 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pamqp.commands as spec
 import pytest
 
 from aiorpc import Exchange, Publisher, Queue, RpcProxy, consume, event_handler, rpc
 from aiorpc.config import resolve
+from aiorpc.doctor.checks import network
 from aiorpc.doctor.findings import Severity
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
+from tests.support.amqp import from_broker
 from tests.support.amqp_proxy import Proxy, proxied
 from tests.support.doctor import Broken, Setup, broken, diagnosed, expect, setups, with_parts
 
@@ -112,17 +115,44 @@ async def hasty_heartbeats_in_the_url(url: str) -> AsyncIterator[Setup]:
     yield Setup({"AMQP_URI": f"{url}?heartbeat=1"})
 
 
-@setups(ALONE)
-async def test_the_doctor_finds_it_without_a_server(setup: Broken, closed_url: str) -> None:
-    await expect(setup, closed_url)
+@broken(ALONE, "management-unreachable", "http://127.0.0.1:1")
+async def a_management_api_that_does_not_run(url: str) -> AsyncIterator[Setup]:
+    yield Setup({"AMQP_URI": url}, management="http://127.0.0.1:1")
 
 
-@pytest.fixture
-def closed_url() -> str:
-    return "amqp://127.0.0.1:1/"
+@asynccontextmanager
+async def _peer(**properties: str) -> AsyncIterator[int]:
+    """A peer that lets everybody log in, and has these *properties*. Yields its port."""
+    answers = [
+        spec.Connection.Start(server_properties=properties, mechanisms="PLAIN"),
+        spec.Connection.Tune(channel_max=100, frame_max=131072),
+        spec.Connection.OpenOk(),
+    ]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for each in answers:
+            await reader.read(1 << 16)
+            writer.write(from_broker(each))
+        await reader.read(1 << 16)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
-# On RabbitMQ. The URL is its URL.
+@broken(ALONE, "broker-unsupported", "RabbitMQ 3.6.16")
+async def an_old_broker(url: str) -> AsyncIterator[Setup]:
+    async with _peer(product="RabbitMQ", version="3.6.16") as port:
+        yield Setup({"AMQP_URI": f"amqp://127.0.0.1:{port}/"})
+
+
+@broken(ALONE, "nodes-of-different-clusters", "AMQP_URI")
+async def urls_of_two_clusters(url: str) -> AsyncIterator[Setup]:
+    async with _peer(cluster_name="one") as first, _peer(cluster_name="two") as second:
+        yield Setup({"AMQP_URI": f"amqp://127.0.0.1:{first}/;amqp://127.0.0.1:{second}/"})
+
+
+# TLS
 
 
 def _context(file: str) -> ssl.SSLContext:
@@ -158,19 +188,33 @@ async def an_expired_certificate(url: str) -> AsyncIterator[Setup]:
         yield setup
 
 
-@broken(ON_RABBITMQ, "tls-client-certificate", "127.0.0.1")
-async def a_broker_that_demands_a_certificate(url: str) -> AsyncIterator[Setup]:
-    context = _context("broker.pem")
-    context.load_verify_locations(TLS / "ca.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
-    # asyncio's server does not send the alert that OpenSSL makes.
+@asynccontextmanager
+async def _handshakes(context: ssl.SSLContext, **options: Any) -> AsyncIterator[Setup]:
+    """A server that only shakes hands, and sends OpenSSL's alerts, as asyncio's does not."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(asyncio.to_thread(_shake_hands, listener, context))
-        options = {"ca_certs": str(TLS / "ca.pem"), "server_hostname": "broker.test"}
+        options = {"ca_certs": str(TLS / "ca.pem"), "server_hostname": "broker.test", **options}
         port = listener.getsockname()[1]
         yield Setup({"AMQP_URI": f"amqps://127.0.0.1:{port}/", "AMQP_SSL": options})
         listener.shutdown(socket.SHUT_RDWR)
         await serving
+
+
+@broken(ALONE, "tls-client-certificate", "127.0.0.1")
+async def a_broker_that_demands_a_certificate(url: str) -> AsyncIterator[Setup]:
+    context = _context("broker.pem")
+    context.load_verify_locations(TLS / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with _handshakes(context) as setup:
+        yield setup
+
+
+@broken(ALONE, "tls-handshake", "127.0.0.1")
+async def a_broker_with_another_version_of_tls(url: str) -> AsyncIterator[Setup]:
+    context = _context("broker.pem")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with _handshakes(context, tls_minimum_version="TLSv1_3") as setup:
+        yield setup
 
 
 def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
@@ -181,6 +225,19 @@ def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
             return
         with suppress(OSError), context.wrap_socket(client, server_side=True) as secured:
             secured.read()
+
+
+@setups(ALONE)
+async def test_the_doctor_finds_it_without_a_server(setup: Broken, closed_url: str) -> None:
+    await expect(setup, closed_url)
+
+
+@pytest.fixture
+def closed_url() -> str:
+    return "amqp://127.0.0.1:1/"
+
+
+# On RabbitMQ. The URL is its URL.
 
 
 @broken(ON_RABBITMQ, "tls-expected", "localhost")
@@ -295,6 +352,25 @@ async def a_parked_message(url: str) -> AsyncIterator[Setup]:
 @setups(ON_RABBITMQ)
 async def test_the_doctor_finds_it_on_rabbitmq(setup: Broken, rabbitmq_uri: str) -> None:
     await expect(setup, rabbitmq_uri)
+
+
+async def test_a_certificate_that_expires_soon(
+    rabbitmq_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The certificate of the tests is valid for 100 years."""
+    for days, severity in ((10**6, Severity.WARNING), (21, Severity.OK)):
+        monkeypatch.setattr(network, "RENEW", days)
+        async with _tls(rabbitmq_uri, server_hostname="broker.test") as setup:
+            findings = await diagnosed(setup.config)
+        (found,) = [each for each in findings if "the certificate expires in" in each.what]
+        assert found.severity is severity
+        assert found.name == ("tls-expires-soon" if severity is Severity.WARNING else "tls")
+
+
+async def test_a_slow_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "SLOW", -1.0)
+    findings = await diagnosed({"AMQP_URI": "amqp://127.0.0.1:1/"})
+    assert "name-slow" in {each.name for each in findings}
 
 
 async def test_a_dead_address_beside_a_living_one_is_a_warning(rabbitmq_uri: str) -> None:

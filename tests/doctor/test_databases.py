@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aiorpc import rpc
+from aiorpc.doctor.checks.databases import _of_error
 from aiorpc.doctor.findings import Severity
 from aiorpc.sqlalchemy import DatabaseSession
 from tests.support.doctor import Broken, Setup, broken, diagnosed, expect, setups
@@ -141,3 +142,18 @@ async def test_no_error_shows_a_password(server_url: str) -> None:
     url = make_url(server_url).set(password="pa55w0rd").render_as_string(hide_password=False)
     for each in await diagnosed({"AMQP_URI": "memory://", "DB_URIS": {KEY: url}}):
         assert "pa55w0rd" not in f"{each}"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("53300", "database-full"),
+        ("1040", "database-full"),
+        ("28P01", "database-credentials-refused"),
+        ("3D000", "database-missing"),
+        ("2003", "database-unreachable"),
+        ("", "database-failed"),
+    ],
+)
+def test_the_codes_of_servers_have_names(code: str, name: str) -> None:
+    assert _of_error(KEY, ValueError("it failed"), code).name == name

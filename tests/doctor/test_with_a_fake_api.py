@@ -43,6 +43,17 @@ async def a_full_disk(url: str) -> AsyncIterator[Setup]:
         yield setup
 
 
+@broken(TOLD, "connections-without-heartbeat", "/")
+async def a_service_without_heartbeats(url: str) -> AsyncIterator[Setup]:
+    found = [
+        {"user_provided_name": "stock", "peer_host": "10.0.0.7", "timeout": 0},
+        {"user_provided_name": "shop", "peer_host": "10.0.0.8", "timeout": 10},
+        {"user_provided_name": "aiorpc doctor", "peer_host": "10.0.0.9", "timeout": 0},
+    ]
+    async for setup in _told(url, **{"vhosts/%2F/connections": found}):
+        yield setup
+
+
 @broken(TOLD, "clock-skew", "http://127.0.0.1")
 async def a_clock_that_is_late(url: str) -> AsyncIterator[Setup]:
     async for setup in _told(url, date=datetime.now(UTC) - timedelta(minutes=2)):

@@ -20,7 +20,7 @@ from ...config import Settings
 from ...doctor.case import Case
 from ...doctor.checks.configuration import MODULE, WRONG
 from ...doctor.examining import examine
-from ...doctor.findings import Finding, Severity, worst
+from ...doctor.findings import Finding, Severity, counted, worst
 from ...doctor.needs import Needs, needs_of
 from ...exceptions import AioRpcError, ConfigurationError
 from ...hosting.container import ServiceContainer
@@ -148,5 +148,9 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
         for command in each.commands:
             yield f"{indent}      {command}"
     counts = Counter(each.severity for each in findings)
-    named = [(f"{counts[each]} {each.value}") for each in Severity if counts[each]]
-    yield ", ".join(reversed(named))
+    yield ", ".join(_counted(each, counts[each]) for each in reversed(Severity) if counts[each])
+
+
+def _counted(severity: Severity, number: int) -> str:
+    is_noun = severity not in {Severity.OK, Severity.NOT_CHECKED}
+    return counted(number, severity.value) if is_noun else f"{number} {severity.value}"

@@ -6,10 +6,10 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 
-from ...transports.amqp.conversation import Refused
+from ...transports.amqp.conversation import CONNECTION_NAME, Refused
 from ..case import Case
 from ..contacts import Login, log_in
-from ..findings import Finding, FindingKind, NotChecked, Severity, not_checked, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, counted, not_checked, ok
 from ..registry import check
 
 __all__: list[str] = []
@@ -20,6 +20,8 @@ OLDEST = (3, 10)
 SMALL_FRAME = 16384
 #: Seconds of a heartbeat that notices a lost connection late, and that sees losses where none are.
 SLOW_HEARTBEAT, HASTY_HEARTBEAT = 60, 3
+#: Connections that a finding names.
+MOST_LISTED = 5
 #: Seconds to send the largest message.
 SENDING = 10.0
 #: The largest message that is tried, in bytes.
@@ -101,6 +103,13 @@ LATE_HEARTBEAT = FindingKind(
     Severity.NOTE,
     why="A lost connection is noticed after two to three heartbeats.",
     remedy="Set HEARTBEAT: 10.",
+)
+OTHERS = FindingKind(
+    "connections-without-heartbeat",
+    Severity.WARNING,
+    why="If such a process or its host disappears, the broker does not notice, and keeps the "
+    "messages that it delivered there: they wait until the operating system gives up.",
+    remedy="Set HEARTBEAT in the configuration of these processes; Nameko has it too.",
 )
 HASTY = FindingKind(
     "heartbeat-hasty",
@@ -217,6 +226,22 @@ async def heartbeats(case: Case) -> AsyncGenerator[Finding]:
             yield HASTY.found(subject, f"a heartbeat each {seconds} s")
         else:
             yield ok(subject, f"{seconds} s")
+
+
+@check
+async def connections(case: Case) -> AsyncGenerator[Finding]:
+    without = []
+    found = await case.told("vhosts", case.vhost, "connections") or ()
+    for each in found:
+        name = str(each.get("user_provided_name") or each.get("name"))
+        if each.get("timeout") == 0 and name != CONNECTION_NAME:
+            without.append(f"{name} from {each.get('peer_host')}")
+    if without:
+        listed = ", ".join(sorted(set(without))[:MOST_LISTED])
+        text = f"{counted(len(without), 'connection')} without heartbeats: {listed}"
+        yield OTHERS.found(case.vhost, text)
+    else:
+        yield ok(case.vhost, f"{counted(len(found), 'connection')}, all with heartbeats")
 
 
 @check

@@ -11,7 +11,7 @@ from ...exceptions import ConfigurationError
 from ...transports.amqp.conversation import NotAmqp
 from ..case import Case
 from ..contacts import Contact
-from ..findings import Finding, FindingKind, NotChecked, Severity, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, counted, ok
 from ..registry import check
 
 __all__: list[str] = []
@@ -118,7 +118,7 @@ async def names(case: Case) -> AsyncGenerator[Finding]:
         if seconds > SLOW:
             yield SLOW_NAME.found(url.host, f"the resolver took {seconds:.1f} s for {listed}")
         else:
-            yield ok(url.host, f"has {_count(len(addresses), 'address')}: {listed}")
+            yield ok(url.host, f"has {counted(len(addresses), 'address')}: {listed}")
 
 
 @check
@@ -151,7 +151,7 @@ async def tls(case: Case) -> AsyncGenerator[Finding]:
             if ends is None:
                 continue  # not verified, see the check of encryption
             days = (ssl.cert_time_to_seconds(ends) - time.time()) / _DAY
-            text = f"the certificate expires in {_count(int(days), 'day')}, on {ends}"
+            text = f"the certificate expires in {counted(int(days), 'day')}, on {ends}"
             subject = str(contact.address)
             yield EXPIRES.found(subject, text) if days < RENEW else ok(subject, text)
 
@@ -219,8 +219,3 @@ def _of_tls_error(contact: Contact, error: ssl.SSLError) -> Finding:
     if "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason:
         return CLIENT.found(subject, reason.lower().replace("_", " "))
     return HANDSHAKE.found(subject, reason.lower().replace("_", " "))
-
-
-def _count(number: int, word: str) -> str:
-    plural = f"{word}es" if word.endswith("s") else f"{word}s"
-    return f"{number} {word if number == 1 else plural}"

@@ -17,6 +17,8 @@ from ..registry import check
 
 __all__: list[str] = []
 
+#: Queues of replies expire by themselves.
+_REPLIES = "rpc.reply-"
 #: The default of the broker since 3.8.17, in milliseconds.
 DEFAULT_CONSUMER_TIMEOUT = 1_800_000
 
@@ -87,7 +89,7 @@ async def policies(case: Case) -> AsyncGenerator[Finding]:
         found = list(_judged(case, name, limits, exchanges))
         for each in found:
             yield each
-        if not found and queue is not None:
+        if not found and queue is not None and not name.startswith(_REPLIES):
             yield ok(name, f"policy {queue.policy}" if queue.policy else "has no policy")
 
 
@@ -120,10 +122,9 @@ def _matches(pattern: str, name: str) -> bool:
 def _judged(
     case: Case, name: str, limits: Mapping[str, Any], exchanges: set[str]
 ) -> Iterator[Finding]:
-    transient = name.startswith("rpc.reply-")
     if (ttl := limits.get("message-ttl")) is not None:
         yield TTL.found(name, f"messages expire after {ttl / 1000:g} s (message-ttl)")
-    if (expires := limits.get("expires")) is not None and not transient:
+    if (expires := limits.get("expires")) is not None and not name.startswith(_REPLIES):
         yield EXPIRES.found(name, f"the queue expires after {expires / 1000:g} s (expires)")
     for limit, unit in (("max-length", "messages"), ("max-length-bytes", "bytes")):
         if (most := limits.get(limit)) is not None:

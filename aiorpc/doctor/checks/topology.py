@@ -10,7 +10,7 @@ from ...transports.amqp.conversation import Refused
 from ...wire.message import Exchange
 from ...wire.names import rpc_queue_name
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
-from ..findings import Finding, FindingKind, NotChecked, Severity, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, counted, ok
 from ..moving import to_quorum
 from ..needs import NeededQueue
 from ..registry import check
@@ -224,11 +224,11 @@ async def bindings(case: Case) -> AsyncGenerator[Finding]:
 async def called_services(case: Case) -> AsyncGenerator[Finding]:
     own = {each.service for each in case.needs}
     for service in sorted({name for each in case.needs for name in each.calls}):
-        counted = await _consumers(case, rpc_queue_name(service))
-        if counted:
-            yield ok(service, f"its queue has {counted} consumers")
+        consumers = await _consumers(case, rpc_queue_name(service))
+        if consumers:
+            yield ok(service, f"its queue has {counted(consumers, 'consumer')}")
         elif service not in own:  # otherwise see its own queue
-            text = "has no queue" if counted is None else "has a queue, and nobody consumes it"
+            text = "has no queue" if consumers is None else "has a queue, and nobody consumes it"
             yield NOT_CALLABLE.found(service, text)
 
 

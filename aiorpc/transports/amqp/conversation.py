@@ -21,10 +21,12 @@ from ...context import new_id
 from .errors import Refused
 from .methods import ExchangeDeclare, QueueDeclare
 
-__all__ = ["Conversation", "NotAmqp", "QueueCounts", "Refused"]
+__all__ = ["CONNECTION_NAME", "Conversation", "NotAmqp", "QueueCounts", "Refused"]
 
 F = TypeVar("F")
 
+#: Shown in RabbitMQ's list of connections.
+CONNECTION_NAME = "aiorpc doctor"
 #: Seconds for one answer of the broker.
 ANSWER = 5.0
 #: Seconds to wait for the peer's refusal of our certificate.
@@ -139,7 +141,7 @@ class Conversation:
             response = ""
         elif mechanism != "PLAIN":
             mechanism = "PLAIN"  # AMQPLAIN has the same user and password
-        properties: dict[str, Any] = {"product": "aiorpc", "connection_name": "aiorpc doctor"}
+        properties: dict[str, Any] = {"product": "aiorpc", "connection_name": CONNECTION_NAME}
         properties["capabilities"] = capabilities
         self._send(commands.Connection.StartOk(properties, mechanism, response), channel=0)
         async with asyncio.timeout(ANSWER):
