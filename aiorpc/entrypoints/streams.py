@@ -7,8 +7,9 @@ most so many items ahead, and at most ``MOST_BYTES`` of them: then the generator
 the generator yields without waiting travel in one message.
 
 A request for a stream is acked when its method starts, because a stream may take longer than the
-broker waits for an ack. So the method runs at most once. The end of the stream follows the close of
-the dependencies.
+broker waits for an ack. So the method runs at most once. The ack follows the broker's confirm of
+the first message: if this process ends before, the broker redelivers the request, and its caller
+gets an error. The end of the stream follows the close of the dependencies.
 """
 
 from __future__ import annotations
@@ -141,6 +142,17 @@ class Collected(Answering):
         return collected
 
 
+class _Opening(Outgoing, eq=False, kw_only=True):
+    """The first message of *stream*."""
+
+    stream: Stream
+
+    def conclude(self, error: AioRpcError | None) -> None:
+        """The transport calls this if the message was not confirmed."""
+        if error is not None:
+            self.stream.not_opened(error)
+
+
 class Stream(Answering):
     """
     The answer to one request: the items of a generator.
@@ -220,11 +232,16 @@ class Stream(Answering):
 
     def _begin(self) -> None:
         self.begun = True
-        self._request.delivery.ack()
-        self._heard_at = self._loop.time()
-        self._send(
-            self._host.wire.streams.open(self._request.message, self._queue, self._alive_every)
+        self._heard_at = self._wrote_at = self._loop.time()
+        request, wire = self._request, self._host.wire
+        opening = _Opening(
+            exchange=wire.rpc_exchange.name,
+            routing_key=request.message.reply_to or "",
+            message=wire.streams.open(request.message, self._queue, self._alive_every),
+            mandatory=True,
+            stream=self,
         )
+        request.delivery.answer(opening)
         self._timer = self._loop.call_later(self._alive_every, self._stay_alive)
 
     def _has_room(self) -> bool:
@@ -294,6 +311,11 @@ class Stream(Answering):
         if mandatory:
             outgoing.settled = self._reached
         self._host.transport.send(outgoing)
+
+    def not_opened(self, error: AioRpcError) -> None:
+        """The first message did not reach the caller, or perhaps not."""
+        self._request.delivery.ack()
+        self._reached(error)
 
     def _reached(self, error: AioRpcError | None) -> None:
         if error is not None:

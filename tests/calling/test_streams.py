@@ -445,10 +445,13 @@ class Peer:
         self.reply_to = uuid.uuid4().hex
         self.inbox = Inbox()
 
-    async def asks(self, method: str, body: bytes, **headers: Any) -> None:
-        """Send a request for a stream."""
+    async def asks(
+        self, method: str, body: bytes, *, listens: bool = True, **headers: Any
+    ) -> None:
+        """Send a request for a stream, and listen to its answers."""
         queue = Queue(self.reply_to, Exchange("nameko-rpc", "topic"), self.reply_to, exclusive=True)
-        await self.transport.subscribe(queue, self.inbox)
+        if listens:
+            await self.transport.subscribe(queue, self.inbox)
         message = Message(
             body=body,
             headers={"aiorpc-stream": 100, **headers},
@@ -535,6 +538,14 @@ async def test_a_silent_caller_ends_its_stream(stage: Stage, peer: Peer) -> None
     async with ServiceContainer(stage.service, stage.config):
         await peer.asks("waits", b'{"args":[],"kwargs":{}}')
         async with asyncio.timeout(6):
+            await stage.closed.wait()
+        assert stage.ended == ["rolled back: CancelledError"]
+
+
+async def test_a_stream_ends_at_once_if_its_caller_has_no_queue(stage: Stage, peer: Peer) -> None:
+    async with ServiceContainer(stage.service, stage.config):
+        await peer.asks("waits", b'{"args":[],"kwargs":{}}', listens=False)
+        async with asyncio.timeout(5):  # the first sign of life would come after 10 s
             await stage.closed.wait()
         assert stage.ended == ["rolled back: CancelledError"]
 

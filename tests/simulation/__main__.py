@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 #: What a kind of violation means to a user.
 MEANING = {
     "hung": ("hung", "late", "deadlock", "livelock", "drain hung"),
-    "lost": ("event lost", "not recovered", "answered unrun", "parked too soon"),
+    "lost": (
+        *("event lost", "not recovered", "answered unrun", "parked too soon", "not parked"),
+        *("acked early", "not durable", "overcounted"),
+    ),
     "wrong": (
         *("wrong answer", "wrong error", "answered early", "ran late", "outlived"),
-        *("not cancelled", "not retracted", "sent again", "deadline lost"),
+        *("not cancelled", "not retracted", "sent again", "unmarked", "deadline lost"),
+        *("overran", "protocol"),
     ),
     "twice": ("twice", "beside itself", "answer not kept"),
 }
@@ -37,8 +41,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--calls", type=int, help="play new seeds until they made so many calls")
     parser.add_argument("--mutant", type=int, help="put this fault into aiorpc first")
     options = parser.parse_args(arguments)
-    logging.getLogger("aiorpc").setLevel(logging.WARNING)
-    logging.lastResort = None  # the story has the log lines
     if options.command == "mutants":
         from . import mutant_table
 
@@ -78,7 +80,11 @@ def many(which: str, most_calls: int | None, *, stop: bool) -> int:
     from .world import simulate
 
     first, count = _range(which)
-    print(f"seeds {first}:{first + count}" if most_calls is None else f"seeds from {first} on")
+    if most_calls is None:
+        played = f"{first}:{first + count}"
+        print(f"seeds {played}, again: make simulate SEEDS={played}", flush=True)
+    else:
+        print(f"seeds from {first} on", flush=True)
     began, seeds, calls, answered, steps, faults = time.perf_counter(), 0, 0, 0, 0, 0
     seconds = 0.0
     kinds: Counter[str] = Counter()
@@ -121,4 +127,6 @@ def _range(which: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("aiorpc").setLevel(logging.WARNING)
+    logging.lastResort = None  # the story has the log lines
     sys.exit(main(sys.argv[1:]))

@@ -54,10 +54,12 @@ def container_left(container: ServiceContainer) -> list[str]:
         attempts = getattr(owner, "_attempts", None) or getattr(owner, "attempts", None)
         left += _counted("unconfirmed copies", len(getattr(attempts, "_unconfirmed", ())))
         left += _counted("messages in work", len(getattr(owner, "_taken", ())))
+        streams = getattr(owner, "_streams", None)
+        left += _counted("streams", len(getattr(streams, "_running", ())))
         if not subscription.consuming:
             left.append(f"{subscription.queue.name} is not consumed")
     background = [task for task in container._background.tasks if not task.done()]
-    timers = [task for task in background if task.get_name().startswith("timer ")]
+    timers = [task for task in background if task.get_name().startswith(("timer ", "cron "))]
     left += _counted("background tasks", len(background) - len(timers))
     return left
 

@@ -62,6 +62,8 @@ class OrderedSet(MutableSet[Any]):
 
 def gather(*awaitables: Any, return_exceptions: bool = False) -> asyncio.Future[Any]:
     """``asyncio.gather`` without the shortcut of Python 3.12 for awaitables that are done."""
+    if not awaitables:
+        return _gather()
     loop = asyncio.get_running_loop()
     children = [asyncio.ensure_future(each) for each in awaitables]
     gathered = _gather(*(loop.create_future() for _ in children), return_exceptions=True)
@@ -97,10 +99,10 @@ class Ids:
     """Makes the UUIDs of one run."""
 
     def __init__(self, seed: object) -> None:
-        self._random = random.Random(f"ids {seed}")
+        self.random = random.Random(f"ids {seed}")
 
     def uuid4(self) -> uuid.UUID:
-        return uuid.UUID(int=self._random.getrandbits(128), version=4)
+        return uuid.UUID(int=self.random.getrandbits(128), version=4)
 
 
 @contextmanager
@@ -124,6 +126,8 @@ def simulated_modules(ids: Ids, open_transport: Callable[..., Any]) -> Generator
                 replace(names, name, wall_clock)
             elif value is time:
                 replace(names, name, clock)
+            elif value is random:
+                replace(names, name, ids.random)
             elif name == "open_transport" and module_name != "aiorpc.transports":
                 replace(names, name, open_transport)
         if module_name.split(".")[1] in _WITH_SETS:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from aiorpc.calling.pending import Pending
 from aiorpc.transports.outgoing import Outgoing
+from aiorpc.wire.copies import was_resent
 
 from .network import Link
 
@@ -25,6 +26,7 @@ __all__ = ["FRAMES", "KINDS", "Fault", "Faults", "plan"]
 #: Frames at which a link may be cut, or a process may crash, and how many of them there may be.
 FRAMES = {
     "publish": 150,
+    "copy": 5,
     "confirm": 150,
     "deliver": 150,
     "ack": 150,
@@ -35,19 +37,25 @@ FRAMES = {
     "inspect": 6,
 }
 #: How often each frame is drawn.
-OFTEN = {"publish": 4, "confirm": 2, "deliver": 3, "ack": 3, "answer": 6}
+OFTEN = {"publish": 4, "confirm": 7, "deliver": 3, "ack": 3, "answer": 6, "copy": 3}
+#: Frames of services only.
+_OF_SERVICES = ("answer", "copy", "ack")
+#: Frames mostly of clients.
+_OF_CLIENTS = ("publish", "confirm")
 #: Kinds of faults, and how often each is drawn.
 KINDS = {
     "cut": 4,
     "cut at": 9,
-    "half-open": 1,
+    "half-open": 2,
     "crash": 2,
     "crash at": 4,
+    "crash twice": 2,
     "drain": 2,
     "block": 1,
     "nack": 1,
     "close channel": 2,
     "delete queue": 1,
+    "broker crash": 1,
     "stall": 2,
     "slow": 2,
     "skew": 1,
@@ -101,19 +109,24 @@ def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
     frames = [kind for kind in FRAMES for _ in range(OFTEN.get(kind, 1))]
     kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
     services = [name for name in names if not name.startswith("client")]
+    clients = [name for name in names if name.startswith("client")]
     faults = []
-    for _ in range(int(draw() ** 1.5 * 14)):
+    for _ in range(int(draw() ** 1.5 * 18)):
         kind, where, at = one_of(kinds), one_of(names), 0.3 + draw() * seconds
-        length, chance = draw() ** 2 * 2.0, (draw(), draw())
+        length, chance = draw() ** 3 * 2.0, (draw(), draw())
         frame = when = ""
         if kind.endswith(" at"):
             frame, when = one_of(frames), one_of(("before", "after"))
             at = float(1 + int(draw() * FRAMES[frame]))
-        elif kind in ("drain", "close channel"):
+            if frame in _OF_SERVICES:
+                where = one_of(services)
+            elif frame in _OF_CLIENTS and draw() < 0.6:
+                where = one_of(clients)
+        elif kind in ("drain", "close channel", "crash twice"):
             where = one_of(services)
         elif kind == "delete queue":
             where = one_of(QUEUES)
-        elif kind == "block":
+        elif kind in ("block", "broker crash"):
             where = "broker"
         elif kind == "half-open":
             length = 0.5 + 8 * draw()
@@ -169,9 +182,13 @@ class Faults:
         self._world.ledger.trouble("nack", name)
         return True
 
-    def sending(self, outgoing: Outgoing, again: bool) -> None:
+    def sending(self, outgoing: Outgoing) -> None:
         if isinstance(outgoing, Pending) and outgoing.call.args:
-            self._world.ledger.sending(outgoing.call.args[0], again)
+            again = was_resent(outgoing.message)
+            self._world.ledger.sending(outgoing.call.args[0], outgoing.correlation_id, again)
+
+    def misused(self, text: str) -> None:
+        self._world.ledger.violated("protocol", text)
 
     # --- the strikes
 
@@ -183,11 +200,15 @@ class Faults:
         self.struck.append(fault)
         kind, seconds, chance = fault.kind, fault.seconds, fault.chance
         if kind in ("crash", "crash at"):
-            world.crash(where, seconds)
+            world.crash(where, seconds, lose_last=fault.when != "after")
+        elif kind == "crash twice":
+            self._crash_twice(fault)
         elif kind == "drain":
             world.drain(where, seconds)
         elif kind == "block":
             world.block(seconds)
+        elif kind == "broker crash":
+            world.crash_broker(seconds)
         elif kind == "nack":
             self._nacks[where] += 1
             world.ledger.trouble("nack", where, seconds)
@@ -204,6 +225,14 @@ class Faults:
             self._slow(where, seconds, 5 + 100 * chance[0])
         else:
             self._cut(fault, link)
+
+    def _crash_twice(self, fault: Fault) -> None:
+        """Crash a service, and again when it has sent a copy of a message that it had."""
+        where, seconds = fault.where, fault.seconds
+        number = self._written[where, "copy"] + 1 + int(fault.chance[0] * 3)
+        again = Fault("crash at", float(number), where, seconds, "copy", "after")
+        self._at.setdefault((where, "copy", number), again)
+        self._world.crash(where, seconds)
 
     def _cut(self, fault: Fault, link: Link | None) -> None:
         world = self._world

@@ -6,7 +6,7 @@ what must never happen. It has no clock of its own, and changes nothing in the w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,9 @@ from aiorpc import (
 )
 from aiorpc.exceptions import DeliveryUncertain, Overloaded, ServiceUnavailable
 
+from .book import Book, Seen
 from .loop import Process
+from .workload import ENDLESS
 
 __all__ = ["Call", "Event", "Ledger", "Run", "Transaction"]
 
@@ -32,10 +34,12 @@ GRACE = 0.08
 RECOVERY = 2.5
 #: Seconds without a fault in which a call gets its answer, also if the services are busy.
 PATIENCE = 3.5
+#: Seconds after which the caller of a stream misses a sign of life of its service.
+SILENCE = 5.0
 #: CLOCK_TOLERANCE: clocks may differ so much, so requests may run so late.
 TOLERANCE = 5.0
-#: Faults that count as a failed attempt at a message.
-LOSSES = ("crash", "cut", "half-open", "close channel")
+#: How often a handler with a Retry runs.
+MOST_RUNS = 4
 #: Errors that a call may end with because of a fault, and never without one.
 EXCUSED = (ConnectionLost, RpcTimeout, DeliveryUncertain, Overloaded, UnknownService)
 
@@ -86,9 +90,17 @@ class Call:
     error: BaseException | None = None
     #: When the caller cancelled the call.
     cancelled: float | None = None
-    #: Whether a deleted queue may have had its request or its answer.
+    #: Whether a deleted queue, or a crashed broker, may have had its request or its answer.
     doomed: bool = False
     runs: list[Run] = field(default_factory=list)
+    correlation_id: str = ""
+    #: The items of a stream that its program took, and the run that they are of.
+    taken: int = 0
+    source: int | None = None
+
+    @property
+    def streams(self) -> bool:
+        return self.method == "listed"
 
     def __str__(self) -> str:
         return f"call {self.number} {self.service}.{self.method}"
@@ -119,13 +131,20 @@ class Ledger:
         violations: what must never happen, and did. Each begins with its kind and a colon.
         troubles: faults: from, until, what, and where.
         story: the lines of the story, if it is told.
-        max_attempts, max_workers: settings of the services.
+        max_attempts, max_workers, window: settings of the services.
+        book: what the broker saw.
+        numbers: the numbers of calls, by correlation id.
+        kill: crashes a process.
         handlers_listen: returns whether the queues of all handlers exist.
+        queues: the queues of the handlers that get each event.
     """
 
     handlers_listen: Callable[[], bool]
+    kill: Callable[[Process], None]
+    queues: dict[str, str]
     max_attempts: int
     max_workers: int
+    window: int
 
     def __init__(self, now: Callable[[], float], *, tell: bool = False) -> None:
         self.now = now
@@ -135,11 +154,11 @@ class Ledger:
         self.troubles: list[tuple[float, float, str, str]] = []
         self.stalls: list[tuple[float, float, str]] = []
         self.transactions: list[Transaction] = []
+        self.book = Book(self)
+        self.numbers: dict[str, int] = {}
         #: Whether clocks are wrong, and whether the broker confirms requests by default.
         self.skewed = False
         self.confirms = True
-        #: Whether more than one process handles events.
-        self.several_stores = False
         #: The numbers of calls whose request was sent twice.
         self.resent: set[int] = set()
         self.story: list[str] | None = [] if tell else None
@@ -176,12 +195,12 @@ class Ledger:
         """Whether a fault or its consequences lay between *begin* and *end*."""
         return any(start <= end and begin <= until for start, until, _, _ in self.troubles)
 
-    def _losses(self, begin: float, end: float) -> int:
-        """Faults between *begin* and *end* that take a message from its process."""
-        return sum(
-            what.startswith(LOSSES) and start <= end and begin <= until
-            for start, until, what, _ in self.troubles
-        )
+    def parked_too_soon(self, seen: Seen) -> bool:
+        """
+        Whether fewer deliveries failed than MAX_ATTEMPTS says. The first one does not count,
+        because it may be that of a process that stopped.
+        """
+        return seen.lost < self.max_attempts + (not seen.returned)
 
     # --- calls
 
@@ -237,14 +256,45 @@ class Ledger:
         if fault:
             self.violated("wrong error", f"{call} {fault}: {type(error).__name__}: {error}")
 
-    def sending(self, number: object, again: bool) -> None:
+    # --- streams
+
+    def takes(self, call: Call, item: Any) -> None:
+        """The program takes an item of the stream *call*."""
+        self.tell(call.process, f"{call} -> {item}")
+        if call.source is None:
+            call.source = item["run"]
+        if item != {"number": call.number, "run": call.source, "item": call.taken}:
+            self.violated("wrong answer", f"{call} got {item} as item {call.taken}")
+        call.taken += 1
+
+    def yields(self, run: Run, number: int, item: int) -> None:
+        """The method yields an item."""
+        call = self.calls[number]
+        if call.source in (None, run.id) and item >= call.taken + self.window:
+            text = f"{call} yields item {item}, and its caller took {call.taken}"
+            self.violated("overran", text)
+
+    def streamed(self, call: Call) -> None:
+        """The program has all items of the stream *call*."""
+        call.ended, call.value = self.now(), call.taken
+        self.tell(call.process, f"{call} -> all {call.taken} items")
+        self._check_end(call)
+        run = next((each for each in call.runs if each.how == "returned"), None)
+        if run is None or call.taken != call.script["items"] or call.source not in (None, run.id):
+            self.violated("answered unrun", f"{call} ended after {call.taken} items")
+        elif run.transaction.state != "committed":
+            self.violated("answered early", f"{call}: its transaction is {run.transaction.state}")
+
+    def sending(self, number: object, correlation_id: str, again: bool) -> None:
         """The client sends the request of a call, perhaps once more."""
         call = self.calls.get(number) if isinstance(number, int) else None
         if call is None:
             return
+        self.numbers[correlation_id] = call.number
+        call.correlation_id = correlation_id
         if again:
             self.resent.add(call.number)
-            if call.options.get("resend") is False:
+            if call.options.get("resend") is False or call.streams:
                 self.violated("sent again", f"{call} has resend=False")
         if call.cancelled is not None:
             self.violated("not retracted", f"{call} is sent after its caller cancelled it")
@@ -252,12 +302,16 @@ class Ledger:
     def cancelled(self, call: Call) -> None:
         call.ended = call.cancelled = self.now()
         self.tell(call.process, f"{call} is cancelled")
+        if call.deadline is None and not call.doomed and call.ended >= call.began + ENDLESS:
+            self.violated("hung", f"{call} did not end within {ENDLESS:g} s")
 
     def _check_end(self, call: Call) -> None:
         assert call.ended is not None
         if call.deadline is None:
             return
         late = call.ended - call.deadline - GRACE
+        if call.streams:  # its program takes the items that came before the error
+            late -= call.script["slow"] * (self.window + 1)
         for start, until, name in self.stalls:
             if name == call.process.name and start <= call.ended and call.deadline <= until + GRACE:
                 late -= until - start
@@ -282,15 +336,24 @@ class Ledger:
                 )
             return "its method does not raise"
         if isinstance(error, RpcTimeout):
+            idle = call.options.get("idle_timeout")
+            if idle is not None and self._may_idle(call, idle, end):
+                return ""
             return self._timeout_fault(call, end)
         if isinstance(error, ServiceUnavailable):
             return "" if call.options.get("fail_fast") and self.troubled(call.began, end) else "?"
         parked = isinstance(error, DeliveryUncertain) and call.method == "work"
-        if parked and self._losses(call.began, end) <= self.max_attempts:
+        if parked and self.parked_too_soon(self.book.of(call.correlation_id)):
             return "was parked too soon"
         if isinstance(error, EXCUSED):
             return "" if self.troubled(call.began - 0.1, end) else "failed without a reason"
         return "has no such error"
+
+    def _may_idle(self, call: Call, idle: float, end: float) -> bool:
+        """Whether no item of a stream may have come within *idle* seconds."""
+        script = call.script
+        gap = script["every"] + script.get("pause", 0.0) + 0.3
+        return gap > idle or self._busy(call, end) or self.troubled(call.began - 0.5, end)
 
     def _timeout_fault(self, call: Call, end: float) -> str:
         assert call.deadline is not None
@@ -302,9 +365,10 @@ class Ledger:
         quick = slowest < call.deadline - call.began - 0.3 and not self._busy(call, end)
         if quick and not self.troubled(call.began - 0.5, end):
             return "timed out without a reason"
-        if call.options.get("confirm", self.confirms):
+        returned = any(run.how == "returned" for run in call.runs)
+        if returned or call.streams or call.options.get("confirm", self.confirms):
             left = call.deadline - self._healed(call, end)
-            if left > slowest + PATIENCE:
+            if left > slowest + PATIENCE + (SILENCE if call.streams else 0.0):
                 return f"was lost: nothing failed in its last {left:.1f} s"
         return ""
 
@@ -352,6 +416,8 @@ class Ledger:
         script = call.script
         own = script.get("sleep", 0.0) + script.get("busy", 0.0)
         own += sum(child["script"].get("sleep", 0.0) for child in script.get("children", ()))
+        if call.streams:
+            own += script["items"] * (script["every"] + script["slow"]) + script.get("pause", 0.0)
         return own
 
     # --- runs
@@ -380,13 +446,16 @@ class Ledger:
         earlier = [each for each in call.runs if each.process is process]
         if any(each.runs for each in earlier):
             self.violated("beside itself", f"{call} runs twice at a time in {process}")
-        if call.method == "once" and call.runs:
+        if call.method in ("once", "listed") and call.runs:
             self.violated("twice", f"{call} is at-most-once and runs again in {process}")
         if call.runs and not self.troubled(call.began, self.now()):
             self.violated("twice", f"{call} runs again in {process} without a reason")
         kept = number not in self.resent
         if kept and any(each.how == "returned" for each in earlier):
             self.violated("answer not kept", f"{call} ran in {process}, and runs there again")
+        seen = self.book.of(call.correlation_id)
+        if seen.originals == 1 and seen.lost > self.max_attempts + 2:
+            self.violated("not parked", f"{call} runs after {seen.lost} deliveries failed")
         if call.deadline is not None and run.began > call.deadline + TOLERANCE + GRACE:
             self._ran_late(call, process)
         call.runs.append(run)
@@ -421,7 +490,7 @@ class Ledger:
         self.tell(process, f"handles event {number} by {handler} (run {run.id})")
         runs = event.runs.setdefault(handler, [])
         beside = any(each.runs for each in runs if each.process is process)
-        if beside and not self.copied(event.began):
+        if beside and not self._copied(number, handler):
             self.violated("beside itself", f"event {number} runs twice at a time in {process}")
         done = [each for each in runs if each.how == "returned"]
         if done and handler != "everywhere" and not self.troubled(event.began, self.now()):
@@ -429,23 +498,22 @@ class Ledger:
         runs.append(run)
         return run
 
-    def copied(self, begin: float) -> bool:
+    def _copied(self, number: int, handler: str) -> bool:
         """
-        Whether since *begin* a message and its copy may have come to one process, which cannot know
-        that they are one event: a process crashed after it sent the copy, another one got it, or
-        the ack of a redelivered original was lost.
+        Whether an event and its copy may have come to one process, which cannot know that they are
+        one event: its publisher sent it twice; or its delivery failed, and then that of its copy,
+        or the ack of the original, which the copy replaces.
         """
-        now = self.now()
-        losses = [
-            what for start, until, what, _ in self.troubles if start <= now and begin <= until
-        ]
-        losses = [what for what in losses if what.startswith(LOSSES)]
-        crashed = any(what.startswith("crash") for what in losses)
-        return crashed or len(losses) > 1 or (self.several_stores and bool(losses))
+        # Broadcast events have a queue for each process, and come as often as the others.
+        seen = self.book.of((number, self.queues.get(handler, self.queues["single"])))
+        failed = seen.lost + seen.returned
+        if handler == "later":  # a retry is a copy too
+            failed += 1
+        return failed > 1 or seen.originals > 1
 
     # --- the end
 
-    def finish(self, *, handlers: Iterable[str], parked: set[int]) -> None:
+    def finish(self, *, parked: set[tuple[int, str]]) -> None:
         """Check what has to hold when everything is at rest."""
         for call in self.calls.values():
             if call.ended is None and call.process.alive:
@@ -455,14 +523,18 @@ class Ledger:
         for event in self.events.values():
             if event.confirmed is None or not event.due:
                 continue
-            losses = self._losses(event.began, self.now())
-            if event.number in parked and losses <= self.max_attempts:
-                self.violated("parked too soon", f"event {event.number}, after {losses} losses")
-            for handler in handlers:
-                runs = event.runs.get(handler, [])
-                handled = any(run.how in ("returned", "raised") for run in runs)
-                if not handled and event.number not in parked:
-                    self.violated("event lost", f"event {event.number} never reached {handler}")
+            for handler, queue in self.queues.items():
+                self._check_event(event, handler, queue, parked=(event.number, queue) in parked)
+
+    def _check_event(self, event: Event, handler: str, queue: str, *, parked: bool) -> None:
+        runs = event.runs.get(handler, [])
+        if parked:
+            seen = self.book.of((event.number, queue))
+            failed = sum(run.how == "failed" for run in runs)
+            if self.parked_too_soon(seen) and failed < MOST_RUNS:
+                self.violated("parked too soon", f"event {event.number} of {handler}: {seen}")
+        elif not any(run.how in ("returned", "raised") for run in runs):
+            self.violated("event lost", f"event {event.number} never reached {handler}")
 
     def closed(self) -> None:
         """Check what has to hold after all processes have stopped."""

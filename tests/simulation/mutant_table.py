@@ -12,7 +12,7 @@ from .mutants import MUTANTS, Mutant
 __all__ = ["LIMIT", "Found", "find", "main"]
 
 #: Seeds that are played for each mutant, at most.
-LIMIT = 60
+LIMIT = 400
 TABLE = Path(__file__).with_name("mutants.md")
 HEAD = """# Faults that the simulator finds
 

@@ -82,14 +82,16 @@ def install(mutant: Mutant) -> None:
 MUTANTS = [
     Mutant(
         "the request is acked before its answer is sent",
-        "aiorpc.entrypoints.requests",
-        "        ending = outcome.ending\n        if ending is _RETURNED:\n",
-        "        ending = outcome.ending\n"
-        "        held = request.delivery.entry\n"
-        "        if outcome.ending is _RETURNED:\n"
-        "            request.delivery.ack()\n"
-        "            request.delivery.entry = held\n"
-        "        if ending is _RETURNED:\n",
+        "aiorpc.transports.amqp.consumer",
+        "        try:\n            self.publish(reply)\n"
+        "        except UnserializableValueError as error:\n"
+        "            refuse(reply, error)\n            return False\n"
+        "        self._unread.append(reply)\n",
+        "        self.lane.write(self.encoder.ack(tag))\n"
+        "        self.publish(reply)\n"
+        "        self.unsettled.discard(tag)\n"
+        "        self._unread.append(reply)\n"
+        "        return True\n",
     ),
     Mutant(
         "the answer leaves before the dependencies close",
@@ -204,6 +206,67 @@ MUTANTS = [
         "aiorpc.entrypoints.requests",
         "        if not self._is_known(request):\n            self._serve(request)\n",
         "        self._serve(request)\n",
+    ),
+    Mutant(
+        "a message that crashes its processes is never parked",
+        "aiorpc.entrypoints.attempts",
+        "        if least and most >= self.host.settings.max_attempts:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "a stream does not wait for its caller",
+        "aiorpc.entrypoints.streams",
+        "        return ahead < self._window and self._ahead_bytes + self._size < MOST_BYTES\n",
+        "        return ahead < 1000\n",
+    ),
+    Mutant(
+        "a stream whose request is delivered again runs again",
+        "aiorpc.entrypoints.requests",
+        "        if request.window and (again or not method.stream):\n",
+        "        if request.window and not method.stream:\n",
+    ),
+    Mutant(
+        "the request of a stream is acked before the broker has its first message",
+        "aiorpc.entrypoints.streams",
+        "        request.delivery.answer(opening)\n",
+        "        request.delivery.ack()\n        self._host.transport.send(opening)\n",
+    ),
+    Mutant(
+        "the caller of a stream does not miss its service",
+        "aiorpc.calling.inflow",
+        "        if now - self.heard_at > self.silence:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "a stream does not miss its caller",
+        "aiorpc.entrypoints.streams",
+        "        if now - self._heard_at > self._silence:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "a program that leaves a stream early does not cancel it",
+        "aiorpc.calling.streams",
+        "        if self._task is not None:\n            self._task.cancel()\n\n    async def",
+        "\n    async def",
+    ),
+    Mutant(
+        "a stream ends before its dependencies close",
+        "aiorpc.entrypoints.streams",
+        "                await self._until_room()\n        self._flush()\n",
+        "                await self._until_room()\n        self._flush()\n"
+        "        self.end(Outcome(Ending.RETURNED, None))\n",
+    ),
+    Mutant(
+        "a durable request does not survive a crash of the broker",
+        "aiorpc.calling.client",
+        "            persistent=route.persistent,\n",
+        "            persistent=False,\n",
+    ),
+    Mutant(
+        "a new owner of a singleton timer forgets its last tick",
+        "aiorpc.entrypoints.singletons",
+        "            last = max(ticks, default=now)\n",
+        "            last = now\n",
     ),
     Mutant(
         "a worker ignores its deadline",

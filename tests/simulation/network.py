@@ -13,19 +13,30 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
+from aiorpc.exceptions import Overloaded, Unroutable
+from aiorpc.transports.amqp.lane import Lane as AmqpLane
 from aiorpc.transports.memory.broker import MemoryBroker
-from aiorpc.transports.memory.queue import MemoryConsumer
+from aiorpc.transports.memory.queue import Entry, MemoryConsumer, MemoryQueue
 from aiorpc.transports.outgoing import Outgoing
+from aiorpc.wire.message import Message
 
+from .determinism import OrderedSet
 from .loop import Process, SimulationLoop
+
+if TYPE_CHECKING:
+    from .channels import Peer
 
 __all__ = ["Lane", "Link", "Network", "Watcher"]
 
 #: Frames that are written within so many seconds arrive together.
 TOGETHER = 30e-6
+#: Seconds to wait for an answer that nobody needs.
+FAREWELL = 2.0
 Frame: TypeAlias = tuple[str, Callable[..., object], tuple[Any, ...]]
 
 
@@ -40,8 +51,39 @@ class Watcher(Protocol):
         """Whether the broker refuses (nacks) the message that it reads now."""
         ...
 
-    def sending(self, outgoing: Outgoing, again: bool) -> None:
+    def sending(self, outgoing: Outgoing) -> None:
         """A client sends the request *outgoing*, perhaps once more."""
+        ...
+
+    def misused(self, text: str) -> None:
+        """A client broke a rule of AMQP: *text* says who, and how."""
+        ...
+
+
+class Book(Protocol):
+    """Records what the broker does with messages."""
+
+    def published(
+        self,
+        process: Process,
+        exchange: str,
+        routing_key: str,
+        message: Message,
+        queues: tuple[str, ...],
+    ) -> None:
+        """The broker reads a message of *process*, and puts it into *queues*."""
+        ...
+
+    def acked(self, queue: MemoryQueue, entry: Entry) -> None:
+        """The broker reads the ack of *entry*."""
+        ...
+
+    def returned(self, queue: MemoryQueue, entry: Entry, unworked: bool) -> None:
+        """A client requeues *entry*; if *unworked*, because it stops."""
+        ...
+
+    def lost(self, queue: MemoryQueue, entry: Entry) -> None:
+        """The broker requeues *entry*, because its channel ended."""
         ...
 
 
@@ -63,18 +105,20 @@ class Network:
         self.server = server
         self.seed = seed
         self.watcher: Watcher
+        self.book: Book
         self.down: dict[str, asyncio.Future[None]] = {}
         self.slow: dict[str, float] = {}
         self.links: dict[Process, list[Link]] = {}
         self._count = 0
 
-    async def connect(self, process: Process) -> Link:
+    async def connect(self, process: Process, open_lane: Callable[[Link], None]) -> Link:
         """Return a new link; wait until the broker can be reached."""
         self._count += 1
         link = Link(self, process, f"{self.seed} {process.name} {self._count}")
         await asyncio.sleep(link.delay())
         while (down := self.down.get(process.name)) is not None:
             await asyncio.wait((down,))
+        open_lane(link)
         link.open()
         return link
 
@@ -87,6 +131,25 @@ class Network:
 
     def _back(self, name: str) -> None:
         self.down.pop(name).set_result(None)
+
+    # --- what the broker does
+
+    def publish(
+        self,
+        process: Process,
+        exchange: str,
+        routing_key: str,
+        message: Message,
+        mandatory: bool,
+    ) -> Unroutable | Overloaded | None:
+        queues = tuple(each.name for each in self.broker._queues_for(exchange, routing_key))
+        self.book.published(process, exchange, routing_key, message, queues)
+        return self.broker.publish(exchange, routing_key, message, mandatory)
+
+    def lost(self, queue: MemoryQueue, entries: Iterable[Entry]) -> None:
+        """Record that the channel of *entries* ended."""
+        for entry in entries:
+            self.book.lost(queue, entry)
 
 
 class Lane:
@@ -142,37 +205,66 @@ class Lane:
 
     def proceed(self) -> None:
         """Handle the frames that have arrived. A blocked broker reads no message."""
-        broker = self._link.network.broker
+        broker, link = self._link.network.broker, self._link
         while self._due and self._batches:
             batch = self._batches[0]
-            while batch:
-                kind, function, args = batch[0]
-                if self._up and broker.blocked and kind in ("publish", "answer"):
-                    return
-                del batch[0]
-                function(*args)
+            if self._up:
+                while batch:
+                    kind, function, args = batch[0]
+                    if broker.blocked and kind in ("publish", "answer", "copy"):
+                        return
+                    del batch[0]
+                    function(*args)
+            elif batch:
+                link.lane.received(cast("bytes", partial(self._handle, batch)))
             if self._batches and self._batches[0] is batch:
                 self._batches.popleft()
                 self._due -= 1
 
+    def _handle(self, batch: list[Frame]) -> None:
+        while batch and self._link.process.alive:
+            _, function, args = batch.pop(0)
+            function(*args)
+
+
+class _Url:
+    """The address of the broker, as errors have it."""
+
+    def redacted(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return "memory://simulated"
+
 
 class Link:
     """
-    A connection of *process*.
+    A connection of *process*: what ``aiorpc.transports.amqp.link.Link`` is to its channels.
 
     Attributes:
         lost: done when the process has noticed that the link is lost.
         blocked: whether the process knows that the broker accepts no messages.
         consumers: the broker's consumers of this link.
         on_lost, on_blocked: called in the process.
+        lane: aiorpc's writer, which joins frames, and writes acks last.
+        attached: the open channels.
+        peers: all channels, by number.
     """
+
+    lane: AmqpLane
+    refused = None
+    url = _Url()
+    frame_max = 0
 
     def __init__(self, network: Network, process: Process, seed: str) -> None:
         self.network = network
         self.process = process
         self.random = random.Random(seed).random
-        self.lost: asyncio.Future[None] = network.loop.create_future()
+        self.lost: asyncio.Future[str] = network.loop.create_future()
         self.blocked = False
+        self.attached = OrderedSet()
+        self.peers: dict[int, Peer] = {}
+        self._numbers = 0
         self.consumers: list[MemoryConsumer] = []
         self.on_lost: Callable[[], None] = lambda: None
         self.on_blocked: Callable[[], None] = lambda: None
@@ -184,6 +276,44 @@ class Link:
     def here(self) -> bool:
         """Whether the broker has not noticed that the link is lost."""
         return self._open
+
+    @property
+    def blocked_reason(self) -> str | None:
+        return "low on memory" if self.blocked else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether the broker may answer."""
+        return not (self.lost.done() or self.blocked)
+
+    def new_channel(self, peer: Peer) -> int:
+        """Add a channel, and return its number."""
+        self._numbers += 1
+        self.peers[self._numbers] = peer
+        return self._numbers
+
+    def keep_consumer(self, consumer: MemoryConsumer) -> None:
+        """Requeue what *consumer* did not ack when the link ends."""
+        self.consumers = [
+            each for each in self.consumers if each.unacked or each in each.queue.consumers
+        ]
+        self.consumers.append(consumer)
+
+    async def farewell(self, words: Callable[[], Awaitable[object]]) -> None:
+        """Send a request whose answer nobody needs."""
+        if self.answers:
+            with suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(FAREWELL):
+                    await words()
+
+    def hung_up(self, code: int, why: str) -> None:
+        self.network.watcher.misused(f"{self.process} failed to read a frame: {code} {why}")
+
+    def congestion_changed(self) -> None:
+        """A simulated socket takes everything."""
+
+    def socket_lost(self, error: BaseException | None) -> None:
+        """The link is the socket."""
 
     def delay(self) -> float:
         """Seconds until a frame arrives: mostly short, sometimes long."""
@@ -214,10 +344,23 @@ class Link:
         return up, down
 
     def closed(self, lanes: tuple[Lane, Lane]) -> None:
-        """Forget a channel that has ended."""
+        """Forget the lanes of a channel that has ended."""
         for lane in lanes:
             if lane in self._lanes:
                 self._lanes.remove(lane)
+
+    def forget(self, peer: Peer) -> None:
+        """Forget a channel that has ended."""
+        self.peers.pop(peer.number, None)
+        self.closed((peer.up, peer.down))
+
+    @contextmanager
+    def forgets(self, peer: Peer) -> Generator[None]:
+        """Forget the channel at the end of the block."""
+        try:
+            yield
+        finally:
+            self.forget(peer)
 
     async def request(self, kind: str, function: Callable[[], Any], timeout: float = 10.0) -> Any:
         """
@@ -296,13 +439,25 @@ class Link:
                 lane.sever(0.0 if lane._up else 1.0)
             broker = self.network.broker
             broker.transports.pop(self, None)
+            for consumer in self.consumers:
+                self.network.lost(consumer.queue, consumer.unacked)
             broker.disconnect(self, self.consumers)
             self.network.links[self.process].remove(self)
 
     def _notice(self) -> None:
-        if not self.lost.done():
-            self.lost.set_result(None)
-            self.on_lost()
+        self.lose("the connection was lost")
+
+    def lose(self, why: str) -> None:
+        """The process learns that the link is lost, or closes it."""
+        if self.lost.done():
+            return
+        self.lost.set_result(why)
+        self.on_lost()
+        channels = list(self.attached)
+        while channels:  # aiorpc has them in a set
+            channels.pop(int(self.random() * len(channels))).lost()
+        self.attached.clear()
+        self.lane.stop()
 
     def _blocked_changed(self) -> None:
         """The broker's alarm begins or ends."""
@@ -314,6 +469,10 @@ class Link:
         self._control.send("blocked", self._told_blocked, blocked)
 
     def _told_blocked(self, blocked: bool) -> None:
-        if not self.lost.done():
-            self.blocked = blocked
-            self.on_blocked()
+        if self.lost.done():
+            return
+        self.blocked = blocked
+        if not blocked:
+            for attached in list(self.attached):
+                attached.unblocked()
+        self.on_blocked()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from aiorpc import (
@@ -17,6 +17,7 @@ from aiorpc import (
     Retry,
     RpcProxy,
     WorkerContext,
+    cron,
     event_handler,
     rpc,
     timer,
@@ -67,20 +68,29 @@ class Session(DependencyProvider[tuple[Transaction, bool]]):
             yield transaction, worker_ctx.call.redelivered
             await asyncio.sleep(0.001)
         except BaseException:
-            await asyncio.sleep(0.0005)
-            transaction.state = "rolled back"
+            try:
+                await asyncio.sleep(0.0005)
+            finally:  # cancelled again after CLEANUP_TIMEOUT
+                transaction.state = "rolled back"
             raise
         else:
             transaction.state = "committed"
 
 
-async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
-    """Run *script* for the call *number*."""
-    ledger = _ledgers[-1]
+def _begun(service: Any, number: int) -> Run:
+    """Report that a method begins for the call *number*."""
     transaction, redelivered = service.session
     deadline = current.get().deadline
     until = None if deadline is None else deadline.at
-    run = ledger.began(number, PROCESS.get(), transaction, redelivered, until)
+    return _ledgers[-1].began(number, PROCESS.get(), transaction, redelivered, until)
+
+
+async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
+    """Run *script* for the call *number*."""
+    ledger, run = _ledgers[-1], _begun(service, number)
+    if len(ledger.calls[number].runs) <= script.get("kills", 0):
+        ledger.kill(PROCESS.get())
+        await asyncio.sleep(60)
     try:
         await asyncio.sleep(script.get("sleep", 0.0))
         for child in script.get("children", ()):
@@ -103,6 +113,29 @@ async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
     run.end("returned", ledger.now())
     ledger.tell(PROCESS.get(), f"run {run.id} returns")
     return {"number": number, "run": run.id}
+
+
+async def _yield(service: Any, number: int, script: dict[str, Any]) -> AsyncGenerator[Any]:
+    """Yield the items of *script* for the call *number*."""
+    ledger, run = _ledgers[-1], _begun(service, number)
+    try:
+        for item in range(script["items"]):
+            if item == script.get("pause_at"):
+                await asyncio.sleep(script["pause"])
+            if script["every"]:
+                await asyncio.sleep(script["every"])
+            ledger.yields(run, number, item)
+            yield {"number": number, "run": run.id, "item": item}
+        if script.get("fail"):
+            raise Refused(str(number))
+    except (asyncio.CancelledError, GeneratorExit):
+        run.end("cancelled", ledger.now())
+        raise
+    except BaseException:
+        run.end("raised", ledger.now())
+        raise
+    run.end("returned", ledger.now())
+    ledger.tell(PROCESS.get(), f"run {run.id} returns")
 
 
 async def _nested(service: Any, child: dict[str, Any]) -> None:
@@ -150,6 +183,12 @@ class Shop:
     async def once(self, number: int, script: dict[str, Any]) -> Any:
         return await _play(self, number, script)
 
+    @rpc(expected_exceptions=Exception)
+    async def listed(self, number: int, script: dict[str, Any]) -> AsyncGenerator[Any]:
+        async with aclosing(_yield(self, number, script)) as items:
+            async for item in items:
+                yield item
+
     @rpc
     async def typed(self, number: int) -> int:
         return number
@@ -157,6 +196,11 @@ class Shop:
     @timer(interval=3.0)
     async def tick(self) -> None:
         _ledgers[-1].tell(PROCESS.get(), "ticks")
+        await asyncio.sleep(0.01)
+
+    @timer(interval=4.0, singleton=True)
+    async def single_tick(self) -> None:
+        _ledgers[-1].book.runs_tick(PROCESS.get())
         await asyncio.sleep(0.01)
 
 
@@ -173,10 +217,14 @@ class Store:
     async def once(self, number: int, script: dict[str, Any]) -> Any:
         return await _play(self, number, script)
 
+    @cron("*/5 * * * * *", singleton=True)
+    async def single_tick(self) -> None:
+        _ledgers[-1].book.runs_tick(PROCESS.get())
+
     @event_handler("shop", "sold")
     async def count(self, payload: dict[str, Any]) -> None:
         run = self._handling(payload, "count")
-        await self._finish(run, 0.02)
+        await self._finish(run, 0.8 if payload["number"] % 4 == 1 else 0.02)
 
     @event_handler("shop", "sold", requeue_on_error=True)
     async def retry(self, payload: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """
-A transport over the simulated network, with the rules of ``aiorpc.transports.amqp`` and the broker
-of ``memory://``: what is sent, acked and answered takes time, and can be lost on its way.
+A transport over the simulated network and the broker of ``memory://``: what is sent, acked and
+answered takes time, and can be lost on its way.
 
-Only ``Sender``, ``Outgoing`` and the rules to settle and re-send are aiorpc's own. The AMQP
-transport is not simulated: its sockets and aiormq are tested on RabbitMQ.
+The channels, their lane, ``Sender`` and ``Outgoing`` are those of ``aiorpc.transports.amqp``. The
+transport and its subscriptions follow the supervisor and ``AmqpSubscription``, which need aiormq:
+they are tested on RabbitMQ.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from aiorpc.exceptions import ConfigurationError, ConnectionLost
+from aiorpc.transports.amqp.channel import Channel
+from aiorpc.transports.amqp.consumer import ConsumerChannel
 from aiorpc.transports.base import QueueState, State, Transport
 from aiorpc.transports.claims import Claim
 from aiorpc.transports.incoming import ConsumerOptions, Subscription
@@ -21,8 +25,9 @@ from aiorpc.transports.outbox import Sender
 from aiorpc.transports.outgoing import NO_LIMIT, SizeLimit
 from aiorpc.wire.message import Exchange, Queue
 
-from .channels import Consuming, Publishing
+from .channels import connect, consuming, publishing
 from .claims import SimulatedClaim
+from .determinism import OrderedSet
 from .loop import PROCESS
 from .network import Link, Network
 
@@ -40,13 +45,14 @@ class SimulatedSubscription(Subscription):
     def __init__(self, transport: SimulatedTransport, options: ConsumerOptions) -> None:
         super().__init__(options)
         self._transport = transport
-        self.channel: Consuming | None = None
+        self.channel: ConsumerChannel | None = None
         self._consuming = False
         self._consumed_before = False
         self._tried_on: Link | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run())
         self._cancelling: asyncio.Task[None] | None = None
+        self._closing = OrderedSet()
 
     @property
     def consuming(self) -> bool:
@@ -74,35 +80,35 @@ class SimulatedSubscription(Subscription):
             channel.refuse()
         await self.stop()
         if channel is not None and channel.open:
-            if was_consuming:
-                with suppress(ConnectionError, TimeoutError):
-                    await self._farewell(channel)
+            if was_consuming and channel.link.answers:
+                await channel.link.farewell(peer_of(channel).basic_cancel)
+            elif was_consuming:
+                channel.cancel_unanswered("")
             channel.requeue_refused()
+            channel.when_idle(partial(self._close_soon, channel))
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost("the subscription was cancelled"))
             self._ready.exception()
         self._transport.forget(self)
 
-    async def _farewell(self, channel: Consuming) -> None:
-        done = asyncio.get_running_loop().create_future()
-
-        def told() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        def cancel() -> None:
-            channel.stop_consuming()
-            channel._down.send("cancel-ok", told)
-
-        channel.up.send("cancel", cancel)
-        async with asyncio.timeout(FAREWELL):
-            await asyncio.wait((done, channel.link.lost), return_when=asyncio.FIRST_COMPLETED)
+    def _close_soon(self, channel: ConsumerChannel) -> None:
+        if channel.open and channel.link.answers:
+            task = asyncio.create_task(channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def stop(self) -> None:
         """End the task without a message to the broker."""
         self._consuming = False
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End all tasks, because the connection closes."""
+        await self.stop()
+        for task in list(self._closing):
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _set_tried(self, link: Link) -> None:
         self._tried_on = link
@@ -132,7 +138,8 @@ class SimulatedSubscription(Subscription):
                     self._ready.set_result(None)
                 self._set_tried(link)
                 assert self.channel is not None
-                await asyncio.wait((self.channel.ended, link.lost), return_when="FIRST_COMPLETED")
+                ends: tuple[asyncio.Future[Any], ...] = self.channel.ended, self.channel.cancelled
+                await asyncio.wait(ends, return_when="FIRST_COMPLETED")
             finally:
                 self._consuming = False
                 self._set_tried(link)
@@ -140,35 +147,25 @@ class SimulatedSubscription(Subscription):
             attempt += 1
 
     async def _consume(self, link: Link) -> None:
-        transport = self._transport
-        channel = Consuming(link, self.options, transport.limit, transport.send)
-        self.channel = channel
-        transport.channels[channel] = None
-        consume = partial(channel.consume, self._consumed_before, transport.reconnects)
-        done = asyncio.get_running_loop().create_future()
-
-        def at_broker() -> None:
-            try:
-                channel._down.send("consume-ok", told, consume(), None)
-            except ConfigurationError as error:
-                channel._down.send("consume-ok", told, False, error)
-
-        def told(gone: bool, error: Exception | None) -> None:
-            if not done.done():
-                done.set_result((gone, error))
-            if gone:
-                self._declared_again(transport.url)
-
-        channel.up.send("consume", at_broker)
-        async with asyncio.timeout(10):
-            await asyncio.wait((done, link.lost), return_when="FIRST_COMPLETED")
-        if not done.done():
-            raise ConnectionError("the link was lost")
-        _, error = done.result()
-        if error is not None:
-            channel.end()
-            raise error
+        transport, channel = self._transport, self.channel
+        if channel is None or not channel.open or channel.link is not link:
+            self.channel = channel = transport.open_consumer(self.options, link)
+        if channel.cancelled.done():
+            channel.cancelled = channel.loop.create_future()
+        gone = partial(self._declared_again, transport.url)
+        try:
+            await peer_of(channel).consume(
+                self.options, self._consumed_before, transport.reconnects, gone
+            )
+        except ConfigurationError:
+            channel.lost()
+            raise
         self._consuming = self._consumed_before = True
+
+
+def peer_of(channel: Channel) -> Any:
+    """Return what stands for aiormq's channel."""
+    return channel.amqp
 
 
 class SimulatedTransport(Transport):
@@ -184,20 +181,16 @@ class SimulatedTransport(Transport):
         self.process = PROCESS.get()
         self.reconnects = 0
         self.link: Link | None = None
-        self.publishing: Publishing | None = None
-        #: All channels with a consumer, also of cancelled consumers.
-        self.channels: dict[Consuming, None] = {}
+        self.publishing: Channel | None = None
         #: Set when a subscription has tried to consume.
         self.tried = asyncio.Event()
         self._available = asyncio.Event()
-        #: The channels of claims.
-        self.claims: list[Publishing] = []
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         self._subscriptions: dict[SimulatedSubscription, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
-        self._closed = False
+        self._closed = self._resumed = False
         self._left: asyncio.Task[None] | None = None
 
     # --- the connection
@@ -226,20 +219,23 @@ class SimulatedTransport(Transport):
 
     async def _leave(self) -> None:
         self._closed = True
+        link = self.link
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL):
-                await self._sender.flushed()
+                if link is not None and link.answers:
+                    await self._sender.flushed()
+                    for channel in list(link.attached):
+                        await channel.all_confirmed()
+                    link.lane.flush()
         for subscription in list(self._subscriptions):
-            await subscription.stop()
-        link = self.link
-        if link is not None and not link.lost.done():
+            await subscription.close()
+        if link is not None and link.answers:
             await self._say_goodbye(link)
         await self._end()
         why = f"the transport to {self.url} was closed"
         if link is not None:
-            if not link.lost.done():
-                link.lost.set_result(None)
-            self._lose(why)
+            link.lose(why)
+            self._lost(link)
             link.gone()
         self._sender.close(why)
         self._subscriptions.clear()
@@ -248,9 +244,9 @@ class SimulatedTransport(Transport):
 
     async def _say_goodbye(self, link: Link) -> None:
         """Wait until the broker has read everything."""
-        channels = [self.publishing, *(each for each in self.channels if each.open)]
+        peers = list(link.peers.values())
         read = asyncio.get_running_loop().create_future()
-        left = len(channels)
+        left = len(peers)
 
         def told() -> None:
             nonlocal left
@@ -258,11 +254,10 @@ class SimulatedTransport(Transport):
             if not left and not read.done():
                 read.set_result(None)
 
-        for channel in channels:
-            assert channel is not None
-            up, down = channel.lanes
-            up.send("goodbye", down.send, "goodbye", told)
-        await asyncio.wait((read, link.lost), timeout=FAREWELL, return_when="FIRST_COMPLETED")
+        for peer in peers:
+            peer.up.send("goodbye", peer.down.send, "goodbye", told)
+        if peers:
+            await asyncio.wait((read, link.lost), timeout=FAREWELL, return_when="FIRST_COMPLETED")
 
     async def _end(self) -> None:
         if self._task is not None:
@@ -285,8 +280,9 @@ class SimulatedTransport(Transport):
         self._become(State.CONNECTING)
         attempt = 0
         while True:
-            link = await self.network.connect(self.process)
-            link.on_lost, link.on_blocked = partial(self._lost, link), self._blocked_changed
+            link = await self.network.connect(self.process, connect)
+            link.on_lost = partial(self._losing, link)
+            link.on_blocked = partial(self._blocked_changed, link)
             try:
                 await self._resume(link)
                 if not started.done():
@@ -301,13 +297,12 @@ class SimulatedTransport(Transport):
                 raise
             await asyncio.wait((link.lost,))
             self._lost(link)
-            self.reconnects += 1
             await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)] * link.random())
             attempt += 1
 
     async def _resume(self, link: Link) -> None:
         await link.request("declare", partial(self._restore, link))
-        self.publishing = Publishing(link, self.limit)
+        self.publishing = publishing(link, self.limit, self._sender.take_back, self.returns.take)
         self.link = link
         self._available.set()
         with suppress(TimeoutError):
@@ -317,6 +312,7 @@ class SimulatedTransport(Transport):
                     await self.tried.wait()
         if link.lost.done():
             raise ConnectionError("the link was lost")
+        self._resumed = True
         if link.blocked:
             self._become(State.BLOCKED)
         else:
@@ -331,40 +327,41 @@ class SimulatedTransport(Transport):
             with suppress(ConfigurationError):
                 broker.declare_queue(queue, link)
 
-    def _lost(self, link: Link) -> None:
+    def _losing(self, link: Link) -> None:
+        """Change the state now; the task handles the loss some turns later."""
         self.tried.set()
-        if link is self.link:
-            self._lose(f"lost the connection to {self.url}")
-            if not self._closed:
-                self._become(State.CONNECTING)
+        if link is self.link and not self._closed:
+            self._resumed = False
+            self._become(State.CONNECTING)
 
-    def _lose(self, why: str) -> None:
-        publishing, self.publishing = self.publishing, None
-        self.link = None
-        if not self._closed:
-            self._available.clear()
-        self._sender.pause(why)
-        if publishing is not None:
-            publishing.end(self._sender.take_back)
-        for claimed in self.claims:
-            claimed.end(lambda returning: list(returning))
-        for channel in list(self.channels):
-            channel.end()
-        self.claims.clear()
-        self.channels.clear()
+    def _lost(self, link: Link) -> None:
+        if self.link is not link:
+            return
+        self.link = self.publishing = None
+        self._resumed = False
+        if self._closed:
+            self._sender.pause(f"the transport to {self.url} was closed")
+            return
+        self._available.clear()
+        self.reconnects += 1
+        self._sender.pause(f"lost the connection to {self.url}")
+        self._become(State.CONNECTING)
 
-    def _blocked_changed(self) -> None:
-        link = self.link
-        if link is None or self.state not in (State.CONNECTED, State.BLOCKED):
+    def _blocked_changed(self, link: Link) -> None:
+        if link is not self.link or not self._resumed:
             return
         if link.blocked:
             self._sender.pause(f"{self.url} accepts no messages")
             self._become(State.BLOCKED)
         elif self.publishing is not None:
             self._become(State.CONNECTED)
-            for channel in list(self.channels):
-                channel.unblocked()
             self._sender.resume(self.publishing)
+
+    def open_consumer(self, options: ConsumerOptions, link: Link) -> ConsumerChannel:
+        """Open the channel of a consumer on *link*."""
+        return consuming(
+            link, options, self.limit, self._sender.take_back, self.send, self.returns.take
+        )
 
     def _weigh(self) -> None:
         self._congest(self._sender.outbox.crowded)
@@ -432,11 +429,7 @@ class SimulatedTransport(Transport):
                 await link.request("delete", delete, FAREWELL)
 
     async def claim(self, name: str) -> Claim | None:
-        link, publishing = self.link, self.publishing
-        if link is None or publishing is None:
+        link = self.link
+        if link is None:
             raise ConnectionLost(f"{name} cannot be claimed without a connection to {self.url}")
-        # On a channel of its own: its messages fail with it, and are not sent again.
-        claim = await SimulatedClaim.of(name, link, Publishing(link, self.limit))
-        if claim is not None:
-            self.claims.append(claim.publishing)
-        return claim
+        return await SimulatedClaim.of(name, link)

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Operation", "operations"]
+__all__ = ["ENDLESS", "Operation", "operations"]
+
+#: Seconds in which a stream without a deadline ends.
+ENDLESS = 30.0
 
 
 @dataclass
@@ -21,6 +24,7 @@ class Operation:
         pause: seconds before it.
         cancel: seconds after which the caller cancels it.
         reply: whether it is made by ``call_async``.
+        take: the number of items of a stream after which its program leaves the loop.
     """
 
     service: str
@@ -30,6 +34,7 @@ class Operation:
     pause: float
     cancel: float | None = None
     reply: bool = False
+    take: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -40,6 +45,8 @@ def operations(seed: object, client: str, count: int) -> list[Operation]:
 
 
 def _operation(draw: Callable[[], float]) -> Operation:
+    if draw() < 0.06:
+        return _stream(draw)
     service = "shop" if draw() < 0.75 else "store"
     method = "once" if draw() < 0.3 else "work"
     script: dict[str, Any] = {}
@@ -60,6 +67,8 @@ def _operation(draw: Callable[[], float]) -> Operation:
             script["fail"] = True
     elif kind < 0.94:
         script |= {"sleep": 0.2 + draw(), "stubborn": draw() * 0.3}
+    elif kind < 0.9415:
+        script["kills"] = 1 + int(draw() * 8)
     elif kind > 0.97:
         service, method = (
             ("shop", "typed"),
@@ -68,7 +77,7 @@ def _operation(draw: Callable[[], float]) -> Operation:
             ("shop", "unencodable"),
         )[int(draw() * 4)]
     chances = (
-        ("resend", False, 0.08),
+        ("resend", False, 0.2),
         ("confirm", False, 0.08),
         ("persistent", False, 0.05),
         ("fail_fast", True, 0.05),
@@ -80,6 +89,36 @@ def _operation(draw: Callable[[], float]) -> Operation:
         cancel = draw() ** 3 * 0.5
     return Operation(
         service, method, script, timeout, draw() ** 4 * 1.5, cancel, draw() < 0.1, options
+    )
+
+
+def _stream(draw: Callable[[], float]) -> Operation:
+    """Return a call of a stream: few or many items, at once or slowly, perhaps left early."""
+    script: dict[str, Any] = {
+        "items": int(draw() ** 2 * 80),
+        "every": 0.0 if draw() < 0.5 else 0.02 * draw(),
+        "slow": 0.0 if draw() < 0.6 else 0.02 * draw(),
+    }
+    if draw() < 0.3:
+        script |= {"pause_at": int(draw() * 10), "pause": draw() * 2.0}
+    if draw() < 0.15:
+        script["fail"] = True
+    options: dict[str, Any] = {}
+    if draw() < 0.25:
+        options["idle_timeout"] = 0.2 + draw() * 2.0
+    timeout = (0.3, 2.0, 20.0, 20.0, None)[int(draw() * 5)]
+    cancel = draw() * 0.5 if draw() < 0.1 else None
+    if timeout is None and cancel is None:
+        cancel = ENDLESS
+    return Operation(
+        "shop",
+        "listed",
+        script,
+        timeout,
+        draw() ** 4 * 1.5,
+        cancel=cancel,
+        take=int(draw() * 10) if draw() < 0.2 else None,
+        options=options,
     )
 
 

@@ -22,13 +22,13 @@ from typing import Any
 from aiorpc import ClusterRpcProxy, ServiceContainer
 from aiorpc.hosting import unawaited
 from aiorpc.transports.memory.broker import MemoryBroker
-from aiorpc.transports.memory.queue import MemoryQueue
+from aiorpc.transports.memory.queue import Entry, MemoryQueue
 
 from .at_rest import client_left, container_left, process_left
-from .channels import Consuming
+from .channels import Peer
 from .determinism import Ids, simulated_modules
 from .faults import Fault, Faults, plan
-from .ledger import Ledger
+from .ledger import Call, Ledger
 from .log_lines import LogLines
 from .loop import BEGIN, Livelock, Process, SimulationLoop, Stuck
 from .network import Link, Network
@@ -94,13 +94,17 @@ class World:
             "MAX_ATTEMPTS": 2 + int(draw() * 3),
             "CONFIRM_REPLIES": draw() < 0.3,
             "CALL_PROFILE": "fast" if draw() < 0.2 else "durable",
+            "STREAM_WINDOW": 1 + int(draw() * 12),
+            "HEARTBEAT": 2,
         }
         self.ledger.confirms = self._settings["CALL_PROFILE"] == "durable"
         self.ledger.max_workers = self._settings["max_workers"]
         self.ledger.max_attempts = self._settings["MAX_ATTEMPTS"]
+        self.ledger.window = self._settings["STREAM_WINDOW"]
+        self.ledger.queues = HANDLERS
+        self.ledger.kill = self._kill
         self.names = [f"shop-{n}" for n in range(1 + int(draw() * 3))]
         self.names += [f"store-{n}" for n in range(1 + int(draw() * 2))]
-        self.ledger.several_stores = "store-1" in self.names
         clients = [f"client-{n}" for n in range(1 + int(draw() * 3))]
         self.names += clients
         count = 60 + int(draw() * 140)
@@ -112,7 +116,7 @@ class World:
         self.ledger.handlers_listen = lambda: {*HANDLERS.values()} <= self.broker.queues.keys()
         self.planned = plan(seed, self.names, BUSY) if faults is None else list(faults)
         self.faults = Faults(self, self.planned)
-        self.network.watcher = self.faults
+        self.network.watcher, self.network.book = self.faults, self.ledger.book
 
     # --- processes
 
@@ -193,7 +197,12 @@ class World:
             arguments = ("text",)
         elif operation.method == "unencodable":
             arguments = (object(),)
-        calling = self._made(method, arguments) if operation.reply else method(*arguments)
+        if call.streams:
+            calling = self._streamed(method.stream(*arguments), call, operation)
+        elif operation.reply:
+            calling = self._made(method, arguments)
+        else:
+            calling = method(*arguments)
         try:
             if operation.cancel is None:
                 value = await calling
@@ -204,9 +213,21 @@ class World:
         except Exception as error:
             self.ledger.failed(call, error)
         else:
-            self.ledger.answered(call, value)
+            if not call.streams:
+                self.ledger.answered(call, value)
             return True
         return False
+
+    async def _streamed(self, stream: Any, call: Call, operation: Operation) -> None:
+        async for item in stream:
+            self.ledger.takes(call, item)
+            if call.taken == operation.take:
+                await stream.aclose()
+                self.ledger.cancelled(call)
+                return
+            if operation.script["slow"]:
+                await asyncio.sleep(operation.script["slow"])
+        self.ledger.streamed(call)
 
     async def _made(self, method: Any, arguments: tuple[Any, ...]) -> Any:
         reply = method.call_async(*arguments)
@@ -226,16 +247,27 @@ class World:
 
     # --- what faults do
 
-    def crash(self, name: str, seconds: float) -> None:
-        """End *name* at once, and start it again after *seconds*."""
+    def crash(self, name: str, seconds: float, *, lose_last: bool = True) -> None:
+        """
+        End *name* at once, and start it again after *seconds*. What it has written arrives, or with
+        *lose_last* perhaps only a part of it.
+        """
         process = self.current.pop(name, None)
         if process is None:
             return
         self.ledger.trouble("crash", name, seconds)
         process.crash()
         for link in list(self.network.links.get(process, ())):
-            link.cut(broker_notices=seconds * 0.1)
+            link.cut(None if lose_last else 1.0, broker_notices=seconds * 0.1)
         self._start_later(name, seconds)
+
+    def _kill(self, process: Process) -> None:
+        """Crash *process* at its next await, because a method of its asks for it."""
+        self.loop.later(0.0, self._kill_now, process)
+
+    def _kill_now(self, process: Process) -> None:
+        if self.current.get(process.name) is process:
+            self.crash(process.name, 0.2)
 
     def drain(self, name: str, seconds: float) -> None:
         """Stop *name* gracefully, and start it again *seconds* later."""
@@ -290,14 +322,41 @@ class World:
         process = self.current.get(name)
         return [] if process is None else list(self.network.links.get(process, ()))
 
-    def consuming_channels(self, name: str) -> list[Consuming]:
-        process = self.current.get(name)
+    def crash_broker(self, seconds: float) -> None:
+        """Cut all links, and lose what the broker keeps in memory only."""
+        self.ledger.trouble("broker crash", "broker", seconds + 3.0)
+        for name in self.names:
+            self.network.cut_off(name, seconds)
+        for links in list(self.network.links.values()):
+            for link in list(links):
+                link.cut(up=0.0)
+                link.gone()
+        for queue in self.broker.queues.values():
+            kept = [each for each in queue.ready if each.carried.message.persistent]
+            for entry in queue.ready:
+                if not entry.carried.message.persistent:
+                    self._dropped(queue, entry)
+            queue.ready.clear()
+            queue.ready.extend(kept)
+
+    def _dropped(self, queue: MemoryQueue, entry: Entry) -> None:
+        number = self.ledger.book.dropped(queue, entry) or 0
+        if number in self.ledger.calls:
+            call = self.ledger.calls[number]
+            call.doomed = True
+            request = not queue.name.startswith("rpc.reply")
+            durable = call.options.get("persistent", True) if request else not call.streams
+            if durable and self.ledger.confirms:
+                self.ledger.violated("not durable", f"{call} lost a message with the broker")
+        elif number in self.ledger.events:
+            self.ledger.events[number].due = False
+
+    def consuming_channels(self, name: str) -> list[Peer]:
         return [
-            channel
-            for transport in self.transports
-            if transport.process is process
-            for channel in transport.channels
-            if channel.open and channel.consumer is not None
+            peer
+            for link in self.links_of(name)
+            for peer in link.peers.values()
+            if peer.consumer is not None
         ]
 
     def deleted(self, queue: MemoryQueue) -> None:
@@ -338,7 +397,7 @@ class World:
         for process, (_, cluster) in self.proxies.items():
             await self._check_rest(process, partial(client_left, cluster))
         parked = self._queues_left()
-        ledger.finish(handlers=HANDLERS, parked=parked)
+        ledger.finish(parked=parked)
         self._closing = True
         for process in list(self.current.values()):
             process.soon(self._stopping[process].set)
@@ -377,16 +436,18 @@ class World:
                     if not await probe:
                         self.ledger.violated("not recovered", f"{process}: {service}.{method}")
 
-    def _queues_left(self) -> set[int]:
-        """Check the queues, and return the numbers of parked events."""
-        parked: set[int] = set()
+    def _queues_left(self) -> set[tuple[int, str]]:
+        """Check the queues, and return the numbers of parked events, and their queues."""
+        parked: set[tuple[int, str]] = set()
         for queue in self.broker.queues.values():
             unacked = sum(len(each.unacked) for each in queue.consumers)
             if queue.name.endswith(".parked"):
                 for entry in queue.ready:
                     body = json.loads(entry.carried.message.body)
                     if isinstance(body, dict) and "number" in body:
-                        parked.add(body["number"])
+                        parked.add((body["number"], queue.name.removesuffix(".parked")))
+            elif queue.name.endswith(".ticks"):
+                pass  # the last tick of a singleton stays
             elif queue.name.startswith("rpc.reply-") and not queue.consumers:
                 pass  # of a process that crashed; the broker deletes it later
             elif queue.ready or unacked:
