@@ -445,9 +445,7 @@ class Peer:
         self.reply_to = uuid.uuid4().hex
         self.inbox = Inbox()
 
-    async def asks(
-        self, method: str, body: bytes, *, listens: bool = True, **headers: Any
-    ) -> None:
+    async def asks(self, method: str, body: bytes, *, listens: bool = True, **headers: Any) -> None:
         """Send a request for a stream, and listen to its answers."""
         queue = Queue(self.reply_to, Exchange("nameko-rpc", "topic"), self.reply_to, exclusive=True)
         if listens:

@@ -104,7 +104,7 @@ def many(which: str, most_calls: int | None, *, stop: bool) -> int:
                 print(f"  make simulate SEED={result.seed}", flush=True)
                 if stop:
                     return 1
-            if seeds % 500 == 0:
+            if seeds % 100 == 0:
                 print(f"  {seeds} seeds, {calls} calls, {len(failed)} failed", flush=True)
     sys.unraisablehook = lambda unraisable: None  # an interrupted run ends without its finalizers
     took = time.perf_counter() - began
