@@ -142,15 +142,14 @@ class Collected(Answering):
         return collected
 
 
-class _Opening(Outgoing, eq=False, kw_only=True):
-    """The first message of *stream*."""
+class _Mandatory(Outgoing, eq=False, kw_only=True):
+    """A message that has to reach the caller of *stream*."""
 
     stream: Stream
 
     def conclude(self, error: AioRpcError | None) -> None:
-        """The transport calls this if the message was not confirmed."""
         if error is not None:
-            self.stream.not_opened(error)
+            self.stream.unreached(error)
 
 
 class Stream(Answering):
@@ -232,16 +231,10 @@ class Stream(Answering):
 
     def _begin(self) -> None:
         self.begun = True
-        self._heard_at = self._wrote_at = self._loop.time()
-        request, wire = self._request, self._host.wire
-        opening = _Opening(
-            exchange=wire.rpc_exchange.name,
-            routing_key=request.message.reply_to or "",
-            message=wire.streams.open(request.message, self._queue, self._alive_every),
-            mandatory=True,
-            stream=self,
-        )
-        request.delivery.answer(opening)
+        self._heard_at = self._loop.time()
+        request, streams = self._request, self._host.wire.streams
+        opening = streams.open(request.message, self._queue, self._alive_every)
+        request.delivery.answer(self._mandatory(opening))
         self._timer = self._loop.call_later(self._alive_every, self._stay_alive)
 
     def _has_room(self) -> bool:
@@ -297,29 +290,26 @@ class Stream(Answering):
             log.info("%s: its caller is silent; the stream is cancelled", self._name)
             self.fail("its caller was silent")
         elif now - self._wrote_at >= every / 2:
-            self._send(self._host.wire.streams.alive(self._request.message), mandatory=True)
+            alive = self._host.wire.streams.alive(self._request.message)
+            self._host.transport.send(self._mandatory(alive))
 
-    def _send(self, message: Message, *, mandatory: bool = False) -> None:
+    def _mandatory(self, message: Message) -> Outgoing:
         self._wrote_at = self._loop.time()
-        outgoing = Outgoing(
-            exchange=self._host.wire.rpc_exchange.name,
-            routing_key=self._request.message.reply_to or "",
-            message=message,
-            mandatory=mandatory,
-            confirm=mandatory,
+        exchange, reply_to = self._host.wire.rpc_exchange.name, self._request.message.reply_to or ""
+        return _Mandatory(
+            exchange=exchange, routing_key=reply_to, message=message, mandatory=True, stream=self
         )
-        if mandatory:
-            outgoing.settled = self._reached
+
+    def _send(self, message: Message) -> None:
+        self._wrote_at = self._loop.time()
+        exchange, reply_to = self._host.wire.rpc_exchange.name, self._request.message.reply_to or ""
+        outgoing = Outgoing(exchange=exchange, routing_key=reply_to, message=message, confirm=False)
         self._host.transport.send(outgoing)
 
-    def not_opened(self, error: AioRpcError) -> None:
-        """The first message did not reach the caller, or perhaps not."""
+    def unreached(self, error: AioRpcError) -> None:
+        """Cancel the method: a message did not reach its caller. It may be the first one."""
         self._request.delivery.ack()
-        self._reached(error)
-
-    def _reached(self, error: AioRpcError | None) -> None:
-        if error is not None:
-            self.fail(f"its caller cannot be reached: {error}")
+        self.fail(f"its caller cannot be reached: {error}")
 
     # The end
 

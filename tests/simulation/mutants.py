@@ -228,8 +228,8 @@ MUTANTS = [
     Mutant(
         "the request of a stream is acked before the broker has its first message",
         "aiorpc.entrypoints.streams",
-        "        request.delivery.answer(opening)\n",
-        "        request.delivery.ack()\n        self._host.transport.send(opening)\n",
+        "        request.delivery.answer(self._mandatory(opening))\n",
+        "        request.delivery.ack()\n        self._send(opening)\n",
     ),
     Mutant(
         "the caller of a stream does not miss its service",
