@@ -17,6 +17,7 @@ from aiorpc import (
     Call,
     ClusterProxy,
     ClusterRpcProxy,
+    ConnectionLost,
     ContextData,
     EventDispatcher,
     Handler,
@@ -34,10 +35,14 @@ from aiorpc import (
     once,
     rpc,
 )
+from aiorpc.calling.client import Client
 from aiorpc.config import Settings
 from aiorpc.context import Context
 from aiorpc.middleware.opentelemetry import Tracing, _parent, _with_trace
+from aiorpc.middleware.retries import retries
 from aiorpc.sync import ClusterRpcProxy as SyncClusterRpcProxy
+from aiorpc.wire.protocol import Wire
+from tests.support.breakable import breakable
 from tests.support.otel_registry import registry
 from tests.support.spans import Spans, traced
 from tests.support.waiting import eventually
@@ -320,6 +325,46 @@ async def test_the_spans_of_a_stream_last_until_its_end_and_have_its_first_item(
         ]
         assert span.end_time is not None
         assert all(each.timestamp <= span.end_time for each in span.events)
+
+
+async def test_a_request_that_is_sent_again_is_an_event_of_the_one_span_of_the_call(
+    settings: Settings, spans: Spans
+) -> None:
+    async with (
+        ServiceContainer(Prices, "memory://"),
+        breakable({"AMQP_URI": "memory://"}) as link,
+        link.transport,
+        Client(link.transport, Wire.of(settings), settings, owner="a test") as client,
+    ):
+        route = client.route("prices", "price_of")
+        link.mute()
+        call = client.new_call(route, ("Emma",), {})
+        waiting = asyncio.ensure_future(client.handler(route)(call))
+        await asyncio.sleep(0)  # the request leaves in this turn
+        await link.break_connection()
+        assert await waiting == "9.90"
+    (event,) = spans.named("CLIENT", "prices/price_of").events
+    assert event.name == "aiorpc.resend"
+
+
+async def test_a_call_that_is_made_again_is_an_event(spans: Spans) -> None:
+    failed: list[str] = []
+
+    async def fails_once(call: Call, handler: Handler) -> Any:
+        if not failed:
+            failed.append(str(call))
+            raise ConnectionLost("for this test")
+        return await handler(call)
+
+    again = retries(methods=["prices.*"], first_pause=0.001)
+    middleware = [Tracing(spans.provider), again, fails_once]
+    async with (
+        ServiceContainer(Prices, "memory://"),
+        ClusterRpcProxy("memory://", middleware=middleware) as cluster,
+    ):
+        await cluster.prices.price_of("Emma")
+    (event,) = spans.named("CLIENT", "prices/price_of").events
+    assert event.name == "aiorpc.retry"
 
 
 async def test_a_sync_method_runs_inside_the_span(cluster: ClusterProxy) -> None:
