@@ -228,5 +228,6 @@ def test_the_unit_runs_a_command_that_exists() -> None:
     program, *words = shlex.split(service["ExecStart"].replace("%i", "shop"))
     assert program.endswith("/bin/aiorpc")
     check_command(["aiorpc", *words], "aiorpc@.service")
+    assert "-HUP" in service["ExecReload"]
     assert service["Restart"] == "on-failure"
     assert int(service["TimeoutStopSec"]) > from_mapping({}).shutdown_timeout
