@@ -10,7 +10,8 @@ every second round runs in reverse order. CPU is the user and system time of the
 has medians and minima of the rounds, and what each side adds to a call without middleware.
 
 Spans go to the SDK's batch processor, whose exporter discards them: an exporter costs more, in a
-thread of its own. Unsampled is a sampler with ``parentbased_traceidratio`` 0.
+thread of its own. Unsampled is a sampler with ``parentbased_traceidratio`` 0. The garbage collector
+runs as seldom as in ``aiorpc run``. The last lines are what the SDK alone takes for a span.
 
 Needs ``pip install -e '.[opentelemetry,prometheus]' opentelemetry-sdk``, and no broker.
 """
@@ -83,6 +84,9 @@ def middleware_of(kind: str) -> Sequence[Any]:
 async def measure(kind: str, client: bool, server: bool, calls: int) -> float:
     """Return the microseconds of CPU of a call."""
     from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
+    from aiorpc.cli.app import COLLECT_AFTER
+
+    gc.set_threshold(COLLECT_AFTER)
 
     class Echo:
         name = "echo"
@@ -109,6 +113,22 @@ async def measure(kind: str, client: bool, server: bool, calls: int) -> float:
         began = time.process_time()
         await load(calls)
         return (time.process_time() - began) / calls * 1e6
+
+
+def span_alone(ratio: float, calls: int) -> float:
+    """Return the microseconds of CPU of a span that is started and ended, without a call."""
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+    from opentelemetry.trace import SpanKind
+
+    tracer = TracerProvider(ParentBasedTraceIdRatio(ratio)).get_tracer("benchmark")
+    attributes = {"rpc.system.name": "nameko", "rpc.method": "echo/echo"}
+    context = Context()
+    began = time.process_time()
+    for _ in range(calls):
+        tracer.start_span("echo/echo", context, SpanKind.CLIENT, attributes).end()
+    return (time.process_time() - began) / calls * 1e6
 
 
 def run(case: str, calls: int) -> float:
@@ -138,7 +158,8 @@ def main() -> None:
     for number in range(options.rounds):
         for case in list(CASES)[:: -1 if number % 2 else 1]:
             found[case].append(run(case, options.calls))
-    print(f"load average {os.getloadavg()[0]:.2f} at the end\n")
+    print(f"load average {os.getloadavg()[0]:.2f} at the end")
+    print()
     print("| | CPU a call, median (minimum), us | a side adds, median (minimum), us |")
     print("| --- | --- | --- |")
     first = found["no middleware"]
@@ -149,6 +170,10 @@ def main() -> None:
             median = (statistics.median(each) - statistics.median(first)) / sides
             added = f"{median:.1f} ({(min(each) - min(first)) / sides:.1f})"
         print(f"| {case} | {statistics.median(each):.1f} ({min(each):.1f}) | {added} |")
+    for name, ratio in (("unsampled", 0.0), ("sampled", 1.0)):
+        alone = [span_alone(ratio, 3000) for _ in range(options.rounds)]
+        text = f"{statistics.median(alone):.1f} ({min(alone):.1f})"
+        print(f"| the SDK's part: one {name} span | {text} | - |")
 
 
 if __name__ == "__main__":
