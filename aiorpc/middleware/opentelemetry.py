@@ -242,6 +242,8 @@ def _parent(data: Mapping[str, Any], *, local: bool) -> context_api.Context:
         base = context_api.get_current()
         if trace.get_current_span(base).get_span_context().is_valid:
             return base
+    if not data:
+        return base
     traceparent = data.get(TRACEPARENT)
     if (
         type(traceparent) is str
@@ -252,8 +254,8 @@ def _parent(data: Mapping[str, Any], *, local: bool) -> context_api.Context:
         # a shortcut: the propagators take several times as long
         span = NonRecordingSpan(_span_context(traceparent))
         return trace.set_span_in_context(span, base)
-    fields = propagate.get_global_textmap().fields
-    carrier = {name: text for name in fields if type(text := data.get(name)) is str}
+    _is_w3c()
+    carrier = {name: text for name in _fields if type(text := data.get(name)) is str}
     return propagate.extract(carrier, base) if carrier else base
 
 
@@ -282,17 +284,20 @@ def _with_trace(call: Call, inside: context_api.Context, span_context: SpanConte
     )
 
 
+#: The global propagator, and the names of the headers that it reads and writes.
 _textmap: Any = None
-_textmap_is_w3c = False
+_fields: frozenset[str] = frozenset()
 
 
 def _is_w3c() -> bool:
     """Whether the global propagator reads and writes the headers of W3C and no others."""
-    global _textmap, _textmap_is_w3c
+    global _textmap, _fields
     textmap = propagate.get_global_textmap()
     if textmap is not _textmap:
-        _textmap, _textmap_is_w3c = textmap, textmap.fields == TRACE_HEADERS
-    return _textmap_is_w3c
+        # The property computes them each time. The headers of W3C are one object, for the check.
+        fields = frozenset(textmap.fields)
+        _textmap, _fields = textmap, TRACE_HEADERS if fields == TRACE_HEADERS else fields
+    return _fields is TRACE_HEADERS
 
 
 # The span of a call
