@@ -18,7 +18,7 @@ from typing import Any
 from aiorpc.exceptions import ConfigurationError, ConnectionLost
 from aiorpc.transports.amqp.channel import Channel
 from aiorpc.transports.amqp.consumer import ConsumerChannel
-from aiorpc.transports.base import QueueState, State, Transport
+from aiorpc.transports.base import QueueState, Reader, State, Transport
 from aiorpc.transports.claims import Claim
 from aiorpc.transports.incoming import ConsumerOptions, Subscription
 from aiorpc.transports.outbox import Sender
@@ -414,6 +414,9 @@ class SimulatedTransport(Transport):
         except (ConnectionError, TimeoutError):
             return None
         return state
+
+    def reader(self, queue: str) -> Reader:
+        raise NotImplementedError("nothing that is simulated reads a queue without consuming it")
 
     async def delete(self, queue: str) -> None:
         self._queues.pop(queue, None)

@@ -88,7 +88,8 @@ def _operation(draw: Callable[[], float]) -> Operation:
     if draw() < 0.12:
         cancel = draw() ** 3 * 0.5
     return Operation(
-        service, method, script, timeout, draw() ** 4 * 1.5, cancel, draw() < 0.1, options
+        *(service, method, script, timeout, draw() ** 4 * 1.5, cancel, draw() < 0.1),
+        options=options,
     )
 
 
