@@ -89,6 +89,7 @@ class Host(Protocol):
         The call inherits *context*, the context of the message, if there is a message. For the
         other arguments see :class:`aiorpc.Call`.
         """
+        ...
 
     def submit(
         self,
@@ -105,6 +106,7 @@ class Host(Protocol):
         raises, the dependencies roll back. The host always calls *settle* once, after the
         dependencies have closed; *settle* must not block.
         """
+        ...
 
     def refuse(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from .call import Middleware
 from .config import MiddlewareEntry, Settings, read_entry
@@ -53,8 +53,7 @@ def _loaded(entry: MiddlewareEntry, where: str) -> Middleware:
         ) from None
     except ValueError:  # a function in C may have no signature
         pass
-    middleware: Middleware = found
-    return middleware
+    return cast("Middleware", found)
 
 
 def _found(entry: MiddlewareEntry, where: str) -> Any:
