@@ -21,6 +21,7 @@ from ..config import Settings
 from ..extensions import DependencyProvider
 from .engine.configuration import DatabaseConfig, configured
 from .engine.opening import open_engine
+from .engine.urls import parse_database_url
 from .providers import Database, DatabaseSession
 
 __all__ = ["Facts", "base_of", "code_of", "database_of", "facts_of"]
@@ -62,11 +63,15 @@ def base_of(provider: DependencyProvider[Any]) -> type[Any] | None:
 
 def database_of(settings: Settings, key: str) -> DatabaseConfig:
     """
-    Return the database with the *key* in ``DB_URIS``, whose declarative base is not imported.
+    Return the database with the *key* in ``DB_URIS``, whose declarative base is not imported, or
+    that of ``DB_URI``.
 
     Raises:
         ConfigurationError: its URL or one of its options is wrong.
     """
+    if key == "DB_URI":
+        url = parse_database_url(str(settings.db_uri), f"{settings.source}: DB_URI")
+        return DatabaseConfig(key, url, cleanup_timeout=settings.cleanup_timeout)
     service, _, base = key.rpartition(":")
     return configured(settings, service, type(base, (), {"metadata": None}))
 

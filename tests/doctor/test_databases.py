@@ -137,7 +137,12 @@ async def test_a_database_is_looked_at_without_its_module(server_url: str) -> No
     assert clock
 
 
-@pytest.mark.usefixtures("sqlite_url")
+async def test_one_url_for_all_databases_is_looked_at(server_url: str) -> None:
+    config = {"AMQP_URI": "memory://", "DB_URI": server_url}
+    (found,) = [each for each in await diagnosed(config) if "answers" in each.what]
+    assert (found.subject, found.severity) == ("DB_URI", Severity.OK)
+
+
 async def test_no_error_shows_a_password(server_url: str) -> None:
     url = make_url(server_url).set(password="pa55w0rd").render_as_string(hide_password=False)
     for each in await diagnosed({"AMQP_URI": "memory://", "DB_URIS": {KEY: url}}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...exceptions import ConfigurationError
@@ -89,6 +89,8 @@ async def databases(case: Case) -> AsyncGenerator[Finding]:
     settings = case.settings
     by_key = settings.db_uri if isinstance(settings.db_uri, dict) else {}
     keys = {*settings.db_uris, *by_key}
+    if isinstance(settings.db_uri, str) and not case.needs and "{" not in settings.db_uri:
+        keys.add("DB_URI")
     if not keys and not any(each.container.providers for each in case.needs):
         return
     try:
@@ -98,27 +100,24 @@ async def databases(case: Case) -> AsyncGenerator[Finding]:
         if keys:
             yield WRONG.found("DB_URIS", str(error))
         return
+    known: dict[str, tuple[DatabaseConfig, Mapping[str, Any]]] = {}
     seen = set()
     for name, base, provider in _declared(case, facts):
         key = f"{name}:{base.__name__}"
-        if key in seen:
-            continue
         seen.add(key)
         try:
             options = provider.engine_options, provider.session_options
-            database = configured(settings, name, base, *options)
+            known[key] = configured(settings, name, base, *options), base.metadata.tables
         except ConfigurationError as error:
             yield WRONG.found(key, str(error))
-            continue
-        async for each in _of_database(case, database, base.metadata.tables):
-            yield each
     for key in sorted(keys - seen):
         try:
-            database = facts.database_of(settings, key)
+            known[key] = facts.database_of(settings, key), {}
         except ConfigurationError as error:
             yield WRONG.found(key, str(error))
-            continue
-        async for each in _of_database(case, database, {}):
+    # At the same time: a server that does not answer must not use up the time of the others.
+    for found in await asyncio.gather(*(_of_database(case, *each) for each in known.values())):
+        for each in found:
             yield each
 
 
@@ -131,7 +130,7 @@ def _declared(case: Case, facts: Any) -> Iterator[tuple[str, Any, Any]]:
 
 async def _of_database(
     case: Case, database: DatabaseConfig, tables: Mapping[str, Any]
-) -> AsyncGenerator[Finding]:
+) -> Sequence[Finding]:
     from ...sqlalchemy.facts import code_of, facts_of
 
     key = database.key
@@ -139,16 +138,13 @@ async def _of_database(
         async with asyncio.timeout(ASKING):
             found = await facts_of(database, tables)
     except FileNotFoundError as error:
-        yield MISSING.found(key, str(error))
+        return [MISSING.found(key, str(error))]
     except ConfigurationError as error:
-        yield WRONG.found(key, str(error))
+        return [WRONG.found(key, str(error))]
     except Exception as error:  # noqa: BLE001 - each driver has errors of its own
-        yield _of_error(key, error, code_of(error))
-    else:
-        for each in _of_facts(key, found):
-            yield each
-        if found.ahead is not None:
-            yield skew(case, key, found.ahead, found.exact_to)
+        return [_of_error(key, error, code_of(error))]
+    clock = [] if found.ahead is None else [skew(case, key, found.ahead, found.exact_to)]
+    return [*_of_facts(key, found), *clock]
 
 
 #: SQLSTATE of PostgreSQL, and error numbers of MySQL and MariaDB.
