@@ -254,10 +254,8 @@ class Instance(msgspec.Struct, frozen=True):
 
 def answer_of(body: bytes) -> DiscoveryAnswer:
     """
-    Decode an answer. That of an earlier aiorpc, an :class:`Instance`, becomes an :class:`Info`.
-
-    Raises:
-        DecodeError, UnicodeDecodeError, RecursionError: *body* is something else.
+    Decode an answer. That of an earlier aiorpc, an :class:`Instance`, becomes an :class:`Info`. If
+    *body* is something else, raise one of :data:`UNREADABLE`.
     """
     try:
         answer: DiscoveryAnswer = msgspec.json.decode(body, type=Ping | Info | Stats | Stacks)
