@@ -150,7 +150,8 @@ def _named(name: str, call: Call, service_cls: type) -> dict[str, Any]:
 def _shown(name: str, value: Any, secrets: tuple[str, ...], depth: int = _SHOWN_DEPTH) -> str:
     """Return *value*, which *name* names, as a short text without *secrets*."""
     if isinstance(value, str):
-        text = repr(one_line(hide(value[:_SEARCHED], secrets), _SHOWN_TEXT))
+        text = hide(value[:_SEARCHED], secrets)
+        text = repr(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}...")
     elif value is None or isinstance(value, _PLAIN):
         text = one_line(hide(text_of(value), secrets), _SHOWN_TEXT)
     elif isinstance(value, bytes | bytearray):
