@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..exceptions import ConfigurationError
 from ..hosting.processes.slot import WorkersFailed
@@ -38,8 +39,11 @@ def run_workers(arguments: argparse.Namespace) -> int:
     if arguments.debug and "--debug" not in words:  # it stood before `run`
         words = ["--debug", *words]
 
+    # -P: a file in the current directory must not hide a module of Python, as under `aiorpc run`.
+    path = [] if Path(__file__).is_relative_to(Path.cwd()) else ["-P"]
+
     def command(number: int, descriptor: int) -> Sequence[str]:
-        worker = [sys.executable, "-m", f"{__package__}.worker"]
+        worker = [sys.executable, *path, "-m", f"{__package__}.worker"]
         return [*worker, str(number), str(descriptor), *words]
 
     with shared_metrics(settings) as metrics:

@@ -50,12 +50,13 @@ def test_the_workers_log_their_number_and_end_after_ctrl_c(project: Project) -> 
     assert "ending at once" not in process.output
 
 
-def test_the_parent_imports_no_service(project: Project) -> None:
+def test_the_parent_imports_no_service_and_no_worker_a_module_by_accident(project: Project) -> None:
     project.write(
         "counted.py",
         "import os\nfrom aiorpc import rpc\n\nprint('imported by', os.getpid(), flush=True)\n\n"
         "class Counted:\n    name = 'counted'\n\n    @rpc\n    async def method(self): ...\n",
     )
+    project.write("selectors.py", "raise OSError('this is not the module of Python')\n")
     with Started("run", "counted", "--workers", "2", *MEMORY, cwd=project.directory) as process:
         workers = ready_pids(process, 2)
         parent = process.pid

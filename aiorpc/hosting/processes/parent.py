@@ -105,8 +105,8 @@ class Parent:
                 is_due = now >= due
                 if condition != told or is_due:
                     told = condition
-                    if not self._unsent:  # the parent is slow: it gets the next one
-                        self._send(encoded(condition))
+                    # A slow parent gets the rest of an earlier one, and not this one.
+                    self._send(b"" if self._unsent else encoded(condition))
                 if is_due:
                     due = now + BEAT
                     beat()
