@@ -6,8 +6,9 @@ How long `aiorpc parked` takes for many parked messages, and how much memory.
 
 Parks messages on a classic and on a quorum queue, with the headers of an event that failed. Then it
 lists them, shows the last one, replays one group of ten, and replays all others. Each command is a
-process of its own. Seconds are from its start to its end; memory is its largest resident size, and
-RabbitMQ's own is not in it. At the end it counts: each message has to be in the queue once.
+process of its own. Seconds are from its start to its end; CPU and memory (its largest resident
+size) are those of the command, not of RabbitMQ. At the end it counts: each message has to be in the
+queue once.
 
 Needs Linux and RabbitMQ.
 """
@@ -65,14 +66,15 @@ async def park(transport: Transport, source: str, messages: int, size: int) -> N
         await slots.acquire()
 
 
-def run(*words: str) -> tuple[float, float]:
-    """Run `aiorpc parked *words*`; return the seconds, and the MB of its largest resident size."""
+def run(*words: str) -> tuple[float, float, float]:
+    """Run `aiorpc parked *words*`; return seconds, CPU seconds, and MB of its largest size."""
     command = [sys.executable, "-m", "aiorpc", "parked", *words]
     began = time.perf_counter()
     process = os.posix_spawn(command[0], command, os.environ, file_actions=_QUIET)
     _, status, usage = os.wait4(process, 0)
     assert status == 0, f"{' '.join(command)} failed"
-    return time.perf_counter() - began, usage.ru_maxrss / 1000
+    seconds = time.perf_counter() - began
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
 _QUIET = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
@@ -89,13 +91,13 @@ def measured(url: str, kind: str, messages: int, size: int) -> Iterator[str]:
             await transport.declare(queues=queues)
             await park(transport, source, messages, size)
 
-    async def end() -> int:
+    async def end() -> list[int]:
         async with aclosing(open_transport(resolve(url))) as transport:
             await transport.start()
             states = [await transport.inspect(queue.name, 5) for queue in queues]
             for queue in queues:
                 await transport.delete(queue.name)
-            return states[0].messages if states[0] and states[1] and not states[1].messages else -1
+        return [-1 if state is None else state.messages for state in states]
 
     asyncio.run(begin())
     for what, words in {
@@ -104,10 +106,10 @@ def measured(url: str, kind: str, messages: int, size: int) -> Iterator[str]:
         "replay --error Error3 (a tenth)": ("replay", source, "--error", "Error3", "--yes"),
         "replay --all (the rest)": ("replay", source, "--all", "--yes"),
     }.items():
-        seconds, memory = run(*words, "--broker", url)
-        yield f"| {kind} | {what} | {seconds:.1f} | {memory:.0f} |"
+        seconds, cpu, memory = run(*words, "--broker", url)
+        yield f"| {kind} | {what} | {seconds:.1f} | {cpu:.1f} | {memory:.0f} |"
     left = asyncio.run(end())
-    assert left == messages, f"{left} of {messages} messages are in the queue"
+    assert left == [messages, 0], f"{left} messages are in the queue and in its parked queue"
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     broker = Broker.find(options.broker)
     print(f"{describe_machine()}\n{options.messages:,} messages of {options.bytes:,} bytes\n")
-    print("| queue | command | seconds | MB |\n| --- | --- | --- | --- |")
+    print("| queue | command | seconds | CPU seconds | MB |\n| --- | --- | --- | --- | --- |")
     for kind in KINDS:
         for row in measured(broker.url, kind, options.messages, options.bytes):
             print(row, flush=True)

@@ -280,9 +280,10 @@ def report(arguments: argparse.Namespace, settled: Sequence[Settled], verb: str)
     verb = f"would be {verb}" if arguments.dry_run else verb
     for each in settled:
         if not arguments.json:
-            print(f"{one_line(each.queue)}: {each.done:,} of {times(each.wanted)} {verb}")
+            line = f"{one_line(each.queue)}: {each.done:,} of {times(each.wanted)} {verb}"
+            print(line, flush=True)
             for place, number in each.to.items():
-                print(f"  {number:,} to {one_line(place)}")
+                print(f"  {number:,} to {one_line(place)}", flush=True)
         _note_rest(each)
     is_whole = not any(each.failed or each.missing or each.ended for each in settled)
     return ExitCode.OK if is_whole else ExitCode.FAILED

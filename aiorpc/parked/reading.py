@@ -19,7 +19,7 @@ __all__ = ["LOOK", "Look", "batches", "count", "find", "look"]
 #: Seconds that the broker may take to describe one queue.
 LOOK = 5.0
 #: Messages of the first batch, and of a batch at most.
-FIRST, MOST = 10, 100
+FIRST, MOST = 10, 500
 #: Bytes of the bodies of one batch, if they are as large as the largest so far.
 BYTES = 64 << 20
 
@@ -38,9 +38,11 @@ async def count(transport: Transport, queue: str) -> int | None:
     return state.messages if state.exists else None
 
 
-async def batches(reader: Reader, most: int) -> AsyncGenerator[list[ParkedMessage]]:
+async def batches(
+    reader: Reader, most: int, at_once: int = MOST
+) -> AsyncGenerator[list[ParkedMessage]]:
     """
-    Yield the first *most* messages of the queue of *reader*, some at a time, in order.
+    Yield the first *most* messages of the queue of *reader*, *at_once* at a time, in order.
 
     A batch is in memory at once. The first is small, and shows how large the messages are.
     """
@@ -55,7 +57,7 @@ async def batches(reader: Reader, most: int) -> AsyncGenerator[list[ParkedMessag
         ]
         position += len(batch)
         most_bytes = max(most_bytes, largest(batch))
-        size = max(1, min(2 * size, MOST, BYTES // most_bytes))
+        size = max(1, min(2 * size, at_once, BYTES // most_bytes))
         deliveries.clear()
         yield batch
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 
 from aiorpc.config import resolve
+from aiorpc.parked.settling import AT_ONCE
 from aiorpc.transports import open_transport
 from tests.support.command_line import Done, Started, Terminal, invoke
 from tests.support.parked import Yard
@@ -227,7 +228,7 @@ def test_a_killed_replay_loses_nothing_and_doubles_only_what_was_on_its_way(
     ledger, left = board.do(settled)
     assert 0 < left < len(bodies)
     assert set(ledger) == set(bodies)
-    assert sum(ledger.values()) - len(bodies) <= 100
+    assert sum(ledger.values()) - len(bodies) <= AT_ONCE
     assert board.run("replay", board.source, "--all").code == 0
     assert set(board.bodies(board.source)) == set(bodies)
 

@@ -77,6 +77,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json(ListedParked(looks, found.incomplete))
     else:
         _print(looks)
+        sys.stdout.flush()  # before the notes, if both go to one file
         if found.incomplete:
             print_note(f"this may be incomplete: {found.incomplete}")
     for name in found.missing:
