@@ -25,7 +25,10 @@ from aiorpc import (
     deserialize_to_instance,
     rpc,
 )
+from aiorpc.config import resolve
 from aiorpc.http import Gateway
+from aiorpc.installed import middleware_of
+from tests.support.recorded import Record
 
 BROKER = "memory://gateway"
 
@@ -304,6 +307,19 @@ async def test_the_call_id_of_an_error_is_in_the_services_call_id_stack() -> Non
     ):
         response = await client.post("/rpc/shop/fail", json={"how": "secret"})
     assert stacks[0][-2] == response.json()["call_id"]
+
+
+async def test_the_middleware_of_its_configuration_wraps_the_calls_of_the_gateway() -> None:
+    settings = resolve({"AMQP_URI": BROKER, "MIDDLEWARE": ["tests.support.recorded:Record"]})
+    async with visiting(gateway_with(cluster=settings)) as client:
+        await client.post("/rpc/shop/quote", json={"title": "Emma"})
+        await client.post("/rpc/shop/fail", json={"how": "secret"})
+    (record,) = middleware_of(settings)
+    assert isinstance(record, Record)
+    assert record.seen == {
+        ("client", "rpc", "shop.quote", "ok"),
+        ("client", "rpc", "shop.fail", "RemoteError"),
+    }
 
 
 async def test_a_remote_error_has_the_status_that_the_user_chose(
