@@ -16,9 +16,18 @@ from typing import Any
 import pamqp.commands as spec
 import pytest
 
-from aiorpc import Exchange, Publisher, Queue, RpcProxy, consume, event_handler, rpc
+from aiorpc import (
+    Exchange,
+    Publisher,
+    Queue,
+    RpcProxy,
+    ServiceContainer,
+    consume,
+    event_handler,
+    rpc,
+)
 from aiorpc.config import resolve
-from aiorpc.doctor.checks import network
+from aiorpc.doctor.checks import network, services
 from aiorpc.doctor.findings import Severity
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
@@ -228,7 +237,10 @@ def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 @setups(ALONE)
-async def test_the_doctor_finds_it_without_a_server(setup: Broken, closed_url: str) -> None:
+async def test_the_doctor_finds_it_without_a_server(
+    setup: Broken, closed_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "CONNECTING", 0.1)  # some peers here answer no question
     await expect(setup, closed_url)
 
 
@@ -343,6 +355,19 @@ async def a_queue_that_nobody_consumes(url: str) -> AsyncIterator[Setup]:
         yield Setup({"AMQP_URI": url}, [Reader])
 
 
+@broken(ON_RABBITMQ, "services-differ", Greeter.name)
+async def two_services_with_one_name(url: str) -> AsyncIterator[Setup]:
+    class Other:
+        name = Greeter.name
+
+        @rpc
+        async def goodbye(self) -> None: ...
+
+    async with ServiceContainer(Greeter, url), ServiceContainer(Other, url) as container:
+        yield Setup({"AMQP_URI": url})
+        await container.transport.delete(f"rpc-{Greeter.name}")
+
+
 @broken(ON_RABBITMQ, "messages-parked", f"rpc-{Greeter.name}.parked")
 async def a_parked_message(url: str) -> AsyncIterator[Setup]:
     async with _queue(url, f"rpc-{Greeter.name}.parked"):
@@ -390,6 +415,16 @@ async def test_what_amqp_cannot_tell_is_not_checked_and_never_ok(rabbitmq_uri: s
     assert found["consumer-timeout"] == found["nodes"] == {Severity.NOT_CHECKED}
     untold = [each for each in findings if each.severity is Severity.NOT_CHECKED]
     assert all(each.what and each.remedy for each in untold)
+
+
+async def test_services_that_answer_are_looked_at_without_their_modules(rabbitmq_uri: str) -> None:
+    async with ServiceContainer(Greeter, rabbitmq_uri) as container:
+        findings = await diagnosed({"AMQP_URI": rabbitmq_uri})
+        await container.transport.delete(f"rpc-{Greeter.name}")
+    about = {each.name: each for each in findings if Greeter.name in each.subject}
+    assert about["services"].severity is about["consumers"].severity is Severity.OK
+    assert about["services"].what.startswith("1 instance: ")
+    assert about["consumers"].what == "1 consumer; 0 messages wait"
 
 
 async def test_a_healthy_broker_has_neither_warnings_nor_errors(rabbitmq_uri: str) -> None:

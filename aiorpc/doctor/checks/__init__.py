@@ -14,6 +14,7 @@ from . import (
     permissions,
     policies,
     queues,
+    services,
     topology,
 )
 
@@ -22,5 +23,5 @@ __all__ = ["FAMILIES"]
 #: In the order of their findings.
 FAMILIES = (
     *(configuration, network, broker, management, permissions),
-    *(topology, queues, policies, clocks, databases),
+    *(topology, services, queues, policies, clocks, databases),
 )

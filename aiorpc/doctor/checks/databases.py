@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+#: A service with a database imports it. The import of SQLAlchemy takes a second.
+_PROVIDERS = "aiorpc.sqlalchemy.providers"
 #: Seconds to connect to one database and to ask it.
 ASKING = 10.0
 
@@ -91,7 +94,7 @@ async def databases(case: Case) -> AsyncGenerator[Finding]:
     keys = {*settings.db_uris, *by_key}
     if isinstance(settings.db_uri, str) and not case.needs and "{" not in settings.db_uri:
         keys.add("DB_URI")
-    if not keys and not any(each.container.providers for each in case.needs):
+    if not keys and _PROVIDERS not in sys.modules:  # no service has a database
         return
     try:
         from ...sqlalchemy import facts

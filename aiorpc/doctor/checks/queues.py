@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from ...management import ListedQueue
@@ -13,6 +14,7 @@ from ...wire.names import parked_queue
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
 from ..findings import Finding, FindingKind, NotChecked, Severity, counted, not_checked, ok
 from ..registry import check
+from .services import running
 
 __all__: list[str] = []
 
@@ -73,12 +75,21 @@ async def consumers(case: Case) -> AsyncGenerator[Finding]:
                 yield _of_listed(name, queue)
         return
     consumed = [name for name in case.queues if _is_consumed(case, name)]
+    for name in sorted({*consumed, *(await _told(case))}):
+        yield await _asked(case, name)
     if not consumed:
         raise NotChecked(
-            "AMQP does not list queues", f"name modules with services, or {USE_MANAGEMENT}"
+            "AMQP does not list queues: there may be more, of services that do not answer",
+            f"name modules with services, or {USE_MANAGEMENT}",
         )
-    for name in consumed:
-        yield await _asked(case, name)
+
+
+async def _told(case: Case) -> set[str]:
+    """Return the queues of the services that answer; none if nobody can be asked."""
+    with suppress(NotChecked):
+        told = {each.queue for info in await running(case) for each in info.endpoints}
+        return {name for name in told if name is not None and name.startswith(_OURS)}
+    return set()
 
 
 async def _asked(case: Case, name: str) -> Finding:

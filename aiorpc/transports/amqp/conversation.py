@@ -77,6 +77,7 @@ class Conversation:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._opened = False
         self._channel_open = False
         self._lock = asyncio.Lock()
         found = writer.get_extra_info("peercert")
@@ -94,8 +95,7 @@ class Conversation:
             name: the name in the broker's certificate.
 
         Raises:
-            ssl.SSLError: TLS failed.
-            OSError: the address cannot be reached.
+            OSError: the address cannot be reached, or TLS failed: an ``ssl.SSLError``.
         """
         async with asyncio.timeout(ANSWER):
             reader, writer = await asyncio.open_connection(
@@ -161,6 +161,7 @@ class Conversation:
         self._send(commands.Connection.Open(vhost), channel=0)
         async with asyncio.timeout(ANSWER):
             await self._expect(commands.Connection.OpenOk)
+        self._opened = True
 
     async def queue(self, name: str) -> QueueCounts:
         """
@@ -255,10 +256,11 @@ class Conversation:
     async def aclose(self) -> None:
         """Close the connection, and wait for it at most two seconds."""
         try:
-            with suppress(OSError, Refused, NotAmqp):
-                self._send(commands.Connection.Close(200, "done", 0, 0), channel=0)
-                async with asyncio.timeout(1):
-                    await self._expect(commands.Connection.CloseOk)
+            if self._opened:  # the broker expects no close during the login
+                with suppress(OSError, Refused, NotAmqp):
+                    self._send(commands.Connection.Close(200, "done", 0, 0), channel=0)
+                    async with asyncio.timeout(1):
+                        await self._expect(commands.Connection.CloseOk)
         finally:
             self._writer.transport.abort()
             with suppress(OSError):
