@@ -39,7 +39,7 @@ def refreshed(interval: float) -> Generator[Callable[[View], None]]:
 def printed(view: View) -> None:
     """Print a view as a table, each method on one line."""
     console = Console(width=PIPE, highlight=False)
-    console.print(drawn(view, PIPE, None))
+    console.print(drawn(view, PIPE, None), end="")
 
 
 def drawn(view: View, width: int, height: int | None) -> Group:
