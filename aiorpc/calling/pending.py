@@ -79,6 +79,14 @@ class Pending(CallRequest, eq=False, kw_only=True):
             self.call.tell("aiorpc.resend")
         return again
 
+    @property
+    def wanted(self) -> bool:
+        """
+        Whether the call waits. The answer to a request that waits to be sent again may have come,
+        because the client consumes its reply queue before it sends.
+        """
+        return self in self.calls
+
     def retracted(self) -> None:
         """The transport calls this when it will not re-send the request."""
         self.resend = False

@@ -82,11 +82,16 @@ class Outbox:
             self._waiting.move_to_end(self._add(outgoing), last=False)
 
     def take(self) -> Outgoing | None:
-        """Remove and return the next message that has not expired; shorten its ``expiration``."""
+        """
+        Remove and return the next message that is wanted and has not expired; shorten its
+        ``expiration``.
+        """
         now = asyncio.get_running_loop().time()
         while self._waiting:
             _, outgoing = self._waiting.popitem(last=False)
             self._removed(outgoing)
+            if not outgoing.wanted:
+                continue
             if outgoing.expires_at is None or outgoing.expires_at > now:
                 shorten(outgoing, now)
                 return outgoing

@@ -131,6 +131,11 @@ class Outgoing(msgspec.Struct, eq=False, kw_only=True):
         self.again = None
 
     @property
+    def wanted(self) -> bool:
+        """Whether a message that waits for a connection has to be sent."""
+        return True
+
+    @property
     def description(self) -> str:
         """The name of the message in errors."""
         return f"a message to exchange {self.exchange!r}, key {self.routing_key!r},"

@@ -126,6 +126,12 @@ MUTANTS = [
         "        if self not in self.calls:\n",
     ),
     Mutant(
+        "a request is sent again although its answer came",
+        "aiorpc.calling.pending",
+        "        return self in self.calls\n",
+        "        return True\n",
+    ),
+    Mutant(
         "a cancelled call that waits for a connection is not retracted",
         "aiorpc.transports.outbox",
         "        outgoing.retracted()\n        return self.outbox.discard(outgoing)\n",

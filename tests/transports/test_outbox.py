@@ -52,6 +52,20 @@ async def test_put_back_messages_come_first_in_their_order() -> None:
     assert bodies(outbox) == [b"1", b"2", b"3", b"4"]
 
 
+async def test_a_message_that_its_sender_does_not_want_any_more_is_not_sent() -> None:
+    class Answered(Outgoing):
+        @property
+        def wanted(self) -> bool:
+            return False
+
+    idle: list[int] = []
+    outbox = Outbox("not connected", lambda: idle.append(len(outbox)))
+    outbox.add(message(b"1"))
+    outbox.add(Answered(exchange="x", routing_key="k", message=Message(body=b"2")))
+    assert bodies(outbox) == [b"1"]
+    assert idle == [0]
+
+
 async def test_a_message_that_is_sent_twice_waits_twice() -> None:
     outbox = Outbox("not connected", lambda: None)
     outgoing = message()
