@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from aiorpc.doctor.case import Case
 from aiorpc.doctor.examining import examine
 from aiorpc.doctor.findings import KINDS, Finding, NotChecked, Severity, ok, worst
 from aiorpc.doctor.registry import CHECKS, check
+from tests.support.files import REPOSITORY
 
 
 @pytest.fixture
@@ -134,3 +136,9 @@ def test_the_worst_severity_is_that_of_the_report() -> None:
     assert worst([of(Severity.NOTE), of(Severity.OK)]) is Severity.NOTE
     assert worst([of(Severity.WARNING), of(Severity.NOT_CHECKED)]) is Severity.WARNING
     assert worst([of(Severity.WARNING), of(Severity.ERROR), of(Severity.OK)]) is Severity.ERROR
+
+
+def test_each_kind_of_finding_has_a_test() -> None:
+    tests = [*Path(__file__).parent.glob("*.py"), REPOSITORY / "tests/cli/commands/test_doctor.py"]
+    text = "".join(path.read_text(encoding="utf-8") for path in tests)
+    assert [name for name in KINDS if f'"{name}"' not in text] == []
