@@ -25,8 +25,13 @@ from aiorpc import (
     ServiceUnavailable,
     rpc,
 )
+from aiorpc.calling.client import Client
+from aiorpc.calling.options import CallOptions
+from aiorpc.config import resolve
 from aiorpc.middleware import retries as module
 from aiorpc.middleware.retries import retries
+from aiorpc.wire.protocol import Wire
+from tests.support.breakable import breakable
 from tests.support.waiting import eventually
 
 
@@ -230,3 +235,36 @@ async def test_a_service_that_is_overloaded_for_a_moment_answers_in_the_end(
         await asyncio.wait_for(begun.wait(), 5)
         assert await cluster[Busy.name].work(2) == 2
         assert await first == 1
+
+
+async def test_a_call_whose_connection_was_lost_is_made_again(
+    broker_config: dict[str, Any],
+) -> None:
+    runs: list[int] = []
+
+    class Reading:
+        name = f"reading_{uuid.uuid4().hex[:8]}"
+
+        @rpc
+        async def read(self) -> int:
+            runs.append(len(runs))
+            if len(runs) == 1:
+                await link.break_connection()  # before the confirm of the request
+            return runs[-1]
+
+    settings = resolve(broker_config)
+    middleware = [retries(methods=[f"{Reading.name}.read"], first_pause=0.001)]
+    async with (
+        ServiceContainer(Reading, broker_config),
+        breakable(broker_config) as link,
+    ):
+        await link.transport.start(5)
+        client = Client(
+            link.transport, Wire.of(settings), settings, owner="a_test", middleware=middleware
+        )
+        await client.open()
+        route = client.route(Reading.name, "read", CallOptions(resend=False))
+        link.mute()
+        assert await client.handler(route)(client.new_call(route, (), {})) == 1
+        await client.close()
+    assert runs == [0, 1]
