@@ -64,21 +64,27 @@ def middleware_of(kind: str) -> Sequence[Any]:
 
         return [metrics]
     from opentelemetry import trace
+
+    from aiorpc.middleware.opentelemetry import Tracing
+
+    if kind == "no-sdk":
+        return [Tracing(trace.NoOpTracerProvider())]
+    return [Tracing(provider_of(0.0 if kind == "unsampled" else 1.0))]
+
+
+def provider_of(ratio: float) -> Any:
+    """Return a tracer provider that samples this part of the traces."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-
-    from aiorpc.middleware.opentelemetry import Tracing
 
     class Discard(SpanExporter):
         def export(self, spans: Any) -> SpanExportResult:
             return SpanExportResult.SUCCESS
 
-    if kind == "no-sdk":
-        return [Tracing(trace.NoOpTracerProvider())]
-    provider = TracerProvider(ParentBasedTraceIdRatio(0.0 if kind == "unsampled" else 1.0))
+    provider = TracerProvider(ParentBasedTraceIdRatio(ratio))
     provider.add_span_processor(BatchSpanProcessor(Discard()))
-    return [Tracing(provider)]
+    return provider
 
 
 async def measure(kind: str, client: bool, server: bool, calls: int) -> float:
@@ -118,11 +124,9 @@ async def measure(kind: str, client: bool, server: bool, calls: int) -> float:
 def span_alone(ratio: float, calls: int) -> float:
     """Return the microseconds of CPU of a span that is started and ended, without a call."""
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
     from opentelemetry.trace import SpanKind
 
-    tracer = TracerProvider(ParentBasedTraceIdRatio(ratio)).get_tracer("benchmark")
+    tracer = provider_of(ratio).get_tracer("benchmark")
     attributes = {"rpc.system.name": "nameko", "rpc.method": "echo/echo"}
     context = Context()
     began = time.process_time()

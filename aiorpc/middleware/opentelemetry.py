@@ -9,7 +9,6 @@ data. So it passes services without this middleware, Nameko's too.
 from __future__ import annotations
 
 import asyncio
-import re
 import traceback
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -34,8 +33,9 @@ from opentelemetry.trace import (  # noqa: E402
     SpanKind,
     Status,
     StatusCode,
-    TraceFlags,
 )
+
+from .sampling import Sampling, Unsampled, is_traceparent, span_context_of  # noqa: E402
 
 __all__ = ["Tracing", "tracing"]
 
@@ -47,29 +47,9 @@ _KINDS = {
     "internal": SpanKind.INTERNAL,
 }
 _SENDING = ("client", "producer")
-#: ``traceparent`` of version 00, which is nearly every one.
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-#: The last characters of a ``traceparent`` that is not sampled.
-_UNSAMPLED = frozenset("02468ace")
 #: Names and attributes of spans are cached, at most so many; a full cache is emptied.
 _MOST = 4096
 _NOTHING = context_api.Context()
-
-
-class _Unsampled(NonRecordingSpan):
-    """
-    The span of a caller that is not sampled. It stands for our own span, which would not be sampled
-    either. Usually nobody reads it, so it is decoded at its first use.
-    """
-
-    def __init__(self, traceparent: str) -> None:
-        self.traceparent = traceparent
-
-    def get_span_context(self) -> SpanContext:
-        return _span_context(self.traceparent)
-
-    def __repr__(self) -> str:
-        return f"<span {self.traceparent}>"
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -91,15 +71,17 @@ class Tracing:
     def __init__(self, tracer_provider: trace.TracerProvider | None = None) -> None:
         self._given_provider = tracer_provider
         self._provider: trace.TracerProvider | None = None
-        self._drops_unsampled = False
-        self._tracer = trace.get_tracer("aiorpc", __version__, tracer_provider, names.SCHEMA)
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
 
     def __call__(self, call: Call, handler: Handler) -> Awaitable[Any]:
+        provider = self._given_provider or trace.get_tracer_provider()
+        if provider is not self._provider:
+            self._use(provider)
         side = call.side
         sends = side in _SENDING
-        if self._passes_on(call, sends):
-            return handler(call)
+        unsampled = self._unsampled(call, sends)
+        if unsampled is not None:
+            return handler(unsampled)
         context = _parent(call.context.data, local=sends)
         shape = self._shape(call, side)
         attributes = shape.attributes
@@ -124,36 +106,36 @@ class Tracing:
             context_api.attach(inside)
         return handler(call)
 
-    def _passes_on(self, call: Call, sends: bool) -> bool:
-        """Pass on the trace of a caller that is not sampled. Return whether *call* has one."""
-        data = call.context.data
-        traceparent = data.get(TRACEPARENT)
-        if type(traceparent) is not str or traceparent[-1:] not in _UNSAMPLED:
-            return False
-        if sends:
-            context = context_api.get_current()
-            span = trace.get_current_span(context)
-            same = type(span) is _Unsampled and span.traceparent == traceparent
-            return same and len(context) == 1  # else it has baggage, perhaps another one
-        if "tracestate" in data or "baggage" in data or not _TRACEPARENT.fullmatch(traceparent):
-            return False
-        if not (_is_w3c() and self._drops()):
-            return False
-        # A worker has a context of its own, which ends with it.
-        context_api.attach(trace.set_span_in_context(_Unsampled(traceparent), _NOTHING))
-        return True
+    def _use(self, provider: trace.TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = trace.get_tracer("aiorpc", __version__, provider, names.SCHEMA)
+        self._sampling = Sampling(provider, self._tracer)
 
-    def _drops(self) -> bool:
-        """Whether the sampler drops the spans whose remote parent is not sampled."""
-        provider = self._given_provider or trace.get_tracer_provider()
-        if provider is not self._provider:
-            self._provider = provider
-            sampler = getattr(provider, "sampler", None)
-            description = "" if sampler is None else sampler.get_description()
-            self._drops_unsampled = description.startswith("ParentBased{") and (
-                "remoteParentNotSampled:AlwaysOffSampler," in description
-            )
-        return self._drops_unsampled
+    def _unsampled(self, call: Call, sends: bool) -> Call | None:
+        """
+        Return *call* with its trace, if it is certain that its trace is not sampled. Otherwise
+        return ``None``.
+        """
+        data = call.context.data
+        if "tracestate" in data or "baggage" in data or not _is_w3c():
+            return None
+        if sends and (context := context_api.get_current()):
+            span = trace.get_current_span(context)
+            if type(span) is not Unsampled or len(context) > 1:  # it has baggage, for example
+                return None
+            same = data.get(TRACEPARENT) == span.traceparent
+            return call if same else _with_data(call, {TRACEPARENT: span.traceparent})
+        traceparent = data.get(TRACEPARENT)
+        if traceparent is None:
+            traceparent = self._sampling.unsampled_root()
+            if not traceparent:
+                return None
+            call = _with_data(call, {TRACEPARENT: traceparent})
+        elif not self._sampling.drops(traceparent):
+            return None
+        if not sends:  # a worker has a context of its own, which ends with it
+            context_api.attach(trace.set_span_in_context(Unsampled(traceparent), _NOTHING))
+        return call
 
     def _shape(self, call: Call, side: str) -> _Shape:
         if call.kind == "http":
@@ -244,30 +226,22 @@ def _parent(data: Mapping[str, Any], *, local: bool) -> context_api.Context:
             return base
     if not data:
         return base
-    traceparent = data.get(TRACEPARENT)
+    traceparent: Any = data.get(TRACEPARENT)
     if (
-        type(traceparent) is str
-        and not ("tracestate" in data or "baggage" in data)
-        and _TRACEPARENT.fullmatch(traceparent)
+        not ("tracestate" in data or "baggage" in data)
+        and is_traceparent(traceparent)
         and _is_w3c()
     ):
         # a shortcut: the propagators take several times as long
-        span = NonRecordingSpan(_span_context(traceparent))
+        span = NonRecordingSpan(span_context_of(traceparent))
         return trace.set_span_in_context(span, base)
     _is_w3c()
     carrier = {name: text for name in _fields if type(text := data.get(name)) is str}
     return propagate.extract(carrier, base) if carrier else base
 
 
-def _span_context(traceparent: str) -> SpanContext:
-    """Return what *traceparent*, of version 00, says about the span of a caller."""
-    flags = TraceFlags(int(traceparent[53:], 16))
-    return SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), True, flags)
-
-
 def _with_trace(call: Call, inside: context_api.Context, span_context: SpanContext) -> Call:
     """Return *call* with the trace of *inside* in its context data, in place of an older one."""
-    before = call.context
     if len(inside) == 1 and not span_context.trace_state and _is_w3c():
         carrier = {
             TRACEPARENT: f"00-{span_context.trace_id:032x}-{span_context.span_id:016x}"
@@ -276,6 +250,12 @@ def _with_trace(call: Call, inside: context_api.Context, span_context: SpanConte
     else:
         carrier = {}
         propagate.inject(carrier, inside)
+    return _with_data(call, carrier)
+
+
+def _with_data(call: Call, carrier: Mapping[str, str]) -> Call:
+    """Return *call* with the headers of a trace, *carrier*, in place of earlier ones."""
+    before = call.context
     data = before.data
     if "tracestate" in data or "baggage" in data:
         data = {name: value for name, value in data.items() if name not in TRACE_HEADERS}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 from opentelemetry import baggage, context as otel_context, propagate, trace
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, ParentBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState
 
 from aiorpc import (
@@ -427,6 +427,42 @@ async def test_a_service_samples_as_its_caller_did() -> None:
     ):
         await cluster.prices.price_of("Emma")
     assert service.finished() == []
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+async def test_traces_are_sampled_by_their_ids_as_the_sampler_says(rate: float) -> None:
+    spans, seen = Spans(ParentBased(TraceIdRatioBased(rate))), []
+
+    async def handler(call: Call) -> None:
+        seen.append(int(call.context.data["traceparent"][3:35], 16))
+
+    tracing = Tracing(spans.provider)
+    for _ in range(200):
+        await tracing(Call("prices", "price_of"), handler)
+    bound = TraceIdRatioBased.get_bound_for_rate(rate)
+    sampled = {trace_id for trace_id in seen if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < bound}
+    recorded = {span.context.trace_id for span in spans.finished() if span.context}
+    assert len(set(seen)) == 200
+    assert recorded == sampled
+    assert abs(len(sampled) - 200 * rate) < 60  # more than eight standard deviations
+
+
+async def test_what_a_method_measures_itself_is_not_sampled_either() -> None:
+    spans = Spans(ParentBased(ALWAYS_OFF))
+
+    async def measure(call: Call, handler: Handler) -> Any:
+        with spans.provider.get_tracer("test").start_as_current_span("inside") as span:
+            assert not span.is_recording()
+            context = span.get_span_context()
+            assert f"{context.trace_id:032x}" in call.context.data["traceparent"]
+            return await handler(call)
+
+    async with (
+        ServiceContainer(Prices, "memory://", middleware=[Tracing(spans.provider), measure]),
+        ClusterRpcProxy("memory://") as cluster,
+    ):
+        await cluster.prices.price_of("Emma")
+    assert spans.finished() == []
 
 
 async def test_a_trace_passes_a_service_without_the_middleware(spans: Spans) -> None:
