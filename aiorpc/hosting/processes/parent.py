@@ -103,10 +103,11 @@ class Parent:
                     report.alive, report.ready, report.reasons, self._stops_within
                 )
                 is_due = now >= due
-                if condition != told or is_due:
+                if self._unsent:  # the parent is slow: it gets the rest of an earlier one first
+                    self._send(b"")
+                elif condition != told or is_due:
+                    self._send(encoded(condition))
                     told = condition
-                    # A slow parent gets the rest of an earlier one, and not this one.
-                    self._send(b"" if self._unsent else encoded(condition))
                 if is_due:
                     due = now + BEAT
                     beat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -29,15 +30,33 @@ class Services:
         return Report(alive=True, ready=not self.reasons, reasons=self.reasons)
 
 
+class Mortal(Parent):
+    """A parent whose death does not end the test run."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.is_watched = False
+        self.died = threading.Event()
+
+    def watch(self) -> None:
+        self.is_watched = True
+        super().watch()
+
+    def _end(self) -> None:
+        self.died.set()
+
+
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Parent, socket.socket]]:
     """The parent, and the parent's end of the socket."""
-    monkeypatch.setattr(Parent, "_end", lambda self: None)  # else it ends the test run
     monkeypatch.setattr(module, "LOOK", 0.001)
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
-    with ours, theirs:
-        yield Parent(theirs), ours
+    parent = Mortal(theirs)
+    with theirs:
+        with ours:
+            yield parent, ours
+        assert not parent.is_watched or parent.died.wait(10)
 
 
 def heard(connection: socket.socket, lines: Lines) -> list[object]:
