@@ -90,7 +90,7 @@ async def find_queues(
     exact = {queue_named(name) for name in names if "*" not in name}
     patterns = [_pattern(name) for name in names if "*" in name]
     found = FoundQueues([], [])
-    asked = set(exact)
+    asked = {queue_named(name) for name in names}  # also a queue that is named like a pattern
     if patterns or not names:
         known: Iterable[str] = listed or ()
         if listed is None:

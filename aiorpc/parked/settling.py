@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from ..exceptions import AioRpcError, ConnectionLost, UnserializableValueError
+from ..exceptions import AioRpcError, ConnectionLost, Unroutable, UnserializableValueError
 from ..transports.base import Outgoing, Reader, Transport
 from ..wire.message import Message
 from ..wire.parked import replayed
@@ -247,8 +247,16 @@ class Replay(Settling):
         if error is None:
             self._confirmed.append(parked)
             self._done(place)
+        elif isinstance(error, Unroutable):
+            self._fail(parked, f"no queue takes it: {place}. {self._remedy(parked)}")
         else:
             self._fail(parked, str(error))
+
+    def _remedy(self, parked: ParkedMessage) -> str:
+        remedy = "Start the service that declares the queue"
+        if self._publish or parked.parking.is_request or parked.parking.exchange is None:
+            return remedy
+        return f"{remedy}, or add --publish to send it to exchange {parked.parking.exchange!r}"
 
     def _done(self, place: str) -> None:
         self.settled.done += 1

@@ -83,7 +83,8 @@ async def test_a_message_whose_queue_is_gone_stays(yard: Yard) -> None:
     settled = await Replay(yard.transport, yard.parked, ALL).run()
     assert settled.done == 0
     assert [each.position for each in settled.failed] == [1, 2]
-    assert "no queue is bound" in settled.failed[0].reason
+    assert settled.failed[0].reason.startswith(f"no queue takes it: queue {yard.source}. Start ")
+    assert "--publish" in settled.failed[0].reason
     assert await yard.bodies(yard.parked) == [b"1", b"2"]
 
 

@@ -33,6 +33,7 @@ from ...parked_queues import (
     connected,
     find_some,
     selection_of,
+    times,
 )
 from ...parser import Parser
 
@@ -193,7 +194,7 @@ def _print(shown: Shown) -> None:
     _print_mapping("properties", shown.properties)
     _print_mapping("headers", {k: v for k, v in shown.headers.items() if k not in hidden})
     trouble = f"; {one_line(shown.body_trouble)}" if shown.body_trouble else ""
-    print(f"\nbody ({shown.bytes:,} bytes{trouble})")
+    print(f"\nbody ({times(shown.bytes, 'byte')}{trouble})")
     for line in _body_lines(shown):
         print(f"  {line}")
     if shown.stack:
