@@ -91,13 +91,19 @@ def measured(url: str, kind: str, messages: int, size: int) -> Iterator[str]:
             await transport.declare(queues=queues)
             await park(transport, source, messages, size)
 
-    async def end() -> list[int]:
+    async def counts(*, delete: bool = False) -> list[int]:
+        """Return the messages of both queues, when RabbitMQ has taken back what was only read."""
         async with aclosing(open_transport(resolve(url))) as transport:
             await transport.start()
-            states = [await transport.inspect(queue.name, 5) for queue in queues]
-            for queue in queues:
+            for _ in range(100):
+                states = [await transport.inspect(queue.name, 5) for queue in queues]
+                found = [-1 if state is None else state.messages for state in states]
+                if sum(found) == messages:
+                    break
+                await asyncio.sleep(0.1)
+            for queue in queues if delete else ():
                 await transport.delete(queue.name)
-        return [-1 if state is None else state.messages for state in states]
+        return found
 
     asyncio.run(begin())
     for what, words in {
@@ -107,8 +113,9 @@ def measured(url: str, kind: str, messages: int, size: int) -> Iterator[str]:
         "replay --all (the rest)": ("replay", source, "--all", "--yes"),
     }.items():
         seconds, cpu, memory = run(*words, "--broker", url)
+        asyncio.run(counts())
         yield f"| {kind} | {what} | {seconds:.1f} | {cpu:.1f} | {memory:.0f} |"
-    left = asyncio.run(end())
+    left = asyncio.run(counts(delete=True))
     assert left == [messages, 0], f"{left} messages are in the queue and in its parked queue"
 
 

@@ -297,5 +297,8 @@ def _note_rest(settled: Settled) -> None:
         print_note(f"{len(settled.failed) - MOST_FAILURES:,} more stay; --json lists all")
     for name in settled.missing:
         print_note(f"no message {name}: `aiorpc parked ls --messages` lists them")
+    came = settled.left - settled.messages + settled.done
+    if came > 0 and settled.done == settled.messages:
+        print_note(f"{times(came)} came into {settled.queue} meanwhile, and stay there")
     if settled.ended:
         print_note(f"the rest was not tried: {settled.ended}. Repeat the command")

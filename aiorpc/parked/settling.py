@@ -58,6 +58,8 @@ class Settled(msgspec.Struct):
         missing: the names of the selection that no message has.
         to: the exchanges and routing keys that were replayed to, with the number of messages.
         ended: why the rest was not tried; empty if all were.
+        left: how many messages the queue has at the end. They came meanwhile, failed, or were not
+            selected; or another command gave them back meanwhile.
     """
 
     queue: str
@@ -69,6 +71,7 @@ class Settled(msgspec.Struct):
     missing: list[str] = []
     to: dict[str, int] = {}
     ended: str = ""
+    left: int = 0
 
 
 class Settling:
@@ -102,6 +105,7 @@ class Settling:
             if settled.messages:
                 async with self.transport.reader(settled.queue) as reader:
                     await self._walk(reader)
+                settled.left = await count(self.transport, settled.queue) or 0
         except ConnectionLost as error:
             settled.ended = str(error)
         settled.missing = sorted(self._names)

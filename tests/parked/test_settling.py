@@ -11,6 +11,7 @@ from aiorpc.parked.settling import Purge, Replay
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Exchange, Message, Queue
 from tests.support.parked import Yard
+from tests.support.waiting import eventually
 
 ALL = Selection()
 
@@ -43,7 +44,7 @@ async def test_a_group_is_replayed_and_the_others_keep_their_order(yard: Yard) -
     for number in range(6):
         await yard.park(b"%d" % number, error="KeyError" if number % 2 else "ValueError")
     settled = await Replay(yard.transport, yard.parked, Selection(error="KeyError")).run()
-    assert (settled.wanted, settled.done) == (3, 3)
+    assert (settled.wanted, settled.done, settled.left) == (3, 3, 3)
     assert await yard.bodies(yard.parked) == [b"0", b"2", b"4"]
     assert await yard.bodies(yard.source) == [b"1", b"3", b"5"]
 
@@ -122,6 +123,7 @@ async def test_messages_that_fail_again_at_once_are_replayed_once(yard: Yard) ->
     async with await yard.transport.subscribe(Queue(yard.source), received):
         settled = await Replay(yard.transport, yard.parked, ALL).run()
         assert (settled.wanted, settled.done) == (2, 2)
+        await eventually(lambda: yard.holds(yard.parked, 2))
     assert sorted(await yard.bodies(yard.parked)) == [b"1", b"2"]
 
 

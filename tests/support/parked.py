@@ -54,6 +54,9 @@ class Yard:
         assert state is not None
         return state.messages
 
+    async def holds(self, queue: str, messages: int) -> bool:
+        return await self.count(queue) == messages
+
     async def all(self, queue: str) -> list[Delivery]:
         """Return all messages of *queue*, which keeps them."""
         async with self.transport.reader(queue) as reader:
