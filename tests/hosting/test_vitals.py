@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from aiorpc import ClusterRpcProxy, ServiceRunner, rpc
+from aiorpc.hosting import vitals
 from aiorpc.testing.connections import cut
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 CONFIG: dict[str, Any] = {"AMQP_URI": "memory://vitals", "BLOCKED_LOOP_WARNING": 0.05}
+
+
+#: Set when a probe has seen that the loop is blocked.
+SEEN = threading.Event()
 
 
 class Desk:
@@ -24,8 +30,8 @@ class Desk:
         await asyncio.sleep(seconds)
 
     @rpc
-    async def block(self, seconds: float) -> None:
-        time.sleep(seconds)
+    async def block(self) -> None:
+        SEEN.wait(PATIENCE)
 
 
 async def test_a_runner_is_ready_from_its_start_to_its_stop() -> None:
@@ -56,12 +62,13 @@ async def test_a_blocked_loop_is_not_alive_and_names_the_call() -> None:
     config = {**CONFIG, "LIVENESS_TIMEOUT": 0.1}
     async with ServiceRunner(Desk, config=config) as runner, ClusterRpcProxy(config) as cluster:
         with runner.vitals.watching():
+            SEEN.clear()
             seen = asyncio.create_task(asyncio.to_thread(first_not_alive, runner))
             await asyncio.sleep(0)
-            await cluster.desk.block(0.4)
+            await cluster.desk.block()
             report = await seen
             assert not report.ready
-            assert report.reasons[0].startswith("the event loop has been blocked for 0.")
+            assert report.reasons[0].startswith("the event loop has been blocked for ")
             assert " s by desk.block (call id desk.block." in report.reasons[0]
             await eventually(lambda: runner.vitals.report().alive)
 
@@ -70,6 +77,7 @@ def first_not_alive(runner: ServiceRunner) -> Any:
     """Ask in a thread, as the admin address does, until the loop is blocked."""
     while (report := runner.vitals.report()).alive:
         time.sleep(0.005)  # there is no event to wait for
+    SEEN.set()
     return report
 
 
@@ -95,10 +103,22 @@ async def test_workers_that_all_run_the_same_calls_for_long_are_not_ready(
             calls[1].cancel()
 
 
-async def test_busy_workers_whose_calls_end_are_ready() -> None:
-    config = {**CONFIG, "max_workers": 1, "READINESS_TIMEOUT": 0.2}
+async def test_only_calls_that_do_not_end_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(vitals, "monotonic", lambda: now)
+    config = {**CONFIG, "max_workers": 1, "READINESS_TIMEOUT": 60}
     async with ServiceRunner(Desk, config=config) as runner, ClusterRpcProxy(config) as cluster:
-        with runner.vitals.watching():
-            for _ in range(10):
-                await cluster.desk.work(0.03)
-                assert runner.vitals.report().ready
+        for _ in range(3):
+            call = cluster.desk.work.call_async(60)
+            await eventually(lambda: runner.containers[0].running)
+            runner.vitals._look()
+            now += 50
+            assert runner.vitals.report().ready
+            call.cancel()
+            await eventually(lambda: not runner.containers[0].running)
+        call = cluster.desk.work.call_async(60)
+        await eventually(lambda: runner.containers[0].running)
+        runner.vitals._look()
+        now += 61
+        assert not runner.vitals.report().ready
+        call.cancel()
