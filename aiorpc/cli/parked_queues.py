@@ -27,7 +27,7 @@ from ..logs import one_line
 from ..management import ListedQueue, Management
 from ..parked.messages import Selection
 from ..parked.queues import FoundQueues, ParkedQueue, find_queues
-from ..parked.settling import Settled, Settling
+from ..parked.settling import INTERRUPTED, Settled, Settling
 from ..transports import open_transport
 from ..transports.base import Transport
 from .calls import CONNECT_TIMEOUT
@@ -155,7 +155,11 @@ def find(arguments: argparse.Namespace, command: str, names: Sequence[str]) -> F
             except TimeoutError:
                 raise ConnectionLost(f"{transport.url} did not describe its queues") from None
 
-    return asyncio.run(asked())
+    found = asyncio.run(asked())
+    for queue in found.queues:
+        if queue.note:
+            print_note(queue.note)
+    return found
 
 
 async def _listed(arguments: argparse.Namespace, command: str) -> dict[str, ListedQueue] | None:
@@ -285,6 +289,8 @@ def report(arguments: argparse.Namespace, settled: Sequence[Settled], verb: str)
             for place, number in each.to.items():
                 print(f"  {number:,} to {one_line(place)}", flush=True)
         _note_rest(each)
+    if any(each.ended == INTERRUPTED for each in settled):
+        return ExitCode.INTERRUPTED
     is_whole = not any(each.failed or each.missing or each.ended for each in settled)
     return ExitCode.OK if is_whole else ExitCode.FAILED
 

@@ -29,12 +29,14 @@ class ParkedQueue(msgspec.Struct):
 
     Attributes:
         messages: how many it can deliver.
-        cost: what a look costs, if the queue counts it; else empty.
+        cost: what a look costs, if the queue counts it and has a limit; else empty.
+        note: what is not checked about that.
     """
 
     name: str
     messages: int
     cost: str = ""
+    note: str = ""
 
 
 class FoundQueues(msgspec.Struct):
@@ -103,8 +105,9 @@ async def find_queues(
     for queue in sorted(asked):
         messages = await count(transport, queue)
         if messages is not None:
-            cost = await _cost_of(transport, queue, (listed or {}).get(queue)) if messages else ""
-            found.queues.append(ParkedQueue(queue, messages, cost))
+            found.queues.append(ParkedQueue(queue, messages))
+            if messages:
+                await _add_cost(transport, found.queues[-1], (listed or {}).get(queue))
         elif queue in exact:
             found.missing.append(queue)
     return found
@@ -118,24 +121,30 @@ def _fits(queue: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(queue, pattern) for pattern in patterns)
 
 
-async def _cost_of(transport: Transport, queue: str, listed: ListedQueue | None) -> str:
-    """Return what a look at *queue* costs; empty if the queue has no limit."""
-    async with transport.reader(queue) as reader:
+async def _add_cost(transport: Transport, queue: ParkedQueue, listed: ListedQueue | None) -> None:
+    """Add what a look at *queue* costs."""
+    async with transport.reader(queue.name) as reader:
         cost = await reader.cost()
     if cost.counts is None:
-        return f"Whether queue {queue} counts each look as a failed delivery is not checked."
+        queue.cost = (
+            f"Whether queue {queue.name} counts each look as a failed delivery is not checked."
+        )
     if not cost.counts:
-        return ""
+        return
     limits = [cost.limit] if cost.limit is not None else []
     if listed is not None and isinstance(limit := listed.policies.get("delivery-limit"), int):
         limits.append(limit)
     limits = [limit for limit in limits if limit >= 0]
-    if not limits:
-        return ""
-    return (
-        f"Queue {queue} counts each look as a failed delivery, and RabbitMQ deletes a message "
-        f"after {min(limits)} of them."
-    )
+    if limits:
+        queue.cost = (
+            f"Queue {queue.name} counts each look as a failed delivery, and RabbitMQ deletes a "
+            f"message after {min(limits)} of them."
+        )
+    elif listed is None:
+        queue.note = (
+            f"queue {queue.name} counts each look as a failed delivery; whether a policy sets a "
+            "limit is not checked without --management URL"
+        )
 
 
 async def _of_services(transport: Transport, wait: float) -> tuple[list[str], str]:

@@ -22,7 +22,7 @@ from ..wire.parked import replayed
 from .messages import ParkedMessage, Selection
 from .reading import batches, count
 
-__all__ = ["Left", "Purge", "Replay", "Settled", "Settling"]
+__all__ = ["AT_ONCE", "INTERRUPTED", "Left", "Purge", "Replay", "Settled", "Settling"]
 
 #: Seconds to wait until the broker confirms the replayed messages of one batch.
 CONFIRMING = 30.0
@@ -31,6 +31,9 @@ CONFIRMING = 30.0
 #: take 32 acks of a channel, RabbitMQ (3.10 to 4.3) keeps later ones, and loses them if the channel
 #: closes.
 AT_ONCE = 30
+
+#: Why the rest was not tried after a signal.
+INTERRUPTED = "the command was interrupted"
 
 #: Returns the message to replay in place of the given one; ``None``: leave it where it is.
 Edit = Callable[[ParkedMessage, Message], Awaitable[Message | None]]
@@ -123,7 +126,7 @@ class Settling:
                 chosen.clear()
                 self.changed()
                 if self.stopped:
-                    self.settled.ended = "it was interrupted"
+                    self.settled.ended = INTERRUPTED
                     return
                 if self.wanted.names and not self._names:
                     return  # each name names one message

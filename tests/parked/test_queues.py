@@ -96,3 +96,7 @@ async def test_a_delivery_limit_is_the_cost_of_a_look(
     found = await find_queues(yard.transport, [yard.parked], 60, listed)
     assert text in found.queues[0].cost
     assert bool(text) == bool(found.queues[0].cost)
+    assert found.queues[0].note == ""
+    (unlisted,) = (await find_queues(yard.transport, [yard.parked], 60, None)).queues
+    is_unchecked = cost.counts and (cost.limit or -1) < 0
+    assert ("not checked without --management" in unlisted.note) == bool(is_unchecked)

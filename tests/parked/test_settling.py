@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiorpc.parked.messages import ParkedMessage, Selection
-from aiorpc.parked.settling import Purge, Replay
+from aiorpc.parked.settling import INTERRUPTED, Purge, Replay
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Exchange, Message, Queue
 from tests.support.parked import Yard
@@ -147,7 +147,7 @@ async def test_a_stop_ends_after_the_batch(yard: Yard) -> None:
     replay = Replay(yard.transport, yard.parked, ALL)
     replay.changed = replay.stop
     settled = await replay.run()
-    assert (settled.done, settled.ended) == (10, "it was interrupted")
+    assert (settled.done, settled.ended) == (10, INTERRUPTED)
     assert await yard.bodies(yard.parked) == [b"10", b"11"]
 
 

@@ -24,7 +24,7 @@ from ..outgoing import (
     settle_soon,
 )
 from .broker import MemoryBroker
-from .queue import Deliver, MemoryConsumer, MemoryQueue
+from .queue import Deliver, Entry, MemoryConsumer, MemoryQueue
 
 __all__ = ["MemoryChannel"]
 
@@ -32,8 +32,8 @@ __all__ = ["MemoryChannel"]
 _ENCODER: Final = Encoder(channel=0, frame_max=0)
 
 
-#: Acks the delivery that a message answers, or leaves it unsettled if the broker refused it.
-Answered = Callable[[bool], None]
+#: The delivery that a message answers, and what is called if the broker refuses the message.
+Answered = tuple[MemoryConsumer, Entry, Callable[[Entry], None]]
 
 
 class MemoryChannel:
@@ -70,11 +70,11 @@ class MemoryChannel:
         self._take_back = take_back
         self._elsewhere = elsewhere
         self._returned = returned
-        #: Sent, unsettled messages, each with its outcome, and what settles the answered delivery.
+        #: Sent, unsettled messages, each with its outcome, and the delivery to ack first.
         self._sent: deque[tuple[Outgoing, AioRpcError | None, Answered | None]] = deque()
         self._settling = False
         #: Answers that wait until the broker accepts messages.
-        self._held: list[tuple[MemoryConsumer, Outgoing, Answered]] = []
+        self._held: list[tuple[Outgoing, Answered]] = []
 
     @property
     def ready(self) -> bool:
@@ -116,7 +116,7 @@ class MemoryChannel:
 
     def publish(self, outgoing: Outgoing, answered: Answered | None = None) -> None:
         """
-        Send *outgoing*; call *answered* when the broker has confirmed or refused it.
+        Send *outgoing*; ack *answered* when the broker has confirmed it.
 
         Raises:
             UnserializableValueError: *outgoing* is too large or cannot be encoded; nothing is sent.
@@ -139,10 +139,16 @@ class MemoryChannel:
         elif error is not None:
             asyncio.get_running_loop().call_soon(self._returned, message, error)
 
-    def answer(self, consumer: MemoryConsumer, reply: Outgoing, answered: Answered) -> bool:
+    def answer(
+        self,
+        consumer: MemoryConsumer,
+        entry: Entry,
+        reply: Outgoing,
+        refused: Callable[[Entry], None],
+    ) -> bool:
         """
-        Send *reply*, then call *answered*; see :meth:`.base.Delivery.answer`. Return whether
-        *answered* is called, now or later, or the connection is lost.
+        Send *reply*, then ack *entry*; see :meth:`.base.Delivery.answer`. Return whether *entry* is
+        settled, now or later. *refused* is called if the broker does not confirm *reply*.
         """
         if not consumer.open:
             self._elsewhere(reply)
@@ -150,21 +156,21 @@ class MemoryChannel:
         try:
             if self.broker.blocked:
                 check(reply, _ENCODER, self._limit)
-                self._held.append((consumer, reply, answered))
+                self._held.append((reply, (consumer, entry, refused)))
                 return True
-            self.publish(reply, answered if reply.confirm else None)
+            self.publish(reply, (consumer, entry, refused) if reply.confirm else None)
         except UnserializableValueError as error:
             refuse(reply, error)
             return False
         if not reply.confirm:
-            answered(True)
+            consumer.ack(entry)
         return True
 
     def unblocked(self) -> None:
         """Send the answers that waited, because the broker accepts messages again."""
         held, self._held = self._held, []
-        for consumer, reply, answered in held:
-            self.answer(consumer, reply, answered)
+        for reply, (consumer, entry, refused) in held:
+            self.answer(consumer, entry, reply, refused)
 
     def end(self) -> None:
         """End the channel: its connection is lost or closed."""
@@ -176,7 +182,7 @@ class MemoryChannel:
         again = (resend(outgoing) for outgoing, _, _ in sent)
         self._take_back(outgoing for outgoing in again if outgoing is not None)
         # Only the answers are sent: the broker has requeued their requests.
-        for _, reply, _ in held:
+        for reply, _ in held:
             if not reply.confirm:
                 settle(reply, ConnectionLost(f"{reply.description} was not sent yet"))
             self._elsewhere(reply)
@@ -194,6 +200,10 @@ class MemoryChannel:
         for _ in range(len(self._sent)):
             outgoing, error, answered = self._sent.popleft()
             if answered is not None:
-                answered(error is None)
+                consumer, entry, refused = answered
+                if error is None:
+                    consumer.ack(entry)
+                else:
+                    refused(entry)
             if error is not None or outgoing.settled is not None:
                 settle(outgoing, error)

@@ -50,15 +50,13 @@ class MemoryDelivery(Delivery, eq=False):
         if entry is None:
             raise RuntimeError("the delivery was acked, rejected or answered before")
         current = self.consumer.open
-        if self.channel.answer(self.consumer, reply, partial(self._answered, entry)):
+        if self.channel.answer(self.consumer, entry, reply, self._refused):
             self.entry = None
         return current
 
-    def _answered(self, entry: Entry, accepted: bool) -> None:
-        if accepted:
-            self.consumer.ack(entry)
-        else:
-            self.entry = entry
+    def _refused(self, entry: Entry) -> None:
+        """Leave the delivery unsettled, because the broker refused its answer."""
+        self.entry = entry
 
 
 class MemorySubscription(Subscription):

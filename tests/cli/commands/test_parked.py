@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import pytest
 
+from aiorpc.cli.app import complete
+from aiorpc.cli.commands.parked import ACTIONS
 from aiorpc.config import resolve
 from aiorpc.parked.settling import AT_ONCE
 from aiorpc.transports import open_transport
@@ -233,6 +235,21 @@ def test_a_killed_replay_loses_nothing_and_doubles_only_what_was_on_its_way(
     assert set(board.bodies(board.source)) == set(bodies)
 
 
+@pytest.mark.parametrize("action", ACTIONS)
+def test_help_of_each_action_has_examples(action: str) -> None:
+    done = invoke("parked", action, "--help")
+    assert done.code == 0
+    assert f"  $ aiorpc parked {action} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_an_action_is_completed_and_a_wrong_one_is_named() -> None:
+    assert set(complete("aiorpc parked ")) >= {*ACTIONS, "--help"}
+    assert complete("aiorpc parked replay --ed") == ["--edit"]
+    assert "'replay'" in invoke("parked", "repaly").error
+    assert invoke("parked").error.startswith("say what to do: aiorpc parked ls | show")
+
+
 # On a terminal
 
 
@@ -288,3 +305,16 @@ def test_an_editor_that_fails_leaves_the_message_where_it_is(board: Board, tmp_p
             assert terminal.ends() != 0
         assert board.bodies(board.parked) == [b"1"]
     assert board.run("replay", board.source, "1", "--edit").error == "--edit needs a terminal"
+
+
+def test_ctrl_c_ends_after_what_is_on_its_way(board: Board, tmp_path: Path) -> None:
+    bodies = [b"%d" % number for number in range(1500)]
+    board.park(*bodies)
+    words = ("replay", board.source, "--all")
+    with on_terminal(board, *words, cwd=tmp_path, TERM="xterm") as terminal:
+        terminal.reads_until(" of 1,500 read")
+        terminal.presses_ctrl_c("the rest was not tried: the command was interrupted")
+        assert terminal.ends() == 130
+    replayed, left = board.bodies(board.source), board.bodies(board.parked)
+    assert left
+    assert replayed + left == bodies
