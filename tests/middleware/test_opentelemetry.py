@@ -38,9 +38,11 @@ from aiorpc import (
 from aiorpc.calling.client import Client
 from aiorpc.config import Settings
 from aiorpc.context import Context
+from aiorpc.http import http
 from aiorpc.middleware.opentelemetry import Tracing, _parent, _with_trace
 from aiorpc.middleware.retries import retries
 from aiorpc.sync import ClusterRpcProxy as SyncClusterRpcProxy
+from aiorpc.testing import http_client
 from aiorpc.wire.protocol import Wire
 from tests.support.breakable import breakable
 from tests.support.otel_registry import registry
@@ -389,6 +391,61 @@ async def test_a_method_that_no_message_starts_has_an_internal_span(
         "  CLIENT prices/price_of",
         "    SERVER prices/price_of",
     ]
+
+
+async def test_a_request_over_http_continues_the_trace_of_its_client(
+    settings: Settings, spans: Spans
+) -> None:
+    class Books:
+        name = "books"
+        prices = RpcProxy("prices")
+
+        @http("GET", "/books/<int:id>")
+        async def book(self, id: int) -> str:  # noqa: A002 - the name in the path
+            price: str = await self.prices.price_of("Emma")
+            return price
+
+        @http("GET", "/broken")
+        async def broken(self) -> None:
+            raise ValueError("no luck")
+
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    async with (
+        ServiceContainer(Prices, settings),
+        ServiceContainer(Books, settings) as container,
+        http_client(container) as client,
+    ):
+        assert (await client.get("/books/7", headers=headers)).text == "9.90"
+        assert (await client.get("/broken")).status_code == 500
+    book = spans.named("SERVER", "GET /books/<int:id>")
+    assert book.parent is not None
+    assert book.parent.is_remote
+    assert dict(book.attributes or {}) == {
+        "http.request.method": "GET",
+        "http.route": "/books/<int:id>",
+        "url.path": "/books/7",
+        "url.scheme": "http",
+    }
+    inner = spans.named("SERVER", "prices/price_of")
+    assert inner.context is not None
+    assert f"{inner.context.trace_id:032x}" == trace_id
+    broken = spans.named("SERVER", "GET /broken")
+    assert broken.status.status_code is StatusCode.ERROR
+    assert (broken.attributes or {})["error.type"] == "ValueError"
+
+
+@pytest.mark.parametrize("kind", ["rpc", "event"])
+async def test_spans_have_the_address_of_the_broker_in_the_configuration(
+    kind: str, spans: Spans
+) -> None:
+    async def handler(call: Call) -> None: ...
+
+    call = Call("shop", "sold", kind=kind, exchange="shop.events", broker=("rabbit.internal", 5671))
+    await Tracing(spans.provider)(call, handler)
+    (span,) = spans.finished()
+    attributes = span.attributes or {}
+    assert (attributes["server.address"], attributes["server.port"]) == ("rabbit.internal", 5671)
 
 
 async def test_a_program_without_asyncio_makes_spans_too(spans: Spans) -> None:
