@@ -10,7 +10,6 @@ and the one that it starts.
 from __future__ import annotations
 
 import enum
-import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
@@ -153,10 +152,13 @@ Middleware: TypeAlias = Callable[[Call, Handler], Awaitable[Any]]
 
 def compose(middleware: Sequence[Middleware], handler: Handler) -> Handler:
     """Return *handler* wrapped in *middleware*; the first one is the outermost."""
-    for wrap in reversed(middleware):
-        handler = functools.partial(_step, wrap, handler)
+    for wrap in middleware[::-1]:
+        handler = _wrapped(wrap, handler)
     return handler
 
 
-def _step(wrap: Middleware, handler: Handler, call: Call) -> Awaitable[Any]:
-    return wrap(call, handler)
+def _wrapped(wrap: Middleware, handler: Handler) -> Handler:
+    def wrapped(call: Call) -> Awaitable[Any]:
+        return wrap(call, handler)
+
+    return wrapped

@@ -73,8 +73,7 @@ class Worker(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     _state: _State = _WAITING
     _cancelled_for: Ending | None = None
-    #: The reason of a cancellation that came while the dependencies closed. After the closing, it
-    #: cancels the middleware.
+    #: The reason of a cancellation while the dependencies closed; it cancels the middleware later.
     _owed: Ending | None = None
     _killed: bool = False
     #: The middleware's handler runs: the dependencies open, are open, or close.
@@ -147,9 +146,10 @@ class Worker(msgspec.Struct, eq=False):
         current.set(call.context)
         foreign = False
         try:
-            middleware = self._workshop.middleware
-            handler = compose(middleware, self.serve) if middleware else self.serve
-            result = await handler(call)
+            if middleware := self._workshop.middleware:
+                result = await middleware[0](call, compose(middleware[1:], self.serve))
+            else:
+                result = await self.serve(call)
             if result is not self._result:  # a middleware made or changed the answer
                 self._encoded = self._encode(result) if self._encode else result
             outcome = Outcome(_RETURNED, self._encoded)
