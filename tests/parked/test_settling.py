@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from typing import Any
 
 import pytest
 
+from aiorpc.config import resolve
 from aiorpc.parked.messages import ParkedMessage, Selection
 from aiorpc.parked.settling import INTERRUPTED, Purge, Replay
+from aiorpc.testing.connections import cut
+from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Exchange, Message, Queue
 from tests.support.parked import Yard
@@ -160,6 +165,26 @@ async def test_a_cancelled_replay_loses_nothing(yard: Yard) -> None:
     await asyncio.gather(running, return_exceptions=True)
     ledger = await yard.ledger()
     assert set(ledger) == set(bodies)
+
+
+@pytest.mark.parametrize("kind", [Replay, Purge])
+async def test_a_lost_connection_ends_it_and_loses_nothing(
+    yard: Yard, broker_config: dict[str, Any], kind: type[Replay | Purge]
+) -> None:
+    bodies = [b"%d" % number for number in range(40)]
+    await yard.park(*bodies)
+    async with open_transport(resolve(broker_config), name="cut") as transport:
+        work = kind(transport, yard.parked, ALL)
+        work.changed = partial(cut, transport)
+        settled = await work.run()
+    assert (settled.done, bool(settled.ended)) == (10, True)
+    # The acks of the last batch may be lost, too: then its messages are in both queues.
+    expected = set(bodies if kind is Replay else bodies[10:])
+
+    async def has_all() -> bool:
+        return set(await yard.ledger()) >= expected
+
+    await eventually(has_all)
 
 
 async def test_a_purge_deletes_what_is_wanted(yard: Yard) -> None:

@@ -20,6 +20,7 @@ from aiorpc.config import resolve
 from aiorpc.parked.settling import AT_ONCE
 from aiorpc.transports import open_transport
 from tests.support.command_line import Done, Started, Terminal, invoke
+from tests.support.management import fake_api
 from tests.support.parked import Yard
 
 T = TypeVar("T")
@@ -196,6 +197,30 @@ def test_purge_asks_first(board: Board) -> None:
     done = board.run("purge", board.source, "2", "--yes")
     assert done.stdout == f"{board.parked}: 1 of 1 message deleted\n"
     assert board.bodies(board.parked) == [b"1", b"3"]
+
+
+def test_all_queues_are_replayed_and_the_management_api_lists_them(board: Board) -> None:
+    other = Board(board.uri)
+    try:
+        board.park(b"1", b"2")
+        other.park(b"3")
+        names = ("not parked", board.source, board.parked, other.parked, "gone.parked")
+        page = {"page_count": 1, "items": [{"name": name} for name in names]}
+        with fake_api({"queues/%2F": page}) as url:
+            listed = json.loads(board.run("ls", "--management", url, "--json").stdout)
+            assert listed["incomplete"] == ""
+            found = {queue["queue"]: queue["messages"] for queue in listed["queues"]}
+            assert found == {board.parked: 2, other.parked: 1}
+            several = board.run("show", "*", "--management", url).error
+            assert several.startswith("name one of ")
+            assert board.run("replay", "*", "1", "--management", url).code == 2
+            done = board.run("replay", "*", "--all", "--management", url)
+        assert done.code == 0
+        assert f"{board.parked}: 2 of 2 messages replayed" in done.stdout
+        assert f"{other.parked}: 1 of 1 message replayed" in done.stdout
+        assert (board.bodies(board.source), other.bodies(other.source)) == ([b"1", b"2"], [b"3"])
+    finally:
+        other.close()
 
 
 def test_memory_is_refused_because_nobody_else_can_reach_it() -> None:
