@@ -28,6 +28,7 @@ _SAMPLER = re.compile(
 _RATIO = re.compile(r"TraceIdRatioBased\{(?P<rate>[\d.e+-]+)\}")
 #: The bits of a trace id by which the SDK samples a part of the traces.
 _BITS = 64
+_MASK = (1 << _BITS) - 1
 
 
 def is_traceparent(text: object) -> bool:
@@ -93,6 +94,7 @@ class Sampling:
             self._bound = round(float(ratio["rate"]) * (1 << _BITS))
         elif found["root"] == "AlwaysOffSampler":
             self._bound = 0
+        self._new_trace_id, self._new_span_id = ids.generate_trace_id, ids.generate_span_id
         self._ids = tracer.id_generator = _Ids(ids)  # type: ignore[attr-defined]
 
     def drops(self, traceparent: object) -> bool:
@@ -108,9 +110,8 @@ class Sampling:
         """Begin a trace. Return its ``traceparent`` if it is not sampled; empty if it is."""
         if self._bound is None:
             return ""
-        ids = self._ids
-        trace_id = ids.generate_trace_id()
-        if trace_id & ((1 << _BITS) - 1) < self._bound:
-            ids.chosen = trace_id
+        trace_id = self._new_trace_id()
+        if trace_id & _MASK < self._bound:
+            self._ids.chosen = trace_id
             return ""
-        return f"00-{trace_id:032x}-{ids.generate_span_id():016x}-00"
+        return f"00-{trace_id:032x}-{self._new_span_id():016x}-00"
