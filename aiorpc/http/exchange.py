@@ -30,6 +30,7 @@ from ..timers import Timers
 from ..wire.errors import text_of
 from .problems import problem_response
 from .requests import HttpCall, HttpRequest, context_from, known_headers, read_body, trace_of
+from .responses import checked
 from .routes import Rule
 
 __all__ = ["Hooks", "HttpEndpoint", "StreamCut"]
@@ -129,7 +130,7 @@ class HttpEndpoint:
                 ended.set_result(outcome)
 
         refused = Outcome(Ending.REFUSED, error=error)
-        self.host.refuse(call, refused, settle, self.hooks.response_from_result)
+        self.host.refuse(call, refused, settle, lambda result: self.response_of(request, result))
         outcome = await ended
         if outcome.error is None:
             response: Response = outcome.value
@@ -137,6 +138,11 @@ class HttpEndpoint:
         if isinstance(outcome.error, Exception):
             return _error_response(self.hooks, outcome.error)
         return _problem(outcome.error)
+
+    def response_of(self, request: HttpRequest, result: Any) -> Response:
+        """Return the response for the *result* of a method, or raise what is wrong with it."""
+        response = self.hooks.response_from_result(result)
+        return checked(response, bodiless=request.method == "HEAD")
 
     def _log_refusal(self, error: Exception) -> None:
         if isinstance(error, (BadRequest, HTTPException)):
@@ -150,14 +156,24 @@ class HttpExchange:
     """One request and its response. ``expired`` is called if the request takes long."""
 
     __slots__ = (
-        *("_ended", "_held", "_hooks", "_host", "_is_events", "_outcome", "_receive", "_request"),
+        *(
+            "_endpoint",
+            "_ended",
+            "_held",
+            "_hooks",
+            "_host",
+            "_is_events",
+            "_outcome",
+            "_receive",
+            "_request",
+        ),
         *("_response", "_result", "_send", "_started", "_submission", "_watch"),
     )
 
     def __init__(
         self, endpoint: HttpEndpoint, request: HttpRequest, receive: Receive, send: Send
     ) -> None:
-        self._hooks, self._host = endpoint.hooks, endpoint.host
+        self._endpoint, self._hooks, self._host = endpoint, endpoint.hooks, endpoint.host
         self._request, self._receive, self._send = request, receive, send
         self._outcome: Outcome | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -220,7 +236,7 @@ class HttpExchange:
 
     async def finish(self, result: Any) -> Any:
         """Make the response of the method's *result*. If it is a stream, send all but its end."""
-        response = self._response = self._hooks.response_from_result(result)
+        response = self._response = self._endpoint.response_of(self._request, result)
         self._result = result
         if not hasattr(response, "body"):
             await self._stream(response)
@@ -229,7 +245,7 @@ class HttpExchange:
     def _encode(self, result: Any) -> Response:
         if self._response is not None and (self._started or result is self._result):
             return self._response
-        return self._hooks.response_from_result(result)  # a middleware changed the result
+        return self._endpoint.response_of(self._request, result)  # a middleware changed the result
 
     async def _stream(self, response: Response) -> None:
         try:
@@ -303,7 +319,7 @@ class HttpExchange:
 
 def _error_response(hooks: Hooks, error: Exception) -> Response:
     try:
-        return hooks.response_from_exception(error)
+        return checked(hooks.response_from_exception(error))
     except Exception as failure:
         log.exception("%s: response_from_exception failed", hooks.method_name)
         return _problem(failure)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,19 +17,23 @@ from starlette.types import Receive, Scope, Send
 
 from ..wire.objects import fields_of
 
-__all__ = ["EventStream", "ItemStream", "ServerSentEvent", "json_of", "response_of"]
+__all__ = ["EventStream", "ItemStream", "ServerSentEvent", "checked", "json_of", "response_of"]
 
 #: Seconds of silence after which a stream of events sends a comment. Proxies cut silent responses.
 KEEP_ALIVE = 15.0
 
 _JSON = "application/json"
 
+#: RFC 9110: the name of a header, and what its value may not contain.
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 def response_of(result: Any, *, events: bool = False) -> Response:
     """
     Return the response for *result*: a response, a body, ``(status, body)``, or ``(status, headers,
     body)``, as in Nameko. A str is plain text; bytes are bytes; None has no body; an async iterator
-    is a stream; every other body is encoded as JSON.
+    is a stream; every other body is encoded as JSON. A bool is no status.
 
     Args:
         events: whether the items of a stream are server-sent events.
@@ -39,15 +44,63 @@ def response_of(result: Any, *, events: bool = False) -> Response:
     if isinstance(result, Response):
         return result
     status, headers, body = None, None, result
-    if type(result) is tuple and 2 <= len(result) <= 3 and isinstance(result[0], int):
+    if type(result) is tuple and 2 <= len(result) <= 3 and _is_int(result[0]):
         status, headers, body = result[0], (result[1] if len(result) == 3 else None), result[-1]
     response = _response_of(body, status, events)
     for name, value in _pairs(headers):
-        if name.lower() in ("content-type", "location"):  # only one of them
+        if name.lower() in ("content-length", "content-type", "location"):  # only one of them
             response.headers[name] = value
         else:
             response.headers.append(name, value)
     return response
+
+
+def checked(response: Any, *, bodiless: bool = False) -> Response:
+    """
+    Return *response*, which a server can send. The server would otherwise cut the connection.
+
+    Args:
+        bodiless: the response has no body, and the length of another one: an answer to HEAD.
+
+    Raises:
+        TypeError: it is no response, or its status or one of its headers is wrong.
+    """
+    if not isinstance(response, Response):
+        raise TypeError(
+            f"the entrypoint made a {type(response).__name__}: return a Response of Starlette"
+        )
+    status = response.status_code
+    if not (_is_int(status) and 200 <= status <= 599):
+        raise TypeError(
+            f"the response has the status {status!r}: give an int from 200 to 599. A tuple that "
+            "begins with an int is (status, body); return a list if it is JSON"
+        )
+    for name, value in response.raw_headers:
+        if not _NAME.fullmatch(name):
+            raise TypeError(
+                f"the response has a header {name.decode('latin-1')!r}: name it by letters, digits "
+                "and hyphens"
+            )
+        if _CONTROL.search(value):
+            raise TypeError(
+                f"the header {name.decode('latin-1')!r} of the response has a line break or "
+                "another control character: remove it"
+            )
+        if name.lower() == b"content-length" and not bodiless and status not in (204, 304):
+            _check_length(value, getattr(response, "body", None))
+    return response
+
+
+def _check_length(length: bytes, body: bytes | None) -> None:
+    if body is not None and length != b"%d" % len(body):
+        raise TypeError(
+            f"the response has the Content-Length {length.decode('latin-1')!r} and a body of "
+            f"{len(body)} bytes: leave this header out"
+        )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _response_of(body: Any, status: int | None, events: bool) -> Response:
@@ -80,6 +133,11 @@ def json_of(value: Any) -> bytes:
     """
     try:
         return msgspec.json.encode(value, enc_hook=_json_fields)
+    except RecursionError:
+        raise ValueError(
+            f"cannot encode a {type(value).__name__}: it is nested too deep, or contains itself; "
+            "send a flatter value"
+        ) from None
     except UnicodeEncodeError:  # msgspec writes no lone surrogates
         plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_json_fields)
         return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()

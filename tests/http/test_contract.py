@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,9 +15,16 @@ import msgspec
 import pydantic
 import pytest
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from aiorpc import BadRequest, ConfigurationError, RpcProxy, rpc
+from aiorpc import (
+    BadRequest,
+    ConfigurationError,
+    DependencyProvider,
+    RpcProxy,
+    WorkerContext,
+    rpc,
+)
 from aiorpc.http import HttpEntrypoint, HttpRequest, NamekoHttpEntrypoint, http
 from aiorpc.wire.errors import safe_for_serialization
 from tests.support.http import serving
@@ -149,6 +158,99 @@ async def test_a_result_that_has_no_form_is_answered_with_500_and_the_log_names_
     assert response.status_code == 500
     assert "object" not in response.json()["detail"]
     assert "object" in caplog.text
+
+
+WRONG = {
+    "999": (999, "x"),
+    "0": (0, "x"),
+    "informational": (100, "x"),
+    "a line break": (200, {"X-A": "a\r\nX-B: b"}, "x"),
+    "a space": (200, {"X A": "b"}, "x"),
+    "too short": (200, {"Content-Length": "1"}, "xyz"),
+    "too long": (200, {"Content-Length": "100"}, "xyz"),
+    "of a response": Response("x", 999),
+    "of a stream": StreamingResponse(iter(["x"]), headers={"X-A": "a\nb"}),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_response_that_no_server_can_send_is_answered_with_500_and_rolls_back(
+    wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    committed = []
+
+    class Session(DependencyProvider[None]):
+        @asynccontextmanager
+        async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+            yield
+            committed.append(worker_ctx)
+
+    class Shop:
+        name = "shop"
+        session = Session()
+
+        @http("GET", "/")
+        async def get(self) -> Any:
+            return WRONG[wrong]
+
+    async with serving(Shop) as (_, client):
+        response = await client.get("/")
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert re.search(
+        "the response has (the status|a header|the Content-Length)|header", caplog.text
+    )
+    assert not committed
+
+
+async def test_a_wrong_status_of_an_error_or_of_a_middleware_is_answered_with_500() -> None:
+    async def refuses(call: Any, handler: Any) -> Any:
+        return (999, "no") if call.kwargs.get("refuse") else await handler(call)
+
+    class Shop:
+        name = "shop"
+
+        @http("GET", "/<path>")
+        async def get(self, path: str, refuse: bool = False) -> None:
+            raise HTTPException(1, "too low")
+
+    async with serving(Shop, middleware=[refuses]) as (_, client):
+        assert (await client.get("/a")).status_code == 500
+        assert (await client.get("/a?refuse=true")).status_code == 500
+
+
+async def test_a_tuple_that_begins_with_a_bool_is_a_list_in_json() -> None:
+    class Shop:
+        name = "shop"
+
+        @http("GET", "/")
+        async def get(self) -> tuple[bool, str]:
+            return False, "sold out"
+
+        @http("HEAD", "/size")
+        async def size(self) -> Any:
+            return 200, {"Content-Length": "100"}, None
+
+    async with serving(Shop) as (_, client):
+        response = await client.get("/")
+        assert (response.status_code, response.json()) == (200, [False, "sold out"])
+        assert (await client.head("/size")).headers["content-length"] == "100"
+
+
+async def test_a_result_that_contains_itself_is_answered_with_500_and_the_log_names_the_remedy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Shop:
+        name = "shop"
+
+        @http("GET", "/")
+        async def get(self) -> list[Any]:
+            shelf: list[Any] = []
+            shelf.append(shelf)
+            return shelf
+
+    async with serving(Shop) as (_, client):
+        assert (await client.get("/")).status_code == 500
+    assert "contains itself; send a flatter value" in caplog.text
 
 
 class Arguments:
