@@ -114,7 +114,9 @@ class json_lines:  # noqa: N801 - used like a function
             secrets = secrets_of(entrypoint, call, entrypoint.service_cls)
         if error is not None:
             line["error"] = type(error).__name__
-            line["text"] = hide(one_line(text_of(error), _MOST), secrets)
+            line["text"] = one_line(
+                hide(text_of(error), secrets), _MOST
+            )  # a cut secret is not found
         if self._arguments and entrypoint is not None:
             line["args"] = [_shown(value, secrets) for value in call.args]
             line["kwargs"] = {name: _shown(value, secrets) for name, value in call.kwargs.items()}

@@ -113,6 +113,17 @@ async def test_sensitive_arguments_are_masked_also_in_the_text_of_the_error(
     assert line["text"] == r"ada with *** and ***:\nno"
 
 
+async def test_a_secret_where_the_text_of_an_error_is_cut_is_masked(
+    config: dict[str, Any], lines: Any
+) -> None:
+    async with ServiceContainer(Shop, config), ClusterRpcProxy(config) as cluster:
+        with pytest.raises(RemoteError):
+            await cluster.shop.pay("a" * 485, "pw-123456" * 10, {"number": "4111-1111"})
+    (line,) = lines()
+    assert "pw-1" not in line["text"]
+    assert line["text"].endswith("... (506 characters)")
+
+
 async def test_a_timeout_and_a_cancelled_call_have_an_outcome_of_their_own(
     config: dict[str, Any], lines: Any
 ) -> None:
