@@ -17,6 +17,7 @@ import pytest
 from aiorpc.cli.app import complete
 from aiorpc.cli.commands.parked import ACTIONS
 from aiorpc.config import resolve
+from aiorpc.parked.queues import ParkedQueue
 from aiorpc.parked.settling import AT_ONCE
 from aiorpc.transports import open_transport
 from tests.support.command_line import Done, Started, Terminal, invoke
@@ -221,6 +222,19 @@ def test_all_queues_are_replayed_and_the_management_api_lists_them(board: Board)
         assert (board.bodies(board.source), other.bodies(other.source)) == ([b"1", b"2"], [b"3"])
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("action", ["purge", "replay"])
+def test_a_dry_run_asks_too_where_each_look_counts(
+    action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = ParkedQueue("shop.parked", 1, cost="Each look counts.")
+    monkeypatch.setattr(
+        f"aiorpc.cli.commands.parked.{action}.find_some", lambda arguments, command: [queue]
+    )
+    done = invoke("parked", action, "shop", "--all", "--dry-run", "--broker", "amqp://127.0.0.1:1/")
+    assert done.code == 2
+    assert done.error.startswith("Each look counts. Go on? Nobody can be asked here")
 
 
 def test_memory_is_refused_because_nobody_else_can_reach_it() -> None:

@@ -46,13 +46,16 @@ def execute(arguments: argparse.Namespace) -> int:
     """Delete the messages, and return the exit status."""
     wanted = wanted_of(arguments)
     queues = find_some(arguments, "purge")
+    question = " ".join(queue.cost for queue in queues).strip()  # a dry run looks too
     if not arguments.dry_run:
         which = "all" if wanted.is_all else "the selected ones of"
         several = ", ".join(f"{times(queue.messages)} in {queue.name}" for queue in queues)
-        costs = " ".join(queue.cost for queue in queues)
-        if not agreed(arguments, f"{costs} Delete {which} {several}?".strip()):
-            print_note("nothing is deleted")
-            return ExitCode.OK
+        question = f"{question} Delete {which} {several}?".strip()
+    elif question:
+        question = f"{question} Go on?"
+    if question and not agreed(arguments, question):
+        print_note("nothing is deleted")
+        return ExitCode.OK
 
     def made(transport: Transport, queue: ParkedQueue) -> Purge:
         return Purge(transport, queue.name, wanted, dry=arguments.dry_run)
