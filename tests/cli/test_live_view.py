@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,16 @@ from rich.console import Console
 from aiorpc.cli.live_table import drawn
 from aiorpc.cli.live_view import Row, View, quantile, view_of
 from aiorpc.hosting.counts import bucket_of
-from aiorpc.hosting.discovery.shapes import EndpointData, EndpointInfo, EndpointStats, Info, Stats
+from aiorpc.hosting.discovery.shapes import (
+    UNREADABLE,
+    EndpointData,
+    EndpointInfo,
+    EndpointStats,
+    Info,
+    Stats,
+    answer_of,
+    encoded,
+)
 from tests.support.files import REPOSITORY
 
 
@@ -164,3 +174,16 @@ def test_the_screens_of_the_documentation_are_of_this_program(width: int, height
     assert 5 < len(lines) <= height
     assert max(map(len, lines)) <= width
     assert lines[1].split() == screen(view(1), width, height)[1].split(), "run docs/screens.py"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_requests", 10**400), ("num_requests", -1), ("data", {"durations": {"99999999": 1}})],
+)
+def test_a_foreign_answer_with_absurd_numbers_cannot_be_read(field: str, value: object) -> None:
+    """Its figures would overflow."""
+    own = json.loads(encoded(stats("1", 10, endpoint(3, durations={5: 1})), 10_000))
+    assert answer_of(json.dumps(own).encode()) == stats("1", 10, endpoint(3, durations={5: 1}))
+    own["endpoints"][0][field] = value
+    with pytest.raises(UNREADABLE):
+        answer_of(json.dumps(own).encode())

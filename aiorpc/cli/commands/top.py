@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections import Counter
@@ -72,12 +73,21 @@ def execute(arguments: argparse.Namespace) -> int:
             raise ConfigurationError("--stacks names the one service to show: leave out SERVICE")
         found = asyncio.run(_stacks_of(settings, arguments.stacks, arguments.wait))
         return _print_stacks(found, arguments.stacks, as_json=arguments.json)
-    with suppress(KeyboardInterrupt):
+    try:
         asyncio.run(_show(settings, arguments))
+    except KeyboardInterrupt:
+        return ExitCode.OK
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     return ExitCode.OK
 
 
 async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or another thread
+        # Without a handler, SIGTERM would leave the terminal without a cursor.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     interval, wait = arguments.interval, min(arguments.wait, arguments.interval)
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(

@@ -6,7 +6,7 @@ functions; no I/O.
 from __future__ import annotations
 
 import enum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -33,6 +33,11 @@ __all__ = [
 #: What msgspec raises for bytes that are no JSON, no UTF-8, or nested too deep.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+
+#: A number of calls or of nanoseconds; and the number of a bucket, up to the age of the universe. A
+#: foreign message may have any number, and no arithmetic with these overflows.
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Bucket: TypeAlias = Annotated[int, msgspec.Meta(ge=-200, le=500)]
 
 #: The metadata that aiorpc adds to that of the service class.
 _OWN = frozenset({"host", "pid", "worker", "aiorpc"})
@@ -93,7 +98,7 @@ class Listing(DiscoveryAnswer, frozen=True, kw_only=True):
     #: The attribute with the list.
     listed: ClassVar[str]
 
-    left_out: int = 0
+    left_out: Count = 0
 
 
 class EndpointInfo(msgspec.Struct, frozen=True):
@@ -137,9 +142,9 @@ class EndpointData(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     kind: str = ""
-    in_flight: int = 0
-    waiting: int = 0
-    durations: dict[int, int] = {}
+    in_flight: Count = 0
+    waiting: Count = 0
+    durations: dict[Bucket, Count] = {}
 
 
 class EndpointStats(msgspec.Struct, frozen=True):
@@ -155,11 +160,11 @@ class EndpointStats(msgspec.Struct, frozen=True):
 
     name: str
     queue: str | None
-    num_requests: int
-    num_errors: int
+    num_requests: Count
+    num_errors: Count
     last_error: str
-    processing_time: int
-    average_processing_time: int
+    processing_time: Count
+    average_processing_time: Count
     data: EndpointData = EndpointData()
 
     @property

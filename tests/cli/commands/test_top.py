@@ -163,8 +163,18 @@ def test_top_prints_tables_and_lines_of_json(
     assert "no instance of" in done.stderr
 
 
-def in_a_terminal(*words: str, width: int, height: int) -> str:
-    """What ``aiorpc *words`` writes to a terminal until Ctrl-C after its second frame."""
+def test_sigterm_gives_the_terminal_back(project: Project, rabbitmq_uri: str) -> None:
+    asked = ("top", project.name, "--interval", "0.1", "--broker", rabbitmq_uri)
+    written = in_a_terminal(*asked, width=80, height=24, until=signal.SIGTERM, code=143)
+    *_, last = written.split("METHOD")
+    assert "\x1b[?1049l" in last  # the screen from before
+    assert "\x1b[?25h" in last  # the cursor
+
+
+def in_a_terminal(
+    *words: str, width: int, height: int, until: signal.Signals = signal.SIGINT, code: int = 0
+) -> str:
+    """What ``aiorpc *words`` writes to a terminal until a signal after its second frame."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
@@ -176,10 +186,10 @@ def in_a_terminal(*words: str, width: int, height: int) -> str:
     with suppress(OSError):  # the end of the process
         while chunk := os.read(ours, 65536):
             if written.count(b"METHOD") < 2 <= (written + chunk).count(b"METHOD"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(until)
             written += chunk
     os.close(ours)
-    assert process.wait(PATIENCE) == 0, written
+    assert process.wait(PATIENCE) == code, written
     return written.decode()
 
 
