@@ -7,6 +7,7 @@ Does HTTP in threads. Each request has a time limit. Imports ``config`` and ``ex
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import ssl
@@ -27,6 +28,8 @@ __all__ = ["ListedQueue", "Management", "ManagementRefused"]
 
 #: Seconds for one step of a request: to connect, and to read from the socket.
 TIMEOUT = 5.0
+#: Seconds for a whole request. A large broker takes long for a page of its queues.
+WHOLE = 30.0
 #: The port of the plugin without TLS, and with TLS.
 _PORTS = {"http": 15672, "https": 15671}
 _PAGE = 500
@@ -92,6 +95,11 @@ class ListedQueue(msgspec.Struct, frozen=True):
         return rate
 
 
+class _Page(msgspec.Struct):
+    items: list[ListedQueue]
+    page_count: int
+
+
 class Management:
     """
     The management API of one broker.
@@ -125,13 +133,17 @@ class Management:
     async def queues(self, vhost: str) -> list[ListedQueue]:
         """Return all queues of *vhost*. Raises like :meth:`get`."""
         found: list[ListedQueue] = []
-        page, pages = 1, 1
-        while page <= pages:
-            answer = await self.get("queues", vhost, page=page, page_size=_PAGE)
-            pages = answer["page_count"]
-            found += msgspec.convert(answer["items"], list[ListedQueue], strict=False)
-            page += 1
-        return found
+        number = 1
+        while True:
+            answer = await self.get("queues", vhost, page=number, page_size=_PAGE)
+            try:
+                page = msgspec.convert(answer, _Page, strict=False)
+            except msgspec.ValidationError as error:
+                raise self._is_another() from error
+            found += page.items
+            number += 1
+            if number > page.page_count or not page.items:
+                return found
 
     async def ahead(self) -> tuple[float, float]:
         """
@@ -152,7 +164,8 @@ class Management:
         target = f"{self._path}/api/{'/'.join(quote(part, safe='') for part in path)}"
         target += f"?{urlencode(query)}" if query else ""
         try:
-            status, body, date = await in_thread(self._exchange, target)
+            async with asyncio.timeout(WHOLE):
+                status, body, date = await in_thread(self._exchange, target)
         except (OSError, http.client.HTTPException) as error:
             reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             raise ConnectionLost(
@@ -164,9 +177,12 @@ class Management:
         try:
             return msgspec.json.decode(body), None if date is None else parsedate_to_datetime(date)
         except ValueError as error:
-            raise ConfigurationError(
-                f"{self.url} does not answer as RabbitMQ's management API does: name its address"
-            ) from error
+            raise self._is_another() from error
+
+    def _is_another(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.url} does not answer as RabbitMQ's management API does: name its address"
+        )
 
     def _exchange(self, target: str) -> tuple[int, bytes, str | None]:
         connection: http.client.HTTPConnection
@@ -178,8 +194,8 @@ class Management:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
         try:
             connection.request("GET", target, headers={"Authorization": self._authorization})
-            response = connection.getresponse()
-            return response.status, response.read(), response.headers.get("Date")
+            with connection.getresponse() as response:
+                return response.status, response.read(), response.headers.get("Date")
         finally:
             connection.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -46,6 +48,43 @@ async def test_nobody_answers() -> None:
 async def test_something_else_answers() -> None:
     with fake_api({"nodes": b"<html>"}) as url, pytest.raises(ConfigurationError, match="does not"):
         await Management(url, SETTINGS).get("nodes")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, [], {"page_count": "x", "items": []}, {"page_count": 1, "items": [{"name": 1}]}],
+)
+async def test_queues_in_another_shape_are_an_error(answer: object) -> None:
+    with (
+        fake_api({"queues/%2F": answer}) as url,
+        pytest.raises(ConfigurationError, match="does not answer as RabbitMQ's management API"),
+    ):
+        await Management(url, SETTINGS).queues("/")
+
+
+async def test_the_last_page_of_queues_is_an_empty_one_too() -> None:
+    with fake_api({"queues/%2F": {"page_count": 10**9, "items": []}}) as url:
+        assert await Management(url, SETTINGS).queues("/") == []
+
+
+async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiorpc.management.WHOLE", 0.2)
+    ended = threading.Event()
+
+    def answer() -> None:
+        connection, _ = api.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not ended.wait(0.05):  # each step is shorter than TIMEOUT
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConnectionLost, match="no answer in time"):
+            await Management(f"http://127.0.0.1:{api.getsockname()[1]}", SETTINGS).get("nodes")
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(

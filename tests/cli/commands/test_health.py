@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -76,6 +76,26 @@ def test_no_answer_is_not_alive(closed_port: int) -> None:
         done = invoke("health", "--admin", address, "--timeout", "0.05")
     assert done.code == 1
     assert "timed out" in done.stdout
+
+
+def test_an_answer_that_never_ends_is_not_ready() -> None:
+    ended = threading.Event()
+
+    def answer() -> None:
+        connection, _ = other.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not ended.wait(0.05):  # each step is shorter than the time limit
+                connection.sendall(b"1")
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = invoke("health", "--admin", address, "--timeout", "0.2")
+        ended.set()
+        thread.join()
+    assert (done.code, "timed out" in done.stdout) == (1, True)
 
 
 def test_an_answer_of_something_else_is_not_ready() -> None:
