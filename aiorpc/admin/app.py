@@ -5,15 +5,13 @@ broker: neither probe waits for anything.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ..blocking import in_thread
 from ..hosting.report import Report
 from ..logs import logger
 
@@ -74,29 +72,11 @@ class AdminApp:
                 404,
             )
         try:
-            text = await _in_thread(self._metrics)
+            text = await in_thread(self._metrics)
         except Exception:
             log.exception("the metrics could not be collected")
             return _text("The metrics could not be collected: the log has the reason.", 500)
         return Response(text, headers={"content-type": _PROMETHEUS, **_NOT_CACHED})
-
-
-async def _in_thread(function: Callable[[], bytes]) -> bytes:
-    """
-    Return the result of *function*, which runs in a daemon thread: the probes are answered
-    meanwhile, and a process does not wait for it at its end, as it would for a thread of asyncio.
-    """
-    done: Future[bytes] = Future()
-    done.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            done.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised in the loop
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="aiorpc metrics", daemon=True).start()
-    return await asyncio.wrap_future(done)
 
 
 def _probe(ok: bool, report: Report) -> Response:

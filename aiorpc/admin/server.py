@@ -55,9 +55,7 @@ class AdminServer(AbstractContextManager["AdminServer"]):
         self._app = AdminApp(status, metrics)
         self._listens: Future[str] = Future()
         # A daemon: a scrape that hangs must not hold the process.
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve()), name="aiorpc admin", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="aiorpc admin", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -69,15 +67,19 @@ class AdminServer(AbstractContextManager["AdminServer"]):
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(2 * _CLOSE_WITHIN)
 
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._listens.done():
+                raise
+            self._listens.set_exception(error)  # raised at the start of the block
+
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        try:
-            listener = await Listener.open(
-                self._app, self._address, key="ADMIN_ADDRESS", max_headers=_MAX_HEADERS
-            )
-        except BaseException as error:  # noqa: BLE001 - raised at the start of the block
-            self._listens.set_exception(error)
-            return
+        listener = await Listener.open(
+            self._app, self._address, key="ADMIN_ADDRESS", max_headers=_MAX_HEADERS
+        )
         self._listens.set_result(listener.url)
         await self._stop.wait()
         await listener.aclose(_CLOSE_WITHIN)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Coroutine
+from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +35,21 @@ def test_an_address_in_use_is_an_error_at_the_start() -> None:
             AdminServer(address, lambda: READY),
         ):
             pass
+
+
+def test_a_loop_that_does_not_start_is_an_error_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(serving: Coroutine[Any, Any, None]) -> None:
+        serving.close()
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("aiorpc.admin.server.asyncio.run", run)
+    with (
+        pytest.raises(OSError, match="too many open files"),
+        AdminServer("127.0.0.1:0", lambda: READY),
+    ):
+        pass
 
 
 def test_a_scrape_that_hangs_delays_no_probe() -> None:
