@@ -47,6 +47,7 @@ KINDS = {
     "cut": 4,
     "cut at": 9,
     "half-open": 2,
+    "deaf": 5,
     "crash": 2,
     "crash at": 4,
     "crash twice": 2,
@@ -130,6 +131,10 @@ def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
             where = "broker"
         elif kind == "half-open":
             length = 0.5 + 8 * draw()
+        elif kind == "deaf":
+            length = 0.1 + draw() ** 2
+            if draw() < 0.6:
+                where = one_of(clients)
         elif kind == "skew":
             length = (draw() - 0.5) * 4.8
             at = 0.0
@@ -237,6 +242,11 @@ class Faults:
     def _cut(self, fault: Fault, link: Link | None) -> None:
         world = self._world
         broker_notices = process_notices = 0.0
+        if fault.kind == "deaf":
+            world.ledger.trouble(fault.kind, fault.where, fault.seconds)
+            for each in world.links_of(fault.where):
+                each.deafen(fault.seconds)
+            return
         if fault.kind == "half-open":
             broker_notices, process_notices = fault.seconds, 0.2 * fault.chance[0]
             if fault.chance[1] < 0.5:

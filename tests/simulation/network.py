@@ -270,7 +270,7 @@ class Link:
         self.on_blocked: Callable[[], None] = lambda: None
         self._lanes: list[Lane] = []
         self.severed = False
-        self._open = False
+        self._open = self._deaf = False
 
     @property
     def here(self) -> bool:
@@ -340,6 +340,7 @@ class Link:
         self._lanes += up, down
         if self.severed:
             up.sever(0.0)
+        if self.severed or self._deaf:
             down.sever(0.0)
         return up, down
 
@@ -400,6 +401,16 @@ class Link:
             self.closed(lanes)
 
     # --- the end
+
+    def deafen(self, seconds: float) -> None:
+        """Lose what the broker sends from now on, and the link after *seconds*."""
+        if not (self.severed or self._deaf):
+            self._deaf = True
+            for lane in self._lanes:
+                if not lane._up:
+                    lane.sever(self.random())
+            when = self.network.loop.time() + seconds
+            self.network.loop.call_at(when, self.cut, context=self.network.server.context)
 
     def cut(
         self,
