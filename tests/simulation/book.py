@@ -118,6 +118,11 @@ class Book:
                 "overcounted", key, f"counts {attempts} attempts, and {seen.lost} deliveries failed"
             )
 
+    def sends(self, exchange: str, message: Message) -> None:
+        """A process writes a message."""
+        if exchange == "shop.events" and message.body.startswith(b'{"number"'):
+            self._ledger.publishing(json.loads(message.body)["number"])
+
     def acked(self, queue: MemoryQueue, entry: Entry) -> None:
         """The broker reads the ack of *entry*."""
         seen = self._settled(queue, entry)

@@ -202,6 +202,7 @@ class Peer:
                 kind = "copy"
             else:
                 kind = "answer" if self._consumes else "publish"
+            self.link.network.book.sends(sent[0], sent[2])
             send(kind, self._publish, *sent)
         elif method == ACK:
             tag, multiple = _TAG_AND_BITS(frames, at)

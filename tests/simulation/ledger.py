@@ -114,12 +114,14 @@ class Event:
     Attributes:
         due: whether the queues of all handlers existed when the event was sent, and still do.
         confirmed: when the broker had confirmed the event.
+        cancelled: whether its publisher was cancelled before.
     """
 
     number: int
     began: float
     due: bool
     confirmed: float | None = None
+    cancelled: bool = False
     runs: dict[str, list[Run]] = field(default_factory=dict)
 
 
@@ -255,6 +257,11 @@ class Ledger:
         fault = self._error_fault(call, error)
         if fault:
             self.violated("wrong error", f"{call} {fault}: {type(error).__name__}: {error}")
+
+    def publishing(self, number: int) -> None:
+        """A process sends an event."""
+        if self.events[number].cancelled:
+            self.violated("not retracted", f"event {number} is sent after its publisher's end")
 
     # --- streams
 

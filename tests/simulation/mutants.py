@@ -132,7 +132,7 @@ MUTANTS = [
         "        return True\n",
     ),
     Mutant(
-        "a cancelled call that waits for a connection is not retracted",
+        "a cancelled message that waits for a connection is not retracted",
         "aiorpc.transports.outbox",
         "        outgoing.retracted()\n        return self.outbox.discard(outgoing)\n",
         "        return False\n",

@@ -74,6 +74,10 @@ class Book(Protocol):
         """The broker reads a message of *process*, and puts it into *queues*."""
         ...
 
+    def sends(self, exchange: str, message: Message) -> None:
+        """A process writes a message."""
+        ...
+
     def acked(self, queue: MemoryQueue, entry: Entry) -> None:
         """The broker reads the ack of *entry*."""
         ...

@@ -164,7 +164,11 @@ async def _nested(service: Any, child: dict[str, Any]) -> None:
 async def _dispatch(service: Any, ledger: Ledger) -> None:
     event = ledger.dispatching()
     ledger.tell(PROCESS.get(), f"dispatches event {event.number}")
-    await service.dispatch("sold", {"number": event.number})
+    try:
+        await service.dispatch("sold", {"number": event.number})
+    except BaseException:
+        event.cancelled = True
+        raise
     event.confirmed = ledger.now()
 
 
