@@ -193,10 +193,17 @@ class Binder:
             elif each.required:
                 raise BadArguments(f"{self._name}: {self._missing(each)}")
         if members and (not self._takes_more or self._reserved.intersection(members)):
-            unknown = ", ".join(repr(each[:60]) for each in list(members)[:5])
-            raise BadArguments(f"{self._name}: the body has unknown members: {unknown}")
+            raise BadArguments(f"{self._name}: {self._left(members, request)}")
         for name, value in members.items():
             arguments.setdefault(name, value)
+
+    def _left(self, members: Mapping[str, Any], request: HttpRequest) -> str:
+        """Return why *members* are no arguments."""
+        names = [each.name for each in self._others if each.name in request.query_params]
+        if twice := [each for each in names if each in members]:
+            return f"the argument {twice[0]!r} is in the query and in the JSON body: send it once"
+        unknown = ", ".join(repr(each[:60]) for each in list(members)[:5])
+        return f"the body has unknown members: {unknown}"
 
     def _missing(self, source: _Source) -> str:
         if source is self._whole:

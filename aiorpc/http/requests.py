@@ -218,7 +218,7 @@ def json_body(request: HttpRequest) -> Any:
     except RecursionError:
         raise MalformedRequest("the body is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise MalformedRequest(f"the body is no JSON: {exc}") from None
+        raise MalformedRequest(f"the body is no JSON in UTF-8: {exc}") from None
 
 
 def _too_large(most: int) -> HTTPException:

@@ -169,6 +169,15 @@ async def test_values_of_the_path_and_the_query_are_converted(path: str, found: 
             (400, "shop.sell: the body has unknown members: 'titel'"),
         ),
         (
+            "/sell?title=Emma",
+            {"title": "Emma"},
+            (
+                400,
+                "shop.sell: the argument 'title' is in the query and in the JSON body: send it "
+                "once",
+            ),
+        ),
+        (
             "/sell",
             [1],
             (400, "shop.sell: the body must be a JSON object with the arguments, got list"),
@@ -209,7 +218,13 @@ async def test_the_request_may_come_with_further_arguments() -> None:
         (b"", "application/json", 400, "the JSON body is missing, which is the argument 'order'"),
         (b"{", "application/json", 400, "the body is no JSON"),
         (b'{"title": NaN}', "application/json", 400, "the body is no JSON"),
-        (b'{"title": "\xff"}', "application/json", 400, "the body is no JSON"),
+        (b'{"title": "\xff"}', "application/json", 400, "the body is no JSON in UTF-8"),
+        (
+            '{"title": "a"}'.encode("utf-16"),
+            "application/json",
+            400,
+            "the body is no JSON in UTF-8",
+        ),
         (b"[" * 100_000, "application/json", 400, "nested too deep"),
         (b'{"title": "a"}', "application/vnd.shop+json; charset=utf-8", 200, ""),
         (b'{"title": "a"}', "text/plain", 415, "The body must be JSON"),

@@ -149,7 +149,7 @@ async def test_wrong_arguments_never_reach_the_broker(visitor: httpx.AsyncClient
 @pytest.mark.parametrize(
     ("content", "detail"),
     [
-        (b"{", "the body is no JSON: Input data was truncated"),
+        (b"{", "the body is no JSON in UTF-8: Input data was truncated"),
         (b"\xff", "the body is no JSON"),
         (b'{"title": NaN}', "the body is no JSON"),
         (b"[1]", "must be a JSON object of arguments by name, got list"),

@@ -123,8 +123,8 @@ def _write_other(value: Any, depth: int) -> bytes:
         if isinstance(value, kind):
             return write(value, depth)
     raise Unwritable(
-        f"is a {type(value).__name__}, which AMQP headers cannot hold; they hold str, bytes, bool, "
-        "int, float, Decimal, datetime, None, and lists and dicts of these"
+        f"has the type {type(value).__name__}, which AMQP headers cannot hold: send str, bytes, "
+        "bool, int, float, Decimal, datetime, None, or lists and dicts of these"
     )
 
 
