@@ -24,6 +24,8 @@ KEEP_ALIVE = 15.0
 
 _JSON = "application/json"
 
+_WITHOUT_BODY = frozenset((204, 304))
+
 #: RFC 9110: the name of a header, and what its value may not contain.
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -57,7 +59,8 @@ def response_of(result: Any, *, events: bool = False) -> Response:
 
 def checked(response: Any, *, bodiless: bool = False) -> Response:
     """
-    Return *response*, which a server can send. The server would otherwise cut the connection.
+    Return *response*, which a server can send. The server would otherwise cut the connection. A
+    body that the status forbids is left out, as by werkzeug.
 
     Args:
         bodiless: the response has no body, and the length of another one: an answer to HEAD.
@@ -75,6 +78,8 @@ def checked(response: Any, *, bodiless: bool = False) -> Response:
             f"the response has the status {status!r}: give an int from 200 to 599. A tuple that "
             "begins with an int is (status, body); return a list if it is JSON"
         )
+    if status in _WITHOUT_BODY and hasattr(response, "body"):
+        response.body = b""
     for name, value in response.raw_headers:
         if not _NAME.fullmatch(name):
             raise TypeError(
@@ -86,7 +91,7 @@ def checked(response: Any, *, bodiless: bool = False) -> Response:
                 f"the header {name.decode('latin-1')!r} of the response has a line break or "
                 "another control character: remove it"
             )
-        if name.lower() == b"content-length" and not bodiless and status not in (204, 304):
+        if name.lower() == b"content-length" and not bodiless and status not in _WITHOUT_BODY:
             _check_length(value, getattr(response, "body", None))
     return response
 

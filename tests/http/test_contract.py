@@ -202,6 +202,28 @@ async def test_a_response_that_no_server_can_send_is_answered_with_500_and_rolls
     assert not committed
 
 
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_body_that_the_status_forbids_is_left_out(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Shop:
+        name = "shop"
+
+        @http("GET", "/tuple")
+        async def tuple(self) -> Any:
+            return status, {"deleted": True}
+
+        @http("GET", "/response")
+        async def response(self) -> Response:
+            return JSONResponse({"deleted": True}, status)
+
+    async with serving(Shop) as (_, client):
+        for path in ("/tuple", "/response"):
+            response = await client.get(path)
+            assert (response.status_code, response.content) == (status, b"")
+    assert not caplog.records
+
+
 async def test_a_wrong_status_of_an_error_or_of_a_middleware_is_answered_with_500() -> None:
     async def refuses(call: Any, handler: Any) -> Any:
         return (999, "no") if call.kwargs.get("refuse") else await handler(call)
