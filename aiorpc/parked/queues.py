@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, ConnectionLost
 from ..hosting.discovery.asking import discover
 from ..management import ListedQueue
-from ..transports.base import Transport
+from ..transports.base import State, Transport
 from ..wire.message import name_fault
 from ..wire.names import PARKED_SUFFIX, parked_queue, rpc_queue_name
 from .reading import count
@@ -97,20 +97,31 @@ async def find_queues(
         known: Iterable[str] = listed or ()
         if listed is None:
             known, found.incomplete = await _of_services(transport, wait)
-        asked |= {
-            each
-            for each in known
-            if each.endswith(PARKED_SUFFIX) and (not names or _fits(each, patterns))
-        }
-    for queue in sorted(asked):
-        messages = await count(transport, queue)
-        if messages is not None:
-            found.queues.append(ParkedQueue(queue, messages))
-            if messages:
-                await _add_cost(transport, found.queues[-1], (listed or {}).get(queue))
-        elif queue in exact:
-            found.missing.append(queue)
+        asked |= {each for each in known if _fits(each, patterns or [f"*{PARKED_SUFFIX}"])}
+    for name in sorted(asked):
+        try:
+            queue = await _looked_at(transport, name, (listed or {}).get(name))
+        except ConnectionLost as error:
+            if len(asked) == 1 or transport.state is not State.CONNECTED:
+                raise
+            queue = ParkedQueue(name, 0, note=f"not looked at: {error}")
+        if queue is not None:
+            found.queues.append(queue)
+        elif name in exact:
+            found.missing.append(name)
     return found
+
+
+async def _looked_at(
+    transport: Transport, name: str, listed: ListedQueue | None
+) -> ParkedQueue | None:
+    messages = await count(transport, name)
+    if messages is None:
+        return None
+    queue = ParkedQueue(name, messages)
+    if messages:
+        await _add_cost(transport, queue, listed)
+    return queue
 
 
 def _pattern(name: str) -> str:
@@ -118,7 +129,8 @@ def _pattern(name: str) -> str:
 
 
 def _fits(queue: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(queue, pattern) for pattern in patterns)
+    fits = any(fnmatch.fnmatchcase(queue, pattern) for pattern in patterns)
+    return fits and queue.endswith(PARKED_SUFFIX)
 
 
 async def _add_cost(transport: Transport, queue: ParkedQueue, listed: ListedQueue | None) -> None:

@@ -71,6 +71,8 @@ class Look(msgspec.Struct):
     groups: list[Group]
     #: Each wanted message, if they are asked for.
     rows: list[OneMessage] = []
+    #: Why the queue cannot be read; empty if it can.
+    trouble: str = ""
 
 
 async def look(

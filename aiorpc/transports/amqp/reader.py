@@ -21,7 +21,7 @@ from contextlib import suppress
 import aiormq
 
 from ...context import new_id
-from ...exceptions import ConnectionLost
+from ...exceptions import ConfigurationError, ConnectionLost
 from ...wire.message import Message
 from ...wire.names import UNREADABLE
 from ..base import Delivery, QueueState, Received
@@ -39,6 +39,8 @@ __all__ = ["AmqpReader", "ReaderChannel"]
 SILENCE = 0.2
 #: From this version on, a ``basic.nack`` is not a failed delivery.
 _NACK_IS_FREE = (4, 3)
+#: AMQP's reply code ``access-refused``.
+_NO_ACCESS = 403
 #: The delivery limit of a quorum queue without an argument, from RabbitMQ 4.0 on.
 _DEFAULT_LIMIT = 20
 
@@ -123,7 +125,7 @@ class AmqpReader(Reader):
                 await self._come(channel, most)
                 await channel.request(end)
         except Refused as refused:
-            raise misdeclared(f"queue {self.queue!r} on {self._link.url}", refused) from None
+            raise _misread(f"queue {self.queue!r} on {self._link.url}", refused) from None
         except (OSError, TimeoutError) as error:
             raise ConnectionLost(f"{self._link.url}: {reason(error)}") from error
         return self._taken
@@ -172,11 +174,22 @@ class AmqpReader(Reader):
                 return
             if silent >= ANSWER_TIMEOUT:
                 raise ConnectionError(
-                    f"queue {self.queue!r} delivers none of its messages: its node is down, or "
-                    "another consumer is its single active consumer"
+                    f"queue {self.queue!r} delivers none of its messages: its node is down, "
+                    "another consumer is its single active consumer, or it is a stream"
                 )
         if not channel.open:
             raise channel.ended.result() or ConnectionError("the channel was closed")
+
+
+def _misread(what: str, refused: Refused) -> ConfigurationError:
+    """Return the error for *what*, from which the broker lets us not consume."""
+    if "in exclusive use" in refused.text:
+        advice = "another consumer has it alone, so it cannot be read: stop that consumer first"
+    elif refused.code == _NO_ACCESS:
+        advice = "the user lacks the permission to read it"
+    else:
+        return misdeclared(what, refused)
+    return ConfigurationError(f"{what}: {advice} ({refused})")
 
 
 def _cost(refusal: str, version: tuple[int, ...]) -> LookCost:

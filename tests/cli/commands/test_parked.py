@@ -7,11 +7,12 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import aio_pika
 import pytest
 
 from aiorpc.cli.app import complete
@@ -25,6 +26,18 @@ from tests.support.management import fake_api
 from tests.support.parked import Yard
 
 T = TypeVar("T")
+
+
+@asynccontextmanager
+async def aio_pika_consumer(uri: str, *, queue: str, exclusive: bool) -> AsyncIterator[None]:
+    async def received(message: object) -> None: ...
+
+    async with await aio_pika.connect(uri) as connection:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=1)
+        there = await channel.get_queue(queue)
+        await there.consume(received, exclusive=exclusive)
+        yield
 
 
 class Board:
@@ -115,6 +128,25 @@ def test_ls_counts_without_reading(board: Board) -> None:
     assert done.stdout == f"{board.parked}: 2 messages\n"
     first = board.do(lambda yard: yard.all(yard.parked))[0]
     assert not first.redelivered
+
+
+def test_a_queue_that_cannot_be_read_does_not_end_the_list(board: Board) -> None:
+    other = Board(board.uri)
+    try:
+        board.park(b"1", b"2")
+        other.park(b"3")
+
+        async def listed(yard: Yard) -> Done:
+            alone = {"queue": board.parked, "exclusive": True}
+            async with aio_pika_consumer(board.uri, **alone):
+                return await asyncio.to_thread(board.run, "ls", board.source, other.source)
+
+        done = board.do(listed)
+        assert done.code == 1
+        assert f"{other.parked}: 1 message\n" in done.stdout
+        assert "another consumer has it alone" in done.stderr
+    finally:
+        other.close()
 
 
 def test_a_name_without_a_parked_queue_is_a_note_of_ls_and_an_error_of_the_others(

@@ -12,10 +12,12 @@ from typing import Literal
 
 import msgspec
 
+from ....exceptions import ConfigurationError, ConnectionLost
 from ....logs import one_line
 from ....parked.messages import Group, OneMessage, Selection
 from ....parked.queues import ParkedQueue
 from ....parked.reading import Look, look
+from ....transports.base import State
 from ...output import ExitCode, print_json, print_note
 from ...parked_queues import (
     add_connection,
@@ -82,7 +84,10 @@ def execute(arguments: argparse.Namespace) -> int:
             print_note(f"this may be incomplete: {found.incomplete}")
     for name in found.missing:
         print_note(f"no queue {name}: nothing was parked there")
-    return ExitCode.OK
+    troubles = [each.trouble for each in looks if each.trouble]
+    for trouble in troubles:
+        print_note(f"not read: {trouble}")
+    return ExitCode.FAILED if troubles else ExitCode.OK
 
 
 async def _look_at_all(
@@ -93,7 +98,12 @@ async def _look_at_all(
         for queue in queues:
             limit = 0 if arguments.count or queue.name in unread else arguments.limit
             wanted = Selection(method=arguments.method, error=arguments.error)
-            seen = await look(transport, queue.name, limit, wanted, each=arguments.messages)
+            try:
+                seen = await look(transport, queue.name, limit, wanted, each=arguments.messages)
+            except (ConfigurationError, ConnectionLost) as error:
+                if transport.state is not State.CONNECTED:
+                    raise
+                seen = Look(queue.name, queue.messages, 0, [], trouble=str(error))
             if seen is not None:
                 looks.append(seen)
     return looks
