@@ -58,5 +58,7 @@ def shared_metrics(settings: Settings) -> Iterator[SharedMetrics | None]:
 def refresh() -> None:
     """Write the gauges of this process to the folder, if its services have metrics."""
     metrics = sys.modules.get("aiorpc.middleware.prometheus")
-    if metrics is not None and os.environ.get(_FOLDER):
-        metrics.refresh()
+    # The main thread may be importing the module just now: then it has no function yet.
+    write = getattr(metrics, "refresh", None)
+    if write is not None and os.environ.get(_FOLDER):
+        write()
