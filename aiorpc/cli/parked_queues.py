@@ -288,14 +288,15 @@ def report(arguments: argparse.Namespace, settled: Sequence[Settled], verb: str)
             print(line, flush=True)
             for place, number in each.to.items():
                 print(f"  {number:,} to {one_line(place)}", flush=True)
-        _note_rest(each)
+        _note_rest(each, gone=0 if arguments.dry_run else each.done)
     if any(each.ended == INTERRUPTED for each in settled):
         return ExitCode.INTERRUPTED
     is_whole = not any(each.failed or each.missing or each.ended for each in settled)
     return ExitCode.OK if is_whole else ExitCode.FAILED
 
 
-def _note_rest(settled: Settled) -> None:
+def _note_rest(settled: Settled, gone: int) -> None:
+    """Print why messages stay, after *gone* have left the queue."""
     for failure in settled.failed[:MOST_FAILURES]:
         reason = one_line(" ".join(failure.reason.split()), 500)
         print_note(f"message {failure.position} ({failure.id}) stays: {reason}")
@@ -303,7 +304,7 @@ def _note_rest(settled: Settled) -> None:
         print_note(f"{len(settled.failed) - MOST_FAILURES:,} more stay; --json lists all")
     for name in settled.missing:
         print_note(f"no message {name}: `aiorpc parked ls --messages` lists them")
-    came = settled.left - settled.messages + settled.done
+    came = settled.left - settled.messages + gone
     if came > 0 and settled.done == settled.messages:
         print_note(f"{times(came)} came into {settled.queue} meanwhile, and stay there")
     if settled.ended:
