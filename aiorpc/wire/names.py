@@ -6,6 +6,7 @@ No other file makes such names. If Nameko has the same exchange, queue or header
 
 from __future__ import annotations
 
+import re
 from zlib import crc32
 
 from ..context import new_id
@@ -53,6 +54,7 @@ __all__ = [
     "UNBOUNDED_CANCEL",
     "UNREADABLE",
     "cancel_queue",
+    "delay_of",
     "delay_queue",
     "discovery_answers_queue",
     "discovery_queue",
@@ -111,6 +113,7 @@ PARKED_HEADERS = frozenset(
 )
 #: The end of the name of each parked queue.
 PARKED_SUFFIX = ".parked"
+_DELAYED = re.compile(r"\.retry-(\d+)ms$")
 #: The queues that dead-lettered a message.
 DEATHS = "x-death"
 #: The number of failed deliveries of a message by a quorum queue. A first delivery has no count.
@@ -215,6 +218,12 @@ def delay_queue(queue: Queue, delay: int) -> Queue:
         arguments=arguments,
         accept_existing=True,
     )
+
+
+def delay_of(queue: str) -> int | None:
+    """Return the milliseconds that messages wait in a :func:`delay_queue`; ``None`` for others."""
+    found = _DELAYED.search(queue)
+    return None if found is None else int(found[1])
 
 
 def _beside(queue: str, suffix: str) -> str:

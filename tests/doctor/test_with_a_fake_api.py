@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiorpc.config import parse_broker_urls
 from aiorpc.doctor.checks.broker import _refused
 from aiorpc.doctor.contacts import Login
+from aiorpc.doctor.findings import Severity
 from aiorpc.transports.amqp.conversation import Refused
-from tests.support.doctor import Broken, Setup, broken, expect, setups
+from tests.support.doctor import Broken, Setup, broken, diagnosed, expect, setups
 from tests.support.management import fake_api
 
 TOLD: list[Broken] = []
@@ -108,6 +110,30 @@ async def a_mirrored_queue(url: str) -> AsyncIterator[Setup]:
     queue = {"name": "rpc-shop", "effective_policy_definition": {"ha-mode": "all"}}
     async for setup in _told(url, queues=[queue]):
         yield setup
+
+
+@broken(TOLD, "messages-expire", "evt-stock-empty--shop.refill.retry-60000ms")
+async def a_policy_that_shortens_the_wait_for_the_next_attempt(url: str) -> AsyncIterator[Setup]:
+    queue = {
+        "name": "evt-stock-empty--shop.refill.retry-60000ms",
+        "arguments": {"x-message-ttl": 60_000, "x-dead-letter-exchange": ""},
+        "effective_policy_definition": {"message-ttl": 1000},
+    }
+    async for setup in _told(url, queues=[queue]):
+        yield setup
+
+
+async def test_the_wait_for_the_next_attempt_is_no_finding() -> None:
+    queue = {
+        "name": "evt-stock-empty--shop.refill.retry-500ms",
+        "arguments": {"x-message-ttl": 500, "x-dead-letter-exchange": ""},
+        "consumers": 0,
+    }
+    setups_of = asynccontextmanager(_told)
+    async with setups_of("amqp://127.0.0.1:1/", queues=[queue]) as given:
+        findings = await diagnosed(given.config, management=given.management)
+    about = [each for each in findings if each.subject == queue["name"]]
+    assert {each.severity for each in about} == {Severity.OK}
 
 
 @setups(TOLD)

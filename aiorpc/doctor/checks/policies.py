@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...management import ListedQueue
-from ...wire.names import parked_queue
+from ...wire.names import delay_of, parked_queue
 from ..case import Case
 from ..findings import Finding, FindingKind, Severity, not_checked, ok
 from ..registry import check
@@ -86,6 +86,8 @@ async def policies(case: Case) -> AsyncGenerator[Finding]:
             key = limit.removeprefix("x-")
             if limits.get(key) == ours:
                 del limits[key]  # the configuration asks for it
+        if limits.get("message-ttl") == delay_of(name):
+            limits.pop("message-ttl", None)  # messages wait there for their next attempt
         found = list(_judged(case, name, limits, exchanges))
         for each in found:
             yield each

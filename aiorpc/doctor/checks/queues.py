@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 
 from ...management import ListedQueue
 from ...transports.amqp.conversation import Refused
-from ...wire.names import parked_queue
+from ...wire.names import delay_of, parked_queue
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
 from ..findings import Finding, FindingKind, NotChecked, Severity, counted, not_checked, ok
 from ..registry import check
@@ -25,8 +24,6 @@ _MISSING = 404
 #: Queues with these beginnings belong to services of Nameko and aiorpc.
 _OURS = ("rpc-", "evt-")
 _PARKED = parked_queue("").name
-#: The ends of queues that nobody consumes: of parked messages, and of delayed ones.
-_RESTING = re.compile(rf"({re.escape(_PARKED)}|\.retry-\d+ms)$")
 
 DOWN = FindingKind(
     "queue-down",
@@ -112,7 +109,8 @@ async def _asked(case: Case, name: str) -> Finding:
 
 def _is_consumed(case: Case, name: str) -> bool:
     known = {each.queue.name: each.consumed for needs in case.needs for each in needs.lasting}
-    return known.get(name, _RESTING.search(name) is None)
+    rests = name.endswith(_PARKED) or delay_of(name) is not None
+    return known.get(name, not rests)
 
 
 async def _listed(case: Case) -> Mapping[str, ListedQueue]:
