@@ -246,17 +246,34 @@ def test_face_equals_all() -> None:
     assert public | {"__version__"} == set(aiorpc.__all__)
 
 
-def test_import_is_lean() -> None:
-    """``import aiorpc`` pulls in no command line, no database, no broker client."""
+def loaded(code: str, modules: set[str]) -> list[str]:
+    """Return which of *modules* a new Python has after *code*."""
     import subprocess
     import sys
 
-    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "uvicorn", "pytest", "aio_pika", "yaml"}
-    code = f"import sys, aiorpc; print(sorted({heavy!r} & set(sys.modules)))"
+    code = f"import sys; {code}; print(*sorted({modules!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
+
+
+def test_import_is_lean() -> None:
+    """``import aiorpc`` pulls in no command line, no database, no broker client."""
+    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "uvicorn", "pytest", "aio_pika", "yaml"}
+    assert loaded("import aiorpc", heavy) == []
+
+
+def test_a_host_loads_nothing_that_only_tools_use() -> None:
+    tools = {
+        *("aiorpc.transports.amqp.reader", "aiorpc.transports.memory.reader", "aiorpc.management"),
+        *("aiorpc.hosting.discovery.asking", "aiorpc.hosting.discovery.stacks", "aiorpc.parked"),
+        *("aiorpc.admin", "aiorpc.doctor", "aiorpc.hosting.processes", "aiorpc.cli.live_view"),
+        *("prometheus_client", "opentelemetry", "rich", "starlette", "uvicorn"),
+    }
+    host = "import aiorpc.cli.serving, aiorpc.transports.amqp.transport"
+    code = f"{host}, aiorpc.transports.memory.transport, aiorpc.entrypoints.rpc"
+    assert loaded(code, tools) == []
 
 
 # Size and names

@@ -34,13 +34,14 @@ def settings_of_run(arguments: argparse.Namespace) -> Settings:
 def admin_address(
     settings: Settings,
     status: Callable[[], Report],
-    metrics: Callable[[], bytes] | None = None,
+    metrics: Callable[[], Callable[[], bytes] | None],
 ) -> AbstractContextManager[object]:
     """
     Serve ``ADMIN_ADDRESS`` inside the block; do nothing if *settings* have none.
 
     Args:
-        status, metrics: see :class:`aiorpc.admin.AdminServer`.
+        status: see :class:`aiorpc.admin.AdminServer`.
+        metrics: returns the *metrics* of the server; called only if there is an address.
 
     Raises:
         ConfigurationError: the extra ``http`` is missing, or at the start of the block the address
@@ -52,7 +53,7 @@ def admin_address(
         from ..admin import AdminServer
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"ADMIN_ADDRESS: {error}") from None
-    return AdminServer(settings.admin_address, status, metrics)
+    return AdminServer(settings.admin_address, status, metrics())
 
 
 def metrics_of_process() -> Callable[[], bytes] | None:

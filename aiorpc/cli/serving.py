@@ -50,7 +50,7 @@ def run_services(arguments: argparse.Namespace) -> int:
         settings,
         fail_fast=arguments.fail_fast,
         report=partial(report, debug=arguments.debug),
-        beside=lambda serving: admin_address(settings, serving.status, metrics_of_process()),
+        beside=lambda serving: admin_address(settings, serving.status, metrics_of_process),
     )
     set_up_logging(settings)
     return serving.run(load_services(arguments.modules))

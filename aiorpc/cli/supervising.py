@@ -50,7 +50,7 @@ def run_workers(arguments: argparse.Namespace) -> int:
         collect, bury = (None, None) if metrics is None else (metrics.collect, metrics.bury)
         supervisor = ProcessSupervisor(command, arguments.workers, bury)
         try:
-            with admin_address(settings, supervisor.report, collect):
+            with admin_address(settings, supervisor.report, lambda: collect):
                 return asyncio.run(supervisor.run())
         except WorkersFailed as error:
             print_error(str(error))

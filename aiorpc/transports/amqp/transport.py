@@ -41,7 +41,6 @@ from .errors import Refused, quietly, reason
 from .inspector import Inspector
 from .link import CLOSE_TIMEOUT, Link
 from .listener import ListenerChannel
-from .reader import AmqpReader, ReaderChannel
 from .subscription import AmqpSubscription
 from .supervisor import Supervisor
 from .topology import Topology, delete_queue, misdeclared, unknown_type
@@ -227,6 +226,8 @@ class AmqpTransport(Transport):
         return await self._claims.claim(name)
 
     def reader(self, queue: str) -> Reader:
+        from .reader import AmqpReader, ReaderChannel  # only tools read queues
+
         link = self.supervisor.link
         if link is None:
             raise ConnectionLost(f"queue {queue!r} cannot be read: {self.condition()}")

@@ -22,7 +22,6 @@ from ..outgoing import NO_LIMIT, SizeLimit
 from .broker import MemoryBroker
 from .channel import MemoryChannel
 from .claims import MemoryClaim
-from .reader import MemoryReader
 from .subscription import MemorySubscription, restore
 
 __all__ = ["MemoryTransport"]
@@ -274,6 +273,8 @@ class MemoryTransport(Transport):
         return None if name in channel.broker.queues else MemoryClaim(name, channel)
 
     def reader(self, queue: str) -> Reader:
+        from .reader import MemoryReader  # only tools read queues
+
         return MemoryReader(queue, self.channel)
 
     async def delete(self, queue: str) -> None:
