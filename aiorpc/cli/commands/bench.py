@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -20,6 +19,7 @@ from ..calls import Wanted, add_call, explain, wanted_of
 from ..measurement import Figures, Measurement, Plan, percentile, report_of
 from ..output import ExitCode, print_json
 from ..parser import Parser, at_least_one, number, settings_for_server
+from ..progress import progress
 from ..serving import fastest_loop
 
 __all__ = ["configure", "execute", "measure_service"]
@@ -130,22 +130,10 @@ def _print(report: Figures) -> None:
 @contextmanager
 def _shown(measurement: Measurement) -> Iterator[None]:
     """Show the time and the latest figures on stderr, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    progress = Progress(
-        TextColumn("{task.completed:4.0f} s"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[now]}"),
-        console=Console(stderr=True),
-        auto_refresh=False,  # auto-refresh would start a thread
-        transient=True,
-    )
-    with progress:
-        bar = progress.add_task("", total=measurement.plan.duration, now="")
+    with progress("{task.completed:4.0f} s", measurement.plan.duration) as show:
+        if show is None:
+            yield
+            return
 
         async def keep_showing() -> None:
             seen, before = 0, measurement.elapsed
@@ -153,7 +141,7 @@ def _shown(measurement: Measurement) -> Iterator[None]:
                 await asyncio.sleep(REFRESH)
                 elapsed = measurement.elapsed
                 now = _now(measurement, measurement.latencies[seen:], elapsed - before)
-                progress.update(bar, completed=elapsed, now=now, refresh=True)
+                show(elapsed, now)
                 seen, before = len(measurement.latencies), elapsed
 
         showing = asyncio.ensure_future(keep_showing())

@@ -27,6 +27,7 @@ from ...parked_queues import (
     wanted_of,
 )
 from ...parser import Parser
+from ...progress import progress
 
 __all__ = ["configure", "execute"]
 
@@ -83,27 +84,16 @@ def execute(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _shown(replay: Settling, messages: int) -> Iterator[None]:
     """Show the progress on stderr, if it is a terminal, and no editor needs it."""
-    if not sys.stderr.isatty() or getattr(replay, "edit", None) is not None:
+    if getattr(replay, "edit", None) is not None:
         yield
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+    with progress("{task.completed:,.0f} of {task.total:,.0f} read", messages) as show:
 
-    progress = Progress(
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} read"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[now]}"),
-        console=Console(stderr=True),
-        auto_refresh=False,  # auto-refresh would start a thread
-        transient=True,
-    )
-    with progress:
-        bar = progress.add_task("", total=messages, now="")
-
-        def show() -> None:
+        def changed() -> None:
             settled = replay.settled
             now = f"{times(settled.done)} replayed, {len(settled.failed):,} stay"
-            progress.update(bar, completed=settled.read, now=now, refresh=True)
+            if show is not None:
+                show(settled.read, now)
 
-        replay.changed = show
+        replay.changed = changed
         yield
