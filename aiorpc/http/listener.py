@@ -118,11 +118,11 @@ class Listener:
 
     async def aclose(self, timeout: float) -> None:
         """Wait at most *timeout* seconds for responses to leave, and close all connections."""
-        await self.stop_accepting()
         state = self._server.server_state
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + timeout
         try:
+            await self.stop_accepting()
+            ends_at = loop.time() + timeout
             # uvicorn's sets give no event.
             while (state.connections or state.tasks) and loop.time() < ends_at:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK)

@@ -90,3 +90,21 @@ async def test_the_socket_of_the_parent_still_takes_connections() -> None:
         await runner.stop()
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
+
+
+async def test_a_cancelled_close_leaves_no_task_and_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "_LINGER", 60)
+    async with supervised() as runner:
+        served = web_server(runner)._listener
+        assert served is not None
+        async with connected(runner) as (reader, _):
+            closing = asyncio.create_task(served.aclose(60))
+            await has_stopped_accepting(runner)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            assert served._ticking is not None
+            assert served._ticking.done()
+            assert await reader.read() == b""
