@@ -5,6 +5,7 @@ broker: neither probe waits for anything.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -21,6 +22,8 @@ log = logger("aiorpc.admin")
 
 #: The text format of Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+#: Seconds to collect the metrics. Prometheus waits 10 s.
+COLLECTING = 30.0
 _NOT_CACHED = {"cache-control": "no-store"}
 
 
@@ -41,6 +44,7 @@ class AdminApp:
     ) -> None:
         self._status = status
         self._metrics = metrics
+        self._collecting: asyncio.Task[bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,8 +75,15 @@ class AdminApp:
                 "aiorpc.middleware.prometheus:metrics to MIDDLEWARE.",
                 404,
             )
+        # Scrapes at the same time share a thread: one that hangs must not leave a thread for each.
+        if self._collecting is None or self._collecting.done():
+            self._collecting = asyncio.create_task(in_thread(self._metrics))
         try:
-            text = await in_thread(self._metrics)
+            async with asyncio.timeout(COLLECTING):
+                text = await asyncio.shield(self._collecting)
+        except TimeoutError:
+            log.warning("the metrics could not be collected within %g s", COLLECTING)
+            return _text(f"The metrics could not be collected within {COLLECTING:g} s.", 503)
         except Exception:
             log.exception("the metrics could not be collected")
             return _text("The metrics could not be collected: the log has the reason.", 500)

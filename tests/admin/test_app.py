@@ -105,3 +105,25 @@ async def test_another_path_names_the_routes() -> None:
     answer = await ask("/health", FINE)
     assert answer.status_code == 404
     assert "/livez" in answer.text
+
+
+async def test_scrapes_that_hang_share_a_thread_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[threading.Thread] = []
+    go_on = threading.Event()
+
+    def collect() -> bytes:
+        begun.append(threading.current_thread())
+        go_on.wait()
+        return b"up 1\n"
+
+    app = AdminApp(lambda: Report.of([FINE]), collect)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("aiorpc.admin.app.COLLECTING", 0.01)
+            for _ in range(2):
+                answer = await client.get("/metrics")
+                assert (answer.status_code, answer.text.strip()[-14:]) == (503, "within 0.01 s.")
+        go_on.set()
+        assert (await client.get("/metrics")).content == b"up 1\n"
+    assert len(begun) == 1
