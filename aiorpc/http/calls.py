@@ -39,6 +39,7 @@ from .item_streams import send_items
 from .operations import Operation
 from .problems import Problem, problem_of, problem_response
 from .requests import HttpRequest, context_from, json_body, known_headers, read_body
+from .responses import checked
 
 __all__ = ["Authenticate", "Calls"]
 
@@ -123,7 +124,7 @@ class Calls:
         except StreamCut:
             raise  # to the server, which cuts the connection
         except Exception as error:  # noqa: BLE001 - the client gets every error as its answer
-            answer = self._problem(error, operation, call_id).response(call_id)
+            answer = self._error_answer(error, operation, call_id)
         finally:
             current.reset(token)
         if answer is not None:
@@ -206,6 +207,12 @@ class Calls:
                 "context data, which may be empty, or None to refuse the request"
             )
         return data
+
+    def _error_answer(self, error: Exception, operation: Operation, call_id: str) -> Response:
+        try:
+            return checked(self._problem(error, operation, call_id).response(call_id))
+        except Exception as wrong:  # noqa: BLE001 - a status or a header of an HTTPException
+            return self._problem(wrong, operation, call_id).response(call_id)
 
     def _problem(self, error: Exception, operation: Operation, call_id: str) -> Problem:
         """Log *error*, and return what the client may see of it."""

@@ -461,6 +461,27 @@ async def test_an_authenticate_that_returns_something_else_lets_nobody_in(
     assert Shop.called == []
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (HTTPException(999, "no"), "has the status 999: give an int from 200 to 599"),
+        (HTTPException(403, "no", {"x-a": "a\nb"}), "the header 'x-a' of the response"),
+        (HTTPException(403, "no", {"x-a": 5}), "'int' object has no attribute"),
+    ],
+)
+async def test_an_exception_of_starlette_that_no_server_can_send_is_answered_with_500(
+    error: HTTPException, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(request: Request) -> Any:
+        raise error
+
+    async with visiting(gateway_with(authenticate=refuse)) as visitor:
+        response = await visitor.post("/rpc/shop/quote", json={"title": "x"})
+    assert problem(response)[:2] == (500, "internal")
+    assert text in caplog.text
+    assert Shop.called == []
+
+
 # Configuration
 
 
