@@ -113,6 +113,8 @@ class Book:
             seen.originals += 1
             return
         attempts = attempts_of(message) or 0
+        if attempts > self._ledger.max_attempts:
+            self._violated("not parked", key, f"runs again after {attempts} attempts")
         if attempts > seen.lost:
             self._violated(
                 "overcounted", key, f"counts {attempts} attempts, and {seen.lost} deliveries failed"

@@ -462,9 +462,6 @@ class Ledger:
         kept = number not in self.resent
         if kept and any(each.how == "returned" for each in earlier):
             self.violated("answer not kept", f"{call} ran in {process}, and runs there again")
-        seen = self.book.of(call.correlation_id)
-        if seen.originals == 1 and seen.lost > self.max_attempts + 2:
-            self.violated("not parked", f"{call} runs after {seen.lost} deliveries failed")
         if call.deadline is not None and run.began > call.deadline + TOLERANCE + GRACE:
             self._ran_late(call, process)
         call.runs.append(run)
