@@ -14,13 +14,12 @@ from rich.text import Text
 
 from ..logs import one_line
 from .live_view import Row, View
+from .tables import PIPE
 
 __all__ = ["drawn", "printed", "refreshed"]
 
 #: Columns of a terminal from which more figures are shown.
 WIDE = 110
-#: Columns for a pipe, which cuts nothing.
-PIPE = 1000
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """
 ``aiorpc ls``: lists services, how many processes consume their queues, and how many messages wait.
 
-Asks the services with discovery messages, and the broker about each queue. Imports rich.
+Asks the services with discovery messages, and the broker about each queue.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -19,7 +18,6 @@ from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...hosting.discovery.asking import discover
 from ...hosting.discovery.shapes import EndpointInfo, Info
-from ...logs import one_line
 from ...transports import open_transport
 from ...transports.base import State, Transport
 from ...wire.message import name_fault
@@ -27,6 +25,7 @@ from ...wire.names import rpc_queue_name
 from ..calls import CONNECT_TIMEOUT
 from ..output import ExitCode, print_json, print_note
 from ..parser import Parser, add_settings, number, settings_for_server
+from ..tables import Column, print_rows
 
 __all__ = ["configure", "execute", "list_services", "print_table"]
 
@@ -226,21 +225,20 @@ async def _look_at_all(transport: Transport, listed: Sequence[Listed]) -> None:
         raise ConnectionLost(f"{transport.url} did not describe the queues within {LOOK:g} s")
 
 
+_COLUMNS = (
+    *(Column("SERVICE"), Column("QUEUE")),
+    *(Column("CONSUMERS", right=True), Column("WAITING", right=True)),
+    *(Column("METHODS", wraps=True), Column("PROCESSES", wraps=True)),
+    Column("DESCRIPTION", wraps=True),
+)
+
+
 def print_table(listed: Sequence[Listed]) -> None:
     """Print one line per queue."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("SERVICE", "QUEUE"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("CONSUMERS", "WAITING"):
-        table.add_column(heading, justify="right", no_wrap=True)
     described = any(each.description for each in listed)
-    for heading in ("METHODS", "PROCESSES", *(("DESCRIPTION",) if described else ())):
-        table.add_column(heading)
+    columns = _COLUMNS if described else _COLUMNS[:-1]
+    rows: list[tuple[object, ...]] = []
+    red = []
     for each in listed:
         is_missing = each.queue and each.consumers is None and not each.untold
         consumers = "no queue" if is_missing else each.consumers
@@ -253,15 +251,10 @@ def print_table(listed: Sequence[Listed]) -> None:
         ]
         last = (each.description,) if described else ()
         lists = (", ".join(methods), ", ".join(processes), *last)
-        cells = (each.service, each.queue, consumers, each.waiting, *lists)
-        table.add_row(
-            # Text, because rich would read markup in a name: [red].
-            *(Text("-" if cell in {None, ""} else one_line(str(cell))) for cell in cells),
-            style=None if each.consumed or not each.queue else "red",
-        )
-    # In a pipe, a great width keeps each queue on one line.
-    width = None if sys.stdout.isatty() else 1000
-    Console(width=width, highlight=False).print(table)
+        if each.queue and not each.consumed:
+            red.append(len(rows))
+        rows.append((each.service, each.queue, consumers, each.waiting, *lists))
+    print_rows(columns, rows, red=red)
 
 
 def _in_brackets(routes: Sequence[str] | None) -> Sequence[str]:

@@ -1,5 +1,5 @@
 """
-``aiorpc parked ls``: counts parked messages by queue, method and error. Imports rich.
+``aiorpc parked ls``: counts parked messages by queue, method and error.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -28,6 +27,7 @@ from ...parked_queues import (
     times,
 )
 from ...parser import Parser, at_least_one
+from ...tables import Column, print_rows
 
 __all__ = ["configure", "execute"]
 
@@ -109,9 +109,16 @@ async def _look_at_all(
     return looks
 
 
-#: The columns of groups and of messages; the first letter says on which side the text stands.
-_OF_GROUPS = (">COUNT", "<ERROR", "<METHOD", "<PARKED", "<FIRST ID", "<REASON")
-_OF_MESSAGES = (">POSITION", "<ID", "<PARKED", ">BYTES", "<METHOD", "<REASON")
+#: Characters of a cell that are shown at most.
+MOST_CELL = 200
+_OF_GROUPS = (
+    *(Column("COUNT", right=True), Column("ERROR"), Column("METHOD"), Column("PARKED")),
+    *(Column("FIRST ID"), Column("REASON", wraps=True)),
+)
+_OF_MESSAGES = (
+    *(Column("POSITION", right=True), Column("ID"), Column("PARKED")),
+    *(Column("BYTES", right=True), Column("METHOD"), Column("REASON", wraps=True)),
+)
 
 
 def _print(looks: Sequence[Look]) -> None:
@@ -121,10 +128,10 @@ def _print(looks: Sequence[Look]) -> None:
     for number, seen in enumerate(looks):
         print(f"{chr(10) if number else ''}{one_line(seen.queue)}: {times(seen.messages)}")
         if seen.groups:
-            _print_table(_OF_GROUPS, [_cells(group) for group in seen.groups])
+            print_rows(_OF_GROUPS, [_cells(group) for group in seen.groups], most=MOST_CELL)
         if seen.rows:
             print()
-            _print_table(_OF_MESSAGES, [_cells_of(row) for row in seen.rows])
+            print_rows(_OF_MESSAGES, [_cells_of(row) for row in seen.rows], most=MOST_CELL)
         if seen.groups and seen.read < seen.messages:
             print_note(f"the first {seen.read:,} of {seen.messages:,} messages are read")
 
@@ -142,23 +149,3 @@ def _cells_of(row: OneMessage) -> tuple[object, ...]:
 
 def _minutes(at: str | None) -> str:
     return "" if at is None else at[:16].replace("T", " ")
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in headings:
-        last = heading is headings[-1]
-        justify: Literal["left", "right"] = "right" if heading[0] == ">" else "left"
-        table.add_column(heading[1:], justify=justify, no_wrap=not last)
-    for row in rows:
-        # Text, because rich would read markup in a name: [red].
-        texts = ("-" if cell == "" else one_line(str(cell), 200) for cell in row)
-        table.add_row(*map(Text, texts))
-    # In a pipe, a great width keeps each row on one line.
-    width = None if sys.stdout.isatty() else 1000
-    Console(width=width, highlight=False).print(table)
