@@ -20,7 +20,7 @@ from ...exceptions import ConfigurationError, ConnectionLost
 from ...hosting.discovery.asking import Asker, asking
 from ...hosting.discovery.shapes import DiscoveryAnswer, Question, Stacks, Stats
 from ...transports import open_transport
-from ...transports.base import Transport
+from ...transports.base import State, Transport
 from ..calls import CONNECT_TIMEOUT
 from ..live_view import Depths, View, view_of
 from ..output import ExitCode, print_error, print_json, print_note
@@ -172,6 +172,8 @@ class Watch:
             state = await self._transport.inspect(queue, LOOK)
             if state is not None and state.exists and not state.trouble:
                 depths[queue] = state.messages, state.consumers
+            elif self._transport.state is State.CONNECTING:
+                break
             elif state is None and time.monotonic() - began < LOOK:
                 # The refusal closes a channel: do not repeat it.
                 self._untold.add(queue)

@@ -23,7 +23,7 @@ from aiorpc.cli.commands.top import Watch
 from aiorpc.config import resolve
 from aiorpc.hosting.discovery.asking import asking
 from aiorpc.transports import open_transport
-from aiorpc.transports.base import QueueState
+from aiorpc.transports.base import QueueState, State
 from tests.support.command_line import PATIENCE, SCRIPT, Project, Started, invoke
 from tests.support.waiting import eventually
 
@@ -103,6 +103,28 @@ async def test_a_queue_without_its_service_is_not_looked_at(
         del looked[:]
         await watch.look()
         assert looked == []
+
+
+async def test_a_queue_is_looked_at_again_after_a_lost_connection(
+    broker_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = resolve(broker_config)
+    async with (
+        ServiceContainer(Shop, settings),
+        open_transport(settings) as transport,
+        asking(transport) as asker,
+    ):
+        watch = Watch(transport, asker, [Shop.name], WAIT)
+        with monkeypatch.context() as patch:
+
+            async def lost(queue: str, timeout: float = 0.04) -> QueueState | None:
+                patch.setattr(transport, "state", State.CONNECTING)
+                return None
+
+            patch.setattr(transport, "inspect", lost)
+            await watch.look()
+        view = await watch.look()
+    assert {row.method: row.queue for row in view.methods}["quote"] == 0
 
 
 async def test_an_instance_that_answers_no_more_is_shown_for_a_while(
