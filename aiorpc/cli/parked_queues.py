@@ -1,6 +1,8 @@
 """
 What the commands of ``aiorpc parked`` share: their options, the connection, the queues, the
 question before something that cannot be undone, and the report after it.
+
+Connects to the broker and to the management API; reads the terminal; handles signals.
 """
 
 from __future__ import annotations

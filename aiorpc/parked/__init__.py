@@ -1,1 +1,4 @@
-"""Looks at parked messages, replays and purges them. Nothing else in aiorpc imports this room."""
+"""
+Looks at parked messages, replays and purges them. Awaits the transport. Only the command line
+imports this room.
+"""

@@ -1,5 +1,6 @@
 """
-``aiorpc parked ls``: counts parked messages by queue, method and error.
+``aiorpc parked ls``: counts parked messages by queue, method and error. Connects to the broker,
+and gives back each message that it reads.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-``aiorpc parked purge``: deletes parked messages, after a question.
+``aiorpc parked purge``: deletes parked messages, after a question. Connects to the broker.
 """
 
 from __future__ import annotations

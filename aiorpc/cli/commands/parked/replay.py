@@ -1,6 +1,5 @@
 """
-``aiorpc parked replay``: sends parked messages to where they came from. Imports rich to draw
-progress.
+``aiorpc parked replay``: sends parked messages to where they came from. Connects to the broker.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """
-``aiorpc parked show``: shows one parked message whole.
+``aiorpc parked show``: shows one parked message whole. Connects to the broker, and gives back each
+message that it reads.
 """
 
 from __future__ import annotations
