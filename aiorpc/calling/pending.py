@@ -64,6 +64,10 @@ class Pending(CallRequest, eq=False, kw_only=True):
         """The timers call this when the deadline has passed."""
         self.calls.expired(self)
 
+    def fail(self, why: str) -> None:
+        """The client calls this when it cannot receive the answer."""
+        self.calls.lose(self, why)
+
     def conclude(self, error: AioRpcError | None) -> None:
         """The transport calls this when the request is confirmed, or has failed with *error*."""
         if error is not None:
@@ -178,7 +182,11 @@ class PendingCalls:
 
     def _fail_all(self, why: str) -> None:
         for pending in list(self._pending.values()):
-            self._fail(pending, _lost(pending, why))
+            pending.fail(why)
+
+    def lose(self, pending: Pending, why: str) -> None:
+        """Fail *pending* with a :exc:`ConnectionLost`. Its method runs on."""
+        self._fail(pending, _lost(pending, why))
 
     # Replies
 

@@ -275,6 +275,20 @@ async def test_a_stream_can_be_cancelled(stage: Stage, how: str) -> None:
         assert [item async for item in stream] == []
 
 
+async def test_a_client_that_closes_cancels_its_streams(stage: Stage) -> None:
+    async with ServiceContainer(stage.service, stage.config):
+        proxy = ClusterRpcProxy(stage.config, timeout=10)
+        cluster = await proxy.start()
+        stream = cluster[stage.name].waits.stream()
+        assert await anext(stream) == "first"
+        await proxy.aclose()
+        async with asyncio.timeout(5):
+            await stage.closed.wait()
+        with pytest.raises(ConnectionLost, match="after 1 items: the client was closed"):
+            await anext(stream)
+        await eventually(lambda: stage.ended == ["rolled back: CancelledError"])
+
+
 async def test_a_generator_that_catches_its_cancellation_ends_at_its_next_item(
     stage: Stage,
 ) -> None:
