@@ -34,6 +34,7 @@ class Seen:
 
     Attributes:
         originals: how often it came from its sender, and reached a queue.
+        unmarked: whether it came without the mark of a message that is sent again.
         alive: messages that were not acked: the original and its copies.
         lost: deliveries whose channel ended before their ack.
         returned: deliveries that a process requeued because it stopped.
@@ -41,6 +42,7 @@ class Seen:
     """
 
     originals: int = 0
+    unmarked: bool = False
     alive: int = 0
     lost: int = 0
     returned: int = 0
@@ -100,8 +102,10 @@ class Book:
                     self._dispatched(key, message)
 
     def _requested(self, key: str, seen: Seen, message: Message) -> None:
-        if seen.originals and not was_resent(message):
-            self._violated("unmarked", key, "came again without the mark of a message sent again")
+        if not was_resent(message):  # it may come after the marked one, from an older connection
+            if seen.unmarked:
+                self._violated("unmarked", key, "came again without the mark of what is sent again")
+            seen.unmarked = True
         self._came(seen, key, message)
 
     def _dispatched(self, key: tuple[int, str], message: Message) -> None:
