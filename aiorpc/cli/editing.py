@@ -42,7 +42,7 @@ def editor_of() -> list[str]:
 async def edit(parked: ParkedMessage, message: Message) -> Message | None:
     """
     Return *message* with the body that the user wrote; ``None`` if the user gives up: the editor
-    fails, or leaves JSON that is wrong.
+    fails, or leaves no file, or JSON that is wrong.
 
     JSON is indented for the editor. A body that the user does not change is sent as it is.
 
@@ -59,7 +59,7 @@ async def edit(parked: ParkedMessage, message: Message) -> Message | None:
         path = Path(directory) / f"{parked.id}{'.json' if is_json else '.txt'}"
         path.write_bytes(shown)
         while True:
-            if not await _ran(path):
+            if not await _ran(path) or not path.exists():
                 return None
             written = path.read_bytes()
             if not (is_json and (fault := _fault_of(written))):

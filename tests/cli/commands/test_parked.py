@@ -372,7 +372,11 @@ def test_edit_opens_the_body_and_sends_what_was_written(board: Board, tmp_path: 
 def test_an_editor_that_fails_leaves_the_message_where_it_is(board: Board, tmp_path: Path) -> None:
     board.park(b"1")
     words = ("replay", board.source, "1", "--edit")
-    for editor, printed in (("false", "false ended with code 1"), ("/no/editor", "Set $EDITOR")):
+    for editor, printed in (
+        ("false", "false ended with code 1"),
+        ("rm", "it was not edited, and is left where it is"),
+        ("/no/editor", "Set $EDITOR"),
+    ):
         with on_terminal(board, *words, cwd=tmp_path, EDITOR=editor, VISUAL="") as terminal:
             terminal.reads_until(printed)
             assert terminal.ends() != 0
