@@ -264,16 +264,19 @@ def test_import_is_lean() -> None:
     assert loaded("import aiorpc", heavy) == []
 
 
-def test_a_host_loads_nothing_that_only_tools_use() -> None:
-    tools = {
+def test_a_host_loads_nothing_that_few_processes_use() -> None:
+    few = {
         *("aiorpc.transports.amqp.reader", "aiorpc.transports.memory.reader", "aiorpc.management"),
         *("aiorpc.hosting.discovery.asking", "aiorpc.hosting.discovery.stacks", "aiorpc.parked"),
+        *("aiorpc.hosting.discovery.arguments", "aiorpc.hosting.refusals"),
+        "aiorpc.entrypoints.sensitive",
         *("aiorpc.admin", "aiorpc.doctor", "aiorpc.hosting.processes", "aiorpc.cli.live_view"),
         *("prometheus_client", "opentelemetry", "rich", "starlette", "uvicorn"),
     }
     host = "import aiorpc.cli.serving, aiorpc.transports.amqp.transport"
-    code = f"{host}, aiorpc.transports.memory.transport, aiorpc.entrypoints.rpc"
-    assert loaded(code, tools) == []
+    code = f"{host}, aiorpc.transports.memory.transport"
+    code += ", aiorpc.entrypoints.rpc, aiorpc.entrypoints.consumer"
+    assert loaded(code, few) == []
 
 
 # Size and names

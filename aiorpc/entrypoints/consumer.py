@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,6 @@ from .attempts import Attempts
 from .decompression import decompresses
 from .retries import Retries
 from .retry import Retry
-from .sensitive import paths_in_payload
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
 
@@ -172,7 +171,12 @@ class _Intake:
         self.queue = queue.name
         self.arguments = arguments
         name = f"{host.service_name}.{entrypoint.method_name}"
-        why = Parking(method=name, sensitive=paths_in_payload(entrypoint, host))
+        paths: Sequence[Sequence[str]] = ()
+        if entrypoint.sensitive_arguments:
+            from .sensitive import paths_in_payload  # few handlers have some
+
+            paths = paths_in_payload(entrypoint, host)
+        why = Parking(method=name, sensitive=paths)
         self.attempts = Attempts(host, queue.name, self._work, why=lambda _: why)
         self.requeues = Requeues()
         self.retries: Retries | None = None

@@ -30,7 +30,6 @@ from .attempts import Attempts
 from .cancellations import Cancellations
 from .decompression import decompresses
 from .refusals import Refusals, not_found, uncertain
-from .sensitive import paths_in_call
 from .streams import AGAIN, Collected, Stream, StreamCall, Streams, no_stream
 
 __all__ = ["Method", "Server"]
@@ -69,6 +68,8 @@ class _Request(ServedRequest, eq=False, kw_only=True):
 
 def _why(host: Host, methods: Mapping[str, Method], delivery: Delivery) -> Parking:
     """Return the method of a request that is parked, and its sensitive arguments."""
+    from .sensitive import paths_in_call  # few services park a request
+
     name = delivery.routing_key.rpartition(".")[2]
     method = methods.get(name)
     paths = paths_in_call(method.entrypoint, host) if method else ()

@@ -18,7 +18,6 @@ from ..extensions import Ending, Entrypoint, Outcome, Submission
 from ..logs import logger
 from .limits import Limits
 from .new_calls import NewCalls
-from .refusals import refuse
 from .worker import Worker
 from .workshop import Workshop
 
@@ -101,7 +100,7 @@ class Pool:
         """See :meth:`aiorpc.extensions.Host.refuse`."""
         self._workshop.ledger.refused(call.entrypoint, outcome)
         if self.accepting and self._workshop.middleware:
-            refuse(self._workshop, self._calls.entered(call), outcome, settle, encode)
+            _refuse(self._workshop, self._calls.entered(call), outcome, settle, encode)
         else:
             settle(outcome)
 
@@ -283,6 +282,12 @@ class Pool:
             self._idle = self._loop.create_future()
             await asyncio.wait((self._idle,), timeout=timeout)
         return not self._running
+
+
+def _refuse(*refused: Any) -> None:
+    from .refusals import refuse  # services without middleware start without it
+
+    refuse(*refused)
 
 
 def waiting_in(pool: Pool) -> list[Worker]:

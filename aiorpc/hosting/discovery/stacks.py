@@ -16,9 +16,9 @@ from typing import Any
 
 from ...logs import one_line
 from ..pool import Pool, waiting_in
-from ..sensitive import shown_arguments
 from ..worker import Worker, phase_of
 from ..workshop import Workshop
+from .arguments import shown_arguments
 from .shapes import Doing
 
 __all__ = ["doings", "frames_of"]

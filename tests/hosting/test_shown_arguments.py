@@ -13,7 +13,7 @@ import pytest
 
 from aiorpc import Call, rpc
 from aiorpc.extensions import entrypoints_of
-from aiorpc.hosting.sensitive import shown_arguments
+from aiorpc.hosting.discovery.arguments import shown_arguments
 
 
 class Cover(Enum):
