@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ..exceptions import AioRpcError, ConnectionLost, MalformedReply, RpcTimeout
+from ..exceptions import AioRpcError, ConnectionLost, MalformedReply, RpcTimeout, Unroutable
 from ..transports.base import Outgoing, State, Transport
 from ..wire.message import Message
 from ..wire.streams import (
@@ -170,7 +170,10 @@ class PendingStream(Pending, eq=False, kw_only=True):
             )
 
     def _reached(self, error: AioRpcError | None) -> None:
-        if error is not None:
+        if isinstance(error, Unroutable):
+            why = "its process has ended, and the process's queue is gone. Open the stream again"
+            self.fail(f"the service cannot be reached any more: {why}")
+        elif error is not None:
             self.fail(f"the service cannot be reached any more ({error})")
 
     def _stay_alive(self) -> None:

@@ -531,7 +531,7 @@ OPEN = Message(body=b"", headers={"aiorpc-stream": "open"}, reply_to="nowhere")
             "item 0 did not arrive, item 1 did",
         ),
         ([Message(body=b'{"result":[1],"error":null}')], MalformedReply, "does not know streams"),
-        ([OPEN, OPEN], ConnectionLost, "the service cannot be reached any more|was silent"),
+        ([OPEN, OPEN], ConnectionLost, "its process has ended.* Open the stream again|was silent"),
     ],
 )
 async def test_what_a_peer_can_answer(
