@@ -21,6 +21,7 @@ import aiorpc
 from aiorpc import (
     ClusterRpcProxy,
     ConfigurationError,
+    ConnectionLost,
     Entrypoint,
     Host,
     RemoteError,
@@ -554,3 +555,22 @@ async def test_stacks_are_not_shown_without_permission(broker_config: dict[str, 
         (stacks,) = await asker.ask(Question.STACKS, WAIT, One.name)
     assert isinstance(stacks, Stacks)
     assert (stacks.permitted, stacks.calls) == (False, [])
+
+
+async def test_a_broker_with_an_alarm_is_not_a_broker_without_services(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RabbitMQ takes the question, and tells of its alarm only then."""
+    async with open_transport(resolve("memory://alarmed"), name="tests") as transport:
+        assert isinstance(transport, MemoryTransport)
+        await transport.declare([DISCOVERY_EXCHANGE])
+        publish = transport.publish
+
+        async def published(outgoing: Outgoing, timeout: float | None = None) -> None:
+            await publish(outgoing, timeout)
+            transport.broker.set_blocked(True)
+
+        monkeypatch.setattr(transport, "publish", published)
+        with pytest.raises(ConnectionLost, match=r"no service can answer: .* alarm"):
+            await discover(transport, WAIT)
+        transport.broker.set_blocked(False)

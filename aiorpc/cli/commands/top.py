@@ -97,7 +97,8 @@ async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
         asker = await stack.enter_async_context(asking(transport))
         watch = Watch(transport, asker, arguments.services, wait)
         show = stack.enter_context(_screen(interval, as_json=arguments.json))
-        await watch.look()  # rates need an earlier answer
+        with suppress(ConnectionLost):  # the next look shows it
+            await watch.look()  # rates need an earlier answer
         for _ in _times(arguments.count):
             await asyncio.sleep(interval - wait)
             try:

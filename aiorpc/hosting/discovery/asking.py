@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
-from ...transports.base import Delivery, Outgoing, Transport
+from ...transports.base import Delivery, Outgoing, State, Transport
 from ...wire.message import Message, name_fault
 from ...wire.names import DISCOVERY_EXCHANGE, discovery_answers_queue
 from .shapes import UNREADABLE, DiscoveryAnswer, Info, Question, answer_of
@@ -47,7 +47,8 @@ class Asker:
             service: the service that is asked; by default all.
 
         Raises:
-            ConnectionLost: there is no connection, or the broker does not answer.
+            ConnectionLost: there is no connection, the broker does not answer, or it accepts no
+                answers of services.
         """
         if not await self._is_there():
             return []
@@ -67,6 +68,9 @@ class Asker:
         )
         await self._transport.publish(outgoing, wait)
         await asyncio.sleep(wait)
+        # RabbitMQ takes the question, tells of its alarm then, and takes no answer.
+        if not answers and self._transport.state is State.BLOCKED:
+            raise ConnectionLost(f"no service can answer: {self._transport.condition()}")
         found = [each for each in answers if not service or each.name == service]
         return sorted(found, key=lambda each: (each.name, each.process, each.id))
 
