@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import aiorpc
+import aiorpc.cli
 from aiorpc import (
     BadArguments,
     ConfigurationError,
@@ -125,3 +128,21 @@ def test_each_error_has_its_exit_code(error: aiorpc.AioRpcError, code: int) -> N
 def test_help_describes_every_exit_code() -> None:
     listed = {int(code) for code in re.findall(r"^ +(\d+)  ", EXIT_CODES, re.MULTILINE)}
     assert listed == {code.value for code in ExitCode}
+
+
+def test_ctrl_c_while_modules_are_imported_has_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "aiorpc.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "aiorpc.cli.app")
+    monkeypatch.delattr(aiorpc.cli, "app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        aiorpc.cli.main()
+    gc.enable()  # main() disables it
+    assert ended.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "\n"
