@@ -6,6 +6,7 @@ Imports only the module of that command. Awaits nothing.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..exceptions import AioRpcError, likely
 from .loading import UserCodeFailed
-from .output import EXIT_CODES, ExitCode, report
+from .output import EXIT_CODES, ExitCode, print_error, report
 from .parser import Parser
 
 __all__ = ["COLLECT_AFTER", "COMMANDS", "complete", "main", "parser_of", "run"]
@@ -87,8 +88,13 @@ def run(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # as in `aiorpc ls | head -1`; without dup2, Python fails again at exit
+    except OSError as error:
+        if error.errno not in {errno.EPIPE, errno.ENOSPC}:
+            raise
+        # Without dup2, Python fails again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:  # EPIPE is as in `aiorpc ls | head -1`
+            print_error(f"the output cannot be written: {error.strerror}")
         return ExitCode.FAILED
 
 

@@ -146,3 +146,17 @@ def test_ctrl_c_while_modules_are_imported_has_no_traceback(
     gc.enable()  # main() disables it
     assert ended.value.code == ExitCode.INTERRUPTED
     assert capsys.readouterr().err == "\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_onto_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [SCRIPT, "show-config", "--broker", "memory://"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
