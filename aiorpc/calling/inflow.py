@@ -92,7 +92,11 @@ class PendingStream(Pending, eq=False, kw_only=True):
             self.ended = True
             self.call.tell("aiorpc.stream.end")
             return False
-        elif kind != ALIVE:
+        elif kind == ALIVE:
+            sent = position_of(message)  # -1 from an earlier version of aiorpc
+            if sent > self.received:
+                self.fail(f"item {self.received} did not arrive, of {sent} that were sent")
+        else:
             return False
         return True
 

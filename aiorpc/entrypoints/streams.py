@@ -290,7 +290,7 @@ class Stream(Answering):
             log.info("%s: its caller is silent; the stream is cancelled", self._name)
             self.fail("its caller was silent")
         elif now - self._wrote_at >= every / 2:
-            alive = self._host.wire.streams.alive(self._request.message)
+            alive = self._host.wire.streams.alive(self._request.message, self._sent)
             self._host.transport.send(self._mandatory(alive))
 
     def _mandatory(self, message: Message) -> Outgoing:

@@ -11,7 +11,8 @@ request's ``correlation_id``, and these values of ``aiorpc-stream``:
 ``items``
     A reply whose result is a list of items. ``aiorpc-item`` is the number of earlier items.
 ``alive``
-    The method runs, and has no item.
+    The method runs, and has no item. ``aiorpc-item`` is the number of items: the caller sees by it
+    that the broker dropped one.
 ``end``
     The last message: a reply without a result, or with the error. ``aiorpc-item`` is the number of
     items.
@@ -131,9 +132,9 @@ class StreamMessages:
         message.reply_to = queue
         return message
 
-    def alive(self, request: Message) -> Message:
-        """Return the message that the method still runs."""
-        return self._message(request, ALIVE, b"")
+    def alive(self, request: Message, position: int) -> Message:
+        """Return the message that the method still runs; *position* is the number of items."""
+        return self._message(request, ALIVE, b"", {ITEM: position})
 
     @staticmethod
     def end(reply: Message, position: int) -> Message:

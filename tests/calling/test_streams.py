@@ -518,6 +518,15 @@ OPEN = Message(body=b"", headers={"aiorpc-stream": "open"}, reply_to="nowhere")
     [
         ([items(b'{"result":[1,2],"error":null}', 0)] * 2, ConnectionLost, "item 2 did not arrive"),
         ([items(b'{"result":[1],"error":null}', "0")], ConnectionLost, "item 0 did not arrive"),
+        (
+            [
+                items(b'{"result":[1,2],"error":null}', 0),
+                Message(body=b"", headers={"aiorpc-stream": "alive", "aiorpc-item": 2}),
+                Message(body=b"", headers={"aiorpc-stream": "alive", "aiorpc-item": 3}),
+            ],
+            ConnectionLost,
+            "item 2 did not arrive",
+        ),
         ([items(b'{"result":5,"error":null}', 0)], MalformedReply, "the items are a int"),
         ([items(b"{", 0)], MalformedReply, "cannot be read"),
         (
