@@ -155,3 +155,11 @@ def test_the_imports_of_the_migration_page_exist() -> None:
         module = importlib.import_module(match["module"])
         for name in match["names"].split(", "):
             assert hasattr(module, name), f"{match[0]}: there is no {name}"
+
+
+def test_each_decision_has_a_number_of_its_own_which_its_title_repeats() -> None:
+    pages = sorted((DOCS / "adr").glob("0*.md"))
+    numbers = [int(page.name[:4]) for page in pages]
+    assert len(set(numbers)) == len(numbers)
+    for page, number in zip(pages, numbers, strict=True):
+        assert page.read_text().startswith(f"# {number}. "), page.name
