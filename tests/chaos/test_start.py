@@ -19,7 +19,7 @@ from tests.chaos.refusal_stage import ACTOR, AUTHORITY
 from tests.servers import Rabbit
 from tests.support.command_line import Project, Started
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.long]
 
 
 class Operator:

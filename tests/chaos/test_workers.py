@@ -26,7 +26,7 @@ from tests.chaos.processes import Server
 from tests.support.http import read_response
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
 WORKERS = 4
 #: Calls a second of each kind.

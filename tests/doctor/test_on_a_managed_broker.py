@@ -25,7 +25,7 @@ from tests.servers import ManagedRabbit
 from tests.support.doctor import SMALL, Broken, Setup, broken, diagnosed, expect, setups, with_parts
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.long]
 
 MANAGED: list[Broken] = []
 
