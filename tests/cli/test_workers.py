@@ -136,7 +136,10 @@ def test_sighup_loads_the_changed_service_and_configuration(project: Project) ->
             "versioned.py",
             "from aiorpc import Config, once\n\n"
             "class Versioned:\n    name = 'versioned'\n    config = Config()\n\n    @once\n"
-            f"    async def tell(self):\n        print('version {version}', self.config['own'])\n",
+            f"    async def tell(self):\n        print('version {version}', self.config['own'])\n"
+            # Python takes compiled code for that of a source with the same size and second.
+            + "\n"
+            * version,
         )
         project.write("config.yaml", f"own: setting {version}\n")
 
