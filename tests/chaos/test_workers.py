@@ -161,8 +161,8 @@ async def test_no_call_is_lost_and_none_of_at_most_once_runs_twice(
         callers = {
             "calls": lambda call_id, timeout: cluster[service].work(call_id),
             "once": lambda call_id, timeout: cluster[service].work_once(call_id),
-            "opening": lambda call_id, timeout: opening.get(f"/work/{call_id}"),
-            "keeping": lambda call_id, timeout: keeping.get(f"/work/{call_id}"),
+            "opening": lambda call_id, timeout: opening.get(f"/calls/{call_id}"),
+            "keeping": lambda call_id, timeout: keeping.get(f"/calls/{call_id}"),
         }
         loads = {
             (name, kind): load(kind, name)

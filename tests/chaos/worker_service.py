@@ -31,6 +31,6 @@ class Worked:
     async def work_once(self, call_id: str) -> str:
         return await run(call_id)
 
-    @http("GET", "/work/<call_id>")
+    @http("GET", "/calls/<call_id>")
     async def over_http(self, call_id: str) -> str:
         return await run(call_id)
