@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import urls
+from tests.servers import Rabbit, urls
 
 #: Folders of tests that start processes, build packages or run for seconds; not in `make check`.
 SLOW = (
@@ -101,6 +101,15 @@ def postgresql_uri() -> str:
 @pytest.fixture
 def mysql_uri() -> str:
     return _server("mysql")
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Rabbit]:
+    """A RabbitMQ of its own, for tests that break it, or that need its administrator."""
+    if Rabbit.program() is None:
+        pytest.skip("this test starts its own RabbitMQ, and none is installed")
+    with Rabbit.fresh() as node:
+        yield node
 
 
 @pytest.fixture(

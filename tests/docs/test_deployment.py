@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -30,7 +29,7 @@ from aiorpc.hosting.discovery.asking import discover
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
-from tests.servers.rabbitmq import Rabbit
+from tests.servers import Rabbit
 
 from .markdown import ROOT
 
@@ -67,14 +66,6 @@ class Shop:
     @event_handler("prices", "asked", BROADCAST, reliable_delivery=False)
     async def all_hear(self, title: str) -> None:
         self.heard.put_nowait(title)
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Rabbit]:
-    if Rabbit.program() is None:
-        pytest.skip("these tests start their own RabbitMQ, and none is installed")
-    with Rabbit.fresh() as node:
-        yield node
 
 
 @pytest.fixture
