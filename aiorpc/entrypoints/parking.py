@@ -4,6 +4,7 @@ Parks a message that failed for good. Awaits the broker's confirm.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from .. import figures
 from ..exceptions import ConnectionLost, Unroutable, UnserializableValueError
 from ..extensions import Host
 from ..logs import logger, named
-from ..transports.base import Delivery, Outgoing
+from ..transports.base import Delivery, Outgoing, Transport
 from ..wire.message import Message, Queue
 from ..wire.names import parked_queue
 from ..wire.parked import Parking, parked
@@ -24,7 +25,7 @@ __all__ = ["park"]
 
 log = logger("aiorpc.attempts")
 
-#: Seconds to wait until the broker confirms a parked message.
+#: Seconds to wait until the broker confirms a parked message, or declares the queue for it.
 PARKING = 30.0
 _REQUEUED = "a message of queue %s is requeued, not parked: %s"
 _NOT_PARKED = (
@@ -106,5 +107,16 @@ async def _send(host: Host, queue: Queue, message: Message) -> None:
     try:
         await host.transport.publish(outgoing(), PARKING)
     except Unroutable:
-        await host.transport.declare(queues=[queue])
+        await _declare(host.transport, queue)
         await host.transport.publish(outgoing(), PARKING)
+
+
+async def _declare(transport: Transport, queue: Queue) -> None:
+    try:
+        async with asyncio.timeout(PARKING):
+            await transport.declare(queues=[queue])
+    except TimeoutError:
+        raise ConnectionLost(
+            f"queue {queue.name} could not be declared on {transport.url} within {PARKING:g} s: "
+            f"{transport.condition()}"
+        ) from None

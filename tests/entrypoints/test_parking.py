@@ -1,0 +1,56 @@
+"""How a message is parked while the broker cannot make its parked queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aiorpc import Unroutable
+from aiorpc.config import resolve
+from aiorpc.entrypoints import parking
+from aiorpc.wire.message import Message
+from aiorpc.wire.parked import Parking
+from tests.support.waiting import PATIENCE
+
+
+class Unanswering:
+    """A transport whose broker has no parked queue, and does not answer its declaration."""
+
+    url = "amqp://broker"
+
+    async def publish(self, outgoing: Any, timeout: float) -> None:
+        raise Unroutable("no queue")
+
+    async def declare(self, **declared: Any) -> None:
+        await asyncio.Event().wait()
+
+    def condition(self) -> str:
+        return "it did not answer"
+
+
+async def test_a_message_is_requeued_if_its_parked_queue_cannot_be_declared_in_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parking, "PARKING", 0.01)
+    host: Any = SimpleNamespace(
+        service_name="shop", settings=resolve("memory://"), transport=Unanswering()
+    )
+    requeued: list[bool] = []
+    delivery: Any = SimpleNamespace(
+        message=Message(body=b"1"),
+        exchange="",
+        routing_key="source",
+        requeue=lambda: requeued.append(True),
+    )
+    async with asyncio.timeout(PATIENCE):
+        assert not await parking.park(host, "source", delivery, "it failed", Parking())
+    assert requeued == [True]
+    (line,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert line.getMessage() == (
+        "a message of queue source is requeued, not parked: queue source.parked could not be "
+        "declared on amqp://broker within 0.01 s: it did not answer"
+    )
