@@ -140,6 +140,8 @@ def _clock_of(thread: int) -> Callable[[], float]:
 
 
 def _warn(text: str, blocker: Blocker, stack: str | None = None) -> None:
+    if not log.isEnabledFor(logging.WARNING):
+        return  # `handle` does not look at the level
     record = log.makeRecord(
         *(log.name, logging.WARNING, __file__, 0, "%s", (text,), None),
         extra=named(blocker.service, blocker.method),

@@ -161,6 +161,24 @@ async def test_a_process_that_did_not_run_blames_no_call(
     )
 
 
+@pytest.mark.parametrize(("level", "named"), [(logging.WARNING, True), (logging.ERROR, False)])
+async def test_the_level_of_the_logger_decides_whether_a_blocker_is_logged(
+    level: int, named: bool
+) -> None:
+    log = logging.getLogger("aiorpc.hosting")
+    heart = Frozen(60.0, 0.05)
+    watchdog = Watchdog(heart, 0.05, lambda task: None)
+    watchdog.stop()
+    log.setLevel(level)
+    try:
+        watchdog._look(starved=False)
+    finally:
+        log.setLevel(logging.NOTSET)
+        heart.stop()
+    assert watchdog.blocker is not None
+    assert NAMED.is_set() is named
+
+
 async def test_code_in_c_that_holds_pythons_lock_is_named(caplog: pytest.LogCaptureFixture) -> None:
     async with watched() as report:
         await report.compute()
