@@ -27,7 +27,7 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[R] = loop.create_future()
 
-    def settle(result: R | None, error: Exception | None) -> None:
+    def settle(result: R | None, error: BaseException | None) -> None:
         if outcome.done():
             return
         if error is not None:
@@ -36,10 +36,11 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
             outcome.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:
-        result, failure = None, None
+        result: R | None = None
+        failure: BaseException | None = None
         try:
             result = function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - raised in the waiting task
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting task
             failure = error
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, result, failure)

@@ -10,12 +10,19 @@ import threading
 import pytest
 
 from aiorpc.blocking import in_thread
+from tests.support.waiting import PATIENCE
 
 
 async def test_the_result_and_the_error_come_back() -> None:
     assert await in_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await in_thread(divmod, 7, 0)
+
+
+async def test_a_function_that_ends_its_thread_ends_the_wait_too() -> None:
+    with pytest.raises(SystemExit):
+        async with asyncio.timeout(PATIENCE):
+            await in_thread(sys.exit, 3)
 
 
 async def test_a_cancelled_wait_drops_the_result() -> None:
