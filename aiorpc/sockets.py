@@ -7,10 +7,10 @@ Opens sockets and resolves names; accepts no connections.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
+from .blocking import in_thread
 from .config import parse_address
 from .exceptions import ConfigurationError
 
@@ -53,9 +53,10 @@ async def bind(address: str | int, key: str) -> socket.socket:
         ConfigurationError: the address cannot be used.
     """
     host, port = parse_address(address, key)
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
+        found = await in_thread(
+            socket.getaddrinfo, host or "0.0.0.0", port, type=socket.SOCK_STREAM
+        )
         family, _, _, _, where = found[0]
         return socket.create_server(where[:2], family=family, backlog=BACKLOG)
     except OSError as error:
