@@ -87,13 +87,14 @@ def _made(maker: Any, entry: MiddlewareEntry, where: str) -> Any:
     if not callable(maker) or inspect.iscoroutinefunction(maker):
         kind = type(maker).__name__
         raise ConfigurationError(f"{where}: {entry}, of type {kind}, takes no options: remove them")
-    known = inspect.signature(maker)
     try:
-        known.bind(**options)
+        inspect.signature(maker).bind(**options)
+    except ValueError:  # a class in C may have no signature
+        pass
     except TypeError as error:
+        known = ", ".join(inspect.signature(maker).parameters) or "none"
         raise ConfigurationError(
-            f"{where}: {entry} does not take these options: {error}. Its options: "
-            f"{', '.join(known.parameters) or 'none'}"
+            f"{where}: {entry} does not take these options: {error}. Its options: {known}"
         ) from None
     try:
         return maker(**options)

@@ -73,6 +73,7 @@ def test_an_entry_of_another_form_is_an_error(entries: Any, said: str) -> None:
         ({f"{HERE}:no_function": {}}, "no_function, of type int, takes no options: remove them"),
         ({f"{HERE}:passes": {"x": 1}}, "passes, of type function, takes no options: remove them"),
         ({f"{HERE}:Record": {"fial": 1}}, "keyword argument 'fial'. Its options: fails"),
+        ({"builtins:dict": {}}, "builtins:dict is no middleware but a value of type dict"),
         ({f"{HERE}:Record": {"fails": True}}, "Record cannot be made: ValueError: boom"),
         ("aiorpc.middleware.retries:retries", "argument: 'methods'"),
         ("tests.support.broken_module:x", "importing tests.support.broken_module failed: RuntimeE"),
