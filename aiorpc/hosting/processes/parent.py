@@ -111,7 +111,7 @@ class Parent:
                 if is_due:
                     due = now + BEAT
                     beat()
-            except Exception:  # the services go on, and so must their messages
+            except Exception:  # the next report may succeed
                 log.exception("the parent process does not know how this worker process is")
             if over.wait(LOOK):  # no event tells of a change
                 return
@@ -181,7 +181,7 @@ class Parent:
         try:
             answer = self._asked[message.address]
             if bound is None:
-                answer.set_exception(ConfigurationError(message.error or "no socket came"))
+                answer.set_exception(ConfigurationError(message.error or _lost(message.address)))
             else:
                 answer.set_result(bound)
         except (KeyError, InvalidStateError):  # nobody waits for it any more
@@ -196,3 +196,10 @@ class Parent:
         if self._served is None or not self._served.is_stopping:  # a second one would hurry
             os.kill(os.getpid(), signal.SIGTERM)
             log.warning("the parent process is gone: this worker process ends too")
+
+
+def _lost(address: str) -> str:
+    return (
+        f"the parent process sent the socket of {address}, and it did not arrive: raise this "
+        "process's limit of open files (ulimit -n)"
+    )

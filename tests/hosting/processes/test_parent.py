@@ -159,6 +159,18 @@ async def test_an_address_that_cannot_be_used_is_an_error(
         await asking
 
 
+async def test_a_socket_that_does_not_arrive_is_an_error_with_its_remedy(
+    pair: tuple[Parent, socket.socket],
+) -> None:
+    parent, ours = pair
+    parent.watch()
+    asking = asyncio.create_task(parent.listen("127.0.0.1:0", "WEB_SERVER_ADDRESS"))
+    await asyncio.to_thread(ours.recv, 4096)
+    ours.sendall(encoded(Listening("127.0.0.1:0")))  # as for a process with too many open files
+    with pytest.raises(ConfigurationError, match=r"the socket of 127\.0\.0\.1:0, .* \(ulimit -n\)"):
+        await asking
+
+
 async def test_a_parent_that_does_not_answer_is_an_error(
     pair: tuple[Parent, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
