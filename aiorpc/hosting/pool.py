@@ -284,10 +284,10 @@ class Pool:
         return not self._running
 
 
-def _refuse(*refused: Any) -> None:
+def _refuse(workshop: Workshop, call: Call, *refused: Any) -> None:
     from .refusals import refuse  # services without middleware start without it
 
-    refuse(*refused)
+    workshop.host.spawn(refuse(workshop, call, *refused), f"refuse {call}", settles=True)
 
 
 def waiting_in(pool: Pool) -> list[Worker]:

@@ -19,7 +19,7 @@ __all__ = ["refuse"]
 log = logger("aiorpc.worker")
 
 
-def refuse(
+async def refuse(
     workshop: Workshop,
     call: Call,
     outcome: Outcome,
@@ -27,20 +27,9 @@ def refuse(
     encode: Callable[[Any], Any] | None,
 ) -> None:
     """
-    Start to pass *call* through the middleware of *workshop*; see
+    Pass *call* through the middleware of *workshop*, then settle it; see
     :meth:`aiorpc.extensions.Host.refuse`.
     """
-    passing = _refuse(workshop, call, outcome, settle, encode)
-    workshop.host.spawn(passing, name=f"refuse {call}", settles=True)
-
-
-async def _refuse(
-    workshop: Workshop,
-    call: Call,
-    outcome: Outcome,
-    settle: Callable[[Outcome], None],
-    encode: Callable[[Any], Any] | None,
-) -> None:
     ended = outcome  # also if this task is cancelled
     try:
         ended = await _through(workshop, call, outcome, encode)
