@@ -29,6 +29,7 @@ from .determinism import OrderedSet
 from .loop import Process, SimulationLoop
 
 if TYPE_CHECKING:
+    from .book import Book
     from .channels import Peer
 
 __all__ = ["Lane", "Link", "Network", "Watcher"]
@@ -57,37 +58,6 @@ class Watcher(Protocol):
 
     def misused(self, text: str) -> None:
         """A client broke a rule of AMQP: *text* says who, and how."""
-        ...
-
-
-class Book(Protocol):
-    """Records what the broker does with messages."""
-
-    def published(
-        self,
-        process: Process,
-        exchange: str,
-        routing_key: str,
-        message: Message,
-        queues: tuple[str, ...],
-    ) -> None:
-        """The broker reads a message of *process*, and puts it into *queues*."""
-        ...
-
-    def sends(self, exchange: str, message: Message) -> None:
-        """A process writes a message."""
-        ...
-
-    def acked(self, queue: MemoryQueue, entry: Entry) -> None:
-        """The broker reads the ack of *entry*."""
-        ...
-
-    def returned(self, queue: MemoryQueue, entry: Entry, unworked: bool) -> None:
-        """A client requeues *entry*; if *unworked*, because it stops."""
-        ...
-
-    def lost(self, queue: MemoryQueue, entry: Entry) -> None:
-        """The broker requeues *entry*, because its channel ended."""
         ...
 
 
