@@ -1,6 +1,6 @@
 """
-The slot of one worker: it starts a process, another one when that dies, and replaces it when it is
-told to. Awaits the processes.
+The slot of one worker: it starts a process, another one when that dies, and replaces it on
+request. Awaits the processes.
 """
 
 from __future__ import annotations

@@ -102,9 +102,8 @@ async def test_a_worker_that_dies_is_replaced_and_the_others_stay(
 
 
 async def test_the_pauses_between_attempts_grow(
-    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(slot, "PAUSE", 0.1)
     stage.do("dies")
     async with stage.supervising(1) as running:
         with pytest.raises(WorkersFailed):
@@ -112,7 +111,7 @@ async def test_the_pauses_between_attempts_grow(
     seconds = [float(line.args[-1]) for line in caplog.records if "again in" in line.msg]
     assert len(seconds) == slot.ATTEMPTS - 1
     for before, pause in enumerate(seconds):
-        assert 0.5 <= pause / (0.1 * 2**before) <= 1
+        assert 0.5 <= pause / (slot.PAUSE * 2**before) <= 1
 
 
 async def test_a_worker_that_never_becomes_ready_ends_the_command_with_its_reason(
