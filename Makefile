@@ -52,14 +52,14 @@ check-tests: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=quick \
 		-m "not slow and not rabbitmq and not postgresql and not mysql and not nameko"
 
-test: $(VENV)/.dev servers ## run all tests, on RabbitMQ, PostgreSQL and MariaDB
+test: $(VENV)/.dev servers ## run all tests but the long ones, on RabbitMQ, PostgreSQL and MariaDB
 	@$(call run-tests,$(VENV))
 
 test-long: $(VENV)/.dev servers ## run the tests that take about a minute each: private nodes, a cluster, processes under load
 	@$(BIN)/python -m pytest -q -m "long and not alone" -n 2 --dist loadfile
 	@$(BIN)/python -m pytest -q -m "long and alone"
 
-test-all: $(VENV)/.dev servers test-long ## run all tests with each Python from 3.11 to 3.14, and databases with marshmallow 3
+test-all: $(VENV)/.dev servers test-long ## run all tests: the long ones, the others with each Python from 3.11 to 3.14, databases with marshmallow 3
 	@for p in python3.11 python3.12 python3.13 python3.14; do \
 		if $$p -c 'import ensurepip' >/dev/null 2>&1; then \
 			echo "== $$($$p --version)"; \

@@ -6,6 +6,7 @@ folders, so a new file in a folder stands between the same walls. Imports nothin
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,15 @@ EDGES = {
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} <= set(FLOOR)
+
+
+def test_contributing_shows_every_room_on_its_floor() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = {
+        int(floor): set(re.findall(r"`(\w+)/?`", rooms))
+        for floor, rooms in re.findall(r"^\| (\d+) \| (.*?) \|", text, re.MULTILINE)
+    }
+    assert shown == {number: set(rooms) for number, rooms in enumerate(FLOORS[:-1], 1)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
