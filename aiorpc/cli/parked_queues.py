@@ -20,6 +20,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
+from functools import partial
 
 import msgspec
 
@@ -45,11 +46,9 @@ __all__ = [
     "find",
     "find_some",
     "interruptible",
-    "report",
     "selection_of",
-    "settle_all",
+    "settle",
     "times",
-    "wanted_of",
 ]
 
 #: Failures that are listed one by one.
@@ -81,12 +80,13 @@ def add_selection(parser: Parser) -> None:
 
 
 def add_settling(parser: Parser, verb: str) -> None:
-    """Add the arguments that :func:`wanted_of` reads, and ``--dry-run``."""
+    """Add the arguments that :func:`settle` reads, for the command *verb*."""
     parser.add_argument("queue", metavar="QUEUE", help="The queue of the messages.")
     parser.add_argument("messages", metavar="MESSAGE", nargs="*", help=f"Messages to {verb}.")
     add_selection(parser)
     parser.option("--all", f"{verb.capitalize()} all messages of the queue.")
     parser.option("--dry-run -n", f"Only count the messages that it would {verb}.")
+    add_connection(parser)
 
 
 def selection_of(arguments: argparse.Namespace) -> Selection:
@@ -96,7 +96,7 @@ def selection_of(arguments: argparse.Namespace) -> Selection:
     )
 
 
-def wanted_of(arguments: argparse.Namespace) -> Selection:
+def _wanted_of(arguments: argparse.Namespace) -> Selection:
     """
     Return the messages that *arguments* ask for.
 
@@ -107,7 +107,9 @@ def wanted_of(arguments: argparse.Namespace) -> Selection:
     if wanted.is_all and not arguments.all:
         raise ConfigurationError("say which messages: MESSAGE, --method, --error, or --all")
     if arguments.all and not wanted.is_all:
-        raise ConfigurationError("--all are all messages: leave it out, or the other conditions")
+        raise ConfigurationError(
+            "--all selects all messages: leave out --all, or MESSAGE, --method and --error"
+        )
     return wanted
 
 
@@ -238,7 +240,7 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
         restore()
 
 
-# --- the report
+# --- replay and purge
 
 
 def times(number: int, what: str = "message") -> str:
@@ -250,36 +252,63 @@ def _hidden(work: Settling, messages: int) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def settle_all(
+def settle(
+    arguments: argparse.Namespace,
+    command: str,
+    verb: str,
+    made: Callable[..., Settling],
+    *,
+    question: Callable[[Selection, Sequence[ParkedQueue]], str] | None = None,
+    shown: Callable[[Settling, int], AbstractContextManager[None]] = _hidden,
+) -> ExitCode:
+    """
+    Replay or purge the messages that *arguments* ask for, until a signal or the loss of the
+    connection. Report what happened to them, and return the exit status.
+
+    Args:
+        verb: what happens to a message: ``replayed``.
+        made: returns the work for one queue: :class:`Purge` or :class:`Replay`, with its options.
+        question: returns what to ask before messages change; ``None``: nothing.
+        shown: shows the progress for one queue, of which it reads so many messages at most.
+
+    Raises:
+        ConfigurationError, ConnectionLost: see :func:`find_some` and :func:`connected`; or the
+            arguments do not say which messages; or nobody can be asked.
+    """
+    wanted = _wanted_of(arguments)
+    queues = find_some(arguments, command)
+    asked = " ".join(queue.cost for queue in queues).strip()  # a dry run looks too
+    if question is not None and not arguments.dry_run:
+        asked = f"{asked} {question(wanted, queues)}".strip()
+    elif asked:
+        asked = f"{asked} Go on?"
+    if asked and not agreed(arguments, asked):
+        print_note(f"nothing is {verb}")
+        return ExitCode.OK
+    settled = asyncio.run(_settled(arguments, command, queues, partial(made, wanted=wanted), shown))
+    return _report(arguments, settled, verb)
+
+
+async def _settled(
     arguments: argparse.Namespace,
     command: str,
     queues: Sequence[ParkedQueue],
-    made: Callable[[Transport, ParkedQueue], Settling],
-    shown: Callable[[Settling, int], AbstractContextManager[None]] = _hidden,
+    made: Callable[[Transport, str], Settling],
+    shown: Callable[[Settling, int], AbstractContextManager[None]],
 ) -> list[Settled]:
-    """
-    Replay or purge messages of each of *queues*, until a signal or the loss of the connection.
-
-    Args:
-        made: returns what to run for one queue.
-        shown: shows the progress of it, in which the given number of messages are read at most.
-    """
+    """Settle messages of one queue after the other, until a signal or a lost connection."""
     settled: list[Settled] = []
-
-    async def settle() -> None:
-        async with connected(arguments, command) as transport:
-            for queue in queues:
-                work = made(transport, queue)
-                with interruptible(work.stop), shown(work, queue.messages):
-                    settled.append(await work.run())
-                if settled[-1].ended:
-                    return
-
-    asyncio.run(settle())
+    async with connected(arguments, command) as transport:
+        for queue in queues:
+            work = made(transport, queue.name)
+            with interruptible(work.stop), shown(work, queue.messages):
+                settled.append(await work.run())
+            if settled[-1].ended:
+                break
     return settled
 
 
-def report(arguments: argparse.Namespace, settled: Sequence[Settled], verb: str) -> ExitCode:
+def _report(arguments: argparse.Namespace, settled: Sequence[Settled], verb: str) -> ExitCode:
     """Print what happened to the messages, and return the exit status."""
     if arguments.json:
         print_json(settled)

@@ -5,21 +5,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 
+from ....parked.messages import Selection
 from ....parked.queues import ParkedQueue
 from ....parked.settling import Purge
-from ....transports.base import Transport
-from ...output import ExitCode, print_note
-from ...parked_queues import (
-    add_connection,
-    add_settling,
-    agreed,
-    find_some,
-    report,
-    settle_all,
-    times,
-    wanted_of,
-)
+from ...parked_queues import add_settling, settle, times
 from ...parser import Parser
 
 __all__ = ["configure", "execute"]
@@ -39,25 +31,15 @@ EXAMPLES = """\
 
 def configure(parser: Parser) -> None:
     add_settling(parser, "delete")
-    add_connection(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Delete the messages, and return the exit status."""
-    wanted = wanted_of(arguments)
-    queues = find_some(arguments, "purge")
-    question = " ".join(queue.cost for queue in queues).strip()  # a dry run looks too
-    if not arguments.dry_run:
-        which = "all" if wanted.is_all else "the selected ones of"
-        several = ", ".join(f"{times(queue.messages)} in {queue.name}" for queue in queues)
-        question = f"{question} Delete {which} {several}?".strip()
-    elif question:
-        question = f"{question} Go on?"
-    if question and not agreed(arguments, question):
-        print_note("nothing is deleted")
-        return ExitCode.OK
+    made = partial(Purge, dry=arguments.dry_run)
+    return settle(arguments, "purge", "deleted", made, question=_question)
 
-    def made(transport: Transport, queue: ParkedQueue) -> Purge:
-        return Purge(transport, queue.name, wanted, dry=arguments.dry_run)
 
-    return report(arguments, settle_all(arguments, "purge", queues, made), "deleted")
+def _question(wanted: Selection, queues: Sequence[ParkedQueue]) -> str:
+    which = "all" if wanted.is_all else "the selected ones of"
+    several = ", ".join(f"{times(queue.messages)} in {queue.name}" for queue in queues)
+    return f"Delete {which} {several}?"

@@ -8,23 +8,12 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ....exceptions import ConfigurationError
-from ....parked.queues import ParkedQueue
 from ....parked.settling import Replay, Settling
-from ....transports.base import Transport
 from ...editing import edit
-from ...output import ExitCode, print_note
-from ...parked_queues import (
-    add_connection,
-    add_settling,
-    agreed,
-    find_some,
-    report,
-    settle_all,
-    times,
-    wanted_of,
-)
+from ...parked_queues import add_settling, settle, times
 from ...parser import Parser
 from ...progress import progress
 
@@ -50,34 +39,22 @@ EXAMPLES = """\
 
 
 def configure(parser: Parser) -> None:
-    add_settling(parser, "replay")
     parser.option("--edit -e", "Open each body in $EDITOR before.")
     parser.option("--publish", "Publish to the original exchange, so all its queues get a copy.")
-    add_connection(parser)
+    add_settling(parser, "replay")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Replay the messages, and return the exit status."""
-    wanted = wanted_of(arguments)
     if arguments.edit and not sys.stdin.isatty():
-        raise ConfigurationError("--edit needs a terminal")
-    queues = find_some(arguments, "replay")
-    costs = " ".join(queue.cost for queue in queues).strip()
-    if costs and not agreed(arguments, f"{costs} Go on?"):
-        print_note("nothing is replayed")
-        return ExitCode.OK
-
-    def made(transport: Transport, queue: ParkedQueue) -> Replay:
-        return Replay(
-            transport,
-            queue.name,
-            wanted,
-            dry=arguments.dry_run,
-            publish=arguments.publish,
-            edit=edit if arguments.edit else None,
-        )
-
-    return report(arguments, settle_all(arguments, "replay", queues, made, _shown), "replayed")
+        raise ConfigurationError("--edit needs a terminal: leave out --edit, or use a terminal")
+    made = partial(
+        Replay,
+        dry=arguments.dry_run,
+        publish=arguments.publish,
+        edit=edit if arguments.edit else None,
+    )
+    return settle(arguments, "replay", "replayed", made, shown=_shown)
 
 
 @contextmanager
