@@ -301,8 +301,15 @@ async def _settled(
     async with connected(arguments, command) as transport:
         for queue in queues:
             work = made(transport, queue.name)
-            with interruptible(work.stop), shown(work, queue.messages):
-                settled.append(await work.run())
+            try:
+                with interruptible(work.stop), shown(work, queue.messages):
+                    settled.append(await work.run())
+            except ConfigurationError as error:
+                if len(queues) == 1:
+                    raise
+                work.settled.ended = str(error)  # of this queue only
+                settled.append(work.settled)
+                continue
             if settled[-1].ended:
                 break
     return settled

@@ -150,6 +150,30 @@ def test_a_queue_that_cannot_be_read_does_not_end_the_list(board: Board) -> None
         other.close()
 
 
+def test_a_queue_that_cannot_be_read_does_not_end_a_replay_of_several(board: Board) -> None:
+    other = Board(board.uri)
+    try:
+        for each in (board, other):
+            each.park(b"1", b"2")  # the other consumer holds one
+        alone, free = sorted((board, other), key=lambda each: each.parked)
+        page = {"page_count": 1, "items": [{"name": each.parked} for each in (board, other)]}
+
+        async def replayed(yard: Yard) -> Done:
+            words = ("replay", "*", "--all", "--management", url)
+            async with aio_pika_consumer(board.uri, queue=alone.parked, exclusive=True):
+                return await asyncio.to_thread(board.run, *words)
+
+        with fake_api({"queues/%2F": page}) as url:
+            done = board.do(replayed)
+        assert done.code == 1
+        assert f"{free.parked}: 2 of 2 messages replayed\n" in done.stdout
+        assert "the rest was not tried: " in done.stderr
+        assert "another consumer has it alone" in done.stderr
+        assert free.bodies(free.source) == [b"1", b"2"]
+    finally:
+        other.close()
+
+
 def test_a_name_without_a_parked_queue_is_a_note_of_ls_and_an_error_of_the_others(
     board: Board,
 ) -> None:
