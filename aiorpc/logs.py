@@ -1,6 +1,6 @@
 """
-The loggers of aiorpc, and the one function that escapes and cuts text from outside. No I/O of its
-own.
+The loggers of aiorpc, the one function that escapes and cuts text from outside, and the one that
+writes how many there are of a thing. No I/O of its own.
 
 A name or an error of a peer may hold line breaks. Unescaped, it could write lines into a log that
 look like lines of the program.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-__all__ = ["indented", "logger", "named", "one_line"]
+__all__ = ["counted", "indented", "logger", "named", "one_line"]
 
 #: Characters of a log line, or of an error's text, that are shown.
 MOST = 2000
@@ -26,6 +26,12 @@ def one_line(text: str, most: int = MOST) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def counted(number: int, word: str) -> str:
+    """Return *number* and *word*: ``1 message``, ``1,000 messages``, ``2 addresses``."""
+    plural = f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{number:,} {word if number == 1 else plural}"
 
 
 def logger(name: str) -> logging.Logger:

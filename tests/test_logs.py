@@ -20,7 +20,7 @@ from aiorpc import (
     event_handler,
     rpc,
 )
-from aiorpc.logs import MOST, logger, one_line
+from aiorpc.logs import MOST, counted, logger, one_line
 from tests.support.waiting import eventually
 
 FORGED = "\n2026-01-01 CRITICAL root: forged"
@@ -47,6 +47,21 @@ def written() -> Iterator[io.StringIO]:
 )
 def test_text_becomes_one_bounded_line(text: str, escaped: str) -> None:
     assert one_line(text) == escaped
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "text"),
+    [
+        (0, "message", "0 messages"),
+        (1, "message", "1 message"),
+        (12_000, "message", "12,000 messages"),
+        (2, "address", "2 addresses"),
+    ],
+)
+def test_a_number_of_things_has_its_plural_and_groups_of_digits(
+    number: int, word: str, text: str
+) -> None:
+    assert counted(number, word) == text
 
 
 def test_a_log_line_is_one_line_and_keeps_its_arguments_where_it_can(

@@ -26,7 +26,7 @@ import msgspec
 
 from ..config import Settings
 from ..exceptions import ConfigurationError, ConnectionLost
-from ..logs import one_line
+from ..logs import counted, one_line
 from ..management import ListedQueue, Management
 from ..parked.messages import Selection
 from ..parked.queues import FoundQueues, ParkedQueue, find_queues
@@ -48,7 +48,6 @@ __all__ = [
     "interruptible",
     "selection_of",
     "settle",
-    "times",
 ]
 
 #: Failures that are listed one by one.
@@ -243,11 +242,6 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
 # --- replay and purge
 
 
-def times(number: int, what: str = "message") -> str:
-    """Return ``1 message``, or ``1,000 messages``."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def _hidden(work: Settling, messages: int) -> AbstractContextManager[None]:
     return nullcontext()
 
@@ -322,8 +316,8 @@ def _report(arguments: argparse.Namespace, settled: Sequence[Settled], verb: str
     verb = f"would be {verb}" if arguments.dry_run else verb
     for each in settled:
         if not arguments.json:
-            line = f"{one_line(each.queue)}: {each.done:,} of {times(each.wanted)} {verb}"
-            print(line, flush=True)
+            done = f"{each.done:,} of {counted(each.wanted, 'message')} {verb}"
+            print(f"{one_line(each.queue)}: {done}", flush=True)
             for place, number in each.to.items():
                 print(f"  {number:,} to {one_line(place)}", flush=True)
         _note_rest(each, gone=0 if arguments.dry_run else each.done)
@@ -344,6 +338,7 @@ def _note_rest(settled: Settled, gone: int) -> None:
         print_note(f"no message {name}: `aiorpc parked ls --messages` lists them")
     came = settled.left - settled.messages + gone
     if came > 0 and settled.done == settled.messages:
-        print_note(f"{times(came)} came into {settled.queue} meanwhile, and stay there")
+        more = counted(came, "message")
+        print_note(f"{more} came into {settled.queue} meanwhile, and stay there")
     if settled.ended:
         print_note(f"the rest was not tried: {settled.ended}. Repeat the command")

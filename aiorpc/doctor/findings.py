@@ -18,7 +18,6 @@ __all__ = [
     "FindingKind",
     "NotChecked",
     "Severity",
-    "counted",
     "not_checked",
     "ok",
     "worst",
@@ -117,12 +116,6 @@ class NotChecked(Exception):
         super().__init__(what)
         self.remedy = remedy
         self.subject = subject
-
-
-def counted(number: int, word: str) -> str:
-    """Return *number* and *word*, in the plural if it has one."""
-    plural = f"{word}es" if word.endswith("s") else f"{word}s"
-    return f"{number} {word if number == 1 else plural}"
 
 
 def worst(findings: Sequence[Finding]) -> Severity:

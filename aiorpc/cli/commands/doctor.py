@@ -20,11 +20,11 @@ from ...config import Settings
 from ...doctor.case import Case
 from ...doctor.checks.configuration import MODULE, WRONG
 from ...doctor.examining import examine
-from ...doctor.findings import Finding, Severity, counted, worst
+from ...doctor.findings import Finding, Severity, worst
 from ...doctor.needs import Needs, needs_of
 from ...exceptions import AioRpcError, ConfigurationError
 from ...hosting.container import ServiceContainer
-from ...logs import one_line
+from ...logs import counted, one_line
 from ...management import Management
 from ..loading import UserCodeFailed, load_services
 from ..output import ExitCode, print_json

@@ -6,10 +6,11 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 
+from ...logs import counted
 from ...transports.amqp.conversation import CONNECTION_NAME, Refused
 from ..case import Case
 from ..contacts import Login, log_in
-from ..findings import Finding, FindingKind, NotChecked, Severity, counted, not_checked, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, not_checked, ok
 from ..registry import check
 
 __all__: list[str] = []

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Sequence
 
 from ...config import BrokerUrl
 from ...exceptions import ConfigurationError
+from ...logs import counted
 from ...transports.amqp.conversation import NotAmqp
 from ..case import Case
 from ..contacts import Contact
-from ..findings import Finding, FindingKind, NotChecked, Severity, counted, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, ok
 from ..registry import check
 
 __all__: list[str] = []

@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from ...logs import counted
 from ...management import ListedQueue
 from ...transports.amqp.conversation import Refused
 from ...wire.names import delay_of, parked_queue
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
-from ..findings import Finding, FindingKind, NotChecked, Severity, counted, not_checked, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, not_checked, ok
 from ..registry import check
 from .services import running
 

@@ -9,11 +9,12 @@ from functools import partial
 from ...exceptions import AioRpcError
 from ...hosting.discovery.asking import discover
 from ...hosting.discovery.shapes import Info
+from ...logs import counted
 from ...transports import open_transport
 from ...transports.amqp.conversation import CONNECTION_NAME
 from ...wire.names import rpc_queue_name
 from ..case import Case
-from ..findings import Finding, FindingKind, NotChecked, Severity, counted, not_checked, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, not_checked, ok
 from ..registry import check
 
 __all__ = ["running"]

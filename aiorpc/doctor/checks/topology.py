@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
+from ...logs import counted
 from ...management import ListedQueue
 from ...transports.amqp.conversation import Refused
 from ...wire.message import Exchange
 from ...wire.names import rpc_queue_name
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
-from ..findings import Finding, FindingKind, NotChecked, Severity, counted, ok
+from ..findings import Finding, FindingKind, NotChecked, Severity, ok
 from ..moving import to_quorum
 from ..needs import NeededQueue
 from ..registry import check

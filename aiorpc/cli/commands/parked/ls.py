@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from ....exceptions import ConfigurationError, ConnectionLost
-from ....logs import one_line
+from ....logs import counted, one_line
 from ....parked.messages import Group, OneMessage, Selection
 from ....parked.queues import ParkedQueue
 from ....parked.reading import Look, look
@@ -25,7 +25,6 @@ from ...parked_queues import (
     agreed,
     connected,
     find,
-    times,
 )
 from ...parser import Parser, at_least_one
 from ...tables import Column, print_rows
@@ -127,7 +126,9 @@ def _print(looks: Sequence[Look]) -> None:
     if not looks:
         print("no parked messages")
     for number, seen in enumerate(looks):
-        print(f"{chr(10) if number else ''}{one_line(seen.queue)}: {times(seen.messages)}")
+        if number:
+            print()
+        print(f"{one_line(seen.queue)}: {counted(seen.messages, 'message')}")
         if seen.groups:
             print_rows(_OF_GROUPS, [_cells(group) for group in seen.groups], most=MOST_CELL)
         if seen.rows:

@@ -8,10 +8,11 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
+from ....logs import counted
 from ....parked.messages import Selection
 from ....parked.queues import ParkedQueue
 from ....parked.settling import Purge
-from ...parked_queues import add_settling, settle, times
+from ...parked_queues import add_settling, settle
 from ...parser import Parser
 
 __all__ = ["configure", "execute"]
@@ -41,5 +42,5 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _question(wanted: Selection, queues: Sequence[ParkedQueue]) -> str:
     which = "all" if wanted.is_all else "the selected ones of"
-    several = ", ".join(f"{times(queue.messages)} in {queue.name}" for queue in queues)
+    several = ", ".join(f"{counted(queue.messages, 'message')} in {queue.name}" for queue in queues)
     return f"Delete {which} {several}?"

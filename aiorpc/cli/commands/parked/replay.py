@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from ....exceptions import ConfigurationError
+from ....logs import counted
 from ....parked.settling import Replay, Settling
 from ...editing import edit
-from ...parked_queues import add_settling, settle, times
+from ...parked_queues import add_settling, settle
 from ...parser import Parser
 from ...progress import progress
 
@@ -67,7 +68,7 @@ def _shown(replay: Settling, messages: int) -> Iterator[None]:
 
         def changed() -> None:
             settled = replay.settled
-            now = f"{times(settled.done)} replayed, {len(settled.failed):,} stay"
+            now = f"{counted(settled.done, 'message')} replayed, {len(settled.failed):,} stay"
             if show is not None:
                 show(settled.read, now)
 

@@ -20,7 +20,7 @@ from ....config import Settings
 from ....config.redaction import redact
 from ....context import EMPTY
 from ....exceptions import ConfigurationError
-from ....logs import one_line
+from ....logs import counted, one_line
 from ....parked.bodies import Bodies, Body
 from ....parked.messages import ParkedMessage
 from ....parked.reading import find
@@ -34,7 +34,6 @@ from ...parked_queues import (
     connected,
     find_some,
     selection_of,
-    times,
 )
 from ...parser import Parser
 
@@ -195,7 +194,7 @@ def _print(shown: Shown) -> None:
     _print_mapping("properties", shown.properties)
     _print_mapping("headers", {k: v for k, v in shown.headers.items() if k not in hidden})
     trouble = f"; {one_line(shown.body_trouble)}" if shown.body_trouble else ""
-    print(f"\nbody ({times(shown.bytes, 'byte')}{trouble})")
+    print(f"\nbody ({counted(shown.bytes, 'byte')}{trouble})")
     for line in _body_lines(shown):
         print(f"  {line}")
     if shown.stack:
