@@ -25,7 +25,11 @@ __all__ = ["json_lines"]
 _SIDES = get_args(Side)
 _KINDS = {
     "sides": Kind(
-        lambda value: not isinstance(value, str) and set(value) <= set(_SIDES),
+        lambda value: (
+            isinstance(value, Collection)
+            and not isinstance(value, str)
+            and all(each in _SIDES for each in value)
+        ),
         f"a list of some of {', '.join(_SIDES)}",
     ),
     "arguments": FLAG,
@@ -114,9 +118,8 @@ class json_lines:  # noqa: N801 - used like a function
             secrets = secrets_of(entrypoint, call, entrypoint.service_cls)
         if error is not None:
             line["error"] = type(error).__name__
-            line["text"] = one_line(
-                hide(text_of(error), secrets), _MOST
-            )  # a cut secret is not found
+            text = hide(text_of(error), secrets)  # before the cut: half a secret is not found
+            line["text"] = one_line(text, _MOST)
         if self._arguments and entrypoint is not None:
             line["args"] = [_shown(value, secrets) for value in call.args]
             line["kwargs"] = {name: _shown(value, secrets) for name, value in call.kwargs.items()}

@@ -187,7 +187,8 @@ async def test_without_arguments_and_below_the_level_nothing_of_them_is_written(
 
 
 def test_an_option_with_a_wrong_value_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"sides of json_lines\(\) must be a list of some"):
-        json_lines(sides=["caller"])
+    for sides in (["caller"], "server", 5, None, [["server"]]):
+        with pytest.raises(ConfigurationError, match=r"sides of json_lines\(\) must be a list of"):
+            json_lines(sides=sides)
     with pytest.raises(ConfigurationError, match="arguments of json_lines"):
         json_lines(arguments=None)
