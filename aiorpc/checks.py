@@ -13,6 +13,7 @@ from .context import EMPTY
 from .exceptions import ConfigurationError, likely
 
 __all__ = [
+    "COUNT",
     "FLAG",
     "MAPPING",
     "MIDDLEWARE",
@@ -21,6 +22,7 @@ __all__ = [
     "PRIORITY",
     "SECONDS",
     "SHORT_TEXT",
+    "STRINGS",
     "TEXT",
     "TIMEOUT",
     "Kind",
@@ -62,9 +64,18 @@ MAPPING = Kind(
     lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
     "a mapping whose keys are str",
 )
+STRINGS = Kind(
+    lambda value: (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(each, str) for each in value)
+    ),
+    "a list of str",
+)
 MIDDLEWARE = Kind(
     lambda value: isinstance(value, Sequence) and all(map(callable, value)), "a list of functions"
 )
+COUNT = Kind(lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
 PRIORITY = Kind(
     lambda value: type(value) is int and 0 <= value <= 255, "a whole number from 0 to 255"
 )
@@ -93,13 +104,17 @@ def check(owner: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> No
 
 
 def shown(value: Any) -> str:
-    """Return *value* as an error shows it, with its type; only the type of a long value."""
+    """Return *value* as an error shows it, with its type; only the type of other values."""
     name = type(value).__name__
     if value is None:
         return "None"
     if isinstance(value, str) and len(value) > _SHOWN:
         return f"{value[:_SHOWN]!r}... ({name} of {len(value)} characters)"
-    simple = isinstance(value, float | str) or (isinstance(value, int) and abs(value) < 1 << 64)
+    simple = (
+        isinstance(value, float | str)
+        or (isinstance(value, int) and abs(value) < 1 << 64)
+        or (isinstance(value, list) and STRINGS.fits(value) and len(repr(value)) <= _SHOWN)
+    )
     return f"{value!r} ({name})" if simple else f"a value of type {name}"
 
 

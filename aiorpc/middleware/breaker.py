@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from ..call import Call, Handler
-from ..checks import SECONDS, Kind, check
+from ..checks import COUNT, SECONDS, STRINGS, check
 from ..exceptions import (
     CircuitOpen,
     ConnectionLost,
@@ -27,16 +27,9 @@ __all__ = ["breaker"]
 log = logger("aiorpc.middleware")
 
 _KINDS = {
-    "failures": Kind(lambda value: type(value) is int and value >= 1, "a whole number >= 1"),
+    "failures": COUNT,
     "open_for": SECONDS,
-    "services": Kind(
-        lambda value: (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and all(isinstance(each, str) for each in value)
-        ),
-        "a list of names of services, which may have * in them",
-    ),
+    "services": STRINGS._replace(text="a list of names of services, which may have * in them"),
 }
 #: The service does not answer.
 _FAILURES = (RpcTimeout, UnknownService, ServiceUnavailable, Overloaded)

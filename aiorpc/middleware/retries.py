@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..call import Call, Handler
-from ..checks import SECONDS, Kind, check
+from ..checks import COUNT, SECONDS, STRINGS, Kind, check
 from ..exceptions import CircuitOpen, ConnectionLost, Overloaded, RemoteError, ServiceUnavailable
 from ..logs import logger
 
@@ -20,31 +20,18 @@ __all__ = ["retries"]
 log = logger("aiorpc.middleware")
 
 _PATTERNS = Kind(
-    lambda value: (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and all(isinstance(each, str) and "." in each for each in value)
-    ),
+    lambda value: STRINGS.fits(value) and all("." in each for each in value),
     "a list of service.method, such as [shop.quote, library.get_*]",
 )
-_NAMES = Kind(
-    lambda value: (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and all(isinstance(each, str) for each in value)
-    ),
-    "a list of names of exceptions",
-)
-_COUNT = Kind(lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
 _SHARE = Kind(lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
 _KINDS = {
     "methods": _PATTERNS,
-    "attempts": _COUNT,
+    "attempts": COUNT,
     "first_pause": SECONDS,
     "longest_pause": SECONDS,
-    "budget": _COUNT,
+    "budget": COUNT,
     "earned": _SHARE,
-    "errors": _NAMES,
+    "errors": STRINGS._replace(text="a list of names of exceptions"),
 }
 #: Errors after which another attempt may succeed. RpcTimeout is none: the time is over.
 _PASSING = (ConnectionLost, Overloaded, ServiceUnavailable)

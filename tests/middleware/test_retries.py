@@ -190,7 +190,11 @@ async def test_a_cancelled_caller_ends_the_pause() -> None:
     ("options", "said"),
     [
         ({"methods": "shop.quote"}, "methods of retries() must be a list of service.method"),
-        ({"methods": ["quote"]}, "methods of retries() must be a list of service.method"),
+        (
+            {"methods": ["quote"]},
+            "methods of retries() must be a list of service.method, such as [shop.quote, "
+            "library.get_*], got ['quote'] (list)",
+        ),
         ({"methods": [], "attempts": 0}, "attempts of retries() must be a whole number"),
         ({"methods": [], "earned": 2}, "earned of retries() must be a number from 0 to 1"),
     ],
