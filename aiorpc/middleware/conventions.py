@@ -14,7 +14,7 @@ from typing import Final
 from ..call import Call
 from ..exceptions import RemoteError, RpcTimeout
 
-__all__ = ["OTHER", "SCHEMA", "destination", "error_type", "method"]
+__all__ = ["OTHER", "SCHEMA", "cut_off", "destination", "error_type", "method"]
 
 #: The version of the conventions, as OpenTelemetry's tools read it.
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -93,8 +93,11 @@ def error_type(error: BaseException, call: Call) -> str:
     """
     if isinstance(error, RemoteError):
         return error.exc_type
-    if isinstance(error, asyncio.CancelledError):
-        deadline = call.context.deadline
-        if deadline is not None and deadline.remaining() <= 0:
-            return RpcTimeout.__name__  # the host cancels the method, and answers with this error
-    return type(error).__name__
+    return (RpcTimeout if cut_off(error, call) else type(error)).__name__
+
+
+def cut_off(error: BaseException, call: Call) -> bool:
+    """Return whether the host cancelled *call* at its deadline: it then answers RpcTimeout."""
+    deadline = call.context.deadline
+    is_late = deadline is not None and deadline.remaining() <= 0
+    return is_late and isinstance(error, asyncio.CancelledError)

@@ -19,6 +19,7 @@ from ..config import hide
 from ..hosting.sensitive import secrets_of
 from ..logs import one_line
 from ..wire.errors import safe_for_serialization, text_of
+from .conventions import cut_off
 
 __all__ = ["json_lines"]
 
@@ -150,12 +151,9 @@ def _cut(value: Any) -> Any:
 def _outcome_of(call: Call, error: BaseException | None) -> str:
     if error is None:
         return "ok"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or cut_off(error, call):
         return "timeout"
-    if isinstance(error, asyncio.CancelledError):
-        deadline = call.context.deadline
-        return "timeout" if deadline is not None and deadline.remaining() == 0 else "cancelled"
-    return "error"
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
 
 
 def _trace_id_of(call: Call) -> str:
