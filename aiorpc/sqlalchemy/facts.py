@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import QueuePool
 
 from ..config import Settings
 from ..extensions import DependencyProvider
 from .engine.configuration import DatabaseConfig, configured
 from .engine.opening import open_engine
+from .engine.pool import most_connections
 from .engine.urls import parse_database_url
 from .providers import Database, DatabaseSession
 
@@ -97,7 +98,8 @@ async def facts_of(database: DatabaseConfig, tables: Mapping[str, Any]) -> Facts
             found = await connection.execute(text(f"SELECT version_num FROM {MIGRATIONS}"))
             revisions = [str(each) for each in found.scalars()]
         missing = [] if database.url.in_memory else sorted({*tables} - there)
-        return Facts(server, _most(engine), most, used, ahead, exact_to, missing, revisions)
+        pool = most_connections(engine.pool) if isinstance(engine.pool, QueuePool) else None
+        return Facts(server, pool, most, used, ahead, exact_to, missing, revisions)
 
 
 def _require_file(database: DatabaseConfig) -> None:
@@ -118,13 +120,6 @@ def _tables(connection: Connection, schemas: set[str | None]) -> set[str]:
     for schema in schemas - {None}:
         found |= {f"{schema}.{name}" for name in inspector.get_table_names(schema)}
     return found
-
-
-def _most(engine: AsyncEngine) -> int | None:
-    pool = engine.pool
-    if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
-        return None
-    return pool.size() + pool._max_overflow
 
 
 #: Version, most connections, connections now, seconds since 1970.

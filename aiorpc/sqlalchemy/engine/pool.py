@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from ... import figures
@@ -28,7 +28,7 @@ from ...logs import logger
 from .closing import InterruptiblePool
 from .drivers import abort, looks_alive
 
-__all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout", "bound_pings"]
+__all__ = ["CallPool", "DatabaseUnreachable", "PoolTimeout", "bound_pings", "most_connections"]
 
 log = logger("aiorpc.sqlalchemy")
 
@@ -153,7 +153,7 @@ class CallPool(InterruptiblePool):
         bound = "pool_timeout" if patience >= self._timeout else "the deadline of the call"
         return (
             f"no connection to {self.database or 'the database'} became free within "
-            f"{patience:.2f} s ({bound}): all {self.size() + self._max_overflow} are in use "
+            f"{patience:.2f} s ({bound}): all {most_connections(self)} are in use "
             f"(pool_size {self.size()}, max_overflow {self._max_overflow}), and {self.waiting()} "
             "more calls wait. Raise the limits in DB_ENGINE_OPTIONS, commit or roll back before "
             "slow work so that connections return sooner, or lower max_workers"
@@ -231,9 +231,14 @@ def _figures(pool: CallPool) -> figures.Measured:
     database = pool.database
     yield "database_connections", (database, "used"), pool.checkedout()
     yield "database_connections", (database, "idle"), pool.checkedin()
-    if pool._max_overflow >= 0:
-        yield "database_connections_max", (database,), pool.size() + pool._max_overflow
+    if (most := most_connections(pool)) is not None:
+        yield "database_connections_max", (database,), most
     yield "database_waiting", (database,), pool.waiting()
+
+
+def most_connections(pool: QueuePool) -> int | None:
+    """Return the number of connections that *pool* opens at most; ``None``: unlimited."""
+    return None if pool._max_overflow < 0 else pool.size() + pool._max_overflow
 
 
 def bound_pings(dialect: Dialect, within: float, database: str) -> None:
