@@ -1,5 +1,5 @@
 """
-The command line: ``aiorpc run``, ``call``, ``shell``, ``ls``, ``bench``, ``show-config``, ``new``.
+The command line, ``aiorpc``. ``app.py`` has the list of its commands.
 
 Nothing in aiorpc imports this package, which imports rich only to draw on a terminal.
 """

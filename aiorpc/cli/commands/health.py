@@ -63,7 +63,7 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         report = asyncio.run(_answer(address, path, arguments.timeout))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = "timed out" if isinstance(error, TimeoutError) else error or type(error).__name__
+        reason = "timed out" if isinstance(error, TimeoutError) else error
         why = f"no answer from {address}{path}: {reason}"
         report = Report(alive=False, ready=False, reasons=(why,))
     ok = report.alive if arguments.live else report.ready

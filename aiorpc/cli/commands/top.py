@@ -19,6 +19,7 @@ from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...hosting.discovery.asking import Asker, asking
 from ...hosting.discovery.shapes import DiscoveryAnswer, Question, Stacks, Stats
+from ...logs import one_line
 from ...transports import open_transport
 from ...transports.base import State, Transport
 from ..calls import CONNECT_TIMEOUT
@@ -229,8 +230,6 @@ def _print_stacks(found: Sequence[Stacks], service: str, *, as_json: bool) -> in
 
 
 def _lines_of(answer: Stacks) -> Generator[str]:
-    from ...logs import one_line
-
     number = len(answer.calls) + answer.left_out
     yield one_line(f"{answer.name} in {answer.process} (id {answer.id}): {number} call(s)")
     for doing in answer.calls:
