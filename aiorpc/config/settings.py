@@ -257,6 +257,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
         url = self.broker_urls[0]
         return ("", 0) if url.scheme == "memory" else (url.host, url.port)
 
+    def login_method_for(self, url: BrokerUrl) -> str:
+        """Return the SASL mechanism of connections to *url*, in upper case."""
+        return (url.login_method or self.login_method or "PLAIN").upper()
+
+    def heartbeat_for(self, url: BrokerUrl) -> int:
+        """Return the seconds between heartbeats on connections to *url*; 0: no heartbeats."""
+        return (self.heartbeat or 0) if url.heartbeat is None else url.heartbeat
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Warnings for the log about configured keys that have no effect."""

@@ -16,6 +16,7 @@ import msgspec
 from ..blocking import in_thread
 from ..config import BrokerUrl, Settings
 from ..transports.amqp.conversation import Conversation, NotAmqp, Refused
+from ..transports.amqp.errors import reason
 
 __all__ = ["Address", "Contact", "Login", "connected", "contact_with", "log_in", "resolved"]
 
@@ -122,7 +123,7 @@ async def _works_otherwise(
 
 async def log_in(settings: Settings, url: BrokerUrl, conversation: Conversation) -> Login:
     """Log in with the user, the password and the vhost of *url*."""
-    mechanism = (url.login_method or settings.login_method or "PLAIN").upper()
+    mechanism = settings.login_method_for(url)
     if mechanism not in conversation.mechanisms:
         return Login(url, conversation, "mechanism")
     step = "credentials"
@@ -133,6 +134,5 @@ async def log_in(settings: Settings, url: BrokerUrl, conversation: Conversation)
     except Refused as refused:
         return Login(url, None, step, refused)
     except OSError as error:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        return Login(url, None, step, Refused(0, reason))
+        return Login(url, None, step, Refused(0, reason(error)))
     return Login(url, conversation)

@@ -157,9 +157,9 @@ async def login(case: Case) -> AsyncGenerator[Finding]:
             yield not_checked(each.url.redacted(), "no address speaks AMQP", mend)
         elif each.step == "mechanism":
             assert each.conversation is not None
-            method = each.url.login_method or case.settings.login_method or "PLAIN"
+            method = case.settings.login_method_for(each.url)
             offered = ", ".join(each.conversation.mechanisms)
-            text = f"the broker offers {offered}, and not {method.upper()}"
+            text = f"the broker offers {offered}, and not {method}"
             yield MECHANISM.found(each.url.redacted(), text)
         elif each.step:
             yield _refused(each)
@@ -217,7 +217,7 @@ async def frames(case: Case) -> AsyncGenerator[Finding]:
 @check
 async def heartbeats(case: Case) -> AsyncGenerator[Finding]:
     for url in case.urls:
-        seconds = url.heartbeat if url.heartbeat is not None else case.settings.heartbeat or 0
+        seconds = case.settings.heartbeat_for(url)
         subject = "HEARTBEAT" if url.heartbeat is None else url.redacted()
         if not seconds:
             yield NO_HEARTBEAT.found(subject, "heartbeats are switched off")

@@ -10,6 +10,7 @@ from ...config import BrokerUrl
 from ...exceptions import ConfigurationError
 from ...logs import counted
 from ...transports.amqp.conversation import NotAmqp
+from ...transports.amqp.errors import reason
 from ..case import Case
 from ..contacts import Contact
 from ..findings import Finding, FindingKind, NotChecked, Severity, ok
@@ -112,8 +113,7 @@ async def names(case: Case) -> AsyncGenerator[Finding]:
         try:
             addresses, seconds = await case.addresses(url)
         except OSError as error:
-            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-            yield UNKNOWN.found(url.host, f"the host name has no address: {reason}")
+            yield UNKNOWN.found(url.host, f"the host name has no address: {reason(error)}")
             continue
         listed = ", ".join(each.ip for each in addresses)
         if seconds > SLOW:
@@ -180,10 +180,8 @@ def _of_contact(contact: Contact, others_answer: bool) -> Finding:
         return _of_other_words(subject, trouble)
     if isinstance(trouble, ssl.SSLError):
         return ok(subject, "the port is open; see the check of TLS")
-    reason = "no answer in time" if isinstance(trouble, TimeoutError) else str(trouble)
-    reason = reason or type(trouble).__name__
     severity = Severity.WARNING if others_answer else Severity.ERROR
-    return UNREACHABLE.found(subject, reason, severity=severity)
+    return UNREACHABLE.found(subject, reason(trouble), severity=severity)
 
 
 def _of_other_words(subject: str, trouble: NotAmqp) -> Finding:

@@ -91,13 +91,13 @@ class Link:
         #: Loop time of the last farewell that the broker did not answer, until it sends something.
         self._silent_since: float | None = None
         self._said = ""  # the broker's words when it closed the connection, if any arrived
-        heartbeat = url.heartbeat if url.heartbeat is not None else settings.heartbeat or 0
+        heartbeat = settings.heartbeat_for(url)
         endpoint = Endpoint(
             url.host, url.port, ssl_context(settings, url), tls_server_hostname(settings, url)
         )
         self.lane = Lane(self, endpoint, heartbeat)
         self._timeout = url.connect_timeout or CONNECT_TIMEOUT
-        method = (url.login_method or settings.login_method or "PLAIN").lower()
+        method = settings.login_method_for(url).lower()
         self._connection = _Connection(
             URL(url.to_url(heartbeat=heartbeat, auth=method), encoded=True),
             self.lane.factory,
