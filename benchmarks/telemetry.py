@@ -31,23 +31,20 @@ from collections.abc import Sequence
 from typing import Any
 
 IN_FLIGHT = 100
-#: The name of a case, its middleware, and where the middleware is: client, server.
-CASES = {
+#: Where the middleware is: client, server.
+SIDES = {"client": (True, False), "service": (False, True), "both sides": (True, True)}
+#: The name of a case, its middleware, and where the middleware is.
+CASES: dict[str, tuple[str, bool, bool]] = {
     "no middleware": ("none", False, False),
     "a middleware that does nothing, both sides": ("empty", True, True),
     "tracing without an SDK, both sides": ("no-sdk", True, True),
-    "tracing unsampled, client": ("unsampled", True, False),
-    "tracing unsampled, service": ("unsampled", False, True),
-    "tracing unsampled, both sides": ("unsampled", True, True),
-    "tracing sampled, client": ("sampled", True, False),
-    "tracing sampled, service": ("sampled", False, True),
-    "tracing sampled, both sides": ("sampled", True, True),
-    "metrics, client": ("metrics", True, False),
-    "metrics, service": ("metrics", False, True),
-    "metrics, both sides": ("metrics", True, True),
+    **{
+        f"{name}, {side}": (name.split()[-1], *where)
+        for name in ("tracing unsampled", "tracing sampled", "metrics")
+        for side, where in SIDES.items()
+    },
     "metrics of several processes, both sides": ("metrics-files", True, True),
 }
-SIDES = {name: client + server for name, (_, client, server) in CASES.items()}
 
 
 def middleware_of(kind: str) -> Sequence[Any]:
@@ -168,7 +165,7 @@ def main() -> None:
     print("| --- | --- | --- |")
     first = found["no middleware"]
     for case, each in found.items():
-        sides = SIDES[case]
+        sides = sum(CASES[case][1:])
         added = "-"
         if sides:
             median = (statistics.median(each) - statistics.median(first)) / sides
