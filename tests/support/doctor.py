@@ -17,7 +17,7 @@ from aiorpc.doctor.findings import KINDS, Finding, Severity
 from aiorpc.doctor.needs import needs_of
 from aiorpc.management import Management
 
-__all__ = ["SMALL", "Setup", "broken", "diagnosed", "expect", "setups", "with_parts"]
+__all__ = ["SMALL", "Broken", "Setup", "broken", "diagnosed", "expect", "setups", "with_parts"]
 
 #: The doctor sends a message of this size.
 SMALL = {"MAX_MESSAGE_SIZE": 65536}
@@ -57,7 +57,7 @@ def broken(
 
 def setups(table: Sequence[Broken]) -> pytest.MarkDecorator:
     """Run a test with each setup of *table*."""
-    ids = [f"{each.name}-{each.make.__name__}" for each in table]
+    ids = [f"{each.name}-{getattr(each.make, '__name__', each.subject)}" for each in table]
     return pytest.mark.parametrize("setup", table, ids=ids)
 
 
