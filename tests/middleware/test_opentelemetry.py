@@ -119,11 +119,6 @@ def installed() -> tuple[Settings, Spans]:
 
 
 @pytest.fixture
-def settings(installed: tuple[Settings, Spans]) -> Settings:
-    return installed[0]
-
-
-@pytest.fixture
 def spans(installed: tuple[Settings, Spans]) -> Spans:
     return installed[1]
 

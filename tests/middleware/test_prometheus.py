@@ -90,11 +90,6 @@ def installed() -> Iterator[tuple[Settings, Measured]]:
 
 
 @pytest.fixture
-def settings(installed: tuple[Settings, Measured]) -> Settings:
-    return installed[0]
-
-
-@pytest.fixture
 def metrics(installed: tuple[Settings, Measured]) -> Measured:
     return installed[1]
 
