@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ..config import hide
 from ..context import EMPTY, NO_CONTEXT
 from ..declarations import decorator_of
 from ..exceptions import ConfigurationError, IncorrectSignature
@@ -29,7 +30,7 @@ from ..wire.parked import Parking
 from .arguments import arguments_of
 from .attempts import Attempts
 from .decompression import decompresses
-from .retries import Retries
+from .retries import Retries, reason_of
 from .retry import Retry
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]
@@ -260,19 +261,19 @@ class _Intake:
         host.submit(entrypoint, call, partial(self._settle, taken))
 
     def _refuse(self, delivery: Delivery, outcome: Outcome) -> None:
-        error = outcome.error
-        if error is None:  # a middleware handled the message
+        if outcome.error is None:  # a middleware handled the message
             self._ack(delivery)
             return
         name = f"{self.host.service_name}.{self.entrypoint.method_name}"
         if self.retries is not None and not self.entrypoint.dead_letter:
-            reason = f"it cannot be read: {type(error).__name__}: {text_of(error)}"
+            reason = f"it cannot be read: {reason_of(outcome)}"
             self.retries.give_up(delivery, reason, None, 1)
             return
+        text = hide(text_of(outcome.error), outcome.secrets)
         log.error(
             "%s: %s %s of queue %s cannot be read and is rejected, to the dead-letter exchange if "
             "the queue has one: %s",
-            *(name, self.entrypoint.kind, delivery.routing_key, self.queue, error),
+            *(name, self.entrypoint.kind, delivery.routing_key, self.queue, text),
             extra=named(self.host.service_name, self.entrypoint.method_name),
         )
         delivery.reject(requeue=False)

@@ -23,7 +23,9 @@ log = logger("aiorpc.rpc")
 
 
 class _AnswerError(Protocol):
-    def __call__(self, request: Any, error: BaseException, *, refusal: bool) -> None: ...
+    def __call__(
+        self, request: Any, error: BaseException, *, refusal: bool, secrets: Collection[str]
+    ) -> None: ...
 
 
 class Refusals:
@@ -92,7 +94,7 @@ class Refusals:
             self._settle(request, outcome)
         else:
             refused = refusal and outcome.ending is Ending.REFUSED
-            self._answer_error(request, outcome.error, refusal=refused)
+            self._answer_error(request, outcome.error, refusal=refused, secrets=outcome.secrets)
 
 
 def not_found(method: str, service_cls: type, known: Collection[str]) -> MethodNotFound:

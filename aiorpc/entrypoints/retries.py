@@ -29,7 +29,7 @@ from ..wire.parked import Parking
 from .parking import park
 from .retry import Retry
 
-__all__ = ["Retries"]
+__all__ = ["Retries", "reason_of"]
 
 log = logger("aiorpc.retries")
 
@@ -94,7 +94,7 @@ class Retries:
         elif retries < self._retry.attempts - 1:
             self._delay(delivery, retries + 1, outcome)
         else:
-            self.give_up(delivery, _reason(outcome), self._stack(outcome), retries + 1)
+            self.give_up(delivery, reason_of(outcome), self._stack(outcome), retries + 1)
 
     def give_up(self, delivery: Delivery, reason: str, stack: str | None, attempts: int) -> None:
         """Park the message, or reject it, because it failed for good."""
@@ -178,7 +178,7 @@ class Retries:
         except asyncio.CancelledError:
             self._requeue(delivery)
             raise
-        reason = f"{_reason(outcome)} (the broker refuses its delayed retry: {refused})"
+        reason = f"{reason_of(outcome)} (the broker refuses its delayed retry: {refused})"
         self.give_up(delivery, reason, self._stack(outcome), retries)
 
     def _stack(self, outcome: Outcome) -> str | None:
@@ -190,7 +190,8 @@ class Retries:
         return text
 
 
-def _reason(outcome: Outcome) -> str:
+def reason_of(outcome: Outcome) -> str:
+    """Return the error of *outcome* as text, without its secrets."""
     error = outcome.error
     text: str = hide(f"{type(error).__name__}: {text_of(error)}", outcome.secrets)
     return text

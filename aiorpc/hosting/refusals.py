@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..call import Call, Ending, Outcome, compose
+from ..config import hide
 from ..context import current
 from ..logs import logger
+from ..wire.errors import text_of
+from .sensitive import secrets_of
 from .workshop import Workshop
 
 __all__ = ["refuse"]
@@ -60,5 +63,10 @@ async def _through(
         if limit.expired():
             log.error("%s: its middleware took longer than %g s (CLEANUP_TIMEOUT)", call, bound)
             return outcome
-        log.warning("%s was refused, and its middleware raised %r", call, error)
-        return Outcome(Ending.RAISED, error=error)
+        secrets: tuple[str, ...] = ()
+        entrypoint = call.entrypoint
+        if entrypoint is not None and entrypoint.sensitive_arguments:
+            secrets = secrets_of(entrypoint, call, workshop.service_cls)
+        shown = hide(f"{type(error).__name__}: {text_of(error)}", secrets)
+        log.warning("%s was refused, and its middleware raised %s", call, shown)
+        return Outcome(Ending.RAISED, error=error, secrets=secrets)

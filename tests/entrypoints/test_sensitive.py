@@ -14,16 +14,22 @@ from typing import Any
 import pytest
 
 from aiorpc import (
+    BROADCAST,
+    BadArguments,
     Call,
     ClusterRpcProxy,
     ConfigurationError,
+    Handler,
+    IncorrectSignature,
     RemoteError,
     ServiceContainer,
+    event_dispatcher,
     event_handler,
     rpc,
 )
 from aiorpc.config import hide
 from aiorpc.hosting.sensitive import secrets_of
+from tests.support.waiting import eventually
 
 PASSWORD = "SECRET-it's\n\u00e9"
 
@@ -75,6 +81,44 @@ async def test_the_log_and_the_reply_hide_the_values_of_sensitive_arguments(
     assert """ValueError: ("{'name': 'Ann', 'pin': '***'} sent ***", ["***"])""" in log
     assert 'raised an expected error: KeyError("***")' in log
     assert "in log_in" in log  # the traceback
+
+
+async def reveals(call: Call, handler: Handler) -> Any:
+    """A middleware whose errors show the arguments."""
+    try:
+        return await handler(call)
+    except (IncorrectSignature, BadArguments) as error:
+        raise ValueError(f"{call.args} and {call.kwargs} do not fit") from error
+
+
+async def test_what_a_middleware_raises_for_a_refused_call_hides_the_values_too(
+    broker_config: dict[str, Any], written: io.StringIO
+) -> None:
+    class Service:
+        name = f"sensitive_{uuid.uuid4().hex[:8]}"
+
+        @rpc(sensitive_arguments="password")
+        async def log_in(self, user: str, password: str) -> None: ...
+
+        @event_handler(
+            name, "happened", BROADCAST, reliable_delivery=False, sensitive_arguments="payload"
+        )
+        async def hear(self, payload: str) -> None: ...
+
+    async with (
+        ServiceContainer(Service, broker_config, middleware=[reveals]),
+        ClusterRpcProxy(broker_config, timeout=5) as cluster,
+        event_dispatcher(broker_config) as dispatch,
+    ):
+        with pytest.raises(RemoteError, match="do not fit") as wrong:
+            await cluster[Service.name].log_in(PASSWORD, "Ann", password=PASSWORD)
+        await dispatch(Service.name, "happened", [PASSWORD])
+        await eventually(lambda: "cannot be read and is rejected" in written.getvalue())
+    assert "SECRET" not in repr(wrong.value.exc_args)
+    log = written.getvalue()
+    assert "log_in was refused, and its middleware raised ValueError: " in log
+    assert "hear was refused, and its middleware raised ValueError: " in log
+    assert "SECRET" not in log
 
 
 def test_parts_of_arguments_are_found_by_their_names() -> None:
