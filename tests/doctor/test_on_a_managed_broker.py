@@ -6,6 +6,7 @@ doctor finds each by name. The commands that it prints move a queue without losi
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -313,6 +314,7 @@ async def test_a_look_prolongs_no_life(managed: ManagedRabbit) -> None:
 # From classic to quorum
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the commands need curl")
 @pytest.mark.parametrize("exchange", ["nameko-rpc", "stock.events"])
 async def test_the_commands_move_a_queue_to_quorum_without_losing_a_message(
     exchange: str, managed: ManagedRabbit
