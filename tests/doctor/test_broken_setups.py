@@ -204,9 +204,11 @@ async def _handshakes(context: ssl.SSLContext, **options: Any) -> AsyncIterator[
         serving = asyncio.create_task(asyncio.to_thread(_shake_hands, listener, context))
         options = {"ca_certs": str(TLS / "ca.pem"), "server_hostname": "broker.test", **options}
         port = listener.getsockname()[1]
-        yield Setup({"AMQP_URI": f"amqps://127.0.0.1:{port}/", "AMQP_SSL": options})
-        listener.shutdown(socket.SHUT_RDWR)
-        await serving
+        try:
+            yield Setup({"AMQP_URI": f"amqps://127.0.0.1:{port}/", "AMQP_SSL": options})
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            await serving
 
 
 @broken(ALONE, "tls-client-certificate", "127.0.0.1")

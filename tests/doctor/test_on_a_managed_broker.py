@@ -153,16 +153,20 @@ async def a_topic_permission_for_another_service(url: str) -> AsyncIterator[Setu
     async with _permitted(url) as setup:
         limits = {"exchange": "nameko-rpc", "write": ".*", "read": "^stock"}
         Api.send("PUT", "topic-permissions", VHOST, "clerk", **limits)
-        yield setup
-        Api.send("DELETE", "topic-permissions", VHOST, "clerk")
+        try:
+            yield setup
+        finally:
+            Api.send("DELETE", "topic-permissions", VHOST, "clerk")
 
 
 @broken(MANAGED, "connection-limit")
 async def a_vhost_that_takes_no_connection(url: str) -> AsyncIterator[Setup]:
     async with _vhost(url) as (vhost, setup):
         Api.send("PUT", "vhost-limits", vhost, "max-connections", value=0)
-        yield setup
-        Api.send("DELETE", "vhost-limits", vhost, "max-connections")
+        try:
+            yield setup
+        finally:
+            Api.send("DELETE", "vhost-limits", vhost, "max-connections")
 
 
 @broken(MANAGED, "message-too-large", "MAX_MESSAGE_SIZE")

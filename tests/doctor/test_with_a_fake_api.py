@@ -13,12 +13,13 @@ from aiorpc.doctor.checks.broker import _refused
 from aiorpc.doctor.contacts import Login
 from aiorpc.doctor.findings import Severity
 from aiorpc.transports.amqp.conversation import Refused
-from tests.support.doctor import Broken, Setup, broken, diagnosed, expect, setups
+from tests.support.doctor import Broken, Making, Setup, broken, diagnosed, expect, setups
 from tests.support.management import fake_api
 
 TOLD: list[Broken] = []
 
 
+@asynccontextmanager
 async def _told(url: str, date: datetime | None = None, **answers: Any) -> AsyncIterator[Setup]:
     queues = {"page_count": 1, "items": answers.pop("queues", [])}
     with fake_api({"queues/%2F": queues, **answers}, date=date) as api:
@@ -26,50 +27,44 @@ async def _told(url: str, date: datetime | None = None, **answers: Any) -> Async
 
 
 @broken(TOLD, "node-down", "rabbit@two")
-async def a_node_that_does_not_run(url: str) -> AsyncIterator[Setup]:
-    async for setup in _told(url, nodes=[{"name": "rabbit@two", "running": False}]):
-        yield setup
+def a_node_that_does_not_run(url: str) -> Making:
+    return _told(url, nodes=[{"name": "rabbit@two", "running": False}])
 
 
 @broken(TOLD, "cluster-partition", "rabbit@one")
-async def a_partition(url: str) -> AsyncIterator[Setup]:
+def a_partition(url: str) -> Making:
     node = {"name": "rabbit@one", "running": True, "partitions": ["rabbit@two"]}
-    async for setup in _told(url, nodes=[node]):
-        yield setup
+    return _told(url, nodes=[node])
 
 
 @broken(TOLD, "broker-alarm", "rabbit@one")
-async def a_full_disk(url: str) -> AsyncIterator[Setup]:
+def a_full_disk(url: str) -> Making:
     node = {"name": "rabbit@one", "running": True, "disk_free_alarm": True}
-    async for setup in _told(url, nodes=[node]):
-        yield setup
+    return _told(url, nodes=[node])
 
 
 @broken(TOLD, "connections-without-heartbeat", "/")
-async def a_service_without_heartbeats(url: str) -> AsyncIterator[Setup]:
+def a_service_without_heartbeats(url: str) -> Making:
     found = [
         {"user_provided_name": "stock", "peer_host": "10.0.0.7", "timeout": 0},
         {"user_provided_name": "shop", "peer_host": "10.0.0.8", "timeout": 10},
         {"user_provided_name": "aiorpc doctor", "peer_host": "10.0.0.9", "timeout": 0},
     ]
-    async for setup in _told(url, **{"vhosts/%2F/connections": found}):
-        yield setup
+    return _told(url, **{"vhosts/%2F/connections": found})
 
 
 @broken(TOLD, "clock-skew", "http://127.0.0.1")
-async def a_clock_that_is_late(url: str) -> AsyncIterator[Setup]:
-    async for setup in _told(url, date=datetime.now(UTC) - timedelta(minutes=2)):
-        yield setup
+def a_clock_that_is_late(url: str) -> Making:
+    return _told(url, date=datetime.now(UTC) - timedelta(minutes=2))
 
 
 @broken(TOLD, "queue-down", "rpc-shop")
-async def a_queue_on_a_node_that_is_down(url: str) -> AsyncIterator[Setup]:
-    async for setup in _told(url, queues=[{"name": "rpc-shop", "state": "down"}]):
-        yield setup
+def a_queue_on_a_node_that_is_down(url: str) -> Making:
+    return _told(url, queues=[{"name": "rpc-shop", "state": "down"}])
 
 
 @broken(TOLD, "consumers-stuck", "rpc-shop")
-async def consumers_that_finish_nothing(url: str) -> AsyncIterator[Setup]:
+def consumers_that_finish_nothing(url: str) -> Making:
     queue = {
         "name": "rpc-shop",
         "consumers": 2,
@@ -77,50 +72,44 @@ async def consumers_that_finish_nothing(url: str) -> AsyncIterator[Setup]:
         "messages_unacknowledged": 200,
         "message_stats": {"deliver_get": 900, "deliver_get_details": {"rate": 0.0}},
     }
-    async for setup in _told(url, queues=[queue]):
-        yield setup
+    return _told(url, queues=[queue])
 
 
 @broken(TOLD, "messages-old", "rpc-shop")
-async def messages_with_an_old_timestamp(url: str) -> AsyncIterator[Setup]:
+def messages_with_an_old_timestamp(url: str) -> Making:
     sent = int(time.time()) - 3600
     queue = {"name": "rpc-shop", "messages_ready": 7, "head_message_timestamp": sent}
-    async for setup in _told(url, queues=[queue]):
-        yield setup
+    return _told(url, queues=[queue])
 
 
 @broken(TOLD, "messages-old", "evt-stock-empty--shop.refill")
-async def messages_of_a_queue_that_nobody_used_for_hours(url: str) -> AsyncIterator[Setup]:
+def messages_of_a_queue_that_nobody_used_for_hours(url: str) -> Making:
     idle = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%d %H:%M:%S")
     name = "evt-stock-empty--shop.refill"
     queue = {"name": name, "messages_ready": 7, "consumers": 0, "idle_since": idle}
-    async for setup in _told(url, queues=[queue]):
-        yield setup
+    return _told(url, queues=[queue])
 
 
 @broken(TOLD, "messages-parked", "rpc-shop.parked")
-async def messages_parked_by_a_service_that_is_not_named(url: str) -> AsyncIterator[Setup]:
+def messages_parked_by_a_service_that_is_not_named(url: str) -> Making:
     queue = {"name": "rpc-shop.parked", "messages": 7, "messages_ready": 7, "consumers": 0}
-    async for setup in _told(url, queues=[queue]):
-        yield setup
+    return _told(url, queues=[queue])
 
 
 @broken(TOLD, "queue-is-mirrored", "rpc-shop")
-async def a_mirrored_queue(url: str) -> AsyncIterator[Setup]:
+def a_mirrored_queue(url: str) -> Making:
     queue = {"name": "rpc-shop", "effective_policy_definition": {"ha-mode": "all"}}
-    async for setup in _told(url, queues=[queue]):
-        yield setup
+    return _told(url, queues=[queue])
 
 
 @broken(TOLD, "messages-expire", "evt-stock-empty--shop.refill.retry-60000ms")
-async def a_policy_that_shortens_the_wait_for_the_next_attempt(url: str) -> AsyncIterator[Setup]:
+def a_policy_that_shortens_the_wait_for_the_next_attempt(url: str) -> Making:
     queue = {
         "name": "evt-stock-empty--shop.refill.retry-60000ms",
         "arguments": {"x-message-ttl": 60_000, "x-dead-letter-exchange": ""},
         "effective_policy_definition": {"message-ttl": 1000},
     }
-    async for setup in _told(url, queues=[queue]):
-        yield setup
+    return _told(url, queues=[queue])
 
 
 async def test_the_wait_for_the_next_attempt_is_no_finding() -> None:
@@ -129,8 +118,7 @@ async def test_the_wait_for_the_next_attempt_is_no_finding() -> None:
         "arguments": {"x-message-ttl": 500, "x-dead-letter-exchange": ""},
         "consumers": 0,
     }
-    setups_of = asynccontextmanager(_told)
-    async with setups_of("amqp://127.0.0.1:1/", queues=[queue]) as given:
+    async with _told("amqp://127.0.0.1:1/", queues=[queue]) as given:
         findings = await diagnosed(given.config, management=given.management)
     about = [each for each in findings if each.subject == queue["name"]]
     assert {each.severity for each in about} == {Severity.OK}

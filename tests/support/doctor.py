@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NamedTuple
+from inspect import isasyncgenfunction
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,7 +18,17 @@ from aiorpc.doctor.findings import KINDS, Finding, Severity
 from aiorpc.doctor.needs import needs_of
 from aiorpc.management import Management
 
-__all__ = ["SMALL", "Broken", "Setup", "broken", "diagnosed", "expect", "setups", "with_parts"]
+__all__ = [
+    "SMALL",
+    "Broken",
+    "Making",
+    "Setup",
+    "broken",
+    "diagnosed",
+    "expect",
+    "setups",
+    "with_parts",
+]
 
 #: The doctor sends a message of this size.
 SMALL = {"MAX_MESSAGE_SIZE": 65536}
@@ -31,6 +42,10 @@ class Setup(NamedTuple):
     management: str | None = None
 
 
+Make = TypeVar("Make", bound=Callable[[str], Any])
+Making: TypeAlias = AbstractAsyncContextManager[Setup]
+
+
 class Broken(NamedTuple):
     """
     A broken setup, and the finding that the doctor has for it.
@@ -40,16 +55,18 @@ class Broken(NamedTuple):
 
     name: str
     subject: str
-    make: Callable[[str], AbstractAsyncContextManager[Setup]]
+    make: Callable[[str], Making]
 
 
-def broken(
-    table: list[Broken], name: str, subject: str = ""
-) -> Callable[[Callable[[str], AsyncIterator[Setup]]], Callable[[str], AsyncIterator[Setup]]]:
-    """Add a setup to *table*, for which the doctor finds *name* about *subject*."""
+def broken(table: list[Broken], name: str, subject: str = "") -> Callable[[Make], Make]:
+    """
+    Add a setup to *table*, for which the doctor finds *name* about *subject*. The function is an
+    async generator, or returns the context manager of another one.
+    """
 
-    def add(make: Callable[[str], AsyncIterator[Setup]]) -> Callable[[str], AsyncIterator[Setup]]:
-        table.append(Broken(name, subject, asynccontextmanager(make)))
+    def add(make: Make) -> Make:
+        made = asynccontextmanager(make) if isasyncgenfunction(make) else make
+        table.append(Broken(name, subject, made))
         return make
 
     return add
