@@ -27,9 +27,13 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.config import resolve
-from aiorpc.doctor.checks import network, services
+from aiorpc.doctor.case import Case
+from aiorpc.doctor.checks import network, queues, services
 from aiorpc.doctor.findings import Severity
+from aiorpc.doctor.needs import needs_of
+from aiorpc.management import ListedQueue, Management
 from aiorpc.transports import open_transport
+from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
 from tests.support.amqp import from_broker
@@ -433,6 +437,26 @@ async def test_a_healthy_broker_has_neither_warnings_nor_errors(rabbitmq_uri: st
     findings = await diagnosed({"AMQP_URI": rabbitmq_uri})
     mild = {Severity.OK, Severity.NOTE, Severity.NOT_CHECKED}
     assert {each.severity for each in findings} <= mild, findings
+
+
+async def test_a_parked_queue_on_a_dead_node_is_not_checked_and_never_ok(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refused(case: Case, name: str) -> Refused:
+        return Refused(404, "home node 'rabbit@two' of durable queue is down or inaccessible")
+
+    async def listed(case: Case) -> dict[str, ListedQueue]:
+        return {name: ListedQueue(name, state="down") for name in case.queues}
+
+    settings = resolve("memory://")
+    needs = [needs_of(ServiceContainer(Greeter, settings))]
+    monkeypatch.setattr(Case, "queue", refused)
+    monkeypatch.setattr(Case, "listed", listed)
+    for management in (None, Management("http://127.0.0.1:1", settings)):
+        case = Case(settings, needs, management)
+        (found,) = [each async for each in queues.parked(case)]
+        assert found.subject == f"rpc-{Greeter.name}.parked"
+        assert found.severity is Severity.NOT_CHECKED
 
 
 async def test_the_doctor_changes_nothing(rabbitmq_uri: str) -> None:

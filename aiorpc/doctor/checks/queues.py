@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from ...logs import counted
 from ...management import ListedQueue
-from ...transports.amqp.conversation import Refused
+from ...transports.amqp.conversation import QueueCounts, Refused
 from ...wire.names import delay_of, parked_queue
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
 from ..findings import Finding, FindingKind, NotChecked, Severity, not_checked, ok
@@ -20,8 +20,6 @@ __all__: list[str] = []
 
 #: Seconds after which a waiting message is old.
 OLD = 300.0
-#: The broker's code for a queue that does not exist.
-_MISSING = 404
 #: Queues with these beginnings belong to services of Nameko and aiorpc.
 _OURS = ("rpc-", "evt-")
 _PARKED = parked_queue("").name
@@ -99,7 +97,7 @@ async def _asked(case: Case, name: str) -> Finding:
     if isinstance(answer, Refused):
         if answer.unavailable:
             return DOWN.found(name, answer.text)
-        if answer.code == _MISSING:
+        if answer.missing:
             return not_checked(name, "the queue does not exist yet", "start the service once")
         return not_checked(name, answer.text, "read the broker's log")
     waiting = _waiting(answer.messages)
@@ -175,21 +173,27 @@ def _age(queue: ListedQueue) -> tuple[float | None, bool]:
 
 @check
 async def parked(case: Case) -> AsyncGenerator[Finding]:
+    found: dict[str, int | None]
     if case.given_management is not None:
-        found = {
-            name: queue.messages
-            for name, queue in (await case.listed()).items()
-            if name.endswith(_PARKED)
-        }
+        listed = await case.listed()
+        found = {name: listed[name].messages for name in listed if name.endswith(_PARKED)}
     else:
-        found = {}
-        for name in (each for each in case.queues if each.endswith(_PARKED)):
-            answer = await case.queue(name)
-            found[name] = 0 if isinstance(answer, Refused) else answer.messages
-        if not found:
+        names = [name for name in case.queues if name.endswith(_PARKED)]
+        if not names:
             raise NotChecked(f"all parked queues: {NO_MANAGEMENT}", USE_MANAGEMENT)
+        found = {name: _messages(await case.queue(name)) for name in names}
     for name, messages in found.items():
-        if messages:
+        if messages is None:
+            text = "the broker does not tell how many messages are parked"
+            yield not_checked(name, text, "run the doctor again; if it stays so, start the node")
+        elif messages:
             yield PARKED.found(name, f"{counted(messages, 'message')} parked")
-    if not any(found.values()):
+    if all(messages == 0 for messages in found.values()):
         yield ok("parked queues", "no message is parked")
+
+
+def _messages(answer: QueueCounts | Refused) -> int | None:
+    """Return the number of messages; 0 if there is no such queue, ``None`` if it is not known."""
+    if isinstance(answer, Refused):
+        return 0 if answer.missing else None
+    return answer.messages

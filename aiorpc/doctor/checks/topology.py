@@ -148,7 +148,7 @@ async def flags(case: Case) -> AsyncGenerator[Finding]:
     if case.given_management is None:
         for each in needed:
             answer = await case.queue(each.queue.name)
-            missing = isinstance(answer, Refused) and answer.code == 404 and not answer.unavailable
+            missing = isinstance(answer, Refused) and answer.missing
             if missing and (finding := _of_missing(each)):
                 yield finding
         raise NotChecked(f"the flags of {len(needed)} queues: {NO_MANAGEMENT}", USE_MANAGEMENT)
@@ -242,7 +242,7 @@ async def _consumers(case: Case, queue: str) -> int | None:
         return (found[0].consumers or 0) if found else None
     answer = await case.queue(queue)
     if isinstance(answer, Refused):
-        if answer.code == 404 and not answer.unavailable:
+        if answer.missing:
             return None
         raise NotChecked(answer.text, subject=queue)
     return answer.consumers

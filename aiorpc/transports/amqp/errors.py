@@ -46,6 +46,11 @@ class Refused(Exception):
         return self.code == 404 and re.search(_UNAVAILABLE, self.text) is not None
 
     @property
+    def missing(self) -> bool:
+        """Whether the queue or the exchange does not exist."""
+        return self.code == 404 and not self.unavailable
+
+    @property
     def may_pass(self) -> bool:
         """
         Whether the broker may accept the same declaration later: after an operator gave the user a

@@ -124,7 +124,7 @@ async def queue_exists(link: Link, queue: str) -> bool:
         async with link.passing_channel() as channel:
             await channel.rpc(QueueDeclare(queue=queue, passive=True))
     except Refused as refused:
-        if refused.code == 404 and not refused.unavailable:
+        if refused.missing:
             return False
         raise
     return True
