@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from ...transports.base import State, Transport
 from ..calls import CONNECT_TIMEOUT
 from ..live_view import Depths, View, view_of
 from ..output import ExitCode, print_error, print_json, print_note
-from ..parser import Parser, add_settings, number, settings_for_server
+from ..parser import Parser, add_settings, at_least_one, number, settings_for_server
 
 __all__ = ["configure", "execute"]
 
@@ -57,7 +58,7 @@ def configure(parser: Parser) -> None:
     interval = "Seconds between two refreshes. (default: 2)"
     parser.option("--interval -i SECONDS", interval, type=number(0.1, LONGEST), default=2.0)
     count = "Refreshes to show. (default: until Ctrl-C)"
-    parser.option("--count -n N", count, type=number(1), default=None)
+    parser.option("--count -n N", count, type=at_least_one)
     wait = "Seconds to wait for answers. (default: 0.5)"
     parser.option("--wait SECONDS", wait, type=number(0.01, LONGEST), default=0.5)
     stacks = "Show the running calls of SERVICE once: ids, ages, arguments, stacks."
@@ -100,7 +101,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
         show = stack.enter_context(_screen(interval, as_json=arguments.json))
         with suppress(ConnectionLost):  # the next look shows it
             await watch.look()  # rates need an earlier answer
-        for _ in _times(arguments.count):
+        for _ in itertools.count() if arguments.count is None else range(arguments.count):
             await asyncio.sleep(interval - wait)
             try:
                 view = await watch.look()
@@ -108,13 +109,6 @@ async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
                 view = view_of([], {}, {}, transport.url)
                 view.trouble = str(error)
             show(view)
-
-
-def _times(count: float | None) -> Generator[int]:
-    number = 0
-    while count is None or number < count:
-        yield number
-        number += 1
 
 
 class Watch:

@@ -245,7 +245,11 @@ def test_stacks_show_the_running_calls(service_on_rabbitmq: Project, rabbitmq_ur
 
 
 @pytest.mark.parametrize(
-    "words", [("--interval", "0"), ("--interval", "31"), ("--count", "0"), ("--wait", "inf")]
+    "words",
+    [
+        *(("--interval", "0"), ("--interval", "31"), ("--wait", "inf")),
+        *(("--count", "0"), ("--count", "1.5")),
+    ],
 )
 def test_a_wrong_number_is_refused(words: tuple[str, ...], closed_port: int) -> None:
     done = invoke("top", *words, "--broker", f"amqp://127.0.0.1:{closed_port}/")
