@@ -24,13 +24,13 @@ from ..logs import logger, named
 from ..transports.base import Delivery
 from ..wire.arguments import Arguments
 from ..wire.copies import has_id, identity_of, retries_of, was_resent
-from ..wire.errors import text_of
+from ..wire.errors import reason_of, text_of
 from ..wire.message import Queue, checked
 from ..wire.parked import Parking
 from .arguments import arguments_of
 from .attempts import Attempts
 from .decompression import decompresses
-from .retries import Retries, reason_of
+from .retries import Retries
 from .retry import Retry
 
 __all__ = ["Consumer", "QueueConsumer", "consume"]

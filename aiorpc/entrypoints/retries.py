@@ -22,14 +22,14 @@ from ..extensions import Host, Outcome
 from ..logs import logger, named, one_line
 from ..transports.base import Delivery, Outgoing
 from ..wire.copies import original_key_of, retried
-from ..wire.errors import text_of
+from ..wire.errors import reason_of
 from ..wire.message import Queue
 from ..wire.names import delay_queue, parked_queue
 from ..wire.parked import Parking
 from .parking import park
 from .retry import Retry
 
-__all__ = ["Retries", "reason_of"]
+__all__ = ["Retries"]
 
 log = logger("aiorpc.retries")
 
@@ -188,13 +188,6 @@ class Retries:
             return None
         text: str = hide(shortened(outcome.error, self._host.service_cls), outcome.secrets)
         return text
-
-
-def reason_of(outcome: Outcome) -> str:
-    """Return the error of *outcome* as text, without its secrets."""
-    error = outcome.error
-    text: str = hide(f"{type(error).__name__}: {text_of(error)}", outcome.secrets)
-    return text
 
 
 def _key(delivery: Delivery) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 
 import msgspec
 
-from ..config import hide
 from ..extensions import Entrypoint, Outcome
 from ..logs import one_line
-from ..wire.errors import text_of
+from ..wire.errors import reason_of
 
 __all__ = ["Activity", "Counts", "Ledger", "bucket_of", "seconds_of"]
 
@@ -54,11 +53,9 @@ class Counts(msgspec.Struct, eq=False):
 
     def failed(self, entrypoint: Entrypoint, outcome: Outcome) -> None:
         """Count the error of *outcome* and keep its text, unless *entrypoint* expects it."""
-        error = outcome.error
-        if not isinstance(error, (entrypoint.expected_exceptions, entrypoint.answers)):
+        if not isinstance(outcome.error, (entrypoint.expected_exceptions, entrypoint.answers)):
             self.errors += 1
-            text = hide(f"{type(error).__name__}: {text_of(error)}", outcome.secrets)
-            self.last_error = one_line(text, _LONGEST)
+            self.last_error = one_line(reason_of(outcome), _LONGEST)
 
 
 class Activity(msgspec.Struct, frozen=True):

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..call import Call, Ending, Outcome, compose
-from ..config import hide
 from ..context import current
 from ..logs import logger
-from ..wire.errors import text_of
+from ..wire.errors import reason_of
 from .sensitive import secrets_of
 from .workshop import Workshop
 
@@ -63,10 +62,8 @@ async def _through(
         if limit.expired():
             log.error("%s: its middleware took longer than %g s (CLEANUP_TIMEOUT)", call, bound)
             return outcome
-        secrets: tuple[str, ...] = ()
-        entrypoint = call.entrypoint
+        raised, entrypoint = Outcome(Ending.RAISED, error=error), call.entrypoint
         if entrypoint is not None and entrypoint.sensitive_arguments:
-            secrets = secrets_of(entrypoint, call, workshop.service_cls)
-        shown = hide(f"{type(error).__name__}: {text_of(error)}", secrets)
-        log.warning("%s was refused, and its middleware raised %s", call, shown)
-        return Outcome(Ending.RAISED, error=error, secrets=secrets)
+            raised.secrets = secrets_of(entrypoint, call, workshop.service_cls)
+        log.warning("%s was refused, and its middleware raised %s", call, reason_of(raised))
+        return raised

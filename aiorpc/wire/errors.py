@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..call import Outcome
+from ..config import hide
 from ..exceptions import (
     AioRpcError,
     BadRequest,
@@ -30,7 +32,13 @@ from ..exceptions import (
     registry,
 )
 
-__all__ = ["error_from_payload", "error_payload", "safe_for_serialization", "text_of"]
+__all__ = [
+    "error_from_payload",
+    "error_payload",
+    "reason_of",
+    "safe_for_serialization",
+    "text_of",
+]
 
 _REFUSALS: Mapping[str, type[AioRpcError]] = {
     exc_type.__name__: exc_type
@@ -185,3 +193,10 @@ def text_of(value: Any) -> str:
         return str(value)
     except Exception:  # noqa: BLE001 - a __str__ may raise anything
         return "[__unicode__ failed]"
+
+
+def reason_of(outcome: Outcome) -> str:
+    """Return the type and the text of the error of *outcome*, with its secrets masked."""
+    error = outcome.error
+    text: str = hide(f"{type(error).__name__}: {text_of(error)}", outcome.secrets)
+    return text
