@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from typing import Any, ClassVar, NoReturn, Protocol, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 from ..call import Middleware
 from ..checks import check_middleware
@@ -318,6 +318,7 @@ def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
         heard.append(signum)
         if len(heard) > 1:
             _end_at_once(signum)
+            return
         loop.call_soon_threadsafe(tell, signal.Signals(signum).name)
 
     before = {}
@@ -332,15 +333,25 @@ def _signals_heard(runner: ServiceRunner) -> Iterator[asyncio.Future[None]]:
                 signal.signal(signum, handler)
 
 
-def _end_at_once(signum: int) -> NoReturn:
+def _end_at_once(signum: int) -> None:
+    """
+    End the process in at most LAST_WORDS, from another thread. The main thread goes on until then,
+    because it may hold a lock that logging needs.
+    """
+
     def tell() -> None:
         log.warning("%s again: ending at once", signal.Signals(signum).name)
         logging.shutdown()
 
+    def end() -> None:
+        try:
+            telling = threading.Thread(target=tell, daemon=True)
+            telling.start()
+            telling.join(LAST_WORDS)
+        finally:
+            os._exit(128 + signum)
+
     try:
-        # In a thread, because the main thread may hold a lock that logging needs.
-        telling = threading.Thread(target=tell, daemon=True)
-        telling.start()
-        telling.join(LAST_WORDS)
-    finally:
+        threading.Thread(target=end, daemon=True).start()
+    except RuntimeError:  # no thread can start any more
         os._exit(128 + signum)

@@ -970,6 +970,36 @@ async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(
         assert f"{signum.name} again: ending at once" in output.decode()
 
 
+LOGGING = """
+import asyncio, logging, os, signal
+from aiorpc import once, serve
+
+class Handler(logging.StreamHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if "finishing the running calls" in record.getMessage():
+            os.kill(os.getpid(), signal.SIGTERM)  # while this thread holds the handler's lock
+
+class Service:
+    name = "logging"
+    @once
+    async def wait(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(600)
+
+logging.basicConfig(level=logging.INFO, handlers=[Handler()])
+asyncio.run(serve(Service, config="memory://"))
+"""
+
+
+async def test_a_second_signal_is_logged_even_while_the_main_thread_logs(tmp_path: Path) -> None:
+    async with running(tmp_path, LOGGING) as process:
+        assert process.stdout is not None
+        output = await asyncio.wait_for(process.stdout.read(), 20)
+        assert await asyncio.wait_for(process.wait(), 20) == 128 + signal.SIGTERM
+        assert "SIGTERM again: ending at once" in output.decode()
+
+
 def test_the_logger_of_errors_has_the_call_id(caplog: pytest.LogCaptureFixture) -> None:
     config = {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
 
