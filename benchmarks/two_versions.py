@@ -7,7 +7,7 @@ Compares the CPU per call of two checkouts of aiorpc: this one and another.
 
 The servers and clients of both run at the same time, and take turns in batches of some 0.3 s.
 Other load on the machine then hits both, so the ratio is steadier than that of two runs of
-``compare.py``. The processes start anew ``--starts`` times, because memory layout changes the cost
+``compare.py``. The processes restart ``--starts`` times, because memory layout changes the cost
 of a process by 2 to 4 %.
 
 Prints for each start, and then for all: CPU per call of client and server (user and system) of both

@@ -84,7 +84,7 @@ def _fault_of(text: bytes) -> str:
 
 
 async def _again(question: str) -> bool:
-    """Ask on the terminal. The loop runs on, so that the connection stays alive meanwhile."""
+    """Ask on the terminal. The loop keeps running, so the connection stays alive."""
     print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
     loop = asyncio.get_running_loop()
     typed = asyncio.Event()

@@ -104,7 +104,7 @@ def _endpoints_of(
 ) -> list[tuple[EndpointStats, EndpointStats | None, float]]:
     """
     Return the endpoints of an instance, the same endpoints at the last look, and the seconds since
-    that look: none if the counts began anew.
+    that look: 0 if the instance counts from zero again.
     """
     if not isinstance(answer, Stats):
         return []
@@ -170,9 +170,9 @@ class _Sum:
             row.errors_per_second = round(self._error_rate, 2)
             row.p50_ms = quantile(self._durations, 0.5)
             row.p99_ms = quantile(self._durations, 0.99)
-        if told := [depths[queue] for queue in self._queues if queue in depths]:
-            row.queue = sum(messages for messages, _ in told)
-            row.consumers = sum(consumers for _, consumers in told)
+        if known := [depths[queue] for queue in self._queues if queue in depths]:
+            row.queue = sum(messages for messages, _ in known)
+            row.consumers = sum(consumers for _, consumers in known)
         return row
 
 

@@ -143,7 +143,7 @@ def find(arguments: argparse.Namespace, command: str, names: Sequence[str]) -> F
     """
     Return the parked queues that *names* name, or all.
 
-    This is a connection of its own, so that none waits while the user is asked something.
+    The connection closes before the command asks the user anything.
 
     Raises:
         ConnectionLost, ConfigurationError: the broker is down, or does not answer.
@@ -175,12 +175,15 @@ async def _listed(arguments: argparse.Namespace, command: str) -> dict[str, List
     return {queue.name: queue for queue in queues}
 
 
-def find_some(arguments: argparse.Namespace, command: str) -> list[ParkedQueue]:
+def find_some(arguments: argparse.Namespace, command: str, *, one: bool) -> list[ParkedQueue]:
     """
     Return the parked queues that the argument QUEUE names.
 
+    Args:
+        one: whether the command needs a single queue.
+
     Raises:
-        ConfigurationError: there is none, or a MESSAGE would be looked for in several.
+        ConfigurationError: no queue fits, or several fit and the command needs *one*.
     """
     name = arguments.queue
     found = find(arguments, command, [name])
@@ -190,9 +193,11 @@ def find_some(arguments: argparse.Namespace, command: str) -> list[ParkedQueue]:
             f"there is no parked queue {name!r}{why}: `aiorpc parked ls` lists them. It exists "
             "from the first parked message on"
         )
-    if len(found.queues) > 1 and arguments.messages:
+    if one and len(found.queues) > 1:
         several = ", ".join(queue.name for queue in found.queues)
-        raise ConfigurationError(f"MESSAGE is one of one queue: name one of {several}")
+        raise ConfigurationError(
+            f"a message is in one queue, and {name!r} fits several: name one of {several}"
+        )
     return found.queues
 
 
@@ -270,7 +275,7 @@ def settle(
             arguments do not say which messages; or nobody can be asked.
     """
     wanted = _wanted_of(arguments)
-    queues = find_some(arguments, command)
+    queues = find_some(arguments, command, one=bool(arguments.messages))
     asked = " ".join(queue.cost for queue in queues).strip()  # a dry run looks too
     if question is not None and not arguments.dry_run:
         asked = f"{asked} {question(wanted, queues)}".strip()
@@ -339,6 +344,6 @@ def _note_rest(settled: Settled, gone: int) -> None:
     came = settled.left - settled.messages + gone
     if came > 0 and settled.done == settled.messages:
         more = counted(came, "message")
-        print_note(f"{more} came into {settled.queue} meanwhile, and stay there")
+        print_note(f"{more} arrived in {settled.queue} during the command, and stay there")
     if settled.ended:
         print_note(f"the rest was not tried: {settled.ended}. Repeat the command")

@@ -192,7 +192,7 @@ class Case:
             raise NotChecked(NO_MANAGEMENT, USE_MANAGEMENT)
         return self.given_management
 
-    async def told(self, *path: str) -> Any:
+    async def api(self, *path: str) -> Any:
         """
         Return what the management API answers for *path*; ``None`` if there is no such object.
 
@@ -206,7 +206,7 @@ class Case:
                 return await management.get(*path)
 
         try:
-            return await self.once(("told", *path), ask)
+            return await self.once(("api", *path), ask)
         except ManagementRefused as error:
             if error.status == 404:
                 return None
@@ -215,7 +215,7 @@ class Case:
             raise NotChecked(str(error), USE_MANAGEMENT) from None
 
     async def listed(self) -> Mapping[str, ListedQueue]:
-        """Return the queues of the vhost, by name. Raises NotChecked, see :meth:`told`."""
+        """Return the queues of the vhost, by name. Raises NotChecked, see :meth:`api`."""
         management, vhost = self.management, self.vhost
 
         async def ask() -> Mapping[str, ListedQueue]:
@@ -227,16 +227,16 @@ class Case:
             raise NotChecked(str(error), USE_MANAGEMENT) from None
 
     async def exchanges(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return the exchanges of the vhost, by name. Raises NotChecked, see :meth:`told`."""
-        found = await self.told("exchanges", self.vhost)
+        """Return the exchanges of the vhost, by name. Raises NotChecked, see :meth:`api`."""
+        found = await self.api("exchanges", self.vhost)
         return {each["name"]: each for each in found or ()}
 
     async def bindings(self, queue: str) -> Sequence[tuple[str, str]]:
         """
         Return exchange and key of each binding of *queue*, without that of the default exchange.
-        Raises NotChecked, see :meth:`told`.
+        Raises NotChecked, see :meth:`api`.
         """
-        found = await self.told("queues", self.vhost, queue, "bindings")
+        found = await self.api("queues", self.vhost, queue, "bindings")
         return [(each["source"], each["routing_key"]) for each in found or () if each["source"]]
 
     @property

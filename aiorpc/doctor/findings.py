@@ -98,7 +98,7 @@ def ok(subject: str, what: str) -> Finding:
 
 
 def not_checked(subject: str, what: str, remedy: str) -> Finding:
-    """Return that the check cannot tell about *subject*, and goes on. See :class:`NotChecked`."""
+    """Return that the check cannot judge *subject*, and continues. See :class:`NotChecked`."""
     return Finding("", Severity.NOT_CHECKED, subject, what, remedy=remedy)
 
 

@@ -102,7 +102,7 @@ class Tracing:
         call = _with_trace(call, inside, span_context)
         if span.is_recording():
             return _recorded(call, handler, span, inside, side)
-        if not sends:  # a worker has a context of its own, which ends with it
+        if not sends:  # a worker has its own context, which ends with it
             context_api.attach(inside)
         return handler(call)
 
@@ -133,7 +133,7 @@ class Tracing:
             call = _with_data(call, {TRACEPARENT: traceparent})
         elif not self._sampling.drops(traceparent):
             return None
-        if not sends:  # a worker has a context of its own, which ends with it
+        if not sends:  # a worker has its own context, which ends with it
             context_api.attach(trace.set_span_in_context(Unsampled(traceparent), _NOTHING))
         return call
 

@@ -29,9 +29,9 @@ def id_of(message: Message) -> str:
     their own. Messages with equal contents have the same digits.
     """
     headers = message.headers or EMPTY
-    told = sorted((k, repr(v)) for k, v in headers.items() if k not in _OF_A_LOOK)
+    kept = sorted((k, repr(v)) for k, v in headers.items() if k not in _OF_A_LOOK)
     digest = blake2b(message.body, digest_size=5)
-    digest.update(repr((message.message_id, message.correlation_id, told)).encode(errors="replace"))
+    digest.update(repr((message.message_id, message.correlation_id, kept)).encode(errors="replace"))
     return digest.hexdigest()
 
 

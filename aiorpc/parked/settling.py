@@ -61,8 +61,8 @@ class Settled(msgspec.Struct):
         missing: the names of the selection that no message has.
         to: the exchanges and routing keys that were replayed to, with the number of messages.
         ended: why the rest was not tried; empty if all were.
-        left: how many messages the queue has at the end. They came meanwhile, failed, or were not
-            selected; or another command gave them back meanwhile.
+        left: how many messages the queue has at the end. They failed, were not selected, or arrived
+            during the walk; or another command gave them back.
     """
 
     queue: str

@@ -232,7 +232,7 @@ async def heartbeats(case: Case) -> AsyncGenerator[Finding]:
 @check
 async def connections(case: Case) -> AsyncGenerator[Finding]:
     without = []
-    found = await case.told("vhosts", case.vhost, "connections") or ()
+    found = await case.api("vhosts", case.vhost, "connections") or ()
     for each in found:
         name = str(each.get("user_provided_name") or each.get("name"))
         if each.get("timeout") == 0 and name != CONNECTION_NAME:
@@ -280,7 +280,7 @@ async def message_size(case: Case) -> AsyncGenerator[Finding]:
 
 @check
 async def nodes(case: Case) -> AsyncGenerator[Finding]:
-    for node in await case.told("nodes") or ():
+    for node in await case.api("nodes") or ():
         name, fine = str(node.get("name")), True
         if not node.get("running", True):
             fine = False

@@ -144,7 +144,7 @@ async def _of_database(
         return [MISSING.found(key, str(error))]
     except ConfigurationError as error:
         return [WRONG.found(key, str(error))]
-    except Exception as error:  # noqa: BLE001 - each driver has errors of its own
+    except Exception as error:  # noqa: BLE001 - each driver has its own errors
         return [_of_error(key, error, code_of(error))]
     clock = [] if found.ahead is None else [skew(case, key, found.ahead, found.exact_to)]
     return [*_of_facts(key, found), *clock]

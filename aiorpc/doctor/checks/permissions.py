@@ -41,11 +41,11 @@ async def permissions(case: Case) -> AsyncGenerator[Finding]:
         raise NotChecked(
             "without a service, no permission is needed", "name modules with services", url.user
         )
-    found: Mapping[str, Any] | None = await case.told("permissions", url.vhost, url.user)
+    found: Mapping[str, Any] | None = await case.api("permissions", url.vhost, url.user)
     if found is None:
         yield REFUSED.found(url.user, f"the user has no permissions in the vhost {url.vhost}")
         return
-    topics = await case.told("topic-permissions", url.vhost, url.user) or []
+    topics = await case.api("topic-permissions", url.vhost, url.user) or []
     refused = 0
     for access in _without_doubles(case):
         pattern = found.get(access.operation, "")

@@ -74,7 +74,7 @@ MIRRORED = FindingKind(
 @check
 async def policies(case: Case) -> AsyncGenerator[Finding]:
     there = await case.listed()
-    set_by_policy = await case.told("policies", case.vhost) or ()
+    set_by_policy = await case.api("policies", case.vhost) or ()
     names = {*case.queues, *(name for name in there if name.startswith(("rpc", "evt-")))}
     exchanges = {*(await case.exchanges())}
     if not names:

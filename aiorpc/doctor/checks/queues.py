@@ -71,7 +71,7 @@ async def consumers(case: Case) -> AsyncGenerator[Finding]:
                 yield _of_listed(name, queue)
         return
     consumed = [name for name in case.queues if _is_consumed(case, name)]
-    for name in sorted({*consumed, *(await _told(case))}):
+    for name in sorted({*consumed, *(await _answered(case))}):
         yield await _asked(case, name)
     if not consumed:
         raise NotChecked(
@@ -80,11 +80,11 @@ async def consumers(case: Case) -> AsyncGenerator[Finding]:
         )
 
 
-async def _told(case: Case) -> set[str]:
+async def _answered(case: Case) -> set[str]:
     """Return the queues of the services that answer; none if nobody can be asked."""
     with suppress(NotChecked):
-        told = {each.queue for info in await running(case) for each in info.endpoints}
-        return {name for name in told if name is not None and name.startswith(_OURS)}
+        names = {each.queue for info in await running(case) for each in info.endpoints}
+        return {name for name in names if name is not None and name.startswith(_OURS)}
     return set()
 
 

@@ -184,7 +184,7 @@ async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Find
     arguments = list(_differences(wanted, given))
     if kind == "quorum" and found.type == "classic" and not differing:
         url = case.management.url
-        bindings = await case.told("queues", case.vhost, queue.name, "bindings")
+        bindings = await case.api("queues", case.vhost, queue.name, "bindings")
         commands = to_quorum(url, case.vhost, queue.name, found.given, bindings or ())
         return CLASSIC.found(queue.name, "the queue is classic", commands=commands)
     # Parking uses any durable queue.

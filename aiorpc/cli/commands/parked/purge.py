@@ -22,7 +22,7 @@ ARGUMENTS = "QUEUE [MESSAGE ...]"
 DESCRIPTION = """\
 MESSAGE is an id or a position, as `aiorpc parked ls --messages` shows them.
 Without MESSAGE, --method, --error or --all say which messages are deleted.
-Messages that are parked meanwhile stay."""
+Messages that are parked during the command stay."""
 
 EXAMPLES = """\
   $ aiorpc parked purge rpc-shop --error DeliveryUncertain --dry-run

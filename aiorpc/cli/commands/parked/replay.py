@@ -25,7 +25,7 @@ ARGUMENTS = "QUEUE [MESSAGE ...]"
 DESCRIPTION = """\
 MESSAGE is an id or a position, as `aiorpc parked ls --messages` shows them.
 Without MESSAGE, --method, --error or --all say which messages are replayed.
-Messages that are parked meanwhile stay.
+Messages that are parked during the command stay.
 
 A message goes to the queue where it failed, with the same ids, and its retries
 begin again. A request goes to its exchange and routing key. The parked message

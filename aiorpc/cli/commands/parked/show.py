@@ -19,7 +19,6 @@ import msgspec
 from ....config import Settings
 from ....config.redaction import redact
 from ....context import EMPTY
-from ....exceptions import ConfigurationError
 from ....logs import counted, one_line
 from ....parked.bodies import Bodies, Body
 from ....parked.messages import ParkedMessage
@@ -97,10 +96,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Show the message, and return the exit status."""
     arguments.messages = [] if arguments.message is None else [arguments.message]
     wanted = selection_of(arguments)
-    queue, *others = find_some(arguments, "show")
-    if others:
-        names = ", ".join(each.name for each in (queue, *others))
-        raise ConfigurationError(f"name one of {names}")
+    (queue,) = find_some(arguments, "show", one=True)
     if queue.cost and not agreed(arguments, f"{queue.cost} Go on?"):
         return ExitCode.OK
 
