@@ -79,6 +79,7 @@ class ServedRequest(Request, eq=False, kw_only=True):
         """Settle the old delivery, and answer *delivery* instead."""
         self.delivery.ack()
         self.delivery = delivery
+        self.resent = True  # its original and its copies may come once more
 
 
 class Answer(Outgoing, eq=False, kw_only=True):

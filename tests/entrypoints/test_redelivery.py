@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,42 +133,57 @@ async def test_a_redelivered_request_can_be_cancelled(redelivery: Redelivery) ->
     assert redelivery.runs == 1
 
 
+@asynccontextmanager
+async def requesting(
+    config: dict[str, Any], service: str
+) -> AsyncIterator[tuple[Callable[..., Awaitable[None]], Inbox]]:
+    """Return a function that sends the same request of ``method``, and the answers."""
+    name, answers = f"replies_{service}", Inbox()
+    replies = Queue(name, Exchange("nameko-rpc", "topic"), name, expires=60)
+
+    async def request(**headers: Any) -> None:
+        message = Message(
+            body=b'{"args": [], "kwargs": {}}',
+            content_type="application/json",
+            reply_to=replies.name,
+            correlation_id="1",
+            headers=headers,
+        )
+        key = f"{service}.method"
+        await caller.publish(Outgoing(exchange="nameko-rpc", routing_key=key, message=message))
+
+    async with open_transport(resolve(config), name="a test") as caller:
+        async with await caller.subscribe(replies, answers):
+            yield request, answers
+        await caller.delete(replies.name)
+
+
 async def test_a_request_that_comes_twice_again_runs_once_and_is_answered_twice(
-    broker_config: dict[str, Any],
+    redelivery: Redelivery, broker_config: dict[str, Any]
 ) -> None:
     """If a process loses its channel while it counts a request, the original and its copy come."""
-    runs = 0
+    redelivery.opened.set()
+    async with requesting(broker_config, redelivery.container.service_name) as (request, answers):
+        for _ in range(2):
+            await request(**{RESENT: True})
+            assert b'"result":"done"' in (await answers.next()).message.body
+    assert redelivery.runs == 1
 
-    class Service:
-        name = f"again_{uuid.uuid4().hex[:8]}"
 
-        @rpc
-        async def method(self) -> int:
-            nonlocal runs
-            runs += 1
-            return runs
-
-    name, answers = f"replies_{Service.name}", Inbox()
-    replies = Queue(name, Exchange("nameko-rpc", "topic"), name, expires=60)
-    request = Message(
-        body=b'{"args": [], "kwargs": {}}',
-        content_type="application/json",
-        reply_to=replies.name,
-        correlation_id="1",
-        headers={RESENT: True},
-    )
-    async with (
-        ServiceContainer(Service, broker_config),
-        open_transport(resolve(broker_config), name="a test") as caller,
-    ):
-        async with await caller.subscribe(replies, answers):
-            for _ in range(2):
-                key = f"{Service.name}.method"
-                sent = Outgoing(exchange="nameko-rpc", routing_key=key, message=request)
-                await caller.publish(sent)
-                assert b'"result":1' in (await answers.next()).message.body
-        await caller.delete(replies.name)
-    assert runs == 1
+async def test_a_request_that_its_copy_joined_runs_once_although_it_comes_again(
+    redelivery: Redelivery, broker_config: dict[str, Any]
+) -> None:
+    """Another process sent the copy, and was lost before its ack of the original."""
+    async with requesting(broker_config, redelivery.container.service_name) as (request, answers):
+        await request()
+        await redelivery.entered.wait()
+        await request(**{RESENT: True})
+        assert await redelivery.service.ping() == "pong"  # ping is behind the copy in the queue
+        redelivery.opened.set()
+        assert b'"result":"done"' in (await answers.next()).message.body
+        await request(**{RESENT: True})
+        assert b'"result":"done"' in (await answers.next()).message.body
+    assert redelivery.runs == 1
 
 
 # Events and messages

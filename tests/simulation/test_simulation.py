@@ -19,8 +19,9 @@ from tests.simulation.shrink import shrink
 from tests.simulation.world import Result, simulate
 
 
-# In 2000984, the broker drops an item of a stream that waits for its caller.
-@pytest.mark.parametrize("seed", ["2", "4", "8", "2000984"])
+# In 2000984, the broker drops an item of a stream that waits for its caller. In 3000119, a request
+# comes again to a process that has answered its copy.
+@pytest.mark.parametrize("seed", ["2", "4", "8", "2000984", "3000119"])
 def test_a_seed_breaks_no_promise(seed: str) -> None:
     assert simulate(seed).violations == []
 
