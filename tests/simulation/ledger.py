@@ -565,6 +565,8 @@ class Ledger:
         if call.cancelled is None or self.troubled(call.cancelled - 1.0, call.cancelled + 1.0):
             return
         for run in call.runs:
+            if run.process.began > call.cancelled:
+                continue  # a cancellation reaches the processes that listen, and is not kept (18)
             least = call.script.get("stubborn", 0.0) + 0.3
             if run.ended is not None and run.ended > call.cancelled + least:
                 self.violated("not cancelled", f"{call} ran on after its caller cancelled it")

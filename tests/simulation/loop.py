@@ -38,6 +38,7 @@ class Process:
         skew: seconds by which the wall clock of the process is fast.
 
     Attributes:
+        began: when the process started.
         alive: false after a crash. Then none of its callbacks runs any more.
         stalled: whether the process does not run now, like a process that swaps.
     """
@@ -46,6 +47,7 @@ class Process:
         self.loop = loop
         self.name = name
         self.skew = skew
+        self.began = loop.time()
         self.alive = True
         self.stalled = False
         self.ready: deque[asyncio.Handle] = deque()
