@@ -280,7 +280,12 @@ def test_a_host_loads_nothing_that_few_processes_use() -> None:
         *("aiorpc.hosting.discovery.asking", "aiorpc.hosting.discovery.stacks", "aiorpc.parked"),
         *("aiorpc.hosting.discovery.arguments", "aiorpc.hosting.refusals"),
         "aiorpc.entrypoints.sensitive",
-        *("aiorpc.admin", "aiorpc.doctor", "aiorpc.hosting.processes", "aiorpc.cli.live_view"),
+        *(
+            "aiorpc.admin",
+            "aiorpc.doctor",
+            "aiorpc.hosting.processes",
+            "aiorpc.hosting.discovery.watching",
+        ),
         *("prometheus_client", "opentelemetry", "rich", "starlette", "uvicorn"),
     }
     host = "import aiorpc.cli.serving, aiorpc.transports.amqp.transport"

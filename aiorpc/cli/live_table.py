@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..hosting.discovery.live_view import Row, View
 from ..logs import one_line
-from .live_view import Row, View
 from .tables import PIPE
 
 __all__ = ["drawn", "printed", "refreshed"]

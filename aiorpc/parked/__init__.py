@@ -1,4 +1,4 @@
 """
 Looks at parked messages, replays and purges them. Awaits the transport. Only the command line
-imports this room.
+and the console import this room.
 """

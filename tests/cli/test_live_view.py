@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from aiorpc.cli.live_table import drawn
-from aiorpc.cli.live_view import Row, View, quantile, view_of
 from aiorpc.hosting.counts import bucket_of
+from aiorpc.hosting.discovery.live_view import Row, View, quantile, view_of
 from aiorpc.hosting.discovery.shapes import (
     UNREADABLE,
     EndpointData,

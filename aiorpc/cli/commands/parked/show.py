@@ -11,20 +11,13 @@ import base64
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from ....config import Settings
-from ....config.redaction import redact
-from ....context import EMPTY
 from ....logs import counted, one_line
-from ....parked.bodies import Bodies, Body
 from ....parked.messages import ParkedMessage
 from ....parked.reading import find
-from ....wire.message import Message
-from ....wire.names import ADDED_PREFIXES, PARKED_MESSAGE, PARKED_STACKTRACE
+from ....parked.showing import Shown, shown_of
+from ....wire.names import PARKED_MESSAGE, PARKED_STACKTRACE
 from ...output import ExitCode, print_json
 from ...parked_queues import (
     add_connection,
@@ -59,31 +52,6 @@ MOST_BODY, MOST_HEADER = 20_000, 2_000
 MOST_BINARY = 256
 
 
-class Shown(msgspec.Struct):
-    """The output for programs: ``body`` is decoded, or else ``body_base64`` has the bytes."""
-
-    queue: str
-    messages: int
-    position: int
-    id: str
-    method: str
-    error: str
-    reason: str
-    stack: str | None
-    parked_at: datetime | None
-    from_queue: str
-    exchange: str | None
-    routing_key: str | None
-    redelivered: bool
-    properties: dict[str, Any]
-    headers: dict[str, Any]
-    bytes: int
-    body: Any = None
-    body_text: str | None = None
-    body_base64: str | None = None
-    body_trouble: str = ""
-
-
 def configure(parser: Parser) -> None:
     parser.add_argument("queue", metavar="QUEUE", help="The queue of the message.")
     parser.add_argument("message", metavar="MESSAGE", nargs="?", help="The message to show.")
@@ -113,60 +81,12 @@ def execute(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(parked.message.body)
         sys.stdout.buffer.flush()
         return ExitCode.OK
-    shown = _shown(parked, queue.messages, arguments.settings)
+    shown = shown_of(parked, queue.messages, arguments.settings)
     if arguments.json:
         print_json(shown)
     else:
         _print(shown)
     return ExitCode.OK
-
-
-def _shown(parked: ParkedMessage, messages: int, settings: Settings) -> Shown:
-    message, parking = parked.message, parked.parking
-    body = Body(trouble=parked.unreadable)
-    if not parked.unreadable:
-        body = Bodies(settings).shown(message, parking.sensitive)
-    is_decoded = body.value is not msgspec.UNSET
-    is_binary = not is_decoded and body.text is None and not parking.sensitive
-    return Shown(
-        parked.queue,
-        messages,
-        parked.position,
-        parked.id,
-        parking.method,
-        parking.error,
-        parking.reason,
-        parking.stack,
-        parking.at,
-        parking.queue,
-        parking.exchange,
-        parking.routing_key,
-        parked.delivery.redelivered,
-        _properties_of(message),
-        _headers_of(message),
-        len(message.body),
-        body.value if is_decoded else None,
-        body.text,
-        base64.b64encode(message.body).decode() if is_binary else None,
-        body.trouble,
-    )
-
-
-def _headers_of(message: Message) -> dict[str, Any]:
-    """Return the headers, with the secrets in context data masked."""
-    return {
-        name: value if name.startswith(ADDED_PREFIXES) else redact(name, value)
-        for name, value in (message.headers or EMPTY).items()
-    }
-
-
-def _properties_of(message: Message) -> dict[str, Any]:
-    names = (
-        *("content_type", "content_encoding", "message_id", "correlation_id", "reply_to"),
-        *("type", "app_id", "user_id", "timestamp", "priority", "expiration"),
-    )
-    found = {name: getattr(message, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _print(shown: Shown) -> None:

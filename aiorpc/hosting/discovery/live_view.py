@@ -1,5 +1,5 @@
 """
-Computes the figures of ``aiorpc top`` from two answers of each instance. Pure functions.
+Computes what instances do now from two answers of each. Pure functions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..hosting.counts import seconds_of
-from ..hosting.discovery.shapes import DiscoveryAnswer, EndpointStats, Info, Listing, Stats
+from ..counts import seconds_of
+from .shapes import DiscoveryAnswer, EndpointStats, Info, Listing, Stats
 
 __all__ = ["Depths", "Row", "View", "quantile", "view_of"]
 
