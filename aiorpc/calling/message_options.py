@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import msgspec
 
 from ..checks import FLAG, MAPPING, MOMENT, PRIORITY, SECONDS, SHORT_TEXT, TEXT, check, optional
 from ..context import EMPTY, FAR
+from ..exceptions import ConfigurationError
 from ..wire.message import expiration_of
 from .options import check_options
 
@@ -31,6 +32,8 @@ class MessageKeywords(TypedDict, total=False):
         serializer: the name of the serializer that encodes the payload.
         persistent: whether the message survives a restart of the broker.
         priority: the AMQP priority, 0 to 255.
+        message_id: the id of one message; by default, each message gets an id of its own. None: the
+            message has no id.
     """
 
     headers: Mapping[str, Any]
@@ -79,7 +82,24 @@ class MessageOptions(msgspec.Struct, frozen=True):
     #: AMQP properties, by the names of :class:`~aiorpc.wire.message.Message`.
     properties: Mapping[str, Any] = EMPTY
 
-    def replaced(self, owner: str, changes: Mapping[str, Any]) -> MessageOptions:
+    @classmethod
+    def declared(cls, owner: str, options: Mapping[str, Any]) -> Self:
+        """
+        Return the *options* of all messages of *owner*; see :meth:`replaced`.
+
+        Raises:
+            ConfigurationError: the messages would have one id, and an inbox runs an id once.
+        """
+        declared = cls().replaced(owner, options)
+        if declared.properties.get("message_id") is not None:
+            raise ConfigurationError(
+                f"message_id of {owner} would be the id of all its messages, and an inbox runs "
+                "only the first message with an id: give each message its id, "
+                "dispatch(..., message_id=...) or publish(..., message_id=...)"
+            )
+        return declared
+
+    def replaced(self, owner: str, changes: Mapping[str, Any]) -> Self:
         """
         Return the options with *changes*.
 
@@ -100,7 +120,7 @@ class MessageOptions(msgspec.Struct, frozen=True):
         serializer = properties.pop("serializer", None)
         if (expiration := properties.get("expiration")) is not None:
             properties["expiration"] = expiration_of(expiration) if expiration < FAR else None
-        return MessageOptions(
+        return type(self)(
             {**self.headers, **headers},
             self.mandatory if mandatory is None else mandatory,
             self.serializer if serializer is None else serializer,

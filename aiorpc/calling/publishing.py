@@ -14,7 +14,7 @@ import msgspec
 
 from ..call import Call, Handler, Middleware, compose
 from ..config import Settings
-from ..context import EMPTY, Context
+from ..context import EMPTY, Context, new_id
 from ..exceptions import ConnectionLost, Unroutable
 from ..installed import middleware_of
 from ..transports.base import Outgoing, Transport
@@ -70,9 +70,15 @@ class Messages:
 
         return compose(self.middleware, handler)
 
-    def encode(self, payload: Any, context: Context, options: MessageOptions) -> Message:
+    def encode(
+        self, payload: Any, context: Context, options: MessageOptions, message_id: str
+    ) -> Message:
         """
         Return a message with *payload* and the context data of *context*.
+
+        Args:
+            message_id: the id of the message, unless *options* say otherwise. A message that a
+                middleware sends again keeps its id, so make the id outside the middleware.
 
         Raises:
             UnserializableValueError: the payload cannot be encoded.
@@ -81,6 +87,7 @@ class Messages:
         payloads, name = self._payloads, options.serializer
         serializer = None if name is None else payloads.serializer(name)
         message = payloads.encode(payload, context, headers=options.headers, serializer=serializer)
+        message.message_id = message_id
         if options.properties:
             message = msgspec.structs.replace(message, **options.properties)
         return message
@@ -174,7 +181,7 @@ class Events:
         _check_names(service, event_type)
         options = self._messages.options.replaced("dispatch()", changes)
         if not self._messages.middleware:
-            await self._publish(service, event_type, options, payload, context)
+            await self._publish(service, event_type, options, new_id(), payload, context)
             return
         call = Call(
             *(service, event_type, (payload,), EMPTY, context, "event"),
@@ -182,7 +189,7 @@ class Events:
             routing_key=event_type,
             broker=self._settings.broker_address,
         )
-        publish = partial(self._publish, service, event_type, options)
+        publish = partial(self._publish, service, event_type, options, new_id())
         await self._messages.wrapped(publish)(call)
 
     async def _publish(
@@ -190,11 +197,12 @@ class Events:
         service: str,
         event_type: str,
         options: MessageOptions,
+        message_id: str,
         payload: Any,
         context: Context,
     ) -> None:
         messages = self._messages
-        message = messages.encode(payload, context, options)
+        message = messages.encode(payload, context, options, message_id)
         exchange = self._exchanges.get(service) or await self._declare_in_time(service)
         try:
             await messages.publish(message, exchange.name, event_type, context, options.mandatory)

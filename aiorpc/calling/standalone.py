@@ -265,7 +265,7 @@ async def event_dispatcher(
     check("event_dispatcher()", {"context_data": context_data}, _KINDS)
     check_middleware("event_dispatcher()", middleware)
     transport = open_transport(settings, name="standalone_event_dispatcher")
-    given = MessageOptions().replaced("event_dispatcher()", options)
+    given = MessageOptions.declared("event_dispatcher()", options)
     events = Events(transport, Wire.of(settings), settings, given, middleware)
     context = Context((), dict(context_data or {}))
 

@@ -50,7 +50,7 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
     ) -> None:
         check_middleware("EventDispatcher()", middleware)
         self._middleware = tuple(middleware)
-        self._options = MessageOptions().replaced("EventDispatcher()", options)
+        self._options = MessageOptions.declared("EventDispatcher()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:

@@ -12,7 +12,7 @@ from ..call import Call, Middleware
 from ..calling.message_options import MessageKeywords, MessageOptions
 from ..calling.publishing import Messages
 from ..checks import SHORT_TEXT, check, check_middleware, shown
-from ..context import EMPTY, Context, current
+from ..context import EMPTY, Context, current, new_id
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..wire.message import Exchange, Queue, checked
@@ -87,7 +87,7 @@ class Publisher(DependencyProvider[Publish]):
         self._routing_key = routing_key
         check_middleware("Publisher()", middleware)
         self._middleware = tuple(middleware)
-        self._options = MessageOptions().replaced("Publisher()", options)
+        self._options = MessageOptions.declared("Publisher()", options)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
@@ -104,7 +104,7 @@ class Publisher(DependencyProvider[Publish]):
         async def send(payload: Any, routing_key: str, changes: dict[str, Any]) -> None:
             context, options = current.get(), given.replaced("publish()", changes)
             if not messages.middleware:
-                await encoded(options, routing_key, payload, context)
+                await encoded(options, routing_key, new_id(), payload, context)
                 return
             names = host.service_name, self.attr_name
             call = Call(
@@ -113,12 +113,12 @@ class Publisher(DependencyProvider[Publish]):
                 routing_key=routing_key,
                 broker=host.settings.broker_address,
             )
-            await messages.wrapped(partial(encoded, options, routing_key))(call)
+            await messages.wrapped(partial(encoded, options, routing_key, new_id()))(call)
 
         async def encoded(
-            options: MessageOptions, routing_key: str, payload: Any, context: Context
+            options: MessageOptions, routing_key: str, id_: str, payload: Any, context: Context
         ) -> None:
-            message = messages.encode(payload, context, options)
+            message = messages.encode(payload, context, options, id_)
             await messages.publish(message, exchange, routing_key, context, options.mandatory)
 
         send.__qualname__ = "publish"  # Python names a coroutine that nobody awaits

@@ -60,15 +60,15 @@ def carried(message: Message) -> Carried:
     Raises:
         UnserializableValueError: AMQP cannot carry a header or property; the text names it.
     """
-    correlation_id = message.correlation_id
+    correlation_id, message_id = message.correlation_id, message.message_id
     if (
         (correlation_id is not None and (len(correlation_id) > 255 or not correlation_id.isascii()))
+        or (message_id is not None and (len(message_id) > 255 or not message_id.isascii()))
         or (message.reply_to not in _plain and not _is_plain(message.reply_to))
         or (message.content_type not in _plain and not _is_plain(message.content_type))
         or (message.content_encoding not in _plain and not _is_plain(message.content_encoding))
         or message.priority
         or message.timestamp
-        or message.message_id
         or message.type
         or message.user_id
         or message.app_id
