@@ -11,7 +11,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
 import aiorpc  # the line above makes it this tree's, installed or not
 
@@ -19,9 +19,10 @@ project = "aiorpc"
 project_copyright = "the aiorpc developers"
 version = release = aiorpc.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "diagrams"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
+myst_fence_as_directive = ["mermaid"]
 
 html_theme = "furo"
 html_title = f"aiorpc {version}"

@@ -10,8 +10,8 @@ from .markdown import PAGES, Block, blocks_of, page_id
 from .runner import Reader
 
 WITH_CODE = [page for page in PAGES if blocks_of(page)]
-#: Sphinx makes and checks this page.
-DIRECTIVES = ("{",)
+#: Blocks that Sphinx reads and checks: directives, and diagrams.
+DIRECTIVES = ("{", "mermaid")
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=page_id)
