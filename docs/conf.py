@@ -11,7 +11,8 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))  # for diagrams
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import aiorpc  # the line above makes it this tree's, installed or not
 

@@ -1,6 +1,6 @@
 """
-Draws the ``mermaid`` blocks of the pages, in the colours of light and of dark pages. A Git host draws
-the same blocks itself. The real Mermaid runs in an interpreter of mermaidx: no browser, no network.
+Draws the ``mermaid`` blocks of the pages, in the colours of light and of dark pages. A Git host
+draws the same blocks itself. Mermaid runs in the interpreter of mermaidx: no browser, no network.
 """
 
 from __future__ import annotations
