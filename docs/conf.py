@@ -29,6 +29,7 @@ html_theme = "furo"
 html_title = f"aiorpc {version}"
 html_show_sphinx = False
 html_copy_source = False
+html_search_scorer = "search_scorer.js"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
