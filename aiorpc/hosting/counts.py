@@ -6,18 +6,23 @@ Each ended call changes plain attributes. Running and waiting calls are counted 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from math import floor, log2
 from time import monotonic
 from typing import Any
 
 import msgspec
 
+from ..call import Call
 from ..extensions import Entrypoint, Outcome
 from ..logs import one_line
 from ..wire.errors import reason_of
+from .callers import Callers, Stack, ignore
+from .discovery.shapes import Caller
 
 __all__ = ["Activity", "Counts", "Ledger", "bucket_of", "seconds_of"]
 
@@ -50,12 +55,19 @@ class Counts(msgspec.Struct, eq=False):
     seconds: float = 0.0
     #: The number of calls by :func:`bucket_of` their duration; ``None``: nobody asks for it.
     durations: Counter[int] | None = None
+    #: Takes the call id stack of each call when it ends.
+    saw: Callable[[Stack], object] = ignore
+    callers: Callers | None = None
 
     def failed(self, entrypoint: Entrypoint, outcome: Outcome) -> None:
         """Count the error of *outcome* and keep its text, unless *entrypoint* expects it."""
         if not isinstance(outcome.error, (entrypoint.expected_exceptions, entrypoint.answers)):
             self.errors += 1
             self.last_error = one_line(reason_of(outcome), _LONGEST)
+
+    def keep_callers(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep who makes the calls from now on."""
+        self.callers = Callers(loop, lambda: self.ended, partial(setattr, self, "saw"))
 
 
 class Activity(msgspec.Struct, frozen=True):
@@ -69,6 +81,7 @@ class Activity(msgspec.Struct, frozen=True):
     in_flight: int
     waiting: int
     durations: dict[int, int]
+    callers: dict[str, Caller]
 
 
 class Ledger(dict[Entrypoint, Counts]):
@@ -87,6 +100,8 @@ class Ledger(dict[Entrypoint, Counts]):
     ) -> None:
         super().__init__()
         self._running, self._waiting = running, waiting
+        #: The event loop that sums up the callers; ``None``: nobody can ask for them.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._begin()
 
     def open(self, entrypoints: Iterable[Entrypoint]) -> None:
@@ -105,20 +120,28 @@ class Ledger(dict[Entrypoint, Counts]):
 
     def __missing__(self, entrypoint: Entrypoint) -> Counts:
         counts = self[entrypoint] = Counts()  # an extension submits calls of its own entrypoint
+        if self._loop is not None:
+            counts.keep_callers(self._loop)
         return counts
 
-    def refused(self, entrypoint: Entrypoint | None, outcome: Outcome) -> None:
-        """Count a call that was refused; ``None``: of a method that the service does not have."""
-        if entrypoint is not None:
-            counts = self[entrypoint]
+    def refused(self, call: Call, outcome: Outcome) -> None:
+        """Count a call that was refused, unless the service does not have its method."""
+        if call.entrypoint is not None:
+            counts = self[call.entrypoint]
             counts.ended += 1
-            counts.failed(entrypoint, outcome)
+            counts.failed(call.entrypoint, outcome)
+            stack = call.context.call_id_stack
+            counts.saw(stack if call.id else (*stack, ""))
 
     def reset(self) -> None:
         """Begin to count from zero again."""
         self._begin()
         for entrypoint, counts in self.items():
+            if counts.callers is not None:
+                counts.callers.close()
             self[entrypoint] = Counts(durations=None if counts.durations is None else Counter())
+            if self._loop is not None:
+                self[entrypoint].keep_callers(self._loop)
 
     def keep_durations(self, keep: bool) -> None:
         """Count the durations of calls, or stop that and forget them."""
@@ -127,6 +150,15 @@ class Ledger(dict[Entrypoint, Counts]):
                 counts.durations = None
             elif counts.durations is None:
                 counts.durations = Counter()
+
+    def keep_callers(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Keep who calls in *loop*, or, with ``None``, stop that."""
+        self._loop = loop
+        for counts in self.values():
+            if loop is not None:
+                counts.keep_callers(loop)
+            elif counts.callers is not None:
+                counts.callers.close()
 
     def activity(self) -> list[Activity]:
         """Return what each entrypoint has done since the start, and how many calls it has now."""
@@ -138,6 +170,7 @@ class Ledger(dict[Entrypoint, Counts]):
                 runs[entrypoint],
                 waits[entrypoint],
                 dict(counts.durations or ()),
+                {} if counts.callers is None else counts.callers.found(),
             )
             for entrypoint, counts in self.items()
         ]

@@ -98,7 +98,7 @@ class Pool:
         encode: Callable[[Any], Any] | None = None,
     ) -> None:
         """See :meth:`aiorpc.extensions.Host.refuse`."""
-        self._workshop.ledger.refused(call.entrypoint, outcome)
+        self._workshop.ledger.refused(call, outcome)
         if self.accepting and self._workshop.middleware:
             _refuse(self._workshop, self._calls.entered(call), outcome, settle, encode)
         else:

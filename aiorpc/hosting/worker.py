@@ -118,12 +118,10 @@ class Worker(msgspec.Struct, eq=False):
     def kill(self) -> None:
         """Abandon the worker in any state, because the time for the container's stop is over."""
         self._killed = True
-        if self._state is _CLOSING and self.task is not None:
-            self.task.cancel()
-        else:
+        if self._state is not _CLOSING:
             self.cancel(Ending.ABANDONED)
-            if self.task is not None and self._state is _RUNNING:
-                self.task.cancel()
+        if self.task is not None and self._state in (_RUNNING, _CLOSING):
+            self.task.cancel()
 
     def expired(self) -> None:
         """Handle the end of a deadline: that of the call, or that of closing the dependencies."""
@@ -296,6 +294,7 @@ class Worker(msgspec.Struct, eq=False):
                 counts.durations[bucket_of(seconds)] += 1
             if outcome.error is not None:
                 counts.failed(self.entrypoint, outcome)
+            counts.saw(self.call.context.call_id_stack)
         self._settle_once(outcome)
         self._result = self._encoded = None
         self._encode = None  # the submitter may hold this worker: a reference cycle for each call

@@ -60,6 +60,7 @@ class Reports:
         self._workshop = workshop
         self._queues = {each: each.queue_name(host) for each in entrypoints}
         self._watching: asyncio.TimerHandle | None = None
+        workshop.ledger.keep_callers(asyncio.get_running_loop())
         name, pid = socket.gethostname(), os.getpid()
         own = {"host": name, "pid": str(pid), "aiorpc": __version__}
         if (worker := os.environ.get("AIORPC_WORKER")) is not None:
@@ -97,7 +98,8 @@ class Reports:
         return self._stacks() if question == Question.STACKS else None
 
     def close(self) -> None:
-        """Keep no more durations."""
+        """Keep no more durations and callers."""
+        self._workshop.ledger.keep_callers(None)
         if self._watching is not None:
             self._watching.cancel()
             self._forget()
@@ -168,6 +170,7 @@ def _stats_of(activity: Activity, queue: str | None) -> EndpointStats:
             activity.in_flight,
             activity.waiting,
             activity.durations,
+            activity.callers,
         ),
     )
 

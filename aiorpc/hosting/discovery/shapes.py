@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 __all__ = [
     "UNREADABLE",
+    "Caller",
     "DiscoveryAnswer",
     "Doing",
     "EndpointData",
@@ -130,6 +131,19 @@ class Info(Listing, frozen=True, kw_only=True, tag="io.aiorpc.v1.info_response")
         return frozenset(each.name for each in self.endpoints if each.queue == queue)
 
 
+class Caller(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    What one caller of a method did.
+
+    Attributes:
+        calls: its calls that have ended; above some calls per second, an estimate.
+        ago: seconds since its last call.
+    """
+
+    calls: Count = 0
+    ago: float = 0.0
+
+
 class EndpointData(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     What aiorpc adds to the statistics of NATS.
@@ -139,12 +153,15 @@ class EndpointData(msgspec.Struct, frozen=True, omit_defaults=True):
         waiting: calls that arrived, and wait for a worker.
         durations: calls by the number of the bucket of their duration, since somebody began to ask
             STATS; see :func:`aiorpc.hosting.counts.bucket_of`.
+        callers: the ended calls by ``service.method`` that made them; see
+            :mod:`aiorpc.hosting.callers`.
     """
 
     kind: str = ""
     in_flight: Count = 0
     waiting: Count = 0
     durations: dict[Bucket, Count] = {}
+    callers: dict[str, Caller] = {}
 
 
 class EndpointStats(msgspec.Struct, frozen=True):
