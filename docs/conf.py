@@ -29,7 +29,7 @@ html_theme = "furo"
 html_title = f"aiorpc {version}"
 html_show_sphinx = False
 html_copy_source = False
-html_search_scorer = "search_scorer.js"
+html_search_scorer = str(Path(__file__).with_name("search_scorer.js"))
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
