@@ -134,9 +134,9 @@ class Host(Protocol):
         self, background: Coroutine[Any, Any, None], name: str, *, settles: bool = False
     ) -> None:
         """
-        Run *background* in a task called *name*. The container cancels the task when it stops
-        accepting calls, or later if the task *settles* a message: then it gets CLEANUP_TIMEOUT. If
-        *background* raises an error, the container fails with this error.
+        Run *background* in a task called *name*. The container cancels it when it stops accepting
+        calls, or later if it *settles* a message: then it gets CLEANUP_TIMEOUT. If *background*
+        raises an error, the container fails with this error.
         """
 
     async def share(self, key: object, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
@@ -150,11 +150,10 @@ class Host(Protocol):
 @dataclass(kw_only=True, eq=False, repr=False)
 class Entrypoint:
     """
-    Starts a method of a service. A decorator on the method declares the entrypoint. Each container
-    makes its own copy of the entrypoint.
+    Starts a method of a service. A decorator on the method declares it. A container has a copy.
 
-    A subclass overrides ``listen``. It overrides ``listen_all`` if all its entrypoints on a service
-    listen together: for example, all ``rpc`` methods share one queue.
+    A subclass overrides ``listen``, or ``listen_all`` if all its entrypoints on a service listen
+    together: for example, all ``rpc`` methods share one queue.
     """
 
     method_name: str = field(init=False)
@@ -169,6 +168,8 @@ class Entrypoint:
     streams: ClassVar[bool] = False
     #: Whether ``finish`` gets the results of all methods.
     finishes: ClassVar[bool] = False
+    #: Whether a call with an idempotency key runs once. The host requires a guard for it.
+    idempotent = False
     #: Errors that are answers of this kind of entrypoint. The host logs them like expected ones.
     answers: ClassVar[tuple[type[Exception], ...]] = ()
 
@@ -328,11 +329,10 @@ class WorkerContext(msgspec.Struct, eq=False):
 
 class DependencyProvider(Generic[T_co]):
     """
-    Gives a service an attribute. Each worker gets its own value.
-
-    The container enters ``lifespan`` once, and each worker enters ``provide``. An error of the
-    method is raised at the ``yield`` of ``provide``. A dependency that opens and closes nothing per
-    call overrides ``value`` instead, which costs only a function call.
+    Gives a service an attribute. Each worker gets its own value. The container enters ``lifespan``
+    once, and each worker enters ``provide``. An error of the method is raised at the ``yield`` of
+    ``provide``. A dependency that opens and closes nothing per call overrides ``value`` instead,
+    which costs only a function call.
     """
 
     attr_name: str = "?"

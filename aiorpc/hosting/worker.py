@@ -20,6 +20,7 @@ import enum
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..call import Call, compose
 from ..context import FAR, current
 from ..exceptions import RpcTimeout
 from ..extensions import Ending, Entrypoint, Outcome, WorkerContext
+from ..guards import Returned
 from ..logs import logger
 from ..timers import Bucket
 from .counts import bucket_of
@@ -171,11 +173,12 @@ class Worker(msgspec.Struct, eq=False):
         if foreign:
             raise asyncio.CancelledError
 
+    # long: a further function would cost each call
     async def serve(self, call: Call) -> Any:
         """Open the dependencies, run the method, close the dependencies: the innermost handler."""
         workshop = self._workshop
         if workshop.middleware:  # a middleware may call its handler more than once
-            self._begin(call)
+            _begin(self, call)
         opened: list[AbstractAsyncContextManager[Any]] = []
         error: BaseException | None = None
         try:
@@ -192,12 +195,15 @@ class Worker(msgspec.Struct, eq=False):
             method = getattr(service, name)
             if name in workshop.coroutines:
                 result = await method(*call.args, **call.kwargs)
+            elif (guard := workshop.guards.get(self.entrypoint)) is not None:
+                result = await guard.run(worker_ctx, partial(_guarded, self, call, method))
             else:
                 result = await workshop.run(self.entrypoint, call, method, self._stop_waiting)
             if self._cancelled_for is not None and self._cancelled_for in _NOBODY_WAITS:
                 raise asyncio.CancelledError  # the method caught CancelledError: roll back
-            self._result, encode = result, self._encode
-            self._encoded = encode(result) if encode else result
+            if result is not self._result:  # a guard has its result encoded already
+                self._result, encode = result, self._encode
+                self._encoded = encode(result) if encode else result
         except BaseException as exc:  # noqa: BLE001 - raised below, after the dependencies closed
             error = exc
         try:
@@ -211,19 +217,6 @@ class Worker(msgspec.Struct, eq=False):
             if workshop.middleware:
                 self._resume()
         return self._result
-
-    def _begin(self, call: Call) -> None:
-        if self._cancelled_for is not None or self._killed:
-            raise asyncio.CancelledError  # a cancelled middleware calls its handler again
-        if self._serving:
-            raise RuntimeError(
-                f"{call}: a middleware called its handler while its earlier call still runs; "
-                "await the earlier call first"
-            )
-        current.set(call.context)  # the middleware may have changed the context
-        self._serving = True
-        self._committed = False
-        self._result = _NOTHING
 
     def _stop_waiting(self) -> bool:
         """Answer the caller now: the thread may run long. Return whether to stop waiting."""
@@ -310,6 +303,32 @@ class Worker(msgspec.Struct, eq=False):
                 settle(outcome)
         except Exception:
             log.exception("%s: the outcome could not be settled", self.call)
+
+
+def _begin(worker: Worker, call: Call) -> None:
+    """Prepare *worker* to serve *call*, perhaps again."""
+    if worker._cancelled_for is not None or worker._killed:
+        raise asyncio.CancelledError  # a cancelled middleware calls its handler again
+    if worker._serving:
+        raise RuntimeError(
+            f"{call}: a middleware called its handler while its earlier call still runs; "
+            "await the earlier call first"
+        )
+    current.set(call.context)  # the middleware may have changed the context
+    worker._serving = True
+    worker._committed = False
+    worker._result = _NOTHING
+
+
+async def _guarded(worker: Worker, call: Call, method: Callable[..., Any]) -> Returned:
+    """Run *method* for a guard, and encode its result."""
+    workshop = worker._workshop
+    result = await workshop.run(worker.entrypoint, call, method, worker._stop_waiting)
+    if worker._cancelled_for in _NOBODY_WAITS:
+        raise asyncio.CancelledError  # the method caught CancelledError
+    worker._encoded = worker._encode(result) if worker._encode else result
+    worker._result = result
+    return Returned(result, worker._encoded)
 
 
 def phase_of(worker: Worker) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from ..call import Call, Middleware
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Entrypoint, Host
+from ..guards import guards_of
 from ..timers import Timers
 from .counts import Ledger
 from .threads import Threads
@@ -33,6 +34,7 @@ class Workshop:
         coroutines: the names of the coroutine methods that need only an ``await``.
         values: providers without anything to close after a call.
         lifetimes: providers that open and close around each call.
+        guards: the dependencies through which the methods of some entrypoints run.
         ledger: the counts of each entrypoint.
         cleanup_timeout: seconds that the dependencies of one worker may take to close.
     """
@@ -58,7 +60,9 @@ class Workshop:
             each.method_name for each, method in methods.items() if iscoroutinefunction(method)
         )
         finished = {each.method_name for each in entrypoints if each.finishes}
-        self.coroutines = self._awaitable - finished
+        self.guards = guards_of(host.service_cls, entrypoints, providers)
+        guarded = {each.method_name for each in self.guards}
+        self.coroutines = self._awaitable - finished - guarded
         self.ledger = ledger
         ledger.open(entrypoints)
         self.values = [provider for provider in providers if not provider.has_lifetime]

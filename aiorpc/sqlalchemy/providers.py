@@ -7,7 +7,7 @@ Awaits the database when a call ends.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
-from .engine.configuration import configured
+from .engine.configuration import DatabaseConfig, configured
 from .engine.opening import open_engine
+from .holding import Hold
 from .session import CallSession, WatchedSession, watch
 
 __all__ = ["CHECKS", "CallDatabase", "Database", "DatabaseSession", "session_of"]
@@ -40,22 +41,12 @@ class _DatabaseProvider(DependencyProvider[T_co]):
     #: The engine. ``engine.pool`` counts the connections.
     engine: AsyncEngine = field(init=False)
     #: Makes a ``CallSession`` for the call in its argument *call*.
-    _new_session: Callable[..., CallSession] = field(init=False)
+    _new_session: partial[CallSession] = field(init=False)
 
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
-        database = configured(
-            host.settings,
-            host.service_name,
-            self.declarative_base,
-            self.engine_options,
-            self.session_options,
-        )
         _check_methods(host.service_cls)
-        engine_options = sorted(database.engine_options.items())
-        self.engine = await host.share(
-            (_DatabaseProvider, database.key, repr(engine_options)), partial(open_engine, database)
-        )
+        database, self.engine = await self.opened(host)
         options: dict[str, Any] = {
             "expire_on_commit": False,
             "close_resets_only": False,
@@ -73,6 +64,19 @@ class _DatabaseProvider(DependencyProvider[T_co]):
                 f"({', '.join(sorted(database.session_options))}): {exc}"
             ) from None
         yield
+
+    async def opened(self, host: Host) -> tuple[DatabaseConfig, AsyncEngine]:
+        """Return the database of *host*, and the engine that all its providers share."""
+        database = configured(
+            host.settings,
+            host.service_name,
+            self.declarative_base,
+            self.engine_options,
+            self.session_options,
+        )
+        engine_options = sorted(database.engine_options.items())
+        key = _DatabaseProvider, database.key, repr(engine_options)
+        return database, await host.share(key, partial(open_engine, database))
 
 
 @dataclass(eq=False, repr=False)
@@ -127,6 +131,7 @@ class CallDatabase:
         #: The sessions to close when the call ends: ``session``, and ``close_on_exit=False``.
         self._sessions: list[CallSession] = []
         self._ended = False
+        self._hold: Hold | None = None
 
     @property
     def engine(self) -> AsyncEngine:
@@ -156,6 +161,10 @@ class CallDatabase:
         Args:
             close_on_exit: False keeps the session open until the call ends.
         """
+        if self._hold is not None:
+            async with self._block(self._hold, close_on_exit=close_on_exit) as session:
+                yield session
+            return
         session = self._new_session()
         try:
             yield session
@@ -167,6 +176,28 @@ class CallDatabase:
             await session.end_shielded()
         else:
             self._sessions.append(session)
+
+    def held(self, hold: Hold) -> None:
+        """Do everything in the transaction of *hold* from now on."""
+        self._hold, self._session = hold, hold.session  # type: ignore[assignment]
+
+    @asynccontextmanager
+    async def _block(self, hold: Hold, *, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
+        """Open a session with a savepoint in the transaction of *hold*."""
+        with hold.block():
+            new = self._provider._new_session
+            options = {**new.keywords, "join_transaction_mode": "create_savepoint"}
+            session = CallSession(await hold.connection(), call=self._call, **options)
+            try:
+                yield session
+                await session.commit()
+            except BaseException:
+                await session.end_shielded()
+                raise
+            if close_on_exit:
+                await session.end_shielded()
+            else:
+                self._sessions.append(session)
 
     def _warn_of_uncommitted(self) -> None:
         for session in self._sessions:

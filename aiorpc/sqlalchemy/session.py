@@ -24,6 +24,7 @@ from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from ..logs import logger
+from .holding import hold_of
 
 __all__ = ["CallSession", "WatchedSession", "finish", "uncommitted", "watch"]
 
@@ -69,6 +70,7 @@ class CallSession(AsyncSession):
     An ``AsyncSession`` for one call of one method.
 
     * A cancelled ``commit`` still finishes its COMMIT, so that the result is known.
+    * A ``commit`` during :func:`.holding.holding` only flushes.
     * ``close`` returns the connection, and the session can be used again. After the call, the
       session stays closed: a task that outlives the call cannot take a connection.
 
@@ -95,9 +97,12 @@ class CallSession(AsyncSession):
     async def commit(self) -> None:
         # A flush may wait for a lock, and can still be cancelled.
         await self.flush_pending()
-        await finish(super().commit(), self._cleanup_timeout)
+        if hold_of(self.sync_session) is None:
+            await finish(super().commit(), self._cleanup_timeout)
 
     def begin(self) -> AsyncSessionTransaction:
+        if hold_of(self.sync_session) is not None:
+            return self.begin_nested()  # in the transaction of the call
         return _Transaction(self)
 
     async def close(self) -> None:
