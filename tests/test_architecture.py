@@ -209,6 +209,7 @@ INSIDE = {
         "providers",
         "records",
         "retry",
+        "inbox",
         "tables",
         "facts",
         "schemas",

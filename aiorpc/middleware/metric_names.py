@@ -93,6 +93,9 @@ MESSAGES: Final = {
 COUNTERS: Final = {
     "reconnects": Metric("aiorpc_reconnects", "Lost connections to the broker"),
     "parked": Metric("aiorpc_parked_messages", "Messages that failed for good", ("queue",)),
+    "inbox": Metric(
+        "aiorpc_inbox_duplicates", "Messages that an inbox did not run a second time", ("queue",)
+    ),
     "resent": Metric(
         "aiorpc_resent_requests", "Requests sent again, after a lost connection", _METHOD
     ),

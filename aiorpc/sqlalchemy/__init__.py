@@ -13,6 +13,7 @@ from .engine.configuration import DatabaseConfig, configured
 from .engine.opening import open_engine
 from .engine.pool import CallPool, DatabaseUnreachable, PoolTimeout
 from .engine.urls import DatabaseUrl, parse_database_url
+from .inbox import Inbox
 from .providers import CallDatabase, Database, DatabaseSession
 from .retry import is_transient, transaction_retry
 from .schemas.decorators import accepts, returns
@@ -29,6 +30,7 @@ __all__ = [
     "DatabaseSession",
     "DatabaseUnreachable",
     "DatabaseUrl",
+    "Inbox",
     "NotLoaded",
     "PoolTimeout",
     "accepts",
