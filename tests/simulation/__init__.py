@@ -4,7 +4,8 @@ seed chooses. After FoundationDB's simulation and TigerBeetle's VOPR. The same s
 run, on each Python, so a fault that it finds can be played again.
 
 What is real: proxies, client, containers, workers, entrypoints, attempts, streams, singletons,
-discovery, timers, the outbox, the channels of AMQP and their lane, and the broker of ``memory://``.
+discovery, timers, the outbox, the channels of AMQP and their lane, the broker of ``memory://``, and
+in a part of the runs sessions, SQLAlchemy and sqlite3.
 What is simulated:
 
 - ``loop``: an event loop without clock, sockets and threads. A process is a set of callbacks. The
@@ -19,18 +20,22 @@ What is simulated:
 - ``channels``: the socket, and the broker's side of a channel. ``transport``, ``claims``: what
   needs aiormq. They follow the supervisor, the subscriptions and the claims of
   ``aiorpc.transports.amqp``, which are tested on RabbitMQ.
+- ``database``: the driver of sqlite3. A statement takes time to its database and back, waits for
+  the lock in virtual time, and may be lost with its connection before or after it, or the COMMIT,
+  was carried out. ``databases``: the files of a run, and databases that are slow, mute or gone.
 - ``faults``: a list made before the run. A fault strikes at a time, or before or after the n-th
   frame of a kind. It cuts a connection (each end notices when it does), crashes a process (its
   memory is gone, what it acked is acked), stalls or drains it, closes a channel, refuses a message,
   deletes a queue, blocks or crashes the broker (it keeps what is durable and persistent), slows the
   network, or sets a clock wrong.
-- ``workload``, ``services``: calls with deadlines, cancellations, nested calls, streams, events,
-  errors, and messages that crash the processes that run them.
+- ``workload``, ``services``, ``bank``: calls with deadlines, cancellations, nested calls, streams,
+  events, errors, and messages that crash the processes that run them.
 
 What is checked: ``ledger`` sees all calls, runs, transactions and events from outside.
 
 1. A call ends by its deadline. It gets the answer of a run of its own method, which returned and
    committed before, or an error of the kind that its script or a fault explains.
+   A transaction is committed if its method returned, and else rolled back (``accounts``).
 2. An at-most-once method runs at most once, and so does each stream and each tick of a singleton.
    Without a fault, no method runs twice. In one process, no message runs beside itself, and an
    answered request does not run again.
@@ -42,7 +47,8 @@ What is checked: ``ledger`` sees all calls, runs, transactions and events from o
    no higher count of attempts than deliveries failed, and nothing that closes a channel. What is
    durable outlives it.
 7. After the faults, each client calls each service, and gets its answer. Then no table, queue,
-   timer or task holds anything (``at_rest``), and every process stops in time.
+   timer, task, transaction or connection holds anything (``at_rest``), and every process stops in
+   time.
 8. The log has no traceback of aiorpc's, and no error that no fault explains (``log_lines``).
 
 A seed that fails is played with fewer faults, until none can be left out (``shrink``).

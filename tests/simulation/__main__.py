@@ -26,6 +26,7 @@ MEANING = {
     ),
     "wrong": (
         *("wrong answer", "wrong error", "answered early", "ran late", "outlived"),
+        *("not rolled back",),
         *("not cancelled", "not retracted", "sent again", "unmarked", "deadline lost"),
         *("overran", "protocol"),
     ),

@@ -77,6 +77,8 @@ def process_left(world: World, process: Process) -> list[str]:
     ]
     if any(not link.severed for link in world.network.links.get(process, ())):
         left.append("a link")
+    if world.databases is not None:
+        left += world.databases.left(process)
     return left
 
 

@@ -61,6 +61,8 @@ KINDS = {
     "slow": 2,
     "skew": 1,
 }
+#: Kinds of faults of databases.
+KINDS_OF_DATABASES = ("lost", "slow statement", "database gone", "database mute", "database slow")
 #: The names of queues that an operator may delete.
 QUEUES = (
     "rpc-shop",
@@ -163,21 +165,24 @@ class Faults:
             if fault.frame:
                 self._at[fault.where, fault.frame, int(fault.at)] = fault
             elif fault.at == 0.0:
-                self._strike(fault)
+                self.strike(fault)
             else:
-                world.loop.later(fault.at, self._strike, fault)
+                world.loop.later(fault.at, self.strike, fault)
 
     # --- what the network asks
 
     def writing(self, link: Link, kind: str) -> tuple[str, Callable[[], None]] | None:
-        name = link.process.name
+        fault = self.at(link.process.name, kind)
+        return None if fault is None else (fault.when, partial(self.strike, fault, link))
+
+    def at(self, name: str, kind: str) -> Fault | None:
+        """Return the fault at the frame *kind* that the process *name* writes now."""
         self._world.ledger.tell(name, kind)
         if not self._at or not self.active:
             return None
         key = name, kind
         self._written[key] += 1
-        fault = self._at.pop((name, kind, self._written[key]), None)
-        return None if fault is None else (fault.when, partial(self._strike, fault, link))
+        return self._at.pop((name, kind, self._written[key]), None)
 
     def refuses(self, link: Link) -> bool:
         name = link.process.name
@@ -197,7 +202,8 @@ class Faults:
 
     # --- the strikes
 
-    def _strike(self, fault: Fault, link: Link | None = None) -> None:
+    def strike(self, fault: Fault, link: Link | None = None) -> None:
+        """Strike with *fault*; if it is at a frame, *link* writes this frame."""
         if not self.active:
             return
         world, where = self._world, fault.where
@@ -226,6 +232,9 @@ class Faults:
         elif kind == "skew":
             world.skews[where] = seconds
             world.ledger.skewed = True
+        elif kind in KINDS_OF_DATABASES:
+            if world.databases is not None:
+                world.databases.strike(fault)
         elif kind == "slow":
             self._slow(where, seconds, 5 + 100 * chance[0])
         else:

@@ -21,6 +21,7 @@ from aiorpc import (
 )
 from aiorpc.exceptions import DeliveryUncertain, Overloaded, ServiceUnavailable
 
+from .accounts import Accounts
 from .book import Book, Seen
 from .loop import Process
 from .workload import ENDLESS
@@ -40,6 +41,8 @@ SILENCE = 5.0
 TOLERANCE = 5.0
 #: How often a handler with a Retry runs.
 MOST_RUNS = 4
+#: Errors of methods whose database failed.
+OF_DATABASES = ("OperationalError", "DatabaseUnreachable", "PoolTimeout", "TimeoutError")
 #: Errors that a call may end with because of a fault, and never without one.
 EXCUSED = (ConnectionLost, RpcTimeout, DeliveryUncertain, Overloaded, UnknownService)
 
@@ -49,7 +52,7 @@ class Transaction:
     """A dependency that was opened for a worker."""
 
     process: Process
-    state: str = "open"
+    state: str
 
 
 @dataclass(eq=False)
@@ -134,7 +137,7 @@ class Ledger:
         troubles: faults: from, until, what, and where.
         story: the lines of the story, if it is told.
         max_attempts, max_workers, window: settings of the services.
-        book: what the broker saw.
+        book, accounts: what the broker and the databases saw.
         numbers: the numbers of calls, by correlation id.
         kill: crashes a process.
         handlers_listen: returns whether the queues of all handlers exist.
@@ -157,6 +160,7 @@ class Ledger:
         self.stalls: list[tuple[float, float, str]] = []
         self.transactions: list[Transaction] = []
         self.book = Book(self)
+        self.accounts = Accounts(self)
         self.numbers: dict[str, int] = {}
         #: Whether clocks are wrong, and whether the broker confirms requests by default.
         self.skewed = False
@@ -166,7 +170,7 @@ class Ledger:
         self.story: list[str] | None = [] if tell else None
         self._trace = hashlib.blake2b(digest_size=8)
         self._numbers = 0
-        self._runs = 0
+        self.runs: dict[int, Run] = {}
 
     # --- the story
 
@@ -334,6 +338,8 @@ class Ledger:
             if as_expected:
                 return ""
         if isinstance(error, RemoteError):
+            if error.exc_type in OF_DATABASES and self.accounts.troubled(call.began, end):
+                return ""
             if error.exc_type == "TimeoutError" and self.stalls:
                 return ""  # its dependencies could not close within CLEANUP_TIMEOUT
             nested = (each.__name__ for each in (*EXCUSED, RemoteError))
@@ -431,8 +437,8 @@ class Ledger:
 
     # --- runs
 
-    def opened(self, process: Process) -> Transaction:
-        transaction = Transaction(process)
+    def opened(self, process: Process, state: str = "open") -> Transaction:
+        transaction = Transaction(process, state)
         self.transactions.append(transaction)
         return transaction
 
@@ -478,8 +484,9 @@ class Ledger:
             self.violated("ran late", f"{call} runs {late:.3f} s after its deadline")
 
     def _new_run(self, process: Process, transaction: Transaction, redelivered: bool) -> Run:
-        self._runs += 1
-        return Run(self._runs, process, self.now(), transaction, redelivered)
+        run = Run(len(self.runs) + 1, process, self.now(), transaction, redelivered)
+        self.runs[run.id] = run
+        return run
 
     # --- events
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from aiorpc import AioRpcError
 
 from .ledger import Ledger
@@ -23,6 +25,9 @@ EXPLAINED = re.compile(
     r"(shop|store)\.single_tick: cannot (fire a tick|hold the right).*basic.nack"
 )
 
+#: Errors whose traceback a line may have.
+EXPECTED = (AioRpcError, Refused, TimeoutError, SQLAlchemyError)
+
 
 class LogLines(logging.Handler):
     """Reports records to *ledger* that no fault explains."""
@@ -37,8 +42,10 @@ class LogLines(logging.Handler):
             return
         text = record.getMessage()
         self._ledger.tell("log", f"{record.levelname} {record.name}", f": {text[:300]}")
+        if record.name.startswith("sqlalchemy."):
+            return  # its pool logs the connections that are lost
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, AioRpcError | Refused | TimeoutError):
+        if error is not None and not isinstance(error, EXPECTED):
             lines = logging.Formatter().format(record)
             self._ledger.violated("traceback", lines[-1500:])
         elif record.levelno >= logging.ERROR and not EXPLAINED.search(text):

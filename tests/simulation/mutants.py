@@ -287,6 +287,19 @@ MUTANTS = [
         "        if False:\n",
     ),
     Mutant(
+        "a session does not commit at its end",
+        "aiorpc.sqlalchemy.providers",
+        "                await session.commit_at_end()\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "a session commits although its method raised",
+        "aiorpc.sqlalchemy.providers",
+        "        finally:\n            await session.end()\n\n\nclass",
+        "        except BaseException:\n            await session.commit_at_end()\n"
+        "            raise\n        finally:\n            await session.end()\n\n\nclass",
+    ),
+    Mutant(
         "the broker forgets the unacked messages of a lost connection",
         "aiorpc.transports.memory.broker",
         "            if unacked:\n                consumer.queue.requeue(unacked)\n",

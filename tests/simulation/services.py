@@ -27,7 +27,16 @@ from aiorpc.context import current
 from .ledger import Ledger, Run, Transaction
 from .loop import PROCESS
 
-__all__ = ["HANDLERS", "SERVICES", "Refused", "Shop", "Store", "ledger_of_run"]
+__all__ = [
+    "HANDLERS",
+    "SERVICES",
+    "Refused",
+    "Shop",
+    "Store",
+    "begun",
+    "ledger_of_run",
+    "the_ledger",
+]
 
 #: The handlers that get each event at least once, and their queues.
 HANDLERS = {
@@ -77,17 +86,21 @@ class Session(DependencyProvider[tuple[Transaction, bool]]):
             transaction.state = "committed"
 
 
-def _begun(service: Any, number: int) -> Run:
-    """Report that a method begins for the call *number*."""
-    transaction, redelivered = service.session
+def the_ledger() -> Ledger:
+    """Return the ledger of this run."""
+    return _ledgers[-1]
+
+
+def begun(number: int, transaction: Transaction, again: bool) -> Run:
+    """Report that a method begins for the call *number*, which perhaps was delivered *again*."""
     deadline = current.get().deadline
     until = None if deadline is None else deadline.at
-    return _ledgers[-1].began(number, PROCESS.get(), transaction, redelivered, until)
+    return _ledgers[-1].began(number, PROCESS.get(), transaction, again, until)
 
 
 async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
     """Run *script* for the call *number*."""
-    ledger, run = _ledgers[-1], _begun(service, number)
+    ledger, run = _ledgers[-1], begun(number, *service.session)
     if len(ledger.calls[number].runs) <= script.get("kills", 0):
         ledger.kill(PROCESS.get())
         await asyncio.sleep(60)
@@ -117,7 +130,7 @@ async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
 
 async def _yield(service: Any, number: int, script: dict[str, Any]) -> AsyncGenerator[Any]:
     """Yield the items of *script* for the call *number*."""
-    ledger, run = _ledgers[-1], _begun(service, number)
+    ledger, run = _ledgers[-1], begun(number, *service.session)
     try:
         for item in range(script["items"]):
             if item == script.get("pause_at"):

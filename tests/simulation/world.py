@@ -25,7 +25,9 @@ from aiorpc.transports.memory.broker import MemoryBroker
 from aiorpc.transports.memory.queue import Entry, MemoryQueue
 
 from .at_rest import client_left, container_left, process_left
+from .bank import Bank, payments
 from .channels import Peer
+from .databases import Databases, faults_of_databases, has_databases
 from .determinism import Ids, simulated_modules
 from .faults import Fault, Faults, plan
 from .ledger import Call, Ledger
@@ -42,6 +44,9 @@ __all__ = ["Result", "World", "simulate"]
 BUSY = 10.0
 #: Seconds after which a run ends, whatever still runs.
 MOST_SECONDS = 400.0
+#: Methods that answer when all faults are over; the last one has a database.
+PROBES = (("shop", "work"), ("shop", "once"), ("store", "work"), ("store", "once"))
+PROBE = ("bank", "pay")
 #: Callers of one client that call at the same time.
 CALLERS = 8
 
@@ -109,14 +114,33 @@ class World:
         self.names += clients
         count = 60 + int(draw() * 140)
         self.operations = {name: deque(operations(seed, name, count)) for name in clients}
+        self.databases = Databases(self) if has_databases(seed) else None
+        banks = self._add_databases(count)
         self._busy: dict[str, int] = {}
         self.server = Process(self.loop, "broker")
         self.broker = self.server.context.run(MemoryBroker, "simulated", self.loop)
         self.network = Network(self.loop, self.broker, self.server, seed)
         self.ledger.handlers_listen = lambda: {*HANDLERS.values()} <= self.broker.queues.keys()
-        self.planned = plan(seed, self.names, BUSY) if faults is None else list(faults)
+        if faults is None:
+            faults = plan(seed, self.names, BUSY)
+            if banks:
+                faults += faults_of_databases(seed, banks, BUSY)
+        self.planned = list(faults)
         self.faults = Faults(self, self.planned)
         self.network.watcher, self.network.book = self.faults, self.ledger.book
+
+    def _add_databases(self, count: int) -> list[str]:
+        """Add services with databases, and calls of them; return the names of their processes."""
+        if self.databases is None:
+            return []
+        draw = random.Random(f"world with databases {self.seed}").random
+        self._settings |= self.databases.settings
+        banks = [f"bank-{n}" for n in range(1 + int(draw() * 3))]
+        self.names += banks
+        for name, waiting in self.operations.items():
+            for payment in payments(self.seed, name, count // 2):
+                waiting.insert(int(draw() * len(waiting)), payment)
+        return banks
 
     # --- processes
 
@@ -133,7 +157,7 @@ class World:
         kind = process.name.partition("-")[0]
         if kind == "client":
             return self._client(process)
-        return self._instance(process, SERVICES[kind])
+        return self._instance(process, Bank if kind == "bank" else SERVICES[kind])
 
     async def _guarded(self, process: Process, life: Coroutine[Any, Any, None]) -> None:
         try:
@@ -257,6 +281,8 @@ class World:
             return
         self.ledger.trouble("crash", name, seconds)
         process.crash()
+        if self.databases is not None:
+            self.databases.crashed(process)
         for link in list(self.network.links.get(process, ())):
             link.cut(None if lose_last else 1.0, broker_notices=seconds * 0.1)
         self._start_later(name, seconds)
@@ -397,6 +423,8 @@ class World:
         for process, (_, cluster) in self.proxies.items():
             await self._check_rest(process, partial(client_left, cluster))
         parked = self._queues_left()
+        if self.databases is not None:
+            self.databases.check_rest()
         ledger.finish(parked=parked)
         self._closing = True
         for process in list(self.current.values()):
@@ -429,12 +457,11 @@ class World:
         for process, (_, cluster) in list(self.proxies.items()):
             if self.current.get(process.name) is not process:
                 continue
-            for service in ("shop", "store"):
-                for method in ("work", "once"):
-                    operation = Operation(service, method, {}, 15.0, 0.0)
-                    probe = process.spawn(self.call(process, cluster, operation))
-                    if not await probe:
-                        self.ledger.violated("not recovered", f"{process}: {service}.{method}")
+            for service, method in PROBES if self.databases is None else (*PROBES, PROBE):
+                operation = Operation(service, method, {}, 15.0, 0.0)
+                probe = process.spawn(self.call(process, cluster, operation))
+                if not await probe:
+                    self.ledger.violated("not recovered", f"{process}: {service}.{method}")
 
     def _queues_left(self) -> set[tuple[int, str]]:
         """Check the queues, and return the numbers of parked events, and their queues."""
@@ -513,6 +540,8 @@ def _simulate(seed: object, faults: Sequence[Fault] | None, tell: bool) -> Resul
         seconds = loop.time() - BEGIN
         lines.ended = True
         loop.end([*world.processes, world.server])
+        if world.databases is not None:
+            world.databases.close()
     return Result(
         seed,
         calls=len(ledger.calls),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -191,14 +192,17 @@ class CallPool(InterruptiblePool):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(self._opened_without_a_call)
-            asyncio.get_running_loop().call_later(LINGER, task.cancel)
+            timer = asyncio.get_running_loop().call_later(LINGER, task.cancel)
+            task.add_done_callback(partial(self._opened_without_a_call, timer))
             raise
         except BaseException:
             self._free_place()
             raise
 
-    def _opened_without_a_call(self, task: asyncio.Task[ConnectionPoolEntry]) -> None:
+    def _opened_without_a_call(
+        self, timer: asyncio.TimerHandle, task: asyncio.Task[ConnectionPoolEntry]
+    ) -> None:
+        timer.cancel()
         if task.cancelled():
             self._free_place()
         elif (error := task.exception()) is not None:

@@ -1,0 +1,147 @@
+"""The databases of one run: their files, their faults, and what they hold when all is at rest."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .bank import DATABASES, TABLES, create
+from .database import Connection, Database
+from .faults import KINDS_OF_DATABASES, Fault
+from .loop import Process
+
+if TYPE_CHECKING:
+    from .world import World
+
+__all__ = ["Databases", "faults_of_databases", "has_databases"]
+
+#: The share of the runs that have databases: they take longer than the others.
+SHARE = 0.2
+#: Statements and commits at which a connection may be lost, or which may be slow.
+FRAMES = {"statement": 150, "commit": 60}
+
+
+def has_databases(seed: object) -> bool:
+    """Whether the services of *seed* have databases."""
+    return random.Random(f"with databases {seed}").random() < SHARE
+
+
+def faults_of_databases(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
+    """Return the faults of *seed* at the databases of the services *names*, within *seconds*."""
+    draw = random.Random(f"faults of databases {seed}").random
+    kinds = (*KINDS_OF_DATABASES, "lost", "lost")
+    faults = []
+    for _ in range(int(draw() * 7)):
+        kind = kinds[int(draw() * len(kinds))]
+        chance = draw(), draw()
+        if kind.startswith("database"):
+            where, at, frame, when = (
+                DATABASES[int(draw() * len(DATABASES))],
+                draw() * seconds,
+                "",
+                "",
+            )
+        else:
+            where, when = names[int(draw() * len(names))], ("before", "after")[int(draw() * 2)]
+            frame = ("statement", "commit")[int(draw() * 2)]
+            at = float(1 + int(draw() * FRAMES[frame]))
+        faults.append(Fault(kind, at, where, draw() ** 2 * 4.0, frame, when, chance))
+    return faults
+
+
+class Databases:
+    """The databases of *world*: what its services connect to, and what sees their statements."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._folder = tempfile.TemporaryDirectory()
+        self.by_name: dict[str, Database] = {}
+        for name in DATABASES:
+            path = Path(self._folder.name, f"{name}.db")
+            create(path)
+            server = Process(world.loop, f"{name}.db")
+            self.by_name[name] = Database(world.loop, server, path, world.seed, self, TABLES)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the services."""
+        return {
+            "DB_URIS": {f"{name}:Base": f"sqlite:///{name}.db" for name in DATABASES},
+            "DB_ENGINE_OPTIONS": {"connect_args": {"async_creator_fn": self._connect}},
+        }
+
+    async def _connect(self, path: str, **_: Any) -> Connection:
+        return await self.by_name[Path(path).stem].connect()
+
+    # --- what the databases tell
+
+    def stating(self, process: Process, kind: str) -> tuple[str, float] | None:
+        fault = self._world.faults.at(process.name, kind)
+        if fault is None:
+            return None
+        self._world.faults.strike(fault)
+        return ("slow", fault.seconds) if fault.kind == "slow statement" else (fault.when, 0.0)
+
+    def inserted(self, connection: Connection, table: str, row: Sequence[Any]) -> None:
+        self._world.ledger.accounts.inserted(table, row)
+
+    def ended(self, rows: Sequence[tuple[str, Sequence[Any]]], *, committed: bool) -> None:
+        self._world.ledger.accounts.ended(rows, committed=committed)
+
+    # --- faults
+
+    def strike(self, fault: Fault) -> None:
+        """Strike a database with *fault*."""
+        self._world.ledger.trouble(fault.kind, fault.where, fault.seconds + 0.5)
+        database = self.by_name.get(fault.where)
+        if database is None:  # a fault of one statement
+            return
+        if fault.kind == "database gone":
+            database.go(fault.seconds)
+        elif fault.kind == "database mute":
+            database.mute_for(fault.seconds)
+        else:
+            database.slow_for(fault.seconds, 5 + 100 * fault.chance[0])
+
+    def crashed(self, process: Process) -> None:
+        for database in self.by_name.values():
+            database.crashed(process)
+
+    # --- the end
+
+    def check_rest(self) -> None:
+        """Check that no transaction is open, and that the files have what was committed."""
+        violated = self._world.ledger.violated
+        for database in self.by_name.values():
+            for process, connections in database.connections.items():
+                for connection in connections:
+                    if connection.in_transaction:
+                        violated("not at rest", f"{process} has a transaction in {database.name}")
+            for table in TABLES:
+                self._check_table(database, table)
+
+    def _check_table(self, database: Database, table: str) -> None:
+        seen = self._world.ledger.accounts.rows
+        with closing(sqlite3.connect(database.path)) as connection:
+            rows = connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+        for row in rows:
+            if not seen[(table, *row[1:])]:
+                self._world.ledger.violated("simulator", f"{table} has {row}, which nobody saw")
+
+    def left(self, process: Process) -> list[str]:
+        """What the stopped *process* holds."""
+        return [
+            f"a connection to {database.name}"
+            for database in self.by_name.values()
+            for _ in database.connections.get(process, ())
+        ]
+
+    def close(self) -> None:
+        for database in self.by_name.values():
+            database.close()
+        self._folder.cleanup()
