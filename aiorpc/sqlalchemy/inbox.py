@@ -98,7 +98,9 @@ class Inbox(Records[None], Guard[None]):
         self, worker_ctx: WorkerContext, method: Callable[[], Awaitable[Returned]]
     ) -> Any:
         call, queue = worker_ctx.call, self._queue(worker_ctx)
-        message_id = None if call.message is None else call.message.message_id
+        if call.message is None:  # a test called the handler
+            return (await method()).result
+        message_id = call.message.message_id
         if not message_id:
             self._warn(call, queue)
             return (await method()).result

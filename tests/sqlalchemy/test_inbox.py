@@ -26,6 +26,7 @@ from aiorpc import (
 )
 from aiorpc.figures import Figure, on_count
 from aiorpc.sqlalchemy import Database, DatabaseSession, Inbox, create_tables, inbox
+from aiorpc.testing import entrypoint_hook
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
@@ -192,6 +193,17 @@ async def test_messages_without_an_id_run_each_time_and_are_warned_of_once_per_q
         assert await stage.rows() == 0
     warnings = [each for each in caplog.messages if "has no message id" in each]
     assert len(warnings) == 2  # one for each handler
+
+
+async def test_a_handler_that_a_test_calls_runs_each_time_without_a_warning(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with played(sqlite_url) as stage:
+        for _ in range(2):
+            async with entrypoint_hook(stage.containers[0], "send") as send:
+                await send("a")
+        assert await stage.effects() == ["send a"] * 2
+    assert "message id" not in caplog.text
 
 
 @pytest.mark.parametrize("fails", [0, 1], ids=["commits", "fails"])
