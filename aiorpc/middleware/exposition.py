@@ -87,10 +87,11 @@ def bury(pid: int) -> None:
     folder = Path(os.environ[_FOLDER])
     with _lock:
         for kind in _GROWING:
-            file = folder / f"{kind}_{pid}.db"
-            if file.exists():
-                _merge(file, folder / f"{kind}_{_DEAD}.db")
-                file.unlink()
+            for name in (f"{kind}_{pid}.db", f"{kind}_{pid}_aiorpc.db"):
+                file = folder / name
+                if file.exists():
+                    _merge(file, folder / f"{kind}_{_DEAD}.db")
+                    file.unlink()
         for file in folder.glob(f"gauge_*_{pid}.db"):
             file.unlink()
 

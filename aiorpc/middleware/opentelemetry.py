@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -35,7 +35,13 @@ from opentelemetry.trace import (  # noqa: E402
     StatusCode,
 )
 
-from .sampling import Sampling, Unsampled, is_traceparent, span_context_of  # noqa: E402
+from .sampling import (  # noqa: E402
+    Sampling,
+    Unsampled,
+    is_traceparent,
+    span_context_of,
+    traceparent_of,
+)
 
 __all__ = ["Tracing", "tracing"]
 
@@ -47,9 +53,13 @@ _KINDS = {
     "internal": SpanKind.INTERNAL,
 }
 _SENDING = ("client", "producer")
+#: The kinds of calls that have a sender.
+_SENT = frozenset({"rpc", "event", "message"})
 #: Names and attributes of spans are cached, at most so many; a full cache is emptied.
 _MOST = 4096
 _NOTHING = context_api.Context()
+#: The key of the span in a context. The functions of the API that use it copy the context twice.
+(_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, _NOTHING)
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -77,11 +87,11 @@ class Tracing:
         provider = self._given_provider or trace.get_tracer_provider()
         if provider is not self._provider:
             self._use(provider)
-        side = call.side
-        sends = side in _SENDING
+        sends = not call.id and call.kind in _SENT  # Call.side is slower
         unsampled = self._unsampled(call, sends)
         if unsampled is not None:
             return handler(unsampled)
+        side = call.side
         context = _parent(call.context.data, local=sends)
         shape = self._shape(call, side)
         attributes = shape.attributes
@@ -98,9 +108,10 @@ class Tracing:
         span_context = span.get_span_context()
         if not span_context.is_valid:  # there is no SDK, and no trace to pass on
             return handler(call)
-        inside = trace.set_span_in_context(span, context)
-        call = _with_trace(call, inside, span_context)
-        if span.is_recording():
+        inside = context_api.Context({**context, _SPAN: span})
+        recording = span.is_recording()
+        call = _with_trace(call, inside, span_context, span.add_event if recording else None)
+        if recording:
             return _recorded(call, handler, span, inside, side)
         if not sends:  # a worker has its own context, which ends with it
             context_api.attach(inside)
@@ -120,7 +131,7 @@ class Tracing:
         if "tracestate" in data or "baggage" in data or not _is_w3c():
             return None
         if sends and (context := context_api.get_current()):
-            span = trace.get_current_span(context)
+            span = context.get(_SPAN)
             if type(span) is not Unsampled or len(context) > 1:  # it has baggage, for example
                 return None
             same = data.get(TRACEPARENT) == span.traceparent
@@ -134,7 +145,7 @@ class Tracing:
         elif not self._sampling.drops(traceparent):
             return None
         if not sends:  # a worker has its own context, which ends with it
-            context_api.attach(trace.set_span_in_context(Unsampled(traceparent), _NOTHING))
+            context_api.attach(context_api.Context({_SPAN: Unsampled(traceparent)}))
         return call
 
     def _shape(self, call: Call, side: str) -> _Shape:
@@ -240,28 +251,41 @@ def _parent(data: Mapping[str, Any], *, local: bool) -> context_api.Context:
     return propagate.extract(carrier, base) if carrier else base
 
 
-def _with_trace(call: Call, inside: context_api.Context, span_context: SpanContext) -> Call:
-    """Return *call* with the trace of *inside* in its context data, in place of an older one."""
-    if len(inside) == 1 and not span_context.trace_state and _is_w3c():
-        carrier = {
-            TRACEPARENT: f"00-{span_context.trace_id:032x}-{span_context.span_id:016x}"
-            f"-{span_context.trace_flags:02x}"
-        }
+def _with_trace(
+    call: Call,
+    inside: context_api.Context,
+    span_context: SpanContext,
+    listener: Callable[[str], object] | None = None,
+) -> Call:
+    """
+    Return *call* with the trace of *inside* in its context data, in place of an older one, and with
+    a *listener*.
+    """
+    trace_id, span_id, _, flags, state, _ = span_context
+    if len(inside) == 1 and not state and _is_w3c():
+        carrier = {TRACEPARENT: traceparent_of(trace_id, span_id, flags)}
     else:
         carrier = {}
         propagate.inject(carrier, inside)
-    return _with_data(call, carrier)
+    return _with_data(call, carrier, listener)
 
 
-def _with_data(call: Call, carrier: Mapping[str, str]) -> Call:
-    """Return *call* with the headers of a trace, *carrier*, in place of earlier ones."""
+def _with_data(
+    call: Call, carrier: Mapping[str, str], listener: Callable[[str], object] | None = None
+) -> Call:
+    """
+    Return *call* with the headers of a trace, *carrier*, in place of earlier ones, and with a
+    *listener*.
+    """
     before = call.context
     data = before.data
     if "tracestate" in data or "baggage" in data:
         data = {name: value for name, value in data.items() if name not in TRACE_HEADERS}
-    return msgspec.structs.replace(
-        call, context=Context(before.call_id_stack, {**data, **carrier}, before.deadline)
-    )
+    context = Context(before.call_id_stack, {**data, **carrier}, before.deadline)
+    if listener is not None and call.listener is None:
+        return msgspec.structs.replace(call, context=context, listener=listener)
+    call = msgspec.structs.replace(call, context=context)
+    return call if listener is None else call.heard_by(listener)
 
 
 #: The global propagator, and the names of the headers that it reads and writes.
@@ -288,7 +312,7 @@ async def _recorded(
 ) -> Any:
     token = context_api.attach(inside)
     try:
-        return await handler(call.heard_by(span.add_event))
+        return await handler(call)
     except BaseException as error:
         _record(span, call, side, error)
         raise

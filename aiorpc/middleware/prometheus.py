@@ -8,8 +8,7 @@ Imports prometheus-client. ``exposition.py`` makes the text that Prometheus read
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -24,9 +23,11 @@ from .requirements import require
 
 require("prometheus_client", "prometheus")
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram  # noqa: E402
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge  # noqa: E402
 from prometheus_client.core import GaugeMetricFamily, Metric as Family  # noqa: E402
 from prometheus_client.registry import Collector  # noqa: E402
+
+from .durations import FOLDER, Durations, Series  # noqa: E402
 
 __all__ = ["Metrics", "metrics", "refresh"]
 
@@ -39,30 +40,22 @@ _CACHED = 4096
 _BUCKETS = {"default": names.BUCKETS, "fine": names.FINE_BUCKETS}
 
 
-class _Histogram(Histogram):
-    """Finds the bucket of an observation by bisection; the class of the library tries each one."""
-
-    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        self._sum.inc(amount)
-        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
-
-
-class _Series:
+class _Method:
     """The durations of one method, by ``error_type``, and the counter of its messages."""
 
     def __init__(
         self,
-        durations: Histogram,
+        durations: Durations,
         counter: Counter | None,
         labels: tuple[str, ...],
         bounded: Callable[[str, str], str],
     ) -> None:
         self._durations, self._counter, self._labels = durations, counter, labels
         self._bounded = bounded
-        self._kinds: dict[str, tuple[Histogram, Counter | None]] = {}
+        self._kinds: dict[str, tuple[Series, Counter | None]] = {}
         #: Time in the queue, and time waiting for a worker; of the receiving side only.
-        self.queue: Histogram | None = None
-        self.waiting: Histogram | None = None
+        self.queue: Series | None = None
+        self.waiting: Series | None = None
 
     def observe(self, seconds: float, kind: str) -> None:
         """Count a call that took *seconds* and ended with an error of *kind*; ``""`` for none."""
@@ -77,7 +70,17 @@ class _Series:
         if counter is not None:
             counter.inc()
 
-    def _new(self, kind: str) -> tuple[Histogram, Counter | None]:
+    def received(self, call: Call, began: float) -> None:
+        """Count how long *call* waited until it *began*: in the queue, and for a worker."""
+        if self.waiting is None or self.queue is None or not call.received_at:
+            return
+        waited = began - call.received_at
+        self.waiting.observe(waited)
+        since = None if call.message is None else seconds_since_sent(call.message)
+        if since is not None:
+            self.queue.observe(max(0.0, since - waited))
+
+    def _new(self, kind: str) -> tuple[Series, Counter | None]:
         labels, counter = (*self._labels, kind), self._counter
         return (
             self._durations.labels(*labels),
@@ -90,10 +93,9 @@ class _Instruments:
 
     def __init__(self, bounds: tuple[float, ...], registry: CollectorRegistry) -> None:
         self.bounds = bounds
-        self._durations = {
-            name: _Histogram(each.name, each.help, each.labels, registry=registry, buckets=bounds)
-            for name, each in DURATIONS.items()
-        }
+        self._durations = {name: Durations(each, bounds) for name, each in DURATIONS.items()}
+        for durations in self._durations.values():
+            registry.register(durations)
         self._messages = {
             name: Counter(each.name, each.help, each.labels, registry=registry)
             for name, each in MESSAGES.items()
@@ -102,24 +104,48 @@ class _Instruments:
             name: Counter(each.name, each.help, each.labels, registry=registry)
             for name, each in COUNTERS.items()
         }
-        self._series: dict[tuple[str, ...], _Series] = {}
+        #: By entrypoint. Of a client: by service and method. Of other calls, see ``_find``.
+        self._methods: dict[Any, _Method] = {}
         self._values: dict[str, set[str]] = {}
         #: Ends the counting of events of this process; for tests.
         self.close = figures.on_count(self.count)
-        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        if not os.environ.get(FOLDER):
             registry.register(_Now())
 
-    def series(self, key: tuple[str, ...], call: Call) -> _Series:
-        """Return the time series of *key*: a side and a method; without a method: unknown ones."""
-        return self._series.get(key) or self._new_series(key, call)
+    def method(self, call: Call) -> _Method:
+        """Return the time series of the method of *call*."""
+        key: Any = call.entrypoint
+        if key is None:
+            if call.kind != "rpc" or call.id:
+                return self._find(call)
+            key = (call.service, call.method)
+        return self._methods.get(key) or self._find(call)
 
-    def _new_series(self, key: tuple[str, ...], call: Call) -> _Series:
-        if len(self._series) >= _CACHED:
-            self._series.clear()
-        name, counter = key[0], self._messages.get(key[0])
+    def unknown(self, call: Call, side: str) -> _Method:
+        """Return the time series of methods that do not exist."""
+        return self._methods.get((side,)) or self._new((side,), side, call)
+
+    def _find(self, call: Call) -> _Method:
+        side = call.side
+        if call.kind == "http":
+            key: Any = (call.entrypoint, _http_method(call))
+            return self._methods.get(key) or self._new(key, "http", call)
+        if side == "producer":
+            key = (side, call.exchange, call.routing_key)
+            return self._methods.get(key) or self._new(key, side, call)
+        if side == "client":
+            return self._new((call.service, call.method), side, call)
+        if call.entrypoint is None:
+            return self.unknown(call, side)
+        return self._new(call.entrypoint, side, call)
+
+    def _new(self, key: Any, name: str, call: Call) -> _Method:
+        if len(self._methods) >= _CACHED:
+            self._methods.clear()
+        known, counter = key != (name,), self._messages.get(name)
         labels: tuple[str, ...] = (call.service, call.method)
         if name in ("client", "server"):
-            method = names.method(call) if len(key) > 1 else names.OTHER
+            method = names.method(call) if known else names.OTHER
             labels = (names.NAMEKO, self.bounded(names.RPC_METHOD, method))
         elif name == "producer":
             destination = names.destination(call.exchange, call.routing_key)
@@ -128,13 +154,13 @@ class _Instruments:
         elif name == "consumer":
             labels = (names.RABBITMQ, "process", f"{call.service}.{call.method}")
         elif name == "http":
-            labels = (key[3], call.entrypoint.url)
-        series = _Series(self._durations[name], counter, labels, self.bounded)
-        if name in ("server", "consumer") and len(key) > 1:
-            series.queue = self._durations["queue"].labels(call.service, call.method)
-            series.waiting = self._durations["waiting"].labels(call.service, call.method)
-        self._series[key] = series
-        return series
+            labels = (_http_method(call), call.entrypoint.url)
+        found = _Method(self._durations[name], counter, labels, self.bounded)
+        if name in ("server", "consumer") and known:
+            found.queue = self._durations["queue"].labels(call.service, call.method)
+            found.waiting = self._durations["waiting"].labels(call.service, call.method)
+        self._methods[key] = found
+        return found
 
     def bounded(self, label: str, value: str) -> str:
         """Return *value*, or ``_OTHER`` if the *label* has too many values already."""
@@ -187,37 +213,20 @@ class Metrics:
             )
         self._found = found
 
-    def __call__(self, call: Call, handler: Handler) -> Awaitable[Any]:
-        side = call.side
-        key: tuple[str, ...]
-        if call.kind == "http":
-            key = ("http", call.service, call.method, _http_method(call))
-        elif side == "producer":
-            key = (side, call.exchange, call.routing_key)
-        elif call.entrypoint is None and side == "server":
-            key = (side,)
-        else:
-            key = (side, call.service, call.method)
-        return self._measured(call, handler, self._found.series(key, call))
-
-    async def _measured(self, call: Call, handler: Handler, series: _Series) -> Any:
+    async def __call__(self, call: Call, handler: Handler) -> Any:
+        method = self._found.method(call)
         began = monotonic()
-        if series.waiting is not None and call.received_at:
-            waited = began - call.received_at
-            series.waiting.observe(waited)
-            since = None if call.message is None else seconds_since_sent(call.message)
-            if since is not None and series.queue is not None:
-                series.queue.observe(max(0.0, since - waited))
-        kind = ""
+        if method.waiting is not None:
+            method.received(call, began)
         try:
-            return await handler(call)
+            result = await handler(call)
         except BaseException as error:
-            kind = _kind(error, call)
             if isinstance(error, MethodNotFound) and call.side == "client":
-                series = self._found.series(("client",), call)
+                method = self._found.unknown(call, "client")
+            method.observe(monotonic() - began, _kind(error, call))
             raise
-        finally:
-            series.observe(monotonic() - began, kind)
+        method.observe(monotonic() - began, "")
+        return result
 
 
 def _bounds(buckets: Any) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-__all__ = ["Sampling", "Unsampled", "is_traceparent", "span_context_of"]
+__all__ = ["Sampling", "Unsampled", "is_traceparent", "span_context_of", "traceparent_of"]
 
 #: ``traceparent`` of version 00, which is nearly every one.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -29,6 +29,7 @@ _RATIO = re.compile(r"TraceIdRatioBased\{(?P<rate>[\d.e+-]+)\}")
 #: The bits of a trace id by which the SDK samples a part of the traces.
 _BITS = 64
 _MASK = (1 << _BITS) - 1
+_FLAGS = [f"{flags:02x}" for flags in range(256)]
 
 
 def is_traceparent(text: object) -> bool:
@@ -40,6 +41,11 @@ def span_context_of(traceparent: str) -> SpanContext:
     """Return what *traceparent*, of version 00, says about the span of a caller."""
     flags = TraceFlags(int(traceparent[53:], 16))
     return SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), True, flags)
+
+
+def traceparent_of(trace_id: int, span_id: int, flags: int) -> str:
+    """Return the ``traceparent`` of a span. The format ``032x`` takes twice as long."""
+    return f"00-{trace_id.to_bytes(16).hex()}-{span_id.to_bytes(8).hex()}-{_FLAGS[flags]}"
 
 
 class Unsampled(NonRecordingSpan):
@@ -64,6 +70,9 @@ class _Ids:
     def __init__(self, ids: Any) -> None:
         self._ids = ids
         self.chosen = 0
+        for name in ("generate_span_id", "is_trace_id_random"):  # quicker than __getattr__
+            if hasattr(ids, name):  # older versions of the SDK lack the second
+                setattr(self, name, getattr(ids, name))
 
     def generate_trace_id(self) -> int:
         chosen, self.chosen = self.chosen, 0
@@ -95,6 +104,8 @@ class Sampling:
         elif found["root"] == "AlwaysOffSampler":
             self._bound = 0
         self._new_trace_id, self._new_span_id = ids.generate_trace_id, ids.generate_span_id
+        random = getattr(ids, "is_trace_id_random", None)  # older versions of the SDK lack it
+        self._flags = int(TraceFlags.RANDOM_TRACE_ID) if random is not None and random() else 0
         self._ids = tracer.id_generator = _Ids(ids)  # type: ignore[attr-defined]
 
     def drops(self, traceparent: object) -> bool:
@@ -114,4 +125,4 @@ class Sampling:
         if trace_id & _MASK < self._bound:
             self._ids.chosen = trace_id
             return ""
-        return f"00-{trace_id:032x}-{self._new_span_id():016x}-00"
+        return traceparent_of(trace_id, self._new_span_id(), self._flags)

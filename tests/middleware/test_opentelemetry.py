@@ -550,6 +550,18 @@ async def test_an_odd_traceparent_of_a_peer_begins_a_new_trace(odd: Any, spans: 
     assert spans.tree() == ["SERVER prices/price_of"]
 
 
+async def test_a_new_trace_that_is_not_sampled_has_the_flags_that_the_sdk_gives_it() -> None:
+    provider = Spans(ParentBased(ALWAYS_OFF)).provider
+    seen: list[str] = []
+
+    async def handler(call: Call) -> None:
+        seen.append(call.context.data["traceparent"])
+
+    await Tracing(provider)(Call("prices", "price_of"), handler)
+    with provider.get_tracer("test").start_as_current_span("long way") as span:
+        assert int(seen[0][-2:], 16) == span.get_span_context().trace_flags
+
+
 @given(
     st.integers(1, (1 << 128) - 1),
     st.integers(1, (1 << 64) - 1),
