@@ -1,6 +1,6 @@
 """
 Describes the methods of a gateway as an OpenAPI 3.1 document. Reads types; nothing here awaits or
-does I/O. msgspec makes the schemas of types, and pydantic those of its models.
+does I/O.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
-from ..wire.objects import fields_of
-from .operations import Operation, Parameter, Signature
+from ..wire.schemas import PREFIX, Schemas, default_of
+from .operations import Operation, Signature
 from .problems import STATUSES
 
 __all__ = ["Document"]
 
-_SCHEMAS = "#/components/schemas/"
 #: The name of a schema of ours. With a dot, it is never the name of a class.
 _PROBLEM = "problem.json"
 #: Statuses that the gateway answers by itself, beside those of ``STATUSES``.
@@ -31,7 +30,6 @@ _STREAM_TYPES = ("application/x-ndjson", "text/event-stream")
 _ITEMS = (
     "The items, each a line of JSON or, by the header Accept, an event. The schema is of one item."
 )
-_ANYTHING = {"description": "Any value."}  # msgspec 0.23 refuses an empty schema of a hook
 _PARAMETERS = {
     "Connect-Timeout-Ms": {
         "name": "Connect-Timeout-Ms",
@@ -67,7 +65,7 @@ class Document:
         statuses: Iterable[int],
     ) -> None:
         operations = list(operations)
-        self._schemas = _Schemas(_types_of(operations))
+        self._schemas = Schemas(_types_of(operations))
         answered = {status for code, status in STATUSES.items() if code not in _NEVER}
         answered |= {*_OWN, *statuses}
         if not public:
@@ -134,7 +132,7 @@ class Document:
             elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 body["properties"][parameter.name] = {"type": "array", "items": schema}
             else:
-                body["properties"][parameter.name] = {**schema, **_default(parameter)}
+                body["properties"][parameter.name] = {**schema, **default_of(parameter)}
         if required := [each.name for each in signature.parameters if each.required]:
             body["required"] = required
         return body
@@ -146,64 +144,6 @@ def _types_of(operations: Iterable[Operation]) -> Iterable[Any]:
             yield operation.signature.result
             for parameter in operation.signature.parameters:
                 yield parameter.expected
-
-
-class _Schemas:
-    """The schemas of *types*, and the ``components`` to which they refer."""
-
-    def __init__(self, types: Iterable[Any]) -> None:
-        every = [each for each in {id(each): each for each in types}.values() if _has_schema(each)]
-        template = _SCHEMAS + "{name}"
-        # First without the models of pydantic: their names must not be those of other classes.
-        _, self.components = msgspec.json.schema_components(
-            every, ref_template=template, schema_hook=lambda kind: _ANYTHING
-        )
-        self._models: dict[str, Any] = {}
-        schemas, components = msgspec.json.schema_components(
-            every, ref_template=template, schema_hook=self._model
-        )
-        self.components = {**components, **self._models}
-        self._by_type = {id(kind): schema for kind, schema in zip(every, schemas, strict=True)}
-        self._types = every  # an id is that of a living object only
-
-    def of(self, kind: Any) -> dict[str, Any]:
-        """Return the schema of one of the types; an empty one if nobody can describe it."""
-        return self._by_type.get(id(kind), {})
-
-    def _model(self, kind: type) -> dict[str, Any]:
-        describe = getattr(kind, "model_json_schema", None)
-        if describe is None:  # object
-            return _ANYTHING
-        for prefix in ("", f"{kind.__module__}."):
-            schema = describe(ref_template=f"{_SCHEMAS}{prefix}{{model}}")
-            parts = schema.pop("$defs", {})
-            if "$ref" not in schema:  # a model that contains itself is one of its parts
-                parts = {kind.__name__: schema, **parts}
-            found = {prefix + name: part for name, part in parts.items()}
-            if not any(self._is_taken(name, part) for name, part in found.items()):
-                break
-        self._models |= found
-        return {"$ref": f"{_SCHEMAS}{prefix}{kind.__name__}"}
-
-    def _is_taken(self, name: str, schema: Any) -> bool:
-        return name in self.components or self._models.get(name, schema) != schema
-
-
-def _has_schema(kind: Any) -> bool:
-    try:
-        msgspec.json.schema_components([kind], schema_hook=lambda kind: _ANYTHING)
-    except Exception:  # noqa: BLE001 - for example the default of a field, which may be any object
-        return False
-    return True
-
-
-def _default(parameter: Parameter) -> Mapping[str, Any]:
-    if parameter.default is inspect.Parameter.empty:
-        return {}
-    try:
-        return {"default": msgspec.to_builtins(parameter.default, enc_hook=fields_of)}
-    except Exception:  # noqa: BLE001 - a value that JSON has not, such as a marker
-        return {}
 
 
 def _note(signature: Signature | None) -> str:
@@ -220,7 +160,7 @@ def _note(signature: Signature | None) -> str:
 def _response(status: int) -> dict[str, Any]:
     return {
         "description": HTTPStatus(status).phrase if status in _PHRASES else "An error",
-        "content": {"application/problem+json": {"schema": {"$ref": _SCHEMAS + _PROBLEM}}},
+        "content": {"application/problem+json": {"schema": {"$ref": PREFIX + _PROBLEM}}},
     }
 
 

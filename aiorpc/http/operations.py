@@ -22,19 +22,11 @@ from ..declarations import remote_names
 from ..exceptions import BadArguments, ConfigurationError, IncorrectSignature, likely
 from ..extensions import entrypoints_of, service_name_of
 from ..wire.arguments import Arguments, result_converter
-from ..wire.conversion import Unsupported, converter_of
+from ..wire.described import described
 from ..wire.objects import fields_of
-from ..wire.signatures import (
-    expected_type,
-    is_stream,
-    result_type,
-    signature_of,
-    takes_self,
-    unwrapped,
-)
 from .responses import json_of
 
-__all__ = ["Exposed", "Operation", "Parameter", "Signature", "operations_of"]
+__all__ = ["Exposed", "Operation", "Signature", "operations_of"]
 
 #: What ``services`` of a gateway contains; see :class:`aiorpc.http.Gateway`.
 Exposed: TypeAlias = (
@@ -47,21 +39,6 @@ Exposed: TypeAlias = (
 Mode: TypeAlias = Literal["strict", "lax", "off"]
 
 _KINDS = inspect.Parameter
-
-
-class Parameter(msgspec.Struct, frozen=True):
-    """A parameter of a method. ``expected`` is ``Any`` if its annotation is not checked."""
-
-    name: str
-    kind: Any
-    expected: Any
-    default: Any = inspect.Parameter.empty
-
-    @property
-    def required(self) -> bool:
-        """Whether each request must have this argument."""
-        variadic = self.kind in (_KINDS.VAR_POSITIONAL, _KINDS.VAR_KEYWORD)
-        return self.default is inspect.Parameter.empty and not variadic
 
 
 class Signature:
@@ -77,18 +54,12 @@ class Signature:
     def __init__(
         self, function: Callable[..., Any], name: str, mode: Mode, *, skip_self: bool
     ) -> None:
-        inner = unwrapped(function)
-        self.is_stream = is_stream(function)
+        found = described(function, skip_self=skip_self)
+        self.is_stream, self.text = found.is_stream, found.text
         #: The type of the result, or of the items of a stream.
-        self.result = _supported(lambda: result_type(inner))
+        self.result = found.result
         self.mode = mode
-        self.text = inspect.getdoc(function) or ""
-        given = list(signature_of(inner).parameters.values())
-        if skip_self and takes_self(inner, given):
-            del given[0]
-        self.parameters = [
-            Parameter(each.name, each.kind, _expected(inner, each), each.default) for each in given
-        ]
+        given = self.parameters = found.parameters
         self._bind = Arguments(
             function, skip_self=skip_self, mode=mode, name=name, base64=True
         ).bind
@@ -273,20 +244,6 @@ def _signature(interface: type, service: str, name: str, mode: Mode) -> Signatur
 
 def _shown(services: Any) -> str:
     return services.__name__ if isinstance(services, type) else '("service", ["method"])'
-
-
-def _expected(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    return _supported(lambda: expected_type(function, parameter))
-
-
-def _supported(read: Callable[[], Any]) -> Any:
-    """Return the type that *read* returns, or ``Any`` if values of this type pass unchecked."""
-    try:
-        found = read()
-        converter_of("", found, strict=True)
-    except Unsupported:
-        return Any
-    return found
 
 
 #: Values that the wire can carry as they are.
