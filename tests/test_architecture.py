@@ -23,7 +23,7 @@ FLOORS: list[list[str]] = [
     ["wire", "declarations", "installed", "management", "sockets"],
     ["transports"],
     ["extensions"],
-    ["calling", "guards"],
+    ["calling", "contracts", "guards"],
     ["entrypoints", "dependencies", "hosting"],
     ["http", "middleware", "parked"],
     ["admin"],

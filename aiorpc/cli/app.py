@@ -26,7 +26,8 @@ __all__ = ["COLLECT_AFTER", "COMMANDS", "complete", "main", "parser_of", "run"]
 COLLECT_AFTER = 10_000
 
 #: The commands, with the first line of their help. Each command is a module in ``commands``. The
-#: module of a command of two words, such as ``parked ls``, is a package with ``ACTIONS``.
+#: module of a command of two words, such as ``parked ls``, is a package with ``ACTIONS``. With
+#: ``TAKES_NAMES``, its second word may be an argument too.
 COMMANDS = {
     "run": "Run services until SIGTERM or Ctrl-C.",
     "call": "Call a method, and print its result as JSON.",
@@ -37,6 +38,7 @@ COMMANDS = {
     "doctor": "Look for what is wrong with configuration, broker and databases.",
     "parked": "Look at parked messages; replay or purge them.",
     "bench": "Measure how fast a running service answers.",
+    "contract": "Describe services as AsyncAPI, and compare two such contracts.",
     "show-config": "Show the configuration without its secrets.",
     "new": "Make a directory with a new service, its configuration and its test.",
 }
@@ -112,6 +114,8 @@ def command_of(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     if not actions or not rest or rest[0].startswith("-"):
         return name, rest
     if rest[0] not in actions:
+        if getattr(_module_of(name), "TAKES_NAMES", False):
+            return name, rest
         parser_of(name).error(f"there is no command {name} {rest[0]!r}{likely(rest[0], actions)}")
     return f"{name} {rest[0]}", rest[1:]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, Unpack
+from typing import Any, ClassVar, Protocol, Unpack
 
 from .. import from_thread
 from ..call import Middleware
@@ -44,6 +44,10 @@ class EventDispatcher(DependencyProvider[ServiceDispatch]):
         Overloaded: the broker refused the event, because the queue of a handler is full.
         UnserializableValueError: the payload cannot be encoded.
     """
+
+    #: The service calls the value with an event's type and its payload. ``aiorpc contract`` finds
+    #: the events of such a provider in the source code of the service.
+    dispatches: ClassVar[bool] = True
 
     def __init__(
         self, *, middleware: Sequence[Middleware] = (), **options: Unpack[MessageKeywords]

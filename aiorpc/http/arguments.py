@@ -148,6 +148,16 @@ class Binder:
             from_text = from_json = None
         return _Source(name, required, from_text, from_json, is_object, many)
 
+    @property
+    def beside_path(self) -> frozenset[str]:
+        """The parameters that come from the query or the body."""
+        return frozenset(each.name for each in self._others)
+
+    @property
+    def whole_body(self) -> str | None:
+        """The parameter that is the whole JSON body, if any."""
+        return None if self._whole is None else self._whole.name
+
     def bind(
         self, request: HttpRequest, values: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

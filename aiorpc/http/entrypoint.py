@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ..call import Call
 from ..context import EMPTY, current
-from ..declarations import decorator_of
+from ..declarations import decorator_of, service_name_of
 from ..entrypoints.arguments import require_call
 from ..exceptions import BadRequest, ConfigurationError, MethodNotFound
 from ..extensions import Host
@@ -28,7 +28,7 @@ from .exchange import Hooks, HttpEndpoint
 from .problems import problem_response
 from .requests import HttpCall, HttpRequest
 from .responses import ServerSentEvent, response_of
-from .routes import Rule, methods_of
+from .routes import Exposed, Rule, methods_of
 from .server import WebServer
 
 __all__ = ["HttpEntrypoint", "NamekoHttpEntrypoint", "http"]
@@ -112,6 +112,19 @@ class HttpEntrypoint(Hooks):
 
     def route(self, host: Host) -> str:
         return f"{','.join(self._methods)} {self.url}"
+
+    def exposed(self, service_cls: type) -> Exposed:
+        """Return what the route offers, for ``aiorpc contract``."""
+        rule, name = self._rule, f"{service_name_of(service_cls)}.{self.method_name}"
+        body, parameters = None, frozenset(rule.names)
+        if self.validate:
+            static = isinstance(inspect.getattr_static(service_cls, self.method_name), staticmethod)
+            function = getattr(service_cls, self.method_name)
+            binder = Binder(
+                function, rule, self._methods, skip_self=not static, mode="strict", name=name
+            )
+            body, parameters = binder.whole_body, parameters | binder.beside_path
+        return Exposed(self._methods, rule.template, rule.names, body, parameters)
 
     @classmethod
     @asynccontextmanager

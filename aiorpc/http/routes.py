@@ -14,7 +14,7 @@ from starlette.convertors import CONVERTOR_TYPES, Convertor
 from ..context import EMPTY
 from ..exceptions import ConfigurationError, likely
 
-__all__ = ["Found", "Rule", "Table", "methods_of"]
+__all__ = ["Exposed", "Found", "Rule", "Table", "methods_of"]
 
 T = TypeVar("T")
 
@@ -43,6 +43,24 @@ def methods_of(text: Any) -> tuple[str, ...]:
             '@http("GET", "/books"), or @http("GET,POST", "/books")'
         )
     return tuple(dict.fromkeys(names))
+
+
+class Exposed(NamedTuple):
+    """
+    What a route offers, for contracts.
+
+    Attributes:
+        path: with variables in braces.
+        in_path: the names of these variables.
+        body: the parameter that is the whole JSON body, if any.
+        parameters: those of the method that come from the request.
+    """
+
+    methods: tuple[str, ...]
+    path: str
+    in_path: tuple[str, ...]
+    body: str | None
+    parameters: frozenset[str]
 
 
 class Rule:
@@ -85,6 +103,12 @@ class Rule:
         self._regex = re.compile(regex + self._literal(rest))
         self.shape = shape + rest
         self.rank = ((*ranks, *[0] * rest.count("/")), -len(self._regex.pattern))
+
+    @property
+    def template(self) -> str:
+        """The rule as OpenAPI and AsyncAPI write it: ``/books/{id}``."""
+        pattern = _NAMEKO if "<" in self.text else _STARLETTE
+        return pattern.sub(lambda found: "{" + found["name"] + "}", self.text)
 
     def match(self, path: str) -> dict[str, Any] | None:
         """Return the values of the variables in *path*; ``None`` if the rule does not match."""

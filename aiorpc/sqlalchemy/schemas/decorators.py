@@ -20,6 +20,7 @@ from ...exceptions import ConfigurationError
 from ...extensions import providers_of
 from ..providers import CHECKS, Database, DatabaseSession, session_of
 from ..retry import RETRIED, require_coroutine_function
+from .described import described_as, may_be_none
 from .dump import Lazy, dump
 from .load import invalid, validated
 from .made import AnySchema, as_schema
@@ -94,6 +95,7 @@ def returns(schema: AnySchema, *, many: bool | None = None, lazy: Lazy = "load")
         dumped = functools.partial(dump, schema, many=many, lazy=lazy)
         dumping = _wrapped(method, "returns", after=dumped)
         streams = inspect.isasyncgenfunction(method)
+        described_as(dumping, {"return": (schema, many, may_be_none(method))})
         _annotate(method, {"return": AsyncIterator[Any] if streams else Any})
         _check_at_start(dumping, schema)
         return dumping
@@ -207,6 +209,7 @@ def _accepting(
         return bound
 
     loading = _wrapped(method, "accepts", before=loaded)
+    described_as(loading, {each.name: (each.schema, None, each.may_be_none) for each in arguments})
     _annotate(method, {argument.name: argument.wire_type for argument in arguments})
     _check_at_start(loading, *(argument.schema for argument in arguments))
     return loading
@@ -219,7 +222,7 @@ class _Argument:
         _require_schema(schema, "accepts")
         self.name = parameter.name
         self.schema = schema
-        self._may_be_none = parameter.default is None
+        self.may_be_none = parameter.default is None
         many = isinstance(schema, Schema) and schema.many
         #: The type of the argument in a message. It replaces an annotation with a mapped class.
         self.wire_type: Any = list[dict[str, Any]] if many else dict[str, Any]
@@ -232,7 +235,7 @@ class _Argument:
     def is_loaded(self, value: Any) -> bool:
         """Whether *value* is already an ORM object, which a test or the service itself may pass."""
         if value is None:
-            return self._may_be_none
+            return self.may_be_none
         if (model := self.model) is None:
             return False
         values = value if isinstance(value, list) else [value]

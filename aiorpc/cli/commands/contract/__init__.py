@@ -1,0 +1,51 @@
+"""
+``aiorpc contract``: describes services as an AsyncAPI 3 document. ``contract diff`` compares two.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ....contracts.describing import contract_of
+from ....contracts.writing import text_of
+from ....exceptions import ConfigurationError
+from ...contract_files import write
+from ...loading import load_services, look_in_current_directory
+from ...output import ExitCode
+from ...parser import Parser
+
+__all__ = ["ACTIONS", "configure", "execute"]
+
+#: The second words, with the first line of their help.
+ACTIONS = {"diff": "Name what a new contract breaks, and for whom."}
+#: The second word may be a module.
+TAKES_NAMES = True
+
+ARGUMENTS = "MODULE[:Class] ..."
+
+DESCRIPTION = """\
+The contract has methods, arguments, results, errors, events, streams and
+routes, from annotations and docstrings. The same code gives the same text,
+so commit it, and compare: aiorpc contract diff OLD NEW."""
+
+EXAMPLES = """\
+  $ aiorpc contract orders -o contract.json
+  $ aiorpc contract orders.service:Orders stock
+  $ aiorpc contract diff contract.json new.json
+"""
+
+
+def configure(parser: Parser) -> None:
+    text = "A module with services, or one service class."
+    parser.add_argument("targets", metavar="MODULE", nargs="*", help=text)
+    parser.option("--output -o FILE", "Write the contract to FILE, if it differs.")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Write the contract, and return the exit status."""
+    if not arguments.targets:
+        raise ConfigurationError("name the modules with the services: aiorpc contract MODULE ...")
+    look_in_current_directory()
+    contract = contract_of(load_services(arguments.targets))
+    write(text_of(contract), arguments.output)
+    return ExitCode.OK

@@ -1,0 +1,55 @@
+"""
+Turns JSON Schema 2020-12, which msgspec and pydantic write, into draft 07, which AsyncAPI has. Pure
+functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["draft07", "with_keywords"]
+
+#: Keywords whose values are schemas by name.
+_BY_NAME = frozenset(
+    {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+)
+#: Keywords whose values are data, not schemas.
+_DATA = frozenset({"default", "enum", "const", "examples", "required", "example"})
+
+
+def draft07(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *schema* in draft 07."""
+    found: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in _DATA:
+            found[keyword] = value
+        elif keyword in _BY_NAME:
+            found[keyword] = {name: draft07(each) for name, each in value.items()}
+        elif keyword == "discriminator" and isinstance(value, Mapping):
+            found[keyword] = value["propertyName"]  # the members have its values as constants
+        else:
+            found[keyword] = _converted(value)
+    if "prefixItems" in found:
+        rest = found.pop("items", None)
+        found["items"] = found.pop("prefixItems")
+        if rest is not None:
+            found["additionalItems"] = rest
+        if not found["items"]:  # an empty tuple; draft 07 has no empty list there
+            found["items"] = False
+            found.pop("additionalItems", None)
+    if "$ref" in found and len(found) > 1:  # draft 07 ignores what stands beside a reference
+        reference = {"$ref": found.pop("$ref")}
+        found = {"allOf": [reference, *found.pop("allOf", ())], **found}
+    return found
+
+
+def _converted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_converted(each) for each in value]
+    return draft07(value) if isinstance(value, Mapping) else value
+
+
+def with_keywords(schema: dict[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *schema* with more *keywords*."""
+    return draft07({**schema, **keywords}) if keywords else schema
