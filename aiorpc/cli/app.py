@@ -35,6 +35,7 @@ COMMANDS = {
     "health": "Ask a running `aiorpc run` whether it is ready, or alive.",
     "ls": "List services, their queues and their consumers.",
     "top": "Show what services do now: rates, durations, errors and queues.",
+    "console": "Show services, parked messages and who calls whom in a browser.",
     "doctor": "Look for what is wrong with configuration, broker and databases.",
     "parked": "Look at parked messages; replay or purge them.",
     "bench": "Measure how fast a running service answers.",

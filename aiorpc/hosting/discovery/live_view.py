@@ -15,10 +15,25 @@ import msgspec
 from ..counts import seconds_of
 from .shapes import DiscoveryAnswer, EndpointStats, Info, Listing, Stats
 
-__all__ = ["Depths", "Row", "View", "quantile", "view_of"]
+__all__ = ["CallerRow", "Depths", "Row", "View", "quantile", "view_of"]
 
 #: The waiting messages and the consumers of each queue that the broker describes.
 Depths: TypeAlias = dict[str, tuple[int, int]]
+
+
+class CallerRow(msgspec.Struct):
+    """
+    One caller of a method.
+
+    Attributes:
+        calls: its calls; see :mod:`aiorpc.hosting.callers` for what is an estimate.
+        calls_per_second: since the last look; ``None`` at the first look.
+        ago: seconds since its last call.
+    """
+
+    calls: int = 0
+    calls_per_second: float | None = None
+    ago: float = math.inf
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -34,6 +49,7 @@ class Row(msgspec.Struct, kw_only=True):
         queue, consumers: messages that wait in the queue of the method, and its consumers; ``None``
             if there is no queue, or the broker does not describe it. The ``@rpc`` methods of a
             service share one queue.
+        callers: by ``service.method`` that made the calls.
     """
 
     service: str
@@ -51,6 +67,7 @@ class Row(msgspec.Struct, kw_only=True):
     waiting: int | None = None
     queue: int | None = None
     consumers: int | None = None
+    callers: dict[str, CallerRow] = {}
 
 
 class View(msgspec.Struct, kw_only=True):
@@ -135,6 +152,7 @@ class _Sum:
         self._rate = self._error_rate = 0.0
         self._counted = self._compared = False
         self._last_error = ""
+        self._callers: dict[str, CallerRow] = {}
 
     def add(
         self, instance: str, now: EndpointStats, before: EndpointStats | None, seconds: float
@@ -148,6 +166,7 @@ class _Sum:
         self._in_flight += now.data.in_flight
         self._waiting += now.data.waiting
         self._last_error = now.last_error or self._last_error
+        self._add_callers(now, before, seconds)
         if before is None:
             return
         self._compared = True
@@ -158,6 +177,18 @@ class _Sum:
         forgotten = any(count < 0 for count in durations.values())
         self._durations.update(now.data.durations if forgotten else +durations)
 
+    def _add_callers(
+        self, now: EndpointStats, before: EndpointStats | None, seconds: float
+    ) -> None:
+        earlier = {} if before is None else before.data.callers
+        for name, caller in now.data.callers.items():
+            row = self._callers.setdefault(name, CallerRow())
+            row.calls += caller.calls
+            row.ago = min(row.ago, caller.ago)
+            if before is not None:
+                since = caller.calls - (earlier[name].calls if name in earlier else 0)
+                row.calls_per_second = round((row.calls_per_second or 0) + since / seconds, 2)
+
     def method(self, key: tuple[str, str, str], depths: Depths) -> Row:
         service, method, kind = key
         row = Row(service=service, method=method, kind=kind, instances=len(self.instances))
@@ -165,6 +196,7 @@ class _Sum:
             row.calls, row.errors = self._calls, self._errors
             row.in_flight, row.waiting = self._in_flight, self._waiting
             row.last_error = self._last_error
+            row.callers = self._callers
         if self._compared:
             row.calls_per_second = round(self._rate, 2)
             row.errors_per_second = round(self._error_rate, 2)

@@ -32,6 +32,9 @@ class Watch:
         self._asker = asker
         self._services = frozenset(services)
         self._wait = wait
+        #: What answered the last look, and the instances that answered an earlier one only.
+        self.answers: list[DiscoveryAnswer] = []
+        self.missing: list[Stats] = []
         #: The last answer of each instance.
         self._before: dict[str, Stats] = {}
         #: The number of looks in a row that each instance has not answered.
@@ -51,10 +54,14 @@ class Watch:
         answers = [each for each in answers if not self._services or each.name in self._services]
         depths = await self._depths(_queues_of(answers))
         view = view_of(answers, self._before, depths, self._transport.url)
-        view.silent = self._silent({each.id: each for each in answers if isinstance(each, Stats)})
+        self.answers = answers
+        self.missing = self._remember(
+            {each.id: each for each in answers if isinstance(each, Stats)}
+        )
+        view.silent = sorted(f"{each.name} in {each.process}" for each in self.missing)
         return view
 
-    def _silent(self, now: dict[str, Stats]) -> list[str]:
+    def _remember(self, now: dict[str, Stats]) -> list[Stats]:
         """Remember the answers *now*, and return the instances that have not answered."""
         self._before.update(now)
         self._missed.update(self._before.keys() - now.keys())
@@ -62,8 +69,7 @@ class Watch:
             del self._missed[each]
             if each not in now:
                 del self._before[each]
-        silent = [self._before[each] for each in self._missed]
-        return sorted(f"{each.name} in {each.process}" for each in silent)
+        return [self._before[each] for each in self._missed]
 
     async def _depths(self, queues: Sequence[str]) -> Depths:
         """
