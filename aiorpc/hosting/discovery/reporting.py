@@ -15,7 +15,7 @@ from typing import Any
 from ... import __version__
 from ...context import new_id
 from ...extensions import Entrypoint, Host
-from ...logs import one_line
+from ...logs import logger, one_line
 from ..counts import Activity
 from ..pool import Pool
 from ..workshop import Workshop
@@ -28,12 +28,15 @@ from .shapes import (
     Info,
     Instance,
     Ping,
+    Promises,
     Question,
     Stacks,
     Stats,
 )
 
 __all__ = ["Reports"]
+
+log = logger("aiorpc.hosting")
 
 #: Seconds for which durations are kept after the last STATS.
 WATCHED = 60.0
@@ -95,6 +98,8 @@ class Reports:
         if question == Question.STATS:
             self._watch()
             return self._stats()
+        if question == Question.CONTRACT:
+            return self._promises()
         return self._stacks() if question == Question.STACKS else None
 
     def close(self) -> None:
@@ -145,6 +150,17 @@ class Reports:
             uptime=round(ledger.uptime, 3),
             endpoints=[_stats_of(each, self._queues.get(each.entrypoint)) for each in activity],
         )
+
+    def _promises(self) -> Promises:
+        from ...contracts import describing, writing  # few services are asked
+
+        try:
+            contract = describing.contract_of([self._host.service_cls])
+        except Exception as error:
+            log.exception("%s cannot describe itself", self._host.service_name)
+            fault = f"{type(error).__name__}: {one_line(str(error), _LONGEST)}"
+            return Promises(**self._identity, fault=fault)
+        return Promises(**self._identity, documents=[writing.document_of(contract)])
 
     def _stacks(self) -> Stacks:
         if not self._host.settings.discovery_stacks:

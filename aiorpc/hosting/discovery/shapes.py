@@ -24,6 +24,7 @@ __all__ = [
     "Instance",
     "Listing",
     "Ping",
+    "Promises",
     "Question",
     "Stacks",
     "Stats",
@@ -51,6 +52,7 @@ class Question(enum.StrEnum):
     INFO = "INFO"
     STATS = "STATS"
     STACKS = "STACKS"
+    CONTRACT = "CONTRACT"
 
     def to(self, service: str = "") -> str:
         """Return the routing key of the question to all instances, or to those of *service*."""
@@ -234,6 +236,22 @@ class Stacks(Listing, frozen=True, kw_only=True, tag="io.aiorpc.v1.stacks_respon
     calls: list[Doing] = []
 
 
+class Promises(Listing, frozen=True, kw_only=True, tag="io.aiorpc.v1.contract_response"):
+    """
+    The answer to CONTRACT.
+
+    Attributes:
+        documents: the contract of the service, as :mod:`aiorpc.contracts.writing` writes it; left
+            out if it is too large for a message.
+        fault: why the service cannot describe itself.
+    """
+
+    listed: ClassVar[str] = "documents"
+
+    fault: str = ""
+    documents: list[Any] = []
+
+
 class Fired(msgspec.Struct, frozen=True):
     """
     A method, the kind of its entrypoint (``Rpc``, ``Timer``, ...), and its queue and its HTTP
@@ -280,7 +298,9 @@ def answer_of(body: bytes) -> DiscoveryAnswer:
     *body* is something else, raise one of :data:`UNREADABLE`.
     """
     try:
-        answer: DiscoveryAnswer = msgspec.json.decode(body, type=Ping | Info | Stats | Stacks)
+        answer: DiscoveryAnswer = msgspec.json.decode(
+            body, type=Ping | Info | Stats | Stacks | Promises
+        )
     except msgspec.ValidationError:
         return msgspec.json.decode(body, type=Instance).info()
     return answer

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 
 from ....contracts.describing import contract_of
 from ....contracts.writing import text_of
 from ....exceptions import ConfigurationError
 from ...contract_files import write
+from ...live_contracts import add_live, live_contract
 from ...loading import load_services, look_in_current_directory
 from ...output import ExitCode
-from ...parser import Parser
+from ...parser import Parser, settings_for_server
 
 __all__ = ["ACTIONS", "configure", "execute"]
 
@@ -21,7 +23,7 @@ ACTIONS = {"diff": "Name what a new contract breaks, and for whom."}
 #: The second word may be a module.
 TAKES_NAMES = True
 
-ARGUMENTS = "MODULE[:Class] ..."
+ARGUMENTS = "MODULE[:Class] ... | --live [SERVICE ...]"
 
 DESCRIPTION = """\
 The contract has methods, arguments, results, errors, events, streams and
@@ -31,21 +33,27 @@ so commit it, and compare: aiorpc contract diff OLD NEW."""
 EXAMPLES = """\
   $ aiorpc contract orders -o contract.json
   $ aiorpc contract orders.service:Orders stock
+  $ aiorpc contract --live --broker amqp://host/ -o running.json
   $ aiorpc contract diff contract.json new.json
 """
 
 
 def configure(parser: Parser) -> None:
-    text = "A module with services, or one service class."
+    text = "A module with services, or one service class; with --live, a running service."
     parser.add_argument("targets", metavar="MODULE", nargs="*", help=text)
     parser.option("--output -o FILE", "Write the contract to FILE, if it differs.")
+    add_live(parser, "Ask the running services: by default, all that answer.")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Write the contract, and return the exit status."""
-    if not arguments.targets:
+    if arguments.live:
+        settings = settings_for_server(arguments, "contract --live")
+        contract = asyncio.run(live_contract(settings, arguments.targets, arguments.wait))
+    elif arguments.targets:
+        look_in_current_directory()
+        contract = contract_of(load_services(arguments.targets))
+    else:
         raise ConfigurationError("name the modules with the services: aiorpc contract MODULE ...")
-    look_in_current_directory()
-    contract = contract_of(load_services(arguments.targets))
     write(text_of(contract), arguments.output)
     return ExitCode.OK
