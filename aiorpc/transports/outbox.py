@@ -18,7 +18,7 @@ from ..logs import logger
 from .codec.encoder import Encoder
 from .outgoing import Outgoing, SizeLimit, check, refuse, settle, settle_soon, shorten
 
-__all__ = ["Outbox", "PublishingChannel", "Sender"]
+__all__ = ["Backlog", "PublishingChannel", "Sender"]
 
 log = logger(__name__)
 
@@ -36,7 +36,7 @@ _SWEEP = 0.02
 _BATCH = 200
 
 
-class Outbox:
+class Backlog:
     """
     A bounded queue of messages in their sending order. Each message is sent or expires.
 
@@ -198,7 +198,7 @@ class Sender:
     Args:
         why: the reason why there is no connection yet, for errors.
         limit: the largest body that may be sent.
-        on_change: see :class:`Outbox`.
+        on_change: see :class:`Backlog`.
 
     Attributes:
         channel: the channel to send on; ``None`` while messages wait.
@@ -209,7 +209,7 @@ class Sender:
     def __init__(self, why: str, *, limit: SizeLimit, on_change: Callable[[], None]) -> None:
         self.channel: PublishingChannel | None = None
         self.direct: PublishingChannel | None = None
-        self.outbox = Outbox(why, on_change)
+        self.outbox = Backlog(why, on_change)
         self._limit = limit
         self._encoder = Encoder(channel=0, frame_max=0)  # only to check
         self._closed: str | None = None

@@ -11,7 +11,7 @@ import pytest
 from aiorpc.exceptions import AioRpcError, ConnectionLost
 from aiorpc.transports import outbox as module
 from aiorpc.transports.base import Outgoing
-from aiorpc.transports.outbox import Outbox, Sender
+from aiorpc.transports.outbox import Backlog, Sender
 from aiorpc.transports.outgoing import NO_LIMIT, SizeLimit
 from aiorpc.wire.message import Message
 from tests.support.waiting import eventually
@@ -33,7 +33,7 @@ def outcomes(outgoing: Outgoing) -> list[Any]:
     return outgoing.settled.__self__
 
 
-def bodies(outbox: Outbox) -> list[bytes]:
+def bodies(outbox: Backlog) -> list[bytes]:
     taken = []
     while (outgoing := outbox.take()) is not None:
         taken.append(outgoing.message.body)
@@ -44,7 +44,7 @@ def bodies(outbox: Outbox) -> list[bytes]:
 
 
 async def test_put_back_messages_come_first_in_their_order() -> None:
-    outbox = Outbox("not connected", lambda: None)
+    outbox = Backlog("not connected", lambda: None)
     for body in (b"3", b"4"):
         outbox.add(message(body))
     outbox.put_back([message(b"1"), message(b"2")])
@@ -59,7 +59,7 @@ async def test_a_message_that_its_sender_does_not_want_any_more_is_not_sent() ->
             return False
 
     idle: list[int] = []
-    outbox = Outbox("not connected", lambda: idle.append(len(outbox)))
+    outbox = Backlog("not connected", lambda: idle.append(len(outbox)))
     outbox.add(message(b"1"))
     outbox.add(Answered(exchange="x", routing_key="k", message=Message(body=b"2")))
     assert bodies(outbox) == [b"1"]
@@ -67,7 +67,7 @@ async def test_a_message_that_its_sender_does_not_want_any_more_is_not_sent() ->
 
 
 async def test_a_message_that_is_sent_twice_waits_twice() -> None:
-    outbox = Outbox("not connected", lambda: None)
+    outbox = Backlog("not connected", lambda: None)
     outgoing = message()
     outbox.add(outgoing)
     outbox.add(outgoing)
@@ -80,8 +80,8 @@ async def test_a_full_outbox_settles_the_next_message_with_connection_lost(
     monkeypatch.setattr(module, "MAX_MESSAGES", 3)
     monkeypatch.setattr(module, "MAX_BYTES", 10)
     by_count, by_bytes = (
-        Outbox("not connected to there", lambda: None),
-        Outbox("not connected", lambda: None),
+        Backlog("not connected to there", lambda: None),
+        Backlog("not connected", lambda: None),
     )
     for _ in range(3):
         by_count.add(message())
@@ -101,7 +101,7 @@ async def test_a_full_outbox_settles_the_next_message_with_connection_lost(
 
 
 async def test_an_expired_message_settles_in_time_and_the_others_stay() -> None:
-    outbox = Outbox("not connected to there", lambda: None)
+    outbox = Backlog("not connected to there", lambda: None)
     now = asyncio.get_running_loop().time()
     settled = asyncio.Event()
     first = message(b"first", expires_at=now + 0.03)
@@ -121,7 +121,7 @@ async def test_an_expired_message_settles_in_time_and_the_others_stay() -> None:
 
 
 async def test_time_spent_waiting_shortens_the_expiration() -> None:
-    outbox = Outbox("not connected", lambda: None)
+    outbox = Backlog("not connected", lambda: None)
     now = asyncio.get_running_loop().time()
     outgoing = message(expires_at=now + 5, expiration=30_000)
     as_sent = outgoing.message
@@ -142,7 +142,7 @@ async def test_crowded_changes_as_messages_come_and_leave(
 ) -> None:
     monkeypatch.setattr(module, "MANY_MESSAGES", 4)
     changes: list[bool] = []
-    outbox = Outbox("not connected", lambda: changes.append(outbox.crowded))
+    outbox = Backlog("not connected", lambda: changes.append(outbox.crowded))
     for _ in range(6):
         outbox.add(message())
     assert outbox.crowded
