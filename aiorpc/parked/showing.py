@@ -5,6 +5,7 @@ Shows one parked message whole, with its secrets masked. Pure functions.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +19,23 @@ from ..wire.names import ADDED_PREFIXES
 from .bodies import Bodies, Body
 from .messages import ParkedMessage
 
-__all__ = ["Shown", "shown_of"]
+__all__ = ["Shown", "ShownMessage", "contents_of", "shown_of"]
 
 
-class Shown(msgspec.Struct):
+class ShownMessage(msgspec.Struct, kw_only=True):
     """A message as people see it: ``body`` is decoded, or else ``body_base64`` has the bytes."""
+
+    properties: dict[str, Any]
+    headers: dict[str, Any]
+    bytes: int
+    body: Any = None
+    body_text: str | None = None
+    body_base64: str | None = None
+    body_trouble: str = ""
+
+
+class Shown(ShownMessage, kw_only=True):
+    """A parked message as people see it."""
 
     queue: str
     messages: int
@@ -37,13 +50,6 @@ class Shown(msgspec.Struct):
     exchange: str | None
     routing_key: str | None
     redelivered: bool
-    properties: dict[str, Any]
-    headers: dict[str, Any]
-    bytes: int
-    body: Any = None
-    body_text: str | None = None
-    body_base64: str | None = None
-    body_trouble: str = ""
 
 
 def shown_of(parked: ParkedMessage, messages: int, settings: Settings) -> Shown:
@@ -53,34 +59,50 @@ def shown_of(parked: ParkedMessage, messages: int, settings: Settings) -> Shown:
     Args:
         messages: how many messages its queue has.
     """
-    message, parking = parked.message, parked.parking
-    body = Body(trouble=parked.unreadable)
-    if not parked.unreadable:
-        body = Bodies(settings).shown(message, parking.sensitive)
-    is_decoded = body.value is not msgspec.UNSET
-    is_binary = not is_decoded and body.text is None and not parking.sensitive
+    parking = parked.parking
     return Shown(
-        parked.queue,
-        messages,
-        parked.position,
-        parked.id,
-        parking.method,
-        parking.error,
-        parking.reason,
-        parking.stack,
-        parking.at,
-        parking.queue,
-        parking.exchange,
-        parking.routing_key,
-        parked.delivery.redelivered,
-        _properties_of(message),
-        _headers_of(message),
-        len(message.body),
-        body.value if is_decoded else None,
-        body.text,
-        base64.b64encode(message.body).decode() if is_binary else None,
-        body.trouble,
+        queue=parked.queue,
+        messages=messages,
+        position=parked.position,
+        id=parked.id,
+        method=parking.method,
+        error=parking.error,
+        reason=parking.reason,
+        stack=parking.stack,
+        parked_at=parking.at,
+        from_queue=parking.queue,
+        exchange=parking.exchange,
+        routing_key=parking.routing_key,
+        redelivered=parked.delivery.redelivered,
+        **contents_of(parked.message, settings, parking.sensitive, parked.unreadable),
     )
+
+
+def contents_of(
+    message: Message,
+    settings: Settings,
+    sensitive: Sequence[Sequence[str]] = (),
+    unreadable: str = "",
+) -> dict[str, Any]:
+    """
+    Return what people may see of *message*: the fields of :class:`ShownMessage`.
+
+    Args:
+        sensitive: the paths of sensitive arguments in the body.
+        unreadable: why the message cannot be read, if it cannot.
+    """
+    body = Body(trouble=unreadable) if unreadable else Bodies(settings).shown(message, sensitive)
+    is_decoded = body.value is not msgspec.UNSET
+    is_binary = not is_decoded and body.text is None and not sensitive
+    return {
+        "properties": _properties_of(message),
+        "headers": _headers_of(message),
+        "bytes": len(message.body),
+        "body": body.value if is_decoded else None,
+        "body_text": body.text,
+        "body_base64": base64.b64encode(message.body).decode() if is_binary else None,
+        "body_trouble": body.trouble,
+    }
 
 
 def _headers_of(message: Message) -> dict[str, Any]:
