@@ -212,6 +212,7 @@ INSIDE = {
         "session",
         "providers",
         "records",
+        "outbox",
         "retry",
         "inbox",
         "tables",

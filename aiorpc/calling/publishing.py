@@ -23,7 +23,7 @@ from ..wire.names import event_exchange
 from ..wire.protocol import Wire
 from .message_options import MessageOptions
 
-__all__ = ["CONNECT_TIMEOUT", "Events", "Messages"]
+__all__ = ["CONNECT_TIMEOUT", "Events", "Messages", "check_event"]
 
 #: Seconds to wait for a connection or a declaration, if calls have no timeout.
 CONNECT_TIMEOUT = 30.0
@@ -178,7 +178,7 @@ class Events:
             TypeError: a name is not a str, or *changes* names an unknown option.
             ConfigurationError: *changes* have a wrong value, or name an unknown serializer.
         """
-        _check_names(service, event_type)
+        check_event(service, event_type)
         options = self._messages.options.replaced("dispatch()", changes)
         if not self._messages.middleware:
             await self._publish(service, event_type, options, new_id(), payload, context)
@@ -226,7 +226,11 @@ class Events:
             ) from None
 
 
-def _check_names(service: object, event_type: object) -> None:
+def check_event(service: object, event_type: object) -> None:
+    """
+    Raises:
+        TypeError: the name of the service or the type of the event is not a str.
+    """
     if not isinstance(service, str):
         raise TypeError(
             f"an event needs the name of its service, a str, not a {type(service).__name__}: "

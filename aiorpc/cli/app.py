@@ -38,6 +38,7 @@ COMMANDS = {
     "console": "Show services, parked messages and who calls whom in a browser.",
     "doctor": "Look for what is wrong with configuration, broker and databases.",
     "parked": "Look at parked messages; replay or purge them.",
+    "outbox": "Look at messages in outboxes; retry or discard some.",
     "bench": "Measure how fast a running service answers.",
     "contract": "Describe services as AsyncAPI, and compare two such contracts.",
     "show-config": "Show the configuration without its secrets.",

@@ -17,7 +17,7 @@ from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext
 from ..wire.message import Exchange, Queue, checked
 
-__all__ = ["Publish", "Publisher"]
+__all__ = ["Publish", "Publisher", "declarations"]
 
 
 class Publish(Protocol):
@@ -46,6 +46,29 @@ class Publish(Protocol):
         ...
 
 
+def declarations(
+    owner: str, exchange: Exchange, declare: Sequence[Exchange | Queue]
+) -> tuple[list[Exchange], list[Queue]]:
+    """
+    Return the exchanges and the queues that *owner*, which publishes to *exchange*, declares.
+
+    Raises:
+        ConfigurationError: something else is given.
+    """
+    checked(owner, exchange, Exchange)
+    if isinstance(declare, Exchange | Queue) or not isinstance(declare, Iterable):
+        raise ConfigurationError(
+            f"declare of {owner} must be a list of exchanges and queues, got {shown(declare)}: "
+            "write declare=[...]"
+        )
+    for each in declare:
+        checked(f"{owner[:-1]}declare=)", each, Exchange, Queue)
+    exchanges = [each for each in declare if isinstance(each, Exchange)]
+    if exchange.name:
+        exchanges.append(exchange)
+    return exchanges, [each for each in declare if isinstance(each, Queue)]
+
+
 class Publisher(DependencyProvider[Publish]):
     """
     Publishes to *exchange*: ``await self.publish(payload, routing_key="key")``. Without an
@@ -69,21 +92,10 @@ class Publisher(DependencyProvider[Publish]):
         middleware: Sequence[Middleware] = (),
         **options: Unpack[MessageKeywords],
     ) -> None:
-        self.exchange = exchange = exchange or Exchange()
-        checked("Publisher()", exchange, Exchange)
+        self.exchange = exchange or Exchange()
         check("Publisher()", {"routing_key": routing_key}, {"routing_key": SHORT_TEXT})
-        if isinstance(declare, Exchange | Queue) or not isinstance(declare, Iterable):
-            raise ConfigurationError(
-                "declare of Publisher() must be a list of exchanges and queues, got "
-                f"{shown(declare)}: write declare=[...]"
-            )
-        for each in declare:
-            checked("Publisher(declare=)", each, Exchange, Queue)
         #: The exchanges and queues that the service declares at its start.
-        self.exchanges = [each for each in declare if isinstance(each, Exchange)]
-        if exchange.name:
-            self.exchanges.append(exchange)
-        self.queues = [each for each in declare if isinstance(each, Queue)]
+        self.exchanges, self.queues = declarations("Publisher()", self.exchange, declare)
         self._routing_key = routing_key
         check_middleware("Publisher()", middleware)
         self._middleware = tuple(middleware)

@@ -5,9 +5,10 @@ not started, so no code of the service runs. Values only; awaits nothing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..context import new_id
 from ..dependencies.dispatcher import EventDispatcher
@@ -168,15 +169,11 @@ def needs_of(container: ServiceContainer) -> Needs:
         _add_caller(needs)
     for provider in container.providers:
         if isinstance(provider, EventDispatcher):
-            settings = container.settings
-            exchange = event_exchange(
-                needs.service,
-                auto_delete=settings.auto_delete_event_exchanges,
-                passive=not settings.declare_event_exchanges,
-            )
-            needs.exchanges.append(NeededExchange(exchange, "exchange of its events", written=True))
+            _add_dispatcher(needs)
         elif isinstance(provider, Publisher):
             _add_publisher(needs, provider)
+        elif _is_outbox(provider):
+            _add_outbox(needs, provider)
     if container.settings.discovery:
         queue = discovery_queue(needs.service)
         pattern = f"aiorpc-discovery-{needs.service}-*"
@@ -265,6 +262,28 @@ def _add_caller(needs: Needs) -> None:
         (CANCEL_EXCHANGE, "exchange of cancels"),
     ):
         needs.exchanges.append(NeededExchange(exchange, role, written=True))
+
+
+def _add_dispatcher(needs: Needs) -> None:
+    settings = needs.container.settings
+    exchange = event_exchange(
+        needs.service,
+        auto_delete=settings.auto_delete_event_exchanges,
+        passive=not settings.declare_event_exchanges,
+    )
+    needs.exchanges.append(NeededExchange(exchange, "exchange of its events", written=True))
+
+
+def _is_outbox(provider: object) -> bool:
+    """Whether *provider* is an Outbox. A service with one has imported SQLAlchemy."""
+    module = sys.modules.get("aiorpc.sqlalchemy.outbox.provider")
+    return module is not None and isinstance(provider, module.Outbox)
+
+
+def _add_outbox(needs: Needs, provider: Any) -> None:
+    _add_dispatcher(needs)
+    if provider.exchange.name or provider.exchanges or provider.queues:
+        _add_publisher(needs, provider)
 
 
 def _add_publisher(needs: Needs, provider: Publisher) -> None:

@@ -5,7 +5,7 @@ Values; nothing else. The documentation, the dashboard and the alerts are checke
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -25,6 +25,8 @@ class Metric(msgspec.Struct, frozen=True):
     name: str
     help: str
     labels: tuple[str, ...] = ()
+    #: How Prometheus joins the values of a gauge of several processes.
+    joined: Literal["livesum", "livemax"] = "livesum"
 
 
 def _spelled(*attributes: str) -> tuple[str, ...]:
@@ -120,5 +122,17 @@ GAUGES: Final = {
     ),
     "database_waiting": Metric(
         "aiorpc_database_calls_waiting", "Calls that wait for a connection now", ("database",)
+    ),
+    "outbox_rows": Metric(
+        "aiorpc_outbox_rows",
+        "Messages in an outbox: waiting, or set aside",
+        ("outbox", "state"),
+        joined="livemax",
+    ),
+    "outbox_age": Metric(
+        "aiorpc_outbox_oldest_age_seconds",
+        "Time since the oldest waiting message of an outbox was written",
+        ("outbox",),
+        joined="livemax",
     ),
 }

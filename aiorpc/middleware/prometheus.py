@@ -294,7 +294,7 @@ def refresh() -> None:
                 metric.help,
                 metric.labels,
                 registry=None,
-                multiprocess_mode="livesum",
+                multiprocess_mode=metric.joined,
             )
     found = figures.figures()
     for name, labels in _shown | set(found):

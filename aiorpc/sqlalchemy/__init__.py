@@ -14,6 +14,7 @@ from .engine.opening import open_engine
 from .engine.pool import CallPool, DatabaseUnreachable, PoolTimeout
 from .engine.urls import DatabaseUrl, parse_database_url
 from .inbox import Inbox
+from .outbox.provider import CallOutbox, Outbox
 from .providers import CallDatabase, Database, DatabaseSession
 from .retry import is_transient, transaction_retry
 from .schemas.decorators import accepts, returns
@@ -24,6 +25,7 @@ from .tables import create_tables
 
 __all__ = [
     "CallDatabase",
+    "CallOutbox",
     "CallPool",
     "Database",
     "DatabaseConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "DatabaseUrl",
     "Inbox",
     "NotLoaded",
+    "Outbox",
     "PoolTimeout",
     "accepts",
     "configured",

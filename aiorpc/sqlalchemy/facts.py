@@ -25,7 +25,7 @@ from .engine.pool import most_connections
 from .engine.urls import parse_database_url
 from .providers import Database, DatabaseSession
 
-__all__ = ["Facts", "base_of", "code_of", "database_of", "facts_of"]
+__all__ = ["Facts", "base_of", "code_of", "database_of", "facts_of", "require_file"]
 
 #: The table of Alembic, and its column.
 MIGRATIONS = "alembic_version"
@@ -89,7 +89,7 @@ async def facts_of(database: DatabaseConfig, tables: Mapping[str, Any]) -> Facts
         ConfigurationError: the driver is not installed, or an option is wrong.
         Exception: of the driver, if it cannot connect; see :func:`code_of`.
     """
-    _require_file(database)
+    require_file(database)
     async with open_engine(database) as engine, engine.connect() as connection:
         server, most, used, ahead, exact_to = await _asked(connection)
         there = await connection.run_sync(_tables, {_schema(name) for name in tables})
@@ -102,7 +102,7 @@ async def facts_of(database: DatabaseConfig, tables: Mapping[str, Any]) -> Facts
         return Facts(server, pool, most, used, ahead, exact_to, missing, revisions)
 
 
-def _require_file(database: DatabaseConfig) -> None:
+def require_file(database: DatabaseConfig) -> None:
     """Raise if a SQLite database does not exist: a connection would create it."""
     path = str(database.url.url.database)
     is_file = database.url.driver == "aiosqlite" and not database.url.in_memory

@@ -130,6 +130,8 @@ class CallDatabase:
         self._session: CallSession | None = None
         #: The sessions to close when the call ends: ``session``, and ``close_on_exit=False``.
         self._sessions: list[CallSession] = []
+        #: The sessions of the blocks of ``get_session`` that run now.
+        self.in_blocks: list[AsyncSession] = []
         self._ended = False
         self._hold: Hold | None = None
 
@@ -161,10 +163,17 @@ class CallDatabase:
         Args:
             close_on_exit: False keeps the session open until the call ends.
         """
-        if self._hold is not None:
-            async with self._block(self._hold, close_on_exit=close_on_exit) as session:
+        block = self._own_block if self._hold is None else partial(self._block, self._hold)
+        async with block(close_on_exit) as session:
+            self.in_blocks.append(session)
+            try:
                 yield session
-            return
+            finally:
+                self.in_blocks.remove(session)
+
+    @asynccontextmanager
+    async def _own_block(self, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
+        """Open a session with a transaction of its own."""
         session = self._new_session()
         try:
             yield session
@@ -177,12 +186,17 @@ class CallDatabase:
         else:
             self._sessions.append(session)
 
+    @property
+    def holder(self) -> AsyncSession | None:
+        """The session whose commit commits the blocks; ``None``: each block commits by itself."""
+        return None if self._hold is None else self._hold.session
+
     def held(self, hold: Hold) -> None:
         """Do everything in the transaction of *hold* from now on."""
         self._hold, self._session = hold, hold.session  # type: ignore[assignment]
 
     @asynccontextmanager
-    async def _block(self, hold: Hold, *, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
+    async def _block(self, hold: Hold, close_on_exit: bool) -> AsyncGenerator[AsyncSession]:
         """Open a session with a savepoint in the transaction of *hold*."""
         with hold.block():
             new = self._provider._new_session

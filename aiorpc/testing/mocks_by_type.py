@@ -67,7 +67,7 @@ def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
     if not isinstance(cls, type) or cls in (Any, object, types.UnionType):
         return MagicMock(name=name)
     if inspect.iscoroutinefunction(getattr(cls, "__call__", None)):  # noqa: B004 - is it async?
-        return AsyncMock(name=name)
+        return _callable_mock(cls, name)
     if issubclass(cls, Mapping):
         return {}
     mock = create_autospec(cls, instance=True)
@@ -77,6 +77,16 @@ def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
             setattr(mock, attribute, value)
         else:
             getattr(mock, attribute).return_value.__aenter__.return_value = value
+    return mock
+
+
+def _callable_mock(cls: type, name: str) -> AsyncMock:
+    """Make a mock that is awaited itself, with an autospec of each method of *cls*."""
+    mock = AsyncMock(name=name)
+    methods = create_autospec(cls, instance=True)
+    for attribute in dir(cls):
+        if not attribute.startswith("_") and callable(getattr(cls, attribute)):
+            setattr(mock, attribute, getattr(methods, attribute))
     return mock
 
 

@@ -37,7 +37,7 @@ from .frames import (
 from .headers import NO_HEADERS, encode_headers
 from .table_encoding import Unwritable, epoch_seconds
 
-__all__ = ["Encoder", "short_string"]
+__all__ = ["Encoder", "content_header_of", "short_string"]
 
 _END = bytes((FRAME_END,))
 _BYTES = [bytes((number,)) for number in range(256)]
@@ -202,6 +202,20 @@ class Encoder:
             piece = body[start : start + self.max_body]
             frames += [_FRAME(BODY, self.channel, len(piece)), piece, _END]
         return frames
+
+
+def content_header_of(message: Message) -> bytes:
+    """
+    Return the content header of *message*, which has its headers and properties, for
+    :func:`.properties.decode_content_header`.
+
+    Raises:
+        UnserializableValueError: see :meth:`Encoder.publish`.
+    """
+    frames = Encoder(channel=0, frame_max=0).publish("", "", False, message)
+    begins = FRAME_OVERHEAD + int.from_bytes(frames[3:7], "big")  # behind the frame of the method
+    size = int.from_bytes(frames[begins + 3 : begins + 7], "big")
+    return frames[begins + 7 : begins + 7 + size]
 
 
 def short_string(text: str, what: str) -> bytes:
