@@ -43,6 +43,7 @@ _NAMES = {
         "UserId",
     ),
     "dependencies.dispatcher": ("EventDispatcher",),
+    "dependencies.idempotency": ("InMemoryIdempotency",),
     "dependencies.proxies": (
         "ClusterRpc",
         "RpcProxy",

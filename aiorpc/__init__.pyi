@@ -20,6 +20,7 @@ from .dependencies.config import (
     UserId as UserId,
 )
 from .dependencies.dispatcher import EventDispatcher as EventDispatcher
+from .dependencies.idempotency import InMemoryIdempotency as InMemoryIdempotency
 from .dependencies.proxies import ClusterRpc as ClusterRpc, RpcProxy as RpcProxy
 from .dependencies.publisher import Publisher as Publisher
 from .entrypoints.consumer import Consumer as Consumer, consume as consume

@@ -15,6 +15,7 @@ The errors of aiorpc, in one tree. Values only: nothing here awaits, logs or doe
     │   │   └── CircuitOpen           the service does not answer; the call was not sent (breaker)
     │   ├── Overloaded                too many calls wait, or a queue is full or failed
     │   ├── DeliveryUncertain         an at-most-once call may have run already
+    │   ├── InProgress                the first call with the same idempotency key still runs
     │   ├── MalformedReply            the answer does not follow the protocol, or the return type
     │   └── RemoteError               the method raised: exc_type, exc_args, value
     └── BadRequest                    the call is wrong, so a repeated call fails again
@@ -154,7 +155,10 @@ class DeliveryUncertain(RpcError):
 
 
 class InProgress(RpcError):
-    """Reserved for idempotent calls. aiorpc does not raise this error yet."""
+    """The first call with the same idempotency key still runs. Call again later, with the key."""
+
+    #: Whether the store of keys of the called method raised the error, so the method did not run.
+    refuses_call = False
 
 
 class MalformedReply(RpcError):

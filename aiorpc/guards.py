@@ -5,15 +5,15 @@ What a dependency and its host may ask of each other, if methods run through the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, RemoteError
 from .extensions import DependencyProvider, Entrypoint, WorkerContext, providers_of
 
-__all__ = ["Guard", "Returned", "guards_of"]
+__all__ = ["Guard", "GuardedMethod", "Returned", "StoredError", "guards_of"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -30,25 +30,40 @@ class Returned(msgspec.Struct, frozen=True):
     encoded: Any
 
 
+class GuardedMethod(Protocol):
+    """The method of a call."""
+
+    def __call__(self) -> Awaitable[Returned]:
+        """Run the method, and encode its result."""
+        ...
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the values of its sensitive arguments, which no stored error may show."""
+        ...
+
+
+class StoredError(RemoteError):
+    """The expected error with which a method ended when it ran, as a guard stored it."""
+
+
 class Guard(DependencyProvider[T_co]):
     """
     A dependency that decides whether a method runs, and sees its encoded result before the
     dependencies close. So a record of a call and the effects of the call can be one transaction.
+    ``provide`` of a guard opens before all other dependencies, and closes after them.
     """
 
     def guards(self, entrypoint: Entrypoint) -> bool:
         """Return whether calls of *entrypoint* run through :meth:`run`. The host asks at start."""
         raise NotImplementedError
 
-    async def run(
-        self, worker_ctx: WorkerContext, method: Callable[[], Awaitable[Returned]]
-    ) -> Any:
+    async def run(self, worker_ctx: WorkerContext, method: GuardedMethod) -> Any:
         """
         Return the result of a call. All dependencies are open.
 
         Args:
-            method: runs the method and encodes its result. It may be called once, or not at all:
-                then the host encodes the result that ``run`` returns.
+            method: may be called once, or not at all: then the host encodes the result that
+                ``run`` returns.
         """
         raise NotImplementedError
 
@@ -79,7 +94,8 @@ def guards_of(
         if entrypoint.idempotent and not names:
             raise ConfigurationError(
                 f"{name} is idempotent, but {service_cls.__qualname__} has no store for the keys: "
-                "declare idempotency = SqlIdempotency(Base) of aiorpc.sqlalchemy in the class"
+                "declare idempotency = SqlIdempotency(Base) of aiorpc.sqlalchemy in the class, or "
+                "idempotency = InMemoryIdempotency() of aiorpc"
             )
         for provider in providers:
             if provider.attr_name in names and isinstance(provider, Guard):

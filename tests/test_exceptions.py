@@ -20,8 +20,6 @@ ERRORS = {
     if isinstance(error := getattr(exceptions, name), type)
 }
 FAMILIES = {"AioRpcError", "BadRequest", "RpcError"}
-#: For idempotent calls, which are still to be built.
-RESERVED = {"InProgress"}
 
 
 def drawn() -> dict[str, str]:
@@ -42,22 +40,20 @@ def drawn() -> dict[str, str]:
 
 def test_the_docstring_draws_the_tree_as_it_is() -> None:
     bases = {name: error.__bases__[0].__name__ for name, error in ERRORS.items()}
-    assert drawn() == {
-        name: base for name, base in bases.items() if name not in {"AioRpcError", *RESERVED}
-    }
+    assert drawn() == {name: base for name, base in bases.items() if name != "AioRpcError"}
 
 
 def test_every_error_can_be_imported_from_the_face() -> None:
     assert set(ERRORS) <= set(aiorpc.__all__)
 
 
-def test_every_error_is_raised_somewhere_but_the_reserved_ones() -> None:
+def test_every_error_is_raised_somewhere() -> None:
     made: set[str] = set()
     for path in Path(aiorpc.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 made.add(node.func.id)
-    assert set(ERRORS) - made - FAMILIES == RESERVED
+    assert set(ERRORS) - made - FAMILIES == set()
 
 
 SOURCES = {

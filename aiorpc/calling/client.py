@@ -24,6 +24,7 @@ from ..exceptions import AioRpcError, ConnectionLost, RpcTimeout
 from ..installed import middleware_of
 from ..transports.base import Outgoing, Transport
 from ..wire.headers import context_headers, template_of, traced_template
+from ..wire.keys import key_headers
 from ..wire.message import Message
 from ..wire.names import CANCEL_EXCHANGE
 from ..wire.protocol import Wire
@@ -120,6 +121,7 @@ class Client:
             timeout=self._timeout if options.timeout is UNSET else options.timeout,
             persistent=self._durable if options.persistent is UNSET else options.persistent,
             confirm=self._durable if options.confirm is UNSET else options.confirm,
+            headers={**options.headers, **key_headers(options.idempotency_key, options.scope)},
             encode=self._wire.requests.encoder(options.serializer, options.priority),
         )
 
@@ -220,7 +222,7 @@ class Client:
             reply_to=self._pending.reply_to,
             correlation_id=correlation_id,
             persistent=route.persistent,
-            headers=route.options.headers,
+            headers=route.headers,
             template=template,
         )
         pending = kind(

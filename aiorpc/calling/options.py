@@ -18,12 +18,14 @@ from ..checks import (
     PRIORITY,
     TEXT,
     TIMEOUT,
+    Kind,
     check,
     check_middleware,
     check_names,
     optional,
 )
 from ..context import EMPTY
+from ..wire.keys import LONGEST_KEY, is_key
 from ..wire.message import Message
 
 __all__ = [
@@ -52,6 +54,8 @@ class Options(TypedDict, total=False):
     serializer: str | msgspec.UnsetType | None
     idle_timeout: float | None | msgspec.UnsetType
     middleware: Sequence[Middleware] | msgspec.UnsetType
+    idempotency_key: str | None | msgspec.UnsetType
+    scope: str | None | msgspec.UnsetType
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +79,9 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``timeout`` limits the whole stream.
         middleware: functions that wrap the call, inside the middleware of the configuration and of
             the proxy; the first is the outermost.
+        idempotency_key: names what the call does. A method with ``@rpc(idempotent=True)`` runs once
+            for all calls with this key, and each of them gets the same answer.
+        scope: whose key it is, such as a user; another scope with the same key is another call.
     """
 
     timeout: float | None | msgspec.UnsetType = UNSET
@@ -88,6 +95,8 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     serializer: str | None = None
     idle_timeout: float | None = None
     middleware: tuple[Middleware, ...] = ()
+    idempotency_key: str | None = None
+    scope: str | None = None
 
     def replaced(self, owner: str, changes: Options) -> CallOptions:
         """
@@ -111,6 +120,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **given)
 
 
+_KEY = optional(Kind(is_key, f"a str of 1 to {LONGEST_KEY} printable characters"))
 _KINDS = {
     "timeout": TIMEOUT,
     "headers": MAPPING,
@@ -123,6 +133,8 @@ _KINDS = {
     "serializer": optional(TEXT),
     "idle_timeout": TIMEOUT,
     "middleware": MIDDLEWARE,
+    "idempotency_key": _KEY,
+    "scope": _KEY,
 }
 
 #: What to write instead of options that Nameko has, or that aiorpc has elsewhere.
@@ -170,5 +182,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None
     persistent: bool
     confirm: bool
+    #: AMQP headers of each request, beside those of its context.
+    headers: Mapping[str, Any]
     #: ``Requests.encode`` with the options' serializer and priority.
     encode: Callable[..., Message]

@@ -206,9 +206,9 @@ class StreamCalls:
         """Return the stream of a call of *route*, which applies *convert* to each item."""
         idle_timeout = route.options.idle_timeout
         # The request is confirmed, and never re-sent: a stream does not run twice.
-        headers = {**route.options.headers, STREAM: self._window, ALIVE_EVERY: self._alive_every}
-        options = msgspec.structs.replace(route.options, resend=False, headers=headers)
-        route = msgspec.structs.replace(route, confirm=True, options=options)
+        headers = {**route.headers, STREAM: self._window, ALIVE_EVERY: self._alive_every}
+        options = msgspec.structs.replace(route.options, resend=False)
+        route = msgspec.structs.replace(route, confirm=True, options=options, headers=headers)
 
         async def wait(inflow: Inflow, call: Call) -> None:
             if inflow.error is not None:  # a middleware tries again, and would double items

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..call import Call
-from ..exceptions import DeliveryUncertain, MethodNotFound, likely
+from ..exceptions import BadArguments, DeliveryUncertain, MethodNotFound, likely
 from ..extensions import Ending, Entrypoint, Host, Outcome
 from ..logs import logger, named
 from ..wire.copies import attempts_of
 from .answers import ServedRequest
 from .streams import no_items
 
-__all__ = ["Refusals", "not_found", "uncertain"]
+__all__ = ["Refusals", "not_found", "not_idempotent", "uncertain"]
 
 log = logger("aiorpc.rpc")
 
@@ -104,6 +104,14 @@ def not_found(method: str, service_cls: type, known: Collection[str]) -> MethodN
     else:
         hint = likely(method, known)
     return MethodNotFound(f"{method}{hint}")
+
+
+def not_idempotent(name: str) -> BadArguments:
+    """Return the error for a call of *name* with an idempotency key, which nothing would heed."""
+    return BadArguments(
+        f"{name} is not idempotent, so a call with a key could run twice: declare the method with "
+        "@rpc(idempotent=True), or call it without idempotency_key"
+    )
 
 
 def uncertain(name: str, request: ServedRequest) -> DeliveryUncertain:

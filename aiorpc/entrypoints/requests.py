@@ -29,7 +29,7 @@ from .answers import Answers, ServedRequest
 from .attempts import Attempts
 from .cancellations import Cancellations
 from .decompression import decompresses
-from .refusals import Refusals, not_found, uncertain
+from .refusals import Refusals, not_found, not_idempotent, uncertain
 from .streams import AGAIN, Collected, Stream, StreamCall, Streams, no_stream
 
 __all__ = ["Method", "Server"]
@@ -159,6 +159,8 @@ class Server:
             if method is None:
                 raise not_found(request.method, self._host.service_cls, self._methods)
             args, kwargs = method.arguments.bind(args, kwargs)
+            if request.keyed and not method.entrypoint.idempotent:
+                raise not_idempotent(self._name(request))
         except Exception as exc:  # noqa: BLE001 - the caller gets every error as its answer
             self._refusals.refuse(request, exc, args, kwargs)
             return

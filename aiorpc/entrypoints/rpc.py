@@ -27,6 +27,7 @@ import msgspec
 from ..call import Call
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, Host
+from ..guards import StoredError
 from .answers import Answers
 from .arguments import arguments_of
 from .cancellations import Cancellations
@@ -52,6 +53,7 @@ class Rpc(Entrypoint):
 
     remote = True
     streams = True
+    answers = (StoredError,)
 
     # These two have positions, as in Nameko: @rpc(ValueError, "password").
     expected_exceptions: type[Exception] | tuple[type[Exception], ...] = ()
@@ -60,9 +62,15 @@ class Rpc(Entrypoint):
     delivery: Literal["at_least_once", "at_most_once"] = field(
         default="at_least_once", kw_only=True
     )
+    idempotent: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.idempotent and self.delivery == "at_most_once":
+            raise ConfigurationError(
+                "@rpc(idempotent=True) runs a call with a key once, also if it is delivered again: "
+                'leave out delivery="at_most_once"'
+            )
         if self.delivery not in ("at_least_once", "at_most_once"):
             raise ConfigurationError(
                 f"delivery of @rpc is at_least_once or at_most_once, got {self.delivery!r}"
@@ -94,6 +102,11 @@ class Rpc(Entrypoint):
     def _method(self, host: Host) -> Method:
         arguments = arguments_of(self, host, validate=self.validate)
         stream = inspect.isasyncgenfunction(getattr(host.service_cls, self.method_name))
+        if stream and self.idempotent:
+            raise ConfigurationError(
+                f"{host.service_cls.__qualname__}.{self.method_name} is a stream, and no store "
+                "keeps its items: leave out idempotent=True, or return a list"
+            )
         return Method(self, arguments, self.delivery == "at_most_once", stream)
 
 
@@ -151,6 +164,7 @@ def rpc(  # type: ignore[overload-overlap]
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once",
     max_concurrency: int | None = None,
     max_waiting: int | None = None,
+    idempotent: bool = False,
 ) -> _Decorate: ...
 @overload
 def rpc(method: Callable[Concatenate[Any, P], R], /) -> RpcMethod[P, R]: ...
@@ -171,5 +185,7 @@ def rpc(*args: Any, **kwargs: Any) -> Any:
             in the process, and take no worker of ``max_workers``.
         max_waiting: calls that wait at most. The service refuses others with ``Overloaded``. 0: no
             call waits. None: no limit.
+        idempotent: calls with the same ``idempotency_key`` run the method once, and get the same
+            answer. The service needs a store, such as ``SqlIdempotency(Base)``.
     """
     return Rpc.decorator(*args, **kwargs)

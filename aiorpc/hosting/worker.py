@@ -20,7 +20,6 @@ import enum
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -28,7 +27,7 @@ import msgspec
 
 from ..call import Call, compose
 from ..context import FAR, current
-from ..exceptions import RpcTimeout
+from ..exceptions import InProgress, RpcTimeout
 from ..extensions import Ending, Entrypoint, Outcome, WorkerContext
 from ..guards import Returned
 from ..logs import logger
@@ -162,7 +161,8 @@ class Worker(msgspec.Struct, eq=False):
             else:  # the method raised it or cancelled its own task: an ordinary error
                 outcome = Outcome(Ending.RAISED, error=exc)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - a service's error ends its call only
-            outcome = Outcome(Ending.RAISED, error=exc)
+            refused = isinstance(exc, InProgress) and exc.refuses_call
+            outcome = Outcome(Ending.REFUSED if refused else Ending.RAISED, error=exc)
             if self._cancelled_for is not None:
                 outcome = _cancelled(self)
                 log.warning("%s raised an error while it was cancelled: %r", call, exc)
@@ -196,7 +196,7 @@ class Worker(msgspec.Struct, eq=False):
             if name in workshop.coroutines:
                 result = await method(*call.args, **call.kwargs)
             elif (guard := workshop.guards.get(self.entrypoint)) is not None:
-                result = await guard.run(worker_ctx, partial(_guarded, self, call, method))
+                result = await guard.run(worker_ctx, _Guarded(self, call, method))
             else:
                 result = await workshop.run(self.entrypoint, call, method, self._stop_waiting)
             if self._cancelled_for is not None and self._cancelled_for in _NOBODY_WAITS:
@@ -320,15 +320,28 @@ def _begin(worker: Worker, call: Call) -> None:
     worker._result = _NOTHING
 
 
-async def _guarded(worker: Worker, call: Call, method: Callable[..., Any]) -> Returned:
-    """Run *method* for a guard, and encode its result."""
-    workshop = worker._workshop
-    result = await workshop.run(worker.entrypoint, call, method, worker._stop_waiting)
-    if worker._cancelled_for in _NOBODY_WAITS:
-        raise asyncio.CancelledError  # the method caught CancelledError
-    worker._encoded = worker._encode(result) if worker._encode else result
-    worker._result = result
-    return Returned(result, worker._encoded)
+class _Guarded(msgspec.Struct, eq=False):
+    """The *method* of *call*, for a guard."""
+
+    worker: Worker
+    call: Call
+    method: Callable[..., Any]
+
+    async def __call__(self) -> Returned:
+        worker = self.worker
+        run, waiting = worker._workshop.run, worker._stop_waiting
+        result = await run(worker.entrypoint, self.call, self.method, waiting)
+        if worker._cancelled_for in _NOBODY_WAITS:
+            raise asyncio.CancelledError  # the method caught CancelledError
+        worker._encoded = worker._encode(result) if worker._encode else result
+        worker._result = result
+        return Returned(result, worker._encoded)
+
+    def secrets(self) -> tuple[str, ...]:
+        entrypoint = self.worker.entrypoint
+        if not entrypoint.sensitive_arguments:
+            return ()
+        return secrets_of(entrypoint, self.call, self.worker._workshop.service_cls)
 
 
 def phase_of(worker: Worker) -> str:

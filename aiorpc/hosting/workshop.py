@@ -13,7 +13,7 @@ from typing import Any
 from ..call import Call, Middleware
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Entrypoint, Host
-from ..guards import guards_of
+from ..guards import Guard, guards_of
 from ..timers import Timers
 from .counts import Ledger
 from .threads import Threads
@@ -66,7 +66,8 @@ class Workshop:
         self.ledger = ledger
         ledger.open(entrypoints)
         self.values = [provider for provider in providers if not provider.has_lifetime]
-        self.lifetimes = [provider for provider in providers if provider.has_lifetime]
+        lifetimes = [provider for provider in providers if provider.has_lifetime]
+        self.lifetimes = sorted(lifetimes, key=lambda provider: not isinstance(provider, Guard))
         self.middleware = tuple(middleware)
         self.cleanup_timeout = host.settings.cleanup_timeout
         self.timers = timers

@@ -20,10 +20,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..call import Handler
 from ..calling.client import Client
-from ..calling.options import DEFAULTS, UNSET, Route
+from ..calling.options import DEFAULTS, UNSET, Options, Route
+from ..checks import shown
 from ..context import EMPTY, Context, current, new_id
 from ..exceptions import (
     AioRpcError,
+    BadArguments,
     MalformedRequest,
     RemoteError,
     RpcTimeout,
@@ -32,10 +34,12 @@ from ..exceptions import (
     registry,
 )
 from ..logs import logger
+from ..wire.keys import IdempotencyKey, digest_of, is_key
 from .connection import Connection
 from .exchange import StreamCut
 from .hangups import UntilHangUp
 from .item_streams import send_items
+from .keys import requested_key
 from .operations import Operation
 from .problems import Problem, problem_of, problem_response
 from .requests import HttpRequest, context_from, json_body, known_headers, read_body
@@ -60,6 +64,7 @@ class Calls:
         errors: the statuses of remote errors, by the path of the class.
         max_body: bytes.
         timeout: seconds; UNSET is the default of the proxy.
+        principal: see :class:`~aiorpc.http.Gateway`.
 
     Raises:
         ConfigurationError: *timeout* is something else.
@@ -74,7 +79,9 @@ class Calls:
         errors: Mapping[str, int],
         max_body: int,
         timeout: float | None | msgspec.UnsetType = UNSET,
+        principal: Callable[[Mapping[str, Any]], str] | None = None,
     ) -> None:
+        self._principal = principal
         self._connection = connection
         self._operations = operations
         self._authenticate = authenticate
@@ -138,7 +145,9 @@ class Calls:
             raise HTTPException(405, headers={"Allow": "POST"})
         client = self._connection.client()
         route, handler = self._route(client, operation)
-        body = await self._request(scope, receive, operation, call_id, route.timeout)
+        body, key = await self._request(scope, receive, operation, call_id, route.timeout)
+        if key is not None:
+            route, handler = self._keyed_route(client, operation, key)
         args, kwargs = operation.arguments(body)
         if operation.is_stream:
             stream = client.streams.open(route, None, args, kwargs)
@@ -159,8 +168,8 @@ class Calls:
         operation: Operation,
         call_id: str,
         timeout: float | None,
-    ) -> dict[str, Any]:
-        """Return the arguments in the request, after its context has become the current one."""
+    ) -> tuple[dict[str, Any], IdempotencyKey | None]:
+        """Return the arguments and the key, after the request's context has become the current."""
         headers = known_headers(scope)
         context = context_from(headers, EMPTY, timeout)
         context = Context((call_id,), context.data, context.deadline)
@@ -179,8 +188,32 @@ class Calls:
             raise RpcTimeout("the request was not ready before its deadline") from None
         if data:
             current.set(context.with_data(data))
-        _refuse_idempotency_key(request, operation)
-        return _body_of(request)
+        return _body_of(request), self._key(request, operation, data)
+
+    def _key(
+        self, request: HttpRequest, operation: Operation, data: Mapping[str, Any]
+    ) -> IdempotencyKey | None:
+        if "idempotency-key" not in request.headers:
+            return None
+        text = requested_key(request, operation)
+        if self._principal is not None:
+            scope = self._principal(data)
+            if not is_key(scope):
+                raise TypeError(
+                    "principal of a Gateway must return a str of 1 to 255 printable characters, "
+                    f"and returned {shown(scope)}"
+                )
+        else:
+            scope = digest_of((), (), data)  # nobody else gets this answer
+        return IdempotencyKey(text, scope)
+
+    def _keyed_route(
+        self, client: Client, operation: Operation, key: IdempotencyKey
+    ) -> tuple[Route, Handler]:
+        given: Options = {"idempotency_key": key.text, "scope": key.scope}
+        options = self._options.replaced("Gateway()", given)
+        route = client.route(operation.service, operation.method, options)
+        return route, client.handler(route)
 
     def _route(self, client: Client, operation: Operation) -> tuple[Route, Handler]:
         if client is not self._client:  # the proxy was started again
@@ -216,7 +249,10 @@ class Calls:
 
     def _problem(self, error: Exception, operation: Operation, call_id: str) -> Problem:
         """Log *error*, and return what the client may see of it."""
-        problem = problem_of(error, call_id=call_id, status=self._chosen_status(error))
+        status = self._chosen_status(error)
+        if isinstance(error, BadArguments) and set(error.messages) == {"idempotency_key"}:
+            status = 422  # another body under the same key
+        problem = problem_of(error, call_id=call_id, status=status)
         if problem.status >= 500:
             known = isinstance(error, AioRpcError | HTTPException)
             log.log(
@@ -237,21 +273,6 @@ class Calls:
                 if path in self._errors:
                     return self._errors[path]
         return None
-
-
-def _refuse_idempotency_key(request: HttpRequest, operation: Operation) -> None:
-    """
-    Refuse the header ``Idempotency-Key``, because no method has a store for keys yet.
-
-    Raises:
-        HTTPException: the request has the header. Ignored, it would promise too much.
-    """
-    if "idempotency-key" in request.headers:
-        raise HTTPException(
-            400,
-            f"{operation} has no store for idempotency keys, so it could run twice: send the "
-            "request without Idempotency-Key.",
-        )
 
 
 def _body_of(request: HttpRequest) -> dict[str, Any]:

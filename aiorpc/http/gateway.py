@@ -42,6 +42,7 @@ log = logger("aiorpc.http")
 _PATH = Kind(lambda value: isinstance(value, str) and value[:1] == "/", 'a path, such as "/docs"')
 _KINDS = {
     "authenticate": optional(Kind(callable, "a function")),
+    "principal": optional(Kind(callable, "a function")),
     "max_body": optional(Kind(lambda value: type(value) is int and value > 0, "a number of bytes")),
     "title": TEXT,
     "version": TEXT,
@@ -82,6 +83,9 @@ class Gateway:
         timeout: seconds that a request may take; None for no limit. The default is that of the
             proxy. A client's deadline only shortens it.
         max_body: bytes of a request's body. The default is ``HTTP_MAX_BODY`` of the configuration.
+        principal: a function that gets what ``authenticate`` returned, and returns the text that
+            names the client. A client gets stored answers (``Idempotency-Key``) only to its own
+            requests. The default tells clients apart by all that ``authenticate`` returned.
         title, version: of the OpenAPI document.
         openapi_url, docs_url: the paths of the document and its page; None leaves them out.
 
@@ -98,6 +102,7 @@ class Gateway:
         errors: Mapping[str | type[Exception], int] | None = None,
         timeout: float | None | msgspec.UnsetType = UNSET,
         max_body: int | None = None,
+        principal: Callable[[Mapping[str, Any]], str] | None = None,
         title: str = "aiorpc gateway",
         version: str = "1",
         openapi_url: str | None = "/openapi.json",
@@ -105,7 +110,8 @@ class Gateway:
     ) -> None:
         if authenticate is UNSET:
             raise ConfigurationError(_NO_AUTHENTICATE)
-        given = {"authenticate": authenticate, "max_body": max_body, "title": title}
+        given: dict[str, Any] = {"authenticate": authenticate, "max_body": max_body}
+        given |= {"title": title, "principal": principal}
         given |= {"version": version, "openapi_url": openapi_url, "docs_url": docs_url}
         check("Gateway()", given, _KINDS)
         self._given = cluster_or_config
@@ -114,6 +120,7 @@ class Gateway:
         self._errors = dict(map(_status, (errors or {}).items()))
         self._timeout = timeout
         self._max_body = max_body
+        self._principal = principal
         self._info = {"title": title, "version": version}
         self._urls = openapi_url, docs_url
         self._build(Connection(cluster_or_config))
@@ -129,6 +136,7 @@ class Gateway:
             errors=self._errors,
             max_body=self._max_body or settings.http_max_body,
             timeout=self._timeout,
+            principal=self._principal,
         )
         document = Document(
             self._operations.values(),

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
+from ..wire.keys import LONGEST_KEY
 from ..wire.schemas import PREFIX, Schemas, default_of
 from .operations import Operation, Signature
 from .problems import STATUSES
@@ -30,7 +31,16 @@ _STREAM_TYPES = ("application/x-ndjson", "text/event-stream")
 _ITEMS = (
     "The items, each a line of JSON or, by the header Accept, an event. The schema is of one item."
 )
+_KEY = "Idempotency-Key"
+#: While the first request with a key runs, and for another body under the same key.
+_OF_KEYS = frozenset({"409", "422"})
 _PARAMETERS = {
+    _KEY: {
+        "name": _KEY,
+        "in": "header",
+        "description": "Requests with the same key run once, and get the same answer.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+    },
     "Connect-Timeout-Ms": {
         "name": "Connect-Timeout-Ms",
         "in": "header",
@@ -71,6 +81,7 @@ class Document:
         if not public:
             answered |= {401, 403}
         self._responses = {str(status): _response(status) for status in sorted(answered)}
+        of_keys = () if all(each.idempotent is False for each in operations) else _OF_KEYS
         self._content = {
             "openapi": "3.1.0",
             "info": info,
@@ -78,7 +89,10 @@ class Document:
             "components": {
                 "schemas": {**self._schemas.components, _PROBLEM: _problem_schema()},
                 "parameters": _PARAMETERS,
-                "responses": self._responses,
+                "responses": {
+                    **self._responses,
+                    **{each: _response(int(each)) for each in of_keys},
+                },
             },
         }
 
@@ -97,11 +111,16 @@ class Document:
         body = {"type": "object"} if signature is None else self._body(signature)
         result = {"schema": {} if signature is None else self._schemas.of(signature.result)}
         kinds = _STREAM_TYPES if operation.is_stream else ("application/json",)
+        parameters, statuses = [*_PARAMETERS], {*self._responses}
+        if operation.idempotent is False:
+            parameters.remove(_KEY)
+        else:
+            statuses |= _OF_KEYS
         described: dict[str, Any] = {
             "operationId": str(operation),
             "tags": [operation.service],
             "summary": summary or str(operation),
-            "parameters": [{"$ref": f"#/components/parameters/{each}"} for each in _PARAMETERS],
+            "parameters": [{"$ref": f"#/components/parameters/{each}"} for each in parameters],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": body}},
@@ -111,7 +130,7 @@ class Document:
                     "description": _ITEMS if operation.is_stream else "The result of the method.",
                     "content": dict.fromkeys(kinds, result),
                 },
-                **{each: {"$ref": f"#/components/responses/{each}"} for each in self._responses},
+                **{each: {"$ref": f"#/components/responses/{each}"} for each in sorted(statuses)},
             },
         }
         if description:

@@ -20,7 +20,7 @@ import msgspec
 
 from ..declarations import remote_names
 from ..exceptions import BadArguments, ConfigurationError, IncorrectSignature, likely
-from ..extensions import entrypoints_of, service_name_of
+from ..extensions import Entrypoint, entrypoints_of, service_name_of
 from ..wire.arguments import Arguments, result_converter
 from ..wire.described import described
 from ..wire.objects import fields_of
@@ -117,6 +117,8 @@ class Operation(msgspec.Struct, frozen=True, eq=False):
     service: str
     method: str
     signature: Signature | None
+    #: Whether the method heeds idempotency keys; None: only the service knows.
+    idempotent: bool | None = None
 
     @property
     def path(self) -> str:
@@ -185,8 +187,15 @@ def _operations(given: Any, mode: Mode) -> Iterator[Operation]:
                 f"{service!r}, {name!r} cannot be a path of a Gateway: a name is not empty and has "
                 "no slash"
             )
-        signature = None if interface is None else _signature(interface, service, name, mode)
-        yield Operation(service, name, signature)
+        if interface is None:
+            yield Operation(service, name, None)
+            continue
+        declared = [
+            each for each in entrypoints_of(interface) if each.method_name == name and each.remote
+        ]
+        signature = _signature(interface, service, name, mode, declared)
+        idempotent = any(each.idempotent for each in declared) if declared else None
+        yield Operation(service, name, signature, False if signature.is_stream else idempotent)
 
 
 def _parts(given: Any) -> tuple[type | None, str, Sequence[Any] | None]:
@@ -228,10 +237,9 @@ def _names(interface: type | None, service: str, methods: Sequence[Any] | None) 
     return methods
 
 
-def _signature(interface: type, service: str, name: str, mode: Mode) -> Signature:
-    declared = [
-        each for each in entrypoints_of(interface) if each.method_name == name and each.remote
-    ]
+def _signature(
+    interface: type, service: str, name: str, mode: Mode, declared: Sequence[Entrypoint]
+) -> Signature:
     checked = all(getattr(each, "validate", True) for each in declared)
     static = isinstance(inspect.getattr_static(interface, name), staticmethod)
     return Signature(

@@ -24,6 +24,7 @@ from ..exceptions import (
     BadRequest,
     CircuitOpen,
     ConnectionLost,
+    InProgress,
     MethodNotFound,
     Overloaded,
     RemoteError,
@@ -54,6 +55,10 @@ _CODES = {status: code for code, status in STATUSES.items()}
 KNOWN: Mapping[type[Exception], tuple[str, str | None]] = {
     BadRequest: ("invalid_argument", None),
     MethodNotFound: ("not_found", "The service has no such method."),
+    InProgress: (
+        "already_exists",
+        "The first request with this idempotency key still runs. Repeat the request later.",
+    ),
     Overloaded: ("resource_exhausted", "The service has too much to do. Repeat the request later."),
     UnknownService: ("unavailable", "The service does not run."),
     ServiceUnavailable: ("unavailable", "The service does not run."),
@@ -181,7 +186,8 @@ def _messages(error: BaseException) -> Any:
 
 def _retry_after(error: BaseException, code: str) -> Mapping[str, str]:
     seconds = getattr(error, "retry_after", None)
-    if code != "resource_exhausted" and (code != "unavailable" or seconds is None):
+    waits = code == "resource_exhausted" or isinstance(error, InProgress)
+    if not waits and (code != "unavailable" or seconds is None):
         return EMPTY
     return {"retry-after": str(_RETRY_AFTER if seconds is None else math.ceil(seconds))}
 

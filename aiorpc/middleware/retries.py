@@ -12,7 +12,14 @@ from typing import Any
 
 from ..call import Call, Handler
 from ..checks import COUNT, SECONDS, STRINGS, Kind, check
-from ..exceptions import CircuitOpen, ConnectionLost, Overloaded, RemoteError, ServiceUnavailable
+from ..exceptions import (
+    CircuitOpen,
+    ConnectionLost,
+    InProgress,
+    Overloaded,
+    RemoteError,
+    ServiceUnavailable,
+)
 from ..logs import logger
 
 __all__ = ["retries"]
@@ -34,7 +41,7 @@ _KINDS = {
     "errors": STRINGS._replace(text="a list of names of exceptions"),
 }
 #: Errors after which another attempt may succeed. RpcTimeout is none: the time is over.
-_PASSING = (ConnectionLost, Overloaded, ServiceUnavailable)
+_PASSING = (ConnectionLost, InProgress, Overloaded, ServiceUnavailable)
 #: Services and methods that are remembered at most.
 _MOST = 1000
 
@@ -42,10 +49,12 @@ _MOST = 1000
 class retries:  # noqa: N801 - used like a function
     """
     Calls a method again if the call failed for a reason that may pass: ``ConnectionLost``,
-    ``Overloaded`` or ``ServiceUnavailable``. Works at callers only; elsewhere it does nothing.
+    ``Overloaded``, ``ServiceUnavailable`` or ``InProgress``. Works at callers only; elsewhere it
+    does nothing.
 
     After ``ConnectionLost``, the method may have run already. So only *methods* are called again;
-    list those that may run twice.
+    list those that may run twice, and idempotent ones whose calls have a key: each attempt sends
+    the same key.
 
     The pause before the first retry is random, up to *first_pause*. Each further pause may be twice
     as long, up to *longest_pause*. After ``Overloaded``, the pause is at least its ``retry_after``.

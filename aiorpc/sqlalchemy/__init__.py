@@ -13,6 +13,7 @@ from .engine.configuration import DatabaseConfig, configured
 from .engine.opening import open_engine
 from .engine.pool import CallPool, DatabaseUnreachable, PoolTimeout
 from .engine.urls import DatabaseUrl, parse_database_url
+from .idempotency import SqlIdempotency
 from .inbox import Inbox
 from .outbox.provider import CallOutbox, Outbox
 from .providers import CallDatabase, Database, DatabaseSession
@@ -36,6 +37,7 @@ __all__ = [
     "NotLoaded",
     "Outbox",
     "PoolTimeout",
+    "SqlIdempotency",
     "accepts",
     "configured",
     "create_tables",

@@ -37,20 +37,28 @@ class Hold:
         self._first = first
         #: Whether the current transaction has the record.
         self._stands = False
+        self._tried = False
         #: The tasks with a block on the connection of the session, the innermost block last.
         self._blocks: list[asyncio.Task[Any] | None] = []
 
     def began(self, connection: Connection) -> None:
         """Write the record, because a transaction has begun on *connection*."""
-        self._stands = False
+        self._stands, self._tried = False, True
         self._first(connection)
         self._stands = True
 
     async def stand(self) -> None:
         """Begin a transaction with the record, unless the session is in one."""
-        if not self._stands and self.session.in_transaction():
+        began_before = self.session.in_transaction()
+        if began_before and self._tried and not self._stands:
             await self.session.rollback()  # the method caught the error of `first`
-        await self.session.connection()
+        connection = await self.session.connection()
+        if began_before and not self._tried:  # another dependency has used the session
+            await connection.run_sync(self.began)
+
+    def release(self) -> None:
+        """Let the next commit be one."""
+        self.session.sync_session.info.pop(_HOLD, None)
 
     @contextmanager
     def block(self) -> Iterator[None]:
@@ -87,7 +95,7 @@ def holding(session: AsyncSession, first: Callable[[Connection], None]) -> Itera
     try:
         yield hold
     finally:
-        del info[_HOLD]
+        hold.release()
 
 
 def hold_of(session: Session) -> Hold | None:

@@ -20,6 +20,7 @@ from .names import (
     CALL_ID_STACK,
     COMPRESSION,
     DEADLINE,
+    IDEMPOTENCY_KEY,
     MESSAGE_HEADERS,
     PREFIX,
     RESENT,
@@ -103,6 +104,7 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
         resent: whether the request was sent before.
         compressed: whether the body is compressed.
         window: the number of items that the caller of a stream buffers; 0 if it wants one result.
+        keyed: whether the call has an idempotency key (:mod:`.keys`).
     """
 
     stack: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     resent: bool = False
     compressed: bool = False
     window: int = 0
+    keyed: bool = False
 
 
 _NO_MEANING = Meaning()
@@ -138,6 +141,7 @@ def _meaning_of(headers: Mapping[str, Any]) -> Meaning:
         RESENT in headers,
         COMPRESSION in headers,
         max(1, window) if type(window) is int and STREAM in headers else 0,
+        IDEMPOTENCY_KEY in headers,
     )
 
 

@@ -25,6 +25,8 @@ __all__ = [
     "DEATHS",
     "DELIVERY_COUNT",
     "DISCOVERY_EXCHANGE",
+    "IDEMPOTENCY_KEY",
+    "IDEMPOTENCY_SCOPE",
     "ITEM",
     "MESSAGE_HEADERS",
     "ORIGINAL_EXCHANGE",
@@ -84,6 +86,9 @@ STREAM = "aiorpc-stream"
 ITEM = "aiorpc-item"
 #: The seconds between two signs of life of a stream's caller, in its request, or of its service.
 ALIVE_EVERY = "aiorpc-alive"
+#: The idempotency key of a call, and whose key it is (:mod:`aiorpc.wire.keys`).
+IDEMPOTENCY_KEY = "aiorpc-idempotency-key"
+IDEMPOTENCY_SCOPE = "aiorpc-idempotency-scope"
 #: Bytes of a body that was too large to read. The receiving transport adds this header.
 OVERSIZED = "aiorpc-oversized"
 #: Why a message could not be read. The receiving transport adds this header.

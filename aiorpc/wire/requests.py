@@ -47,6 +47,7 @@ class Request(msgspec.Struct, eq=False):
         resent: whether the caller, or a service that counts attempts, sent the request before.
         compressed: whether the body is compressed.
         window: the number of items that the caller of a stream buffers; 0 if it wants one result.
+        keyed: whether the call has an idempotency key (:mod:`.keys`).
     """
 
     message: Message
@@ -56,6 +57,7 @@ class Request(msgspec.Struct, eq=False):
     resent: bool = False
     compressed: bool = False
     window: int = 0
+    keyed: bool = False
 
 
 R = TypeVar("R", bound=Request)
@@ -167,6 +169,8 @@ class Requests:
             request.compressed = True
         if meaning.window:
             request.window = meaning.window
+        if meaning.keyed:
+            request.keyed = True
         deadline = None
         if sent_deadline is not None or message.expiration is not None:
             deadline = self._deadline(request, sent_deadline, message.expiration)

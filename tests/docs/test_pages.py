@@ -92,15 +92,11 @@ def test_the_table_of_loggers_has_each_logger_and_whether_it_has_errors() -> Non
     assert {name: errors != "-" for name, errors in rows.items()} == code_has
 
 
-#: Importable, but nothing raises it yet, so no page describes it.
-RESERVED = {"InProgress"}
-
-
 def test_every_error_is_on_the_page_of_errors() -> None:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     errors = {name for name in exceptions.__all__ if isinstance(getattr(exceptions, name), type)}
     families = {"AioRpcError", "RpcError"}
-    missing = {name for name in errors - families - RESERVED if f"`{name}`" not in page}
+    missing = {name for name in errors - families if f"`{name}`" not in page}
     assert not missing
 
 
@@ -117,23 +113,17 @@ def test_the_page_of_errors_has_the_status_and_the_code_of_each_error() -> None:
     rows = [row for row in table_rows(DOCS / "errors.md") if row[0].isdecimal()]
     assert {code(row[1]): int(row[0]) for row in rows} == problems.STATUSES
     named = {name: int(row[0]) for row in rows for name in re.findall(r"`([A-Z]\w+)`", row[2])}
-    for name in set(exceptions.__all__) - RESERVED:
+    for name in exceptions.__all__:
         kind = getattr(exceptions, name)
         if isinstance(kind, type):
             status = problems.problem_of(kind("x")).status
             assert named.get(name, problems.STATUSES["internal"]) == status, name
 
 
-def test_no_page_describes_an_error_that_nothing_raises() -> None:
-    for page in DOCS.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        assert not [name for name in RESERVED if name in text], page
-
-
 def test_the_api_reference_has_every_public_name() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\.\. [\w:]+:: aiorpc\.(\w+)(?:\(\))?$", page, re.MULTILINE))
-    assert documented >= set(aiorpc.__all__) - {"__version__"} - RESERVED
+    assert documented >= set(aiorpc.__all__) - {"__version__"}
 
 
 def test_every_name_of_the_api_reference_exists() -> None:

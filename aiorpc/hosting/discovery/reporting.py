@@ -137,6 +137,7 @@ class Reports:
             "kind": type(entrypoint).__name__,
             "route": entrypoint.route(self._host),
             "stream": "true" if isasyncgenfunction(method) else "",
+            "idempotent": "true" if entrypoint.idempotent else "",
             "description": _description(method).partition("\n")[0],
         }
         return {name: fact for name, fact in facts.items() if fact}
