@@ -8,12 +8,12 @@ key of aiorpc is an error, because users do not notice a misspelt setting withou
 Imports ``exceptions``, msgspec and the modules beside it, except ``loading`` and ``tls``.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: msgspec would then compile 60 annotations at each start.
 
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -278,7 +278,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_yaml_key):
             )
         return tuple(f"{self.source}: {note}" for note in notes)
 
-    def with_defines(self, defines: Mapping[str, Any], source: str = "--define") -> Settings:
+    def with_defines(self, defines: Mapping[str, Any], source: str = "--define") -> Self:
         """
         Return a copy with the values of *defines*, by YAML key (``A.B`` is a key, not a path).
 
