@@ -117,19 +117,12 @@ class Link:
         try:
             with quietly(), errors():
                 async with asyncio.timeout(self._timeout):
-                    self._amqp = await self._connect()
+                    self._amqp = await _connect(self._uri, self.lane.factory, self._properties)
         except BaseException as error:
             self._clean_up(error)
             raise
         self._amqp.closing.add_done_callback(self._closed)
         self.lane.connected(self._amqp)
-
-    async def _connect(self) -> aiormq.abc.AbstractConnection:
-        amqp = await aiormq.connect(
-            self._uri, transport_factory=self.lane.factory, client_properties=self._properties
-        )
-        await amqp.ready()
-        return amqp
 
     def _clean_up(self, error: BaseException) -> None:
         """Clean up after *error* ended the handshake. Raise if the refusal is permanent."""
@@ -152,7 +145,7 @@ class Link:
             self.lane.stop()
             if not self.answers:
                 self.lane.abort()
-            closing = asyncio.ensure_future(self._end())
+            closing = asyncio.ensure_future(_close(self._amqp))
             # In a separate task: cancelling a close would leave aiormq half closed.
             patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
             try:
@@ -167,10 +160,6 @@ class Link:
                 self._lose("it was closed")
             # `gather`: awaiting each task could not tell our cancellation from the task's.
             await asyncio.gather(closing, *self._farewells, return_exceptions=True)
-
-    async def _end(self) -> None:
-        if self._amqp is not None:
-            await self._amqp.close(aiormq.exceptions.ConnectionClosed)
 
     @property
     def frame_max(self) -> int:
@@ -313,3 +302,17 @@ class Link:
             except Exception:
                 log.exception("error while a channel to %s ended", self.url)
         self.attached.clear()
+
+
+async def _connect(
+    uri: URL, factory: aiormq.TransportFactory, properties: dict[str, Any]
+) -> aiormq.abc.AbstractConnection:
+    amqp = await aiormq.connect(uri, transport_factory=factory, client_properties=properties)
+    await amqp.ready()
+    return amqp
+
+
+async def _close(amqp: aiormq.abc.AbstractConnection | None) -> None:
+    """Close a connection; ``None``: its handshake failed, and aiormq has closed it."""
+    if amqp is not None:
+        await amqp.close(aiormq.exceptions.ConnectionClosed)
