@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from ..declarations import service_name_of
 from ..exceptions import ConfigurationError
 from ..extensions import Entrypoint, entrypoints_of, providers_of
-from ..wire.described import Described, Parameter as Read, described
+from ..wire.described import MethodDescription, Parameter as Read, described
 from ..wire.message import Queue
 from ..wire.names import event_exchange, event_queue
 from ..wire.schemas import Schemas, default_of
@@ -80,7 +80,7 @@ class _Reader:
         dispatchers = {each.attr_name for each in providers if getattr(each, "dispatches", False)}
         self._dispatched = dispatched_by(service_cls, dispatchers)
 
-    def _described(self, entrypoint: Entrypoint) -> Described:
+    def _described(self, entrypoint: Entrypoint) -> MethodDescription:
         name = entrypoint.method_name
         static = isinstance(inspect.getattr_static(self.service_cls, name), staticmethod)
         return described(getattr(self.service_cls, name), skip_self=not static)
@@ -126,7 +126,11 @@ class _Parts:
     """Describes the method of one *entrypoint*, as *read*."""
 
     def __init__(
-        self, service_cls: type, entrypoint: Entrypoint, read: Described, schema_of: _SchemaOf
+        self,
+        service_cls: type,
+        entrypoint: Entrypoint,
+        read: MethodDescription,
+        schema_of: _SchemaOf,
     ) -> None:
         self._service_cls = service_cls
         self._entrypoint: Any = entrypoint

@@ -21,7 +21,7 @@ from .signatures import (
     unwrapped,
 )
 
-__all__ = ["Described", "Parameter", "described"]
+__all__ = ["MethodDescription", "Parameter", "described"]
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -40,7 +40,7 @@ class Parameter(msgspec.Struct, frozen=True):
         return self.default is inspect.Parameter.empty and self.kind not in _VARIADIC
 
 
-class Described(msgspec.Struct, frozen=True):
+class MethodDescription(msgspec.Struct, frozen=True):
     """
     What the code says of a method.
 
@@ -55,7 +55,7 @@ class Described(msgspec.Struct, frozen=True):
     text: str
 
 
-def described(function: Callable[..., Any], *, skip_self: bool) -> Described:
+def described(function: Callable[..., Any], *, skip_self: bool) -> MethodDescription:
     """
     Describe *function*.
 
@@ -66,7 +66,7 @@ def described(function: Callable[..., Any], *, skip_self: bool) -> Described:
     given = list(signature_of(inner).parameters.values())
     if skip_self and takes_self(inner, given):
         del given[0]
-    return Described(
+    return MethodDescription(
         [Parameter(each.name, each.kind, _expected(inner, each), each.default) for each in given],
         _supported(lambda: result_type(inner)),
         is_stream(function),

@@ -110,7 +110,7 @@ def test_every_kind_of_signature_is_described() -> None:
         *("keyword_only", "keyword_only"),
     ]
     assert [each.required for each in both.parameters] == [True, True, False, True, False]
-    assert method(Legacy, "get").parameters[1].schema == {"default": 3}
+    assert method(Legacy, "find").parameters[1].schema == {"default": 3}
     assert method(Orders, "export").stream
     assert method(Orders, "pay").sensitive == ("payment.by",)
     assert not method(Customers, "unchecked").checked

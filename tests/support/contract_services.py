@@ -174,8 +174,8 @@ class Legacy:
     name = "contract_legacy"
 
     @rpc
-    def get(self, thing_id, depth=3, **options):
-        """Get a thing."""
+    def find(self, thing_id, depth=3, **options):
+        """Find a thing."""
 
     @rpc
     def both(self, first, /, second, *rest, third, fourth=None):
