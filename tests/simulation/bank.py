@@ -1,6 +1,6 @@
 """
-The service of the simulated world that has a database, and what clients ask of it. Its methods
-report to the ledger what they do; the database reports what was committed.
+The services of the simulated world that have databases, and what clients ask of them. Their methods
+report to the ledger what they do; the databases report what was committed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from typing import Any
 from sqlalchemy import create_engine, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from aiorpc import rpc
-from aiorpc.sqlalchemy import DatabaseSession
+from aiorpc import Retry, event_handler, rpc
+from aiorpc.sqlalchemy import DatabaseSession, Inbox
 
 from .loop import PROCESS
 from .services import Refused, begun, the_ledger
 from .workload import Operation
 
-__all__ = ["DATABASES", "TABLES", "Bank", "create", "payments"]
+__all__ = ["DATABASES", "HANDLERS", "SERVICES", "TABLES", "create", "payments"]
 
 #: The databases of services, and the tables in which they record what they do.
-DATABASES = ("bank",)
-TABLES = ("effects",)
+DATABASES = ("bank", "books")
+TABLES = ("effects", "handled")
+#: The handlers that handle each event once, and their queues.
+HANDLERS = {"book": "evt-shop-sold--books.book"}
 
 
 class Base(DeclarativeBase): ...
@@ -37,6 +39,16 @@ class Effect(Base):
     """The effect of one run of a method."""
 
     __tablename__ = "effects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    run: Mapped[int]
+
+
+class Handled(Base):
+    """The effect of one run of a handler."""
+
+    __tablename__ = "handled"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int]
@@ -83,6 +95,34 @@ class Bank:
         run.end("returned", ledger.now())
         ledger.tell(PROCESS.get(), f"run {run.id} returns")
         return {"number": number, "run": run.id}
+
+
+class Books:
+    name = "books"
+
+    db = DatabaseSession(Base, commit=True)
+    inbox = Inbox(Base)
+
+    @event_handler("shop", "sold", retry=Retry(immediate=2, delays=(0.5, 1.0, 2.0, 4.0)))
+    async def book(self, payload: dict[str, Any]) -> None:
+        ledger, process, number = the_ledger(), PROCESS.get(), payload["number"]
+        transaction = ledger.opened(process, "unused")
+        run = ledger.handling(number, "book", process, transaction, again=False)
+        try:
+            await self.db.execute(insert(Handled).values(number=number, run=run.id))
+            await asyncio.sleep(0.05 if number % 7 == 0 else 0.001)
+            if number % 5 == 1 and len(ledger.events[number].runs["book"]) < 2:
+                raise Refused(str(number))
+        except asyncio.CancelledError:
+            run.end("cancelled", ledger.now())
+            raise
+        except BaseException:
+            run.end("failed", ledger.now())
+            raise
+        run.end("returned", ledger.now())
+
+
+SERVICES: dict[str, type] = {"bank": Bank, "books": Books}
 
 
 def payments(seed: object, client: str, count: int) -> list[Operation]:

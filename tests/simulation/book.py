@@ -6,6 +6,7 @@ orders of frames that are wrong although this run may end well. Knows the wire, 
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -56,6 +57,8 @@ class Book:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._seen: dict[Key, Seen] = {}
+        #: The last events, and their queues.
+        self.events: deque[tuple[str, Message]] = deque(maxlen=100)
         #: The last tick that a process recorded, and the services and ticks that ran.
         self._ticks: dict[Process, float] = {}
         self._ran: set[tuple[str, float | None]] = set()
@@ -100,6 +103,7 @@ class Book:
                 key = _event_of(message, queue)
                 if key is not None:
                     self._dispatched(key, message)
+                    self.events.append((queue, message))
 
     def _requested(self, key: str, seen: Seen, message: Message) -> None:
         if not was_resent(message):  # it may come after the marked one, from an older connection

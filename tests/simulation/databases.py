@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bank import DATABASES, TABLES, create
+from .bank import DATABASES, HANDLERS, TABLES, create
 from .database import Connection, Database
 from .faults import KINDS_OF_DATABASES, Fault
 from .loop import Process
@@ -22,8 +23,8 @@ __all__ = ["Databases", "faults_of_databases", "has_databases"]
 
 #: The share of the runs that have databases: they take longer than the others.
 SHARE = 0.2
-#: Statements and commits at which a connection may be lost, or which may be slow.
-FRAMES = {"statement": 150, "commit": 60}
+#: Statements, commits and acks at which a connection may be lost, or which may be slow.
+FRAMES = {"statement": 150, "commit": 60, "ack": 30}
 
 
 def has_databases(seed: object) -> bool:
@@ -34,12 +35,18 @@ def has_databases(seed: object) -> bool:
 def faults_of_databases(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
     """Return the faults of *seed* at the databases of the services *names*, within *seconds*."""
     draw = random.Random(f"faults of databases {seed}").random
-    kinds = (*KINDS_OF_DATABASES, "lost", "lost")
+    kinds = (*KINDS_OF_DATABASES, "lost", "lost", "replay", "crash at", "cut at")
+    books = [name for name in names if name.startswith("books")]
     faults = []
-    for _ in range(int(draw() * 7)):
+    for _ in range(int(draw() * 10)):
         kind = kinds[int(draw() * len(kinds))]
         chance = draw(), draw()
-        if kind.startswith("database"):
+        if kind in ("crash at", "cut at"):
+            where, frame, when = books[int(draw() * len(books))], "ack", "before"
+            at = float(1 + int(draw() * FRAMES["ack"]))
+        elif kind == "replay":
+            where, at, frame, when = "books", 1.0 + draw() * seconds, "", ""
+        elif kind.startswith("database"):
             where, at, frame, when = (
                 DATABASES[int(draw() * len(DATABASES))],
                 draw() * seconds,
@@ -78,6 +85,11 @@ class Databases:
     async def _connect(self, path: str, **_: Any) -> Connection:
         return await self.by_name[Path(path).stem].connect()
 
+    @property
+    def mute(self) -> bool:
+        """Whether a database does not answer now."""
+        return any(database.mute for database in self.by_name.values())
+
     # --- what the databases tell
 
     def stating(self, process: Process, kind: str) -> tuple[str, float] | None:
@@ -96,7 +108,10 @@ class Databases:
     # --- faults
 
     def strike(self, fault: Fault) -> None:
-        """Strike a database with *fault*."""
+        """Strike a database with *fault*, or publish messages again that it has handled."""
+        if fault.kind == "replay":
+            self._world.replay(HANDLERS.values(), 1 + int(fault.chance[0] * 6))
+            return
         self._world.ledger.trouble(fault.kind, fault.where, fault.seconds + 0.5)
         database = self.by_name.get(fault.where)
         if database is None:  # a fault of one statement
@@ -114,16 +129,29 @@ class Databases:
 
     # --- the end
 
-    def check_rest(self) -> None:
-        """Check that no transaction is open, and that the files have what was committed."""
-        violated = self._world.ledger.violated
+    async def check_rest(self) -> None:
+        """
+        Check that no transaction is open, at some moment while old rows are deleted now and then.
+        Check that the files have what was committed.
+        """
+        for _ in range(100):
+            if not (open_ := self._open()):
+                break
+            await asyncio.sleep(0.03)
+        for each in open_:
+            self._world.ledger.violated("not at rest", each)
         for database in self.by_name.values():
-            for process, connections in database.connections.items():
-                for connection in connections:
-                    if connection.in_transaction:
-                        violated("not at rest", f"{process} has a transaction in {database.name}")
             for table in TABLES:
                 self._check_table(database, table)
+
+    def _open(self) -> list[str]:
+        return [
+            f"{process} has a transaction in {database.name}"
+            for database in self.by_name.values()
+            for process, connections in database.connections.items()
+            for connection in connections
+            if connection.in_transaction
+        ]
 
     def _check_table(self, database: Database, table: str) -> None:
         seen = self._world.ledger.accounts.rows
@@ -139,6 +167,7 @@ class Databases:
             f"a connection to {database.name}"
             for database in self.by_name.values()
             for _ in database.connections.get(process, ())
+            if not database.mute
         ]
 
     def close(self) -> None:

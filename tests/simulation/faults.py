@@ -62,7 +62,10 @@ KINDS = {
     "skew": 1,
 }
 #: Kinds of faults of databases.
-KINDS_OF_DATABASES = ("lost", "slow statement", "database gone", "database mute", "database slow")
+KINDS_OF_DATABASES = (
+    *("lost", "slow statement", "database gone", "database mute", "database slow"),
+    "replay",
+)
 #: The names of queues that an operator may delete.
 QUEUES = (
     "rpc-shop",

@@ -540,6 +540,9 @@ class Ledger:
                 self._check_event(event, handler, queue, parked=(event.number, queue) in parked)
 
     def _check_event(self, event: Event, handler: str, queue: str, *, parked: bool) -> None:
+        if handler == "book":
+            self._check_booked(event, parked=parked)
+            return
         runs = event.runs.get(handler, [])
         if parked:
             seen = self.book.of((event.number, queue))
@@ -548,6 +551,12 @@ class Ledger:
                 self.violated("parked too soon", f"event {event.number} of {handler}: {seen}")
         elif not any(run.how in ("returned", "raised") for run in runs):
             self.violated("event lost", f"event {event.number} never reached {handler}")
+
+    def _check_booked(self, event: Event, *, parked: bool) -> None:
+        if parked and not self.accounts.troubled(event.began, self.now()):
+            self.violated("parked too soon", f"event {event.number} of book")
+        elif not parked and not self.accounts.handled[event.number]:
+            self.violated("event lost", f"event {event.number} never reached book")
 
     def closed(self) -> None:
         """Check what has to hold after all processes have stopped."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import SQLAlchemyError
 
 from aiorpc import AioRpcError
+from aiorpc.sqlalchemy.engine.pool import DatabaseUnreachable
 
 from .ledger import Ledger
 from .services import Refused
@@ -20,13 +21,14 @@ __all__ = ["LogLines"]
 EXPLAINED = re.compile(
     r"still ran after .* \(SHUTDOWN_TIMEOUT\)|is\s+parked in queue|cannot be parked|"
     r"shop\.work raised|shop\.once raised|store\.(retry|later) raised Refused|"
+    r"books\.book raised|"
     r"\.\w+ raised TimeoutError|"
     r"call\(s\) ignored cancellation|did not close within|"
     r"(shop|store)\.single_tick: cannot (fire a tick|hold the right).*basic.nack"
 )
 
 #: Errors whose traceback a line may have.
-EXPECTED = (AioRpcError, Refused, TimeoutError, SQLAlchemyError)
+EXPECTED = (AioRpcError, Refused, TimeoutError, SQLAlchemyError, DatabaseUnreachable)
 
 
 class LogLines(logging.Handler):

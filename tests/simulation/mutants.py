@@ -300,6 +300,50 @@ MUTANTS = [
         "            raise\n        finally:\n            await session.end()\n\n\nclass",
     ),
     Mutant(
+        "an inbox runs a message whose row is there",
+        "aiorpc.sqlalchemy.inbox",
+        "            if not insert_unless_there(connection, self.table, row):\n"
+        "                raise _Handled\n",
+        "            insert_unless_there(connection, self.table, row)\n",
+    ),
+    Mutant(
+        "an inbox stores the row of a message before its handler's transaction",
+        "aiorpc.sqlalchemy.inbox",
+        "            with self.holding(worker_ctx, first) as hold:\n"
+        "                await _stand(hold, call, message_id)\n"
+        "                answer = await method()\n"
+        "                await hold.stand()  # the method may have rolled back\n",
+        "            async with self.engine.begin() as own:\n"
+        "                await own.run_sync(first)\n"
+        "            answer = await method()\n",
+    ),
+    Mutant(
+        "an inbox stores the row of a message after the ack",
+        "aiorpc.sqlalchemy.inbox",
+        "            with self.holding(worker_ctx, first) as hold:\n"
+        "                await _stand(hold, call, message_id)\n"
+        "                answer = await method()\n"
+        "                await hold.stand()  # the method may have rolled back\n"
+        "            await self.commit(session)\n",
+        "            async def store() -> None:\n"
+        "                await asyncio.sleep(0.01)\n"
+        "                async with self.engine.begin() as own:\n"
+        "                    await own.execute(self.table.insert().values(**row))\n"
+        "            async with self.engine.connect() as own:\n"
+        "                mine = self.table.c.id == row['id']\n"
+        "                if (await own.execute(self.table.select().where(mine))).first():\n"
+        "                    raise _Handled\n"
+        "            answer = await method()\n"
+        "            worker_ctx.host.spawn(store(), 'store a row')\n",
+    ),
+    Mutant(
+        "a counted copy has a message id of its own",
+        "aiorpc.wire.copies",
+        "    if deadline is not None:\n        copy.expiration",
+        "    copy.message_id = copy.message_id and copy_id\n"
+        "    if deadline is not None:\n        copy.expiration",
+    ),
+    Mutant(
         "the broker forgets the unacked messages of a lost connection",
         "aiorpc.transports.memory.broker",
         "            if unacked:\n                consumer.queue.requeue(unacked)\n",

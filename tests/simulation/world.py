@@ -13,7 +13,7 @@ import random
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,10 +22,11 @@ from typing import Any
 from aiorpc import ClusterRpcProxy, ServiceContainer
 from aiorpc.hosting import unawaited
 from aiorpc.transports.memory.broker import MemoryBroker
+from aiorpc.transports.memory.message import carried
 from aiorpc.transports.memory.queue import Entry, MemoryQueue
 
+from . import bank
 from .at_rest import client_left, container_left, process_left
-from .bank import Bank, payments
 from .channels import Peer
 from .databases import Databases, faults_of_databases, has_databases
 from .determinism import Ids, simulated_modules
@@ -120,7 +121,7 @@ class World:
         self.server = Process(self.loop, "broker")
         self.broker = self.server.context.run(MemoryBroker, "simulated", self.loop)
         self.network = Network(self.loop, self.broker, self.server, seed)
-        self.ledger.handlers_listen = lambda: {*HANDLERS.values()} <= self.broker.queues.keys()
+        self.ledger.handlers_listen = self._handlers_listen
         if faults is None:
             faults = plan(seed, self.names, BUSY)
             if banks:
@@ -136,11 +137,16 @@ class World:
         draw = random.Random(f"world with databases {self.seed}").random
         self._settings |= self.databases.settings
         banks = [f"bank-{n}" for n in range(1 + int(draw() * 3))]
+        banks += [f"books-{n}" for n in range(1 + int(draw() * 2))]
+        self.ledger.queues = {**HANDLERS, **bank.HANDLERS}
         self.names += banks
         for name, waiting in self.operations.items():
-            for payment in payments(self.seed, name, count // 2):
+            for payment in bank.payments(self.seed, name, count // 2):
                 waiting.insert(int(draw() * len(waiting)), payment)
         return banks
+
+    def _handlers_listen(self) -> bool:
+        return {*self.ledger.queues.values()} <= self.broker.queues.keys()
 
     # --- processes
 
@@ -157,7 +163,7 @@ class World:
         kind = process.name.partition("-")[0]
         if kind == "client":
             return self._client(process)
-        return self._instance(process, Bank if kind == "bank" else SERVICES[kind])
+        return self._instance(process, {**SERVICES, **bank.SERVICES}[kind])
 
     async def _guarded(self, process: Process, life: Coroutine[Any, Any, None]) -> None:
         try:
@@ -377,6 +383,12 @@ class World:
         elif number in self.ledger.events:
             self.ledger.events[number].due = False
 
+    def replay(self, queues: Collection[str], most: int) -> None:
+        """Publish the last messages of *queues* once more, as an operator may."""
+        events = [each for each in self.ledger.book.events if each[0] in queues]
+        for queue, message in events[-most:]:
+            self.broker.publish("", queue, carried(message).copy(), mandatory=False)
+
     def consuming_channels(self, name: str) -> list[Peer]:
         return [
             peer
@@ -388,7 +400,7 @@ class World:
     def deleted(self, queue: MemoryQueue) -> None:
         """Record the events that a deleted queue takes with it."""
         # Also the queues in which failed events wait for their next attempt.
-        ours = queue.name.startswith(tuple(HANDLERS.values()))
+        ours = queue.name.startswith(tuple(self.ledger.queues.values()))
         for call in self.ledger.calls.values():
             call.doomed = call.doomed or call.ended is None
         for event in self.ledger.events.values():
@@ -424,7 +436,7 @@ class World:
             await self._check_rest(process, partial(client_left, cluster))
         parked = self._queues_left()
         if self.databases is not None:
-            self.databases.check_rest()
+            await self.databases.check_rest()
         ledger.finish(parked=parked)
         self._closing = True
         for process in list(self.current.values()):
