@@ -211,7 +211,7 @@ INSIDE = {
     ],
     "admin": ["app", "server", "__init__"],
     "console": [
-        *("gate", "shapes", "live", "parking", "trying", "app", "server"),
+        *("gate", "shapes", "live", "describing", "parking", "trying", "app", "server"),
         "__init__",
     ],
     "sqlalchemy": [

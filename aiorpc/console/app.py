@@ -22,6 +22,7 @@ from ..http.requests import known_headers, read_body
 from ..http.responses import json_of
 from ..logs import logger
 from ..parked.messages import Selection
+from .describing import Describing
 from .gate import HEADERS, Gate
 from .live import Live, TooManyPages
 from .parking import ParkedMessages
@@ -66,6 +67,7 @@ class ConsoleApp:
         self,
         gate: Gate,
         live: Live,
+        describing: Describing,
         parking: ParkedMessages,
         trying: Trying | None,
         facts: Mapping[str, Any],
@@ -80,6 +82,7 @@ class ConsoleApp:
         self._files["/"] = self._files["/index.html"]
         self._facts = json_of(facts)
         self._looks: Mapping[str, Callable[[Query], Awaitable[object]]] = {
+            "/api/contract": lambda query: describing.of(_of(query, "service")),
             "/api/parked": lambda query: parking.queues(),
             "/api/parked/messages": lambda query: parking.messages(_of(query, "queue")),
             "/api/parked/message": lambda query: parking.message(

@@ -110,13 +110,15 @@ class Live:
 
     async def run(self) -> None:
         """Look at the services while a page is open, until this task is cancelled."""
+        clock = asyncio.get_running_loop().time
         while True:
             await self._opened.wait()
             watch = Watch(self._transport, self._asker, (), self._wait)  # rates begin anew
             pause = FIRST
             while self._pages:
+                next_at = clock() + pause
                 await self._look(watch)
-                await asyncio.sleep(max(0.0, pause - self._wait))
+                await asyncio.sleep(next_at - clock())
                 pause = self._interval
             self._opened.clear()
             self._newest.clear()

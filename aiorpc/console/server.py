@@ -19,6 +19,7 @@ from ..http.listener import Listener
 from ..management import Management
 from ..transports import open_transport
 from .app import ConsoleApp
+from .describing import Describing
 from .gate import Gate, is_loopback
 from .live import Live
 from .parking import ParkedMessages
@@ -95,6 +96,9 @@ class ConsoleServer:
             await transport.start(CONNECT_TIMEOUT)
             asker = await stack.enter_async_context(asking(transport))
             live = Live(transport, asker, interval=self._interval, wait=self._wait)
+            # An Asker of its own: it has the answers to one question at a time.
+            own = await stack.enter_async_context(asking(transport))
+            describing = Describing(own, self._wait)
             parking = await stack.enter_async_context(
                 aclosing(ParkedMessages(transport, settings, self._management, self._wait))
             )
@@ -104,7 +108,8 @@ class ConsoleServer:
             looking = asyncio.create_task(live.run(), name="aiorpc console: look")
             stack.push_async_callback(_cancelled, looking)
             facts = self._facts(transport.url)
-            yield ConsoleApp(Gate(self._host, self.token), live, parking, trying, facts)
+            gate = Gate(self._host, self.token)
+            yield ConsoleApp(gate, live, describing, parking, trying, facts)
 
     @property
     def is_local(self) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from ..hosting.discovery.live_view import View
 from ..hosting.discovery.shapes import DiscoveryAnswer, EndpointInfo, Info, Stats
 
-__all__ = ["Described", "PageView", "described", "page_view"]
+__all__ = ["DescribedServices", "PageView", "described", "page_view"]
 
 
 class RunningInstance(msgspec.Struct, kw_only=True):
@@ -73,8 +73,6 @@ class DescribedMethod(msgspec.Struct, kw_only=True):
 
     Attributes:
         kind: the class of the entrypoint (``Rpc``, ``Timer``, ...).
-        schema: of the arguments by name, as a JSON Schema; ``None``: the service does not tell.
-        result: of the result, or of an item of a stream.
         facts: what else INFO says of the method.
     """
 
@@ -84,8 +82,6 @@ class DescribedMethod(msgspec.Struct, kw_only=True):
     queue: str | None
     route: str
     stream: bool
-    schema: object = None
-    result: object = None
     facts: dict[str, str] = {}
 
 
@@ -100,7 +96,7 @@ class DescribedService(msgspec.Struct, kw_only=True):
     left_out: int = 0
 
 
-class Described(msgspec.Struct, kw_only=True):
+class DescribedServices(msgspec.Struct, kw_only=True):
     """All services that answer."""
 
     services: list[DescribedService]
@@ -110,7 +106,7 @@ class Described(msgspec.Struct, kw_only=True):
 _KNOWN = frozenset({"kind", "description", "route", "stream"})
 
 
-def described(infos: Sequence[Info]) -> Described:
+def described(infos: Sequence[Info]) -> DescribedServices:
     """Return what the services in *infos* are. Of two instances that differ, the newer one wins."""
     services: dict[str, DescribedService] = {}
     methods: dict[str, dict[tuple[str, str], DescribedMethod]] = {}
@@ -127,7 +123,7 @@ def described(infos: Sequence[Info]) -> Described:
             methods=list(own.values()),
             left_out=info.left_out,
         )
-    return Described(services=list(services.values()))
+    return DescribedServices(services=list(services.values()))
 
 
 def _method(endpoint: EndpointInfo) -> DescribedMethod:

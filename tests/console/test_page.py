@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -257,20 +258,41 @@ async def test_a_method_is_tried_by_keyboard_only(opened: Page) -> None:
     await expect(opened.get_by_role("heading", name="shop.quote")).to_be_visible()
     await expect(opened.get_by_role("button", name="Call")).to_be_visible()
     assert await opened.evaluate("() => document.activeElement.id") == "main"
-    form = opened.get_by_role("region", name="Try it")
-    if await form.get_by_label("title").count():
-        await tab_to(opened, "title")
-        await opened.keyboard.type("Emma")
-        await tab_to(opened, "copies")
-        await opened.keyboard.type("2")
-    else:
-        await tab_to(opened, "Arguments by name")
-        await opened.keyboard.press("Control+a")
-        await opened.keyboard.type('{"title": "Emma", "copies": 2}')
+    await tab_to(opened, "title")
+    await opened.keyboard.type("Emma")
+    await tab_to(opened, "copies")
+    await opened.keyboard.type("2")
     await tab_to(opened, "Call")
     await opened.keyboard.press("Enter")
     await expect(opened.get_by_label("Result")).to_contain_text('"price": 19.8')
     assert Shop.called == [("Emma", 2)]
+
+
+async def test_each_kind_of_argument_goes_to_its_place(page: Page, settings: Settings) -> None:
+    async with ServiceContainer(Places, settings), served(settings) as (url, token):
+        await page.goto(f"{url}{token}")
+        await go(page, "#/services/places/take")
+        fill = {"one": "1", "two": "2", "rest": "[3, 4]", "more": '{"five": 5}'}
+        for name, text in fill.items():
+            await page.get_by_label(name, exact=False).first.fill(text)
+        await page.get_by_role("button", name="Call").click()
+        result = page.get_by_label("Result")
+        await expect(result).to_contain_text("five")
+        assert json.loads(await result.inner_text()) == [1, 2, [3, 4], {"five": 5}]
+        await page.get_by_label("Edit as JSON").check()
+        await page.get_by_label("Arguments by name").fill('{"one": "x", "two": 2}')
+        await page.get_by_role("button", name="Call").click()
+        await expect(page.locator(".result .failure")).to_contain_text("BadArguments: places.take")
+        await page.goto("about:blank")
+
+
+class Places:
+    name = "places"
+
+    @rpc
+    async def take(self, one: int, /, two: int, *rest: int, **more: int) -> list[Any]:
+        """Return the arguments."""
+        return [one, two, rest, more]
 
 
 async def test_a_console_that_shows_only_has_no_form(
@@ -302,33 +324,32 @@ async def test_the_token_is_asked_for(
     page.troubles[:] = [each for each in page.troubles if "401" not in each]
 
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "title": {"type": "string"},
-        "copies": {"type": "integer", "minimum": 1, "default": 1},
-        "currency": {"enum": ["EUR", "USD"], "default": "EUR"},
-        "gift": {"type": "boolean", "default": False},
-        "note": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
-        "card": {"type": "string"},
-        "address": {"$ref": "#/$defs/Address"},
-        "lines": {"type": "array", "items": {"type": "string"}},
-        "price": {"type": "number"},
-    },
-    "required": ["title", "card", "address", "lines"],
-    "$defs": {
-        "Address": {
-            "title": "Address",
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "zip": {"type": "string"}},
-            "required": ["city"],
-        }
-    },
+PROPERTIES: dict[str, Any] = {
+    "title": {"type": "string"},
+    "copies": {"type": "integer", "minimum": 1, "default": 1},
+    "currency": {"enum": ["EUR", "USD"], "default": "EUR"},
+    "gift": {"type": "boolean", "default": False},
+    "note": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+    "card": {"type": "string"},
+    "address": {"$ref": "#/components/schemas/Address"},
+    "lines": {"type": "array", "items": {"type": "string"}},
+    "price": {"type": "number"},
 }
-#: Makes a form of the schema, fills it by label, and returns its value or its error.
-FILL = """async ([schema, filled]) => {
+REQUIRED = {"title", "card", "address", "lines"}
+PARTS = [
+    {"name": name, "schema": schema, "required": name in REQUIRED}
+    for name, schema in PROPERTIES.items()
+]
+ADDRESS = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "zip": {"type": "string"}},
+    "required": ["city"],
+}
+ROOT = {"components": {"schemas": {"Address": ADDRESS}}}
+#: Makes a form of the parts, fills it by label, and returns its value or its error.
+FILL = """async ([parts, root, filled]) => {
     const { fieldsOf } = await import("/form.js");
-    const fields = fieldsOf(schema, schema, { isSecret: (path) => path === "card" });
+    const fields = fieldsOf(parts, root, { isSecret: (path) => path === "card" });
     document.getElementById("main").replaceChildren(fields.element);
     for (const [path, text] of Object.entries(filled)) {
         const input = document.querySelector(`[data-path="${path}"]`);
@@ -358,7 +379,7 @@ WHOLE = {"title": "Emma", "card": "4111", "address.city": "Bath", "lines": '["a"
 async def test_a_form_from_a_schema_gives_its_value(
     sheet: Page, filled: dict[str, str], value: dict[str, Any]
 ) -> None:
-    made = await sheet.evaluate(FILL, [SCHEMA, {**WHOLE, **filled}])
+    made = await sheet.evaluate(FILL, [PARTS, ROOT, {**WHOLE, **filled}])
     expected = {"title": "Emma", "card": "4111", "address": {"city": "Bath"}, "lines": ["a"]}
     assert made == {"value": {**expected, **value}, "card": "password"}
 
@@ -377,7 +398,7 @@ async def test_a_form_from_a_schema_gives_its_value(
 async def test_a_wrong_field_is_named(
     sheet: Page, filled: dict[str, str], field: str, error: str
 ) -> None:
-    made = await sheet.evaluate(FILL, [SCHEMA, {**WHOLE, **filled}])
+    made = await sheet.evaluate(FILL, [PARTS, ROOT, {**WHOLE, **filled}])
     assert made["field"] == field
     assert error in made["error"]
 
@@ -407,6 +428,8 @@ async def test_parked_messages_are_replayed_by_keyboard_only(
         assert await yard.bodies(yard.source) == []
         await opened.get_by_role("button", name="Replay the selected").focus()
         await opened.keyboard.press("Enter")
+        await expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+        await opened.keyboard.press("Shift+Tab")
         await opened.keyboard.press("Enter")
         await expect(opened.locator(".report")).to_contain_text("1 of 1 message replayed")
         assert await yard.bodies(yard.source) == [b'{"n": 1}']

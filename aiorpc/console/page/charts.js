@@ -41,7 +41,7 @@ function drawn(values, width, height) {
     const y = height - 1.5 - (value / most) * (height - 3);
     points.push([from + at * step, y]);
   });
-  if (points.length < 2) return [null, 0, 0];
+  if (points.length < 2 || most < 1e-8) return [null, 0, 0]; // a line at zero says nothing
   const round = (number) => Math.round(number * 10) / 10;
   const path = points.map(([x, y], at) => `${at ? "L" : "M"}${round(x)} ${round(y)}`).join("");
   return [path, round(points.at(-1)[0]), round(points[0][0])];

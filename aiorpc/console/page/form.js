@@ -56,6 +56,23 @@ export function typeOf(given, root, depth = 0) {
   return only.type ?? "any";
 }
 
+/** A value of the type, to show what to write. */
+export function sampleOf(given, root, depth = 0) {
+  const schema = resolved(given, root);
+  if (schema.default !== undefined) return schema.default;
+  if (schema.enum) return schema.enum[0];
+  if ("const" in schema) return schema.const;
+  const [[first]] = alternatives(schema, root);
+  const only = resolved(first, root);
+  if (depth > 3) return null;
+  if (only.type === "array") return only.items ? [sampleOf(only.items, root, depth + 1)] : [];
+  if (only.type === "object") {
+    const parts = Object.entries(only.properties ?? {}).map(([name, part]) => [name, sampleOf(part, root, depth + 1)]);
+    return Object.fromEntries(parts);
+  }
+  return { string: EXAMPLES[only.format] ?? "…", integer: 0, number: 0, boolean: false }[only.type] ?? null;
+}
+
 let ids = 0;
 
 class Invalid extends Error {
@@ -69,15 +86,13 @@ class Invalid extends Error {
 const NOTHING = Symbol("nothing");
 
 /**
- * The fields for the properties of an object. Returns `{element, value()}`; `value` throws an
+ * The fields of a list of `{name, schema, required}`. Returns `{element, value()}`; `value` throws an
  * `Invalid` with the `field` to correct.
  */
-export function fieldsOf(given, root, { isSecret = () => false, depth = 0, path = "" } = {}) {
-  const schema = resolved(given, root);
-  const required = new Set(schema.required ?? []);
-  const fields = Object.entries(schema.properties ?? {}).map(([name, part]) => [
+export function fieldsOf(parts, root, { isSecret = () => false, depth = 0, path = "" } = {}) {
+  const fields = parts.map(({ name, schema, required }) => [
     name,
-    field(name, part, root, { required: required.has(name), isSecret, depth, path: path ? `${path}.${name}` : name }),
+    field(name, schema, root, { required, isSecret, depth, path: path ? `${path}.${name}` : name }),
   ]);
   return {
     element: h("div", { class: "fields" }, fields.map(([, each]) => each.element)),
@@ -91,6 +106,12 @@ export function fieldsOf(given, root, { isSecret = () => false, depth = 0, path 
     },
     isEmpty: fields.length === 0,
   };
+}
+
+/** The properties of an object as such a list. */
+function propertiesOf(schema) {
+  const required = new Set(schema.required ?? []);
+  return Object.entries(schema.properties ?? {}).map(([name, part]) => ({ name, schema: part, required: required.has(name) }));
 }
 
 function field(name, part, root, options) {
@@ -195,7 +216,7 @@ function text(made) {
 }
 
 function group(made) {
-  const inner = fieldsOf(made.kind, made.root, { ...made, depth: made.depth + 1 });
+  const inner = fieldsOf(propertiesOf(made.kind), made.root, { ...made, depth: made.depth + 1 });
   return {
     element: h("fieldset", {}, h("legend", { class: "mono" }, made.name), inner.element),
     value: inner.value,
@@ -204,7 +225,7 @@ function group(made) {
 
 /** A field for any value, as JSON. */
 function json(made) {
-  const input = h("textarea", { rows: 2, class: "mono", spellcheck: "false", placeholder: made.kind.type === "array" ? "[]" : made.kind.type === "object" ? "{}" : "null" });
+  const input = h("textarea", { rows: 2, class: "mono", spellcheck: "false", placeholder: JSON.stringify(sampleOf(made.schema, made.root)) });
   return {
     element: labelled(made, input, "as JSON"),
     value() {

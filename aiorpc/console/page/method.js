@@ -2,9 +2,9 @@
 
 import { tile } from "./charts.js";
 import { add, fill, h, keyed, linkTo, put, scrolling, set } from "./dom.js";
-import { fieldsOf, parsed, resolved, typeOf } from "./form.js";
+import { fieldsOf, parsed, typeOf } from "./form.js";
 import { clock, count, duration, errorRate, kindOf, milliseconds, rate } from "./format.js";
-import { change, edges, hasToken, keyOf, methodOf, state, useToken } from "./state.js";
+import { change, edges, hasToken, keyOf, methodOf, promiseOf, state, useToken } from "./state.js";
 
 /** Characters of a result that are shown. */
 const MOST = 100_000;
@@ -48,7 +48,7 @@ export function method(main, service, name) {
     failure,
     h("div", { class: "columns" }, left, trying.element),
   ]);
-  let before = null;
+  let before;
 
   return function update() {
     const rows = (state.rows.get(service) ?? []).filter((row) => row.method === name);
@@ -57,14 +57,15 @@ export function method(main, service, name) {
     const gone = state.gone.get(service);
     put(note, gone !== undefined ? `No answer since ${clock(new Date(gone))}.` : state.view && !row ? "No service that answers has this method." : "");
     put(kind, row ? kindOf(row.kind, described?.stream) : "");
-    put(about, described?.description ?? "");
+    const promise = described ? promiseOf(service, name, described.kind) : null;
+    put(about, promise?.description || described?.description || "");
     if (row) showFigures(row);
-    if (described !== before) {
-      before = described;
-      fill(takes, described ? shapes(described) : h("p", { class: "note" }, "Asking the services…"));
+    if (promise !== before) {
+      before = promise;
+      fill(takes, shapes(promise));
     }
     callers.update(edges().filter((edge) => edge.to === service && edge.method === name));
-    trying.update(described, gone === undefined && row !== undefined);
+    trying.update(described, promise, gone === undefined && row !== undefined);
   };
 
   function showFigures(row) {
@@ -97,17 +98,32 @@ export function method(main, service, name) {
   }
 }
 
-/** The arguments as a table, the type of the result, and both schemas. */
-function shapes(described) {
-  if (!described.schema) {
-    return h("p", { class: "note" }, "The service does not describe the arguments: it runs an earlier aiorpc, or nobody calls this method.");
+const SIGNS = { var_positional: "*", var_keyword: "**" };
+const COMPONENTS = (promise) => ({ components: { schemas: promise.schemas } });
+
+/** The arguments as a table, the types of the result and of the payload, and all schemas. */
+function shapes(promise) {
+  if (promise === null) return h("p", { class: "note" }, "Asking the service…");
+  if (promise.why !== undefined) return h("p", { class: "note" }, `No description: ${promise.why}.`);
+  const root = COMPONENTS(promise);
+  const made = [];
+  if (promise.parameters) made.push(argumentsTable(promise, root));
+  if (promise.event_type) made.push(h("p", {}, "Handles ", h("code", {}, promise.event_type), " of ", h("code", {}, promise.source_service), "."));
+  for (const [label, schema] of [["Payload: ", promise.payload], [promise.stream ? "Each item: " : "Result: ", promise.result]]) {
+    if (schema) made.push(h("p", {}, label, h("code", {}, typeOf(schema, root))));
   }
-  const schema = resolved(described.schema, described.schema);
-  const required = new Set(schema.required ?? []);
-  const rows = Object.entries(schema.properties ?? {}).map(([name, part]) => {
-    const known = resolved(part, described.schema);
-    const standard = required.has(name) ? h("span", { class: "required" }, "required") : known.default === undefined ? "–" : h("code", {}, JSON.stringify(known.default));
-    return h("tr", {}, h("th", { scope: "row", class: "mono" }, name), h("td", {}, h("code", {}, typeOf(part, described.schema))), h("td", {}, standard));
+  if (promise.errors?.length) made.push(h("p", {}, "Expected errors: ", promise.errors.map((each, at) => [at ? ", " : "", h("code", { title: each.path }, each.name)])));
+  if (promise.idempotent) made.push(h("p", {}, h("span", { class: "badge" }, "idempotent"), " A call with a key runs once."));
+  const { schemas, ...own } = promise;
+  made.push(h("details", {}, h("summary", {}, "JSON Schemas"), h("pre", { tabindex: 0 }, JSON.stringify({ ...own, schemas: used(own, schemas) }, null, 2))));
+  return made;
+}
+
+function argumentsTable({ parameters }, root) {
+  if (parameters.length === 0) return h("p", { class: "note" }, "It takes no arguments.");
+  const rows = parameters.map(({ name, kind, required, schema }) => {
+    const standard = required ? h("span", { class: "required" }, "required") : schema.default === undefined ? "–" : h("code", {}, JSON.stringify(schema.default));
+    return h("tr", {}, h("th", { scope: "row", class: "mono" }, `${SIGNS[kind] ?? ""}${name}`), h("td", {}, h("code", {}, typeOf(schema, root))), h("td", {}, standard));
   });
   const table = h(
     "table",
@@ -116,11 +132,18 @@ function shapes(described) {
     h("thead", {}, h("tr", {}, ["Argument", "Type", "Default"].map((label) => h("th", { scope: "col" }, label)))),
     h("tbody", {}, rows),
   );
-  return [
-    rows.length ? scrolling("Arguments", table) : h("p", { class: "note" }, "It takes no arguments."),
-    h("p", {}, described.stream ? "Each item: " : "Result: ", h("code", {}, described.result ? typeOf(described.result, described.result) : "any")),
-    h("details", {}, h("summary", {}, "JSON Schemas"), h("pre", { tabindex: 0 }, JSON.stringify({ arguments: described.schema, result: described.result ?? {} }, null, 2))),
-  ];
+  return scrolling("Arguments", table);
+}
+
+/** The schemas that a value refers to, and those that these refer to. */
+function used(value, schemas, found = {}) {
+  for (const [, name] of JSON.stringify(value).matchAll(/"#\/components\/schemas\/([^"]+)"/g)) {
+    if (name in schemas && !(name in found)) {
+      found[name] = schemas[name];
+      used(schemas[name], schemas, found);
+    }
+  }
+  return found;
 }
 
 const CALLER_CLASSES = ["", "number", "number", "number middle"];
@@ -164,15 +187,16 @@ function makeCaller(edge) {
 function tryIt(service, name) {
   const body = h("div", {});
   const element = h("section", { class: "panel try", "aria-label": "Try it" }, h("h2", {}, "Try it"), body);
-  let state_ = "";
+  let before = "";
 
-  function update(described, answers) {
-    const mode = modeOf(described, answers);
-    const key = `${mode} ${mode === "form" ? JSON.stringify([described.schema, described.facts]) : ""}`;
-    if (key === state_) return;
-    state_ = key;
+  function update(described, promise, answers) {
+    const mode = modeOf(described, promise, answers);
+    // What the user has entered stays if the service only restarts.
+    const key = `${mode} ${mode === "form" ? JSON.stringify(promise) : ""}`;
+    if (key === before) return;
+    before = key;
     const shown = {
-      form: () => form(service, name, described),
+      form: () => form(service, name, described.stream, promise),
       token: () => tokenForm(),
       readonly: () =>
         h("p", { class: "note" }, "This console shows only. To call methods and replay messages, start it with ", h("code", {}, "--allow-changes"), "."),
@@ -185,12 +209,13 @@ function tryIt(service, name) {
   return { element, update };
 }
 
-function modeOf(described, answers) {
+function modeOf(described, promise, answers) {
   if (state.facts === null || state.view === null) return "wait";
   if (described && described.kind !== "Rpc") return "other";
   if (!state.facts.changes) return "readonly";
   if (!answers || !described) return "gone";
-  return hasToken() ? "form" : "token";
+  if (!hasToken()) return "token";
+  return promise === null ? "wait" : "form";
 }
 
 /** The form for the token that the command printed. */
@@ -217,9 +242,9 @@ export function tokenForm() {
   );
 }
 
-function form(service, name, described) {
-  const secret = secretsOf(described);
-  const fields = described.schema ? fieldsOf(described.schema, described.schema, { isSecret: secret }) : null;
+function form(service, name, isStream, promise) {
+  const parameters = promise.parameters?.map(asField);
+  const fields = parameters ? fieldsOf(parameters, COMPONENTS(promise), { isSecret: secretsOf(promise) }) : null;
   const raw = h("textarea", { id: "raw", rows: 5, class: "mono", spellcheck: "false" }, "{}");
   const rawField = h(
     "div",
@@ -300,7 +325,7 @@ function form(service, name, described) {
     if (!(seconds > 0 && seconds <= 300)) {
       throw Object.assign(new Error("The timeout must be more than 0 and at most 300 seconds"), { field: timeout });
     }
-    return { service, method: name, ...placed(kwargs, described.schema), stream: described.stream, timeout: seconds };
+    return { service, method: name, ...placed(kwargs, promise.parameters ?? []), stream: isStream, timeout: seconds };
   }
 
   const element = h(
@@ -323,22 +348,36 @@ function form(service, name, described) {
   return element;
 }
 
-/** Arguments that a call takes by position only come first. */
-function placed(kwargs, schema) {
-  const names = schema?.["x-positional-only"] ?? [];
-  const args = [];
-  const rest = { ...kwargs };
-  for (const name of names) {
-    if (!(name in rest)) break;
-    args.push(rest[name]);
-    delete rest[name];
-  }
-  return { args, kwargs: rest };
+/** A parameter as a field; one for any number of arguments takes a list or an object. */
+function asField({ name, kind, required, schema }) {
+  const many = { var_positional: { type: "array", items: schema }, var_keyword: { type: "object" } };
+  return { name, required: required && !(kind in many), schema: many[kind] ?? schema };
 }
 
-function secretsOf(described) {
-  const named = new Set((described.facts?.sensitive ?? "").split(/[\s,]+/).filter(Boolean));
-  return (path) => [...named].some((each) => path === each || path.startsWith(`${each}.`));
+/** Put arguments in their places: by position if a parameter takes them by position only. */
+function placed(given, parameters) {
+  const kwargs = { ...given };
+  const take = (name) => {
+    const value = kwargs[name];
+    delete kwargs[name];
+    return value;
+  };
+  const rest = parameters.find((each) => each.kind === "var_positional");
+  const more = rest && Array.isArray(kwargs[rest.name]) ? take(rest.name) : [];
+  const args = [];
+  for (const { name, kind } of parameters) {
+    const byPosition = kind === "positional_only" || (kind === "positional_or_keyword" && more.length > 0);
+    if (!byPosition || !(name in kwargs)) break;
+    args.push(take(name));
+  }
+  const named = parameters.find((each) => each.kind === "var_keyword");
+  const others = named && named.name in kwargs ? take(named.name) : {};
+  return { args: [...args, ...more], kwargs: { ...kwargs, ...others } };
+}
+
+function secretsOf(promise) {
+  const named = promise.sensitive ?? [];
+  return (path) => named.some((each) => path === each || path.startsWith(`${each}.`));
 }
 
 function outcome(tried) {

@@ -226,7 +226,7 @@ function bodyOf(shown) {
 /** Show a dialog with a text and one button that agrees. */
 function confirmed(question, content) {
   const yes = h("button", { type: "submit", value: "yes", class: "primary" }, "Replay");
-  const no = h("button", { type: "submit", value: "" }, "Cancel");
+  const no = h("button", { type: "submit", value: "", autofocus: true }, "Cancel");
   return show(question, [content, h("form", { method: "dialog", class: "send" }, yes, no)]);
 }
 

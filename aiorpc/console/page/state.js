@@ -154,6 +154,42 @@ export const methodOf = (service, method, kind) =>
     .get(service)
     ?.methods.find((each) => each.name === method && (kind === undefined || each.kind === kind));
 
+const promised = new Map();
+
+/**
+ * What the method of a service takes and returns: `{parameters, result, schemas, ...}`, `{why}` if
+ * the service does not tell, or `null` while it is asked. It is asked again after a deploy.
+ */
+export function promiseOf(service, method, kind) {
+  const described = state.services.get(service);
+  if (described === undefined) return null;
+  let known = promised.get(service);
+  if (known?.of !== described) {
+    known = { of: described, answer: null, methods: new Map() };
+    promised.set(service, known);
+    const done = (answer) => {
+      known.answer = answer;
+      tell();
+    };
+    read("/api/contract", { service }).then(done, (error) => done({ why: error.message }));
+  }
+  if (known.answer === null) return null;
+  const key = keyOf(method, kind);
+  if (!known.methods.has(key)) known.methods.set(key, chosen(known.answer, method, kind));
+  return known.methods.get(key);
+}
+
+function chosen({ service, schemas, why }, method, kind) {
+  if (!service) return { why };
+  const parts = {
+    Rpc: service.methods.find((each) => each.name === method),
+    EventHandler: service.handlers.find((each) => each.method === method),
+    Consumer: service.consumers.find((each) => each.method === method),
+  };
+  const found = kind in parts ? parts[kind] : service.routes.find((each) => each.method === method);
+  return found ? { ...found, schemas } : { why: "nobody passes it arguments" };
+}
+
 /** The queues of a service, with the messages that wait in them. Methods may share a queue. */
 export function queuesOf(service) {
   const queues = new Map();
