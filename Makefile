@@ -28,7 +28,7 @@ test $$parallel = 0 || echo "there are failures in the first part, see above"; \
 test $$parallel$$alone = 00
 endef
 
-.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos simulate docs clean
+.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos kills simulate docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ wheel-test: $(VENV)/.base ## test the wheel in empty environments, with each Pyt
 
 chaos: $(VENV)/.dev servers ## run the long chaos suite (some minutes) and print its table
 	@$(BIN)/python -m tests.chaos
+
+kills: $(VENV)/.dev servers ## kill a process at each await, statement and write of a call and its event (minutes)
+	@$(BIN)/python -m tests.once
 
 simulate: $(VENV)/.dev ## play new seeds in the simulator (SEEDS=1000), or one again (SEED=42)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))

@@ -25,6 +25,7 @@ SLOW = (
     "foreign",
     "http",
     "nameko",
+    "once",
     "services",
     "sqlalchemy",
     "testing",

@@ -19,6 +19,7 @@ FILES = {
 }
 #: Folders that test the whole, or hold what tests need; every other folder is named as in aiorpc.
 OF_THE_WHOLE = {"chaos", "data", "docs", "foreign", "nameko", "servers"} | {
+    "once",
     "services",
     "simulation",
     "support",
