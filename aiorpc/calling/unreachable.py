@@ -39,8 +39,9 @@ LOOK = 0.5
 CONFIRMING = 10.0
 #: Requests at most that are sent in one turn of the loop.
 _BATCH = 100
-#: How often a queue that is empty may refuse requests. A quorum queue without a leader does.
-EMPTY_REFUSALS = 5
+#: How often a queue that is empty may refuse requests: for about 10 s. A quorum queue without a
+#: leader does, and on a busy cluster an election takes seconds.
+EMPTY_REFUSALS = 10
 
 
 class CallRequest(Outgoing, eq=False, kw_only=True):
@@ -73,9 +74,13 @@ class _Unreachable:
         #: The reason, once it is known.
         self.why = ""
         self.refusals = 0
+        #: Whether messages waited in it after the last refusal. It is full if it refuses again; a
+        #: quorum queue may have got its leader, and messages, since a first refusal.
+        self.seems_full = False
 
     def is_final(self, state: QueueState | None, refused: AioRpcError) -> bool:
         """Whether waiting is useless, given the *state* of the queue. Otherwise note the reason."""
+        seemed_full, self.seems_full = self.seems_full, False
         if state is None:
             self.why = "the broker does not describe it, so its node is perhaps down"
         elif state.trouble:
@@ -84,8 +89,10 @@ class _Unreachable:
             return True
         elif isinstance(refused, Overloaded):
             self.refusals += 1
-            self.why = self.why or f"it is empty and refuses messages ({refused})"
-            return state.messages > 0 or self.refusals > EMPTY_REFUSALS
+            self.seems_full = state.messages > 0
+            how = "has messages" if self.seems_full else "is empty"
+            self.why = f"it {how} and refuses more ({refused})"
+            return seemed_full if self.seems_full else self.refusals > EMPTY_REFUSALS
         return not self.why
 
 
@@ -222,13 +229,16 @@ class UnreachableQueues:
             self._fail(request, refused)
 
     def _fail_impatient(self, there: _Unreachable) -> None:
-        for request in [each for each in there.requests if not each.patient]:
-            del there.requests[request]
-            self._fail(
-                request,
-                ServiceUnavailable(
+        """Fail the requests that may not wait, or not be sent again to learn if a queue is full."""
+        full = there.seems_full
+        for request in [
+            each for each in there.requests if not each.patient or (full and not each.resend)
+        ]:
+            refused = there.requests.pop(request)
+            if not full:
+                refused = ServiceUnavailable(
                     f"{request.call} was not delivered: queue {there.queue} takes no requests now: "
                     f"{there.why}. Call without fail_fast to let the request wait until its "
                     "deadline"
-                ),
-            )
+                )
+            self._fail(request, refused)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from .. import figures
-from ..exceptions import ConnectionLost, Unroutable, UnserializableValueError
+from ..exceptions import ConnectionLost, Overloaded, Unroutable, UnserializableValueError
 from ..extensions import Host
 from ..logs import logger, named
 from ..transports.base import Delivery, Outgoing, Transport
@@ -21,12 +21,15 @@ from ..wire.names import parked_queue
 from ..wire.parked import Parking, parked
 from ..wire.queues import of_same_type
 
-__all__ = ["park"]
+__all__ = ["PAUSES", "park"]
 
 log = logger("aiorpc.attempts")
 
 #: Seconds to wait until the broker confirms a parked message, or declares the queue for it.
 PARKING = 30.0
+#: Seconds to wait before each attempt to send a message that the broker refuses. A quorum queue
+#: refuses messages while it has no leader.
+PAUSES = (0.0, 1.0, 5.0)
 _REQUEUED = "a message of queue %s is requeued, not parked: %s"
 _NOT_PARKED = (
     "%s; but it cannot be parked (%s) and is rejected, to the dead-letter exchange if the queue "
@@ -99,6 +102,18 @@ def _parked_queue(host: Host, source: str) -> Queue:
 
 
 async def _send(host: Host, queue: Queue, message: Message) -> None:
+    """Send *message* to *queue*; if the queue refuses it, again after each of :data:`PAUSES`."""
+    for pause in PAUSES[:-1]:
+        await asyncio.sleep(pause)
+        try:
+            return await _try(host, queue, message)
+        except Overloaded as refused:
+            log.debug("queue %s refuses a message: %s", queue.name, refused)
+    await asyncio.sleep(PAUSES[-1])
+    return await _try(host, queue, message)
+
+
+async def _try(host: Host, queue: Queue, message: Message) -> None:
     """Send *message* to *queue*, and declare the queue if it does not exist."""
 
     def outgoing() -> Outgoing:

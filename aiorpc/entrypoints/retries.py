@@ -26,16 +26,14 @@ from ..wire.errors import reason_of
 from ..wire.message import Queue
 from ..wire.names import delay_queue, parked_queue
 from ..wire.parked import Parking
-from .parking import park
+from .parking import PAUSES, park
 from .retry import Retry
 
 __all__ = ["Retries"]
 
 log = logger("aiorpc.retries")
 
-#: Seconds to wait before each attempt to send a copy that the broker refused.
-PAUSES = (0.0, 1.0, 5.0)
-#: Seconds to wait until the broker confirms such a copy.
+#: Seconds to wait until the broker confirms a copy that it refused at first.
 CONFIRMING = 10.0
 
 

@@ -9,12 +9,26 @@ from typing import Any
 
 import pytest
 
-from aiorpc import Unroutable
+from aiorpc import Overloaded, Unroutable
 from aiorpc.config import resolve
 from aiorpc.entrypoints import parking
 from aiorpc.wire.message import Message
 from aiorpc.wire.parked import Parking
 from tests.support.waiting import PATIENCE
+
+
+class Refusing:
+    """A transport whose broker refuses some messages: a quorum queue without a leader does."""
+
+    url = "amqp://broker"
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    async def publish(self, outgoing: Any, timeout: float) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise Overloaded("no leader")
 
 
 class Unanswering:
@@ -30,6 +44,27 @@ class Unanswering:
 
     def condition(self) -> str:
         return "it did not answer"
+
+
+@pytest.mark.parametrize(("refusals", "is_parked"), [(2, True), (3, False)])
+async def test_a_message_that_its_parked_queue_refuses_is_sent_again_before_it_is_rejected(
+    refusals: int, is_parked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PAUSES", (0.0, 0.0, 0.0))
+    transport = Refusing(refusals)
+    host: Any = SimpleNamespace(
+        service_name="shop", settings=resolve("memory://"), transport=transport
+    )
+    rejected: list[bool] = []
+    delivery: Any = SimpleNamespace(
+        message=Message(body=b"1"),
+        exchange="",
+        routing_key="source",
+        reject=lambda requeue: rejected.append(requeue),
+    )
+    parked = await parking.park(host, "source", delivery, "it failed", Parking())
+    assert (parked, rejected) == (is_parked, [] if is_parked else [False])
+    assert transport.refusals == 0
 
 
 async def test_a_message_is_requeued_if_its_parked_queue_cannot_be_declared_in_time(

@@ -91,7 +91,9 @@ class Inspector:
 
 async def _ask(channel: aiormq.Channel, queue: str) -> QueueState:
     with quietly(), errors():
-        declared = await channel.rpc(QueueDeclare(queue=queue, passive=True), timeout=REPLY_TIMEOUT)
+        # aiormq's own timeout may ignore a cancellation on Python 3.11 (bpo-37658, `wait_for`).
+        async with asyncio.timeout(REPLY_TIMEOUT):
+            declared = await channel.rpc(QueueDeclare(queue=queue, passive=True))
     return QueueState(
         queue,
         exists=True,

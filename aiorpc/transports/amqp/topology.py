@@ -137,8 +137,8 @@ async def delete_queue(link: Link, queue: str) -> None:
     Raises:
         Refused, ConnectionError, TimeoutError: the queue could not be deleted.
     """
-    async with link.passing_channel() as channel:
-        await channel.rpc(QueueDelete(queue=queue), timeout=CLOSE_TIMEOUT)
+    async with link.passing_channel() as channel, asyncio.timeout(CLOSE_TIMEOUT):
+        await channel.rpc(QueueDelete(queue=queue))
 
 
 async def declare_ahead(channel: aiormq.Channel, queue: Queue) -> None:
