@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # second part always runs. The target fails if either part fails.
 define run-tests
 echo "== in parallel, $(WORKERS) at a time"; \
-$(1)/bin/python -m pytest -q -m "not alone and not long" -n $(WORKERS) --dist loadfile; parallel=$$?; \
+$(1)/bin/python -m pytest -q -m "not alone and not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; parallel=$$?; \
 echo "== alone"; \
 $(1)/bin/python -m pytest -q -m "alone and not long"; alone=$$?; \
 test $$parallel = 0 || echo "there are failures in the first part, see above"; \
@@ -55,8 +55,8 @@ check-tests: $(VENV)/.dev
 test: $(VENV)/.dev servers ## run all tests but the long ones, on RabbitMQ, PostgreSQL and MariaDB
 	@$(call run-tests,$(VENV))
 
-test-long: $(VENV)/.dev servers ## run the tests that take about a minute each: private nodes, a cluster, processes under load
-	@$(BIN)/python -m pytest -q -m "long and not alone" -n 2 --dist loadfile
+test-long: $(VENV)/.dev servers ## run the long tests, which `make test` leaves out: clusters, processes under load, more versions
+	@$(BIN)/python -m pytest -q -m "long and not alone" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m pytest -q -m "long and alone"
 
 test-all: $(VENV)/.dev servers test-long ## run all tests: the long ones, the others with each Python from 3.11 to 3.14, databases with marshmallow 3

@@ -49,10 +49,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {*item.path.relative_to(Path(__file__).parent).parts}.intersection(SLOW):
+        if _is_slow(item):
             item.add_marker(pytest.mark.slow)
         for fixture in {*getattr(item, "fixturenames", ())} & _SERVER_OF.keys():
             item.add_marker(_SERVER_OF[fixture])
+
+    # Processes that share the files of tests should not wait for a slow file at the end.
+    items.sort(key=_is_slow, reverse=True)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return not {*item.path.relative_to(Path(__file__).parent).parts}.isdisjoint(SLOW)
 
 
 @pytest.hookimpl(wrapper=True)

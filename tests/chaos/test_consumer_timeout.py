@@ -18,7 +18,7 @@ import pytest
 from aiorpc import ClusterRpcProxy, ServiceContainer, rpc
 from tests.servers import Rabbit
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone, pytest.mark.long]
 
 #: Seconds of the broker's timeout, and of a method that ends before a second timeout.
 TIMEOUT, LONG = 1.0, 1.6

@@ -15,6 +15,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.mark.alone  # `aiorpc ls` shows every service on the broker
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_transcripts_are_up_to_date(rabbitmq_uri: str) -> None:
     done = subprocess.run(

@@ -70,7 +70,13 @@ def broker(rabbitmq_url: str) -> dict[str, Any]:
     return {"AMQP_URI": rabbitmq_url}
 
 
-@pytest.fixture(scope="session", params=list(virtualenvs.STACKS))
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(stack, marks=[pytest.mark.long] if stack.endswith("-old") else [])
+        for stack in virtualenvs.STACKS
+    ],
+)
 def nameko_processes(
     request: pytest.FixtureRequest, rabbitmq_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Nameko]:

@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.nameko]
 
 STARTING = 30.0
 NAMEKO, AIORPC = "nameko", "aiorpc"
+#: In these two mixes, each part talks to the other library only.
+QUICK = [(NAMEKO, AIORPC, NAMEKO), (AIORPC, NAMEKO, AIORPC)]
 
 
 def expected(name: str) -> dict[str, Any]:
@@ -48,7 +50,11 @@ def expected(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("nameko_processes", ["2.14.1"], indirect=True)
 @pytest.mark.parametrize(
-    ("orders", "products", "client"), list(product([NAMEKO, AIORPC], repeat=3))
+    ("orders", "products", "client"),
+    [
+        pytest.param(*mix, marks=[] if mix in QUICK else [pytest.mark.long])
+        for mix in product([NAMEKO, AIORPC], repeat=3)
+    ],
 )
 async def test_a_shop_works_in_every_mix_of_nameko_and_aiorpc(
     nameko: Nameko,

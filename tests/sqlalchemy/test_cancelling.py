@@ -32,7 +32,7 @@ from aiorpc.extensions import Ending, Outcome, Submission, entrypoints_of
 from aiorpc.sqlalchemy import DatabaseSession
 from tests.support.waiting import eventually
 
-CALLS = int(os.environ.get("AIORPC_CANCELLED_CALLS", "300"))
+CALLS = int(os.environ.get("AIORPC_CANCELLED_CALLS", "120"))
 IN_FLIGHT = 40
 APPLICATION = f"aiorpc-{os.getpid()}"
 #: The ids that MariaDB gave to our connections.

@@ -18,8 +18,13 @@ pytest_plugins = ["pytester"]
 PROJECT = Path(__file__).parent / "project"
 LOOP = "asyncio_default_fixture_loop_scope=function"
 
-STRICT = ["-o", LOOP, "-o", "asyncio_mode=strict"]
-AUTO = ["-o", LOOP, "-o", "asyncio_mode=auto"]
+#: Plugins that a project does not need, and that take seconds to import.
+OTHERS = [
+    part for name in ("hypothesispytest", "xdist", "timeout") for part in ("-p", f"no:{name}")
+]
+OTHERS += ["-p", "no:schemathesis"]
+STRICT = [*OTHERS, "-o", LOOP, "-o", "asyncio_mode=strict"]
+AUTO = [*OTHERS, "-o", LOOP, "-o", "asyncio_mode=auto"]
 #: Which modules of the project run with which options.
 RUNS: dict[str, tuple[list[str], list[str]]] = {
     "asyncio auto": (["auto"], AUTO),
@@ -28,8 +33,10 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
         [*AUTO, "-o", "asyncio_default_test_loop_scope=session"],
     ),
     "asyncio strict, and anyio beside it": (["strict", "module_loop", "anyio"], STRICT),
-    "anyio alone": (["anyio"], ["-p", "no:asyncio"]),
+    "anyio alone": (["anyio"], [*OTHERS, "-p", "no:asyncio"]),
 }
+#: The others run in `make test-long`.
+QUICK = ("asyncio auto", "anyio alone")
 
 
 @pytest.fixture
@@ -41,7 +48,10 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Py
     return pytester
 
 
-@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(how, marks=[] if how in QUICK else [pytest.mark.long]) for how in RUNS],
+)
 def test_a_projects_tests_pass_with_each_async_plugin(how: str, run: pytest.Pytester) -> None:
     modules, options = RUNS[how]
     shutil.copytree(PROJECT, run.path, dirs_exist_ok=True)
@@ -49,7 +59,9 @@ def test_a_projects_tests_pass_with_each_async_plugin(how: str, run: pytest.Pyte
     run.runpytest_subprocess(*options, *files).assert_outcomes(passed=7 * len(files))
 
 
-@pytest.mark.parametrize("option", ["--aiorpc-amqp-uri", "--amqp-uri"])
+@pytest.mark.parametrize(
+    "option", ["--aiorpc-amqp-uri", pytest.param("--amqp-uri", marks=pytest.mark.long)]
+)
 def test_a_projects_tests_run_on_rabbitmq_with_the_option(
     option: str, run: pytest.Pytester, rabbitmq_uri: str
 ) -> None:
@@ -91,7 +103,7 @@ def test_fixtures_without_an_asyncio_loop_name_the_remedy(run: pytest.Pytester) 
         def test_no_plugin(container_factory): ...
         """
     )
-    result = run.runpytest_subprocess("-p", "no:asyncio")
+    result = run.runpytest_subprocess(*OTHERS, "-p", "no:asyncio")
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(
         [
@@ -178,6 +190,7 @@ def test_namekos_plugin_is_refused_with_one_line(run: pytest.Pytester) -> None:
 
 
 @pytest.mark.nameko
+@pytest.mark.long
 def test_real_namekos_plugin_is_refused(run: pytest.Pytester) -> None:
     try:
         python = python_of("2.14.1")
