@@ -54,6 +54,8 @@ class Load:
     prefix: str = ""
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
     lag: float = 0.0
+    #: The text of the first error of each name.
+    texts: dict[str, str] = field(default_factory=dict)
     _answered_at: float = 0.0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
@@ -113,6 +115,7 @@ class Load:
                 answer = await self.call(call_id, self.timeout)
         except Exception as error:
             kind = "hung" if patience.expired() else _name(error)
+            self.texts.setdefault(kind, str(error))
         else:
             kind = "right" if answer == f"done {call_id}" else "wrong"
             self._answered_at = loop.time()
@@ -141,6 +144,8 @@ class Load:
             untold = outcome.kind == "right" or (outcome.kind == "RpcTimeout" and outlasts)
             if untold and not runs[call_id]:
                 report.lost += 1
+            if outcome.kind == "right":
+                report.slowest = max(report.slowest, outcome.ended_at - outcome.sent_at)
             report.overrun = max(report.overrun, outcome.ended_at - outcome.sent_at - self.timeout)
         afterwards = [
             outcome.ended_at - lifted_at

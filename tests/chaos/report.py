@@ -27,6 +27,7 @@ class Report:
         overrun: the longest time past a deadline, in seconds.
         lag: the longest delay of the callers' own event loop, in seconds.
         again: seconds from the end of the fault to the next right answer.
+        slowest: seconds of the slowest right answer.
         complaints: failures that the figures do not show.
     """
 
@@ -41,6 +42,7 @@ class Report:
     overrun: float = 0.0
     lag: float = 0.0
     again: float | None = None
+    slowest: float = 0.0
     complaints: list[str] = field(default_factory=list)
 
     @property

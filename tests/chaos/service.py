@@ -23,7 +23,7 @@ from tests.chaos.ledger import APPLICATION
 TABLE = os.environ.get("CHAOS_TABLE", "")
 
 
-class _Database(DependencyProvider[Any]):
+class Database(DependencyProvider[Any]):
     """A connection pool with the lifetime of the container."""
 
     pool: asyncpg.Pool
@@ -40,7 +40,7 @@ class _Database(DependencyProvider[Any]):
         return self.pool
 
 
-class Record(_Database):
+class Record(Database):
     """Writes a row for this run and commits it at once."""
 
     def value(self, worker_ctx: WorkerContext) -> Callable[[str], Awaitable[Any]]:
@@ -50,7 +50,7 @@ class Record(_Database):
         return record
 
 
-class Transaction(_Database):
+class Transaction(Database):
     """
     A transaction with the lifetime of the worker: committed at its end, rolled back by an error.
     """

@@ -1,6 +1,7 @@
 """
 One node of a cluster is killed: it has the reply queue of a caller, and the queue of a service.
 Caller and services are connected to another node. `make chaos` has more such faults, with a ledger.
+With quorum queues, such a loss is a pause.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.calling.proxies import ClusterProxy
+from tests.chaos.cluster_play import cluster_table, play_quorum
 from tests.chaos.proxy import cutting_proxy
+from tests.chaos.quorum_scenarios import NODE_KILLED
 from tests.servers import Cluster, Rabbit
 from tests.support.waiting import eventually
 
@@ -76,6 +79,16 @@ async def caller(node: Rabbit, other: Rabbit) -> AsyncIterator[ClusterProxy]:
         first.cut_with_rst()
         await eventually(lambda: second.opened and proxy.health().ok)
         yield remote
+
+
+async def test_the_loss_of_a_node_loses_no_answered_call_and_no_accepted_event(
+    cluster: Cluster, postgresql_uri: str
+) -> None:
+    """All queues are quorum queues, and replies are confirmed."""
+    report = await play_quorum(NODE_KILLED, cluster, postgresql_uri)
+    print(cluster_table([report]))
+    assert not report.failures(NODE_KILLED)
+    assert report.kinds["calls"].answered == report.kinds["calls"].offered
 
 
 async def test_calls_survive_the_node_of_their_queues(

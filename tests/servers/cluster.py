@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import Self
 
+from .hosts import Hosts
 from .private import installed
-from .process import free_ports
-from .rabbitmq import Rabbit
+from .process import ServerError, free_ports
+from .rabbitmq import HostedRabbit, Rabbit
 from .state import State
 
 # The `net_ticktime` is in seconds: after this time without a sign, a node is down for the others.
@@ -21,11 +23,15 @@ from .state import State
 _SETTINGS = """\
 cluster_formation.peer_discovery_backend = classic_config
 cluster_formation.target_cluster_size_hint = {size}
-cluster_partition_handling = pause_minority
+cluster_partition_handling = {partitions}
 net_ticktime = 8
 """
+# A delay queue sends a message again if its target, whose leader is lost, has not confirmed it in
+# time: after 180 s by default.
+_ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n"
+PAUSE_MINORITY = "pause_minority"
 #: Seconds for started nodes to find one another.
-_JOIN_WITHIN = 60.0
+_JOIN_WITHIN = 180.0
 
 
 class Cluster:
@@ -41,31 +47,54 @@ class Cluster:
 
     @classmethod
     @contextmanager
-    def fresh(cls, size: int = 3) -> Iterator[Self]:
+    def fresh(cls, size: int = 3, *, partitions: str = PAUSE_MINORITY) -> Iterator[Self]:
         """
         A new, empty cluster that one test may break. It ends, with its data, with the block.
 
-        Raises `ServerError` when RabbitMQ is not installed, or the nodes do not form a cluster.
+        `partitions` is the `cluster_partition_handling` of the nodes. Raises `ServerError` when
+        RabbitMQ is not installed, or the nodes do not form a cluster.
         """
         installed(Rabbit)
-        state, name, cookie = State(), f"rabbitmq-{secrets.token_hex(4)}", secrets.token_hex(20)
+        state, name = State(), f"rabbitmq-{secrets.token_hex(4)}"
         (epmd,) = free_ports(1)
         nodes = [Rabbit.allocate(state, f"{name}-{each}", epmd=epmd) for each in range(size)]
-        settings = _SETTINGS.format(size=size)
-        for number, node in enumerate(nodes, 1):
+        with cls(nodes)._running(partitions) as cluster:
+            yield cluster
+
+    @classmethod
+    @contextmanager
+    def on_hosts(cls, size: int = 3, *, partitions: str = PAUSE_MINORITY) -> Iterator[Self]:
+        """As `fresh`, and each node has a host of its own, which can be unplugged."""
+        installed(Rabbit)
+        state, name = State(), f"rabbitmq-{secrets.token_hex(4)}"
+        (epmd,) = free_ports(1)
+        with Hosts.fresh(size) as hosts:
+            nodes = list[HostedRabbit]()
+            for number, host in enumerate(hosts.hosts):
+                node = HostedRabbit.allocate(state, f"{name}-{number}", epmd=epmd)
+                node.host, node.hosts = host, hosts
+                nodes.append(node)
+            with cls(nodes)._running(partitions) as cluster:
+                yield cluster
+
+    @contextmanager
+    def _running(self, partitions: str) -> Iterator[Self]:
+        cookie = secrets.token_hex(20)
+        settings = _SETTINGS.format(size=len(self.nodes), partitions=partitions)
+        for number, node in enumerate(self.nodes, 1):
             settings += f"cluster_formation.classic_config.nodes.{number} = {node.node_name}\n"
         try:
-            for node in nodes:
-                node.configure(cookie, settings)
-            cluster = cls(nodes)
-            shared = nodes[0].start_epmd()
-            for node in nodes:
-                node.use_epmd(shared)
-            cluster.start()
-            yield cluster
+            for node in self.nodes:
+                node.configure(cookie, settings, _ADVANCED)
+            if not isinstance(self.nodes[0], HostedRabbit):
+                shared = self.nodes[0].start_epmd()
+                for node in self.nodes:
+                    node.use_epmd(shared)
+            self.start()
+            yield self
         finally:
             with ThreadPoolExecutor() as pool:
-                list(pool.map(Rabbit.remove, nodes))
+                list(pool.map(Rabbit.remove, self.nodes))
 
     @property
     def url(self) -> str:
@@ -75,9 +104,18 @@ class Cluster:
     def start(self) -> None:
         """Start the nodes that do not run, and return when all see one another."""
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Rabbit.start, self.nodes))
+            list(pool.map(methodcaller("start"), self.nodes))
         # A node that was cut off pauses, and then answers with an error: faults break the first.
         self.nodes[-1].ctl("await_online_nodes", str(len(self.nodes)), within=_JOIN_WITHIN)
+
+    def settle(self) -> None:
+        """Return when any node may be stopped: each quorum queue has a majority without it."""
+        ask = "rpc:call(N, rabbit_upgrade_preparation, await_online_quorum_plus_one, [120000])"
+        said = self.nodes[-1].ctl(
+            "eval", f"[{ask} || N <- rabbit_nodes:all()].", within=_JOIN_WITHIN
+        )
+        if "false" in said or "badrpc" in said:
+            raise ServerError(f"quorum queues still lack members: {said}")
 
     def cut_off(self, node: Rabbit) -> None:
         """Cut the connections between `node` and the other nodes, which notice it at once."""

@@ -6,15 +6,18 @@ kill and start a broker, and to get a node that no other test uses (`Rabbit.fres
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
+from .hosts import Host, Hosts
 from .private import PrivateServer, find_program, installed
 from .probes import listens, speaks_amqp
-from .process import LOOPBACK, Process, ServerError, wait_ready
+from .process import LOOPBACK, Process, ServerError, must, run, start, wait_ready
 from .state import State
 
 # In tests, alarms would only block publishers.
@@ -27,6 +30,7 @@ log.console.level = info
 log.file = false
 """
 
+_ERL_ARGS = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
 _ON_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 
 
@@ -86,11 +90,11 @@ class Rabbit(PrivateServer):
         """Enable plugins before the first start."""
         self.write("enabled_plugins", f"[{','.join(plugins)}].\n")
 
-    def configure(self, cookie: str, settings: str = "") -> None:
+    def configure(self, cookie: str, settings: str = "", advanced: str = "[].\n") -> None:
         """Write the configuration; nodes of one cluster have one `cookie`."""
         own = _CONFIGURATION.format(loopback=LOOPBACK, **self.record.ports)
         self.write("rabbitmq.conf", own + settings)
-        self.write("advanced.config", "[].\n")
+        self.write("advanced.config", advanced)
         self.write("enabled_plugins", "[].\n")
         self.write(".erlang.cookie", cookie, mode=0o400)
 
@@ -107,14 +111,23 @@ class Rabbit(PrivateServer):
 
     def start_epmd(self) -> Process:
         """Run EPMD in the foreground. Erlang would start it as a daemon that outlives the node."""
-        program = find_program(["epmd"], *_erts_directories())
-        if program is None:
-            raise ServerError("RabbitMQ is installed, but Erlang's `epmd` cannot be found")
         log = self.directory / "epmd.log"
-        epmd = self._spawn([program, "-address", LOOPBACK], log)
-        port = self.record.ports["epmd"]
-        wait_ready("EPMD", epmd, lambda: listens(f"epmd://{LOOPBACK}:{port}"), log, within=30)
+        epmd = self._spawn([_epmd(), *self._epmd_options], log)
+        wait_ready("EPMD", epmd, self._epmd_answers, log, within=30)
         return epmd
+
+    _epmd_options: ClassVar[tuple[str, ...]] = ("-address", LOOPBACK)
+
+    def _epmd_answers(self) -> bool:
+        return listens(f"epmd://{LOOPBACK}:{self.record.ports['epmd']}")
+
+    def tool(self, name: str, *arguments: str, within: float = 60) -> str:
+        """
+        Return the output of one of RabbitMQ's command line tools. Raises `ServerError` if it fails
+        or takes over `within` s.
+        """
+        program = installed(type(self)).with_name(name)
+        return self.run_tool([program, "--quiet", *arguments], within=within)
 
     def command(self) -> list[str | Path]:
         return [installed(type(self))]
@@ -131,7 +144,7 @@ class Rabbit(PrivateServer):
             "ERL_EPMD_PORT": str(ports["epmd"]),
             "RABBITMQ_NODENAME": self.node_name,
             "RABBITMQ_DIST_PORT": str(ports["distribution"]),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ON_LOOPBACK,
+            _ERL_ARGS: _ON_LOOPBACK,
             "RABBITMQ_CTL_ERL_ARGS": _ON_LOOPBACK,
             "RABBITMQ_CTL_DIST_PORT_MIN": "0",  # any free port, so that several can run at once
             "RABBITMQ_CTL_DIST_PORT_MAX": "0",
@@ -150,12 +163,8 @@ class Rabbit(PrivateServer):
         return speaks_amqp(self.record.ports["amqp"])
 
     def ctl(self, *arguments: str, within: float = 60) -> str:
-        """
-        Return the output of `rabbitmqctl`. Raises `ServerError` if it fails or takes over `within`
-        s.
-        """
-        program = installed(type(self)).with_name("rabbitmqctl")
-        return self.run_tool([program, "--quiet", *arguments], within=within)
+        """Return the output of `rabbitmqctl`; see `tool`."""
+        return self.tool("rabbitmqctl", *arguments, within=within)
 
 
 class ManagedRabbit(Rabbit):
@@ -177,6 +186,65 @@ class ManagedRabbit(Rabbit):
         self.enable("rabbitmq_management", "rabbitmq_shovel")
 
 
+class HostedRabbit(Rabbit):
+    """
+    A node in a host of `Hosts`. Its AMQP port is the only one that this machine reaches, on
+    loopback, through a process that forwards it.
+    """
+
+    host: Host
+    hosts: Hosts
+
+    @property
+    def node_name(self) -> str:
+        return f"{self.record.name}@{self.host.name}"
+
+    def start(self) -> None:
+        forwarder = self.record.processes.get("forwarder")
+        if forwarder is None or not forwarder.alive:
+            port = str(self.record.ports["amqp"])
+            command = [sys.executable, _FORWARD, self.host.namespace, port]
+            log = self.directory / "forward.log"
+            forwarder = start(command, log=log, cwd=Path("/"), environment=os.environ, account=None)
+            self._note({**self.record.processes, "forwarder": forwarder})
+        super().start()
+
+    def environment(self) -> dict[str, str]:
+        """The node may use all interfaces of its host: nobody else reaches them."""
+        everywhere = ("ERL_EPMD_ADDRESS", _ERL_ARGS, "RABBITMQ_CTL_ERL_ARGS")
+        kept = {key: one for key, one in super().environment().items() if key not in everywhere}
+        return {**kept, "ERL_INETRC": str(self.hosts.names(self.directory))}
+
+    def _spawn(self, command: list[str | Path], log: Path) -> Process:
+        return start(
+            [*self.host.inside(self.account), *command],
+            log=log,
+            cwd=self.directory,
+            environment=self.environment(),
+            account=None,
+        )
+
+    def run_tool(self, command: list[str | Path], *, given: str = "", within: float = 120) -> str:
+        done = run(
+            [*self.host.inside(self.account), *command],
+            cwd=self.directory,
+            environment=self.environment(),
+            given=given,
+            within=within,
+        )
+        return must(done, " ".join(map(str, command)))
+
+    _epmd_options = ()
+
+    def _epmd_answers(self) -> bool:
+        try:
+            return bool(self.run_tool([_epmd(), "-names"], within=5))
+        except ServerError:
+            return False
+
+
+_FORWARD = Path(__file__).with_name("forward.py")
+
 _SMALL = """\
 collect_statistics_interval = 200
 max_message_size = 1000000
@@ -185,9 +253,12 @@ channel_max = 30
 """
 
 
-def _erts_directories() -> list[str]:
-    """Return the directory of Erlang's own programs, which not every package adds to PATH."""
+def _epmd() -> Path:
+    """Find EPMD in the directory of Erlang's own programs, which not every package adds to PATH."""
     erl = find_program(["erl"])
-    return (
-        [f"{erl.parents[1]}/erts-*/bin", f"{erl.parents[1]}/lib/erlang/erts-*/bin"] if erl else []
-    )
+    places = ("erts-*/bin", "lib/erlang/erts-*/bin")
+    directories = [f"{erl.parents[1]}/{each}" for each in places] if erl else []
+    program = find_program(["epmd"], *directories)
+    if program is None:
+        raise ServerError("RabbitMQ is installed, but Erlang's `epmd` cannot be found")
+    return program
