@@ -9,7 +9,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +48,7 @@ class QuorumScenario:
         broken: seconds that the fault lasts, if that can be chosen.
         timeout: seconds for each call, stream and event.
         vhost: whether all happens in a vhost whose default queue type is quorum.
+        balanced: whether a load balancer with one URL is in front of the nodes.
         policy: the definition of a policy for the queues of requests and events.
         errors: the names of the errors that callers and dispatchers may see.
         hosts: whether the fault unplugs hosts.
@@ -63,6 +64,7 @@ class QuorumScenario:
     hosts: bool = False
     vhost: bool = False
     policy: str = ""
+    balanced: bool = False
 
 
 @dataclass
@@ -115,7 +117,12 @@ async def play_quorum(scenario: QuorumScenario, cluster: Cluster, ledger_url: st
     """Play *scenario* on *cluster*. Its first node breaks, or each node in turn."""
     async with (
         set_stage(
-            cluster, ledger_url, servers=0, query=scenario.query, settings=dict(scenario.settings)
+            cluster,
+            ledger_url,
+            servers=0,
+            query=scenario.query,
+            settings=dict(scenario.settings),
+            balanced=scenario.balanced,
         ) as stage,
         _prepared(stage, scenario),
         AsyncExitStack() as stack,
@@ -123,7 +130,7 @@ async def play_quorum(scenario: QuorumScenario, cluster: Cluster, ledger_url: st
         stage.command = (sys.executable, "-m", "tests.chaos.cluster_service")
         loads = list[dict[str, Load]]()
         for side in (0, 1):
-            with stage.connecting_to(side):
+            with nullcontext() if scenario.balanced else stage.connecting_to(side):
                 await stage.start_server()
                 loads.append(await stack.enter_async_context(_client(stage, scenario, f"{side}-")))
         every = [load for each in loads for load in each.values()]

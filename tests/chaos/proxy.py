@@ -40,6 +40,9 @@ class _Pair:
 
 class CuttingProxy:
     """
+    Several URLs are nodes: the proxy balances, by giving each connection to the next node that
+    accepts one.
+
     Attributes:
         url: the URL of the proxy, for clients.
         refusing: whether to reset new connections at once.
@@ -47,9 +50,9 @@ class CuttingProxy:
         opened: how many connections have been opened so far.
     """
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._upstream = (parts.hostname or "localhost", parts.port or 5672)
+    def __init__(self, url: str, *others: str) -> None:
+        parts = [urlsplit(each) for each in (url, *others)]
+        self._upstreams = [(each.hostname or "localhost", each.port or 5672) for each in parts]
         self.url = url
         self.refusing = False
         self.delay = 0.0
@@ -76,7 +79,7 @@ class CuttingProxy:
         try:
             if self.refusing:
                 raise ConnectionRefusedError
-            upstream, server = await asyncio.open_connection(*self._upstream)
+            upstream, server = await self._connected()
         except OSError:  # the server is down: hang up too
             client.transport.abort()
             return
@@ -93,6 +96,14 @@ class CuttingProxy:
             self._pairs.discard(pair)
             pair.reset() if pair.dark else pair.finish()
 
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in self._upstreams[1:]:
+            self._upstreams.append(self._upstreams.pop(0))
+            with suppress(OSError):
+                return await asyncio.open_connection(*self._upstreams[-1])
+        self._upstreams.append(self._upstreams.pop(0))
+        return await asyncio.open_connection(*self._upstreams[-1])
+
     async def _pump(
         self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -108,9 +119,9 @@ class CuttingProxy:
 
 
 @asynccontextmanager
-async def cutting_proxy(url: str) -> AsyncIterator[CuttingProxy]:
+async def cutting_proxy(url: str, *others: str) -> AsyncIterator[CuttingProxy]:
     """A proxy to the broker at *url*; its ``url`` has the same user, password, vhost and query."""
-    proxy = CuttingProxy(url)
+    proxy = CuttingProxy(url, *others)
     serving: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -106,6 +106,7 @@ QUORUM_SCENARIOS = [
         settings=UNCONFIRMED,
         errors=frozenset({"RpcTimeout"}),
     ),
+    replace(_KILLED, name="each node killed, load balancer", balanced=True),
     QuorumScenario(name="node frozen", fault=node_is_frozen),
     QuorumScenario(name="each node drained, revived", fault=nodes_are_drained),
     QuorumScenario(name="rolling upgrade", fault=nodes_are_upgraded),

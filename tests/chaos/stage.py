@@ -124,6 +124,7 @@ async def set_stage(
     booking: bool = False,
     servers_at: int = 0,
     quorum: bool = False,
+    balanced: bool = False,
 ) -> AsyncIterator[Stage]:
     """
     Start *servers* processes, and wait until all of them serve.
@@ -132,17 +133,15 @@ async def set_stage(
         ways: number of URLs for servers and client, each with its own proxy.
         query: the query of those URLs, such as ``heartbeat=1``.
         servers_at: the node of the cluster that the servers connect to; their queue is there.
+        balanced: whether a load balancer with one URL is in front of the nodes of the cluster.
         quorum: whether an operator declares the service's queue as a quorum queue.
     """
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(new_ledger(ledger_url))
         nodes = [broker] * ways if isinstance(broker, Rabbit) else broker.nodes
-        network = [
-            await stack.enter_async_context(
-                cutting_proxy(f"{node.url}?{query}" if query else node.url)
-            )
-            for node in nodes
-        ]
+        urls = [f"{node.url}?{query}" if query else node.url for node in nodes]
+        ways_there = [urls] if balanced else [[url] for url in urls]
+        network = [await stack.enter_async_context(cutting_proxy(*each)) for each in ways_there]
         stage = Stage(
             nodes[0],
             ledger,
