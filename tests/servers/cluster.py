@@ -31,7 +31,7 @@ net_ticktime = 8
 _ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n"
 PAUSE_MINORITY = "pause_minority"
 #: Seconds for started nodes to find one another.
-_JOIN_WITHIN = 180.0
+_JOIN_WITHIN = 300.0
 
 
 class Cluster:
@@ -110,7 +110,7 @@ class Cluster:
 
     def settle(self) -> None:
         """Return when any node may be stopped: each quorum queue has a majority without it."""
-        ask = "rpc:call(N, rabbit_upgrade_preparation, await_online_quorum_plus_one, [120000])"
+        ask = "rpc:call(N, rabbit_upgrade_preparation, await_online_quorum_plus_one, [60000])"
         said = self.nodes[-1].ctl(
             "eval", f"[{ask} || N <- rabbit_nodes:all()].", within=_JOIN_WITHIN
         )
