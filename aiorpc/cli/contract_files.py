@@ -40,12 +40,12 @@ def write(text: str, name: str | None) -> None:
     if name is None:
         sys.stdout.write(text)
         return
-    path = Path(name)
+    path, content = Path(name), text.encode(errors="replace")  # JSON may have lone surrogates
     try:
-        if path.exists() and path.read_bytes() == text.encode():
+        if path.exists() and path.read_bytes() == content:
             print_note(f"{name} is up to date")
             return
-        path.write_bytes(text.encode())
+        path.write_bytes(content)
     except OSError as exc:
         raise ConfigurationError(f"{name} cannot be written: {exc.strerror}") from None
     print_note(f"wrote {name}")

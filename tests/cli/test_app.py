@@ -70,7 +70,7 @@ def test_an_unknown_command_is_one_line_with_the_likely_one() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("aiorpc s", {"shell", "show-config"}),
+        ("aiorpc sh", {"shell", "show-config"}),
         ("aiorpc --debug ca", {"call"}),
         ("aiorpc run shop --re", {"--reload"}),
         ("aiorpc show-config --d", {"--define", "--defaults", "--debug"}),
@@ -84,7 +84,7 @@ def test_completion_knows_the_commands_and_their_options(line: str, words: set[s
 
 
 def test_the_shell_asks_for_completion_as_the_page_says() -> None:
-    done = run("--complete", "aiorpc", "s", "aiorpc", env={"COMP_LINE": "aiorpc s"})
+    done = run("--complete", "aiorpc", "sh", "aiorpc", env={"COMP_LINE": "aiorpc sh"})
     assert (done.code, done.stdout.split()) == (0, ["shell", "show-config"])
 
 
