@@ -38,12 +38,15 @@ from ..checks import FLAG, NAME, SECONDS, check
 from ..dependencies.idempotency import DAY, Asked, Idempotency
 from ..extensions import Host, WorkerContext
 from ..guards import GuardedMethod, Returned
+from ..logs import logger
 from ..wire.message import Message
 from .holding import Hold
 from .records import Records, digest, insert_unless_there, now, table_on
 from .retry import is_transient
 
 __all__ = ["SqlIdempotency"]
+
+log = logger("aiorpc.sqlalchemy")
 
 #: MySQL's BLOB has room for 64 KiB only.
 _ANSWER = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
@@ -158,6 +161,7 @@ class SqlIdempotency(Records[str | None], Idempotency):
             return returned.result
         except _Answered as answered:
             await session.rollback()
+            log.debug("%s: the idempotency key %r has an answer", worker_ctx.call, asked.key)
             return self.answer(worker_ctx, answered.reply)
 
     def _claim(self, row: str, asked: Asked, connection: Connection) -> None:

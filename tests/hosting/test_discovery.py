@@ -24,6 +24,7 @@ from aiorpc import (
     ConnectionLost,
     Entrypoint,
     Host,
+    InMemoryIdempotency,
     RemoteError,
     ServiceContainer,
     ServiceRunner,
@@ -296,7 +297,9 @@ class Described:
     version = "1.4.0"
     metadata: ClassVar[dict[str, Any]] = {"team": "shop", "number": 7}
 
-    @rpc
+    idempotency = InMemoryIdempotency()
+
+    @rpc(idempotent=True)
     async def first(self) -> None:
         """Do the first thing.
 
@@ -325,7 +328,7 @@ async def test_an_instance_says_what_it_is(broker_config: dict[str, Any]) -> Non
     assert (info.version, info.description) == ("1.4.0", "Sells books, and nothing else.")
     assert info.of_the_class == {"team": "shop"}
     assert {each.name: each.metadata for each in info.endpoints} == {
-        "first": {"kind": "Rpc", "description": "Do the first thing."},
+        "first": {"kind": "Rpc", "idempotent": "true", "description": "Do the first thing."},
         "numbers": {"kind": "Rpc", "stream": "true"},
         "fails": {"kind": "Rpc"},
     }

@@ -18,6 +18,8 @@ from aiorpc import (
     ConnectionLost,
     Context,
     Handler,
+    InMemoryIdempotency,
+    InProgress,
     Overloaded,
     RemoteError,
     RpcTimeout,
@@ -68,7 +70,10 @@ class Failing:
 LOST = ConnectionLost("lost")
 
 
-@pytest.mark.parametrize("error", [LOST, Overloaded("full"), ServiceUnavailable("none")])
+PASSING = [LOST, Overloaded("full"), ServiceUnavailable("none"), InProgress("it runs")]
+
+
+@pytest.mark.parametrize("error", PASSING)
 async def test_a_listed_method_is_called_again(error: Exception, pauses: list[float]) -> None:
     handler = Failing(error)
     assert await retries(methods=["shop.*"])(Call("shop", "quote"), handler) == "ok"
@@ -272,3 +277,35 @@ async def test_a_call_whose_connection_was_lost_is_made_again(
         assert await client.handler(route)(client.new_call(route, (), {})) == 1
         await client.close()
     assert runs == [0, 1]
+
+
+class Shop:
+    name = "shop"
+    idempotency = InMemoryIdempotency()
+    sold: list[str]
+
+    @rpc(idempotent=True)
+    async def sell(self, title: str) -> int:
+        self.sold.append(title)
+        return len(self.sold)
+
+
+async def test_each_attempt_sends_the_same_idempotency_key(pauses: list[float]) -> None:
+    Shop.sold = []
+    lost = [ConnectionLost("one"), ConnectionLost("two")]
+
+    async def losing(call: Call, handler: Handler) -> Any:
+        answer = await handler(call)
+        if lost:
+            raise lost.pop()
+        return answer
+
+    config = {"AMQP_URI": f"memory://{uuid.uuid4().hex}"}
+    middleware = [retries(methods=["shop.sell"]), losing]
+    async with (
+        ServiceContainer(Shop, config),
+        ClusterRpcProxy(config, middleware=middleware) as cluster,
+    ):
+        assert await cluster.shop.sell.with_options(idempotency_key="one")("Emma") == 1
+    assert Shop.sold == ["Emma"]
+    assert len(pauses) == 2

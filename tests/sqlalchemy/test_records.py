@@ -241,8 +241,8 @@ async def test_a_commit_that_would_split_the_transaction_is_an_error(sqlite_url:
         assert (await texts(container), await records_of(container)) == (set(), 0)
 
 
-async def test_a_database_without_a_session_of_the_call_commits_too(database_url: str) -> None:
-    async with running(OnDemand, database_url) as (on_demand, container):
+async def test_a_database_without_a_session_of_the_call_commits_too(sqlite_url: str) -> None:
+    async with running(OnDemand, sqlite_url) as (on_demand, container):
         assert [await on_demand.add(), await on_demand.add()] == [4, "seen"]
         assert await texts(container) == {"in the session", "in a block"}
         assert await records_of(container) == 1
@@ -273,10 +273,10 @@ def test_a_declarative_base_has_one_table_of_a_name() -> None:
 
 
 async def test_old_rows_are_deleted_in_batches(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "BATCH", 3)
-    async with running(Ledger, database_url) as (_, container):
+    async with running(Ledger, sqlite_url) as (_, container):
         once = next(each for each in container.providers if isinstance(each, Once))
         rows = [{"id": str(number), "made": number} for number in range(8)]
         async with once.engine.begin() as connection:
