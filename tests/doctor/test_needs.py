@@ -135,3 +135,23 @@ def test_names_that_each_process_chooses_are_not_looked_at() -> None:
     lasting = {each.queue.name for each in needs.lasting}
     assert lasting >= {"rpc-everything", "inbox", "outside-queue"}
     assert not [name for name in lasting if _pattern(name) != name]
+
+
+def test_a_service_with_an_outbox_needs_its_exchanges() -> None:
+    database = pytest.importorskip("aiorpc.sqlalchemy")
+    orm = pytest.importorskip("sqlalchemy.orm")
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Shop:
+        name = "shop"
+        db = database.DatabaseSession(Base)
+        outbox = database.Outbox(Base, Exchange("parcels"), declare=[Queue("parcel-queue")])
+
+    needs = needs_of(ServiceContainer(Shop, resolve("memory://")))
+    assert {each.exchange.name for each in needs.exchanges if each.written} == {
+        "shop.events",
+        "parcels",
+    }
+    assert "parcel-queue" in {each.queue.name for each in needs.queues}

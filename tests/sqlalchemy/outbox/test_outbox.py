@@ -6,10 +6,12 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import DeclarativeBase
 
 from aiorpc import (
     Call,
@@ -21,13 +23,15 @@ from aiorpc import (
     RemoteError,
     ServiceContainer,
     consume,
+    event_dispatcher,
     event_handler,
     from_thread,
     rpc,
 )
 from aiorpc.call import Handler
-from aiorpc.sqlalchemy import Database, DatabaseSession, Outbox, transaction_retry
-from tests.support.outboxes import TABLE, Base, Heard, Order, Rows, mailer, shop, tables
+from aiorpc.sqlalchemy import Database, DatabaseSession, Inbox, Outbox, transaction_retry
+from aiorpc.sqlalchemy.outbox import relay
+from tests.support.outboxes import RUN, TABLE, Base, Heard, Order, Rows, mailer, shop, tables
 
 
 @asynccontextmanager
@@ -302,6 +306,73 @@ async def test_messages_go_to_the_exchange_of_the_outbox(
         kinds = {call.routing_key: call.message for call in heard.calls}
         assert kinds["parcel.plain"].type == kinds["parcel.raw"].type == "parcel"
         assert kinds["parcel.raw"].app_id == "till"
+
+
+class Reader:
+    """Handles an event once, and sends others in the same transaction."""
+
+    name = f"reader_{uuid.uuid4().hex[:10]}"
+    db = Database(Base)
+    inbox = Inbox(Base, table=f"inbox_{RUN}")
+    outbox = Outbox(Base, table=TABLE)
+
+    @event_handler("source", "came")
+    async def read(self, payload: Any) -> None:
+        async with self.db.get_session() as session:
+            session.add(Order(book=payload))
+            await self.outbox.dispatch("ordered", payload)
+        await self.outbox.dispatch("ordered", "and in the session")
+
+
+async def test_an_inbox_and_an_outbox_are_one_transaction(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "LOOK", 1000.0)  # so that only the commit wakes it
+    config = config_of(database_url)
+    async with (
+        hosted(config, Reader, mailer(Reader)) as (_, heard, rows),
+        event_dispatcher(config) as dispatch,
+    ):
+        for _ in range(2):
+            await dispatch("source", "came", "Emma", message_id="4711")
+        assert sorted(await heard.until(2)) == ["Emma", "and in the session"]
+        await rows.gone()
+    assert len(heard.calls) == 2
+
+
+class Second(DeclarativeBase):
+    pass
+
+
+class Both:
+    """Has two databases, with an outbox in each."""
+
+    name = f"both_{uuid.uuid4().hex[:10]}"
+    db = DatabaseSession(Base, commit=True)
+    outbox = Outbox(Base, table=TABLE)
+    other = DatabaseSession(Second)
+    second = Outbox(Second, table=TABLE)
+
+    @rpc
+    async def send(self) -> None:
+        await self.outbox.dispatch("ordered", "of the first")
+        await self.second.dispatch("ordered", "of the second, rolled back")
+        await self.other.rollback()
+        await self.second.dispatch("ordered", "of the second")
+        await self.other.commit()
+
+
+async def test_two_outboxes_on_two_bases(sqlite_url: str, tmp_path: Path) -> None:
+    urls = {"Base": sqlite_url, "Second": f"sqlite:///{tmp_path}/second.sqlite"}
+    config = {
+        "AMQP_URI": f"memory://{uuid.uuid4().hex}",
+        "DB_URIS": {f"{Both.name}:{base}": url for base, url in urls.items()},
+    }
+    async with hosted(config, Both, mailer(Both)) as (proxy, heard, rows):
+        await proxy.send()
+        assert sorted(await heard.until(2)) == ["of the first", "of the second"]
+        await rows.gone()
+    assert len(heard.calls) == 2
 
 
 # What is wrong

@@ -14,7 +14,16 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from aiorpc import ClusterRpcProxy, Exchange, Queue, Retry, ServiceContainer, consume, rpc
+from aiorpc import (
+    ClusterRpcProxy,
+    Exchange,
+    Queue,
+    Retry,
+    ServiceContainer,
+    consume,
+    figures,
+    rpc,
+)
 from aiorpc.sqlalchemy import records
 from aiorpc.sqlalchemy.outbox import claims, relay
 from aiorpc.sqlalchemy.outbox.listening import channel_of, notify
@@ -410,3 +419,26 @@ async def test_a_full_queue_is_tried_again_later(
         async with ServiceContainer(Small, config, middleware=[heard]):
             assert await heard.until(4) == ["0", "1", "2", "3"]
         await it.rows.gone()
+
+
+async def test_metrics_count_the_rows(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "LOOK", 0.01)
+    service = shop()
+
+    def measured(name: str) -> dict[tuple[str, ...], float]:
+        return {labels: n for (each, labels), n in figures.figures().items() if each == name}
+
+    database = f"{service.name}:Base"
+    async with bench(config_of(sqlite_url), service) as it:
+        await it.rows.write("waits", due_at=claims.now() + 60_000, written_at=claims.now() - 5_000)
+        await it.rows.write("aside", "aside too", due_at=None, reason="Unroutable: nobody")
+        await it.start()
+        await eventually(lambda: measured("outbox_rows").get((database, "waiting")))
+        assert measured("outbox_rows")[database, "waiting"] == 1
+        assert measured("outbox_rows")[database, "set aside"] == 2
+        assert 5 <= measured("outbox_age")[database,] < 65
+        # The next count is at least 10 seconds later.
+        await it.rows.write("one more", due_at=None)
+        for _ in range(20):
+            await asyncio.sleep(0)
+            assert measured("outbox_rows")[database, "set aside"] == 2
