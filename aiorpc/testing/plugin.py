@@ -11,6 +11,7 @@ public fixture picks the hidden copy for the loop that runs the test.
 from __future__ import annotations
 
 import contextlib
+import os
 import types
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -33,7 +34,7 @@ from .messages import QueueMessage, get_message
 if TYPE_CHECKING:  # SQLAlchemy is optional
     from .databases import FixtureSession, SessionDatabase
 
-__all__ = ["ContainerFactory", "MessageGetter", "RunnerFactory"]
+__all__ = ["ContainerFactory", "ContractHolder", "MessageGetter", "RunnerFactory"]
 
 T = TypeVar("T")
 LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
@@ -187,6 +188,36 @@ def get_message_from_queue(
     See :func:`aiorpc.testing.messages.get_message`.
     """
     return _on_the_loop_of(request, _messages)
+
+
+class ContractHolder(Protocol):
+    """The type of the fixture ``contract``."""
+
+    def __call__(self, *services: type, file: str | os.PathLike[str] = "contract.json") -> None: ...
+
+
+@pytest.fixture
+def contract(request: pytest.FixtureRequest) -> ContractHolder:
+    """
+    Holds services to their contract in a file that is committed::
+
+        def test_the_contract_is_kept(contract):
+            contract(Orders, Stock, file="contracts/shop.json")
+
+    The path is relative to pytest's root directory. The failure says what the code breaks, and the
+    command that updates the file.
+    """
+
+    def hold(*services: type, file: str | os.PathLike[str] = "contract.json") -> None:
+        from .contracts import difference_from  # few tests need it
+
+        if not services:
+            pytest.fail("name the services: contract(Orders, file=...)", pytrace=False)
+        difference = difference_from(request.config.rootpath, services, file)
+        if difference is not None:
+            pytest.fail(difference, pytrace=False)
+
+    return hold
 
 
 @pytest.fixture
