@@ -28,7 +28,7 @@ test $$parallel = 0 || echo "there are failures in the first part, see above"; \
 test $$parallel$$alone = 00
 endef
 
-.PHONY: wheel-test help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos kills simulate docs clean
+.PHONY: wheel-test release help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos kills simulate docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ servers-stop: $(VENV)/.base ## stop what `make servers` started, and nothing els
 wheel-test: $(VENV)/.base ## test the wheel in empty environments, with each Python
 	@$(BIN)/python -m tests.support.wheel
 
+release: $(VENV)/.docs $(VENV)/.release ## build and check all files of a release in dist/VERSION; upload nothing
+	@$(BIN)/python -m tests.support.release
+
 chaos: $(VENV)/.dev servers ## run the long chaos suite (some minutes) and print its table
 	@$(BIN)/python -m tests.chaos
 
@@ -122,6 +125,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.base
 $(VENV)/.dev: pyproject.toml | $(VENV)/.base
 	@$(PIP) install -e '.[all]' --group dev
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.release: pyproject.toml | $(VENV)/.base
+	@$(PIP) install --group release
+	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.base
 	@$(PIP) install -e '.[all]' --group docs
