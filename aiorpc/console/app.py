@@ -23,7 +23,7 @@ from ..http.responses import json_of
 from ..logs import logger
 from ..parked.messages import Selection
 from .describing import Describing
-from .gate import HEADERS, Gate
+from .gate import HEADERS, LIVE, Gate
 from .live import Live, TooManyPages
 from .parking import ParkedMessages
 from .trying import Trying, Wish
@@ -101,10 +101,10 @@ class ConsoleApp:
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        refusal = self._gate.refusal(scope["method"], scope["headers"])
+        path = scope["path"]
+        refusal = self._gate.refusal(scope["method"], path, scope["headers"])
         if refusal is not None:
             return _error(*refusal)
-        path = scope["path"]
         try:
             if scope["method"] == "POST":
                 return await self._change(path, scope, receive)
@@ -131,7 +131,7 @@ class ConsoleApp:
             return Response(content, headers={"content-type": kind})
         if path == "/api/console":
             return _json(self._facts)
-        if path == "/api/live":
+        if path == LIVE:
             events = self.live.events()
             first = await anext(events)  # or TooManyPages
 

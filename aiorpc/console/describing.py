@@ -7,11 +7,15 @@ A page asks when it shows a method, because a contract is larger than all figure
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import msgspec
+from msgspec.structs import replace
 
-from ..contracts.model import Schema, Service
+from ..config.redaction import MASK, redact
+from ..contracts.model import Argument, Schema, Service
 from ..contracts.reading import contract_from
+from ..declarations import argument_path
 from ..exceptions import ConfigurationError
 from ..hosting.discovery.asking import Asker
 from ..hosting.discovery.shapes import Promises, Question
@@ -68,5 +72,25 @@ class Describing:
                 why = str(error)
                 continue
             if service in contract.services:
-                return Promised(service=contract.services[service], schemas=contract.schemas)
+                return Promised(
+                    service=_masked(contract.services[service]), schemas=contract.schemas
+                )
         return Promised(why=why)
+
+
+def _masked(service: Service) -> Service:
+    """Return *service* without the defaults of arguments that are secret."""
+    methods = tuple(
+        replace(each, parameters=tuple(_argument(one, each.sensitive) for one in each.parameters))
+        for each in service.methods
+    )
+    return replace(service, methods=methods)
+
+
+def _argument(argument: Argument, sensitive: Collection[str]) -> Argument:
+    default = argument.schema.get("default")
+    if default is None:
+        return argument
+    is_secret = any(argument_path(each)[0] == argument.name for each in sensitive)
+    shown = MASK if is_secret else redact(argument.name, default)
+    return replace(argument, schema={**argument.schema, "default": shown})

@@ -11,7 +11,9 @@ Whoever can make a browser send a request is no user: any web page can post to l
    to this machine (DNS rebinding) gets no answer. While the console listens on loopback, the
    address is one of loopback.
 5. ``Origin``, if there is one, is the console's own, and a changing request has one. A browser that
-   says that the request comes from another site (``Sec-Fetch-Site``) gets no answer.
+   says that the request comes from another site (``Sec-Fetch-Site``) gets no answer, except for the
+   page itself. All data but the live figures need a header that a link or an image cannot send,
+   because reading parked messages marks them as redelivered.
 6. A changing request is JSON: a form cannot send it, and a script of another site needs permission
    (CORS), which the console never gives.
 7. The page runs no inline script and loads nothing from elsewhere; no page may frame it
@@ -29,10 +31,13 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
-__all__ = ["HEADERS", "TOKEN_HEADER", "Denial", "Gate", "is_loopback"]
+__all__ = ["HEADERS", "LIVE", "PAGE_HEADER", "TOKEN_HEADER", "Denial", "Gate", "is_loopback"]
 
-#: The header with the token.
+#: The header with the token, and the one that a page sends when it reads data.
 TOKEN_HEADER = "aiorpc-console-token"
+PAGE_HEADER = "aiorpc-console-page"
+#: What ``EventSource`` reads, which can send no header.
+LIVE = "/api/live"
 
 _POLICY = (
     *("default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'"),
@@ -72,8 +77,10 @@ class Gate:
         self._is_local = is_loopback(host)
         self._token = token
 
-    def refusal(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> Denial | None:
-        """Return why a request with *method* and *headers* is refused; ``None``: it is not."""
+    def refusal(
+        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Denial | None:
+        """Return why a request is refused; ``None``: it is not."""
         given: dict[str, list[str]] = {}
         for name, value in headers:
             given.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
@@ -84,15 +91,24 @@ class Gate:
         is_foreign = any(each.lower() not in own for each in origins)
         sites = set(given.get("sec-fetch-site", []))
         if method == "GET":
-            # A link on another site may open the page; its scripts get nothing.
-            if is_foreign or (sites - _OWN_SITES and given.get("sec-fetch-mode") != ["navigate"]):
-                return Denial(403, "Another site sent this request")
-            return None
+            return self._refusal_of_look(path, given, is_foreign=is_foreign, sites=sites)
         if method != "POST":
             return Denial(405, "The console answers GET and POST")
         if is_foreign or len(origins) != 1 or sites - {"same-origin"}:
             return Denial(403, "Another site sent this request, or its Origin is missing")
         return self._refusal_of_change(given)
+
+    def _refusal_of_look(
+        self, path: str, given: dict[str, list[str]], *, is_foreign: bool, sites: set[str]
+    ) -> Denial | None:
+        is_data = path.startswith("/api/")
+        # A link on another site may open the page; its scripts get nothing.
+        may_link = not is_data and given.get("sec-fetch-mode") == ["navigate"]
+        if is_foreign or (sites - _OWN_SITES and not may_link):
+            return Denial(403, "Another site sent this request")
+        if is_data and path != LIVE and PAGE_HEADER not in given:
+            return Denial(403, f"The header {PAGE_HEADER} is missing: only the page reads this")
+        return None
 
     def _refusal_of_change(self, given: dict[str, list[str]]) -> Denial | None:
         if self._token is None:

@@ -16,7 +16,7 @@ from ..hosting.discovery.live_view import view_of
 from ..hosting.discovery.shapes import Info, Question
 from ..hosting.discovery.watching import Watch
 from ..logs import logger
-from ..transports.base import Transport
+from ..transports.base import State, Transport
 from .shapes import described, page_view
 
 __all__ = ["MOST_PAGES", "Live", "TooManyPages"]
@@ -131,8 +131,9 @@ class Live:
                 await self._describe()
             self._tell("view", page_view(view, watch.answers, watch.missing))
         except AioRpcError as error:  # it may come back
+            is_lost = self._transport.state is State.CONNECTING
             lost = view_of([], {}, {}, self._transport.url)
-            lost.trouble = str(error)
+            lost.trouble = self._transport.condition() if is_lost else str(error)
             self._tell("view", page_view(lost, (), ()))
             await asyncio.sleep(self._wait)
         except Exception:

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from aiorpc.cli.live_table import drawn
 from aiorpc.hosting.counts import bucket_of
-from aiorpc.hosting.discovery.live_view import Row, View, quantile, view_of
+from aiorpc.hosting.discovery.live_view import CallerRow, Row, View, quantile, view_of
 from aiorpc.hosting.discovery.shapes import (
     UNREADABLE,
+    Caller,
     EndpointData,
     EndpointInfo,
     EndpointStats,
@@ -48,6 +49,24 @@ def only(before: list[Stats], now: list[Any], **depths: tuple[int, int]) -> Row:
     view = view_of(now, {each.id: each for each in before}, depths, "amqp://localhost/")
     (row,) = view.methods
     return row
+
+
+def test_the_callers_of_all_instances_are_added_up() -> None:
+    def called(**callers: tuple[int, float]) -> EndpointStats:
+        made = {name: Caller(*seen) for name, seen in callers.items()}
+        return endpoint(100, callers=made)
+
+    before = [stats("1", 10, called(web=(10, 1.0))), stats("2", 5, called(web=(5, 9.0)))]
+    now = [
+        stats("1", 12, called(web=(16, 0.5), shop=(4, 2.0))),
+        stats("2", 7, called(web=(5, 11.0))),
+        stats("3", 1, called(web=(1, 0.1))),
+    ]
+    assert only(before, now).callers == {
+        "web": CallerRow(22, 3.0, 0.1),
+        "shop": CallerRow(4, 2.0, 2.0),
+    }
+    assert only([], now[:1]).callers["web"].calls_per_second is None
 
 
 def test_rates_are_of_ended_calls_of_all_instances_since_the_last_look() -> None:

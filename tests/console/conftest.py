@@ -44,7 +44,8 @@ async def app(console: ConsoleServer) -> AsyncIterator[ConsoleApp]:
 async def reader(app: ConsoleApp) -> AsyncIterator[httpx.AsyncClient]:
     """Reads as the page does."""
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+    headers = {"aiorpc-console-page": "1"}
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers) as client:
         yield client
 
 
@@ -55,6 +56,7 @@ async def changer(app: ConsoleApp, console: ConsoleServer) -> AsyncIterator[http
     headers = {
         "origin": ORIGIN,
         "sec-fetch-site": "same-origin",
+        "aiorpc-console-page": "1",
         "aiorpc-console-token": console.token,
     }
     transport = httpx.ASGITransport(app)

@@ -13,11 +13,12 @@ import pytest
 
 import aiorpc.console
 from aiorpc import ServiceContainer, rpc
-from aiorpc.config import Settings
+from aiorpc.config import Settings, resolve
 from aiorpc.console import ConsoleServer
 from aiorpc.console.app import ConsoleApp
 from aiorpc.console.gate import HEADERS
 from aiorpc.exceptions import ConnectionLost
+from aiorpc.management import ListedQueue, Management
 from aiorpc.transports import open_transport
 from tests.support.parked import Yard
 
@@ -109,6 +110,7 @@ async def test_a_console_that_shows_only_changes_nothing(
     assert console.token is None
     async with console.application() as app:
         headers = {"origin": "http://127.0.0.1:8800", "aiorpc-console-token": ""}
+        headers["aiorpc-console-page"] = "1"
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8800", headers=headers
         ) as client:
@@ -243,6 +245,52 @@ async def test_a_wrong_change_is_refused(
     assert answer.json()["error"]
 
 
+# --- what a service promises
+
+
+class Vault:
+    """Keeps secrets."""
+
+    name = "vault"
+
+    @rpc(sensitive_arguments="pin")
+    async def open(self, door: str, pin: str = "4711", token: str = "t-1", tries: int = 3) -> bool:
+        """Open a door.
+
+        It stays open for a minute.
+        """
+        return True
+
+
+async def test_a_service_tells_what_its_methods_take(
+    app: ConsoleApp, reader: httpx.AsyncClient, settings: Settings
+) -> None:
+    async with ServiceContainer(Vault, settings):
+        looks = app.live.events()  # looks at the same time
+        await anext(looks)
+        promised = (await reader.get("/api/contract", params={"service": "vault"})).json()
+        await looks.aclose()
+    (method,) = promised["service"]["methods"]
+    assert "stays open for a minute" in method["description"]
+    assert [each["name"] for each in method["parameters"]] == ["door", "pin", "token", "tries"]
+    assert method["parameters"][0]["schema"] == {"type": "string"}
+    defaults = [each["schema"].get("default") for each in method["parameters"]]
+    assert defaults == [None, "***", "***", 3]
+    assert method["sensitive"] == ["pin"]
+
+
+async def test_a_service_that_tells_nothing_says_why(
+    reader: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised = (await reader.get("/api/contract", params={"service": "none"})).json()
+    assert promised["service"] is None
+    assert "earlier aiorpc" in promised["why"]
+    monkeypatch.setattr("aiorpc.hosting.discovery.answering.LARGEST", 100)
+    async with ServiceContainer(Vault, settings):
+        promised = (await reader.get("/api/contract", params={"service": "vault"})).json()
+        assert promised["why"] == "its contract is too large for one message"
+
+
 # --- parked messages
 
 
@@ -274,6 +322,32 @@ async def test_the_parked_queues_of_a_service_are_found(
     await yard.park(b"{}")
     found = (await reader.get("/api/parked")).json()
     assert [(each["name"], each["messages"]) for each in found["queues"]] == [(yard.parked, 1)]
+
+
+async def test_the_management_api_lists_all_parked_queues(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "http://guest:hunter2@localhost:15672"
+    console = ConsoleServer(settings, "127.0.0.1:8800", management=url)
+    async with open_transport(settings) as transport, console.application() as app:
+        yard = Yard(transport)
+        await yard.declare()
+        await yard.park(b"{}")
+
+        async def queues(self: Management, vhost: str) -> list[ListedQueue]:
+            return [ListedQueue(name) for name in yard.queues]
+
+        monkeypatch.setattr(Management, "queues", queues)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://127.0.0.1:8800",
+            headers={"aiorpc-console-page": "1"},
+        ) as client:
+            found = (await client.get("/api/parked")).json()
+            facts = (await client.get("/api/console")).text
+    assert [each["name"] for each in found["queues"]] == [yard.parked]
+    assert found["incomplete"] == ""
+    assert "hunter2" not in facts
 
 
 async def test_a_shown_message_has_no_secrets(reader: httpx.AsyncClient, yard: Yard) -> None:
@@ -326,6 +400,41 @@ async def test_chosen_messages_are_replayed(changer: httpx.AsyncClient, yard: Ya
     settled = (await changer.post("/api/replay", json={"queue": yard.parked, "all": True})).json()
     assert settled["done"] == 2
     assert await yard.bodies(yard.parked) == []
+
+
+async def test_a_queue_that_counts_looks_is_not_read(rabbitmq_uri: str) -> None:
+    """RabbitMQ would delete a message after some looks."""
+    console = ConsoleServer(resolve(rabbitmq_uri), "127.0.0.1:8800", allow_changes=True)
+    async with open_transport(resolve(rabbitmq_uri)) as transport, console.application() as app:
+        yard = Yard(transport, **{"x-queue-type": "quorum", "x-delivery-limit": 2})
+        await yard.declare()
+        try:
+            await yard.park(b"{}")
+            headers = {
+                "origin": "http://127.0.0.1:8800",
+                "aiorpc-console-page": "1",
+                "aiorpc-console-token": console.token or "",
+            }
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app),
+                base_url="http://127.0.0.1:8800",
+                headers=headers,
+            ) as client:
+                query = {"queue": yard.parked}
+                for _ in range(5):
+                    seen = (await client.get("/api/parked/messages", params=query)).json()
+                    assert (seen["look"]["messages"], seen["look"]["read"]) == (1, 0)
+                    assert "counts each look" in seen["cost"]
+                query["message"] = "1"
+                answer = await client.get("/api/parked/message", params=query)
+                assert answer.status_code == 409
+                assert "which asks first" in answer.json()["error"]
+                wish = {"queue": yard.parked, "all": True}
+                assert (await client.post("/api/replay", json=wish)).status_code == 409
+            assert await yard.count(yard.parked) == 1
+        finally:
+            for queue in yard.queues:
+                await transport.delete(queue)
 
 
 # --- rule 9

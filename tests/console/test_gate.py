@@ -6,7 +6,7 @@ import hmac
 
 import pytest
 
-from aiorpc.console.gate import TOKEN_HEADER, Gate, is_loopback
+from aiorpc.console.gate import LIVE, PAGE_HEADER, TOKEN_HEADER, Gate, is_loopback
 
 TOKEN = "a-long-token"
 OWN = {"host": "127.0.0.1:8800"}
@@ -21,10 +21,15 @@ CHANGE = {
 
 
 def status(
-    method: str, headers: dict[str, str], *, bind: str = "127.0.0.1", token: str | None = TOKEN
+    method: str,
+    headers: dict[str, str],
+    *,
+    path: str = "/",
+    bind: str = "127.0.0.1",
+    token: str | None = TOKEN,
 ) -> int | None:
     given = [(name.encode(), value.encode()) for name, value in headers.items()]
-    refusal = Gate(bind, token).refusal(method, given)
+    refusal = Gate(bind, token).refusal(method, path, given)
     return None if refusal is None else refusal.status
 
 
@@ -60,7 +65,7 @@ def test_rule_3_a_change_needs_the_token(token: str) -> None:
 def test_rule_3_the_token_is_given_once() -> None:
     given = [(name.encode(), value.encode()) for name, value in CHANGE.items()]
     twice = [*given, (TOKEN_HEADER.upper().encode(), TOKEN.encode())]
-    refusal = Gate("127.0.0.1", TOKEN).refusal("POST", twice)
+    refusal = Gate("127.0.0.1", TOKEN).refusal("POST", "/", twice)
     assert refusal is not None
     assert refusal.status == 401
 
@@ -100,7 +105,7 @@ def test_rule_4_a_foreign_name_gets_no_answer(bind: str, host: str, *, answers: 
 def test_rule_4_a_request_has_one_host() -> None:
     assert status("GET", {}) == 421
     twice = [(b"host", b"127.0.0.1:8800"), (b"Host", b"evil.example")]
-    refusal = Gate("127.0.0.1", None).refusal("GET", twice)
+    refusal = Gate("127.0.0.1", None).refusal("GET", "/", twice)
     assert refusal is not None
     assert refusal.status == 421
 
@@ -143,6 +148,17 @@ def test_rule_5_a_browser_says_which_site_asks(
     said = {"sec-fetch-site": site, "sec-fetch-mode": mode}
     assert status("GET", {**OWN, **said}) == get
     assert status("POST", {**CHANGE, **said}) == post
+
+
+@pytest.mark.parametrize("path", ["/api/console", "/api/parked/messages", "/api/live/"])
+def test_rule_5_data_are_read_by_the_page_only(path: str) -> None:
+    asks = {**OWN, "sec-fetch-site": "same-origin"}
+    assert status("GET", asks, path=path) == 403
+    assert status("GET", {**asks, PAGE_HEADER: "1"}, path=path) is None
+    assert status("GET", asks, path=LIVE) is None
+    link = {**OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert status("GET", {**link, PAGE_HEADER: "1"}, path=path) == 403
+    assert status("GET", link, path=LIVE) == 403
 
 
 @pytest.mark.parametrize(

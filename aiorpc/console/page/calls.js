@@ -8,6 +8,8 @@ import { edges, keyOf, state, totals } from "./state.js";
 /** Pixels below which the layers go down. */
 const NARROW = 720;
 const PAD = 24;
+/** A large picture becomes smaller down to this, and then scrolls. */
+const SMALLEST = 0.7;
 /** Kinds of entrypoints that a message starts, not a call. */
 const isCall = (kind) => kind === "Rpc";
 
@@ -25,12 +27,27 @@ export function calls(main) {
     "errors now",
   );
   const body = h("tbody", {});
-  const heads = [["Caller"], ["Called"], ["Kind", "middle"], ["Calls /s", "number"], ["Calls", "number middle"], ["Last call", "number wide"]];
+  const heads = [
+    ["Caller"],
+    ["Called"],
+    ["Kind", "middle"],
+    ["Calls /s", "number"],
+    ["Calls", "number middle"],
+    ["Last call", "number wide"],
+  ];
   const table = h(
     "table",
     {},
     h("caption", { class: "hidden" }, "Calls"),
-    h("thead", {}, h("tr", {}, heads.map(([label, kind]) => h("th", { scope: "col", class: kind ?? "" }, label)))),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        heads.map(([label, kind]) => h("th", { scope: "col", class: kind ?? "" }, label)),
+      ),
+    ),
     body,
   );
   const list = h("section", {}, h("h2", {}, "All calls"), scrolling("Calls", table));
@@ -44,13 +61,29 @@ export function calls(main) {
     for (const part of [box, legend, list]) part.hidden = none;
     empty.hidden = !none;
     if (none) {
-      fill(empty, state.view === null ? h("p", {}, "Asking the services…") : [h("p", {}, "No call seen yet."), h("p", { class: "note" }, "Services of this aiorpc remember who called them, from their start on.")]);
+      fill(
+        empty,
+        state.view === null
+          ? h("p", {}, "Asking the services…")
+          : [
+              h("p", {}, "No call seen yet."),
+              h(
+                "p",
+                { class: "note" },
+                "Services of this aiorpc remember who called them, from their start on.",
+              ),
+            ],
+      );
       return;
     }
     const links = linksOf(found);
     const names = [...new Set([...links.flatMap((link) => [link.from, link.to])])].sort();
     const down = box.clientWidth > 0 && box.clientWidth < NARROW;
-    const key = JSON.stringify([names, links.map((link) => [link.from, link.to, link.isCall]), down]);
+    const key = JSON.stringify([
+      names,
+      links.map((link) => [link.from, link.to, link.isCall]),
+      down,
+    ]);
     if (key !== drawn.key) drawn = { key, parts: draw(picture, names, links, down) };
     drawn.parts.update(links);
     found.sort((a, b) => (b.perSecond ?? 0) - (a.perSecond ?? 0) || a.from.localeCompare(b.from));
@@ -64,7 +97,13 @@ function linksOf(found) {
   const links = new Map();
   for (const edge of found) {
     const key = keyOf(edge.from, edge.to);
-    const link = links.get(key) ?? { from: edge.from, to: edge.to, perSecond: 0, calls: 0, isCall: false };
+    const link = links.get(key) ?? {
+      from: edge.from,
+      to: edge.to,
+      perSecond: 0,
+      calls: 0,
+      isCall: false,
+    };
     link.perSecond += edge.perSecond ?? 0;
     link.calls += edge.calls;
     link.isCall ||= isCall(edge.kind);
@@ -82,14 +121,33 @@ function draw(picture, names, links, down) {
     line: s("path", { d, class: link.isCall ? "edge" : "edge event", "marker-end": "url(#arrow)" }),
   }));
   const boxes = layout.boxes.map((node) => makeBox(node, curves));
-  const arrow = s("marker", { id: "arrow", viewBox: "0 0 10 10", refX: 2, refY: 5, markerWidth: 11, markerHeight: 11, markerUnits: "userSpaceOnUse", orient: "auto" }, s("path", { d: "M0 0.5L9.5 5L0 9.5Z", class: "arrow" }));
+  const arrow = s(
+    "marker",
+    {
+      id: "arrow",
+      viewBox: "0 0 10 10",
+      refX: 2,
+      refY: 5,
+      markerWidth: 11,
+      markerHeight: 11,
+      markerUnits: "userSpaceOnUse",
+      orient: "auto",
+    },
+    s("path", { d: "M0 0.5L9.5 5L0 9.5Z", class: "arrow" }),
+  );
   const svg = s(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, width, height, class: "graph" },
     s("title", {}, "Who calls whom"),
     s("defs", {}, arrow),
-    s("g", { transform: `translate(${PAD} ${PAD})` }, curves.map((each) => each.line), boxes.map((each) => each.element)),
+    s(
+      "g",
+      { transform: `translate(${PAD} ${PAD})` },
+      curves.map((each) => each.line),
+      boxes.map((each) => each.element),
+    ),
   );
+  svg.style.minWidth = `${Math.round(width * SMALLEST)}px`;
   fill(picture, svg);
   return {
     update(now) {
@@ -110,28 +168,44 @@ function makeBox(node, curves) {
   const known = state.rows.has(node.name);
   const label = s("text", { x: 14, y: 23, class: "label" }, shortened(node.name, 21));
   const figures = s("text", { x: 14, y: 42, class: "figures" });
-  const parts = [s("title", {}, node.name), s("rect", { width: BOX.width, height: BOX.height, rx: 10 }), label, figures];
+  const parts = [
+    s("title", {}, node.name),
+    s("rect", { width: BOX.width, height: BOX.height, rx: 10 }),
+    label,
+    figures,
+  ];
   const place = `translate(${node.x} ${node.y})`;
   const element = known
     ? s("a", { href: linkTo(node.name), class: "node", transform: place }, parts)
     : s("g", { class: "node outside", transform: place }, parts);
   const near = (on) => () => {
-    for (const { link, line } of curves) line.classList.toggle("near", on && (link.from === node.name || link.to === node.name));
+    for (const { link, line } of curves)
+      line.classList.toggle("near", on && (link.from === node.name || link.to === node.name));
   };
-  for (const [event, on] of [["mouseenter", true], ["mouseleave", false], ["focus", true], ["blur", false]]) element.addEventListener(event, near(on));
+  for (const [event, on] of [
+    ["mouseenter", true],
+    ["mouseleave", false],
+    ["focus", true],
+    ["blur", false],
+  ])
+    element.addEventListener(event, near(on));
   return {
     element,
     update(links) {
       const rows = state.rows.get(node.name);
       if (!rows) {
-        const made = links.filter((link) => link.from === node.name).reduce((sum, link) => sum + link.perSecond, 0);
+        const made = links
+          .filter((link) => link.from === node.name)
+          .reduce((sum, link) => sum + link.perSecond, 0);
         put(figures, `calls ${rate(made)} /s`);
         set(element, "aria-label", node.name);
         return;
       }
       const sums = totals(rows);
       const bad = sums.errors > 0;
-      const text = bad ? `${rate(sums.calls)} /s · ${errorRate(sums.errors)} errors/s` : `${rate(sums.calls)} /s`;
+      const text = bad
+        ? `${rate(sums.calls)} /s · ${errorRate(sums.errors)} errors/s`
+        : `${rate(sums.calls)} /s`;
       put(figures, text);
       element.classList.toggle("bad", bad);
       element.classList.toggle("gone", state.gone.has(node.name));
@@ -145,9 +219,15 @@ const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 
 function makeRow(edge) {
   const named = (service, method) => {
     const text = method ? `${service}.${method}` : service;
-    return state.rows.has(service) ? h("a", { href: linkTo(...[service, method].filter(Boolean)) }, text) : text;
+    return state.rows.has(service)
+      ? h("a", { href: linkTo(...[service, method].filter(Boolean)) }, text)
+      : text;
   };
-  const cells = [h("td", { class: "number" }), h("td", { class: "number middle" }), h("td", { class: "number wide" })];
+  const cells = [
+    h("td", { class: "number" }),
+    h("td", { class: "number middle" }),
+    h("td", { class: "number wide" }),
+  ];
   const element = h(
     "tr",
     {},

@@ -18,7 +18,7 @@ function takeToken() {
   const [name, token] = location.hash.slice(1).split("=");
   if (name === "token" && token) {
     keepToken(token);
-    history.replaceState(null, "", "#/services"); // it stays in no history
+    history.replaceState(null, "", "#/services"); // nobody sees or copies it with the URL
   }
 }
 

@@ -5,7 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 function filled(element, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (name === "on") {
-      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+      for (const [event, listener] of Object.entries(value))
+        element.addEventListener(event, listener);
     } else if (value !== null && value !== undefined && value !== false) {
       element.setAttribute(name, value === true ? "" : String(value));
     }
@@ -25,7 +26,8 @@ export function add(element, children) {
 export const h = (tag, props, ...children) => filled(document.createElement(tag), props, children);
 
 /** Make an element of SVG. */
-export const s = (tag, props, ...children) => filled(document.createElementNS(SVG, tag), props, children);
+export const s = (tag, props, ...children) =>
+  filled(document.createElementNS(SVG, tag), props, children);
 
 /** Set the text of an element, if it changes. */
 export function put(element, text) {

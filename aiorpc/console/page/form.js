@@ -10,9 +10,13 @@ export function resolved(schema, root) {
   let found = schema ?? {};
   for (let steps = 0; typeof found?.$ref === "string" && steps < 20; steps += 1) {
     const path = found.$ref.replace(/^#\/?/, "").split("/").filter(Boolean);
-    const target = path.reduce((at, name) => at?.[name.replace(/~1/g, "/").replace(/~0/g, "~")], root);
-    const { $ref, ...rest } = found;
-    found = { ...(target ?? {}), ...rest };
+    const target = path.reduce(
+      (at, name) => at?.[name.replace(/~1/g, "/").replace(/~0/g, "~")],
+      root,
+    );
+    const own = { ...found };
+    delete own.$ref;
+    found = { ...(target ?? {}), ...own };
   }
   return found === true || found === null || typeof found !== "object" ? {} : found;
 }
@@ -43,16 +47,19 @@ export function typeOf(given, root, depth = 0) {
   }
   const [only] = others;
   if (only.type === "array") {
-    if (Array.isArray(only.prefixItems)) return `[${only.prefixItems.map((each) => typeOf(each, root, depth + 1)).join(", ")}]`;
+    if (Array.isArray(only.prefixItems))
+      return `[${only.prefixItems.map((each) => typeOf(each, root, depth + 1)).join(", ")}]`;
     return depth > 2 ? "array" : `array of ${typeOf(only.items, root, depth + 1)}`;
   }
   if (only.type === "object") {
     if (only.title) return only.title;
     const values = only.additionalProperties;
-    if (values && typeof values === "object" && depth < 3) return `object of ${typeOf(values, root, depth + 1)}`;
+    if (values && typeof values === "object" && depth < 3)
+      return `object of ${typeOf(values, root, depth + 1)}`;
     return "object";
   }
-  if (only.type === "string" && (only.format || only.contentEncoding)) return only.format ?? only.contentEncoding;
+  if (only.type === "string" && (only.format || only.contentEncoding))
+    return only.format ?? only.contentEncoding;
   return only.type ?? "any";
 }
 
@@ -67,10 +74,16 @@ export function sampleOf(given, root, depth = 0) {
   if (depth > 3) return null;
   if (only.type === "array") return only.items ? [sampleOf(only.items, root, depth + 1)] : [];
   if (only.type === "object") {
-    const parts = Object.entries(only.properties ?? {}).map(([name, part]) => [name, sampleOf(part, root, depth + 1)]);
+    const parts = Object.entries(only.properties ?? {}).map(([name, part]) => [
+      name,
+      sampleOf(part, root, depth + 1),
+    ]);
     return Object.fromEntries(parts);
   }
-  return { string: EXAMPLES[only.format] ?? "…", integer: 0, number: 0, boolean: false }[only.type] ?? null;
+  return (
+    { string: EXAMPLES[only.format] ?? "…", integer: 0, number: 0, boolean: false }[only.type] ??
+    null
+  );
 }
 
 let ids = 0;
@@ -95,7 +108,11 @@ export function fieldsOf(parts, root, { isSecret = () => false, depth = 0, path 
     field(name, schema, root, { required, isSecret, depth, path: path ? `${path}.${name}` : name }),
   ]);
   return {
-    element: h("div", { class: "fields" }, fields.map(([, each]) => each.element)),
+    element: h(
+      "div",
+      { class: "fields" },
+      fields.map(([, each]) => each.element),
+    ),
     value() {
       const found = {};
       for (const [name, each] of fields) {
@@ -111,7 +128,11 @@ export function fieldsOf(parts, root, { isSecret = () => false, depth = 0, path 
 /** The properties of an object as such a list. */
 function propertiesOf(schema) {
   const required = new Set(schema.required ?? []);
-  return Object.entries(schema.properties ?? {}).map(([name, part]) => ({ name, schema: part, required: required.has(name) }));
+  return Object.entries(schema.properties ?? {}).map(([name, part]) => ({
+    name,
+    schema: part,
+    required: required.has(name),
+  }));
 }
 
 function field(name, part, root, options) {
@@ -122,7 +143,8 @@ function field(name, part, root, options) {
   const made = { ...options, id, name, schema, kind, nullable, root };
   if (schema.enum ?? kind.enum) return choice(made, schema.enum ?? kind.enum);
   if (kind.type === "boolean") return choice(made, [true, false]);
-  if (kind.type === "object" && kind.properties && options.depth < DEEPEST && options.required) return group(made);
+  if (kind.type === "object" && kind.properties && options.depth < DEEPEST && options.required)
+    return group(made);
   if (kind.type === "integer" || kind.type === "number") return number(made);
   if (kind.type === "string") return text(made);
   return json(made);
@@ -141,19 +163,35 @@ function labelled({ id, name, schema, kind, root, required, path, nullable }, in
   return h(
     "div",
     { class: "field" },
-    h("label", { for: id }, h("span", { class: "mono" }, name), required ? h("span", { class: "required" }, " required") : null),
+    h(
+      "label",
+      { for: id },
+      h("span", { class: "mono" }, name),
+      required ? h("span", { class: "required" }, " required") : null,
+    ),
     input,
-    h("span", { class: "note", id: `${id}-note` }, note.join(" · ") || (nullable ? "null" : ""), text ? h("span", { class: "help" }, text) : null),
+    h(
+      "span",
+      { class: "note", id: `${id}-note` },
+      note.join(" · ") || (nullable ? "null" : ""),
+      text ? h("span", { class: "help" }, text) : null,
+    ),
   );
 }
 
 const missing = (made, input) => new Invalid(input, `${made.path} is required`);
 
 function choice(made, values) {
-  const first = made.required ? "Choose" : made.schema.default === undefined ? "Not sent" : "Default";
+  const first = made.required
+    ? "Choose"
+    : made.schema.default === undefined
+      ? "Not sent"
+      : "Default";
   const input = h("select", {}, h("option", { value: "" }, first));
   const all = made.nullable && !values.includes(null) ? [...values, null] : values;
-  all.forEach((value, at) => input.append(h("option", { value: String(at + 1) }, value === null ? "null" : String(value))));
+  all.forEach((value, at) =>
+    input.append(h("option", { value: String(at + 1) }, value === null ? "null" : String(value))),
+  );
   return {
     element: labelled(made, input),
     value() {
@@ -166,7 +204,11 @@ function choice(made, values) {
 
 function number(made) {
   const whole = made.kind.type === "integer";
-  const input = h("input", { inputmode: whole ? "numeric" : "decimal", autocomplete: "off", spellcheck: "false" });
+  const input = h("input", {
+    inputmode: whole ? "numeric" : "decimal",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   return {
     element: labelled(made, input, bounds(made.kind)),
     value() {
@@ -180,7 +222,8 @@ function number(made) {
       if (!Number.isFinite(value) || (whole && !Number.isInteger(value))) {
         throw new Invalid(input, `${made.path} must be ${whole ? "an integer" : "a number"}`);
       }
-      if (whole && !Number.isSafeInteger(value)) throw new Invalid(input, `${made.path} is too large for a browser: use \`aiorpc call\``);
+      if (whole && !Number.isSafeInteger(value))
+        throw new Invalid(input, `${made.path} is too large for a browser: use \`aiorpc call\``);
       return value;
     },
   };
@@ -195,7 +238,13 @@ function bounds(kind) {
   return parts.join(", ");
 }
 
-const EXAMPLES = { "date-time": "2026-01-31T09:30:00Z", date: "2026-01-31", time: "09:30:00", duration: "PT1H", uuid: "123e4567-e89b-12d3-a456-426614174000" };
+const EXAMPLES = {
+  "date-time": "2026-01-31T09:30:00Z",
+  date: "2026-01-31",
+  time: "09:30:00",
+  duration: "PT1H",
+  uuid: "123e4567-e89b-12d3-a456-426614174000",
+};
 
 function text(made) {
   const secret = made.isSecret(made.path);
@@ -225,7 +274,12 @@ function group(made) {
 
 /** A field for any value, as JSON. */
 function json(made) {
-  const input = h("textarea", { rows: 2, class: "mono", spellcheck: "false", placeholder: JSON.stringify(sampleOf(made.schema, made.root)) });
+  const input = h("textarea", {
+    rows: 2,
+    class: "mono",
+    spellcheck: "false",
+    placeholder: JSON.stringify(sampleOf(made.schema, made.root)),
+  });
   return {
     element: labelled(made, input, "as JSON"),
     value() {

@@ -2,7 +2,10 @@
 
 const NONE = "–";
 const fixed = (digits) => {
-  const format = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const format = new Intl.NumberFormat("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
   return (value) => (value === null || value === undefined ? NONE : format.format(value));
 };
 
@@ -14,7 +17,8 @@ export const milliseconds = fixed(1);
 const two = (number) => String(number).padStart(2, "0");
 
 /** The local time of day. */
-export const clock = (date) => `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+export const clock = (date) =>
+  `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 
 /** The local date and time. */
 export function moment(text) {
@@ -47,12 +51,19 @@ export function bytes(number) {
   return `${(number / 1024 / 1024).toFixed(1)} MiB`;
 }
 
-export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
+export const plural = (number, word) =>
+  `${count(number)} ${word}${number === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
 
 /** The kind of an entrypoint in the words of its decorator. */
 export function kindOf(kind, stream) {
   if (stream) return "stream";
-  const known = { Rpc: "rpc", EventHandler: "event", Consumer: "consumer", Timer: "timer", Cron: "cron" };
+  const known = {
+    Rpc: "rpc",
+    EventHandler: "event",
+    Consumer: "consumer",
+    Timer: "timer",
+    Cron: "cron",
+  };
   if (kind.endsWith("HttpEntrypoint")) return "http";
   return known[kind] ?? kind;
 }

@@ -20,7 +20,12 @@ const ROUNDS = 12;
 export function placed(names, links, down) {
   const between = links.filter(({ from, to }) => from !== to);
   const [layer, turned] = layers(names, between);
-  const nodes = new Map(names.map((name) => [name, { name, layer: layer.get(name), joint: false, left: [], right: [] }]));
+  const nodes = new Map(
+    names.map((name) => [
+      name,
+      { name, layer: layer.get(name), joint: false, left: [], right: [] },
+    ]),
+  );
   const paths = between.map((link, at) => pathOf(link, turned.has(link), nodes, at));
   const rows = [];
   for (const node of nodes.values()) (rows[node.layer] ??= []).push(node);
@@ -30,7 +35,9 @@ export function placed(names, links, down) {
     ...size,
     boxes: names.map((name) => nodes.get(name)),
     curves: paths.map(({ link, stops, back }) => ({ link, d: curve(stops, back, down) })),
-    loops: links.filter(({ from, to }) => from === to).map((link) => ({ link, d: loop(nodes.get(link.from)) })),
+    loops: links
+      .filter(({ from, to }) => from === to)
+      .map((link) => ({ link, d: loop(nodes.get(link.from)) })),
   };
 }
 
@@ -49,7 +56,8 @@ function layers(names, links) {
     done.set(name, true);
   };
   const called = new Set(links.map((link) => link.to));
-  for (const name of [...names].sort((a, b) => called.has(a) - called.has(b))) if (!done.has(name)) visit(name);
+  for (const name of [...names].sort((a, b) => called.has(a) - called.has(b)))
+    if (!done.has(name)) visit(name);
   const layer = new Map(names.map((name) => [name, 0]));
   for (let round = 0; round < names.length; round += 1) {
     let changed = false;
@@ -99,7 +107,9 @@ function sweep(rows, forward) {
 /** Give each box its place. Returns the size of the picture. */
 function place(rows, down) {
   const long = (node) => (node.joint ? JOINT : down ? BOX.width : BOX.height);
-  const lengths = rows.map((row) => row.reduce((sum, node) => sum + long(node), 0) + GAP.along * (row.length - 1));
+  const lengths = rows.map(
+    (row) => row.reduce((sum, node) => sum + long(node), 0) + GAP.along * (row.length - 1),
+  );
   const longest = Math.max(...lengths, 0);
   const thick = down ? BOX.height : BOX.width;
   const step = thick + (down ? GAP.across * 0.9 : GAP.across);

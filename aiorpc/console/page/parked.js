@@ -3,18 +3,22 @@
 
 import { add, fill, h, scrolling, set } from "./dom.js";
 import { bytes, clock, count, moment, plural } from "./format.js";
-import { tokenForm } from "./method.js";
 import { change, hasToken, read, state } from "./state.js";
+import { tokenForm } from "./trying.js";
 
 const SUFFIX = ".parked";
 const linkTo = (...names) => `#/parked/${names.map(encodeURIComponent).join("/")}`;
 const short = (queue) => (queue.endsWith(SUFFIX) ? queue.slice(0, -SUFFIX.length) : queue);
 
 export function parked(main, queue, message) {
-  const content = h("div", { "aria-live": "polite" });
+  const content = h("div", { id: "content" });
   const again = h("button", { type: "button", on: { click: load } }, "Look again");
-  const at = h("span", { class: "note" });
-  add(main, [crumbs(queue, message), h("div", { class: "title" }, title(queue, message), h("span", { class: "send" }, at, again)), content]);
+  const at = h("span", { class: "note", role: "status" });
+  add(main, [
+    crumbs(queue, message),
+    h("div", { class: "title" }, title(queue, message), h("span", { class: "send" }, at, again)),
+    content,
+  ]);
   const show = message !== undefined ? oneMessage : queue !== undefined ? oneQueue : allQueues;
   let turn = 0;
 
@@ -29,7 +33,8 @@ export function parked(main, queue, message) {
         at.textContent = `Looked at ${clock(new Date())}`;
       }
     } catch (error) {
-      if (mine === turn) fill(content, h("p", { class: "failure text", role: "alert" }, error.message));
+      if (mine === turn)
+        fill(content, h("p", { class: "failure text", role: "alert" }, error.message));
     } finally {
       set(again, "disabled", null);
     }
@@ -41,7 +46,11 @@ function crumbs(queue, message) {
   if (queue === undefined) return null;
   const parts = [h("a", { href: "#/parked" }, "Parked")];
   if (message === undefined) parts.push(h("span", { "aria-current": "page" }, short(queue)));
-  else parts.push(h("a", { href: linkTo(queue) }, short(queue)), h("span", { "aria-current": "page" }, message));
+  else
+    parts.push(
+      h("a", { href: linkTo(queue) }, short(queue)),
+      h("span", { "aria-current": "page" }, message),
+    );
   return h("nav", { class: "crumbs", "aria-label": "Breadcrumb" }, parts);
 }
 
@@ -58,7 +67,15 @@ const table = (label, heads, rows) =>
       "table",
       {},
       h("caption", { class: "hidden" }, label),
-      h("thead", {}, h("tr", {}, heads.map(([text, kind]) => h("th", { scope: "col", class: kind ?? "" }, text)))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map(([text, kind]) => h("th", { scope: "col", class: kind ?? "" }, text)),
+        ),
+      ),
       h("tbody", {}, rows),
     ),
   );
@@ -70,20 +87,36 @@ async function allQueues() {
   const filled = found.queues.filter((each) => each.messages > 0 || each.note || each.cost);
   const made = [];
   if (filled.length === 0) {
-    made.push(h("div", { class: "empty" }, h("p", {}, "No message is parked."), h("p", { class: "note" }, "A message that fails for good is kept beside its queue, and shows here.")));
+    made.push(
+      h(
+        "div",
+        { class: "empty" },
+        h("p", {}, "No message is parked."),
+        h(
+          "p",
+          { class: "note" },
+          "A message that fails for good is kept beside its queue, and shows here.",
+        ),
+      ),
+    );
   } else {
     const rows = filled.map((each) =>
       h(
         "tr",
         {},
-        h("th", { scope: "row" }, h("a", { href: linkTo(each.name), class: "mono" }, short(each.name))),
+        h(
+          "th",
+          { scope: "row" },
+          h("a", { href: linkTo(each.name), class: "mono" }, short(each.name)),
+        ),
         h("td", { class: "number strong" }, count(each.messages)),
         h("td", { class: "wide" }, h("span", { class: "note" }, each.cost || each.note)),
       ),
     );
     made.push(table("Queues", [["Queue"], ["Parked messages", "number"], ["Note", "wide"]], rows));
   }
-  if (found.incomplete) made.push(h("p", { class: "note" }, `There may be others: ${found.incomplete}.`));
+  if (found.incomplete)
+    made.push(h("p", { class: "note" }, `There may be others: ${found.incomplete}.`));
   return made;
 }
 
@@ -91,9 +124,23 @@ async function allQueues() {
 
 async function oneQueue(queue, _, load) {
   const { look, cost, note } = await read("/api/parked/messages", { queue });
-  if (look.messages === 0) return h("div", { class: "empty" }, h("p", {}, "No message is parked in this queue."));
-  const made = [h("p", { class: "lead" }, `${plural(look.messages, "message")}${look.read < look.messages ? `; the first ${count(look.read)} are read` : ""}.`)];
-  if (cost || note) made.push(h("p", { class: "note warn" }, cost ? `${cost} So the console does not read it: \`aiorpc parked\` asks first.` : note));
+  if (look.messages === 0)
+    return h("div", { class: "empty" }, h("p", {}, "No message is parked in this queue."));
+  const made = [
+    h(
+      "p",
+      { class: "lead" },
+      `${plural(look.messages, "message")}${look.read < look.messages ? `; the first ${count(look.read)} are read` : ""}.`,
+    ),
+  ];
+  if (cost || note)
+    made.push(
+      h(
+        "p",
+        { class: "note warn" },
+        cost ? `${cost} So the console does not read it: \`aiorpc parked\` asks first.` : note,
+      ),
+    );
   if (cost) return made;
   const groups = look.groups.map((each) =>
     h(
@@ -106,7 +153,14 @@ async function oneQueue(queue, _, load) {
       h("td", { class: "wide text" }, each.reason),
     ),
   );
-  made.push(h("h2", {}, "Why"), table("Errors", [["Count", "number"], ["Error"], ["Method"], ["Parked", "middle"], ["First reason", "wide"]], groups));
+  made.push(
+    h("h2", {}, "Why"),
+    table(
+      "Errors",
+      [["Count", "number"], ["Error"], ["Method"], ["Parked", "middle"], ["First reason", "wide"]],
+      groups,
+    ),
+  );
   made.push(...messagesOf(queue, look, load));
   return made;
 }
@@ -120,11 +174,28 @@ function messagesOf(queue, look, load) {
   const may = state.facts?.changes;
   const boxes = new Map();
   const done = h("div", { role: "status" });
-  const some = h("button", { type: "button", on: { click: () => ask([...boxes].filter(([, box]) => box.checked).map(([id]) => id)) } }, "Replay the selected");
-  const every = h("button", { type: "button", on: { click: () => ask(null) } }, `Replay all ${count(look.messages)}`);
+  const some = h(
+    "button",
+    {
+      type: "button",
+      on: { click: () => ask([...boxes].filter(([, box]) => box.checked).map(([id]) => id)) },
+    },
+    "Replay the selected",
+  );
+  const every = h(
+    "button",
+    { type: "button", on: { click: () => ask(null) } },
+    look.messages > 1 ? `Replay all ${count(look.messages)}` : "Replay all",
+  );
   const chosen = () => set(some, "disabled", ![...boxes.values()].some((box) => box.checked));
   const rows = look.rows.map((each) => {
-    const box = may && h("input", { type: "checkbox", "aria-label": `Select message ${each.position}`, on: { change: chosen } });
+    const box =
+      may &&
+      h("input", {
+        type: "checkbox",
+        "aria-label": `Select message ${each.position}`,
+        on: { change: chosen },
+      });
     if (may) boxes.set(each.id, box);
     return h(
       "tr",
@@ -144,18 +215,26 @@ function messagesOf(queue, look, load) {
       await show("The token", tokenForm());
       if (!hasToken()) return;
     }
-    const which = ids === null ? `all ${plural(look.messages, "message")}` : plural(ids.length, "message");
+    const which =
+      ids === null ? `all ${plural(look.messages, "message")}` : plural(ids.length, "message");
     const agreed = await confirmed(`Replay ${which}?`, [
-      h("p", {}, "They go back to where they failed, with the same ids, and run again. A parked message is deleted when the broker has confirmed its copy."),
+      h(
+        "p",
+        {},
+        "They go back to where they failed, with the same ids, and run again. A parked message is deleted when the broker has confirmed its copy.",
+      ),
       h("p", { class: "mono note" }, short(queue)),
     ]);
     if (!agreed) return;
     for (const button of [some, every]) set(button, "disabled", true);
     fill(done, h("p", { class: "note" }, "Replaying…"));
     try {
-      const settled = await change("/api/replay", ids === null ? { queue, all: true } : { queue, messages: ids });
+      const settled = await change(
+        "/api/replay",
+        ids === null ? { queue, all: true } : { queue, messages: ids },
+      );
       await load();
-      document.querySelector("#main [aria-live]")?.prepend(report(settled));
+      document.getElementById("content")?.prepend(report(settled));
     } catch (error) {
       fill(done, h("p", { class: "failure text", role: "alert" }, error.message));
       chosen();
@@ -163,19 +242,37 @@ function messagesOf(queue, look, load) {
     }
   }
 
-  const heads = [[h("span", { class: "hidden" }, "Select")], ["Position", "number middle"], ["Message"], ["Parked", "middle"], ["Reason"], ["Size", "number wide"]];
+  const heads = [
+    [h("span", { class: "hidden" }, "Select")],
+    ["Position", "number middle"],
+    ["Message"],
+    ["Parked", "middle"],
+    ["Reason"],
+    ["Size", "number wide"],
+  ];
   return [
     h("h2", {}, "Messages"),
     may && h("div", { class: "send" }, some, every),
     done,
     table("Messages", may ? heads : heads.slice(1), rows),
-    !may && h("p", { class: "note" }, "To replay messages here, start the console with ", h("code", {}, "--allow-changes"), "."),
+    !may &&
+      h(
+        "p",
+        { class: "note" },
+        "To replay messages here, start the console with ",
+        h("code", {}, "--allow-changes"),
+        ".",
+      ),
   ];
 }
 
 function report(settled) {
-  const places = Object.entries(settled.to).map(([place, number]) => h("li", { class: "mono" }, `${count(number)} to ${place}`));
-  const stay = settled.failed.map((each) => h("li", {}, h("span", { class: "mono" }, each.id), ` stays: ${each.reason}`));
+  const places = Object.entries(settled.to).map(([place, number]) =>
+    h("li", { class: "mono" }, `${count(number)} to ${place}`),
+  );
+  const stay = settled.failed.map((each) =>
+    h("li", {}, h("span", { class: "mono" }, each.id), ` stays: ${each.reason}`),
+  );
   const missing = settled.missing.map((name) => h("li", {}, `No message ${name}: it is gone.`));
   const whole = !(stay.length || missing.length || settled.ended);
   return h(
@@ -203,22 +300,38 @@ async function oneMessage(queue, id) {
   ].filter(([, text]) => text);
   const made = [
     h("p", { class: "failure text" }, shown.reason || shown.error || "The reason is not known."),
-    h("dl", { class: "facts" }, facts.map(([label, text]) => h("div", {}, h("dt", {}, label), h("dd", { class: "mono" }, text)))),
+    h(
+      "dl",
+      { class: "facts" },
+      facts.map(([label, text]) =>
+        h("div", {}, h("dt", {}, label), h("dd", { class: "mono" }, text)),
+      ),
+    ),
     h("h2", {}, "Body"),
     shown.body_trouble && h("p", { class: "note" }, `It cannot be decoded: ${shown.body_trouble}.`),
     h("pre", { tabindex: 0, "aria-label": "Body" }, bodyOf(shown)),
     h("p", { class: "note" }, "Sensitive arguments and secrets by name are masked."),
   ];
-  if (shown.stack) made.push(h("h2", {}, "Stack"), h("pre", { tabindex: 0, "aria-label": "Stack" }, shown.stack));
+  if (shown.stack)
+    made.push(h("h2", {}, "Stack"), h("pre", { tabindex: 0, "aria-label": "Stack" }, shown.stack));
   const rest = { properties: shown.properties, headers: shown.headers };
-  made.push(h("details", {}, h("summary", {}, "Properties and headers"), h("pre", { tabindex: 0 }, JSON.stringify(rest, null, 2))));
+  made.push(
+    h(
+      "details",
+      {},
+      h("summary", {}, "Properties and headers"),
+      h("pre", { tabindex: 0 }, JSON.stringify(rest, null, 2)),
+    ),
+  );
   return made;
 }
 
 function bodyOf(shown) {
   if (shown.body_base64 !== null) return `base64: ${shown.body_base64}`;
   const text = shown.body_text ?? JSON.stringify(shown.body, null, 2);
-  return text.length > 100_000 ? `${text.slice(0, 100_000)}\n… (${count(text.length)} characters)` : text;
+  return text.length > 100_000
+    ? `${text.slice(0, 100_000)}\n… (${count(text.length)} characters)`
+    : text;
 }
 
 // --- the dialog
@@ -233,9 +346,17 @@ function confirmed(question, content) {
 function show(heading, content) {
   const dialog = document.getElementById("dialog");
   const close = () => dialog.close("");
-  fill(dialog, h("h2", { id: "dialog-title" }, heading), content, heading === "The token" && h("button", { type: "button", on: { click: close } }, "Close"));
+  fill(
+    dialog,
+    h("h2", { id: "dialog-title" }, heading),
+    content,
+    heading === "The token" && h("button", { type: "button", on: { click: close } }, "Close"),
+  );
   dialog.returnValue = "";
-  const token = setInterval(() => heading === "The token" && hasToken() && dialog.open && dialog.close(""), 200);
+  const token = setInterval(
+    () => heading === "The token" && hasToken() && dialog.open && dialog.close(""),
+    200,
+  );
   dialog.showModal();
   return new Promise((done) =>
     dialog.addEventListener(

@@ -86,7 +86,9 @@ function remember(key, figures) {
 /** Figures of many rows together. `null` if no row has a figure. */
 export function totals(rows) {
   const sum = (name) => {
-    const known = rows.map((row) => row[name]).filter((value) => value !== null && value !== undefined);
+    const known = rows
+      .map((row) => row[name])
+      .filter((value) => value !== null && value !== undefined);
     return known.length ? known.reduce((a, b) => a + b, 0) : null;
   };
   return {
@@ -269,7 +271,7 @@ async function asked(path, options) {
 /** Read something. */
 export function read(path, query = {}) {
   const words = new URLSearchParams(query);
-  return asked(words.size ? `${path}?${words}` : path, {});
+  return asked(words.size ? `${path}?${words}` : path, { headers: { "aiorpc-console-page": "1" } });
 }
 
 const posted = (path, body, given, signal) =>

@@ -19,7 +19,7 @@ def test_it_serves_the_page_until_a_signal(project: Project, rabbitmq_uri: str) 
         url = process.waits_for("http://127.0.0.1:")
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         assert "aiorpc console" in httpx.get(f"{url}/").text
-        facts = httpx.get(f"{url}/api/console").json()
+        facts = httpx.get(f"{url}/api/console", headers={"aiorpc-console-page": "1"}).json()
         assert facts["changes"] is False
         assert "***" in facts["broker"]
         process.signal(signal.SIGTERM)
