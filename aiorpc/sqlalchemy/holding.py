@@ -112,7 +112,9 @@ def watch_holds(session_cls: type[Session]) -> None:
 
 
 def _began(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    if not transaction.nested and (hold := hold_of(session)) is not None:
+    if transaction.nested or (hold := hold_of(session)) is None:
+        return
+    if session.bind is not None and connection.engine is session.bind.engine:  # not of `binds`
         hold.began(connection)
 
 

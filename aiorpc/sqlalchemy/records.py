@@ -23,6 +23,7 @@ from sqlalchemy.schema import SchemaItem
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext, providers_of
 from ..logs import logger
+from .engine.configuration import DatabaseConfig
 from .holding import Hold, holding, watch_holds
 from .providers import CallDatabase, Database, DatabaseSession, session_of
 from .session import WatchedSession
@@ -126,6 +127,7 @@ class Records(DependencyProvider[T_co]):
         self._attribute = provider.attr_name
         self._commits = isinstance(provider, DatabaseSession)
         database, self.engine = await provider.opened(host)
+        _require_transactions(database)
         watch_holds(database.session_options.get("sync_session_class", WatchedSession))
         yield
 
@@ -209,6 +211,17 @@ class Records(DependencyProvider[T_co]):
             if keys := [row[0] for row in found]:
                 await connection.execute(delete(self.table).where(key.in_(keys), old))
         return len(keys)
+
+
+def _require_transactions(database: DatabaseConfig) -> None:
+    options = database.engine_options
+    given = {**options.get("execution_options", {}), **options}.get("isolation_level")
+    if isinstance(given, str) and given.upper() == "AUTOCOMMIT":
+        raise ConfigurationError(
+            f"{database.key}: with the isolation level AUTOCOMMIT, each statement is committed by "
+            "itself, and a record could stand without the changes of its call: choose another "
+            "isolation_level in DB_ENGINE_OPTIONS"
+        )
 
 
 def _beside(service_cls: type, base: Any) -> list[DatabaseSession | Database]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy.schema import SchemaItem
 
 from aiorpc import (
     ConfigurationError,
+    DependencyProvider,
     Entrypoint,
     RemoteError,
     ServiceContainer,
@@ -26,7 +27,14 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.guards import Guard, Returned
-from aiorpc.sqlalchemy import Database, DatabaseSession, records, transaction_retry
+from aiorpc.sqlalchemy import (
+    Database,
+    DatabaseSession,
+    configured,
+    open_engine,
+    records,
+    transaction_retry,
+)
 from aiorpc.sqlalchemy.records import Records, digest, insert_unless_there, table_on
 from tests.support.databases import engine_of, running
 
@@ -42,6 +50,17 @@ class Entry(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(String(50), unique=True)
+
+
+class OtherBase(DeclarativeBase):
+    pass
+
+
+class OtherEntry(OtherBase):
+    __tablename__ = f"other_{RUN}"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(String(50))
 
 
 def columns() -> Sequence[SchemaItem]:
@@ -248,6 +267,31 @@ async def test_a_database_without_a_session_of_the_call_commits_too(sqlite_url: 
         assert await records_of(container) == 1
 
 
+class Audits(DependencyProvider[None]):
+    """Writes in the session of the call before the method runs."""
+
+    declarative_base = Base
+
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+        worker_ctx.service.db.add(Entry(text=f"audit {worker_ctx.call_id[-2:]}"))
+        await worker_ctx.service.db.flush()
+        yield
+
+
+async def test_what_a_dependency_wrote_before_the_method_stays_in_the_transaction(
+    database_url: str,
+) -> None:
+    class Audited(Ledger):
+        name = f"audited_{RUN}"
+        audits = Audits()
+
+    async with running(Audited, database_url) as (audited, container):
+        assert [await audited.add(), await audited.add()] == [1, "seen"]
+        assert {text.split()[0] for text in await texts(container)} == {"a", "audit"}
+        assert (len(await texts(container)), await records_of(container)) == (2, 1)
+
+
 async def test_a_service_without_a_session_that_commits_is_refused(sqlite_url: str) -> None:
     class Without:
         name = "without"
@@ -263,6 +307,35 @@ async def test_a_service_without_a_session_that_commits_is_refused(sqlite_url: s
         with pytest.raises(ConfigurationError, match=remedy):
             async with ServiceContainer(service, {"AMQP_URI": "memory://", "DB_URI": sqlite_url}):
                 pass
+
+
+async def test_a_database_that_commits_each_statement_is_refused(sqlite_url: str) -> None:
+    config: dict[str, Any] = {"AMQP_URI": "memory://", "DB_URI": sqlite_url}
+    level = {"isolation_level": "AUTOCOMMIT"}
+    for options in (level, {"execution_options": level}):
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT, each statement is committed"):
+            async with ServiceContainer(Ledger, {**config, "DB_ENGINE_OPTIONS": options}):
+                pass
+
+
+async def test_only_the_database_of_the_session_has_the_record(sqlite_url: str) -> None:
+    async with open_engine(configured({"DB_URI": "sqlite://"}, "other", OtherBase)) as other:
+        async with other.begin() as connection:
+            await connection.run_sync(OtherBase.metadata.create_all)
+
+        class TwoDatabases(OnDemand):
+            name = f"two_{RUN}"
+            more = Database(Base, session_options={"binds": {OtherBase: other}})
+
+            @rpc
+            async def add_to_both(self) -> int:
+                self.more.session.add_all([Entry(text="here"), OtherEntry(text="there")])
+                await self.more.session.flush()
+                return 5
+
+        async with running(TwoDatabases, sqlite_url) as (two, container):
+            assert [await two.add_to_both(), await two.add_to_both()] == [5, "seen"]
+            assert (await texts(container), await records_of(container)) == ({"here"}, 1)
 
 
 def test_a_declarative_base_has_one_table_of_a_name() -> None:
