@@ -25,7 +25,7 @@ FLOORS: list[list[str]] = [
     ["extensions"],
     ["calling", "contracts", "guards"],
     ["entrypoints", "dependencies", "hosting"],
-    ["http", "middleware", "parked"],
+    ["http", "mcp", "middleware", "parked"],
     ["admin", "console"],
     ["sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"],
     ["__main__"],
@@ -185,6 +185,8 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "prometheus_client": {"middleware"},
         "rich": {"cli"},
         "pytest": {"testing", "sqlalchemy"},
+        "mcp": {"mcp"},
+        "mcp_types": {"mcp"},
     }
     for path, tree in FILES.items():
         for name in third_parties(tree) & set(leaves):

@@ -41,6 +41,7 @@ COMMANDS = {
     "outbox": "Look at messages in outboxes; retry or discard some.",
     "bench": "Measure how fast a running service answers.",
     "contract": "Describe services as AsyncAPI, and compare two such contracts.",
+    "mcp": "Offer methods of a running service to an agent, as tools of MCP.",
     "stubs": "Write a typed Python module for the callers of a service.",
     "show-config": "Show the configuration without its secrets.",
     "new": "Make a directory with a new service, its configuration and its test.",
