@@ -29,6 +29,8 @@ import aiorpc
 from .wheel import ROOT, Failed, run
 
 VERSION = aiorpc.__version__
+#: Seconds for the documentation, also on a busy machine.
+_DOCS_WITHIN = 1800.0
 #: A heading of the changelog: `## [1.2.3] - 2026-11-30`, or `## [Unreleased]`.
 _HEADING = re.compile(r"^## \[(?P<version>[^\]]+)\](?: - \d{4}-\d\d-\d\d)?$", re.MULTILINE)
 
@@ -78,7 +80,8 @@ def build_docs(directory: Path) -> None:
     """Build the documentation in the folder of its version, and a page that leads there."""
     options = ("--quiet", "--fail-on-warning", "--keep-going", "--nitpicky")
     pages = directory / VERSION
-    run([sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(pages)])
+    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(pages)]
+    run(command, within=_DOCS_WITHIN)
     shutil.rmtree(pages / ".doctrees")
     (directory / "index.html").write_text(
         f'<!doctype html><meta charset="utf-8"><title>aiorpc</title>'

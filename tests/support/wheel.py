@@ -59,13 +59,16 @@ def build(directory: Path) -> Path:
 
 
 def run(
-    command: Sequence[str], cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    cwd: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+    within: float = PATIENCE,
 ) -> str:
     """
     Run *command* and return its output.
 
     Raises:
-        Failed: it did not exit with 0 within :data:`PATIENCE` seconds.
+        Failed: it did not exit with 0 *within* so many seconds.
     """
     shown = " ".join(command)
     try:
@@ -76,10 +79,10 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
+            timeout=within,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"{shown}\ndid not end within {PATIENCE} s") from None
+        raise Failed(f"{shown}\ndid not end within {within:g} s") from None
     if done.returncode:
         raise Failed(f"{shown}\nexited with {done.returncode}:\n{done.stdout}")
     return done.stdout.strip()
