@@ -196,12 +196,12 @@ def is_transient(error: BaseException) -> bool:
         return True
     if _code(original) == _NO_SAVEPOINT:
         return any(is_transient(earlier) for earlier in _what_led_to(error))
+    code = _code(original)
+    if isinstance(code, int):  # PyMySQL has SQLSTATEs too, which is HY000 for most errors
+        return code in _MYSQL_ERRORS
     sqlstate = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if sqlstate is not None:
         return sqlstate in _SQLSTATES or sqlstate.startswith("08")  # connection_exception
-    code = _code(original)
-    if isinstance(code, int):
-        return code in _MYSQL_ERRORS
     return isinstance(code, str) and code.startswith(_SQLITE_ERRORS)
 
 

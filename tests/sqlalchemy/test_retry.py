@@ -7,6 +7,7 @@ import operator
 import sqlite3
 
 import asyncpg
+import pymysql
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from aiorpc import ClusterRpcProxy, ConfigurationError, RemoteError, ServiceContainer, rpc
 from aiorpc.context import Context, Deadline, current
 from aiorpc.sqlalchemy import Database, DatabaseSession, accepts, returns, transaction_retry
+from aiorpc.sqlalchemy.retry import is_transient
 from tests.support.databases import Author, Base, all_returned, running, settings_for
 
 
@@ -285,6 +287,14 @@ async def test_a_serialisation_failure_is_retried(server_url: str) -> None:
         await asyncio.gather(*(proxy.count_up_serializable() for _ in range(3)))
         assert await proxy.sum() == 3
         assert Accounts.attempts > 3
+
+
+@pytest.mark.parametrize("code", [1020, 1205, 1213, 2006, 2013])
+def test_an_error_of_mariadb_is_transient_by_its_number(code: int) -> None:
+    """PyMySQL 2 also gives a SQLSTATE, which is HY000 for most errors."""
+    original = pymysql.err.OperationalError(code, "try again")
+    original.sqlstate = "HY000"
+    assert is_transient(OperationalError("SELECT 1", {}, original))
 
 
 async def test_a_statement_that_a_migration_made_outdated_is_retried(postgresql_uri: str) -> None:
