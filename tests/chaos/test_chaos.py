@@ -33,7 +33,13 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(group, id=name, marks=[pytest.mark.long] if name == "memory alarm" else [])
+        for name, group in GROUPS.items()
+    ],
+)
 async def test_nothing_hangs_and_nothing_is_lost(
     group: list[Scenario], node: Rabbit, postgresql_uri: str
 ) -> None:

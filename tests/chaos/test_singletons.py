@@ -17,6 +17,8 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from aiorpc.config import resolve
 from aiorpc.transports import open_transport
 from aiorpc.wire.names import singleton_ticks
@@ -53,6 +55,7 @@ class Ledger:
         return found[0][1], found[0][2]
 
 
+@pytest.mark.long
 async def test_each_tick_fires_at_most_once_whatever_happens_to_the_firing_process(
     rabbitmq_uri: str, tmp_path: Path
 ) -> None:

@@ -243,7 +243,7 @@ class Web:
 """
 
 
-@pytest.mark.parametrize("keep_alive", [0, 4])
+@pytest.mark.parametrize("keep_alive", [0, pytest.param(4, marks=pytest.mark.long)])
 def test_a_roll_refuses_no_connection_and_loses_no_request(
     keep_alive: int, project: Project
 ) -> None:

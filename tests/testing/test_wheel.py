@@ -57,6 +57,7 @@ def test_the_wheels_metadata_is_complete(contents: dict[str, bytes]) -> None:
     assert b"aiorpc = aiorpc.testing.plugin" in points.split(b"[pytest11]")[1]
 
 
+@pytest.mark.long
 def test_a_projects_tests_pass_with_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """Runs in this environment, with the wheel before the tree on the path."""
     site, project = tmp_path / "site", tmp_path / "project"
