@@ -5,7 +5,7 @@ change. ``gate.py`` decides first which requests are answered.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -135,7 +135,7 @@ class ConsoleApp:
             events = self.live.events()
             first = await anext(events)  # or TooManyPages
 
-            async def all_events() -> Any:
+            async def all_events() -> AsyncIterator[bytes]:
                 try:
                     yield first
                     async for event in events:
