@@ -181,6 +181,7 @@ class Worker(msgspec.Struct, eq=False):
             _begin(self, call)
         opened: list[AbstractAsyncContextManager[Any]] = []
         error: BaseException | None = None
+        worker_ctx: Any = None
         try:
             service = workshop.service_cls()
             if workshop.values or workshop.lifetimes:

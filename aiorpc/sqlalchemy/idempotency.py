@@ -135,8 +135,9 @@ class SqlIdempotency(Records[str | None], Idempotency):
     async def once(self, worker_ctx: WorkerContext, asked: Asked, method: GuardedMethod) -> Any:
         row = digest(*asked.identity)
         turn = self._turns.setdefault(row, asyncio.Lock())
+        limit = asyncio.timeout(asked.until - monotonic())
         try:
-            async with asyncio.timeout(asked.until - monotonic()) as limit:
+            async with limit:
                 await turn.acquire()
         except TimeoutError:
             if not limit.expired():
@@ -211,8 +212,9 @@ class SqlIdempotency(Records[str | None], Idempotency):
         """
         session = hold.session
         while True:
+            limit = asyncio.timeout(asked.until - monotonic())
             try:
-                async with asyncio.timeout(asked.until - monotonic()) as limit:
+                async with limit:
                     await hold.stand()
                 return
             except TimeoutError:

@@ -72,6 +72,8 @@ class ServiceX:
         assert_type(await reply, str)
         assert_type(await reply.result(), str)
         faster = self.y.append_identifier.with_options(timeout=0.5)
+        faster.with_options(idempotency_key="one", scope="a user")
+        faster.with_options(idempotency_key=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert_type(await faster("x"), str)
         self.y.append_identifier.with_options(timout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         self.y.append_identifier.with_options(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -117,7 +119,7 @@ class Untyped:
     async def mapping(self, key: int) -> dict[str, Any]:
         return {}
 
-    @rpc(validate=False)
+    @rpc(validate=False, idempotent=True)
     async def with_option(self, key: int) -> dict[str, Any]:
         return {}
 
