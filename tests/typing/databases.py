@@ -16,8 +16,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from aiorpc import ClusterRpcProxy, rpc
 from aiorpc.sqlalchemy import (
     CallDatabase,
+    CallOutbox,
     Database,
     DatabaseSession,
+    Outbox,
     accepts,
     dump,
     load,
@@ -45,6 +47,15 @@ class Library:
     name = "library"
     session = DatabaseSession(Base, engine_options={"pool_size": 3}, commit=True)
     db = Database(Base)
+    outbox = Outbox(Base)
+
+    @rpc
+    async def tell(self) -> None:
+        assert_type(self.outbox, CallOutbox)
+        await self.outbox("told", {"id": 1}, key="k", mandatory=True)
+        await self.outbox.dispatch("told", priority=3)
+        await self.outbox.publish(b"x", routing_key="key")
+        await self.outbox.dispatch("told", prioriti=3)  # type: ignore[call-arg]  # pyright: ignore
 
     @rpc
     @returns(AuthorSchema)

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
-    exists,
     or_,
     select,
     text,
@@ -95,21 +94,22 @@ class RowClaims(ABC):
         return [OutboxRow(*row) for row in await connection.execute(query)]
 
     def _due(self, at: int) -> Any:
-        """Select the rows that are due, the oldest first: of a key while no older row waits."""
+        """Select the rows that are due, the oldest first, without the keys that wait."""
         table = self._table
-        older = table.alias()
-        held = exists().where(
-            older.c.service == table.c.service,
-            older.c.order_key == table.c.order_key,
-            older.c.id < table.c.id,
-            or_(older.c.due_at.is_(None), older.c.due_at > at),
+        # A row of a key is not due because it was tried as the oldest of its key. The subquery does
+        # not depend on the row, because MariaDB would ask it for each row of a key with many rows.
+        waits = table.alias()
+        keys = select(waits.c.order_key).where(
+            waits.c.service == self._service,
+            waits.c.order_key.is_not(None),
+            or_(waits.c.due_at.is_(None), waits.c.due_at > at),
         )
         return (
             select(table.c.id, table.c.size)
             .where(
                 table.c.service == self._service,
                 table.c.due_at <= at,
-                or_(table.c.order_key.is_(None), ~held),
+                or_(table.c.order_key.is_(None), table.c.order_key.not_in(keys)),
             )
             .order_by(table.c.id)
         )

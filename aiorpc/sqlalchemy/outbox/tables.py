@@ -75,7 +75,7 @@ def outbox_table(base: Any, name: str = OUTBOX) -> Table:
             Column("attempts", Integer, nullable=False),
             Column("reason", _TEXT),
             Column("claimed_by", String(36)),
-            Index(f"ix_{name}_service", "service", "id"),
+            Index(f"ix_{name}_due", "service", "due_at", "order_key"),
             Index(f"ix_{name}_key", "service", "order_key", "id"),
         ],
     )
