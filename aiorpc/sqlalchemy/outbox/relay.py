@@ -24,7 +24,7 @@ from ...wire.message import Exchange
 from .claims import RowClaims, claims_of
 from .counting import RowCounts, counted_rows
 from .listening import Notifications, channel_of, notify
-from .sending import SENDING, Sending
+from .sending import Sending
 
 __all__ = ["LOOK", "Relay"]
 
@@ -131,17 +131,20 @@ class Relay:
     async def _look(self) -> None:
         """Send the rows that are due, and count the rows if somebody asks."""
         committed, self._committed = self._committed, False
-        can_send = more = self._transport.state is State.CONNECTED
         if self._claims is None:
             self._claims = await claims_of(self._engine, self._table, self._service)
+        can_send = more = True
         while more:
+            can_send = self._transport.state is State.CONNECTED
+            if not can_send:
+                break
             async with asyncio.timeout(WORKING):
                 more = await self._round()
             if self._closing:
                 break
             await self._count()
         async with asyncio.timeout(WORKING):
-            if more or (committed and not can_send):
+            if more if can_send else committed:
                 await notify(self._engine, channel_of(self._table))
         await self._count()
 
@@ -168,8 +171,8 @@ class Relay:
             )
         if sending is not None and sending.unsure:
             raise ConnectionLost(
-                f"the broker has not confirmed {counted(sending.unsure, 'message')} within "
-                f"{SENDING:g} s: {self._transport.condition()}"
+                f"the broker has not confirmed {counted(sending.unsure, 'message')}: "
+                f"{self._transport.condition()}"
             )
         return batch.more
 

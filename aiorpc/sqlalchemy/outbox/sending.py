@@ -56,20 +56,28 @@ class Sending:
         self.unsure = 0
 
     async def run(self) -> None:
-        """Return when the rows are sent, or when the time is over."""
+        """Return when the rows are sent, when the connection is lost, or when the time is over."""
+        forget = self._transport.on_state(self._state_changed)
+        self._state_changed(self._transport.state)
         try:
             async with asyncio.timeout(SENDING):
                 await self._transport.drained()
-                for chain in self._chains:
+                for chain in () if self._done.is_set() else self._chains:
                     self._next(chain)
                 await self._done.wait()
         except TimeoutError:
             pass
         finally:
+            forget()
             for outgoing in self._flying.values():
                 self._transport.retract(outgoing)
             batch = self._batch
             self.unsure = len(batch.rows) - len(batch.sent) - len(batch.failed)
+
+    def _state_changed(self, state: State) -> None:
+        """Give the rows back when the connection is lost: another process may have one."""
+        if state not in (State.CONNECTED, State.BLOCKED):
+            self._done.set()
 
     def _next(self, chain: Iterator[OutboxRow]) -> None:
         """Send the next row of *chain*."""

@@ -442,3 +442,19 @@ async def test_metrics_count_the_rows(sqlite_url: str, monkeypatch: pytest.Monke
         for _ in range(20):
             await asyncio.sleep(0)
             assert measured("outbox_rows")[database, "set aside"] == 2
+
+
+async def test_a_relay_gives_its_rows_back_when_it_loses_the_connection(server_url: str) -> None:
+    """Within the lease of a look, and not when the wait for confirms is over."""
+    async with bench(config_of(server_url), shop()) as it, breakable(it.config) as link:
+        await link.transport.start(5)
+        await it.start(transport=link.transport)
+        link.mute()  # no confirm arrives
+        await it.rows.write("Emma")
+        await eventually(lambda: len(it.heard.calls) == 1)
+        await link.cut()
+        await it.start()
+        assert await it.heard.until(2) == ["Emma", "Emma"]  # a duplicate, with the same id
+        assert len({call.message.message_id for call in it.heard.calls}) == 1
+        await it.rows.gone()
+        link.heal()
