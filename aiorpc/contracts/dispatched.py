@@ -43,7 +43,8 @@ def dispatched_by(service_cls: type, dispatchers: Collection[str]) -> list[Dispa
     Return where methods of *service_cls* and its bases dispatch events.
 
     Args:
-        dispatchers: the attributes that are called with an event's type and its payload.
+        dispatchers: the attributes that are called with an event's type and its payload, or whose
+            ``dispatch`` is.
     """
     found: list[Dispatched] = []
     seen: set[str] = set()
@@ -89,12 +90,13 @@ def _in_method(
 
 
 def _is_dispatcher(function: ast.expr, dispatchers: Collection[str]) -> bool:
-    return (
-        isinstance(function, ast.Attribute)
-        and isinstance(function.value, ast.Name)
-        and function.value.id == "self"
-        and function.attr in dispatchers
-    )
+    """Return whether *function* is ``self.name`` or ``self.name.dispatch``."""
+    if not isinstance(function, ast.Attribute):
+        return False
+    if function.attr == "dispatch" and isinstance(function.value, ast.Attribute):
+        function = function.value
+    is_own = isinstance(function.value, ast.Name) and function.value.id == "self"
+    return is_own and function.attr in dispatchers
 
 
 def _text(node: ast.expr | None, cls: type, names: Mapping[str, Any]) -> str | None:

@@ -105,7 +105,8 @@ class Converter:
         kinds = shapes.DateType | shapes.TimeDeltaType
         self._has_wire_forms = any(isinstance(part, kinds) for part in _parts(shape))
         classes = [part.cls for part in _parts(shape) if isinstance(part, shapes.DataclassType)]
-        self._dataclasses = {cls: dataclasses.fields(cls) for cls in classes}
+        plain = [get_origin(cls) or cls for cls in classes]  # of a generic class
+        self._dataclasses = {cls: dataclasses.fields(cls) for cls in plain}
         if not any(_on_class(field) for each in self._dataclasses.values() for field in each):
             self._dataclasses = {}
 

@@ -11,12 +11,14 @@ from urllib.parse import unquote
 
 import jsonschema
 import pytest
+from sqlalchemy.orm import DeclarativeBase
 
 from aiorpc import ConfigurationError, EventDispatcher, rpc
 from aiorpc.contracts.describing import contract_of
 from aiorpc.contracts.model import Contract, OfferedMethod, Service
 from aiorpc.contracts.reading import contract_from, read
 from aiorpc.contracts.writing import document_of, text_of
+from aiorpc.sqlalchemy import DatabaseSession, Outbox
 from services.library.letters import Letters
 from services.library.library import Library
 from services.library.members import Members
@@ -206,20 +208,29 @@ class Twin:
     name = Orders.name
 
 
-class Idempotent:
-    name = "contract_idempotent"
+def test_idempotency_is_described() -> None:
+    assert method(Articles, "add").idempotent
+    assert not method(Articles, "all").idempotent
+
+
+class Model(DeclarativeBase): ...
+
+
+class WithOutbox:
+    name = "contract_outbox"
+    db = DatabaseSession(Model, commit=True)
+    outbox = Outbox(Model)
 
     @rpc
-    async def pay(self) -> None: ...
+    async def order(self) -> None:
+        await self.outbox.dispatch("ordered", {"book": 1})
+        await self.outbox("noted", "text")
+        await self.outbox.publish("no event")
 
 
-def test_idempotency_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not method(Idempotent, "pay").idempotent
-    (entrypoint,) = vars(vars(Idempotent)["pay"])["__aiorpc_entrypoints__"]
-    monkeypatch.setattr(entrypoint, "idempotent", True, raising=False)
-    found = contract_of([Idempotent])
-    assert found.services[Idempotent.name].methods[0].idempotent
-    assert read(text_of(found), "it") == found
+def test_events_of_an_outbox_are_found() -> None:
+    found = {each.event_type: each.payload["type"] for each in service(WithOutbox).events}
+    assert found == {"noted": "string", "ordered": "object"}
 
 
 def test_two_services_of_one_name_are_refused() -> None:

@@ -200,7 +200,7 @@ class Articles:
     @returns(ArticleSchema(many=True))
     async def all(self) -> list[Any]: ...
 
-    @rpc
+    @rpc(idempotent=True)
     @accepts(article=ArticleSchema())
     @returns(ArticleSchema)
     async def add(self, article: Any, draft: bool = False) -> Any | None: ...

@@ -305,6 +305,12 @@ def stream_or_not(code: Code) -> str:
     return "get: a stream"
 
 
+def drop_idempotency(code: Code) -> str:
+    add = code.method("add")
+    add.decorator_list[0] = _expression("rpc")
+    return "add"
+
+
 def delete_error(code: Code) -> str:
     text = code.rng.choice(["SoldOut", "NotFound"])
     place = code.method("place")
@@ -349,6 +355,7 @@ BREAKING: dict[Callable[[Code], str], tuple[str, ...]] = {
     delete_event: ("EVENT_NO_DELETE",),
     change_event_field: ("FIELD_NO_DELETE", "FIELD_SAME_TYPE"),
     stream_or_not: ("METHOD_SAME_STREAM",),
+    drop_idempotency: ("METHOD_SAME_IDEMPOTENCY",),
     delete_error: ("ERROR_NO_DELETE",),
     delete_handler: ("HANDLER_NO_DELETE", "CONSUMER_NO_DELETE"),
     delete_route: ("ROUTE_NO_DELETE",),
@@ -485,6 +492,12 @@ def add_error(code: Code) -> str:
     return method.name
 
 
+def make_idempotent(code: Code) -> str:
+    method = code.method("get", "cancel", "tree")
+    method.decorator_list = [_expression("rpc(idempotent=True)")]
+    return method.name
+
+
 def add_event(code: Code) -> str:
     method = code.method("get", "place")
     method.body.append(_statement("await self.dispatch('looked_at', {'id': 1})"))
@@ -559,7 +572,7 @@ COMPATIBLE: tuple[Callable[[Code], str], ...] = (
     *(widen_argument, narrow_result, change_docstrings, reorder_methods, reorder_fields),
     *(rename_class, add_error, add_event, change_default, make_argument_optional),
     *(make_field_optional, relax_constraint, rename_positional_only, allow_position),
-    *(add_verb_or_route, move_event),
+    *(add_verb_or_route, move_event, make_idempotent),
 )
 
 

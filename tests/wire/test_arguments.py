@@ -12,12 +12,14 @@ from enum import Enum, IntEnum
 from typing import (
     Annotated,
     Any,
+    Generic,
     Literal,
     NamedTuple,
     NewType,
     NotRequired,
     Optional,
     TypedDict,
+    TypeVar,
 )
 from uuid import UUID
 
@@ -26,6 +28,8 @@ import pytest
 
 from aiorpc.exceptions import BadArguments, IncorrectSignature, MalformedReply
 from aiorpc.wire.arguments import Arguments, result_converter
+
+T = TypeVar("T")
 
 
 class Colour(Enum):
@@ -49,6 +53,12 @@ class Order:
     id: int
     items: list[Item] = field(default_factory=list)
     colour: Colour = Colour.RED
+
+
+@dataclass
+class Page(Generic[T]):
+    items: list[T]
+    next: "Page[T] | None" = None
 
 
 class Point(NamedTuple):
@@ -232,6 +242,7 @@ def test_mode_off_checks_the_outermost_signature_and_no_types():
         (Level, 3, Level.HIGH),
         (Item, {"name": "x", "price": 1}, Item("x", 1.0)),
         (Order, {"id": 1, "items": [{"name": "x"}]}, Order(1, [Item("x")])),
+        (Page[int], {"items": [1], "next": {"items": [2]}}, Page([1], Page([2]))),
         (dict[str, Item], {"a": {"name": "x"}}, {"a": Item("x")}),
         (Point, [1], Point(1)),
         (Options, {"limit": 1}, {"limit": 1}),
@@ -312,6 +323,7 @@ def test_values_are_converted_as_their_annotation_says(annotation, value, expect
         (date, datetime(2020, 1, 2), "must be date, got datetime"),
         (date, "2020-01-02T00:00:01", "must be date, got str: invalid RFC3339 encoded date"),
         (UUID, "x", "must be UUID, got str: invalid UUID"),
+        (Page[int], {"items": ["hunter2"]}, "must be Page[int]: items[0] must be int, got str"),
         (Order, [], "must be Order, got list"),
         (Order, {}, "must be Order, got dict: object missing required field 'id'"),
         (Order, {"id": "1"}, "must be Order: id must be int, got str"),

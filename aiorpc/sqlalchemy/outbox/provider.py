@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -138,6 +138,9 @@ class Outbox(DependencyProvider[CallOutbox]):
         options: options of all events and messages; see
             :class:`~aiorpc.calling.message_options.MessageKeywords`.
     """
+
+    #: ``aiorpc contract`` finds the events in the source code of the service.
+    dispatches: ClassVar[bool] = True
 
     def __init__(
         self,
