@@ -95,6 +95,7 @@ chaos: $(VENV)/.dev servers ## run the long chaos suite (some minutes) and print
 
 kills: $(VENV)/.dev servers ## kill a process at each await, statement and write of a call and its event (minutes)
 	@$(BIN)/python -m tests.once
+	@$(BIN)/python -m tests.once --beside
 
 simulate: $(VENV)/.dev ## play new seeds in the simulator (SEEDS=1000), or one again (SEED=42)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))

@@ -4,6 +4,7 @@ with 1 if an order or its effect is not there once.
 
     --every N    every N-th point only
     --at POINT   the points whose names contain this, such as "COMMIT" or "before COMMIT #1"
+    --beside     with a second process that works beside the one that dies
     --list       print the points instead
 """
 
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Awaitable, Iterable
 
 from tests.once.databases import KINDS
 from tests.once.report import Report, table
 from tests.once.stage import listed, play
-from tests.servers import Urls, urls
+from tests.servers import urls
 
 
 def main(arguments: list[str]) -> int:
@@ -24,6 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("databases", nargs="*", metavar="DATABASE", help=", ".join(KINDS))
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--at", default="", metavar="POINT")
+    parser.add_argument("--beside", action="store_true")
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args(arguments)
     servers = urls()
@@ -35,7 +38,10 @@ def main(arguments: list[str]) -> int:
         for kind in kinds:
             print(f"{kind}:", *asyncio.run(listed(servers, kind)), sep="\n  ")
         return 0
-    reports = asyncio.run(_played(servers, kinds, given.every, given.at))
+    plays = (
+        play(servers, kind, every=given.every, at=given.at, beside=given.beside) for kind in kinds
+    )
+    reports = asyncio.run(_together(plays))
     print(table(reports))
     for report in reports:
         print(*[f"{report.database}: not reached: {each}" for each in report.missed], sep="\n")
@@ -43,9 +49,9 @@ def main(arguments: list[str]) -> int:
     return 1 if any(report.wrong for report in reports) else 0
 
 
-async def _played(servers: Urls, kinds: list[str], every: int, at: str) -> list[Report]:
+async def _together(plays: Iterable[Awaitable[Report]]) -> list[Report]:
     """Play on all databases at a time, because the runs mostly wait."""
-    return await asyncio.gather(*(play(servers, kind, every=every, at=at) for kind in kinds))
+    return await asyncio.gather(*plays)
 
 
 if __name__ == "__main__":

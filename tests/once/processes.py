@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 _ROOT = Path(__file__).parents[2]
-#: Seconds for a process to start, to answer and to end.
-PATIENCE = 20.0
+#: Seconds for a process to start, to answer and to end, on a busy machine.
+PATIENCE = 60.0
 
 
 class Shopkeeper:
@@ -38,24 +38,29 @@ class Shopkeeper:
                 self._said.put_nowait(json.loads(line))
         self._writer.close()
         self.died.set()
+        self._said.put_nowait(None)
 
     async def hear(self) -> Any:
-        """Return the next thing that the process says."""
+        """Return the next thing that the process says; None if it dies."""
         async with asyncio.timeout(PATIENCE):
             return await self._said.get()
 
     async def ask(self, *command: str) -> Any:
+        """Return what the process answers; None if it has died."""
+        if self.died.is_set():
+            return None
         self._writer.write(json.dumps(command).encode() + b"\n")
         return await self.hear()
 
     async def stop(self) -> None:
         """End the process in the ordinary way, or kill it."""
         if not self.died.is_set():
-            process: int = await self.ask("stop")
+            process: int | None = await self.ask("stop")
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self.died.wait()
             except TimeoutError:
+                assert process is not None
                 os.kill(process, signal.SIGKILL)
         await self._reading
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tests.chaos.report import markdown
 
 _HEAD = [
-    *("database", "points", "awaits", "statements", "writes to the broker"),
+    *("database", "the second process", "points", "awaits", "statements", "writes to the broker"),
     *("killed", "not reached", "orders", "lost", "twice", "other answer", "calls made again", "s"),
 ]
 
@@ -17,6 +17,7 @@ _HEAD = [
 class Report:
     """
     Attributes:
+        second: when the process that takes over starts.
         points: the points of the run in which nobody dies.
         killed: the points at which a process died.
         missed: the points that a process did not pass again, so that it lived on.
@@ -27,6 +28,7 @@ class Report:
     """
 
     database: str
+    second: str
     points: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
@@ -49,7 +51,7 @@ class Report:
             *(len(self.killed), len(self.missed), self.orders),
             *(len(self.lost), len(self.twice), len(self.other), self.again, round(self.seconds)),
         ]
-        return [self.database, *map(str, figures)]
+        return [self.database, self.second, *map(str, figures)]
 
 
 def table(reports: Sequence[Report]) -> str:

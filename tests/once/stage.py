@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -30,8 +30,10 @@ from tests.support.waiting import eventually
 
 #: Seconds of one attempt of the caller, of all its attempts, and of an event to its effect.
 ATTEMPT, PATIENCE = 5.0, 25.0
-#: Seconds to wait for a process to pass the point at which it dies.
-REACHED_WITHIN = 5.0
+#: Seconds for a process to pass the point at which it dies, after the order has its effect.
+REACHED_WITHIN = 0.5
+#: Attempts to let the process that dies get the order, and not the one beside it.
+ATTEMPTS = 6
 
 
 class Stage:
@@ -54,6 +56,7 @@ class Stage:
         cluster: Any,
         *,
         once: bool,
+        beside: bool,
     ) -> None:
         self.points: dict[str, str] = {}
         self.answers: dict[str, list[str]] = {}
@@ -65,46 +68,66 @@ class Stage:
         self._order = cluster[f"shop_{run}"].order
         self._once = once
         self._process: Shopkeeper | None = None
+        self._beside = beside
+        #: The process beside it, which takes over at once.
+        self._second: Shopkeeper | None = None
 
     async def listed(self) -> list[str]:
         """Return the points of a run in which nobody dies."""
-        process = await self._ready_for("")
+        self._process = process = await self._start()
+        await self._ordered("")
+        await process.ask("arm", "")
         await self._ordered("")
         points: list[str] = await process.ask("list")
         return points
 
     async def die_at(self, point: str) -> bool:
         """Play one run; return whether the process died at *point*."""
-        process = await self._ready_for(point)
-        ordered = asyncio.ensure_future(self._ordered(point))
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REACHED_WITHIN):
-                    await process.died.wait()
-            died = process.died.is_set()
-            await self._keeper()
-            await ordered
-        finally:
-            ordered.cancel()
-        return died
+        for attempt in range(ATTEMPTS if self._beside else 1):
+            # RabbitMQ gives messages to the processes in turn.
+            process = await self._armed(point, orders=1 + attempt % 2)
+            ordered = asyncio.create_task(self._ordered(point))
+            dying = asyncio.create_task(process.died.wait())
+            try:
+                await asyncio.wait((ordered, dying), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((dying,), timeout=REACHED_WITHIN)
+                await self._keeper()
+                await ordered
+            finally:
+                ordered.cancel()
+                dying.cancel()
+            if process.died.is_set():
+                return True
+        return False
 
     async def close(self) -> None:
-        """Let the last process finish what it does, and end it."""
-        if self._process is not None:
-            await self._process.stop()
+        """Let the last processes finish what they do, and end them."""
+        for process in (self._process, self._second):
+            if process is not None:
+                await process.stop()
 
     async def _keeper(self) -> Shopkeeper:
-        """Return a process that serves, a new one if the last has died."""
+        """Return a process that serves, another one if the last has died."""
         if self._process is None or self._process.died.is_set():
-            self._process = await self._forks.start(self._run, self._config, once=self._once)
+            self._process = self._second or await self._start()
+            self._second = None
+        if self._beside and self._second is None:
+            self._second = await self._start()
         return self._process
 
-    async def _ready_for(self, point: str) -> Shopkeeper:
-        """Return a process that has served an order, so that its connections are open."""
-        process = await self._keeper()
-        await self._ordered("")
-        assert await process.ask("arm", point) == "armed"
-        return process
+    async def _start(self) -> Shopkeeper:
+        return await self._forks.start(self._run, self._config, once=self._once)
+
+    async def _armed(self, point: str, orders: int) -> Shopkeeper:
+        """Return a process that dies at *point*, after some *orders* that open its connections."""
+        while True:
+            process = await self._keeper()
+            # The attempt before may have left a point, at which the process dies meanwhile.
+            if await process.ask("arm", "") is not None:
+                for _ in range(orders):
+                    await self._ordered("")
+                await process.ask("arm", point)
+                return process
 
     async def _ordered(self, point: str) -> None:
         """Make an order with a new key, and ask for its answer again. Wait for its effect."""
@@ -151,12 +174,16 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(servers: Urls, kind: str, *, once: bool = True) -> AsyncIterator[Stage]:
+async def staged(
+    servers: Urls, kind: str, *, once: bool = True, beside: bool = False
+) -> AsyncIterator[Stage]:
     """
     Make a database and names of our own, and delete all of it at the end.
 
     Args:
         once: whether the services have a store of keys, an outbox and an inbox.
+        beside: whether a second process works beside the one that dies. Otherwise a new process
+            starts when it has died.
     """
     run = secrets.token_hex(4)
     async with own_database(kind, getattr(servers, kind, None)) as database:
@@ -174,7 +201,7 @@ async def staged(servers: Urls, kind: str, *, once: bool = True) -> AsyncIterato
             ClusterRpcProxy(config) as cluster,
             open_transport(resolve(config), name="once") as transport,
         ):
-            stage = Stage(forks, run, config, engine, cluster, once=once)
+            stage = Stage(forks, run, config, engine, cluster, once=once, beside=beside)
             try:
                 yield stage
             finally:
@@ -190,17 +217,24 @@ async def listed(servers: Urls, kind: str) -> list[str]:
 
 
 async def play(
-    servers: Urls, kind: str, *, every: int = 1, first: int = 0, at: str = "", once: bool = True
+    servers: Urls,
+    kind: str,
+    *,
+    every: int = 1,
+    first: int = 0,
+    at: str = "",
+    once: bool = True,
+    beside: bool = False,
 ) -> Report:
     """
     Kill a process at each point, or at each *every*-th from the *first*, whose name contains *at*.
 
     Args:
-        once: see :func:`staged`.
+        once, beside: see :func:`staged`.
     """
     began = asyncio.get_running_loop().time()
-    report = Report(kind)
-    async with staged(servers, kind, once=once) as stage:
+    report = Report(kind, "runs beside it" if beside else "starts then")
+    async with staged(servers, kind, once=once, beside=beside) as stage:
         report.points = await stage.listed()
         for point in [each for each in report.points if at in each][first::every]:
             (report.killed if await stage.die_at(point) else report.missed).append(point)
