@@ -12,10 +12,10 @@ from tests.once.report import table
 from tests.once.stage import play
 from tests.servers import Urls
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 #: One of so many points is played.
-EVERY = 12
+EVERY = 16
 
 
 @pytest.fixture
