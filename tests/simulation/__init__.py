@@ -5,7 +5,7 @@ run, on each Python, so a fault that it finds can be played again.
 
 What is real: proxies, client, containers, workers, entrypoints, attempts, streams, singletons,
 discovery, timers, the outbox, the channels of AMQP and their lane, the broker of ``memory://``, and
-in a part of the runs sessions, SQLAlchemy and sqlite3.
+in a part of the runs sessions, idempotency keys, outbox and inbox, SQLAlchemy and sqlite3.
 What is simulated:
 
 - ``loop``: an event loop without clock, sockets and threads. A process is a set of callbacks. The
@@ -40,6 +40,9 @@ What is checked: ``ledger`` sees all calls, runs, transactions and events from o
    Without a fault, no method runs twice. In one process, no message runs beside itself, and an
    answered request does not run again.
 3. The handlers of an event get it, or it is parked, after MAX_ATTEMPTS and not before.
+   With a key, a call has one effect at most, and all calls with the key get the answer of that run.
+   An event of an outbox is sent if and only if its transaction committed, those of one key in the
+   order of the commits, and not twice without a fault. An inbox has one effect for each message.
 4. A cancelled call is cancelled in its service.
 5. A stream gives each item once and in order, not more of them than its caller has room for, and
    all of them before its end.

@@ -26,7 +26,7 @@ MEANING = {
     ),
     "wrong": (
         *("wrong answer", "wrong error", "answered early", "ran late", "outlived"),
-        *("not rolled back",),
+        *("not rolled back", "ghost", "overtaken"),
         *("not cancelled", "not retracted", "sent again", "unmarked", "deadline lost"),
         *("overran", "protocol"),
     ),
@@ -41,18 +41,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", default="1000", help="how many new seeds, or FROM:TO")
     parser.add_argument("--calls", type=int, help="play new seeds until they made so many calls")
     parser.add_argument("--mutant", type=int, help="put this fault into aiorpc first")
+    parser.add_argument(
+        "--databases", action="store_true", help="only seeds, or mutants, of services with them"
+    )
     options = parser.parse_args(arguments)
     if options.command == "mutants":
         from . import mutant_table
 
-        return mutant_table.main()
+        return mutant_table.main(databases=options.databases)
     if options.mutant is not None:
         from . import mutants
 
         mutants.install(mutants.MUTANTS[options.mutant])
     if options.seed is not None:
         return one(options.seed)
-    return many(options.seeds, options.calls, stop=options.mutant is not None)
+    return many(*(options.seeds, options.calls, options.databases), stop=options.mutant is not None)
 
 
 def one(seed: str) -> int:
@@ -76,8 +79,9 @@ def one(seed: str) -> int:
     return 1 if result.violations else 0
 
 
-def many(which: str, most_calls: int | None, *, stop: bool) -> int:
+def many(which: str, most_calls: int | None, databases: bool, *, stop: bool) -> int:
     """Play many seeds, and print a line for each that fails, and a summary."""
+    from .databases import has_databases
     from .world import simulate
 
     first, count = _range(which)
@@ -92,8 +96,11 @@ def many(which: str, most_calls: int | None, *, stop: bool) -> int:
     failed: list[Result] = []
     with suppress(KeyboardInterrupt):  # then the summary is of the seeds so far
         while calls < most_calls if most_calls is not None else seeds < count:
-            result = simulate(str(first + seeds))
+            seed = str(first + seeds)
             seeds += 1
+            if databases and not has_databases(seed):
+                continue
+            result = simulate(seed)
             calls, answered = calls + result.calls, answered + result.answered
             steps, seconds = steps + result.steps, seconds + result.seconds
             faults += len(result.struck)

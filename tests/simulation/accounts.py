@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .ledger import Ledger, Run
+    from .ledger import Event, Ledger, Run
 
 __all__ = ["Accounts"]
 
@@ -21,13 +21,19 @@ class Accounts:
 
     Attributes:
         rows: how often each row was committed, with the name of its table in front.
-        handled: how often an event was handled, by an inbox.
+        handled, payments: how often an event was handled, and a payment made.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.rows: Counter[tuple[Any, ...]] = Counter()
         self.handled: Counter[int] = Counter()
+        self.payments: Counter[int] = Counter()
+        #: The events of each key of the outbox that the broker has not read, in their order.
+        self._order: dict[str, list[int]] = {}
+        self._keys: dict[int, str] = {}
+        self._sent: set[int] = set()
+        self._count = {"effects": self._payment, "handled": self._event, "promises": self._promise}
 
     def inserted(self, table: str, row: Sequence[Any]) -> None:
         """A transaction inserts *row*; it is not committed yet."""
@@ -47,10 +53,50 @@ class Accounts:
         if run.how != "returned":
             text = f"run {run.id} {run.how}, and its transaction committed"
             self._ledger.violated("not rolled back", text)
-        if table == "handled":
-            self.handled[row[0]] += 1
-            if self.handled[row[0]] > 1:
-                self._ledger.violated("twice", f"event {row[0]} has two effects")
+        self._count[table](row)
+
+    def _payment(self, row: Sequence[Any]) -> None:
+        self.payments[row[0]] += 1
+        if self.payments[row[0]] > 1 and row[0] in self._ledger.keyed:
+            self._ledger.violated("twice", f"the key of call {row[0]} has two effects")
+
+    def _event(self, row: Sequence[Any]) -> None:
+        self.handled[row[0]] += 1
+        if self.handled[row[0]] > 1:
+            self._ledger.violated("twice", f"event {row[0]} has two effects")
+
+    # --- the outbox
+
+    def promises(self) -> Event:
+        """A method writes an event to its outbox."""
+        return self._ledger.dispatching("bank")
+
+    def _promise(self, row: Sequence[Any]) -> None:
+        event, key = self._ledger.events[row[0]], row[2]
+        event.confirmed, event.due = self._ledger.now(), self._ledger.handlers_listen()
+        if key is not None:
+            self._order.setdefault(key, []).append(event.number)
+            self._keys[event.number] = key
+
+    def sends(self, number: int) -> None:
+        """A process sends an event of its outbox."""
+        if self._ledger.events[number].confirmed is None:
+            self._ledger.violated("ghost", f"event {number} is sent, and is not committed")
+
+    def sent(self, number: int) -> None:
+        """The broker reads an event of an outbox."""
+        event = self._ledger.events[number]
+        if number in self._sent and not self._ledger.troubled(event.began, self._ledger.now()):
+            self._ledger.violated("twice", f"event {number} is sent again without a reason")
+        self._sent.add(number)
+        key = self._keys.get(number)
+        order = self._order.get(key or "", [])
+        if number in order:
+            earlier = order[: order.index(number)]
+            if earlier:
+                text = f"event {number} of key {key} overtakes events {earlier}"
+                self._ledger.violated("overtaken", text)
+            order.remove(number)
 
     def troubled(self, begin: float, end: float) -> bool:
         """Whether a database, or a process that may hold its lock, failed in this time."""

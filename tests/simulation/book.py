@@ -99,6 +99,8 @@ class Book:
         elif message.body.startswith(b'{"tick"'):
             self._ticks[process] = json.loads(message.body)["tick"]
         else:
+            if exchange == "bank.events":
+                self._ledger.accounts.sent(json.loads(message.body)["number"])
             for queue in queues:
                 key = _event_of(message, queue)
                 if key is not None:
@@ -130,8 +132,11 @@ class Book:
 
     def sends(self, exchange: str, message: Message) -> None:
         """A process writes a message."""
-        if exchange == "shop.events" and message.body.startswith(b'{"number"'):
-            self._ledger.publishing(json.loads(message.body)["number"])
+        if message.body.startswith(b'{"number"'):
+            if exchange == "shop.events":
+                self._ledger.publishing(json.loads(message.body)["number"])
+            elif exchange == "bank.events":
+                self._ledger.accounts.sends(json.loads(message.body)["number"])
 
     def acked(self, queue: MemoryQueue, entry: Entry) -> None:
         """The broker reads the ack of *entry*."""

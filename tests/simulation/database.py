@@ -22,9 +22,8 @@ from .loop import PROCESS, Process, SimulationLoop
 
 __all__ = ["Connection", "Database", "Watcher"]
 
-#: Seconds for which a statement waits for the lock, and between its attempts, as in sqlite3.c.
+#: Seconds for which a statement waits for the lock.
 LOCK_TIMEOUT = 5.0
-PAUSES = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)
 #: SQLAlchemy knows by this text that a connection is lost.
 _LOST = "connection closed: the server is gone"
 
@@ -55,9 +54,8 @@ class _Work:
     kind: str
     function: Callable[[], Any]
     future: asyncio.Future[Any]
-    #: When it began to wait for the lock, and its attempts so far.
+    #: When it began, perhaps to wait for the lock.
     since: float = 0.0
-    attempts: int = 0
     slow: float = 0.0
     lose: str = ""
     done: bool = False
@@ -73,6 +71,8 @@ class Database:
 
     Attributes:
         connections: the open connections of each process.
+        waiting: what waits for the lock, in order. SQLite would not keep the order: it looks again
+            and again, and who waits for long looks seldom. Other databases keep it.
         factor: by how much statements take longer.
     """
 
@@ -93,6 +93,7 @@ class Database:
         self.random = random.Random(f"database {path.stem} {seed}").random
         self.heads = {f"INSERT INTO {table} ": table for table in tables}
         self.connections: dict[Process, list[Connection]] = {}
+        self.waiting: dict[_Work, Connection] = {}
         self.factor = 1.0
         self._gone_until = self._mute_until = 0.0
 
@@ -168,7 +169,15 @@ class Database:
 
     def waits_to_commit(self, but: Connection) -> bool:
         """Whether a connection other than *but* waits until nobody reads, to commit."""
-        return any(each is not but and each.waits_to_commit for each in self._all())
+        return any(each is not but and work.kind == "commit" for work, each in self.waiting.items())
+
+    def serve(self) -> None:
+        """Carry out what waited for a lock that is free now."""
+        progress = bool(self.waiting) and not self.mute
+        while progress:
+            progress = False
+            for work, connection in list(self.waiting.items()):
+                progress = connection.attempt(work) or progress
 
 
 class Connection:
@@ -213,8 +222,9 @@ class Connection:
 
     async def interrupt(self) -> None:
         """End the wait for the lock."""
-        if self._work:
+        if self._work and self._work[0] in self.database.waiting:
             self._work[0].since = float("-inf")
+            self._soon(self._carry_out, self._work[0])
 
     async def close(self) -> None:
         self._connection = None
@@ -267,44 +277,50 @@ class Connection:
 
     # --- at the server
 
-    @property
-    def waits_to_commit(self) -> bool:
-        return bool(self._work) and self._work[0].kind == "commit" and self._work[0].attempts > 0
+    def _soon(self, function: Callable[..., object], *args: Any, seconds: float = 0.0) -> None:
+        loop, server = self.database.loop, self.database.server
+        loop.call_at(loop.time() + seconds, function, *args, context=server.context)
 
     def _carry_out(self, work: _Work) -> None:
-        database = self.database
-        if self._lost or database.mute:  # the connections are lost when it speaks again
+        if self._lost or work.done or self.database.mute:  # it loses its connections
             return
         if work.lose == "before":
             self.lose(carry_out=False)
-            return
+        elif self.attempt(work):
+            self.database.serve()
+
+    def attempt(self, work: _Work) -> bool:
+        """Carry out *work*, unless another connection has the lock. Return whether it was."""
+        database = self.database
         result, error = None, None
         try:
             result = work.function()
         except sqlite3.Error as exc:
             if self._waits(exc, work):
-                return
+                return False
             error = exc
         work.done = True
+        database.waiting.pop(work, None)
         self._note(work.kind)
         if work.lose == "after":
             self.lose(carry_out=False)
-            return
+            return True
         when = database.loop.time() + database.delay()
         database.loop.call_at(when, self._answer, work, result, error, context=self.process.context)
+        return True
 
     def _waits(self, error: sqlite3.Error, work: _Work) -> bool:
         """Whether *work* failed because of the lock, and is carried out later."""
         if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
             return False
-        loop, now = self.database.loop, self.database.loop.time()
+        now = self.database.loop.time()
         # SQLite lets a reader fail at once that wants to write while a writer waits for readers.
         deadlock = work.kind != "commit" and self.database.waits_to_commit(self)
         if now > work.since + LOCK_TIMEOUT or (deadlock and self._sqlite.in_transaction):
             return False
-        pause = PAUSES[min(work.attempts, len(PAUSES) - 1)]
-        work.attempts += 1
-        loop.call_at(now + pause, self._carry_out, work, context=self.database.server.context)
+        if work not in self.database.waiting:
+            self.database.waiting[work] = self
+            self._soon(self._carry_out, work, seconds=LOCK_TIMEOUT + 0.001)
         return True
 
     def _note(self, kind: str) -> None:
@@ -382,6 +398,10 @@ class Connection:
         self._lost = True
         if self._rows:
             self._ended(committed=False)
+        for work in self._work:
+            self.database.waiting.pop(work, None)
+        if self.database.waiting:
+            self._soon(self.database.serve)
         there = self.database.connections.get(self.process, [])
         if self in there:
             there.remove(self)

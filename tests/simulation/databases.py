@@ -35,13 +35,15 @@ def has_databases(seed: object) -> bool:
 def faults_of_databases(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
     """Return the faults of *seed* at the databases of the services *names*, within *seconds*."""
     draw = random.Random(f"faults of databases {seed}").random
-    kinds = (*KINDS_OF_DATABASES, "lost", "lost", "replay", "crash at", "cut at")
+    kinds = (*KINDS_OF_DATABASES, "lost", "lost", "replay", "crash at", "cut at", "nack", "crash")
     books = [name for name in names if name.startswith("books")]
     faults = []
     for _ in range(int(draw() * 10)):
         kind = kinds[int(draw() * len(kinds))]
         chance = draw(), draw()
-        if kind in ("crash at", "cut at"):
+        if kind in ("nack", "crash"):
+            where, at, frame, when = names[int(draw() * len(names))], 1.0 + draw() * seconds, "", ""
+        elif kind in ("crash at", "cut at"):
             where, frame, when = books[int(draw() * len(books))], "ack", "before"
             at = float(1 + int(draw() * FRAMES["ack"]))
         elif kind == "replay":
@@ -143,6 +145,11 @@ class Databases:
         for database in self.by_name.values():
             for table in TABLES:
                 self._check_table(database, table)
+            with closing(sqlite3.connect(database.path)) as connection:
+                (left,) = connection.execute("SELECT count(*) FROM aiorpc_outbox").fetchone()
+            if left:
+                text = f"the outbox of {database.name} has {left} rows"
+                self._world.ledger.violated("not at rest", text)
 
     def _open(self) -> list[str]:
         return [

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import sqlalchemy.pool.base
+
 import aiorpc.context
 from aiorpc.entrypoints.cancellations import Cancellations
 
@@ -132,6 +134,7 @@ def simulated_modules(ids: Ids, open_transport: Callable[..., Any]) -> Generator
                 replace(names, name, open_transport)
         if module_name.split(".")[1] in _WITH_SETS:
             replace(names, "set", OrderedSet)
+    replace(vars(sqlalchemy.pool.base), "time", clock)
     replace(vars(uuid), "uuid4", ids.uuid4)
     replace(vars(asyncio), "gather", gather)
     make_id = aiorpc.context._make_id

@@ -198,7 +198,9 @@ class Faults:
     def sending(self, outgoing: Outgoing) -> None:
         if isinstance(outgoing, Pending) and outgoing.call.args:
             again = was_resent(outgoing.message)
-            self._world.ledger.sending(outgoing.call.args[0], outgoing.correlation_id, again)
+            call = outgoing.call
+            number = call.context.data.get("call", call.args[0])
+            self._world.ledger.sending(number, outgoing.correlation_id, again)
 
     def misused(self, text: str) -> None:
         self._world.ledger.violated("protocol", text)

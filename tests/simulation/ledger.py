@@ -13,6 +13,7 @@ from typing import Any
 from aiorpc import (
     BadArguments,
     ConnectionLost,
+    InProgress,
     MethodNotFound,
     RemoteError,
     RpcTimeout,
@@ -97,6 +98,8 @@ class Call:
     doomed: bool = False
     runs: list[Run] = field(default_factory=list)
     correlation_id: str = ""
+    #: The number of the first call with the same idempotency key.
+    payment: int = 0
     #: The items of a stream that its program took, and the run that they are of.
     taken: int = 0
     source: int | None = None
@@ -104,6 +107,11 @@ class Call:
     @property
     def streams(self) -> bool:
         return self.method == "listed"
+
+    @property
+    def key(self) -> str | None:
+        key: str | None = self.options.get("idempotency_key")
+        return key
 
     def __str__(self) -> str:
         return f"call {self.number} {self.service}.{self.method}"
@@ -115,6 +123,7 @@ class Event:
     An event, and the runs of its handlers, by the name of the handler.
 
     Attributes:
+        source: the service that sent it.
         due: whether the queues of all handlers existed when the event was sent, and still do.
         confirmed: when the broker had confirmed the event.
         cancelled: whether its publisher was cancelled before.
@@ -123,6 +132,7 @@ class Event:
     number: int
     began: float
     due: bool
+    source: str = "shop"
     confirmed: float | None = None
     cancelled: bool = False
     runs: dict[str, list[Run]] = field(default_factory=dict)
@@ -162,6 +172,9 @@ class Ledger:
         self.book = Book(self)
         self.accounts = Accounts(self)
         self.numbers: dict[str, int] = {}
+        #: The payments with an idempotency key, by the key; and their calls.
+        self._keys: dict[str, int] = {}
+        self.keyed: dict[int, list[Call]] = {}
         #: Whether clocks are wrong, and whether the broker confirms requests by default.
         self.skewed = False
         self.confirms = True
@@ -238,6 +251,10 @@ class Ledger:
             now,
             min(deadlines, default=None),
         )
+        call.payment = call.number
+        if call.key is not None:
+            call.payment = self._keys.setdefault(call.key, call.number)
+            self.keyed.setdefault(call.payment, []).append(call)
         self.calls[call.number] = call
         self.tell(process, f"calls {call} timeout={timeout} {options or ''}")
         return call
@@ -246,8 +263,9 @@ class Ledger:
         call.ended, call.value = self.now(), value
         self.tell(call.process, f"{call} -> {value}")
         self._check_end(call)
-        run = next((each for each in call.runs if each.id == value.get("run")), None)
-        if value.get("number") != call.number:
+        runs = [run for each in self.keyed.get(call.payment, (call,)) for run in each.runs]
+        run = next((each for each in runs if each.id == value.get("run")), None)
+        if value.get("number") != call.payment:
             self.violated("wrong answer", f"{call} was answered with {value}")
         elif run is None or run.how != "returned":
             self.violated("answered unrun", f"{call} was answered with {value}, which no run made")
@@ -350,6 +368,12 @@ class Ledger:
                     else "unknown error"
                 )
             return "its method does not raise"
+        if call.key is not None and isinstance(error, InProgress | RpcTimeout):
+            # SQLite has one lock for all keys, so others may keep it too.
+            if self._has_others(call, end) or self._busy(call, end):
+                return ""
+            if isinstance(error, InProgress):
+                return "" if self.accounts.troubled(call.began, end) else "is the only one"
         if isinstance(error, RpcTimeout):
             idle = call.options.get("idle_timeout")
             if idle is not None and self._may_idle(call, idle, end):
@@ -363,6 +387,15 @@ class Ledger:
         if isinstance(error, EXCUSED):
             return "" if self.troubled(call.began - 0.1, end) else "failed without a reason"
         return "has no such error"
+
+    def _has_others(self, call: Call, end: float) -> bool:
+        """Whether another call with the same key ran while *call* did."""
+        return any(
+            each is not call
+            and each.began <= end
+            and (each.ended is None or each.ended >= call.began or any(r.runs for r in each.runs))
+            for each in self.keyed[call.payment]
+        )
 
     def _may_idle(self, call: Call, idle: float, end: float) -> bool:
         """Whether no item of a stream may have come within *idle* seconds."""
@@ -490,8 +523,8 @@ class Ledger:
 
     # --- events
 
-    def dispatching(self) -> Event:
-        event = Event(self.new_number(), self.now(), self.handlers_listen())
+    def dispatching(self, source: str = "shop") -> Event:
+        event = Event(self.new_number(), self.now(), self.handlers_listen(), source)
         self.events[event.number] = event
         return event
 
@@ -537,11 +570,12 @@ class Ledger:
             if event.confirmed is None or not event.due:
                 continue
             for handler, queue in self.queues.items():
-                self._check_event(event, handler, queue, parked=(event.number, queue) in parked)
+                if queue.startswith(f"evt-{event.source}-"):
+                    self._check_event(event, handler, queue, parked=(event.number, queue) in parked)
 
     def _check_event(self, event: Event, handler: str, queue: str, *, parked: bool) -> None:
-        if handler == "book":
-            self._check_booked(event, parked=parked)
+        if handler in ("book", "settle"):
+            self._check_booked(event, handler, parked=parked)
             return
         runs = event.runs.get(handler, [])
         if parked:
@@ -552,11 +586,11 @@ class Ledger:
         elif not any(run.how in ("returned", "raised") for run in runs):
             self.violated("event lost", f"event {event.number} never reached {handler}")
 
-    def _check_booked(self, event: Event, *, parked: bool) -> None:
+    def _check_booked(self, event: Event, handler: str, *, parked: bool) -> None:
         if parked and not self.accounts.troubled(event.began, self.now()):
-            self.violated("parked too soon", f"event {event.number} of book")
+            self.violated("parked too soon", f"event {event.number} of {handler}")
         elif not parked and not self.accounts.handled[event.number]:
-            self.violated("event lost", f"event {event.number} never reached book")
+            self.violated("event lost", f"event {event.number} never reached {handler}")
 
     def closed(self) -> None:
         """Check what has to hold after all processes have stopped."""

@@ -21,7 +21,7 @@ __all__ = ["LogLines"]
 EXPLAINED = re.compile(
     r"still ran after .* \(SHUTDOWN_TIMEOUT\)|is\s+parked in queue|cannot be parked|"
     r"shop\.work raised|shop\.once raised|store\.(retry|later) raised Refused|"
-    r"books\.book raised|"
+    r"books\.(book|settle) raised|"
     r"\.\w+ raised TimeoutError|"
     r"call\(s\) ignored cancellation|did not close within|"
     r"(shop|store)\.single_tick: cannot (fire a tick|hold the right).*basic.nack"

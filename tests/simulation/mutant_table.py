@@ -16,10 +16,11 @@ __all__ = ["LIMIT", "Found", "find", "main"]
 #: Seeds that are played for each mutant, at most.
 LIMIT = 150
 TABLE = Path(__file__).with_name("mutants.md")
-HEAD = """# Faults that the simulator finds
+TABLE_OF_DATABASES = Path(__file__).with_name("mutants_of_databases.md")
+HEAD = """# Faults that the simulator finds{what}
 
-Each row is a fault that `mutants.py` puts into aiorpc. The simulator plays the seeds 0, 1, 2, ...
-until an invariant is violated. `python -m tests.simulation mutants` writes this table.
+Each row is a fault that `mutants.py` puts into aiorpc. The simulator plays seeds from 0 on{which}
+until an invariant is violated. `python -m tests.simulation mutants{option}` writes this table.
 
 | fault | found as | seed | calls | steps |
 | --- | --- | ---: | ---: | ---: |
@@ -37,6 +38,7 @@ def find(mutant: Mutant, seeds: int = LIMIT) -> Found | None:
     command = [
         *(sys.executable, "-m", "tests.simulation", "--seeds", f"0:{seeds}"),
         *("--mutant", str(MUTANTS.index(mutant))),
+        *(["--databases"] if mutant.databases else []),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"FAILED seed (\d+) after (\d+) calls, (\d+) steps: (.*?):", done.stdout)
@@ -45,10 +47,12 @@ def find(mutant: Mutant, seeds: int = LIMIT) -> Found | None:
     return found and Found((found[4], int(found[1]), int(found[2]), int(found[3])))
 
 
-def main() -> int:
+def main(*, databases: bool) -> int:
+    """Measure all mutants of services with or without *databases*; write their table."""
     rows, missed = [], 0
     pool = ThreadPoolExecutor(2 * (os.cpu_count() or 1))
-    for mutant, found in zip(MUTANTS, pool.map(find, MUTANTS), strict=True):
+    mutants = [each for each in MUTANTS if each.databases is databases]
+    for mutant, found in zip(mutants, pool.map(find, mutants), strict=True):
         missed += found is None
         if found is None:
             rows.append(f"| {mutant.name} | not found in {LIMIT} seeds | | | |")
@@ -56,5 +60,10 @@ def main() -> int:
             kind, seed, calls, steps = found
             rows.append(f"| {mutant.name} | {kind} | {seed} | {calls:,} | {steps:,} |")
         print(rows[-1], flush=True)
-    TABLE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+    head = HEAD.format(what="", which="", option="")
+    if databases:
+        which = ", those\nwhose services have databases,"
+        head = HEAD.format(what=" in services with databases", which=which, option=" --databases")
+    table = TABLE_OF_DATABASES if databases else TABLE
+    table.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
     return 1 if missed else 0

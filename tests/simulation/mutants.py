@@ -26,12 +26,14 @@ class Mutant:
         name: what is wrong.
         module: the module that gets the fault.
         old, new: the source that is replaced, which occurs once, and what replaces it.
+        databases: whether only services with databases have the fault.
     """
 
     name: str
     module: str
     old: str
     new: str
+    databases: bool = False
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -291,6 +293,7 @@ MUTANTS = [
         "aiorpc.sqlalchemy.providers",
         "                await session.commit_at_end()\n",
         "                pass\n",
+        databases=True,
     ),
     Mutant(
         "a session commits although its method raised",
@@ -298,6 +301,7 @@ MUTANTS = [
         "        finally:\n            await session.end()\n\n\nclass",
         "        except BaseException:\n            await session.commit_at_end()\n"
         "            raise\n        finally:\n            await session.end()\n\n\nclass",
+        databases=True,
     ),
     Mutant(
         "an inbox runs a message whose row is there",
@@ -305,6 +309,7 @@ MUTANTS = [
         "            if not insert_unless_there(connection, self.table, row):\n"
         "                raise _Handled\n",
         "            insert_unless_there(connection, self.table, row)\n",
+        databases=True,
     ),
     Mutant(
         "an inbox stores the row of a message before its handler's transaction",
@@ -316,6 +321,7 @@ MUTANTS = [
         "            async with self.engine.begin() as own:\n"
         "                await own.run_sync(first)\n"
         "            answer = await method()\n",
+        databases=True,
     ),
     Mutant(
         "an inbox stores the row of a message after the ack",
@@ -335,6 +341,7 @@ MUTANTS = [
         "                    raise _Handled\n"
         "            answer = await method()\n"
         "            worker_ctx.host.spawn(store(), 'store a row')\n",
+        databases=True,
     ),
     Mutant(
         "a counted copy has a message id of its own",
@@ -342,6 +349,125 @@ MUTANTS = [
         "    if deadline is not None:\n        copy.expiration",
         "    copy.message_id = copy.message_id and copy_id\n"
         "    if deadline is not None:\n        copy.expiration",
+        databases=True,
+    ),
+    Mutant(
+        "a key is stored outside the transaction of its call",
+        "aiorpc.sqlalchemy.idempotency",
+        "            with self.holding(worker_ctx, partial(self._claim, row, asked)) as hold:\n"
+        "                await self._begin(hold, asked)\n"
+        "                returned = await self._run(worker_ctx, hold, row, method)\n"
+        "                await hold.stand()\n"
+        "                await self._store(hold, row, returned.encoded)\n"
+        "            await self.commit(session)\n"
+        "            return returned.result\n",
+        "            claim = partial(self._claim, row, asked)\n"
+        "            async with self.engine.connect() as own:\n"
+        "                await own.run_sync(claim)\n"
+        "                await own.rollback()\n"
+        "            returned = await method()\n"
+        "            await session.commit()\n"
+        "            async with self.engine.begin() as own:\n"
+        "                await own.run_sync(claim)\n"
+        '                reply = {"answer": returned.encoded.body}\n'
+        '                reply["content_type"] = returned.encoded.content_type\n'
+        "                mine = self.table.c.id == row\n"
+        "                await own.execute(update(self.table).where(mine).values(reply))\n"
+        "            return returned.result\n",
+        databases=True,
+    ),
+    Mutant(
+        "a key that has an answer runs again",
+        "aiorpc.sqlalchemy.idempotency",
+        "                asked.require_same(found.arguments)\n                raise _Answered(",
+        "                asked.require_same(found.arguments)\n"
+        "                return\n"
+        "                raise _Answered(",
+        databases=True,
+    ),
+    Mutant(
+        "a key is committed before its method runs",
+        "aiorpc.sqlalchemy.idempotency",
+        "                await self._begin(hold, asked)\n                returned =",
+        "                await self._begin(hold, asked)\n"
+        "                hold.release()\n"
+        "                await hold.session.commit()\n"
+        "                returned =",
+        databases=True,
+    ),
+    Mutant(
+        "a nested call inherits the key of its call",
+        "aiorpc.calling.client",
+        "key_headers(options.idempotency_key, options.scope)",
+        "key_headers(\n"
+        "                    options.idempotency_key or current.get().data.get('key'),\n"
+        "                    options.scope,\n"
+        "                )",
+        databases=True,
+    ),
+    Mutant(
+        "a commit inside a method with a key does not wait",
+        "aiorpc.sqlalchemy.session",
+        "        if hold_of(self.sync_session) is None:\n",
+        "        if True:\n            self.sync_session.info.pop('aiorpc_hold', None)\n",
+        databases=True,
+    ),
+    Mutant(
+        "an outbox sends before the commit",
+        "aiorpc.sqlalchemy.outbox.writing",
+        "            self.wake_after_commit(session)\n\n        await",
+        "            self.wake_after_commit(session)\n"
+        "            self._messages._transport.send(outgoing)\n"
+        "\n"
+        "        await",
+        databases=True,
+    ),
+    Mutant(
+        "a relay marks a message before the broker's confirm",
+        "aiorpc.sqlalchemy.outbox.sending",
+        "            settled=partial(self._settled, chain, row),\n"
+        "        )\n"
+        "        self._transport.send(outgoing)\n",
+        "            settled=lambda error: None,\n"
+        "        )\n"
+        "        self._transport.send(outgoing)\n"
+        "        self._settled(chain, row, None)\n",
+        databases=True,
+    ),
+    Mutant(
+        "a key of an outbox goes on after a message that was refused",
+        "aiorpc.sqlalchemy.outbox.sending",
+        "        self._end()  # a later row of the key must not go\n",
+        "        self._next(chain)\n",
+        databases=True,
+    ),
+    Mutant(
+        "a relay takes rows that another relay has taken",
+        "aiorpc.sqlalchemy.outbox.claims",
+        "                .where(table.c.id.in_(ids), table.c.due_at <= at)\n"
+        "                .values(due_at=until, claimed_by=owner)\n"
+        "            )\n"
+        "            query = select(*self._columns).where(mine).order_by(table.c.id)\n",
+        "                .where(table.c.id.in_(ids), table.c.due_at <= at)\n"
+        "                .values(due_at=0, claimed_by=owner)\n"
+        "            )\n"
+        "            query = select(*self._columns).where(table.c.id.in_(ids))\n"
+        "            query = query.order_by(table.c.id)\n",
+        databases=True,
+    ),
+    Mutant(
+        "a relay does not take over what a crashed one left",
+        "aiorpc.sqlalchemy.outbox.claims",
+        "        until = at + int(LEASE * 1000)\n",
+        "        until = at + int(LEASE * 10**6)\n",
+        databases=True,
+    ),
+    Mutant(
+        "a relay does not send what another process committed",
+        "aiorpc.sqlalchemy.outbox.relay",
+        "                    async with asyncio.timeout(LOOK):\n",
+        "                    async with asyncio.timeout(1e6):\n",
+        databases=True,
     ),
     Mutant(
         "the broker forgets the unacked messages of a lost connection",

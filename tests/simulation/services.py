@@ -35,6 +35,7 @@ __all__ = [
     "Store",
     "begun",
     "ledger_of_run",
+    "nested",
     "the_ledger",
 ]
 
@@ -107,7 +108,7 @@ async def _play(service: Any, number: int, script: dict[str, Any]) -> Any:
     try:
         await asyncio.sleep(script.get("sleep", 0.0))
         for child in script.get("children", ()):
-            await _nested(service, child)
+            await nested(service, child)
         if script.get("event"):
             await _dispatch(service, ledger)
         if script.get("fail"):
@@ -151,7 +152,8 @@ async def _yield(service: Any, number: int, script: dict[str, Any]) -> AsyncGene
     ledger.tell(PROCESS.get(), f"run {run.id} returns")
 
 
-async def _nested(service: Any, child: dict[str, Any]) -> None:
+async def nested(service: Any, child: dict[str, Any]) -> None:
+    """Call the store for *service*, as *child* says."""
     ledger, deadline = _ledgers[-1], current.get().deadline
     call = ledger.called(
         PROCESS.get(),
@@ -162,7 +164,10 @@ async def _nested(service: Any, child: dict[str, Any]) -> None:
         {},
         None if deadline is None else deadline.at,
     )
-    method = service.store[child["method"]].with_options(timeout=child["timeout"])
+    options = {"timeout": child["timeout"]}
+    if "call" in current.get().data:
+        options["context_data"] = {"call": call.number}
+    method = service.store[child["method"]].with_options(**options)
     try:
         value = await method(call.number, child["script"])
     except asyncio.CancelledError:

@@ -45,6 +45,8 @@ __all__ = ["Result", "World", "simulate"]
 BUSY = 10.0
 #: Seconds after which a run ends, whatever still runs.
 MOST_SECONDS = 400.0
+#: Seconds without a fault in which an outbox sends everything: more than the lease of its rows.
+QUIET = 40.0
 #: Methods that answer when all faults are over; the last one has a database.
 PROBES = (("shop", "work"), ("shop", "once"), ("store", "work"), ("store", "once"))
 PROBE = ("bank", "pay")
@@ -141,8 +143,11 @@ class World:
         self.ledger.queues = {**HANDLERS, **bank.HANDLERS}
         self.names += banks
         for name, waiting in self.operations.items():
-            for payment in bank.payments(self.seed, name, count // 2):
-                waiting.insert(int(draw() * len(waiting)), payment)
+            for group in bank.payments(self.seed, name, count // 2):
+                at = int(draw() * len(waiting))
+                for payment in group:
+                    waiting.insert(min(at, len(waiting)), payment)
+                    at += int(draw() ** 2 * 20)
         return banks
 
     def _handlers_listen(self) -> bool:
@@ -221,8 +226,10 @@ class World:
             operation.options,
         )
         options = {"timeout": operation.timeout, **operation.options}
+        if operation.service == "bank":  # two calls with a key have the same arguments
+            options["context_data"] = {"call": call.number, "key": call.key}
         method = cluster[operation.service][operation.method].with_options(**options)
-        arguments: tuple[Any, ...] = call.number, operation.script
+        arguments: tuple[Any, ...] = call.payment, operation.script
         if operation.method == "typed":
             arguments = ("text",)
         elif operation.method == "unencodable":
@@ -427,7 +434,7 @@ class World:
         self.faults.active = False
         while any(self._starting.values()) or any(p.stalled for p in self.current.values()):
             await asyncio.sleep(0.5)
-        await asyncio.sleep(22.0)
+        await asyncio.sleep(22.0 if self.databases is None else QUIET)
         await self._probe()
         await asyncio.sleep(3.0)
         for process, container in self.containers.items():
