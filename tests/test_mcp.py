@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -17,7 +16,6 @@ import pytest
 from mcp import Client, MCPError, StdioServerParameters
 
 from aiorpc import ClusterRpcProxy, ConfigurationError, ServiceContainer, rpc
-from aiorpc.cli.app import run
 from aiorpc.config import resolve
 from aiorpc.contracts.describing import contract_of
 from aiorpc.contracts.inputs import input_schema
@@ -176,20 +174,6 @@ def test_the_schema_of_each_method_is_a_json_schema() -> None:
             schema = input_schema(method, contract.schemas)
             jsonschema.Draft202012Validator.check_schema(schema)
             assert "components" not in str(schema)
-
-
-def test_the_command_needs_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(tmp_path / "contract.json")
-    assert run(["contract", "services.service_x", "-o", path]) == 0
-    options = ["--contract", path, "--broker", "amqp://localhost/"]
-    for words, text in [
-        (["mcp", "remote_method"], "name the service"),
-        (["mcp", "--service", "service_x", *options], "or --all: service_x has remote_method"),
-        (["mcp", "--service", "service_z", "m", *options], "has no service 'service_z'"),
-        (["mcp", "--service", "service_x", "remote", *options], "has no method 'remote'"),
-    ]:
-        assert run(words) == 2
-        assert text in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -109,9 +109,8 @@ def _of(field: fields.Field[Any], direction: _Direction, depth: int) -> _Json:
     elif isinstance(field, fields.Decimal):
         found = {"type": "string", "format": "decimal"} if field.as_string else {"type": "number"}
     elif isinstance(field, fields.Enum):
-        values = (
-            [each.value for each in field.enum] if field.by_value else [*field.enum.__members__]
-        )
+        members: dict[str, Any] = dict(getattr(field.enum, "__members__", {}))
+        values = [each.value for each in members.values()] if field.by_value else list(members)
         found = {"enum": values}
     else:
         found = dict(next((_TYPES[kind] for kind in _TYPES if isinstance(field, kind)), {}))
