@@ -33,7 +33,7 @@ class Shopkeeper:
         self._reading = asyncio.create_task(self._read(reader))
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionResetError):
+        with suppress(ConnectionError):
             while line := await reader.readline():
                 self._said.put_nowait(json.loads(line))
         self._writer.close()
