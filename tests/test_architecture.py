@@ -290,7 +290,7 @@ def loaded(code: str, modules: set[str]) -> list[str]:
 
 def test_import_is_lean() -> None:
     """``import aiorpc`` pulls in no command line, no database, no broker client."""
-    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "uvicorn", "pytest", "aiormq", "yaml"}
+    heavy = {"argparse", "rich", "sqlalchemy", "starlette", "uvicorn", "pytest", "aio_pika", "yaml"}
     assert loaded("import aiorpc", heavy) == []
 
 
@@ -306,7 +306,7 @@ def test_a_host_loads_nothing_that_few_processes_use() -> None:
             "aiorpc.hosting.processes",
             "aiorpc.hosting.discovery.watching",
         ),
-        *("prometheus_client", "opentelemetry", "rich", "starlette", "uvicorn", "aio_pika"),
+        *("prometheus_client", "opentelemetry", "rich", "starlette", "uvicorn"),
     }
     host = "import aiorpc.cli.serving, aiorpc.transports.amqp.transport"
     code = f"{host}, aiorpc.transports.memory.transport"

@@ -1,1 +1,1 @@
-"""RabbitMQ. The only folder that may import aiormq or pamqp."""
+"""RabbitMQ. The only folder that may import aio-pika, aiormq or pamqp."""

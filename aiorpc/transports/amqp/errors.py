@@ -210,5 +210,5 @@ def _not_ours(record: logging.LogRecord) -> bool:
     return record.levelno <= logging.DEBUG or not _ours.get()
 
 
-for _name in ("aiormq.connection", "aiormq.channel"):
+for _name in ("aiormq.connection", "aiormq.channel", "aio_pika.connection", "aio_pika.tools"):
     logging.getLogger(_name).addFilter(_not_ours)

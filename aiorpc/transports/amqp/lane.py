@@ -4,7 +4,7 @@ The socket of one connection. Frequent frames (publish, deliver, ack, confirm) b
 The lane opens the socket in aiormq's place (``aiormq.TransportFactory``). The socket's protocol
 passes each read to a :class:`~..codec.demultiplexer.Demultiplexer`, and all other frames unchanged
 to aiormq's reader. The lane writes its own frames directly to the socket, joined to one write per
-turn of the loop. aiormq does all the rest: authentication, tuning, heartbeats, channels,
+turn of the loop. aio-pika and aiormq do all the rest: authentication, tuning, heartbeats, channels,
 declarations, consuming and closing.
 
 Does the I/O of the frequent ("hot") frames. May import aiormq.

@@ -1,8 +1,6 @@
 """
 One connection to one broker, from the handshake to its end. It never reconnects: the supervisor
-opens another link. Does I/O; may import aiormq.
-
-aio-pika would connect with aiormq too; its import takes 6 % of the start of a service.
+opens another link. Does I/O; may import aio-pika and aiormq.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
+import aio_pika
 import aiormq
 import aiormq.abc
 from yarl import URL
@@ -99,10 +98,11 @@ class Link:
         self.lane = Lane(self, endpoint, heartbeat)
         self._timeout = url.connect_timeout or CONNECT_TIMEOUT
         method = settings.login_method_for(url).lower()
-        self._uri = URL(url.to_url(heartbeat=heartbeat, auth=method), encoded=True)
-        self._properties: dict[str, Any] = {"connection_name": name, "product": "aiorpc"}
-        #: Set when the handshake has ended.
-        self._amqp: Any = None
+        self._connection = _Connection(
+            URL(url.to_url(heartbeat=heartbeat, auth=method), encoded=True),
+            self.lane.factory,
+            client_properties={"connection_name": name, "product": "aiorpc"},
+        )
 
     # --- its life
 
@@ -114,22 +114,29 @@ class Link:
             ConfigurationError: the broker refuses us permanently.
             OSError: the broker could not be reached; a ``TimeoutError`` is one.
         """
-        try:
-            with quietly(), errors():
-                async with asyncio.timeout(self._timeout):
-                    self._amqp = await _connect(self._uri, self.lane.factory, self._properties)
-        except BaseException as error:
-            self._clean_up(error)
-            raise
+        with errors():  # the outer block handles a cancel during the clean-up
+            try:
+                with quietly(), errors():
+                    async with asyncio.timeout(self._timeout):
+                        await self._connection.connect()
+            except BaseException as error:
+                await self._clean_up(error)
+                raise
+        transport = self._connection.transport
+        assert transport is not None
+        self._amqp = transport.connection
         self._amqp.closing.add_done_callback(self._closed)
         self.lane.connected(self._amqp)
 
-    def _clean_up(self, error: BaseException) -> None:
+    async def _clean_up(self, error: BaseException) -> None:
         """Clean up after *error* ended the handshake. Raise if the refusal is permanent."""
         self.lane.abort()
         self.lane.stop()
-        said = self._said
-        self._lose(reason(error))
+        try:
+            await self._connection.close()
+        finally:
+            said = self._said
+            self._lose(reason(error))
         if isinstance(error, asyncio.CancelledError):
             return
         # The cause of an error from errors() is aiormq's error.
@@ -145,7 +152,7 @@ class Link:
             self.lane.stop()
             if not self.answers:
                 self.lane.abort()
-            closing = asyncio.ensure_future(_close(self._amqp))
+            closing = asyncio.ensure_future(self._connection.close())
             # In a separate task: cancelling a close would leave aiormq half closed.
             patience = CLOSE_TIMEOUT if self.answers else _LOST_TIMEOUT
             try:
@@ -304,15 +311,11 @@ class Link:
         self.attached.clear()
 
 
-async def _connect(
-    uri: URL, factory: aiormq.TransportFactory, properties: dict[str, Any]
-) -> aiormq.abc.AbstractConnection:
-    amqp = await aiormq.connect(uri, transport_factory=factory, client_properties=properties)
-    await amqp.ready()
-    return amqp
+class _Connection(aio_pika.Connection):
+    """aio-pika's connection, with a socket that the lane opens."""
 
-
-async def _close(amqp: aiormq.abc.AbstractConnection | None) -> None:
-    """Close a connection; ``None``: its handshake failed, and aiormq has closed it."""
-    if amqp is not None:
-        await amqp.close(aiormq.exceptions.ConnectionClosed)
+    def __init__(
+        self, url: URL, factory: aiormq.TransportFactory, *, client_properties: dict[str, Any]
+    ) -> None:
+        super().__init__(url, client_properties=client_properties)
+        self.kwargs["transport_factory"] = factory

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -179,6 +180,31 @@ async def test_closing_while_the_broker_refuses_ends_at_any_moment(bench: Bench)
             assert transport.state is State.CLOSED
             steps += 1 + steps // 8
     assert steps > 5
+
+
+class _CancelledWhileItCloses:
+    """A connection whose handshake fails, and whose clean-up swallows the cancel that it meets."""
+
+    async def connect(self) -> None:
+        raise OSError("refused")
+
+    async def close(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+
+async def test_a_cancel_that_cleaning_up_swallows_still_ends_the_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "aiorpc.transports.amqp.link._Connection", lambda *_, **__: _CancelledWhileItCloses()
+    )
+    dialer = AmqpTransport(resolve(bench.config)).supervisor.dialer
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(dialer.connect(dialer.urls[0]))
 
 
 @pytest.mark.parametrize("trusted", [True, False])

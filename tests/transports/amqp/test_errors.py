@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import aio_pika
 import aiormq
 import pytest
 
@@ -58,13 +59,13 @@ async def test_a_timeout_around_it_is_one(waits: Callable[[], Awaitable[None]]) 
 async def test_a_cancelled_handshake_that_ends_with_an_error_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def connect(*arguments: object, **options: object) -> None:
+    async def connect(self: object, timeout: float | None = None) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             raise aiormq.exceptions.ProbableAuthenticationError("refused") from None
 
-    monkeypatch.setattr(aiormq, "connect", connect)
+    monkeypatch.setattr(aio_pika.Connection, "connect", connect)
     settings = resolve({"AMQP_URI": "amqp://guest:guest@127.0.0.1:9/"})
     link = Link(
         settings,
