@@ -6,6 +6,7 @@ AIORPC_REQUIRE_SERVERS=1 it fails.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Generator, Iterator
@@ -78,6 +79,17 @@ def _as_utf8(data: Any) -> Any:
             return type(data)(map(_as_utf8, data))
         case _:
             return data
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo what commands do to logging, since all tests share this process."""
+    ours, root = logging.getLogger("aiorpc"), logging.getLogger()
+    before = ours.level, root.level, root.handlers.copy()
+    yield
+    ours.setLevel(before[0])
+    root.setLevel(before[1])
+    root.handlers[:] = before[2]
 
 
 REMEDY = "start it with `make servers`, or name yours in the environment"

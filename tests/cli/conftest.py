@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,17 +13,6 @@ import pytest
 from aiorpc.config import resolve
 from aiorpc.transports import open_transport
 from tests.support.command_line import Project
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Undo what commands do to logging, since all tests share this process."""
-    ours, root = logging.getLogger("aiorpc"), logging.getLogger()
-    before = ours.level, root.level, root.handlers.copy()
-    yield
-    ours.setLevel(before[0])
-    root.setLevel(before[1])
-    root.handlers[:] = before[2]
 
 
 @pytest.fixture(autouse=True)
