@@ -137,4 +137,5 @@ def _range(which: str) -> tuple[int, int]:
 if __name__ == "__main__":
     logging.getLogger("aiorpc").setLevel(logging.WARNING)
     logging.lastResort = None  # the story has the log lines
+    logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())  # of a run that has ended
     sys.exit(main(sys.argv[1:]))
