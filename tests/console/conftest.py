@@ -26,7 +26,8 @@ def closed_port() -> int:
 
 @pytest.fixture
 def settings() -> Settings:
-    return resolve({"AMQP_URI": f"memory://{uuid.uuid4().hex}", "MAX_MESSAGE_SIZE": None})
+    config = {"MAX_MESSAGE_SIZE": None, "WEB_SERVER_ADDRESS": "127.0.0.1:0"}
+    return resolve({"AMQP_URI": f"memory://{uuid.uuid4().hex}", **config})
 
 
 @pytest.fixture

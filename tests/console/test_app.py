@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from aiorpc.console import ConsoleServer
 from aiorpc.console.app import ConsoleApp
 from aiorpc.console.gate import HEADERS
 from aiorpc.exceptions import ConnectionLost
+from aiorpc.http import http
 from aiorpc.management import ListedQueue, Management
 from aiorpc.transports import open_transport
 from tests.support.parked import Yard
@@ -248,6 +250,18 @@ async def test_a_wrong_change_is_refused(
 # --- what a service promises
 
 
+@dataclass
+class Key:
+    teeth: str = "4-2-4"
+    password: str = "hunter2"
+    source: str = "ftp://ada:hunter2@keys.example/"
+    metal: str = "brass"
+
+
+class Notes(TypedDict):
+    lines: list[Key]
+
+
 class Vault:
     """Keeps secrets."""
 
@@ -261,6 +275,14 @@ class Vault:
         """
         return True
 
+    @rpc(sensitive_arguments="key.teeth")
+    async def copy(self, key: Key, notes: Notes) -> Key:
+        return key
+
+    @http("GET", "/doors")
+    async def doors(self, api_key: str = "k-1") -> None:
+        """List the doors."""
+
 
 async def test_a_service_tells_what_its_methods_take(
     app: ConsoleApp, reader: httpx.AsyncClient, settings: Settings
@@ -270,13 +292,22 @@ async def test_a_service_tells_what_its_methods_take(
         await anext(looks)
         promised = (await reader.get("/api/contract", params={"service": "vault"})).json()
         await looks.aclose()
-    (method,) = promised["service"]["methods"]
+    _, method = promised["service"]["methods"]
     assert "stays open for a minute" in method["description"]
     assert [each["name"] for each in method["parameters"]] == ["door", "pin", "token", "tries"]
     assert method["parameters"][0]["schema"] == {"type": "string"}
     defaults = [each["schema"].get("default") for each in method["parameters"]]
     assert defaults == [None, "***", "***", 3]
     assert method["sensitive"] == ["pin"]
+    fields = promised["schemas"]["Key"]["properties"]
+    assert {name: each["default"] for name, each in fields.items()} == {
+        "teeth": "***",
+        "password": "***",
+        "source": "ftp://ada:***@keys.example/",
+        "metal": "brass",
+    }
+    (route,) = promised["service"]["routes"]
+    assert route["parameters"][0]["schema"]["default"] == "***"
 
 
 async def test_a_service_that_tells_nothing_says_why(
