@@ -102,7 +102,8 @@ class ParkedMessages:
         Raises:
             ConfigurationError, ConnectionLost: as above; or another page reads or replays.
         """
-        if self._turn.locked():
+        is_asked = self._replaying is not None and not self._replaying.done()
+        if is_asked or self._turn.locked():
             raise ConfigurationError("another page reads or replays: try again when it has ended")
         name = "aiorpc console: replay"
         self._replaying = task = asyncio.create_task(self._replay(queue, wanted), name=name)
@@ -111,7 +112,7 @@ class ParkedMessages:
 
     async def _replay(self, queue: str, wanted: Selection) -> Settled:
         async with self._turn:
-            async with asyncio.timeout(LOOKING):
+            async with self._limited():
                 known = await self._one(queue)
             _require_free(known)
             replay = Replay(self._transport, known.name, wanted)
@@ -132,8 +133,13 @@ class ParkedMessages:
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncGenerator[None]:
+        async with self._limited(), self._turn:
+            yield
+
+    @asynccontextmanager
+    async def _limited(self) -> AsyncGenerator[None]:
         try:
-            async with asyncio.timeout(LOOKING), self._turn:
+            async with asyncio.timeout(LOOKING):
                 yield
         except TimeoutError:
             raise ConnectionLost(

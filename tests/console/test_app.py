@@ -433,6 +433,28 @@ async def test_chosen_messages_are_replayed(changer: httpx.AsyncClient, yard: Ya
     assert await yard.bodies(yard.parked) == []
 
 
+async def test_one_page_replays_at_a_time(changer: httpx.AsyncClient, yard: Yard) -> None:
+    await yard.park(b'{"n": 1}')
+    wish = {"queue": yard.parked, "all": True}
+    answers = await asyncio.gather(*(changer.post("/api/replay", json=wish) for _ in range(2)))
+    assert [each.status_code for each in answers] == [200, 409]
+    assert "another page reads or replays" in answers[1].json()["error"]
+    assert await yard.bodies(yard.source) == [b'{"n": 1}']
+
+
+async def test_a_replay_from_a_broker_that_does_not_answer_says_so(
+    changer: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stays_silent(*given: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("aiorpc.console.parking.find_queues", stays_silent)
+    monkeypatch.setattr("aiorpc.console.parking.LOOKING", 0.01)
+    answer = await changer.post("/api/replay", json={"queue": "mailer.parked", "all": True})
+    assert answer.status_code == 503
+    assert "did not show its parked messages" in answer.json()["error"]
+
+
 async def test_a_queue_that_counts_looks_is_not_read(rabbitmq_uri: str) -> None:
     """RabbitMQ would delete a message after some looks."""
     console = ConsoleServer(resolve(rabbitmq_uri), "127.0.0.1:8800", allow_changes=True)
