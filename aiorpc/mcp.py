@@ -28,7 +28,17 @@ except ModuleNotFoundError as error:
 from .calling.proxies import ClusterProxy
 from .contracts.inputs import arguments_of, input_schema
 from .contracts.model import Contract, OfferedMethod
-from .exceptions import AioRpcError, BadRequest, ConfigurationError, RemoteError, likely
+from .exceptions import (
+    AioRpcError,
+    BadRequest,
+    ConfigurationError,
+    ConnectionLost,
+    DeliveryUncertain,
+    MalformedReply,
+    RemoteError,
+    RpcTimeout,
+    likely,
+)
 from .logs import logger
 from .wire.objects import fields_of
 
@@ -40,6 +50,8 @@ log = logger("aiorpc.mcp")
 MOST_ITEMS = 100
 #: Characters of a result, which all go into the context of a model.
 LARGEST = 100_000
+#: Errors after which nobody knows whether the method ran.
+_UNCERTAIN = (ConnectionLost, DeliveryUncertain, MalformedReply, RpcTimeout)
 
 _Context: TypeAlias = ServerRequestContext[Any]
 _Call: TypeAlias = Callable[[OfferedMethod, Mapping[str, Any]], Awaitable[Any]]
@@ -171,6 +183,11 @@ def _text_of(error: Exception, service: str, method: OfferedMethod) -> str:
         return f"{service}.{method.name} failed with an unexpected error ({name})"
     if isinstance(error, BadRequest) or name in {each.name for each in method.errors}:
         return f"{name}: {error}"
+    if isinstance(error, _UNCERTAIN):
+        return (
+            f"{service}.{method.name} gave no answer ({name}), and may have run: find out before "
+            "you call it again"
+        )
     if isinstance(error, AioRpcError):
         return f"{service}.{method.name} is not available ({name}): try again later"
     return f"{service}.{method.name}: the call failed ({name})"

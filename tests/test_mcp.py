@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import uuid
@@ -60,6 +61,10 @@ class Shop:
         raise ValueError("the password of the database is secret")
 
     @rpc
+    async def stay(self) -> None:
+        await asyncio.Event().wait()
+
+    @rpc
     async def large(self) -> str:
         return "x" * LARGEST
 
@@ -72,9 +77,10 @@ CONTRACT = contract_of([Shop])
 
 
 @asynccontextmanager
-async def client_of(*methods: str, **options: Any) -> AsyncGenerator[Client]:
+async def client_of(*methods: str, timeout: float = 5, **options: Any) -> AsyncGenerator[Client]:
     settings = resolve(f"memory://{uuid.uuid4().hex}")
-    async with ServiceContainer(Shop, settings), ClusterRpcProxy(settings, timeout=5) as cluster:
+    proxy = ClusterRpcProxy(settings, timeout=timeout)
+    async with ServiceContainer(Shop, settings), proxy as cluster:
         chosen = offered(CONTRACT, Shop.name, methods, **options)
         async with Client(server_of(CONTRACT, Shop.name, chosen, cluster)) as client:
             yield client
@@ -153,6 +159,16 @@ async def test_a_service_that_is_gone_is_an_error_of_the_tool() -> None:
             failed, text = await called(client, "sell", {"book": {"title": "Emma"}})
     assert failed
     assert text == "mcp_shop.sell is not available (UnknownService): try again later"
+
+
+async def test_an_agent_is_not_asked_to_repeat_a_call_that_may_have_run() -> None:
+    async with client_of("stay", timeout=0.1) as client:
+        failed, text = await called(client, "stay", {})
+    assert failed
+    assert text == (
+        "mcp_shop.stay gave no answer (RpcTimeout), and may have run: find out before you call it "
+        "again"
+    )
 
 
 async def test_sensitive_arguments_are_not_offered_unless_somebody_says_so() -> None:
