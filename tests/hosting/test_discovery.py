@@ -31,6 +31,8 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.config import resolve
+from aiorpc.contracts import describing
+from aiorpc.contracts.model import Contract
 from aiorpc.hosting.discovery.asking import asking, discover
 from aiorpc.hosting.discovery.shapes import (
     DiscoveryAnswer,
@@ -39,6 +41,7 @@ from aiorpc.hosting.discovery.shapes import (
     Info,
     Instance,
     Ping,
+    Promises,
     Question,
     Stacks,
     Stats,
@@ -98,6 +101,29 @@ async def test_every_container_answers(broker_config: dict[str, Any]) -> None:
         EndpointInfo("first", "rpc-tests_one", {"kind": "Rpc"}),
         EndpointInfo("second", "rpc-tests_one", {"kind": "Rpc"}),
     ]
+
+
+async def test_a_service_describes_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[Sequence[type]] = []
+    describe = describing.contract_of
+
+    def contract_of(classes: Sequence[type]) -> Contract:
+        described.append(classes)
+        return describe(classes)
+
+    monkeypatch.setattr(describing, "contract_of", contract_of)
+    settings = resolve("memory://tests_contract")
+    async with (
+        open_transport(settings) as transport,
+        ServiceContainer(One, settings),
+        asking(transport) as asker,
+    ):
+        (first,) = await asker.ask(Question.CONTRACT, WAIT, One.name)
+        (second,) = await asker.ask(Question.CONTRACT, WAIT, One.name)
+    assert isinstance(first, Promises)
+    assert first.documents
+    assert first == second
+    assert described == [[One]]
 
 
 async def test_a_stopped_or_silent_service_is_not_found(broker_config: dict[str, Any]) -> None:
