@@ -53,6 +53,7 @@ class Sending:
         self._chains = list(_chains(batch))
         self._going = len(self._chains)
         self._done = asyncio.Event()
+        self._held = 0
         self.unsure = 0
 
     async def run(self) -> None:
@@ -72,7 +73,7 @@ class Sending:
             for outgoing in self._flying.values():
                 self._transport.retract(outgoing)
             batch = self._batch
-            self.unsure = len(batch.rows) - len(batch.sent) - len(batch.failed)
+            self.unsure = len(batch.rows) - len(batch.sent) - len(batch.failed) - self._held
 
     def _state_changed(self, state: State) -> None:
         """Give the rows back when the connection is lost: another process may have one."""
@@ -116,7 +117,8 @@ class Sending:
         connected = self._transport.state is State.CONNECTED
         if not isinstance(error, ConnectionLost) or connected:  # the broker refuses this message
             self._batch.failed[row.id] = self._failure(row, error)
-        self._end()  # a later row of the key must not go
+            self._held += sum(1 for _ in chain)  # the later rows of the key must not go
+        self._end()
 
     def _is_unheard(self, row: OutboxRow, error: AioRpcError) -> bool:
         """Whether no service handles the event: its exchange is deleted with its last handler."""

@@ -128,7 +128,9 @@ async def test_rows_of_a_key_are_sent_in_their_order(database_url: str) -> None:
         assert len(it.heard.payloads) == 81
 
 
-async def test_a_refused_message_holds_its_key_and_no_other(database_url: str) -> None:
+async def test_a_refused_message_holds_its_key_and_no_other(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     service = shop(retry=Retry(delays=(0.01, 0.01)))
     async with bench(config_of(database_url), service) as it:
         await it.rows.write("first", order_key="k", routing_key="nobody", mandatory=True)
@@ -146,6 +148,7 @@ async def test_a_refused_message_holds_its_key_and_no_other(database_url: str) -
             await connection.execute(it.rows.table.delete().where(it.rows.table.c.id == first.id))
         assert (await it.heard.until(3))[2] == "second"
         await it.rows.gone()
+    assert "has not confirmed" not in caplog.text  # the broker did answer; "second" was not sent
 
 
 async def _aside(it: Bench) -> bool:
