@@ -34,6 +34,8 @@ class Hold:
 
     def __init__(self, session: AsyncSession, first: Callable[[Connection], None]) -> None:
         self.session = session
+        #: Whether a dependency has begun the transaction. A roll back would lose what it wrote.
+        self.joins = session.in_transaction()
         self._first = first
         #: Whether the current transaction has the record.
         self._stands = False

@@ -41,8 +41,7 @@ from ..guards import GuardedMethod, Returned
 from ..logs import logger
 from ..wire.message import Message
 from .holding import Hold
-from .records import Records, digest, insert_unless_there, now, table_on
-from .retry import is_transient
+from .records import Records, digest, insert_unless_there, may_begin_again, now, table_on
 
 __all__ = ["SqlIdempotency"]
 
@@ -221,8 +220,8 @@ class SqlIdempotency(Records[str | None], Idempotency):
                 if not limit.expired():
                     raise
                 asked.in_progress()
-            except DBAPIError as error:  # nothing ran yet, so this transaction may begin again
-                if error.connection_invalidated or not is_transient(error):
+            except DBAPIError as error:
+                if not may_begin_again(hold, error):
                     raise
             await session.rollback()
             if monotonic() >= asked.until:

@@ -24,8 +24,7 @@ from ..extensions import Entrypoint, Host, WorkerContext
 from ..guards import Guard, Returned
 from ..logs import logger, named
 from .holding import Hold
-from .records import Records, digest, insert_unless_there, now, table_on
-from .retry import is_transient
+from .records import Records, digest, insert_unless_there, may_begin_again, now, table_on
 
 __all__ = ["Inbox"]
 
@@ -169,7 +168,7 @@ async def _stand(hold: Hold, call: Call, message_id: str) -> None:
     """
     while True:
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(None if hold.joins else WAIT):
                 await hold.stand()
         except TimeoutError:
             log.warning(
@@ -178,7 +177,7 @@ async def _stand(hold: Hold, call: Call, message_id: str) -> None:
                 *(call, message_id, WAIT),
             )
         except DBAPIError as error:
-            if error.connection_invalidated or not is_transient(error):
+            if not may_begin_again(hold, error):
                 raise
         else:
             return

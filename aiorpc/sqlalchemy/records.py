@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, delete, insert, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.schema import SchemaItem
 
@@ -26,9 +26,19 @@ from ..logs import logger
 from .engine.configuration import DatabaseConfig
 from .holding import Hold, holding, watch_holds
 from .providers import CallDatabase, Database, DatabaseSession, session_of
+from .retry import is_transient
 from .session import WatchedSession
 
-__all__ = ["BATCH", "EVERY", "Records", "digest", "insert_unless_there", "now", "table_on"]
+__all__ = [
+    "BATCH",
+    "EVERY",
+    "Records",
+    "digest",
+    "insert_unless_there",
+    "may_begin_again",
+    "now",
+    "table_on",
+]
 
 log = logger("aiorpc.sqlalchemy")
 
@@ -98,6 +108,11 @@ def insert_unless_there(connection: Connection, table: Table, values: dict[str, 
                 return False
             return True
     return bool(connection.execute(statement.values(values)).rowcount > 0)
+
+
+def may_begin_again(hold: Hold, error: DBAPIError) -> bool:
+    """Return whether a call whose first statement failed with *error* may begin again."""
+    return not (hold.joins or error.connection_invalidated) and is_transient(error)
 
 
 @dataclass(eq=False, repr=False)

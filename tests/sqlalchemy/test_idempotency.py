@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, String, func, inspect, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aiorpc import (
     BadArguments,
     ClusterRpcProxy,
+    DependencyProvider,
     InProgress,
     RemoteError,
     RpcTimeout,
     ServiceContainer,
+    WorkerContext,
     rpc,
 )
 from aiorpc.call import Call
@@ -33,6 +36,7 @@ from aiorpc.sqlalchemy import (
     DatabaseSession,
     SqlIdempotency,
     create_tables,
+    idempotency,
     records,
     transaction_retry,
 )
@@ -298,3 +302,40 @@ async def test_a_request_that_is_delivered_again_keeps_its_key(sqlite_url: str) 
         container.intercept(losing)
         assert await by_key(shop, "one")("Emma") == {"id": 1, "key": "one"}
         assert (len(lost), len(begun), await shop.count()) == (1, 1, 1)
+
+
+class Audits(DependencyProvider[None]):
+    """Writes in the session of the call before the method runs."""
+
+    declarative_base = Base
+
+    @asynccontextmanager
+    async def provide(self, worker_ctx: WorkerContext) -> AsyncGenerator[None]:
+        worker_ctx.service.db.add(Sale(title="audit"))
+        await worker_ctx.service.db.flush()
+        yield
+
+
+async def test_what_a_dependency_wrote_is_not_lost_when_the_key_cannot_be_written(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Audited(Shop):
+        name = f"audited_{RUN}"
+        audits = Audits()
+
+    failing = [OperationalError("", {}, Exception("database is locked"))]
+
+    def insert(*args: Any) -> bool:
+        if failing:
+            raise failing.pop()
+        return records.insert_unless_there(*args)
+
+    monkeypatch.setattr(idempotency, "insert_unless_there", insert)
+    async with running(Audited, sqlite_url) as (shop, container):
+        with pytest.raises(RemoteError, match="database is locked"):
+            await by_key(shop, "one")("Emma")
+        await by_key(shop, "one")("Emma")
+        async with engine_of(container).connect() as connection:
+            titles = await connection.scalars(select(Sale.title))
+            assert sorted(titles) == ["Emma", "audit"]
+    assert begun == [(Audited, "Emma")]
