@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -206,10 +205,8 @@ class LookedAt:
         if wanted.state is RowState.ASIDE:
             which.append(t.c.due_at.is_(None))
         if wanted.names:
-            ids = []
-            for name in wanted.names:
-                with suppress(ValueError):
-                    ids.append(int(name))
+            # Databases refuse longer numbers. A message id may be one.
+            ids = [int(name) for name in wanted.names if name.isdecimal() and len(name) < 19]
             which.append(t.c.message_id.in_(wanted.names) | t.c.id.in_(ids))
         return which
 

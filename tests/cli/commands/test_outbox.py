@@ -86,6 +86,14 @@ async def test_show_masks_secrets(operator: Operator) -> None:
     assert "there is no message 0815" in (await operator("show", "0815")).stderr
 
 
+async def test_a_message_id_may_be_a_number_longer_than_any_row_id(operator: Operator) -> None:
+    number = "1" * 30
+    await operator.rows.write("x", message=Message(body=b'"Emma"', message_id=number))
+    done = await operator("show", number)
+    assert (done.code, done.stderr) == (0, "")
+    assert number in done.stdout
+
+
 async def test_a_message_that_is_set_aside_is_retried_or_discarded(operator: Operator) -> None:
     rows, service = operator.rows, operator.service
     heard = Heard()
