@@ -147,9 +147,7 @@ def _asked(worker_ctx: WorkerContext) -> Asked | None:
         return None
     requests = worker_ctx.host.wire.requests
     request = requests.read(Request(message, call.method))
-    args, kwargs = requests.arguments(
-        request
-    )  # as they came: a middleware may change those of call
+    args, kwargs = requests.arguments(request)  # as sent: a middleware may change those of `call`
     names = _positional_names(worker_ctx.host.service_cls, call.method)
     digest = digest_of(names, args, kwargs)
     return Asked(call.service, call.method, key.scope, key.text, digest, _until(call))

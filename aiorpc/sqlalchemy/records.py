@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.schema import SchemaItem
 
+from ..checks import shown
 from ..exceptions import ConfigurationError
 from ..extensions import DependencyProvider, Host, WorkerContext, providers_of
 from ..logs import logger
@@ -33,10 +34,12 @@ __all__ = [
     "BATCH",
     "EVERY",
     "Records",
+    "databases_beside",
     "digest",
     "insert_unless_there",
     "may_begin_again",
     "now",
+    "require_one",
     "table_on",
 ]
 
@@ -49,6 +52,7 @@ EVERY = 60.0
 BATCH = 500
 #: Seconds that one statement of a deletion may take.
 _LONGEST = 30.0
+_WRITES = "{}.{} writes in the session of the call"
 
 
 def now() -> float:
@@ -75,7 +79,10 @@ def table_on(base: Any, name: str, columns: Callable[[], Sequence[SchemaItem]]) 
     """
     metadata = getattr(base, "metadata", None)
     if metadata is None:
-        raise ConfigurationError(f"{base!r} is no declarative base: it has no metadata")
+        raise ConfigurationError(
+            f"a table needs a declarative base, which has metadata, got {shown(base)}: give the "
+            "class Base(DeclarativeBase) of the mapped classes"
+        )
     there = metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)
     if there is None:
         return Table(name, metadata, *columns())
@@ -137,7 +144,7 @@ class Records(DependencyProvider[T_co]):
     @asynccontextmanager
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         provider = self._provider_beside(host.service_cls)
-        beside = _beside(host.service_cls, self.declarative_base)
+        beside = databases_beside(self, host.service_cls)
         self._databases = [each.attr_name for each in beside if isinstance(each, Database)]
         self._attribute = provider.attr_name
         self._commits = isinstance(provider, DatabaseSession)
@@ -147,26 +154,14 @@ class Records(DependencyProvider[T_co]):
         yield
 
     def _provider_beside(self, service_cls: type) -> DatabaseSession | Database:
-        own = f"{service_cls.__qualname__}.{self.attr_name}"
-        base = self.declarative_base.__name__
-        found = _beside(service_cls, self.declarative_base)
+        found = databases_beside(self, service_cls)
         sessions = [each for each in found if isinstance(each, DatabaseSession)]
-        if len(sessions) > 1:
-            names = ", ".join(each.attr_name for each in sessions)
-            raise ConfigurationError(
-                f"{own} writes in the session of the call, and there are several with {base} "
-                f"({names}): declare one"
-            )
+        require_one(self, service_cls, sessions)
         if sessions and not sessions[0].commit:
             raise ConfigurationError(
-                f"{own} writes in the session of the call, which must commit at the end of the "
-                f"call: declare {sessions[0].attr_name} = DatabaseSession({base}, commit=True)"
-            )
-        if not found:
-            raise ConfigurationError(
-                f"{own} writes in the session of the call, and {service_cls.__qualname__} has "
-                f"none with {base}: declare db = DatabaseSession({base}, commit=True) or "
-                f"db = Database({base}) in the class"
+                f"{_WRITES.format(service_cls.__qualname__, self.attr_name)}, which must commit at "
+                f"the end of the call: declare {sessions[0].attr_name} = "
+                f"DatabaseSession({self.declarative_base.__name__}, commit=True)"
             )
         return (sessions or found)[0]
 
@@ -239,10 +234,39 @@ def _require_transactions(database: DatabaseConfig) -> None:
         )
 
 
-def _beside(service_cls: type, base: Any) -> list[DatabaseSession | Database]:
-    """Return the dependencies of *service_cls* with sessions of *base*."""
-    return [
+def databases_beside(dependency: Any, service_cls: type) -> list[DatabaseSession | Database]:
+    """
+    Return the dependencies of *service_cls* with sessions of the base of *dependency*.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    base = dependency.declarative_base
+    found = [
         each
         for each in providers_of(service_cls)
         if isinstance(each, DatabaseSession | Database) and each.declarative_base is base
     ]
+    if not found:
+        raise ConfigurationError(
+            f"{_WRITES.format(service_cls.__qualname__, dependency.attr_name)}, and "
+            f"{service_cls.__qualname__} has none with {base.__name__}: declare db = "
+            f"DatabaseSession({base.__name__}, commit=True) or db = Database({base.__name__}) in "
+            "the class"
+        )
+    return found
+
+
+def require_one(
+    dependency: Any, service_cls: type, found: Sequence[DatabaseSession | Database]
+) -> None:
+    """
+    Raises:
+        ConfigurationError: *found* has several, and *dependency* cannot know which one is meant.
+    """
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{_WRITES.format(service_cls.__qualname__, dependency.attr_name)}, and there are "
+            f"several with {dependency.declarative_base.__name__} "
+            f"({', '.join(each.attr_name for each in found)}): declare one"
+        )

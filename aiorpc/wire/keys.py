@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ..checks import shown
 from ..context import EMPTY
 from ..exceptions import BadArguments
 from .headers import FilledHeaders
@@ -67,7 +68,7 @@ def key_of(message: Message | None) -> IdempotencyKey | None:
         if not is_key(value) and not (value is None and name == "scope"):
             raise BadArguments(
                 f"the {name} of a call must be a str of 1 to {LONGEST_KEY} printable characters, "
-                f"got a {type(value).__name__}"
+                f"got {shown(value)}: send another one"
             )
     return IdempotencyKey(key, scope or "")
 

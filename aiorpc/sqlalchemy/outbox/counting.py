@@ -1,4 +1,4 @@
-"""RowCounts the rows of an outbox. Awaits the database; changes nothing."""
+"""Counts the rows of an outbox. Awaits the database; changes nothing."""
 
 from __future__ import annotations
 

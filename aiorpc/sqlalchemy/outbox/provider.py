@@ -20,9 +20,10 @@ from ...checks import NAME, SHORT_TEXT, check, check_middleware
 from ...dependencies.publisher import declarations
 from ...entrypoints.retry import Retry
 from ...exceptions import ConfigurationError
-from ...extensions import DependencyProvider, Host, WorkerContext, providers_of
+from ...extensions import DependencyProvider, Host, WorkerContext
 from ...wire.message import Exchange, Queue
 from ..providers import CallDatabase, Database, DatabaseSession, session_of
+from ..records import databases_beside, require_one
 from .relay import Relay
 from .tables import OUTBOX, locks_table, outbox_table
 from .writing import Writer
@@ -176,7 +177,9 @@ class Outbox(DependencyProvider[CallOutbox]):
     async def lifespan(self, host: Host) -> AsyncGenerator[None]:
         transport = host.transport
         given = transport, host.wire, host.settings, self._options, self._middleware
-        self._database = _database_beside(self, host.service_cls)
+        found = databases_beside(self, host.service_cls)
+        require_one(self, host.service_cls, found)
+        self._database = found[0]
         events = await Events(*given).declare(host.service_name)
         if self.exchanges or self.queues:
             await transport.declare(self.exchanges, self.queues)
@@ -215,32 +218,3 @@ def _is_replaced(database: DatabaseSession | Database, host: Host) -> bool:
         each.attr_name == database.attr_name and not isinstance(each, DatabaseSession | Database)
         for each in getattr(host, "providers", ())
     )
-
-
-def _database_beside(outbox: Outbox, service_cls: type) -> DatabaseSession | Database:
-    """
-    Return the dependency in whose sessions *outbox* writes.
-
-    Raises:
-        ConfigurationError: there is none, or there are several.
-    """
-    base = outbox.declarative_base
-    name, of_base = f"{service_cls.__qualname__}.{outbox.attr_name}", base.__name__
-    found = [
-        each
-        for each in providers_of(service_cls)
-        if isinstance(each, DatabaseSession | Database) and each.declarative_base is base
-    ]
-    if not found:
-        raise ConfigurationError(
-            f"{name} writes in the session of the call, and {service_cls.__qualname__} has none "
-            f"with {of_base}: declare db = DatabaseSession({of_base}, commit=True) or "
-            f"db = Database({of_base}) in the class"
-        )
-    if len(found) > 1:
-        several = ", ".join(each.attr_name for each in found)
-        raise ConfigurationError(
-            f"{name} writes in the session of the call, and there are several with {of_base} "
-            f"({several}): declare one"
-        )
-    return found[0]
