@@ -94,9 +94,11 @@ class CallOutbox:
             await self._writer.publish(chosen, payload, routing_key, key, options)
 
     def _session(self, given: AsyncSession | None, what: str) -> AsyncSession:
+        database = self._database()
+        if isinstance(database, CallDatabase) and database.holder is not None:
+            self._writer.wake_after_commit(database.holder)  # blocks commit only savepoints
         if given is not None:
             return given
-        database = self._database()
         if not isinstance(database, CallDatabase):
             session: AsyncSession = session_of(database)
             return session
@@ -105,8 +107,6 @@ class CallOutbox:
                 f"{what} cannot know which of {len(database.in_blocks)} blocks of get_session() "
                 f"commits the message: say it with {what[:-1]}..., session=session)"
             )
-        if database.in_blocks and database.holder is not None:
-            self._writer.wake_after_commit(database.holder)
         return database.in_blocks[0] if database.in_blocks else database.session
 
 

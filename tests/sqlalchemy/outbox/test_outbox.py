@@ -29,7 +29,14 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.call import Handler
-from aiorpc.sqlalchemy import Database, DatabaseSession, Inbox, Outbox, transaction_retry
+from aiorpc.sqlalchemy import (
+    Database,
+    DatabaseSession,
+    Inbox,
+    Outbox,
+    SqlIdempotency,
+    transaction_retry,
+)
 from aiorpc.sqlalchemy.outbox import relay
 from tests.support.outboxes import RUN, TABLE, Base, Heard, Order, Rows, mailer, shop, tables
 
@@ -338,6 +345,29 @@ async def test_an_inbox_and_an_outbox_are_one_transaction(
         assert sorted(await heard.until(2)) == ["Emma", "and in the session"]
         await rows.gone()
     assert len(heard.calls) == 2
+
+
+async def test_an_event_of_a_named_block_wakes_the_relay_at_the_commit_of_the_call(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(relay.Relay, "committed", lambda _: seen.append("committed"))
+
+    class Named:
+        name = f"named_{uuid.uuid4().hex[:10]}"
+        db = Database(Base)
+        outbox = Outbox(Base, table=TABLE)
+        idempotency = SqlIdempotency(Base, table=f"keys_{RUN}")
+
+        @rpc(idempotent=True)
+        async def order(self) -> None:
+            async with self.db.get_session() as session:
+                await self.outbox.dispatch("ordered", "Emma", session=session)
+            seen.append("returned")
+
+    async with hosted(config_of(sqlite_url), Named) as (proxy, _, _):
+        await proxy.order.with_options(idempotency_key="one")()
+    assert seen[-1] == "committed", seen
 
 
 class Second(DeclarativeBase):
