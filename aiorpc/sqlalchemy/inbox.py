@@ -106,7 +106,8 @@ class Inbox(Records[None], Guard[None]):
         row = {
             "id": digest(queue, message_id),
             "queue": queue,
-            "message_id": message_id,
+            # Foreign ids may be bytes, which databases refuse. The column is for people.
+            "message_id": message_id if message_id.isprintable() else ascii(message_id)[:255],
             "handled_at": int(now()),
         }
 

@@ -280,3 +280,15 @@ def test_wrong_arguments_are_named(make: Callable[[], Inbox], said: str) -> None
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("message_id", ["a\0b", "\udc80" * 255])
+async def test_an_id_that_a_database_cannot_store_is_an_id(
+    database_url: str, message_id: str
+) -> None:
+    async with played(database_url) as stage:
+        for _ in range(2):
+            await stage.send("m", message_id)
+        await stage.handled(2)
+        assert await stage.effects() == ["take m"]
+        assert await stage.rows() == 1
