@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import jsonschema
 import pytest
+from marshmallow import Schema, fields
 from sqlalchemy.orm import DeclarativeBase
 
 from aiorpc import ConfigurationError, EventDispatcher, rpc
@@ -18,7 +19,7 @@ from aiorpc.contracts.describing import contract_of
 from aiorpc.contracts.model import Contract, OfferedMethod, Service
 from aiorpc.contracts.reading import contract_from, read
 from aiorpc.contracts.writing import document_of, text_of
-from aiorpc.sqlalchemy import DatabaseSession, Outbox
+from aiorpc.sqlalchemy import DatabaseSession, Outbox, returns
 from services.library.letters import Letters
 from services.library.library import Library
 from services.library.members import Members
@@ -144,8 +145,27 @@ def test_marshmallow_schemas_are_described_in_both_directions() -> None:
     assert method(Articles, "all").result["items"] == result
 
 
+def test_a_field_that_a_dump_may_leave_out_is_not_promised() -> None:
+    class Leaflet(Schema):
+        title = fields.String(required=True)
+        pages = fields.Integer()
+        price = fields.Integer(dump_default=0)
+        length = fields.Function(lambda leaflet: len(leaflet["title"]))
+
+    class Leaflets:
+        name = "contract_leaflets"
+
+        @rpc
+        @returns(Leaflet)
+        async def first(self) -> Any: ...
+
+    assert set(Leaflet().dump({"title": "Emma"})) == {"title", "price", "length"}
+    assert set(method(Leaflets, "first").result["required"]) == {"title", "price", "length"}
+
+
 def test_mapped_classes_are_described() -> None:
     lend = method(Library, "lend")
+    assert set(lend.result["required"]) == set(lend.result["properties"])
     assert lend.result["properties"]["due"] == {"type": "string", "format": "date"}
     assert [each.name for each in lend.errors] == ["NotAvailable"]
 

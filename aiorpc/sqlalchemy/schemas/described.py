@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from marshmallow import RAISE, Schema, fields
+from marshmallow import RAISE, Schema, fields, missing
 
 from .made import AnySchema, as_schema
 
@@ -90,13 +90,23 @@ def _object(schema: Schema, direction: _Direction, depth: int) -> _Json:
     for name, field in chosen.items():
         key = name if field.data_key is None else field.data_key
         found["properties"][key] = _of(field, direction, depth)
-        if field.required or direction == "dump":
+        if field.required or (direction == "dump" and _always_dumped(field, schema)):
             required.append(key)
     if required:
         found["required"] = required
     if direction == "load" and schema.unknown == RAISE:
         found["additionalProperties"] = False
     return found
+
+
+def _always_dumped(field: fields.Field[Any], schema: Schema) -> bool:
+    """
+    Return whether a dump always has *field*. marshmallow leaves a field out if the object lacks
+    its attribute or key. An object of a mapped class has all attributes.
+    """
+    of_mapped = getattr(schema.opts, "model", None) or getattr(schema.opts, "table", None)
+    is_computed = isinstance(field, (fields.Method, fields.Function))
+    return of_mapped is not None or is_computed or field.dump_default is not missing
 
 
 def _of(field: fields.Field[Any], direction: _Direction, depth: int) -> _Json:
