@@ -193,6 +193,14 @@ async def test_a_service_that_went_away_stays_on_the_page(
     await expect(opened.get_by_role("region", name="Try it")).to_contain_text("No instance answers")
 
 
+async def test_a_method_that_nobody_has_is_told(opened: Page) -> None:
+    await go(opened, "#/services/shop/sell")
+    main = opened.locator("main")
+    await expect(main).to_contain_text("No service that answers has this method")
+    await expect(main).to_contain_text("No description: no instance answers")
+    await expect(main.locator("p.failure")).to_be_hidden()
+
+
 async def test_a_console_that_stopped_is_told(page: Page, settings: Settings) -> None:
     async with served(settings) as (url, token):
         await page.goto(url + token)

@@ -7,6 +7,9 @@ import { clock, count, duration, errorRate, kindOf, milliseconds, rate } from ".
 import { edges, keyOf, methodOf, promiseOf, state } from "./state.js";
 import { COMPONENTS, tryIt } from "./trying.js";
 
+/** What is known of a method that no service has, or whose service does not answer. */
+const UNANSWERED = { why: "no instance answers" };
+
 export function method(main, service, name) {
   const kind = h("span", { class: "kind" });
   const note = h("p", { class: "note warn", role: "status" });
@@ -20,7 +23,7 @@ export function method(main, service, name) {
     queue: tile("Messages in its queue", "", { chart: false }),
   };
   const facts = h("dl", { class: "facts" });
-  const failure = h("p", { class: "failure text" });
+  const failure = h("p", { class: "failure text", hidden: true });
   const takes = h("div", {});
   const callers = callersTable();
   const left = h(
@@ -57,16 +60,21 @@ export function method(main, service, name) {
     const row = rows[0];
     const described = methodOf(service, name, row?.kind);
     const gone = state.gone.get(service);
+    const isMissing = state.view !== null && !row;
     put(
       note,
       gone !== undefined
         ? `No answer since ${clock(new Date(gone))}.`
-        : state.view && !row
+        : isMissing
           ? "No service that answers has this method."
           : "",
     );
     put(kind, row ? kindOf(row.kind, described?.stream) : "");
-    const promise = described ? promiseOf(service, name, described.kind) : null;
+    const promise = described
+      ? promiseOf(service, name, described.kind)
+      : isMissing
+        ? UNANSWERED
+        : null;
     put(about, promise?.description || described?.description || "");
     if (row) showFigures(row);
     if (promise !== before) {
