@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -57,11 +58,12 @@ class Reader:
     - ``python`` is executed, with top-level ``await``, in one namespace for the whole page;
     - ``python`` whose first line names a file (``# greetings.py``) is written to that file, which
       later blocks import or run;
-    - ``sh`` is read line by line: ``python FILE``, ``pytest``, ``pytest FILE``, ``cd`` and ``aiorpc
-      new`` are run. ``aiorpc run MODULE ...`` hosts the services on the page's broker for the rest
-      of the page. Of other ``aiorpc``, ``make`` and ``pip`` commands, names and options are
-      checked;
+    - ``sh`` is read line by line: ``python FILE``, ``pytest``, ``pytest FILE``, ``cd``, ``aiorpc
+      new`` and ``aiorpc contract MODULE`` are run. ``aiorpc run MODULE ...`` hosts the services on
+      the page's broker for the rest of the page. Of other ``aiorpc``, ``make`` and ``pip``
+      commands, names and options are checked;
     - ``yaml`` is loaded as a configuration;
+    - ``json`` is parsed; of the configuration of an agent, the commands are checked;
     - ``ini`` is written to the file that its first line names (``# pytest.ini``);
     - ``text`` directly after one of these is its output (``...`` stands for any text). In any other
       ``text``, the commands after ``$ aiorpc`` are checked;
@@ -100,7 +102,7 @@ class Reader:
 
     async def follow(self, block: Block) -> None:
         run = {"python": self._python, "sh": self._sh, "yaml": self._yaml, "text": self._text}
-        run |= {"ini": self._ini}
+        run |= {"ini": self._ini, "json": self._json}
         assert block.language in run, f"{block.place}: no way to test {block.language!r} blocks"
         await run[block.language](block)
 
@@ -177,10 +179,12 @@ class Reader:
         self._hosted.append((services, stack))
 
     def _runs_written(self, words: list[str]) -> bool:
+        if words[:2] == ["aiorpc", "contract"]:
+            return f"{words[2]}.py" in self.written
         return words == ["pytest"] or (words[0] in _PROGRAMS and words[1] in self.written)
 
     def _program(self, words: list[str], block: Block) -> None:
-        """Run ``python FILE``, ``pytest FILE`` or ``aiorpc new`` in its own process."""
+        """Run ``python FILE``, ``pytest FILE`` or a command of aiorpc in its own process."""
         read = {*words, *(["conftest.py"] if words[0] == "pytest" else [])}
         for file in self.written.keys() & read:
             self.used.add(file)
@@ -227,6 +231,10 @@ class Reader:
         name = block.code.partition("\n")[0].removeprefix("# ")
         assert name == "pytest.ini", f"{block.place}: which file is it?"
         (self.directory / name).write_text(block.code, encoding="utf-8")
+
+    async def _json(self, block: Block) -> None:
+        for server in json.loads(block.code).get("mcpServers", {}).values():
+            check_command([server["command"], *server["args"]], block.place)
 
     async def _text(self, block: Block) -> None:
         """Check the commands of a transcript (``$ aiorpc ...``). Other text is a picture."""

@@ -57,6 +57,12 @@ WRONG = {
     "the wrong project": ("sh", "pip install aiorpc\n", "that is another project"),
     "an extra": ("sh", "pip install 'aiorpc-amqp[tea]'\n", "no extra 'tea'"),
     "a key": ("yaml", "AMQP_URL: amqp://localhost/\n", "did you mean AMQP_URI"),
+    "a comma": ("json", '{"a": 1,}\n', "double quotes"),
+    "a command of an agent": (
+        "json",
+        '{"mcpServers": {"tea": {"command": "aiorpc", "args": ["walk"]}}}\n',
+        "there is no command 'walk'",
+    ),
     "a language": ("tex", "x\n", "no way to test 'tex'"),
 }
 
