@@ -166,11 +166,14 @@ def refuse_url(config: str | None) -> None:
         raise ConfigurationError(f"--config {shown} is a URL: use --broker")
 
 
-def settings_for_server(arguments: argparse.Namespace, command: str) -> Settings:
+def settings_for_server(
+    arguments: argparse.Namespace, command: str, *, level: int = logging.CRITICAL
+) -> Settings:
     """
-    Read the settings of a *command* that needs a server, and silence aiorpc's log.
+    Read the settings of a *command* that needs a server, and show aiorpc's log from *level* on.
 
-    The command's error already reports a lost broker, and log lines would hide the result.
+    By default, it is silent: the command's error already reports a lost broker, and log lines would
+    hide the result.
 
     Raises:
         ConfigurationError: see :func:`settings_of`; or the URL is ``memory://``, where *command*
@@ -183,5 +186,5 @@ def settings_for_server(arguments: argparse.Namespace, command: str) -> Settings
             "service there: name a RabbitMQ server with --broker or --config"
         )
     print_notes(settings)
-    logging.getLogger("aiorpc").setLevel(logging.CRITICAL)
+    logging.getLogger("aiorpc").setLevel(level)
     return settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ def configure(parser: Parser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Serve the page until a signal, and return the exit status."""
-    settings = settings_for_server(arguments, "console")
+    settings = settings_for_server(arguments, "console", level=logging.WARNING)
     try:
         from ...console import ConsoleServer
     except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 from typing import Any
 
 from ...calling.standalone import ClusterRpcProxy
@@ -51,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(str(error)) from None
     if arguments.service is None:
         raise ConfigurationError("name the service: aiorpc mcp --service SERVICE METHOD ...")
-    settings = settings_for_server(arguments, "mcp")
+    settings = settings_for_server(arguments, "mcp", level=logging.WARNING)
     asyncio.run(_serve(settings, arguments, mcp))
     return ExitCode.OK
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import sys
@@ -72,6 +73,11 @@ def test_a_broker_that_is_not_there_exits_5(
     assert done.code == 5
     assert "no connection to" in done.error
     assert "hunter2" not in done.stderr
+
+
+def test_its_log_shows_what_failed() -> None:
+    invoke("console", "--bind", "8800.1", "--broker", "amqp://127.0.0.1:1/")
+    assert logging.getLogger("aiorpc.console").getEffectiveLevel() == logging.WARNING
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,5 @@ def test_the_command_needs_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]:
         assert run(words) == 2
         assert text in capsys.readouterr().err
+    # stderr is the log of an agent.
+    assert logging.getLogger("aiorpc.mcp").getEffectiveLevel() == logging.WARNING
