@@ -108,6 +108,8 @@ def server_of(
         except Exception as error:
             if not isinstance(error, AioRpcError):
                 log.exception("%s.%s failed", service, method.name)
+            elif not isinstance(error, BadRequest | RemoteError):  # the agent gets its name only
+                log.warning("%s.%s failed: %s", service, method.name, error)
             return _error(_text_of(error, service, method))
 
     described = contract.services[service]

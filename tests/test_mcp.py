@@ -161,7 +161,9 @@ async def test_a_service_that_is_gone_is_an_error_of_the_tool() -> None:
     assert text == "mcp_shop.sell is not available (UnknownService): try again later"
 
 
-async def test_an_agent_is_not_asked_to_repeat_a_call_that_may_have_run() -> None:
+async def test_an_agent_is_not_asked_to_repeat_a_call_that_may_have_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with client_of("stay", timeout=0.1) as client:
         failed, text = await called(client, "stay", {})
     assert failed
@@ -169,6 +171,8 @@ async def test_an_agent_is_not_asked_to_repeat_a_call_that_may_have_run() -> Non
         "mcp_shop.stay gave no answer (RpcTimeout), and may have run: find out before you call it "
         "again"
     )
+    assert "mcp_shop.stay failed: " in caplog.text
+    assert "within 0.1 s" in caplog.text
 
 
 async def test_sensitive_arguments_are_not_offered_unless_somebody_says_so() -> None:
