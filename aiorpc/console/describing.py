@@ -62,7 +62,10 @@ class Describing:
         async with self._turn:
             answers = await self._asker.ask(Question.CONTRACT, self._wait, service)
         promises = [each for each in answers if isinstance(each, Promises)]
-        why = "services of Nameko and of an earlier aiorpc do not tell"
+        why = (
+            f"no contract came within {self._wait:g} s. Services of Nameko and of an earlier "
+            "aiorpc send none"
+        )
         for each in promises:
             if not each.documents:
                 why = each.fault or "its contract is too large for one message"

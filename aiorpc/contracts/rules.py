@@ -54,11 +54,11 @@ RULES: dict[Rule, str] = {
     "ENUM_VALUE_NO_DELETE": "A value that callers send is refused.",
     "ENUM_VALUE_NO_NEW": "Callers get a value that they do not know.",
     "ERROR_NO_DELETE": "Callers that catch this error get another one, or none.",
-    "EVENT_NO_DELETE": "The service dispatches the event no more.",
+    "EVENT_NO_DELETE": "The service no longer dispatches the event.",
     "EVENT_SAME_PAYLOAD": "The payload of the event may be a value of another type.",
     "HANDLER_NO_DELETE": "Nobody consumes the queue of the handler, and it fills up.",
     "HANDLER_SAME_PAYLOAD": "The handler refuses events that it handled, also those that wait.",
-    "CONSUMER_NO_DELETE": "The service consumes the queue no more, and it fills up.",
+    "CONSUMER_NO_DELETE": "The service no longer consumes the queue, and it fills up.",
     "ROUTE_NO_DELETE": "HTTP requests for this path, or with this method, fail.",
 }
 
