@@ -197,7 +197,8 @@ async def test_a_method_that_nobody_has_is_told(opened: Page) -> None:
     await go(opened, "#/services/shop/sell")
     main = opened.locator("main")
     await expect(main).to_contain_text("No service that answers has this method")
-    await expect(main).to_contain_text("No description: no instance answers")
+    await expect(main).to_contain_text("No description: no service that answers has this method")
+    await expect(opened.get_by_role("region", name="Try it")).to_contain_text("has this method")
     await expect(main.locator("p.failure")).to_be_hidden()
 
 

@@ -8,7 +8,7 @@ import { edges, keyOf, methodOf, promiseOf, state } from "./state.js";
 import { COMPONENTS, tryIt } from "./trying.js";
 
 /** What is known of a method that no service has, or whose service does not answer. */
-const UNANSWERED = { why: "no instance answers" };
+const UNANSWERED = { why: "no service that answers has this method" };
 
 export function method(main, service, name) {
   const kind = h("span", { class: "kind" });

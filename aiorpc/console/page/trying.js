@@ -46,6 +46,7 @@ export function tryIt(service, name) {
           "Nobody calls this method: an event, a message, a timer or a request starts it.",
         ),
       gone: () => h("p", { class: "note" }, "No instance answers."),
+      missing: () => h("p", { class: "note" }, "No instance that answers has this method."),
       wait: () => h("p", { class: "note" }, "Asking the services…"),
     };
     fill(body, shown[mode]());
@@ -57,7 +58,8 @@ function modeOf(described, promise, answers) {
   if (state.facts === null || state.view === null) return "wait";
   if (described && described.kind !== "Rpc") return "other";
   if (!state.facts.changes) return "readonly";
-  if (!answers || !described) return "gone";
+  if (!described) return "missing";
+  if (!answers) return "gone";
   if (!hasToken()) return "token";
   return promise === null ? "wait" : "form";
 }
