@@ -155,7 +155,10 @@ class DeliveryUncertain(RpcError):
 
 
 class InProgress(RpcError):
-    """The first call with the same idempotency key still runs. Call again later, with the key."""
+    """
+    The first call with the same idempotency key still runs, or the database could not say in time
+    whether it does. The method did not run for this call. Call again later, with the key.
+    """
 
     #: Whether the store of keys of the called method raised the error, so the method did not run.
     refuses_call = False

@@ -74,11 +74,17 @@ class Asked(msgspec.Struct, frozen=True):
             error.refuses_call = True
             raise error
 
-    def in_progress(self) -> NoReturn:
-        """Raise InProgress."""
+    def in_progress(self, *, sure: bool = True) -> NoReturn:
+        """Raise InProgress. Unless *sure*, the store cannot tell whether there is a first call."""
+        key = f"the idempotency key {self.key!r}"
+        found = (
+            f"the first call with {key} still runs"
+            if sure
+            else f"the database did not say in time whether a first call with {key} runs"
+        )
         error = InProgress(
-            f"{self.service}.{self.method}: the first call with the idempotency key {self.key!r} "
-            "still runs: call again later with the same key, or with a longer timeout"
+            f"{self.service}.{self.method}: {found}: call again later with the same key, or with a "
+            "longer timeout"
         )
         error.refuses_call = True
         raise error

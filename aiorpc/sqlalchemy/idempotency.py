@@ -207,7 +207,7 @@ class SqlIdempotency(Records[str | None], Idempotency):
         Begin the transaction with the row.
 
         Raises:
-            InProgress: another transaction had it for too long.
+            InProgress: another transaction had it, or the database was slow, for too long.
         """
         session = hold.session
         while True:
@@ -219,13 +219,13 @@ class SqlIdempotency(Records[str | None], Idempotency):
             except TimeoutError:
                 if not limit.expired():
                     raise
-                asked.in_progress()
+                asked.in_progress(sure=False)
             except DBAPIError as error:
                 if not may_begin_again(hold, error):
                     raise
             await session.rollback()
             if monotonic() >= asked.until:
-                asked.in_progress()
+                asked.in_progress(sure=False)
             await asyncio.sleep(random.uniform(0, _PAUSE))
 
     async def _run(

@@ -373,7 +373,9 @@ class Ledger:
             if self._has_others(call, end) or self._busy(call, end):
                 return ""
             if isinstance(error, InProgress):
-                return "" if self.accounts.troubled(call.began, end) else "is the only one"
+                waited = call.deadline is not None and end - call.began > call.deadline - end
+                slow = "did not say in time" in str(error) and waited
+                return "" if slow or self.accounts.troubled(call.began, end) else "is the only one"
         if isinstance(error, RpcTimeout):
             idle = call.options.get("idle_timeout")
             if idle is not None and self._may_idle(call, idle, end):
