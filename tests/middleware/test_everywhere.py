@@ -347,7 +347,7 @@ async def test_a_call_that_waited_past_its_deadline_passes_too(memory: dict[str,
     ):
         running = cluster.service.wait.call_async()
         with pytest.raises(RpcTimeout):
-            await cluster.service.wait.with_options(timeout=0.05)()
+            await cluster.service.wait.with_options(timeout=0.3)()
         Service.release.set()
         await running
         await eventually(lambda: ended)
