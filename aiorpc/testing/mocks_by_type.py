@@ -17,8 +17,8 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar, Union, get_args, get_origin
-from unittest.mock import AsyncMock, MagicMock, create_autospec
+from typing import Any, TypeVar, Union, Unpack, get_args, get_origin
+from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
 
 from ..extensions import DependencyProvider
 
@@ -82,12 +82,42 @@ def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
 
 def _callable_mock(cls: type, name: str) -> AsyncMock:
     """Make a mock that is awaited itself, with an autospec of each method of *cls*."""
-    mock = AsyncMock(name=name)
+    called = inspect.getattr_static(cls, "__call__")
+    mock = AsyncMock(name=name, side_effect=_check_options(called))
     methods = create_autospec(cls, instance=True)
     for attribute in dir(cls):
-        if not attribute.startswith("_") and callable(getattr(cls, attribute)):
-            setattr(mock, attribute, getattr(methods, attribute))
+        member = getattr(cls, attribute)
+        if not attribute.startswith("_") and callable(member):
+            method = getattr(methods, attribute)
+            if check := _check_options(member):
+                method.side_effect = check
+            setattr(mock, attribute, method)
     return mock
+
+
+def _check_options(method: Any) -> Callable[..., Any] | None:
+    """
+    Return a side effect that refuses a keyword which the TypedDict in ``**options: Unpack[...]`` of
+    *method* does not have. An autospec accepts it. ``None`` if *method* has no such options.
+    """
+    if not inspect.isfunction(method):
+        return None
+    parameters = inspect.signature(method).parameters
+    options = [each.name for each in parameters.values() if each.kind is each.VAR_KEYWORD]
+    annotation = _annotation(method, options[0]) if options else None
+    if get_origin(annotation) is not Unpack:
+        return None
+    known = {*parameters, *get_args(annotation)[0].__annotations__} - {"self", *options}
+
+    def check(*_: Any, **given: Any) -> Any:
+        for name in given.keys() - known:
+            raise TypeError(
+                f"{method.__name__}() has no option {name!r}. Its options: "
+                f"{', '.join(sorted(known))}"
+            )
+        return DEFAULT
+
+    return check
 
 
 def _not_none(provided: Any) -> Any:
@@ -128,9 +158,13 @@ def _yielded_by(method: types.FunctionType) -> Any:
 
 
 def _returned_by(function: Any) -> Any:
-    """Return the annotated class; ``None`` if only a type checker can read the annotation."""
+    return _annotation(function, "return")
+
+
+def _annotation(function: Any, name: str) -> Any:
+    """Return the annotation of *name*; ``None`` if only a type checker can read it."""
     function = inspect.unwrap(function) if callable(function) else function
-    annotation = getattr(function, "__annotations__", {}).get("return")
+    annotation = getattr(function, "__annotations__", {}).get(name)
     if not isinstance(annotation, str):
         return annotation
     try:

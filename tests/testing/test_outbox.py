@@ -27,6 +27,10 @@ async def test_the_mock_of_an_outbox_knows_its_arguments() -> None:
         await service.outbox.publish("x", "a routing key is given by name")
     await service.outbox("ordered", "as a function")
     service.outbox.assert_awaited_once_with("ordered", "as a function")
+    for send in (service.outbox, service.outbox.dispatch, service.outbox.publish):
+        with pytest.raises(TypeError, match="has no option 'mandatry'"):
+            await send("ordered", mandatry=True)
+    await service.outbox.dispatch("ordered", mandatory=True, session=None)
 
 
 async def test_an_outbox_writes_in_the_session_of_a_test(
