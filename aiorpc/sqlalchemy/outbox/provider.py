@@ -195,13 +195,21 @@ class Outbox(DependencyProvider[CallOutbox]):
         """Return the relay of the service and the table. Other outboxes may share it."""
         database, engine = await self._database.opened(host)
         table = self._tables[0]
-        return await host.share(
+        relay = await host.share(
             (Relay, database.key, table.fullname),
             lambda: Relay(
                 *(database.key, engine, table, host.service_name, host.transport, events),
                 self._retry,
             ).running(host.settings.cleanup_timeout),
         )
+        mine, shared = self._retry, relay.retry
+        if (mine.immediate, mine.delays) != (shared.immediate, shared.delays):
+            raise ConfigurationError(
+                f"{host.service_cls.__qualname__}.{self.attr_name} has another retry= than an "
+                f"Outbox beside it, and both have the table {table.fullname}: give both the same "
+                "retry=, or one of them another table="
+            )
+        return relay
 
     def value(self, worker_ctx: WorkerContext) -> CallOutbox:
         service, name = worker_ctx.service, self._database.attr_name

@@ -58,12 +58,12 @@ class Relay:
         retry: Retry,
     ) -> None:
         self.name = name
+        self.retry = retry
         self._engine = engine
         self._table = table
         self._service = service
         self._transport = transport
         self._events = events
-        self._retry = retry
         self._claims: RowClaims | None = None
         self._woken = asyncio.Event()
         self._woken.set()  # an earlier process may have left messages
@@ -93,11 +93,12 @@ class Relay:
             tasks[1].cancel()
             self._closing = True
             self.wake()
-            _, late = await asyncio.wait(tasks, timeout=bound)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=bound)
+            try:
+                await asyncio.wait(tasks, timeout=bound)
+            finally:  # also if this is cancelled
+                for task in tasks:
+                    task.cancel()
+            await asyncio.wait(tasks, timeout=bound)
 
     def wake(self) -> None:
         """Look at the table now."""
@@ -159,7 +160,7 @@ class Relay:
         sending = None
         async with self._claims.claim() as batch:
             if batch.rows:
-                sending = Sending(self._transport, self._events, self._retry, batch)
+                sending = Sending(self._transport, self._events, self.retry, batch)
                 await sending.run()
         aside = [each for each in batch.failed.values() if each.due_at is None]
         if aside:

@@ -21,6 +21,7 @@ from aiorpc import (
     Exchange,
     Queue,
     RemoteError,
+    Retry,
     ServiceContainer,
     consume,
     event_dispatcher,
@@ -455,13 +456,29 @@ async def test_an_outbox_needs_one_session_of_its_base(sqlite_url: str) -> None:
         db, other = DatabaseSession(Base), Database(Base)
         outbox = Outbox(Base, table=TABLE)
 
+    class TwoRetries:
+        name = "two_retries"
+        db = DatabaseSession(Base)
+        outbox = Outbox(Base, table=TABLE)
+        messages = Outbox(Base, Exchange("x"), retry=Retry(delays=(1,)), table=TABLE)
+
     for service, text in {
+        TwoRetries: r"TwoRetries.messages has another retry= .* table outbox_.*: give both the sam",
         Without: r"Without.outbox .* has none with Base: declare db = DatabaseSession\(Base, comm",
         Several: r"Several.outbox .* there are several with Base \(db, other\): declare one",
     }.items():
         with pytest.raises(ConfigurationError, match=text):
             async with ServiceContainer(service, config_of(sqlite_url)):
                 pass
+
+
+async def test_two_outboxes_share_a_table_and_its_relay(sqlite_url: str) -> None:
+    service = shop()
+    service.messages = Outbox(Base, Exchange("x"), table=TABLE)
+    async with hosted(config_of(sqlite_url), service, mailer(service)) as (proxy, heard, rows):
+        await proxy.order("Emma")
+        assert await heard.until(1) == ["Emma"]
+        await rows.gone()
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,33 @@ async def test_a_stop_sends_what_was_committed_last(sqlite_url: str, no_looks: N
         assert await it.rows.count() == 0
 
 
+async def test_a_relay_whose_end_is_cancelled_leaves_no_task(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, ending = asyncio.Event(), asyncio.Event()
+
+    async def look(self: relay.Relay) -> None:
+        looking.set()
+        await asyncio.Event().wait()
+
+    async def run(own: relay.Relay) -> None:
+        async with own.running(1000.0):
+            await looking.wait()
+            ending.set()
+
+    monkeypatch.setattr(relay.Relay, "_look", look)
+    async with bench(config_of(sqlite_url), shop()) as it, breakable(it.config) as link:
+        own = relay.Relay(
+            *("a test", it.engine, it.rows.table, "shop", link.transport, Exchange("x"), Retry())
+        )
+        before = asyncio.all_tasks()
+        task = asyncio.ensure_future(run(own))
+        await ending.wait()
+        task.cancel()
+        await asyncio.wait((task,))
+        await eventually(lambda: asyncio.all_tasks() <= before)
+
+
 async def test_a_stop_without_a_broker_leaves_the_rows_to_the_next_process(
     sqlite_url: str, no_looks: None
 ) -> None:
