@@ -173,8 +173,8 @@ async def _stand(hold: Hold, call: Call, message_id: str) -> None:
                 await hold.stand()
         except TimeoutError:
             log.warning(
-                "%s: message %s waits, because another delivery of it runs in another transaction "
-                "for more than %g s",
+                "%s: message %s waits: for more than %g s, another delivery of it runs in another "
+                "transaction, or the database does not answer",
                 *(call, message_id, WAIT),
             )
         except DBAPIError as error:
