@@ -437,7 +437,8 @@ MUTANTS = [
     Mutant(
         "a key of an outbox goes on after a message that was refused",
         "aiorpc.sqlalchemy.outbox.sending",
-        "        self._end()  # a later row of the key must not go\n",
+        "            self._held += sum(1 for _ in chain)  # the later rows of the key must not go\n"
+        "        self._end()\n",
         "        self._next(chain)\n",
         databases=True,
     ),
