@@ -373,7 +373,7 @@ class Ledger:
             if self._has_others(call, end) or self._busy(call, end):
                 return ""
             if isinstance(error, InProgress):
-                # It waits for most of its time, as the clock of the service has it: skews are small.
+                # It waits for most of its time by the clock of the service, which may be skewed.
                 left = 0.0 if call.deadline is None else call.deadline - end
                 waited = end - call.began > left - 1.0
                 slow = "did not say in time" in str(error) and waited
