@@ -89,7 +89,8 @@ class Attempts:
         if copy is not None and copy in self._unconfirmed:
             self._unconfirmed[copy] = delivery
             return True
-        if copy is not None and copy in self._needless:
+        if copy in self._needless and not delivery.redelivered:
+            # Redelivered: another process had the copy, and may have acked the original for it.
             delivery.ack()
             return True
         if not delivery.redelivered or delivery.stale:
