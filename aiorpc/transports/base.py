@@ -32,7 +32,7 @@ from .outgoing import Outgoing, Refusal, Returns
 from .reading import Reader
 
 if TYPE_CHECKING:  # `import aiorpc` is quicker without the codec
-    from .outbox import Sender
+    from .backlog import Sender
 
 __all__ = [
     "REQUEUE",
@@ -114,7 +114,7 @@ class Transport(ABC):
     state: State
     #: Whether too many bytes or messages wait to be sent: senders should wait for ``drained``.
     congested: bool  # an attribute, not a property: every call reads it
-    #: Sends a message; tells whether a message waits for a connection. See ``transports.outbox``.
+    #: Sends a message; tells whether a message waits for a connection. See ``transports.backlog``.
     send: Callable[[Outgoing], None]
     waits: Callable[[Outgoing], bool]
 
@@ -124,7 +124,7 @@ class Transport(ABC):
         #: Handlers of returned messages that were sent without ``confirm`` and ``settled``.
         self.returns = Returns()
         self._sender = sender
-        self.send, self.waits = sender.send, sender.outbox.__contains__
+        self.send, self.waits = sender.send, sender.backlog.__contains__
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         #: Set when the state changes, and when the last waiting message leaves.
@@ -189,7 +189,7 @@ class Transport(ABC):
 
     def send_unread(self, outgoing: Outgoing) -> None:
         """Send *outgoing* again, because the broker did not read it, unless it still waits."""
-        self._sender.outbox.discard(outgoing)
+        self._sender.backlog.discard(outgoing)
         self.send(outgoing)
 
     def retract(self, outgoing: Outgoing) -> bool:
@@ -227,7 +227,7 @@ class Transport(ABC):
     @property
     def waiting(self) -> int:
         """The number of messages that wait because the transport is disconnected or blocked."""
-        return len(self._sender.outbox)
+        return len(self._sender.backlog)
 
     async def caught_up(self, timeout: float) -> bool:
         """
@@ -362,4 +362,4 @@ def _count_loss(before: State, state: State) -> None:
 def _figures(transport: Transport) -> figures.Measured:
     if transport.state is not State.CLOSED:
         yield "connections", (transport.state.value,), 1
-        yield "outbox", (), transport.waiting
+        yield "backlog", (), transport.waiting

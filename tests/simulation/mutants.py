@@ -135,8 +135,8 @@ MUTANTS = [
     ),
     Mutant(
         "a cancelled message that waits for a connection is not retracted",
-        "aiorpc.transports.outbox",
-        "        outgoing.retracted()\n        return self.outbox.discard(outgoing)\n",
+        "aiorpc.transports.backlog",
+        "        outgoing.retracted()\n        return self.backlog.discard(outgoing)\n",
         "        return False\n",
     ),
     Mutant(
@@ -191,8 +191,8 @@ MUTANTS = [
     ),
     Mutant(
         "unconfirmed messages are dropped with their connection",
-        "aiorpc.transports.outbox",
-        "        self.direct = None\n        self.outbox.put_back(returning)\n"
+        "aiorpc.transports.backlog",
+        "        self.direct = None\n        self.backlog.put_back(returning)\n"
         "        if self.channel is not None:\n",
         "        self.direct = None\n        list(returning)\n"
         "        if self.channel is not None:\n",

@@ -18,10 +18,10 @@ from typing import Any
 from aiorpc.exceptions import ConfigurationError, ConnectionLost
 from aiorpc.transports.amqp.channel import Channel
 from aiorpc.transports.amqp.consumer import ConsumerChannel
+from aiorpc.transports.backlog import Sender
 from aiorpc.transports.base import QueueState, Reader, State, Transport
 from aiorpc.transports.claims import Claim
 from aiorpc.transports.incoming import ConsumerOptions, Subscription
-from aiorpc.transports.outbox import Sender
 from aiorpc.transports.outgoing import NO_LIMIT, SizeLimit
 from aiorpc.wire.message import Exchange, Queue
 
@@ -364,7 +364,7 @@ class SimulatedTransport(Transport):
         )
 
     def _weigh(self) -> None:
-        self._congest(self._sender.outbox.crowded)
+        self._congest(self._sender.backlog.crowded)
 
     # --- topology and queues
 

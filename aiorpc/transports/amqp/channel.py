@@ -35,7 +35,7 @@ __all__ = ["Channel", "TakeBack"]
 
 log = logger(__name__)
 
-#: Called with the messages to re-send when a channel has ended: :meth:`.outbox.Sender.take_back`.
+#: Called with the messages to re-send when a channel has ended: :meth:`.backlog.Sender.take_back`.
 TakeBack = Callable[[Iterable[Outgoing]], None]
 
 

@@ -18,9 +18,9 @@ from weakref import WeakSet
 from ...config import BrokerUrl, Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
+from ..backlog import Sender
 from ..backoff import Backoff
 from ..base import State
-from ..outbox import Sender
 from .channel import Channel
 from .dialer import Dialer
 from .errors import Refused, fail, quietly
@@ -265,7 +265,7 @@ class Supervisor:
             "%s: %s; reconnecting (%d messages wait)",
             self._name,
             self.dialer.trouble,
-            len(self._sender.outbox),
+            len(self._sender.backlog),
         )
         self._become(State.CONNECTING)
 

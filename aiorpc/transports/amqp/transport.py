@@ -20,6 +20,7 @@ from ...config import Settings
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
+from ..backlog import Sender
 from ..backoff import Backoff
 from ..base import (
     REQUEUE,
@@ -32,7 +33,6 @@ from ..base import (
     Transport,
 )
 from ..incoming import ConsumerOptions
-from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
 from .channel import Channel
 from .claims import Claims
@@ -162,10 +162,10 @@ class AmqpTransport(Transport):
         return list(self._subscriptions)
 
     def _weigh(self) -> None:
-        """Update ``congested`` after a change of the link, its congestion or the outbox's."""
+        """Update ``congested`` after a change of the link, its congestion or the backlog's."""
         link = self.supervisor.link
         by_link = link is not None and link.lane.congested
-        self._congest(by_link or self._sender.outbox.crowded)
+        self._congest(by_link or self._sender.backlog.crowded)
 
     # --- topology and queues
 

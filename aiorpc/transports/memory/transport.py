@@ -15,9 +15,9 @@ from weakref import WeakValueDictionary
 from ...exceptions import ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
+from ..backlog import Sender
 from ..base import Claim, QueueState, Reader, State, Transport
 from ..incoming import ConsumerOptions
-from ..outbox import Sender
 from ..outgoing import NO_LIMIT, SizeLimit
 from .broker import MemoryBroker
 from .channel import MemoryChannel
@@ -230,7 +230,7 @@ class MemoryTransport(Transport):
             self._sender.resume(channel)
 
     def _weigh(self) -> None:
-        self._congest(self._sender.outbox.crowded)
+        self._congest(self._sender.backlog.crowded)
 
     # --- topology and queues
 

@@ -12,7 +12,7 @@ from aiorpc.exceptions import (
     ConnectionLost,
     Unroutable,
 )
-from aiorpc.transports import outbox
+from aiorpc.transports import backlog
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message, Queue
 from tests.support.transports import (
@@ -188,8 +188,8 @@ async def test_a_transport_is_congested_while_too_many_messages_wait(bench: Benc
 async def test_senders_that_wait_for_drained_never_fill_the_outbox(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MANY_MESSAGES", 300)
-    monkeypatch.setattr(outbox, "MAX_MESSAGES", 1_000)
+    monkeypatch.setattr(backlog, "MANY_MESSAGES", 300)
+    monkeypatch.setattr(backlog, "MAX_MESSAGES", 1_000)
     link = await bench.link(start=False)
     queue, outcome = bench.queue(), Outcome()
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from aiorpc.exceptions import AioRpcError, ConnectionLost
-from aiorpc.transports import outbox as module
+from aiorpc.transports import backlog as module
+from aiorpc.transports.backlog import Backlog, Sender
 from aiorpc.transports.base import Outgoing
-from aiorpc.transports.outbox import Backlog, Sender
 from aiorpc.transports.outgoing import NO_LIMIT, SizeLimit
 from aiorpc.wire.message import Message
 from tests.support.waiting import eventually
@@ -33,23 +33,23 @@ def outcomes(outgoing: Outgoing) -> list[Any]:
     return outgoing.settled.__self__
 
 
-def bodies(outbox: Backlog) -> list[bytes]:
+def bodies(backlog: Backlog) -> list[bytes]:
     taken = []
-    while (outgoing := outbox.take()) is not None:
+    while (outgoing := backlog.take()) is not None:
         taken.append(outgoing.message.body)
     return taken
 
 
-# --- the outbox
+# --- the backlog
 
 
 async def test_put_back_messages_come_first_in_their_order() -> None:
-    outbox = Backlog("not connected", lambda: None)
+    backlog = Backlog("not connected", lambda: None)
     for body in (b"3", b"4"):
-        outbox.add(message(body))
-    outbox.put_back([message(b"1"), message(b"2")])
-    assert len(outbox) == 4
-    assert bodies(outbox) == [b"1", b"2", b"3", b"4"]
+        backlog.add(message(body))
+    backlog.put_back([message(b"1"), message(b"2")])
+    assert len(backlog) == 4
+    assert bodies(backlog) == [b"1", b"2", b"3", b"4"]
 
 
 async def test_a_message_that_its_sender_does_not_want_any_more_is_not_sent() -> None:
@@ -59,19 +59,19 @@ async def test_a_message_that_its_sender_does_not_want_any_more_is_not_sent() ->
             return False
 
     idle: list[int] = []
-    outbox = Backlog("not connected", lambda: idle.append(len(outbox)))
-    outbox.add(message(b"1"))
-    outbox.add(Answered(exchange="x", routing_key="k", message=Message(body=b"2")))
-    assert bodies(outbox) == [b"1"]
+    backlog = Backlog("not connected", lambda: idle.append(len(backlog)))
+    backlog.add(message(b"1"))
+    backlog.add(Answered(exchange="x", routing_key="k", message=Message(body=b"2")))
+    assert bodies(backlog) == [b"1"]
     assert idle == [0]
 
 
 async def test_a_message_that_is_sent_twice_waits_twice() -> None:
-    outbox = Backlog("not connected", lambda: None)
+    backlog = Backlog("not connected", lambda: None)
     outgoing = message()
-    outbox.add(outgoing)
-    outbox.add(outgoing)
-    assert bodies(outbox) == [b"x", b"x"]
+    backlog.add(outgoing)
+    backlog.add(outgoing)
+    assert bodies(backlog) == [b"x", b"x"]
 
 
 async def test_a_full_outbox_settles_the_next_message_with_connection_lost(
@@ -101,40 +101,40 @@ async def test_a_full_outbox_settles_the_next_message_with_connection_lost(
 
 
 async def test_an_expired_message_settles_in_time_and_the_others_stay() -> None:
-    outbox = Backlog("not connected to there", lambda: None)
+    backlog = Backlog("not connected to there", lambda: None)
     now = asyncio.get_running_loop().time()
     settled = asyncio.Event()
     first = message(b"first", expires_at=now + 0.03)
-    outbox.add(message(b"for ever"))
-    outbox.add(message(b"later", expires_at=now + 60))
-    outbox.add(first)
+    backlog.add(message(b"for ever"))
+    backlog.add(message(b"later", expires_at=now + 60))
+    backlog.add(first)
     last = message(b"last", expires_at=now + 0.06)
     last.settled = lambda error: settled.set()
-    outbox.add(last)
+    backlog.add(last)
     async with asyncio.timeout(5):
         await settled.wait()
     (error,) = outcomes(first)
     assert isinstance(error, ConnectionLost)
     assert "not sent within its time: not connected to there" in str(error)
-    assert bodies(outbox) == [b"for ever", b"later"]
-    outbox.fail(ConnectionLost("end"))
+    assert bodies(backlog) == [b"for ever", b"later"]
+    backlog.fail(ConnectionLost("end"))
 
 
 async def test_time_spent_waiting_shortens_the_expiration() -> None:
-    outbox = Backlog("not connected", lambda: None)
+    backlog = Backlog("not connected", lambda: None)
     now = asyncio.get_running_loop().time()
     outgoing = message(expires_at=now + 5, expiration=30_000)
     as_sent = outgoing.message
-    outbox.add(outgoing)
-    outbox.add(message(expires_at=now + 60, expiration=1_000))
-    first, second = outbox.take(), outbox.take()
+    backlog.add(outgoing)
+    backlog.add(message(expires_at=now + 60, expiration=1_000))
+    first, second = backlog.take(), backlog.take()
     assert first is not None
     assert second is not None
     assert first.message.expiration is not None
     assert 4_000 < first.message.expiration <= 5_000
     assert second.message.expiration == 1_000
     assert as_sent.expiration == 30_000  # the sender's own message is left alone
-    outbox.fail(ConnectionLost("end"))
+    backlog.fail(ConnectionLost("end"))
 
 
 async def test_crowded_changes_as_messages_come_and_leave(
@@ -142,12 +142,12 @@ async def test_crowded_changes_as_messages_come_and_leave(
 ) -> None:
     monkeypatch.setattr(module, "MANY_MESSAGES", 4)
     changes: list[bool] = []
-    outbox = Backlog("not connected", lambda: changes.append(outbox.crowded))
+    backlog = Backlog("not connected", lambda: changes.append(backlog.crowded))
     for _ in range(6):
-        outbox.add(message())
-    assert outbox.crowded
-    bodies(outbox)
-    assert not outbox.crowded
+        backlog.add(message())
+    assert backlog.crowded
+    bodies(backlog)
+    assert not backlog.crowded
     assert changes == [True, False, False]  # crowded, not crowded any more, empty
 
 
@@ -302,7 +302,7 @@ async def test_a_sender_may_pause_while_an_expired_message_settles() -> None:
     sending.sender.send(expired)
     sending.sender.send(message(b"1"))
     sending.sender.resume(sending.channel)
-    assert (sending.left, len(sending.sender.outbox)) == ([], 1)
+    assert (sending.left, len(sending.sender.backlog)) == ([], 1)
     sending.sender.send(message(b"2"))
     sending.sender.resume(sending.channel)
     assert sending.left == [1, 2]

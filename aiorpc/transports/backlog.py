@@ -1,5 +1,5 @@
 """
-Sends messages: directly on a channel, or later from an outbox, where they wait for a connection.
+Sends messages: directly on a channel, or later from the backlog, where they wait for a connection.
 
 Writes through the channel that a transport passes to ``Sender.resume``; does no other I/O.
 """
@@ -32,7 +32,7 @@ MANY_BYTES = 16 << 20
 ALONE = 5.0
 #: Seconds between two searches for expired messages, at least.
 _SWEEP = 0.02
-#: Messages at most that leave the outbox in one turn of the loop.
+#: Messages at most that leave the backlog in one turn of the loop.
 _BATCH = 200
 
 
@@ -65,7 +65,7 @@ class Backlog:
         return id(outgoing) in self._waiting
 
     def add(self, outgoing: Outgoing) -> None:
-        """Put *outgoing* at the end. If the outbox is full, settle it with ``ConnectionLost``."""
+        """Put *outgoing* at the end. If the backlog is full, settle it with ``ConnectionLost``."""
         size = len(outgoing.message.body)
         if len(self._waiting) >= MAX_MESSAGES or self._bytes + size > MAX_BYTES:
             error = ConnectionLost(
@@ -77,7 +77,7 @@ class Backlog:
             self._add(outgoing)
 
     def put_back(self, returning: Iterable[Outgoing]) -> None:
-        """Put *returning* in front, in their order, even if the outbox is full."""
+        """Put *returning* in front, in their order, even if the backlog is full."""
         for outgoing in reversed(list(returning)):
             self._waiting.move_to_end(self._add(outgoing), last=False)
 
@@ -99,7 +99,7 @@ class Backlog:
         return None
 
     def discard(self, outgoing: Outgoing) -> bool:
-        """Remove *outgoing* without settling it; return whether it was in the outbox."""
+        """Remove *outgoing* without settling it; return whether it was in the backlog."""
         if self._waiting.pop(id(outgoing), None) is None:
             return False
         self._removed(outgoing)
@@ -193,7 +193,7 @@ class PublishingChannel(Protocol):
 
 class Sender:
     """
-    Sends messages in order: on the channel if possible, else by the outbox.
+    Sends messages in order: on the channel if possible, else by the backlog.
 
     Args:
         why: the reason why there is no connection yet, for errors.
@@ -202,14 +202,14 @@ class Sender:
 
     Attributes:
         channel: the channel to send on; ``None`` while messages wait.
-        direct: the same channel while the outbox is empty, else ``None``.
-        outbox: the waiting messages.
+        direct: the same channel while the backlog is empty, else ``None``.
+        backlog: the waiting messages.
     """
 
     def __init__(self, why: str, *, limit: SizeLimit, on_change: Callable[[], None]) -> None:
         self.channel: PublishingChannel | None = None
         self.direct: PublishingChannel | None = None
-        self.outbox = Backlog(why, on_change)
+        self.backlog = Backlog(why, on_change)
         self._limit = limit
         self._encoder = Encoder(channel=0, frame_max=0)  # only to check
         self._closed: str | None = None
@@ -239,7 +239,7 @@ class Sender:
             if self._closed is not None:
                 settle_soon(outgoing, ConnectionLost(self._closed))
                 return
-            self.outbox.add(outgoing)
+            self.backlog.add(outgoing)
             if channel is not None:  # a suspect, which is sent alone
                 self.direct = None
                 self.resume(channel)
@@ -247,7 +247,7 @@ class Sender:
     def retract(self, outgoing: Outgoing) -> bool:
         """See :meth:`.base.Transport.retract`."""
         outgoing.retracted()
-        return self.outbox.discard(outgoing)
+        return self.backlog.discard(outgoing)
 
     def resume(self, channel: PublishingChannel) -> None:
         """Send the waiting messages on *channel*, in order; then ``send`` writes directly."""
@@ -258,15 +258,15 @@ class Sender:
             self._flusher.add_done_callback(self._flushed)
 
     def pause(self, why: str) -> None:
-        """Keep messages in the outbox. Errors of expired messages give the reason *why*."""
+        """Keep messages in the backlog. Errors of expired messages give the reason *why*."""
         self.direct = self.channel = None
-        self.outbox.why = why
+        self.backlog.why = why
 
     def take_back(self, returning: Iterable[Outgoing]) -> None:
         """Put the unconfirmed messages of an ended channel in front of the waiting messages."""
         # First, because reading *returning* may settle messages, and their senders may send.
         self.direct = None
-        self.outbox.put_back(returning)
+        self.backlog.put_back(returning)
         if self.channel is not None:
             self.resume(self.channel)
 
@@ -281,7 +281,7 @@ class Sender:
         self.pause(why)
         if self._flusher is not None:
             self._flusher.cancel()
-        self.outbox.fail(ConnectionLost(why))
+        self.backlog.fail(ConnectionLost(why))
 
     @property
     def _flushing(self) -> bool:
@@ -294,17 +294,17 @@ class Sender:
         if channel is None or not channel.ready:
             return True
         for _ in range(_BATCH):
-            outgoing = self.outbox.take()
+            outgoing = self.backlog.take()
             if self.channel is not channel:  # changed by an expired message's sender
                 self.direct = None
-                self.outbox.put_back(() if outgoing is None else (outgoing,))
+                self.backlog.put_back(() if outgoing is None else (outgoing,))
                 return self.channel is None
             if outgoing is None:
                 self.direct = channel
                 return True
             alone = outgoing.closes and channel is not self._crowded
             if alone and not channel.idle:
-                self.outbox.put_back((outgoing,))
+                self.backlog.put_back((outgoing,))
                 self._alone = True
                 return False
             try:
