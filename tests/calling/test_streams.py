@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aiorpc import (
+    AioRpcError,
     Call,
     ClusterProxy,
     ClusterRpcProxy,
@@ -32,6 +33,7 @@ from aiorpc import (
     rpc,
 )
 from aiorpc.config import resolve
+from aiorpc.entrypoints import streams
 from aiorpc.testing.connections import cut
 from aiorpc.transports import open_transport
 from aiorpc.transports.base import Delivery, Outgoing
@@ -413,13 +415,36 @@ async def test_a_lost_connection_of_the_caller_ends_the_stream(stage: Stage) -> 
             await stage.closed.wait()
 
 
-async def test_a_lost_connection_of_the_service_ends_the_stream(stage: Stage) -> None:
+@pytest.fixture
+def request_acked(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Is set when the broker has read the ack of a stream's request."""
+    acked = asyncio.Event()
+
+    class Opening(streams._Mandatory, eq=False, kw_only=True):
+        def conclude(self, error: AioRpcError | None) -> None:
+            super().conclude(error)
+            if error is None:
+                acked.set()
+
+    def opening(**fields: Any) -> Opening:
+        # With `settled`, the transport calls `conclude` also without an error.
+        return Opening(settled=lambda _: None, **fields)
+
+    monkeypatch.setattr(streams, "_Mandatory", opening)
+    return acked
+
+
+async def test_a_lost_connection_of_the_service_ends_the_stream(
+    stage: Stage, request_acked: asyncio.Event
+) -> None:
     async with (
         ServiceContainer(stage.service, stage.config) as container,
         ClusterRpcProxy(stage.config, timeout=None) as cluster,
     ):
         stream = cluster[stage.name].waits.stream()
         assert await anext(stream) == "first"
+        async with asyncio.timeout(5):
+            await request_acked.wait()
         restore = cut(container.transport)
         async with asyncio.timeout(5):
             await stage.closed.wait()

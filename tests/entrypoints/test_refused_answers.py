@@ -21,7 +21,7 @@ from pamqp import commands as spec
 from aiorpc import AioRpcError, ClusterRpcProxy, ServiceContainer, event_handler, rpc
 from aiorpc.entrypoints import answers
 from aiorpc.entrypoints.cancellations import Cancellations
-from aiorpc.transports import outbox
+from aiorpc.transports import backlog
 from aiorpc.transports.amqp.transport import AmqpTransport
 from aiorpc.transports.base import Outgoing
 from aiorpc.wire.message import Message
@@ -289,7 +289,7 @@ async def test_an_answer_that_cannot_be_sent_for_long_is_sent_later(
             await eventually(lambda: len(runs) == 1)
             proxy.inject(BLOCKED)
             with monkeypatch.context() as full:
-                full.setattr(outbox, "MAX_MESSAGES", 0)
+                full.setattr(backlog, "MAX_MESSAGES", 0)
                 await eventually(lambda: "accepts no messages" in caplog.text)
                 may_return.set()
                 await eventually(lambda: "an answer could not be sent and is kept" in caplog.text)
