@@ -14,9 +14,18 @@ from contextlib import contextmanager
 import aiormq
 
 from ...config import BrokerUrl
-from ...exceptions import ConfigurationError
+from ...exceptions import ConfigurationError, ConnectionLost
 
-__all__ = ["Refused", "connection_refusal", "errors", "fail", "quietly", "reason", "refusal"]
+__all__ = [
+    "Refused",
+    "connection_refusal",
+    "errors",
+    "fail",
+    "quietly",
+    "reason",
+    "refusal",
+    "unanswered",
+]
 
 _ours = contextvars.ContextVar("aiorpc_amqp_ours", default=False)
 
@@ -178,6 +187,15 @@ def connection_refusal(
 #: RabbitMQ's words (3.10 to 4.3) for refusals that last until an operator or a user acts. Other
 #: refusals may be temporary: a connection limit, a vhost that is down.
 _FINAL_530 = r"(?s)NOT_ALLOWED - (vhost .* not found|access to vhost .* refused for user '[^']*')"
+
+
+def unanswered(url: str, timeout: float | None, trouble: str) -> ConnectionLost:
+    """Return the error of a first connection that took *timeout* seconds."""
+    trouble = trouble.removeprefix(f"{url}: ")
+    return ConnectionLost(
+        f"no connection to {url} within {timeout:g} s: {trouble}: start the broker, or correct its "
+        "URL"
+    )
 
 
 def _is_vhost_refusal(error: BaseException, said: str) -> bool:

@@ -23,7 +23,7 @@ from ..backoff import Backoff
 from ..base import State
 from .channel import Channel
 from .dialer import Dialer
-from .errors import Refused, fail, quietly
+from .errors import Refused, fail, quietly, unanswered
 from .link import Link
 from .topology import Topology
 
@@ -125,9 +125,7 @@ class Supervisor:
             self._become(State.CLOSED)
             if not isinstance(error, TimeoutError):
                 raise
-            raise ConnectionLost(
-                f"no connection to {self.url} within {timeout:g} s: {self.dialer.trouble}"
-            ) from None
+            raise unanswered(self.url, timeout, self.dialer.trouble) from None
 
     async def stop(self) -> None:
         """Close the connection and end the task. Bounded; idempotent."""

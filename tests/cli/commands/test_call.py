@@ -79,7 +79,7 @@ def test_a_broker_that_is_not_there_exits_5(closed_port: int) -> None:
     done = invoke("call", "s.m", "--broker", url, "--timeout", "0.3")
     assert done.code == 5
     assert "no connection to amqp://guest:***@127.0.0.1" in done.error
-    assert "within 0.3 s" in done.error
+    assert "within 0.3 s: the connection was refused: start the broker" in done.error
 
 
 @pytest.fixture
