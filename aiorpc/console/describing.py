@@ -7,16 +7,12 @@ A page asks when it shows a method, because a contract is larger than all figure
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
-from ..config.redaction import MASK, redact
-from ..contracts.model import Contract, Schema, Service
+from ..contracts.hiding import hide_by_name, hide_declared
+from ..contracts.model import Schema, Service
 from ..contracts.reading import contract_from
-from ..declarations import argument_path
 from ..exceptions import ConfigurationError
 from ..hosting.discovery.asking import Asker
 from ..hosting.discovery.shapes import Promises, Question
@@ -76,58 +72,7 @@ class Describing:
                 why = str(error)
                 continue
             if service in contract.services:
-                return _masked(contract, service)
+                hide_declared(contract)  # the service may be of another make
+                hide_by_name(contract)
+                return Promised(service=contract.services[service], schemas=contract.schemas)
         return Promised(why=why)
-
-
-#: The parts of a service that have schemas.
-_PARTS = ("methods", "events", "handlers", "consumers", "routes")
-
-
-def _masked(contract: Contract, name: str) -> Promised:
-    """Return the service *name* and its schemas, without the defaults that are secret."""
-    service = contract.services[name]
-    sensitive = frozenset(
-        part
-        for method in service.methods
-        for path in method.sensitive
-        for part in argument_path(path)
-    )
-    parts = {
-        kind: tuple(_part(each, sensitive) for each in getattr(service, kind)) for kind in _PARTS
-    }
-    schemas = {each: _schema(schema, "", sensitive) for each, schema in contract.schemas.items()}
-    return Promised(service=replace(service, **parts), schemas=schemas)
-
-
-def _part(part: Any, sensitive: Collection[str]) -> Any:
-    """Return a method, an event, a handler, a consumer or a route without secret defaults."""
-    changed: dict[str, Any] = {
-        each: _schema(getattr(part, each), "", sensitive)
-        for each in ("result", "payload")
-        if hasattr(part, each)
-    }
-    if hasattr(part, "parameters"):
-        changed["parameters"] = tuple(
-            replace(each, schema=_schema(each.schema, each.name, sensitive))
-            for each in part.parameters
-        )
-    return replace(part, **changed)
-
-
-def _schema(schema: Any, name: str, sensitive: Collection[str]) -> Any:
-    """Return *schema*, of the argument or the field *name*, without secret defaults."""
-    if isinstance(schema, list):
-        return [_schema(each, name, sensitive) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {}
-    for keyword, value in schema.items():
-        if keyword == "default":
-            is_secret = name in sensitive and value is not None
-            found[keyword] = MASK if is_secret else redact(name, value)
-        elif keyword == "properties":
-            found[keyword] = {each: _schema(part, each, sensitive) for each, part in value.items()}
-        else:
-            found[keyword] = _schema(value, name, sensitive)
-    return found

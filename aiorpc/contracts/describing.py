@@ -22,6 +22,7 @@ from ..wire.schemas import Schemas, default_of
 from . import model
 from .dispatched import Dispatched, dispatched_by
 from .draft07 import draft07, with_keywords
+from .hiding import hide_declared
 
 __all__ = ["SCHEMAS_OF", "contract_of"]
 
@@ -62,10 +63,12 @@ def contract_of(service_classes: Iterable[type]) -> model.Contract:
     def schema_of(kind: Any) -> model.Schema:
         return draft07(schemas.of(kind))
 
-    return model.Contract(
+    contract = model.Contract(
         {each.name: each.service(schema_of) for each in ordered},
         {name: draft07(schemas.components[name]) for name in sorted(schemas.components)},
     )
+    hide_declared(contract)
+    return contract
 
 
 class _Reader:
@@ -149,7 +152,7 @@ class _Parts:
             bool(getattr(entrypoint, "idempotent", False)),
             bool(getattr(entrypoint, "validate", True)),
             self._errors(),
-            tuple(sorted(entrypoint.sensitive_arguments)),
+            self._sensitive(),
             self._read.text,
         )
 
@@ -166,13 +169,17 @@ class _Parts:
         )
         return model.HandledEvent(
             *(method, source, entrypoint.event_type, entrypoint.handler_type, queue.name),
-            *(self._payload(), self._read.text),
+            *(self._payload(), self._sensitive(), self._read.text),
         )
 
     def consumer(self) -> model.ConsumedQueue:
         entrypoint = self._entrypoint
         return model.ConsumedQueue(
-            *(entrypoint.method_name, entrypoint.queue.name, self._payload(), self._read.text)
+            entrypoint.method_name,
+            entrypoint.queue.name,
+            self._payload(),
+            self._sensitive(),
+            self._read.text,
         )
 
     def route(self) -> model.OfferedRoute:
@@ -188,6 +195,7 @@ class _Parts:
             self._schema("return", self._read.result),
             self._read.is_stream,
             self._errors(),
+            self._sensitive(),
             self._read.text,
         )
 
@@ -203,6 +211,9 @@ class _Parts:
     def _payload(self) -> model.Schema:
         parameters = self._read.parameters
         return self._schema(parameters[0].name, parameters[0].expected) if parameters else {}
+
+    def _sensitive(self) -> tuple[str, ...]:
+        return tuple(sorted(self._entrypoint.sensitive_arguments))
 
     def _errors(self) -> tuple[model.Error, ...]:
         expected = self._entrypoint.expected_exceptions

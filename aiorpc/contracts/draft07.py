@@ -5,26 +5,24 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["draft07", "with_keywords"]
+__all__ = ["BY_NAME", "DATA", "draft07", "inside", "with_keywords"]
 
 #: Keywords whose values are schemas by name.
-_BY_NAME = frozenset(
-    {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-)
+BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 #: Keywords whose values are data, not schemas.
-_DATA = frozenset({"default", "enum", "const", "examples", "required", "example"})
+DATA = frozenset({"default", "enum", "const", "examples", "required", "example"})
 
 
 def draft07(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return *schema* in draft 07."""
     found: dict[str, Any] = {}
     for keyword, value in schema.items():
-        if keyword in _DATA:
+        if keyword in DATA:
             found[keyword] = value
-        elif keyword in _BY_NAME:
+        elif keyword in BY_NAME:
             found[keyword] = {name: draft07(each) for name, each in value.items()}
         elif keyword == "discriminator" and isinstance(value, Mapping):
             found[keyword] = value["propertyName"]  # the members have its values as constants
@@ -53,3 +51,20 @@ def _converted(value: Any) -> Any:
 def with_keywords(schema: dict[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return *schema* with more *keywords*."""
     return draft07({**schema, **keywords}) if keywords else schema
+
+
+def inside(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """
+    Yield the schemas directly inside *schema*, of draft 07 or 2020-12, each with its keyword; with
+    the name of a field too, if it has one.
+    """
+    for keyword, value in schema.items():
+        if keyword in BY_NAME and isinstance(value, Mapping):
+            yield from ((keyword, name, each) for name, each in value.items() if _is_schema(each))
+        elif keyword not in DATA:
+            found = value if isinstance(value, list) else [value]
+            yield from ((keyword, "", each) for each in found if _is_schema(each))
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict)

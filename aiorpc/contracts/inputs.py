@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..wire.schemas import PREFIX
+from .draft07 import BY_NAME, DATA
 from .model import OfferedMethod, Schema
 
 __all__ = ["arguments_of", "input_schema"]
@@ -61,10 +62,6 @@ def arguments_of(
     return (*args, *(extra if isinstance(extra, list) else [extra])), rest
 
 
-_BY_NAME = frozenset({"properties", "patternProperties", "definitions"})
-_DATA = frozenset({"default", "enum", "const", "examples", "required"})
-
-
 def _newest(schema: Any) -> Any:
     """Return *schema*, in draft 07, as JSON Schema 2020-12 with ``$defs``."""
     if isinstance(schema, list):
@@ -75,14 +72,14 @@ def _newest(schema: Any) -> Any:
     for keyword, value in schema.items():
         if keyword == "$ref":
             found[keyword] = f"#/$defs/{str(value).removeprefix(PREFIX)}"
-        elif keyword in _BY_NAME and isinstance(value, dict):
+        elif keyword in BY_NAME and isinstance(value, dict):
             found[keyword] = {name: _newest(each) for name, each in value.items()}
         elif keyword == "items" and isinstance(value, list):
             found["prefixItems"] = _newest(value)
         elif keyword == "additionalItems":
             found["items"] = _newest(value)
         elif keyword != "discriminator":  # OpenAPI's; the members have its values
-            found[keyword] = value if keyword in _DATA else _newest(value)
+            found[keyword] = value if keyword in DATA else _newest(value)
     return found
 
 

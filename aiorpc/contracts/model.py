@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 __all__ = [
+    "HIDDEN",
     "Argument",
     "ConsumedQueue",
     "Contract",
@@ -33,13 +34,16 @@ T = TypeVar("T")
 #: A JSON Schema. Empty: any value.
 Schema: TypeAlias = dict[str, Any]
 
+#: A keyword of ours: the schema has a default, which the contract keeps secret.
+HIDDEN = "x-aiorpc-hidden-default"
+
 Kind: TypeAlias = Literal[
     "positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"
 ]
 
 
 class Argument(msgspec.Struct, frozen=True):
-    """A parameter of a method. The schema may have the ``default``."""
+    """A parameter of a method. The schema may have the ``default``, or ``HIDDEN``."""
 
     name: str
     kind: Kind = "positional_or_keyword"
@@ -108,6 +112,7 @@ class HandledEvent(msgspec.Struct, frozen=True):
     handler_type: str
     queue: str
     payload: Schema = {}
+    sensitive: tuple[str, ...] = ()
     description: str = ""
 
 
@@ -117,6 +122,7 @@ class ConsumedQueue(msgspec.Struct, frozen=True):
     method: str
     queue: str
     payload: Schema = {}
+    sensitive: tuple[str, ...] = ()
     description: str = ""
 
 
@@ -140,6 +146,7 @@ class OfferedRoute(msgspec.Struct, frozen=True):
     result: Schema = {}
     stream: bool = False
     errors: tuple[Error, ...] = ()
+    sensitive: tuple[str, ...] = ()
     description: str = ""
 
 

@@ -124,6 +124,10 @@ class _Operation:
         return result
 
     @property
+    def sensitive(self) -> tuple[str, ...]:
+        return tuple(self.said.get("sensitive", ()))
+
+    @property
     def errors(self) -> tuple[Error, ...]:
         answers = [self._at(each) for each in self._operation["reply"]["messages"][1:]]
         return tuple(msgspec.convert(each["x-aiorpc-error"], Error) for each in answers)
@@ -145,7 +149,7 @@ def _method(operation: _Operation) -> OfferedMethod:
         said.get("idempotent", False),
         not said.get("unchecked", False),
         operation.errors,
-        tuple(said.get("sensitive", ())),
+        operation.sensitive,
         operation.description,
     )
 
@@ -179,13 +183,19 @@ def _handler(operation: _Operation) -> HandledEvent:
     said = operation.said
     return HandledEvent(
         *(said["name"], said["source_service"], said["event_type"], said["handler_type"]),
-        *(said["queue"], operation.payload, operation.description),
+        *(said["queue"], operation.payload, operation.sensitive, operation.description),
     )
 
 
 def _consumer(operation: _Operation) -> ConsumedQueue:
     said = operation.said
-    return ConsumedQueue(said["name"], said["queue"], operation.payload, operation.description)
+    return ConsumedQueue(
+        said["name"],
+        said["queue"],
+        operation.payload,
+        operation.sensitive,
+        operation.description,
+    )
 
 
 def _route(operation: _Operation) -> OfferedRoute:
@@ -200,6 +210,7 @@ def _route(operation: _Operation) -> OfferedRoute:
         operation.result,
         said.get("stream", False),
         operation.errors,
+        operation.sensitive,
         operation.description,
     )
 

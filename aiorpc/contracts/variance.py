@@ -14,14 +14,16 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..wire.schemas import PREFIX
-from .model import Schema
+from .model import HIDDEN, Schema
 
 __all__ = ["Change", "Comparison", "shown"]
 
 _Kind: TypeAlias = Literal["type", "enum", "deleted", "required", "optional"]
 
 #: Keywords that say nothing about values.
-_NOTES = frozenset({"title", "description", "default", "examples", "deprecated", "discriminator"})
+_NOTES = frozenset(
+    {"title", "description", "default", HIDDEN, "examples", "deprecated", "discriminator"}
+)
 #: Formats of text that are types of their own on aiorpc's wire.
 _TYPES = frozenset({"date-time", "date", "time", "duration", "uuid", "decimal"})
 _LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
@@ -166,7 +168,7 @@ class Comparison:
         """Return whether the field is always sent: a service also sends fields with a default."""
         if name in schema.get("required", ()):
             return True
-        return self._is_result and "default" in schema["properties"][name]
+        return self._is_result and bool({"default", HIDDEN} & {*schema["properties"][name]})
 
 
 def _distance(tried: tuple[bool, list[Change]]) -> tuple[bool, int]:

@@ -126,6 +126,7 @@ class _Document:
             "event_type": handler.event_type,
             "handler_type": handler.handler_type,
             "queue": handler.queue,
+            **_without_empty(sensitive=list(handler.sensitive)),
         }
         self._operation(name, "receive", channel, handler.description, extra)
 
@@ -136,7 +137,11 @@ class _Document:
             "messages": {"message": {"name": consumer.queue, "payload": consumer.payload}},
             "bindings": _amqp("queue", queue={"name": consumer.queue}),
         }
-        extra = {**_said(service, "consumer", consumer.method), "queue": consumer.queue}
+        extra = {
+            **_said(service, "consumer", consumer.method),
+            "queue": consumer.queue,
+            **_without_empty(sensitive=list(consumer.sensitive)),
+        }
         self._operation(name, "receive", channel, consumer.description, extra)
 
     def _route(self, service: str, route: OfferedRoute) -> None:
@@ -154,7 +159,7 @@ class _Document:
             "verbs": list(route.verbs),
             "in_path": list(route.in_path),
             "parameters": msgspec.to_builtins(route.parameters),
-            **_without_empty(body=route.body, stream=route.stream),
+            **_without_empty(body=route.body, stream=route.stream, sensitive=list(route.sensitive)),
         }
         answers = {"result": {"name": f"{name}.result", "payload": route.result}}
         answers |= {each.path: _error(each) for each in route.errors}

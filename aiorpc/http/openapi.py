@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
+from ..contracts.hiding import hide_defaults
+from ..declarations import argument_path
 from ..wire.keys import LONGEST_KEY
 from ..wire.schemas import PREFIX, Schemas, default_of
 from .operations import Operation, Signature
@@ -81,11 +83,13 @@ class Document:
         if not public:
             answered |= {401, 403}
         self._responses = {str(status): _response(status) for status in sorted(answered)}
+        bodies = {each: self._body(each.signature) for each in operations if each.signature}
+        self._hide_defaults(bodies)
         of_keys = () if all(each.idempotent is False for each in operations) else _OF_KEYS
         self._content = {
             "openapi": "3.1.0",
             "info": info,
-            "paths": {each.path: {"post": self._operation(each)} for each in operations},
+            "paths": {each.path: {"post": self._operation(each, bodies)} for each in operations},
             "components": {
                 "schemas": {**self._schemas.components, _PROBLEM: _problem_schema()},
                 "parameters": _PARAMETERS,
@@ -104,11 +108,21 @@ class Document:
         """Return the document as JSON."""
         return msgspec.json.encode(self.content(scope))
 
-    def _operation(self, operation: Operation) -> dict[str, Any]:
+    def _hide_defaults(self, bodies: Mapping[Operation, dict[str, Any]]) -> None:
+        places = [
+            (body["properties"].get(first, {}), rest)
+            for operation, body in bodies.items()
+            for first, *rest in map(argument_path, operation.sensitive)
+        ]
+        hide_defaults(places, bodies.values(), self._schemas.components)
+
+    def _operation(
+        self, operation: Operation, bodies: Mapping[Operation, dict[str, Any]]
+    ) -> dict[str, Any]:
         signature = operation.signature
         summary, _, text = ("" if signature is None else signature.text).partition("\n")
         description = "\n\n".join(filter(None, (text.strip(), _note(signature))))
-        body = {"type": "object"} if signature is None else self._body(signature)
+        body = bodies.get(operation, {"type": "object"})
         result = {"schema": {} if signature is None else self._schemas.of(signature.result)}
         kinds = _STREAM_TYPES if operation.is_stream else ("application/json",)
         parameters, statuses = [*_PARAMETERS], {*self._responses}

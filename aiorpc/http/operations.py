@@ -119,6 +119,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False):
     signature: Signature | None
     #: Whether the method heeds idempotency keys; None: only the service knows.
     idempotent: bool | None = None
+    sensitive: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -195,7 +196,10 @@ def _operations(given: Any, mode: Mode) -> Iterator[Operation]:
         ]
         signature = _signature(interface, service, name, mode, declared)
         idempotent = any(each.idempotent for each in declared) if declared else None
-        yield Operation(service, name, signature, False if signature.is_stream else idempotent)
+        sensitive = tuple(path for each in declared for path in each.sensitive_arguments)
+        yield Operation(
+            service, name, signature, False if signature.is_stream else idempotent, sensitive
+        )
 
 
 def _parts(given: Any) -> tuple[type | None, str, Sequence[Any] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -296,18 +297,19 @@ async def test_a_service_tells_what_its_methods_take(
     assert "stays open for a minute" in method["description"]
     assert [each["name"] for each in method["parameters"]] == ["door", "pin", "token", "tries"]
     assert method["parameters"][0]["schema"] == {"type": "string"}
-    defaults = [each["schema"].get("default") for each in method["parameters"]]
-    assert defaults == [None, "***", "***", 3]
+    hidden = ["x-aiorpc-hidden-default" in each["schema"] for each in method["parameters"]]
+    assert hidden == [False, True, True, False]
+    assert method["parameters"][3]["schema"]["default"] == 3
     assert method["sensitive"] == ["pin"]
     fields = promised["schemas"]["Key"]["properties"]
-    assert {name: each["default"] for name, each in fields.items()} == {
-        "teeth": "***",
-        "password": "***",
-        "source": "ftp://ada:***@keys.example/",
+    assert {name: each.get("default", "hidden") for name, each in fields.items()} == {
+        "teeth": "hidden",
+        "password": "hidden",
+        "source": "hidden",
         "metal": "brass",
     }
-    (route,) = promised["service"]["routes"]
-    assert route["parameters"][0]["schema"]["default"] == "***"
+    for secret in ("4711", "t-1", "4-2-4", "hunter2", "k-1"):
+        assert secret not in json.dumps(promised)
 
 
 async def test_a_service_that_tells_nothing_says_why(

@@ -166,6 +166,24 @@ def body_of(document: dict[str, Any], method: str) -> dict[str, Any]:
     return schema
 
 
+async def test_the_document_has_no_default_of_a_sensitive_argument() -> None:
+    class Vault:
+        name = "vault"
+
+        @rpc(sensitive_arguments=("pin", "book.price"))
+        async def open(self, book: Book, pin: str = "4711", door: str = "front") -> None: ...
+
+    gateway = Gateway(BROKER, services=[Vault], authenticate=None)
+    document = await document_of(gateway)
+    body = document["paths"]["/rpc/vault/open"]["post"]["requestBody"]["content"]
+    schema = body["application/json"]["schema"]
+    assert schema["required"] == ["book"]
+    assert schema["properties"]["door"]["default"] == "front"
+    assert "default" not in schema["properties"]["pin"]
+    fields = document["components"]["schemas"]["Book"]["properties"]
+    assert [name for name, each in fields.items() if "default" in each] == ["tags"]
+
+
 def test_the_document_is_openapi_3_1(document: dict[str, Any]) -> None:
     openapi_spec_validator.validate(document, cls=openapi_spec_validator.OpenAPIV31SpecValidator)
     assert document["info"] == {"title": "shop <1>", "version": "7"}

@@ -63,6 +63,12 @@ export function typeOf(given, root, depth = 0) {
   return only.type ?? "any";
 }
 
+/** The default as text; `null`: there is none. The contract keeps a secret one. */
+export function defaultOf(schema) {
+  if (schema["x-aiorpc-hidden-default"]) return "hidden";
+  return schema.default === undefined ? null : JSON.stringify(schema.default);
+}
+
 /** A value of the type, to show what to write. */
 export function sampleOf(given, root, depth = 0) {
   const schema = resolved(given, root);
@@ -153,7 +159,8 @@ function field(name, part, root, options) {
 /** The label, the input, and what explains it. */
 function labelled({ id, name, schema, kind, root, required, path, nullable }, input, hint = "") {
   const note = [typeOf(schema, root)];
-  if (schema.default !== undefined) note.push(`default ${JSON.stringify(schema.default)}`);
+  const standard = defaultOf(schema);
+  if (standard !== null) note.push(`default ${standard}`);
   if (hint) note.push(hint);
   input.id = id;
   input.dataset.path = path;
@@ -184,7 +191,7 @@ const missing = (made, input) => new Invalid(input, `${made.path} is required`);
 function choice(made, values) {
   const first = made.required
     ? "Choose"
-    : made.schema.default === undefined
+    : defaultOf(made.schema) === null
       ? "Not sent"
       : "Default";
   const input = h("select", {}, h("option", { value: "" }, first));

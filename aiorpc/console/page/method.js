@@ -2,7 +2,7 @@
 
 import { tile } from "./charts.js";
 import { add, fill, h, keyed, linkTo, put, scrolling } from "./dom.js";
-import { typeOf } from "./form.js";
+import { defaultOf, typeOf } from "./form.js";
 import { clock, count, duration, errorRate, kindOf, milliseconds, rate } from "./format.js";
 import { edges, keyOf, methodOf, promiseOf, state } from "./state.js";
 import { COMPONENTS, tryIt } from "./trying.js";
@@ -188,9 +188,7 @@ function argumentsTable({ parameters }, root) {
   const rows = parameters.map(({ name, kind, required, schema }) => {
     const standard = required
       ? h("span", { class: "required" }, "required")
-      : schema.default === undefined
-        ? "–"
-        : h("code", {}, JSON.stringify(schema.default));
+      : h("code", {}, defaultOf(schema) ?? "–");
     return h(
       "tr",
       {},
