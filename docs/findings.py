@@ -1,5 +1,5 @@
 """
-Makes the table of the doctor's findings in ``operating.md`` from the code::
+Makes the table of the doctor's findings in ``doctor.md`` from the code::
 
     python docs/findings.py             write it
     python docs/findings.py --check     print whether it is out of date
@@ -13,7 +13,7 @@ from pathlib import Path
 from aiorpc.doctor.checks import FAMILIES
 from aiorpc.doctor.findings import KINDS, FindingKind
 
-PAGE = Path(__file__).with_name("operating.md")
+PAGE = Path(__file__).with_name("doctor.md")
 BEGIN = "<!-- findings: made by docs/findings.py -->\n"
 END = "<!-- end of findings -->\n"
 

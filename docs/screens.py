@@ -1,5 +1,5 @@
 """
-Makes the screens of ``operating.md``: runs ``aiorpc top`` in terminals of two sizes, on a real
+Makes the screens of ``top.md``: runs ``aiorpc top`` in terminals of two sizes, on a real
 RabbitMQ with services under load::
 
     python docs/screens.py amqp://guest:guest@localhost/             write them
@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("operating.md")
+PAGE = Path(__file__).with_name("top.md")
 BLOCK = re.compile(r"(?ms)(?<=<!-- screen: )(\S+)( -->\n\n?```text\n).*?(?=^```$)")
 COMMAND = str(Path(sys.executable).with_name("aiorpc"))
 #: Seconds that a part of the run may take.
@@ -172,11 +172,16 @@ def terminal(url: str, width: int, height: int) -> str:
 
 
 def stacks(url: str) -> str:
-    """Return what ``aiorpc top --stacks`` prints of one process."""
+    """Return what ``aiorpc top --stacks`` prints of one process, with one call of each method."""
     words = [COMMAND, "top", "--stacks", "shop", "--broker", url]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    first = re.split(r"^(?=shop in )", done.stdout, flags=re.MULTILINE)[1]
-    return f"$ aiorpc top --stacks shop\n{first}"
+    process = re.split(r"^(?=shop in )", done.stdout, flags=re.MULTILINE)[1]
+    head, *calls = re.split(r"^(?=  \w)", process, flags=re.MULTILINE)
+    first = {
+        re.sub(r"\.[\w-]+ (running|waiting).*", r" \1", call, flags=re.DOTALL): call
+        for call in reversed(calls)
+    }
+    return f"$ aiorpc top --stacks shop\n{head}{''.join(reversed(first.values()))}"
 
 
 def screens(url: str) -> dict[str, str]:

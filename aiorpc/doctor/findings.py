@@ -2,7 +2,7 @@
 What the doctor says: a finding, its kind and its severity. Values only.
 
 A kind has the stable name of a finding, its severity, why it matters and what to do. It is made
-once, beside the check that finds it. ``docs/operating.md`` lists all kinds.
+once, beside the check that finds it. ``docs/doctor.md`` lists all kinds.
 """
 
 from __future__ import annotations

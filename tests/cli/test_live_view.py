@@ -187,7 +187,7 @@ def test_texts_of_peers_cannot_control_the_terminal() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
 def test_the_screens_of_the_documentation_are_of_this_program(width: int, height: int) -> None:
-    page = (REPOSITORY / "docs" / "operating.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "top.md").read_text(encoding="utf-8")
     (shown,) = re.findall(rf"(?s)<!-- screen: {width}x{height} -->\n\n```text\n(.*?)```", page)
     lines = shown.splitlines()
     assert 5 < len(lines) <= height

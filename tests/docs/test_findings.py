@@ -9,7 +9,7 @@ from aiorpc.doctor.findings import KINDS
 from .markdown import ROOT, table_rows
 
 SCRIPT = runpy.run_path(str(ROOT / "docs" / "findings.py"))
-PAGE = ROOT / "docs" / "operating.md"
+PAGE = ROOT / "docs" / "doctor.md"
 
 
 def test_the_page_has_the_findings_of_the_code() -> None:

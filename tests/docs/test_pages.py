@@ -86,7 +86,7 @@ def test_the_table_of_loggers_has_each_logger_and_whether_it_has_errors() -> Non
     del code_has["aiorpc"]  # the shell only sets its level
     rows = {
         row[0].split("`")[1]: row[2]
-        for row in table_rows(DOCS / "deployment.md")
+        for row in table_rows(DOCS / "logs.md")
         if len(row) == 3 and row[0].startswith("`aiorpc.")
     }
     assert {name: errors != "-" for name, errors in rows.items()} == code_has

@@ -151,6 +151,22 @@ def test_each_file_that_the_profile_mounts_exists() -> None:
         assert (ROOT / path).is_file(), path
 
 
+def test_the_page_for_operators_says_what_to_do_at_each_alert() -> None:
+    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    alerts = [rule["alert"] for group in groups for rule in group["rules"]]
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`Aiorpc.+?) \|", page, re.MULTILINE)
+    assert sorted(", ".join(rows).replace("`", "").split(", ")) == sorted(alerts)
+
+
+def test_the_page_on_deployment_shows_the_unit_for_systemd() -> None:
+    """Without ``KillMode=mixed``, each worker gets two signals, and ends at once."""
+    unit = (DEPLOY / "aiorpc@.service").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    assert f"```ini\n{unit}```" in page
+    assert "\nKillMode=mixed\n" in unit
+
+
 def test_the_parts_of_the_profile_find_one_another() -> None:
     """Each URL in a file of docs/deploy names a service of compose.yaml."""
     texts = [
