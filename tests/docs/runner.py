@@ -120,7 +120,7 @@ class Reader:
         self._imports(block)
 
     def _write(self, name: str, block: Block) -> None:
-        compile(block.code, block.place, "exec")
+        compile(block.code, block.place, "exec", dont_inherit=True)
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.on_own_broker(block.code), encoding="utf-8")
@@ -247,7 +247,9 @@ def _compile(code: str, block: Block) -> Any:
     """Compile the code with checks of the values in comments. Tracebacks show lines of the page."""
     tree = _ValuesInComments(code).visit(ast.parse(code, block.place))
     ast.increment_lineno(ast.fix_missing_locations(tree), block.line - 1)
-    return compile(tree, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    # Without dont_inherit, the block would have the __future__ import of this file.
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    return compile(tree, str(block.page), "exec", flags=flags, dont_inherit=True)
 
 
 class _ValuesInComments(ast.NodeTransformer):

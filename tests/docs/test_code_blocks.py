@@ -32,6 +32,7 @@ async def test_the_code_blocks_of_a_page_run(
 #: Language, code, and text of the error.
 WRONG = {
     "a value in a comment": ("python", "1 + 1  # 3\n", "the page says 3, it is 2"),
+    "an annotation": ("python", "def f(x: Any): ...\n", "name 'Any' is not defined"),
     "a value deeper down": ("python", "if True:\n    f = str\n    f(1)  # '2'\n", "it is '1'"),
     "an exception": ("python", "raise ValueError('boom')\n", "boom"),
     "an awaited exception": ("python", "async def f(): 1 / 0\nawait f()\n", "division by zero"),
