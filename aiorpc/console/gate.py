@@ -13,7 +13,8 @@ Whoever can make a browser send a request is no user: any web page can post to l
 5. ``Origin``, if there is one, is the console's own, and a changing request has one. A browser that
    says that the request comes from another site (``Sec-Fetch-Site``) gets no answer, except for the
    page itself. All data but the live figures need a header that a link or an image cannot send,
-   because reading parked messages marks them as redelivered.
+   because reading parked messages marks them as redelivered. A link on another site can open the
+   page at a parked queue. Then the page reads nothing until its user has done something on it.
 6. A changing request is JSON: a form cannot send it, and a script of another site needs permission
    (CORS), which the console never gives.
 7. The page runs no inline script and loads nothing from elsewhere; no page may frame it

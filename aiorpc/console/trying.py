@@ -39,6 +39,13 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     stream: bool = False
     timeout: float = USUAL
 
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= LONGEST:
+            most = f"{LONGEST:g} s"
+            raise ValueError(
+                f"timeout is {self.timeout:g}, and must be more than 0 and at most {most}"
+            )
+
 
 class Tried(msgspec.Struct, kw_only=True, omit_defaults=True):
     """
@@ -99,7 +106,7 @@ class Trying:
             if self._started is None:
                 self._started = await self._cluster.start()
         method = self._started[wish.service][wish.method]
-        return method.with_options(timeout=min(max(wish.timeout, 0.001), LONGEST))
+        return method.with_options(timeout=wish.timeout)
 
 
 async def _items(method: MethodProxy, wish: Wish) -> tuple[list[Any], bool]:

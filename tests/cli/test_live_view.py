@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from aiorpc.cli.live_table import drawn
 from aiorpc.hosting.counts import bucket_of
-from aiorpc.hosting.discovery.live_view import CallerRow, Row, View, quantile, view_of
+from aiorpc.hosting.discovery.live_view import CallerRow, Quantiles, Row, View, quantile, view_of
 from aiorpc.hosting.discovery.shapes import (
     UNREADABLE,
     Caller,
@@ -98,6 +99,23 @@ def test_quantiles_are_of_the_calls_since_the_last_look() -> None:
     # The instance forgot its durations in between, because nobody asked.
     row = only(before, [stats("1", 12, endpoint(101, durations={bucket_of(0.5): 1}))])
     assert row.p50_ms == pytest.approx(500, rel=0.05)
+
+
+def test_the_quantiles_of_a_service_are_of_all_its_calls() -> None:
+    fast, slow = {bucket_of(0.001): 97}, {bucket_of(0.2): 3}
+
+    def look(uptime: float, *durations: dict[int, int]) -> Stats:
+        methods = [endpoint(0, durations=each) for each in durations]
+        named = [replace(each, name=f"m{at}") for at, each in enumerate(methods)]
+        return stats("1", uptime, *named)
+
+    before = {"1": look(10, {}, {})}
+    seen = view_of([look(12, fast, slow)], before, {}, "broker")
+    assert [row.p50_ms for row in seen.methods] == pytest.approx([1.0, 200.0], rel=0.05)
+    assert seen.durations["shop"].p50_ms == pytest.approx(1.0, rel=0.05)
+    assert seen.durations["shop"].p99_ms == pytest.approx(200.0, rel=0.05)
+    idle = view_of([look(12, {}, {})], before, {}, "broker")
+    assert idle.durations == {"shop": Quantiles(None, None)}
 
 
 def test_a_quantile_of_nothing_is_none() -> None:

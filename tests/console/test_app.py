@@ -231,6 +231,9 @@ async def test_a_page_that_goes_away_cancels_its_call(
         ("/api/call", "nonsense", 400),
         ("/api/call", '{"service": "shop"}', 400),
         ("/api/call", '{"service": "shop", "method": "quote", "more": 1}', 400),
+        ("/api/call", '{"service": "shop", "method": "quote", "timeout": -1}', 400),
+        ("/api/call", '{"service": "shop", "method": "quote", "timeout": 0}', 400),
+        ("/api/call", '{"service": "shop", "method": "quote", "timeout": 300.5}', 400),
         ("/api/replay", '{"queue": "shop"}', 400),
         ("/api/replay", '{"queue": "shop", "all": true, "messages": ["a"]}', 400),
         ("/api/replay", '{"queue": "shop", "all": true}', 409),
@@ -246,6 +249,15 @@ async def test_a_wrong_change_is_refused(
     answer = await changer.post(path, content=body, headers=json)
     assert answer.status_code == status
     assert answer.json()["error"]
+
+
+async def test_a_wrong_timeout_is_an_error_that_says_its_range(
+    changer: httpx.AsyncClient, shop: type[Shop]
+) -> None:
+    wish = {"service": "shop", "method": "quote", "args": ["Emma"], "timeout": -1}
+    answer = await changer.post("/api/call", json=wish)
+    assert "timeout is -1, and must be more than 0 and at most 300 s" in answer.json()["error"]
+    assert (answer.status_code, shop.called) == (400, [])
 
 
 # --- what a service promises

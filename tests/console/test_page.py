@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import uuid
@@ -180,6 +181,41 @@ async def test_a_text_of_a_service_never_becomes_html(opened: Page) -> None:
     )
     # The refused look of the wrong queue name is no fault of the page.
     opened.troubles[:] = [each for each in opened.troubles if "409" not in each]
+
+
+async def test_the_row_of_a_service_has_the_durations_of_its_calls(
+    opened: Page, settings: Settings
+) -> None:
+    async def call() -> None:
+        async with ClusterRpcProxy(settings) as cluster:
+            while True:
+                await cluster.shop.quote("Emma")
+                await asyncio.sleep(0.01)  # load, not a wait
+
+    calling = asyncio.create_task(call())
+    link = opened.get_by_role("link", name="shop", exact=True)
+    row = opened.locator("tr.service").filter(has=link)
+    heads = await opened.get_by_role("columnheader").all_inner_texts()
+    try:
+        for head in ("p50", "p99"):
+            (at,) = [at for at, text in enumerate(heads) if text.startswith(head)]
+            await expect(row.locator("td").nth(at - 1)).to_have_text(re.compile(r"^\d+\.\d$"))
+    finally:
+        calling.cancel()
+
+
+async def test_a_contract_that_did_not_come_is_asked_for_again(opened: Page) -> None:
+    answers = [{"status": 503, "json": {"error": "the broker is away"}}] * 2
+
+    async def answer(route: Any) -> None:
+        await (route.fulfill(**answers.pop()) if answers else route.continue_())
+
+    await opened.route("**/api/contract?*", answer)
+    await go(opened, "#/services/shop/quote")
+    await expect(opened.locator("main")).to_contain_text("No description: the broker is away")
+    await expect(opened.get_by_role("region", name="Arguments")).to_contain_text("copies")
+    assert answers == []
+    opened.troubles[:] = [each for each in opened.troubles if "503" not in each]
 
 
 async def test_a_service_that_went_away_stays_on_the_page(
@@ -445,6 +481,28 @@ async def test_parked_messages_are_replayed_by_keyboard_only(
         await opened.get_by_role("region", name="Messages").get_by_role("link").click()
         await expect(opened.get_by_label("Body")).to_contain_text("<img src=x")
         assert await opened.evaluate("() => window.ran") is None
+
+
+async def test_a_link_of_another_site_reads_no_parked_message(
+    page: Page, settings: Settings
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    async with open_transport(settings) as transport, served(settings) as (url, _):
+        yard = Yard(transport)
+        await yard.declare()
+        await yard.park(b'{"n": 1}')
+        await page.goto(f"{url}/#/parked/{yard.parked}")
+        await expect(page.locator("#live")).to_have_text("Live")
+        await expect(page.locator("main")).to_contain_text("A link opened this view")
+        assert await page.evaluate("() => document.activeElement === document.body")
+        assert not [each for each in asked if "/api/parked" in each]
+        await tab_to(page, "Read the messages")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Messages")).to_be_visible()
+        await expect(page.get_by_role("button", name="Look again")).to_be_enabled()
+        assert [each for each in asked if "/api/parked/messages" in each]
+        await page.goto("about:blank")
 
 
 # --- for everybody

@@ -1,7 +1,9 @@
 // The view of parked messages: queues, the messages of one queue, and one message whole. It reads
-// when the user opens it, not again and again: a look takes messages out and gives them back.
+// when the user opens it, not again and again: a look takes messages out and gives them back, so the
+// broker marks them as redelivered. A link on another site, which opens the page, is no act of the
+// user here: then the page asks first.
 
-import { add, fill, h, scrolling, set } from "./dom.js";
+import { add, fill, h, put, scrolling, set } from "./dom.js";
 import { bytes, clock, count, moment, plural } from "./format.js";
 import { change, hasToken, read, state } from "./state.js";
 import { tokenForm } from "./trying.js";
@@ -12,7 +14,7 @@ const short = (queue) => (queue.endsWith(SUFFIX) ? queue.slice(0, -SUFFIX.length
 
 export function parked(main, queue, message) {
   const content = h("div", { id: "content" });
-  const again = h("button", { type: "button", on: { click: load } }, "Look again");
+  const again = h("button", { type: "button", on: { click: load } });
   const at = h("span", { class: "note", role: "status" });
   add(main, [
     crumbs(queue, message),
@@ -25,6 +27,7 @@ export function parked(main, queue, message) {
   async function load() {
     const mine = (turn += 1);
     set(again, "disabled", true);
+    put(again, "Look again");
     if (!content.hasChildNodes()) fill(content, h("p", { class: "note" }, "Looking…"));
     try {
       const made = await show(queue, message, load);
@@ -39,7 +42,13 @@ export function parked(main, queue, message) {
       set(again, "disabled", null);
     }
   }
-  load();
+  // The button does not get the focus: who holds Enter on another site would press it.
+  if (queue === undefined || navigator.userActivation.hasBeenActive) load();
+  else {
+    put(again, "Read the messages");
+    const cost = "A link opened this view. Reading marks the parked messages as redelivered.";
+    fill(content, h("p", { class: "note" }, cost));
+  }
 }
 
 function crumbs(queue, message) {

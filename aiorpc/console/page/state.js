@@ -21,6 +21,8 @@ export const state = {
   /** Figures of the last looks: of everything, of a service, of a method. */
   history: new Map(),
   trouble: "",
+  /** Looks since the page was opened. */
+  looks: 0,
 };
 
 const listeners = new Set();
@@ -107,6 +109,7 @@ function look({ view, instances }) {
     return;
   }
   const now = Date.now();
+  state.looks += 1;
   state.view = view;
   state.instances = instances;
   const rows = new Map();
@@ -157,28 +160,41 @@ export const methodOf = (service, method, kind) =>
     ?.methods.find((each) => each.name === method && (kind === undefined || each.kind === kind));
 
 const promised = new Map();
+/** Looks until a service that did not tell is asked again: at first, doubled each time, at most. */
+const PAUSE = { first: 2, most: 32 };
 
 /**
  * What the method of a service takes and returns: `{parameters, result, schemas, ...}`, `{why}` if
- * the service does not tell, or `null` while it is asked. It is asked again after a deploy.
+ * the service does not tell, or `null` while it is asked. It is asked again after a deploy, and
+ * after a pause if it did not tell.
  */
 export function promiseOf(service, method, kind) {
   const described = state.services.get(service);
   if (described === undefined) return null;
   let known = promised.get(service);
   if (known?.of !== described) {
-    known = { of: described, answer: null, methods: new Map() };
+    known = { of: described, answer: null, methods: new Map(), askAt: 0, pause: PAUSE.first };
     promised.set(service, known);
-    const done = (answer) => {
-      known.answer = answer;
-      tell();
-    };
-    read("/api/contract", { service }).then(done, (error) => done({ why: error.message }));
   }
+  if (state.looks >= known.askAt) ask(service, known);
   if (known.answer === null) return null;
   const key = keyOf(method, kind);
   if (!known.methods.has(key)) known.methods.set(key, chosen(known.answer, method, kind));
   return known.methods.get(key);
+}
+
+function ask(service, known) {
+  known.askAt = Infinity; // not while it is asked
+  const done = (answer) => {
+    if (!answer.service) {
+      known.askAt = state.looks + known.pause;
+      known.pause = Math.min(2 * known.pause, PAUSE.most);
+    }
+    if (known.answer?.why !== answer.why || answer.service) known.methods.clear();
+    known.answer = answer;
+    tell();
+  };
+  read("/api/contract", { service }).then(done, (error) => done({ why: error.message }));
 }
 
 function chosen({ service, schemas, why }, method, kind) {

@@ -154,8 +154,8 @@ function groupTotals(name, rows) {
   return {
     calls_per_second: sums.calls,
     errors_per_second: sums.errors,
-    p50_ms: null,
-    p99_ms: null,
+    p50_ms: state.view?.durations[name]?.p50_ms,
+    p99_ms: state.view?.durations[name]?.p99_ms,
     in_flight: sums.running,
     waiting: sums.waiting,
     queue: all("queue"),

@@ -15,7 +15,7 @@ import msgspec
 from ..counts import seconds_of
 from .shapes import DiscoveryAnswer, EndpointStats, Info, Listing, Stats
 
-__all__ = ["CallerRow", "Depths", "Row", "View", "quantile", "view_of"]
+__all__ = ["CallerRow", "Depths", "Quantiles", "Row", "View", "quantile", "view_of"]
 
 #: The waiting messages and the consumers of each queue that the broker describes.
 Depths: TypeAlias = dict[str, tuple[int, int]]
@@ -70,6 +70,13 @@ class Row(msgspec.Struct, kw_only=True):
     callers: dict[str, CallerRow] = {}
 
 
+class Quantiles(msgspec.Struct):
+    """Of the calls that ended since the last look; ``None`` if there are none."""
+
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
 class View(msgspec.Struct, kw_only=True):
     """
     One refresh.
@@ -77,6 +84,7 @@ class View(msgspec.Struct, kw_only=True):
     Attributes:
         time: in UTC, as RFC 3339.
         services: the processes of the instances of each service.
+        durations: of all methods of each service together.
         silent: instances that have answered before, and did not answer this time. They stopped,
             or something blocks their event loop.
         trouble: why there are no new figures.
@@ -87,6 +95,7 @@ class View(msgspec.Struct, kw_only=True):
     broker: str
     services: dict[str, list[str]]
     methods: list[Row]
+    durations: dict[str, Quantiles] = {}
     silent: list[str] = []
     trouble: str = ""
     left_out: int = 0
@@ -107,11 +116,15 @@ def view_of(
         for info in answer.endpoints if isinstance(answer, Info) else ():
             key = (answer.name, info.name, info.metadata.get("kind", ""))
             rows.setdefault(key, _Sum()).instances.add(answer.id)
+    together: dict[str, Counter[int]] = {}
+    for (service, _, _), row in rows.items():
+        together.setdefault(service, Counter()).update(row.durations)
     return View(
         time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         broker=broker,
         services=services,
         methods=[row.method(key, depths) for key, row in sorted(rows.items())],
+        durations={name: quantiles_of(counts) for name, counts in together.items()},
         left_out=max((each.left_out for each in answers if isinstance(each, Listing)), default=0),
     )
 
@@ -147,7 +160,7 @@ class _Sum:
     def __init__(self) -> None:
         self.instances: set[str] = set()
         self._queues: set[str] = set()
-        self._durations: Counter[int] = Counter()
+        self.durations: Counter[int] = Counter()
         self._calls = self._errors = self._in_flight = self._waiting = 0
         self._rate = self._error_rate = 0.0
         self._counted = self._compared = False
@@ -175,7 +188,7 @@ class _Sum:
         durations = Counter(now.data.durations)
         durations.subtract(before.data.durations)
         forgotten = any(count < 0 for count in durations.values())
-        self._durations.update(now.data.durations if forgotten else +durations)
+        self.durations.update(now.data.durations if forgotten else +durations)
 
     def _add_callers(
         self, now: EndpointStats, before: EndpointStats | None, seconds: float
@@ -200,12 +213,17 @@ class _Sum:
         if self._compared:
             row.calls_per_second = round(self._rate, 2)
             row.errors_per_second = round(self._error_rate, 2)
-            row.p50_ms = quantile(self._durations, 0.5)
-            row.p99_ms = quantile(self._durations, 0.99)
+            of_calls = quantiles_of(self.durations)
+            row.p50_ms, row.p99_ms = of_calls.p50_ms, of_calls.p99_ms
         if known := [depths[queue] for queue in self._queues if queue in depths]:
             row.queue = sum(messages for messages, _ in known)
             row.consumers = sum(consumers for _, consumers in known)
         return row
+
+
+def quantiles_of(counts: Mapping[int, int]) -> Quantiles:
+    """Return the p50 and the p99 of *counts*: calls by the number of their bucket."""
+    return Quantiles(quantile(counts, 0.5), quantile(counts, 0.99))
 
 
 def quantile(durations: Mapping[int, int], share: float) -> float | None:
