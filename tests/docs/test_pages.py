@@ -17,7 +17,7 @@ from aiorpc.config.decoding import describe
 from aiorpc.config.settings import fields
 from aiorpc.http import problems
 
-from .markdown import ROOT, table_rows
+from .markdown import PAGES, ROOT, table_rows
 
 DOCS = ROOT / "docs"
 KEYS = dict(fields())
@@ -131,6 +131,23 @@ def test_every_name_of_the_api_reference_exists() -> None:
     for name in re.findall(r"^\.\. auto(?!module)\w+:: ([\w.]+)", page, re.MULTILINE):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_api_reference_has_every_name_that_the_pages_use() -> None:
+    reference = (DOCS / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. [\w:]+:: ([\w.]+)", reference, re.MULTILINE)
+    used = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in re.finditer(r"from (aiorpc[\w.]*) import (\([^)]*\)|[\w, ]+)", text):
+            used |= {f"{found[1]}.{name}" for name in re.findall(r"\w+", found[2])}
+        used |= {name.replace(":", ".") for name in re.findall(r"\baiorpc\.[\w.]+:\w+", text)}
+    used.discard("aiorpc.middleware.logging.json_line")  # misspelt, to show the error
+    assert not {
+        name
+        for name in used
+        if not any(each == name or each.startswith(f"{name}.") for each in documented)
+    }
 
 
 #: ``from aiorpc.x import a, b`` and ``aiorpc.x.a``, in the tables of the page.
