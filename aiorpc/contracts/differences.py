@@ -75,8 +75,7 @@ class _Pair:
                 payload = events[event.event_type].payload
                 changes = self._given(event.payload, payload, unknown_fits=True)
                 yield from self._told("EVENT_SAME_PAYLOAD", where, changes, "handlers", name)
-        yield from self._handlers(old.handlers, new.handlers)
-        yield from self._consumers(old.consumers, new.consumers)
+        yield from self._queues(old.queues, new.queues)
         yield from self._routes(old.routes, new.routes)
 
     def _methods(self, where: str, old: OfferedMethod, new: OfferedMethod) -> Iterator[Break]:
@@ -144,32 +143,23 @@ class _Pair:
     def _moved(self, place: str, was: str, now: str, method: str) -> Break:
         return Break("METHOD_SAME_ARGUMENTS", place, was, now, "callers", method)
 
-    def _handlers(
-        self, old: Iterable[HandledEvent], new: Iterable[HandledEvent]
+    def _queues(
+        self,
+        old: Iterable[HandledEvent | ConsumedQueue],
+        new: Iterable[HandledEvent | ConsumedQueue],
     ) -> Iterator[Break]:
         queues = {each.queue: each for each in new}
         for each in old:
             method = f"{self._name}.{each.method}"
-            where = f"{method} handles {each.source_service}.{each.event_type}"
+            where = f"{method} {_task_of(each)}"
             if each.queue in queues:
                 changes = self._taken(each.payload, queues[each.queue].payload)
                 yield from self._told("HANDLER_SAME_PAYLOAD", where, changes, "the service", method)
+            elif isinstance(each, ConsumedQueue):
+                yield Break("CONSUMER_NO_DELETE", where, "a consumer", _GONE, "the service", method)
             elif each.handler_type != "broadcast":  # the queue of an instance ends with it
                 was = f"a handler on {each.queue}"
                 yield Break("HANDLER_NO_DELETE", where, was, _GONE, "the service", method)
-
-    def _consumers(
-        self, old: Iterable[ConsumedQueue], new: Iterable[ConsumedQueue]
-    ) -> Iterator[Break]:
-        queues = {each.queue: each for each in new}
-        for each in old:
-            method = f"{self._name}.{each.method}"
-            where = f"{method} consumes {each.queue}"
-            if each.queue in queues:
-                changes = self._taken(each.payload, queues[each.queue].payload)
-                yield from self._told("HANDLER_SAME_PAYLOAD", where, changes, "the service", method)
-            else:
-                yield Break("CONSUMER_NO_DELETE", where, "a consumer", _GONE, "the service", method)
 
     def _routes(self, old: Iterable[OfferedRoute], new: Iterable[OfferedRoute]) -> Iterator[Break]:
         offered = {(verb, _shape(each)): each for each in new for verb in each.verbs}
@@ -217,6 +207,12 @@ class _Pair:
             if each.kind == "enum":
                 found = "ENUM_VALUE_NO_NEW" if given else "ENUM_VALUE_NO_DELETE"
             yield Break(found, f"{where}{each.path}", each.sent, each.taken, hurts, method)
+
+
+def _task_of(each: HandledEvent | ConsumedQueue) -> str:
+    if isinstance(each, ConsumedQueue):
+        return f"consumes {each.queue}"
+    return f"handles {each.source_service}.{each.event_type}"
 
 
 def _way_of(argument: Argument) -> str:

@@ -13,16 +13,7 @@ from ..config.redaction import redact
 from ..declarations import argument_path
 from ..wire.schemas import PREFIX
 from .draft07 import inside
-from .model import (
-    HIDDEN,
-    ConsumedQueue,
-    Contract,
-    HandledEvent,
-    OfferedMethod,
-    OfferedRoute,
-    Schema,
-    Service,
-)
+from .model import HIDDEN, Contract, Schema
 
 __all__ = ["hide_by_name", "hide_declared", "hide_defaults"]
 
@@ -35,12 +26,12 @@ def hide_declared(contract: Contract) -> None:
     """Hide the defaults of the arguments, and of the parts of arguments, that are sensitive."""
     places: list[tuple[Schema, Sequence[str]]] = []
     for service in contract.services.values():
-        for each in _offered(service):
+        for each in service.offered:
             by_name = {argument.name: argument.schema for argument in each.parameters}
-            for first, *rest in map(argument_path, each.sensitive):
-                if first in by_name:
-                    places.append((by_name[first], rest))
-        for message in _taken(service):
+            for path in map(argument_path, each.sensitive):
+                if path and path[0] in by_name:  # a foreign contract may have any text
+                    places.append((by_name[path[0]], path[1:]))
+        for message in service.queues:
             places += [(message.payload, argument_path(name)[1:]) for name in message.sensitive]
     hide_defaults(places, (schema for _, schema in _named(contract)), contract.schemas)
 
@@ -129,24 +120,14 @@ def _plain(field: str) -> str:
     return field.replace("_", "").lower()
 
 
-def _offered(service: Service) -> Iterator[OfferedMethod | OfferedRoute]:
-    yield from service.methods
-    yield from service.routes
-
-
-def _taken(service: Service) -> Iterator[HandledEvent | ConsumedQueue]:
-    yield from service.handlers
-    yield from service.consumers
-
-
 def _named(contract: Contract) -> Iterator[tuple[str, Schema]]:
     """Yield all schemas of *contract*, those of arguments with their names."""
     for service in contract.services.values():
-        for each in _offered(service):
+        for each in service.offered:
             yield from ((argument.name, argument.schema) for argument in each.parameters)
             yield "", each.result
         yield from (("", event.payload) for event in service.events)
-        yield from (("", message.payload) for message in _taken(service))
+        yield from (("", message.payload) for message in service.queues)
     yield from (("", schema) for schema in contract.schemas.values())
 
 

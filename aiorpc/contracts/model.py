@@ -162,6 +162,16 @@ class Service(msgspec.Struct, frozen=True):
     consumers: tuple[ConsumedQueue, ...] = ()
     routes: tuple[OfferedRoute, ...] = ()
 
+    @property
+    def offered(self) -> tuple[OfferedMethod | OfferedRoute, ...]:
+        """What callers call."""
+        return *self.methods, *self.routes
+
+    @property
+    def queues(self) -> tuple[HandledEvent | ConsumedQueue, ...]:
+        """What consumes queues of its own."""
+        return *self.handlers, *self.consumers
+
 
 def in_order(parts: Iterable[T]) -> tuple[T, ...]:
     """Return methods, events, handlers, consumers or routes in the order of a contract."""

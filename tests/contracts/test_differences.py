@@ -8,11 +8,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from aiorpc.contracts.describing import contract_of
 from aiorpc.contracts.differences import breaks_of
-from aiorpc.contracts.model import Argument, Contract, OfferedMethod, Service
+from aiorpc.contracts.model import (
+    Argument,
+    ConsumedQueue,
+    Contract,
+    HandledEvent,
+    OfferedMethod,
+    Service,
+)
 from aiorpc.contracts.rules import RULES
 from tests.support.seeded_changes import SOURCE, Changed, changed
 
@@ -182,6 +190,30 @@ def test_a_field_with_a_default_is_always_in_a_result() -> None:
     new = methods(OfferedMethod("m", (Argument("a", schema=required),), default))
     (found,) = breaks_of(old, new)
     assert (found.rule, found.where) == ("FIELD_NO_NEW_REQUIRED", "shop.m(a).n")
+
+
+def test_a_queue_needs_somebody_who_consumes_it() -> None:
+    def shop(*, handlers: Any = (), consumers: Any = ()) -> Contract:
+        return Contract({"shop": Service("shop", handlers=handlers, consumers=consumers)})
+
+    on_paid = HandledEvent("on_paid", "bank", "paid", "singleton", "q", TEXT)
+    everywhere = HandledEvent("on_all", "bank", "paid", "broadcast", "b", TEXT)
+    letter = ConsumedQueue("letter", "q", TEXT)
+    both = shop(
+        handlers=(on_paid, everywhere), consumers=(msgspec.structs.replace(letter, queue="l"),)
+    )
+    assert lines(both, shop()) == [
+        "CONSUMER_NO_DELETE shop.letter consumes l: was a consumer, is gone; hurts the service",
+        "HANDLER_NO_DELETE shop.on_paid handles bank.paid: was a handler on q, is gone; hurts the "
+        "service",
+    ]
+    # Another way to consume the same queue.
+    assert lines(shop(handlers=(on_paid,)), shop(consumers=(letter,))) == []
+    number = msgspec.structs.replace(letter, payload=INT)
+    assert lines(shop(handlers=(on_paid,)), shop(consumers=(number,))) == [
+        "HANDLER_SAME_PAYLOAD shop.on_paid handles bank.paid: was string, is integer; hurts the "
+        "service"
+    ]
 
 
 def test_schemas_that_contain_themselves_are_compared() -> None:
