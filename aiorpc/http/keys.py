@@ -21,10 +21,11 @@ def requested_key(request: HttpRequest, operation: Operation) -> str:
         HTTPException: it is no key, or *operation* would not heed it.
     """
     if operation.idempotent is False:
+        why = "is a stream" if operation.is_stream else "is not idempotent"
         raise HTTPException(
             400,
-            f"{operation} has no store for idempotency keys, so it could run twice: send the "
-            "request without Idempotency-Key.",
+            f"{operation} {why}, so a request with an Idempotency-Key could run twice: send it "
+            "without the header.",
         )
     keys = request.headers.getlist("idempotency-key")
     key = keys[0]

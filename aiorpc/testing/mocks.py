@@ -35,7 +35,8 @@ def mock_of(provider: DependencyProvider[Any]) -> Any:
     Returns:
         A :class:`ServiceMock` for a proxy, a :class:`ClusterMock` for a cluster, an ``AsyncMock``
         for an async callable (a dispatcher, a publisher), an empty dict for a mapping, an autospec
-        of ``T`` for a ``DependencyProvider[T]``, and a ``MagicMock`` otherwise.
+        of ``T`` for a ``DependencyProvider[T]``, and a ``MagicMock`` otherwise. The mock of an
+        idempotency store is None, as in a call without a key.
     """
     match provider:
         case RpcProxy():

@@ -17,12 +17,17 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractAsyncContextManager
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, TypeVar, Union, Unpack, get_args, get_origin
 from unittest.mock import DEFAULT, AsyncMock, MagicMock, create_autospec
+from uuid import UUID
 
 from ..extensions import DependencyProvider
 
 __all__ = ["mock_of_type", "provided_type"]
+
+_VALUES = (str, bytes, bool, int, float, Decimal, UUID, date, datetime, time, timedelta)
 
 
 def provided_type(provider: Any) -> Any:
@@ -53,13 +58,16 @@ def provided_type(provider: Any) -> Any:
 def mock_of_type(provided: Any, name: str, *, inside: bool = True) -> Any:
     """
     Make an ``AsyncMock`` for an async callable, an empty dict for a mapping, an autospec for a
-    class, and a ``MagicMock`` for other types. ``X | None`` counts as ``X``.
+    class, and a ``MagicMock`` for other types. ``X | None`` counts as ``X``; if ``X`` is a plain
+    value, such as a text, return ``None``.
 
     Args:
         inside: whether to mock by type also the class's properties, and the values of its
             asynchronous context managers.
     """
-    provided = _not_none(provided)
+    given, provided = provided, _not_none(provided)
+    if inside and (provided is types.NoneType or (given is not provided and provided in _VALUES)):
+        return None
     cls = get_origin(provided) or provided
     if cls is Callable:
         returned = get_origin(get_args(provided)[-1])

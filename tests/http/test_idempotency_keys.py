@@ -141,6 +141,21 @@ async def test_a_key_for_a_method_that_is_not_idempotent_answers_400() -> None:
                 "/rpc/orders/look", json={}, headers={"idempotency-key": "1"}
             )
             assert answer.status_code == 400
+            assert "is not idempotent" in answer.json()["detail"]
+
+
+async def test_a_key_for_a_stream_answers_400() -> None:
+    class Pages:
+        name = "pages"
+
+        @rpc
+        async def read(self) -> AsyncIterator[int]:
+            yield 1
+
+    async with visiting(gateway_of([Pages])) as client:
+        answer = await client.post("/rpc/pages/read", json={}, headers={"idempotency-key": "1"})
+        assert answer.status_code == 400
+        assert "pages.read is a stream, so a request with" in answer.json()["detail"]
 
 
 async def test_openapi_names_the_header_where_a_method_may_heed_it() -> None:

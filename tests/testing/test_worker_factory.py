@@ -22,6 +22,7 @@ from aiorpc import (
     DependencyProvider,
     EventDispatcher,
     Exchange,
+    InMemoryIdempotency,
     Publisher,
     RpcProxy,
     ServiceContainer,
@@ -31,7 +32,7 @@ from aiorpc import (
     timer,
 )
 from aiorpc.calling.options import UNSET
-from aiorpc.sqlalchemy import Database, DatabaseSession
+from aiorpc.sqlalchemy import Database, DatabaseSession, Inbox
 from aiorpc.testing import dummy, entrypoint_hook, replace_dependencies, run_sync, worker_factory
 
 P = ParamSpec("P")
@@ -444,3 +445,26 @@ async def test_a_coroutine_needs_no_thread() -> None:
 def test_a_sync_method_outside_run_sync_names_the_remedy() -> None:
     with pytest.raises(RuntimeError, match=r"aiorpc.testing.run_sync\(\)"):
         worker_factory(Sync).ask("a")
+
+
+class Printer:
+    name = "printer"
+    idempotency = InMemoryIdempotency()
+
+    @rpc(idempotent=True)
+    async def label(self) -> str:
+        return "none" if self.idempotency is None else f"label {self.idempotency}"
+
+
+class Inbound:
+    name = "inbound"
+    inbox = Inbox(Base)
+
+
+async def test_the_mock_of_a_store_of_keys_is_a_call_without_a_key() -> None:
+    service: Any = worker_factory(Printer)
+    assert service.idempotency is None
+    assert await service.label() == "none"
+    assert await worker_factory(Printer, idempotency="7").label() == "label 7"
+    inbound: Any = worker_factory(Inbound)
+    assert inbound.inbox is None
