@@ -15,11 +15,11 @@ from .. import figures
 from ..exceptions import ConnectionLost, Overloaded, Unroutable, UnserializableValueError
 from ..extensions import Host
 from ..logs import logger, named
-from ..transports.base import Delivery, Outgoing, Transport
+from ..transports.base import Delivery, Outgoing
 from ..wire.message import Message, Queue
 from ..wire.names import parked_queue
 from ..wire.parked import Parking, parked
-from ..wire.queues import of_same_type
+from ..wire.queues import configured, has_default_type, of_same_type, of_type
 
 __all__ = ["PAUSES", "park"]
 
@@ -83,16 +83,20 @@ async def _send_copy(host: Host, source: str, delivery: Delivery, why: Parking) 
         routing_key=delivery.routing_key,
         at=datetime.now(UTC),
     )
-    queue = _parked_queue(host, source)
     try:
-        await _send(host, queue, parked(delivery.message, why))
+        await _send(host, source, parked(delivery.message, why))
     except UnserializableValueError:  # the headers do not fit into one frame
         brief = replace(why, reason=f"{why.error}: too long to be kept", stack=None)
-        await _send(host, queue, parked(delivery.message, brief))
+        await _send(host, source, parked(delivery.message, brief))
 
 
-def _parked_queue(host: Host, source: str) -> Queue:
-    queue = of_same_type(parked_queue(source), source, host.settings.queue_options)
+async def _parked_queue(host: Host, source: str) -> Queue:
+    """Return the queue for parked messages, of the same type as *source*."""
+    options = host.settings.queue_options
+    queue = of_same_type(parked_queue(source), source, options)
+    there = configured(Queue(source, passive=True), options)
+    if has_default_type(there):
+        queue = of_type(queue, await host.transport.type_of(there))
     if queue.arguments.get("x-queue-type") == "quorum":
         # A look at a message may count as a failed delivery, and must not delete it.
         queue = dataclasses.replace(
@@ -101,37 +105,39 @@ def _parked_queue(host: Host, source: str) -> Queue:
     return queue
 
 
-async def _send(host: Host, queue: Queue, message: Message) -> None:
-    """Send *message* to *queue*; if the queue refuses it, again after each of :data:`PAUSES`."""
+async def _send(host: Host, source: str, message: Message) -> None:
+    """Send *message* to be parked; if the queue refuses it, again after each of :data:`PAUSES`."""
     for pause in PAUSES[:-1]:
         await asyncio.sleep(pause)
         try:
-            return await _try(host, queue, message)
+            return await _try(host, source, message)
         except Overloaded as refused:
-            log.debug("queue %s refuses a message: %s", queue.name, refused)
+            log.debug("queue %s.parked refuses a message: %s", source, refused)
     await asyncio.sleep(PAUSES[-1])
-    return await _try(host, queue, message)
+    return await _try(host, source, message)
 
 
-async def _try(host: Host, queue: Queue, message: Message) -> None:
-    """Send *message* to *queue*, and declare the queue if it does not exist."""
+async def _try(host: Host, source: str, message: Message) -> None:
+    """Send *message* to the parked queue, and declare the queue if it does not exist."""
+    name = parked_queue(source).name
 
     def outgoing() -> Outgoing:
-        return Outgoing(exchange="", routing_key=queue.name, message=message, mandatory=True)
+        return Outgoing(exchange="", routing_key=name, message=message, mandatory=True)
 
     try:
         await host.transport.publish(outgoing(), PARKING)
     except Unroutable:
-        await _declare(host.transport, queue)
+        await _declare(host, source)
         await host.transport.publish(outgoing(), PARKING)
 
 
-async def _declare(transport: Transport, queue: Queue) -> None:
+async def _declare(host: Host, source: str) -> None:
+    transport = host.transport
     try:
         async with asyncio.timeout(PARKING):
-            await transport.declare(queues=[queue])
+            await transport.declare(queues=[await _parked_queue(host, source)])
     except TimeoutError:
         raise ConnectionLost(
-            f"queue {queue.name} could not be declared on {transport.url} within {PARKING:g} s: "
-            f"{transport.condition()}"
+            f"queue {parked_queue(source).name} could not be declared on {transport.url} within "
+            f"{PARKING:g} s: {transport.condition()}"
         ) from None

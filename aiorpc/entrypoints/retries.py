@@ -26,6 +26,7 @@ from ..wire.errors import reason_of
 from ..wire.message import Queue
 from ..wire.names import delay_queue, parked_queue
 from ..wire.parked import Parking
+from ..wire.queues import has_default_type, of_type
 from .parking import PAUSES, park
 from .retry import Retry
 
@@ -70,18 +71,20 @@ class Retries:
         self._work = work
         self._requeue = requeue
         self._dead_letter = dead_letter
-        self._delays = [delay_queue(queue, delay) for delay in retry.delays]
+        self._delays = list[Queue]()
 
     async def declare(self) -> None:
         """
-        Declare the queues for delayed messages.
+        Declare the queues for delayed messages, of the same type as the queue of the messages.
 
         Raises:
             ConfigurationError: the broker refuses them.
         """
-        await self._host.transport.declare(
-            queues=list({each.name: each for each in self._delays}.values())
-        )
+        queue, delays, transport = self._queue, self._retry.delays, self._host.transport
+        if delays and has_default_type(queue):
+            queue = of_type(queue, await transport.type_of(queue))
+        self._delays = [delay_queue(queue, delay) for delay in delays]
+        await transport.declare(queues=list({each.name: each for each in self._delays}.values()))
 
     def failed(self, delivery: Delivery, retries: int, outcome: Outcome) -> None:
         """Run the message again, now or later, or park it: it failed after so many *retries*."""

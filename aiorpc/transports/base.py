@@ -165,25 +165,18 @@ class Transport(ABC):
 
     def condition(self) -> str:
         """Describe the transport's state, to complete "not confirmed in time: ..."."""
-        match self.state:
-            case State.CONNECTED:
-                return f"{self.url} is connected and did not answer"
-            case State.BLOCKED:
-                return f"{self.url} accepts no messages now (a memory or disk alarm)"
-            case _:
-                return f"there is no connection to {self.url} ({self.state.value})"
+        return _condition(self.url, self.state)
 
     def on_state(self, listener: Callable[[State], None]) -> Callable[[], None]:
         """Call *listener* at every change of state; return a function that removes *listener*."""
         return self._states.add(listener)
 
     def _become(self, state: State) -> None:
-        if state is self.state:
-            return
-        _count_loss(self.state, state)
-        self.state = state
-        self._changed.set()
-        self._states.tell(state)
+        if state is not self.state:
+            _count_loss(self.state, state)
+            self.state = state
+            self._changed.set()
+            self._states.tell(state)
 
     # --- sending
 
@@ -272,6 +265,13 @@ class Transport(ABC):
                 it.
         """
 
+    @abstractmethod
+    async def type_of(self, queue: Queue) -> str | None:
+        """
+        Declare *queue*, which has no ``x-queue-type``, without its binding. Return the type that
+        other queues need to be of the same type; ``None`` if they need none, or it is unknown.
+        """
+
     async def subscribe(
         self,
         queue: Queue,
@@ -352,6 +352,16 @@ class Transport(ABC):
             ConnectionLost: there is no connection, or the broker does not answer.
             ConfigurationError: the user may not declare the queue (403).
         """
+
+
+def _condition(url: str, state: State) -> str:
+    match state:
+        case State.CONNECTED:
+            return f"{url} is connected and did not answer"
+        case State.BLOCKED:
+            return f"{url} accepts no messages now (a memory or disk alarm)"
+        case _:
+            return f"there is no connection to {url} ({state.value})"
 
 
 def _count_loss(before: State, state: State) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "ADDED_PREFIXES",
     "ALIVE_EVERY",
     "ATTEMPTS",
+    "AT_LEAST_ONCE",
     "CALL_ID_STACK",
     "CANCEL_EXCHANGE",
     "COMPRESSION",
@@ -152,6 +153,8 @@ REPLY_QUEUE_EXPIRES = 300.0
 CANCEL_EXCHANGE = Exchange("aiorpc-cancel", type="fanout")
 #: ``aiorpc ls`` publishes here to find the running services.
 DISCOVERY_EXCHANGE = Exchange("aiorpc-discovery", type="fanout")
+#: With these arguments, a quorum queue keeps an expired message until its target has confirmed it.
+AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 #: A service remembers a cancelled call for at most this many seconds.
 UNBOUNDED_CANCEL = 300.0
 
@@ -213,9 +216,8 @@ def delay_queue(queue: Queue, delay: int) -> Queue:
     kind = queue.arguments.get("x-queue-type")
     if kind is not None:
         arguments["x-queue-type"] = kind
-    if kind == "quorum":  # the broker then keeps a message until the target has confirmed it
-        arguments["x-dead-letter-strategy"] = "at-least-once"
-        arguments["x-overflow"] = "reject-publish"
+    if kind == "quorum":
+        arguments |= AT_LEAST_ONCE
     return Queue(
         _beside(queue.name, f"retry-{delay}ms"),
         durable=queue.durable or not queue.exclusive,

@@ -9,7 +9,9 @@ from dataclasses import replace
 from ..config import QueueOptions, options_for
 from .message import Exchange, Queue
 
-__all__ = ["configured", "of_same_type"]
+__all__ = ["configured", "has_default_type", "of_same_type", "of_type"]
+
+_TYPE = "x-queue-type"
 
 
 def configured(queue: Queue, options: dict[str, QueueOptions]) -> Queue:
@@ -36,12 +38,23 @@ def configured(queue: Queue, options: dict[str, QueueOptions]) -> Queue:
     )
 
 
+def has_default_type(queue: Queue) -> bool:
+    """Return whether *queue* gets the default type of its vhost, if it does not exist."""
+    shared = queue.durable and not (queue.exclusive or queue.auto_delete)
+    return shared and _TYPE not in queue.arguments
+
+
+def of_type(queue: Queue, kind: str | None) -> Queue:
+    """Return *queue* with the type *kind*; *queue* itself if *kind* is ``None``."""
+    if kind is None:
+        return queue
+    return replace(queue, arguments={**queue.arguments, _TYPE: kind})
+
+
 def of_same_type(queue: Queue, source: str, options: dict[str, QueueOptions]) -> Queue:
     """
     Return *queue* with the configured type of the queue *source*, and without its other options,
     such as ``message_ttl``.
     """
     found = options_for(source, options) if options else None
-    if found is None or found.type is None:
-        return queue
-    return replace(queue, arguments={**queue.arguments, "x-queue-type": found.type})
+    return of_type(queue, None if found is None else found.type)

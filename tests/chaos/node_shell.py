@@ -12,7 +12,7 @@ import secrets
 from tests.servers import Rabbit
 from tests.servers.process import ServerError
 
-__all__ = ["NodeShell", "binary"]
+__all__ = ["NodeShell", "binary", "set_default_queue_type"]
 
 #: A listener on loopback. It evaluates the line of each connection, if the line has the password.
 _LISTENER = """
@@ -87,3 +87,16 @@ class NodeShell:
         listener = _LISTENER.format(password=self._password)
         self._port = int(await asyncio.to_thread(self._node.ctl, "eval", listener))
         return await asyncio.open_connection("127.0.0.1", self._port)
+
+
+async def set_default_queue_type(shell: NodeShell, vhost: str, kind: str) -> None:
+    """Make *kind* the type of queues that are declared in *vhost* without a type from now on."""
+    name, setting = binary(vhost), f"#{{default_queue_type => {binary(kind)}}}"
+    try:
+        await shell.evaluate(
+            f"ok = rabbit_vhost:update_metadata({name}, {setting}, {binary('a test')})"
+        )
+    except ServerError:  # RabbitMQ 3.10
+        merge = f"fun(Metadata) -> maps:merge(Metadata, {setting}) end"
+        update = f"fun() -> rabbit_vhost:update_metadata({name}, {merge}) end"
+        await shell.evaluate(f"rabbit_misc:execute_mnesia_transaction({update})")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from tests.chaos.node_shell import set_default_queue_type
 from tests.chaos.refusal_stage import RefusalStage
 from tests.support.waiting import eventually
 
@@ -262,7 +263,7 @@ async def _replace_one(stage: RefusalStage) -> None:
 @asynccontextmanager
 async def default_queue_type_changes(stage: RefusalStage, scale: float) -> AsyncIterator[None]:
     """New queues are quorum queues. All connect again, and a server starts."""
-    await stage.set_default_queue_type("quorum")
+    await set_default_queue_type(stage.shell, stage.vhost, "quorum")
     await stage.close_connections()
     await _replace_one(stage)
     yield

@@ -23,7 +23,6 @@ from tests.chaos.node_shell import NodeShell, binary
 from tests.chaos.refused_service import LARGE
 from tests.chaos.stage import Stage
 from tests.servers import Rabbit
-from tests.servers.process import ServerError
 
 __all__ = ["Cast", "RefusalStage", "aiorpc_cast", "set_refusal_stage"]
 
@@ -106,17 +105,6 @@ class RefusalStage(Stage):
         await self.shell.evaluate(
             f"rabbit_policy:delete({binary(self.vhost)}, {binary('chaos')}, {ACTOR})"
         )
-
-    async def set_default_queue_type(self, kind: str) -> None:
-        name, setting = binary(self.vhost), f"#{{default_queue_type => {binary(kind)}}}"
-        try:
-            await self.shell.evaluate(
-                f"ok = rabbit_vhost:update_metadata({name}, {setting}, {ACTOR})"
-            )
-        except ServerError:  # RabbitMQ 3.10
-            merge = f"fun(Metadata) -> maps:merge(Metadata, {setting}) end"
-            update = f"fun() -> rabbit_vhost:update_metadata({name}, {merge}) end"
-            await self.shell.evaluate(f"rabbit_misc:execute_mnesia_transaction({update})")
 
 
 class Cast(Protocol):

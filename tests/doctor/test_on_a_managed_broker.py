@@ -45,6 +45,13 @@ class Shop:
 
 QUEUE = "rpc-shop"
 EVENTS = "evt-stock-empty--shop.refill"
+DELAYED = f"{EVENTS}.retry-1000ms"
+DELAYING = {
+    "x-queue-type": "quorum",
+    "x-message-ttl": 1000,
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": EVENTS,
+}
 VHOST = "doctor"
 
 
@@ -218,6 +225,13 @@ async def a_classic_queue_where_quorum_is_configured(url: str) -> AsyncIterator[
         yield changed(setup, QUEUE_OPTIONS={"rpc-*": {"type": "quorum"}})
 
 
+@broken(MANAGED, "delays-lose-messages", DELAYED)
+async def a_delay_queue_of_an_older_aiorpc(url: str) -> AsyncIterator[Setup]:
+    async with _vhost(url, topology=False) as (vhost, setup):
+        Api.queue(vhost, DELAYED, **DELAYING)
+        yield setup
+
+
 @broken(MANAGED, "binding-missing", QUEUE)
 async def a_queue_without_its_binding(url: str) -> AsyncIterator[Setup]:
     async with _vhost(url, topology=False) as (vhost, setup):
@@ -382,3 +396,18 @@ async def _receive(transport: Transport, queue: Queue, number: int) -> list[int]
     async with await transport.subscribe(queue, take):
         await eventually(lambda: len({*received}) >= number)
     return received
+
+
+async def test_a_policy_gives_a_delay_queue_its_guarantee(managed: ManagedRabbit) -> None:
+    guarantee = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish"}
+    async with _vhost(managed.url, topology=False) as (vhost, setup):
+        Api.queue(vhost, DELAYED, **DELAYING)
+        Api.policy(vhost, "retry-", **guarantee)
+
+        async def is_fine() -> bool:
+            findings = await diagnosed(setup.config, *setup.services, management=Api.url)
+            names = {each.name for each in findings}
+            assert DELAYED in {each.subject for each in findings}
+            return "delays-lose-messages" not in names
+
+        await eventually(is_fine)

@@ -39,6 +39,9 @@ class Unanswering:
     async def publish(self, outgoing: Any, timeout: float) -> None:
         raise Unroutable("no queue")
 
+    async def type_of(self, queue: object) -> None:
+        return None
+
     async def declare(self, **declared: Any) -> None:
         await asyncio.Event().wait()
 

@@ -314,8 +314,10 @@ async def test_a_message_that_fails_for_good_goes_to_the_dead_letter_exchange(
     assert stage.runs == ([] if body == b"{" else [1] if retry is None else [1, 1])
 
 
-async def test_a_delay_queue_has_the_type_of_its_target(stage: Stage) -> None:
-    source = Queue(f"{stage.name}.quorum", arguments={"x-queue-type": "quorum"})
+@pytest.mark.parametrize("declared_by", ["the service", "an operator"])
+async def test_a_delay_queue_has_the_type_of_its_target(stage: Stage, declared_by: str) -> None:
+    quorum = Queue(f"{stage.name}.quorum", arguments={"x-queue-type": "quorum"})
+    source = quorum if declared_by == "the service" else Queue(quorum.name)
     stage.queues += [source.name, f"{source.name}.parked", f"{source.name}.retry-100ms"]
 
     class Consuming:
@@ -337,6 +339,7 @@ async def test_a_delay_queue_has_the_type_of_its_target(stage: Stage) -> None:
             "x-overflow": "reject-publish",
         },
     )
+    await stage.onlooker.declare(queues=[quorum])
     async with ServiceContainer(Consuming, stage.config):
         await stage.onlooker.declare(queues=[delay])  # refused if it exists with other arguments
         await stage.onlooker.publish(

@@ -389,6 +389,9 @@ class SimulatedTransport(Transport):
         self._queues.update((queue.name, queue) for queue in queues)
         return made
 
+    async def type_of(self, queue: Queue) -> str | None:
+        return None  # each queue is a classic one
+
     async def _consume(self, options: ConsumerOptions) -> SimulatedSubscription:
         if self._closed:
             raise ConnectionLost(f"the transport to {self.url} was closed")

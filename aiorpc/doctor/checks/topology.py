@@ -9,7 +9,7 @@ from ...logs import counted
 from ...management import ListedQueue
 from ...transports.amqp.conversation import Refused
 from ...wire.message import Exchange
-from ...wire.names import rpc_queue_name
+from ...wire.names import AT_LEAST_ONCE, delay_of, rpc_queue_name
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
 from ..findings import Finding, FindingKind, NotChecked, Severity, ok
 from ..moving import to_quorum
@@ -67,6 +67,14 @@ CLASSIC = FindingKind(
     why="The configuration asks for a quorum queue, and the service uses the classic one that "
     "exists. If its node is lost, so are its messages.",
     remedy="Move the messages to a quorum queue of the same name with the commands below.",
+)
+AT_MOST_ONCE = FindingKind(
+    "delays-lose-messages",
+    Severity.WARNING,
+    why="An older aiorpc declared the queue. If a node is lost, the broker may lose messages that "
+    "wait there for a delayed retry.",
+    remedy="Set dead-letter-strategy at-least-once and overflow reject-publish by a policy. Or "
+    "delete the queue when it is empty, and restart the service.",
 )
 NO_BINDING = FindingKind(
     "binding-missing",
@@ -178,9 +186,16 @@ async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Find
         "exclusive": queue.exclusive,
     }
     differing = list(_differences(flags, {name: getattr(found, name) for name in flags}))
-    wanted = {**queue.arguments}
-    kind = wanted.pop("x-queue-type", None)
-    given = {name: value for name, value in found.given.items() if name != "x-queue-type"}
+    kind = queue.arguments.get("x-queue-type")
+    skipped = {"x-queue-type"}
+    if delay_of(queue.name) is not None and found.type == "quorum":
+        if not _dead_letters_at_least_once(found):
+            return AT_MOST_ONCE.found(queue.name, "a quorum queue that dead-letters at most once")
+        skipped |= {*AT_LEAST_ONCE}
+    wanted, given = (
+        {name: value for name, value in each.items() if name not in skipped}
+        for each in (queue.arguments, found.given)
+    )
     arguments = list(_differences(wanted, given))
     if kind == "quorum" and found.type == "classic" and not differing:
         url = case.management.url
@@ -197,6 +212,11 @@ async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Find
     if arguments:
         return USED_AS_IT_IS.found(queue.name, "; ".join(arguments))
     return ok(queue.name, f"exists, of the type {found.type}")
+
+
+def _dead_letters_at_least_once(found: ListedQueue) -> bool:
+    there = {**{f"x-{name}": value for name, value in found.policies.items()}, **found.given}
+    return there.items() >= AT_LEAST_ONCE.items()
 
 
 @check

@@ -34,6 +34,7 @@ __all__ = [
     "delete_queue",
     "misdeclared",
     "queue_exists",
+    "type_of",
     "unknown_type",
     "version_of",
 ]
@@ -50,6 +51,8 @@ class Topology:
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
+        #: What was logged about queues that exist with other arguments.
+        self._told = set[_Difference]()
 
     async def declare(
         self, link: Link, exchanges: Iterable[Exchange], queues: Iterable[Queue]
@@ -69,7 +72,7 @@ class Topology:
             except Refused as refused:
                 accepted = (
                     tuple(accept_exchange(each, refused) for each in exchanges),
-                    tuple(accept_queue(each, refused) for each in queues),
+                    tuple(accept_queue(each, refused, self._told) for each in queues),
                 )
                 if accepted == (exchanges, queues):
                     raise
@@ -110,6 +113,31 @@ async def declare_queue(link: Link, queue: Queue) -> None:
         Refused, ConnectionError, TimeoutError: as :meth:`Topology.declare`.
     """
     await _declare_all(link, (), (queue,))
+
+
+async def type_of(link: Link, queue: Queue) -> str | None:
+    """
+    Declare *queue*, which has no ``x-queue-type``, without its binding. Return the type with which
+    another queue becomes one of the same type; ``None`` if it needs none, or if RabbitMQ refuses
+    *queue* for another reason.
+
+    A classic queue can be declared again as a classic queue. If the queue is another one, or would
+    be another one by the vhost's default, the refusal names its type (RabbitMQ 3.10 to 4.3).
+
+    Raises:
+        Refused: the queue is unavailable.
+        ConnectionError, TimeoutError: the link is lost.
+    """
+    queue = replace(queue, exchange=Exchange())
+    again = replace(queue, passive=False, arguments={**queue.arguments, _TYPE: "classic"})
+    try:
+        await _declare_all(link, (), (queue, again))
+    except Refused as refused:
+        if refused.unavailable:
+            raise
+        if found := re.search(_CURRENT_TYPE, refused.text):
+            return found[1] or "classic"
+    return None
 
 
 async def queue_exists(link: Link, queue: str) -> bool:
@@ -268,6 +296,9 @@ _DIFFERENCE = r"inequivalent arg '([^']*)' for (queue|exchange) '(.*?)' in vhost
 #: May differ in every queue, because an operator may change the default type of the vhost. RabbitMQ
 #: (3.10 to 4.3) reports flags and most other arguments first.
 _TYPE = "x-queue-type"
+_CURRENT_TYPE = (
+    rf"inequivalent arg '{_TYPE}' .* current is (?:none|(?:the value )?'(classic|quorum)')"
+)
 
 
 def _difference(refused: Refused) -> _Difference | None:
@@ -296,10 +327,11 @@ def accept_exchange(exchange: Exchange, refused: Refused) -> Exchange:
     return replace(exchange, auto_delete=there)
 
 
-def accept_queue(queue: Queue, refused: Refused) -> Queue:
+def accept_queue(queue: Queue, refused: Refused, told: set[_Difference] | None = None) -> Queue:
     """
     Return *queue* as a passive queue, if the broker refused only a difference that is allowed.
-    :func:`accept_exchange` handles its exchange. Otherwise return *queue* itself.
+    :func:`accept_exchange` handles its exchange. Otherwise return *queue* itself. Log a difference
+    that is not in *told*, and add it.
     """
     exchange = accept_exchange(queue.exchange, refused)
     if exchange is not queue.exchange:
@@ -313,7 +345,11 @@ def accept_queue(queue: Queue, refused: Refused) -> Queue:
         # A queue that is not durable, or deleted with its consumer, loses messages. A stream keeps
         # acked messages.
         return queue
-    log.info("queue %s exists with another %s, and is used as it is", queue.name, difference.flag)
+    told = set() if told is None else told
+    if difference not in told:
+        told.add(difference)
+        flag = difference.flag
+        log.info("queue %s exists with another %s, and is used as it is", queue.name, flag)
     return replace(queue, passive=True)
 
 

@@ -10,9 +10,10 @@ decides which messages are re-sent after a channel ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import aiormq
 
@@ -43,11 +44,13 @@ from .link import CLOSE_TIMEOUT, Link
 from .listener import ListenerChannel
 from .subscription import AmqpSubscription
 from .supervisor import Supervisor
-from .topology import Topology, delete_queue, misdeclared, unknown_type
+from .topology import Topology, delete_queue, misdeclared, type_of, unknown_type
 
 __all__ = ["AmqpTransport"]
 
 log = logger(__name__)
+
+T = TypeVar("T")
 
 
 #: The limits by URL and MAX_MESSAGE_SIZE: all transports learn from one refusal of a broker.
@@ -172,12 +175,27 @@ class AmqpTransport(Transport):
     async def declare(
         self, exchanges: Sequence[Exchange] = (), queues: Sequence[Queue] = ()
     ) -> Sequence[Exchange]:
+        def declared(link: Link) -> Awaitable[Sequence[Exchange]]:
+            return self._topology.declare(link, exchanges, queues)
+
+        return await self._on_link(declared, exchanges, queues)
+
+    async def type_of(self, queue: Queue) -> str | None:
+        return await self._on_link(partial(type_of, queue=queue), (), (queue,))
+
+    async def _on_link(
+        self,
+        ask: Callable[[Link], Awaitable[T]],
+        exchanges: Sequence[Exchange],
+        queues: Sequence[Queue],
+    ) -> T:
+        """Ask the broker on a link, and again while the link is lost or a queue unavailable."""
         backoff = Backoff()
         logged = ""
         while True:
             link = await self.supervisor.available()
             try:
-                return await self._topology.declare(link, exchanges, queues)
+                return await ask(link)
             except Refused as refused:
                 error = _misdeclared(link, exchanges, queues, refused)
                 if not refused.unavailable:

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -251,6 +252,15 @@ class MemoryTransport(Transport):
             channel.broker.declare_queue(queue, channel)
             self._queues[queue.name] = queue
         return exchanges
+
+    async def type_of(self, queue: Queue) -> str | None:
+        channel = await self._available()
+        try:
+            there = channel.broker.declare_queue(replace(queue, exchange=Exchange()), channel)
+        except ConfigurationError:
+            return None
+        kind = str(there.flags["x-queue-type"])
+        return None if kind == "classic" else kind
 
     async def _consume(self, options: ConsumerOptions) -> MemorySubscription:
         subscription = MemorySubscription(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.load import Load
+from tests.chaos.node_shell import set_default_queue_type
 from tests.chaos.peers.cast import FileLedger, PeerClient, PeerRefusalStage, PeerStage
 from tests.chaos.proxy import cutting_proxy
 from tests.chaos.refusal_report import RefusalReport, refusal_table
@@ -118,7 +119,7 @@ async def refuse(
             stage.command = command
             stage.environment["PEER_CONFIG"] = json.dumps(dict(refusal.settings))
             if refusal.quorum:
-                await stage.set_default_queue_type("quorum")
+                await set_default_queue_type(stage.shell, stage.vhost, "quorum")
             try:
                 await asyncio.gather(*(stage.start_server() for _ in range(2)))
             except AssertionError:
