@@ -28,7 +28,7 @@ test $$parallel = 0 || echo "there are failures in the first part, see above"; \
 test $$parallel$$alone = 00
 endef
 
-.PHONY: wheel-test release help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos kills simulate docs clean
+.PHONY: wheel-test release help demo check check-style check-pyright check-tests test test-long test-all test-marshmallow3 servers servers-stop format chaos kills simulate docs links clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ simulate: $(VENV)/.dev ## play new seeds in the simulator (SEEDS=1000), or one a
 docs: $(VENV)/.docs ## build the documentation in docs/_build; a warning is an error
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build
 	@echo "open docs/_build/index.html"
+
+links: $(VENV)/.docs ## check the links of the documentation to other sites; needs the network, so CI does not run it
+	@$(BIN)/sphinx-build --quiet -b linkcheck -d docs/_build/.doctrees docs docs/_build/links
 
 format: $(VENV)/.dev ## format, and fix what the linter can fix
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix .

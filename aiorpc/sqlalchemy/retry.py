@@ -44,7 +44,7 @@ _SQLSTATES = {
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 }
-# https://mariadb.com/kb/en/mariadb-error-codes/
+# https://mariadb.com/docs/server/reference/error-codes
 _MYSQL_ERRORS = {
     1020,  # ER_CHECKREAD: the row changed since it was read
     1205,  # ER_LOCK_WAIT_TIMEOUT

@@ -2,7 +2,7 @@
 Reads AMQP field tables. Pure functions: nothing here awaits or does I/O.
 
 This module reads all types of RabbitMQ's errata
-(https://www.rabbitmq.com/amqp-0-9-1-errata.html), and py-amqp's type ``U``.
+(https://www.rabbitmq.com/amqp-0-9-1-errata), and py-amqp's type ``U``.
 """
 
 from __future__ import annotations
