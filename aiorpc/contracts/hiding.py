@@ -28,9 +28,11 @@ def hide_declared(contract: Contract) -> None:
     for service in contract.services.values():
         for each in service.offered:
             by_name = {argument.name: argument.schema for argument in each.parameters}
-            for path in map(argument_path, each.sensitive):
-                if path and path[0] in by_name:  # a foreign contract may have any text
-                    places.append((by_name[path[0]], path[1:]))
+            places += [
+                (by_name[path[0]], path[1:])
+                for path in map(argument_path, each.sensitive)
+                if path and path[0] in by_name  # a foreign contract may have any text
+            ]
         for message in service.queues:
             places += [(message.payload, argument_path(name)[1:]) for name in message.sensitive]
     hide_defaults(places, (schema for _, schema in _named(contract)), contract.schemas)
