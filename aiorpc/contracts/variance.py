@@ -9,6 +9,8 @@ The *sent* schema is the old one for arguments (callers send as before) and the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from math import ceil, floor
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -25,10 +27,17 @@ _NOTES = frozenset(
     {"title", "description", "default", HIDDEN, "examples", "deprecated", "discriminator"}
 )
 #: Formats of text that are types of their own on aiorpc's wire.
-_TYPES = frozenset({"date-time", "date", "time", "duration", "uuid", "decimal"})
-_LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
-_UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_EQUAL = ("pattern", "multipleOf", "contentEncoding")
+_TYPES = frozenset({"date-time", "date", "time", "duration", "uuid", "decimal", "binary"})
+_LOWER = ("minLength", "minItems", "minProperties")
+_UPPER = ("maxLength", "maxItems", "maxProperties")
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_SHOWN = (*_BOUNDS, *_LOWER, *_UPPER, "pattern", "multipleOf", "contentEncoding")
+_NO = float("inf")
+#: All values of a type that has few.
+_FEW: Mapping[str, list[Any]] = {"null": [None], "boolean": [False, True]}
+#: The schemas of any value and of any text. Their ids stay.
+_ANY: Schema = {}
+_TEXT: Schema = {"type": "string"}
 #: Characters of a type in a text.
 _LONGEST = 80
 
@@ -69,19 +78,18 @@ class Comparison:
         self._sent, self._taken = sent, taken
         self._is_result = is_result
         self._unknown_fits = unknown_fits
-        #: The changes of pairs of named schemas.
-        self._known: dict[tuple[str, str], list[Change]] = {}
+        #: The changes of pairs of schemas, which are parts of the contracts: by name, else by id.
+        self._known: dict[tuple[str | int, str | int], list[Change]] = {}
+        #: The fields of the classes that are being compared. A class may contain itself.
+        self._open: set[tuple[int, int]] = set()
 
     def changes(self, sent: Any, taken: Any, path: str = "") -> list[Change]:
         """Return where values of *sent* do not fit *taken*."""
-        names = _name_of(sent), _name_of(taken)
-        if not all(names):
-            found = self._compare(sent, taken)
-        elif names in self._known:
-            found = self._known[names]
-        else:
-            self._known[names] = []  # a schema may contain itself
-            found = self._known[names] = self._compare(sent, taken)
+        pair = _name_of(sent) or id(sent), _name_of(taken) or id(taken)
+        if pair not in self._known:
+            self._known[pair] = []  # while it is compared
+            self._known[pair] = self._compare(sent, taken)
+        found = self._known[pair]
         if not path:
             return found
         return [msgspec.structs.replace(each, path=f"{path}{each.path}") for each in found]
@@ -109,7 +117,7 @@ class Comparison:
     def _one(self, sent: Schema, taken: Schema, path: str) -> list[Change]:
         """Compare two alternatives of one kind."""
         if (values := _values(taken)) is not None:
-            given = _values(sent)
+            given = _values(sent) or _FEW.get(_kind_of(sent))
             if given is None or any(each not in values for each in given):
                 return [_change(path, "enum", sent, taken)]
             return []
@@ -117,17 +125,29 @@ class Comparison:
             return [_change(path, "type", sent, taken)]
         kind = _kind_of(sent)
         if kind == "object":
-            return list(self._objects(sent, taken, path))
+            return self._classes(sent, taken, path)
         return self._arrays(sent, taken, path) if kind == "array" else []
 
+    def _classes(self, sent: Schema, taken: Schema, path: str) -> list[Change]:
+        if not (sent.get("properties") and taken.get("properties")):
+            return list(self._objects(sent, taken, path))
+        pair = id(sent["properties"]), id(taken["properties"])
+        if pair in self._open:
+            return []
+        self._open.add(pair)
+        found = list(self._objects(sent, taken, path))
+        self._open.discard(pair)
+        return found
+
     def _arrays(self, sent: Schema, taken: Schema, path: str) -> list[Change]:
-        given, wanted = sent.get("items", {}), taken.get("items", {})
-        if isinstance(given, list) and isinstance(wanted, list):
-            if len(given) != len(wanted):
-                return [_change(path, "type", sent, taken)]
-            pairs = [(*each, f"[{at}]") for at, each in enumerate(zip(given, wanted, strict=True))]
-        elif isinstance(given, list):
-            pairs = [(each, wanted, f"[{at}]") for at, each in enumerate(given)]
+        given, wanted = sent.get("items", _ANY), taken.get("items", _ANY)
+        if isinstance(given, list):
+            rest = taken.get("additionalItems", _ANY) if isinstance(wanted, list) else wanted
+            places = zip_longest(given, wanted[: len(given)] if rest is not wanted else ())
+            pairs = [
+                (each, rest if other is None else other, f"[{at}]")
+                for at, (each, other) in enumerate(places)
+            ]
         elif isinstance(wanted, list):
             return [_change(path, "type", sent, taken)]
         else:
@@ -138,8 +158,8 @@ class Comparison:
 
     def _objects(self, sent: Schema, taken: Schema, path: str) -> Iterator[Change]:
         given, wanted = sent.get("properties", {}), taken.get("properties", {})
-        others_sent = sent.get("additionalProperties", {})
-        others_taken = taken.get("additionalProperties", {})
+        others_sent = sent.get("additionalProperties", _ANY if not given else False)
+        others_taken = taken.get("additionalProperties", _ANY)
         required = {*taken.get("required", ())}
         if required and not given:  # a mapping is no object with fields
             yield _change(path, "type", sent, taken)
@@ -151,8 +171,10 @@ class Comparison:
                     yield Change(place, "deleted", "absent", shown(wanted[name]))
                 elif name in required:
                     yield Change(place, "required", "absent", f"required {shown(wanted[name])}")
+                elif others_sent is not False:  # a mapping may have it
+                    yield from self.changes(_schema(others_sent), wanted[name], place)
             elif name in wanted:
-                if name in required and not self._is_present(name, sent):
+                if self._is_present(name, taken) and not self._is_present(name, sent):
                     kind: _Kind = "optional" if self._is_result else "required"
                     yield Change(place, kind, "optional", "required")
                 yield from self.changes(given[name], wanted[name], place)
@@ -163,9 +185,12 @@ class Comparison:
                 yield from self.changes(given[name], _schema(others_taken), place)
         if others_sent is not False and others_taken is not False and not wanted:
             yield from self.changes(_schema(others_sent), _schema(others_taken), f"{path}[...]")
+        if "propertyNames" in taken and not given:
+            names = sent.get("propertyNames", _TEXT)
+            yield from self.changes(names, taken["propertyNames"], f"{path}[key]")
 
     def _is_present(self, name: str, schema: Schema) -> bool:
-        """Return whether the field is always sent: a service also sends fields with a default."""
+        """Return whether the field is always there: a service also sends fields with a default."""
         if name in schema.get("required", ()):
             return True
         return self._is_result and bool({"default", HIDDEN} & {*schema["properties"][name]})
@@ -182,7 +207,7 @@ def _change(path: str, kind: _Kind, sent: Any, taken: Any) -> Change:
 
 
 def _schema(value: Any) -> Schema:
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else _ANY
 
 
 def _name_of(schema: Any) -> str:
@@ -252,12 +277,37 @@ def _constraints_fit(sent: Schema, taken: Schema) -> bool:
     formats = sent.get("format"), taken.get("format")
     if formats[0] != formats[1] and ({*formats} & _TYPES or formats[1] is not None):
         return False
-    no = float("inf")
+    if sent.get("contentEncoding") != taken.get("contentEncoding"):  # bytes and text
+        return False
+    (lowest, highest), (lower, upper) = _bounds(sent), _bounds(taken)
     return (
-        all(sent.get(each, -no) >= taken.get(each, -no) for each in _LOWER)
-        and all(sent.get(each, no) <= taken.get(each, no) for each in _UPPER)
-        and all(each not in taken or sent.get(each) == taken[each] for each in _EQUAL)
+        lowest >= lower
+        and highest <= upper
+        and all(sent.get(each, 0) >= taken.get(each, 0) for each in _LOWER)
+        and all(sent.get(each, _NO) <= taken.get(each, _NO) for each in _UPPER)
+        and ("pattern" not in taken or sent.get("pattern") == taken["pattern"])
+        and _is_multiple(sent.get("multipleOf"), taken.get("multipleOf"))
     )
+
+
+_Bound: TypeAlias = tuple[float, float]
+
+
+def _bounds(schema: Schema) -> tuple[_Bound, _Bound]:
+    """Return the least and the largest value. The second number says on which side they stay."""
+    lowest, highest = (schema.get("minimum", -_NO), 0.0), (schema.get("maximum", _NO), 0.0)
+    is_whole = schema.get("type") == "integer"
+    if (above := schema.get("exclusiveMinimum")) is not None:
+        lowest = max(lowest, (floor(above) + 1, 0.0) if is_whole else (above, 1.0))
+    if (below := schema.get("exclusiveMaximum")) is not None:
+        highest = min(highest, (ceil(below) - 1, 0.0) if is_whole else (below, -1.0))
+    return lowest, highest
+
+
+def _is_multiple(sent: float | None, taken: float | None) -> bool:
+    if taken is None or sent == taken:
+        return True
+    return sent is not None and sent % taken == 0
 
 
 def shown(schema: Any) -> str:
@@ -278,7 +328,7 @@ def _words(schema: Any) -> str:
     if (values := _values(schema)) is not None:
         return " | ".join(map(repr, values))
     kind = _kind_of(schema)
-    limits = [f"{each} {schema[each]}" for each in (*_LOWER, *_UPPER, *_EQUAL) if each in schema]
+    limits = [f"{each} {schema[each]}" for each in _SHOWN if each in schema]
     if kind == "array":
         items = schema.get("items", {})
         if isinstance(items, list):
