@@ -26,7 +26,7 @@ _OF_THE_CONTAINER = {
     "stop": "lifespan(host), after its yield",
     "kill": "lifespan(host), after its yield",
 }
-_PAGE = "The page `From Nameko` shows a provider before and after"
+_PAGE = "The page `Migrating from Nameko` shows a provider before and after"
 
 
 def check(provider: type, methods: Collection[str], *, opens: bool) -> None:
