@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -35,6 +36,10 @@ SLOW = (
 
 #: A test that uses this fixture needs this server: the mark keeps it out of `make check`.
 _SERVER_OF = {"rabbitmq_uri": "rabbitmq", "postgresql_uri": "postgresql", "mysql_uri": "mysql"}
+
+# jsonschema would import it, and build 39 parsers for IRIs (2 s in each process).
+# No test checks an IRI.
+sys.modules["rfc3987_syntax"] = None
 
 # On a slow machine, an example may take long.
 settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

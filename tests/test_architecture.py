@@ -6,6 +6,7 @@ folders, so a new file in a folder stands between the same walls. Imports nothin
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import aiorpc
+from tests.support.sources import Source, sources
 
-ROOT = Path(aiorpc.__file__).parent
 #: From the ground up. A room (a folder, or a file beside the folders) imports the floors below its
 #: own. Rooms on one floor do not import one another, except those in `STACKED`.
 FLOORS: list[list[str]] = [
@@ -34,19 +35,15 @@ STACKED = {
     *("sync", "__init__", "sqlalchemy", "testing", "doctor", "cli"),
 }
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
-FILES = {
-    path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(ROOT.rglob("*.py"))
-}
 
 
 def room(path: Path) -> str:
     return path.parts[0].removesuffix(".py")
 
 
-def imports(path: Path, tree: ast.Module) -> Iterator[tuple[str, ...]]:
+def imports(path: Path, nodes: list[ast.AST]) -> Iterator[tuple[str, ...]]:
     """What *path* imports of aiorpc, wherever the import stands (functions, TYPE_CHECKING too)."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.level:
             package = path.parts[: len(path.parts) - node.level]
             module = tuple(node.module.split(".")) if node.module else ()
@@ -62,23 +59,26 @@ def module_of(target: tuple[str, ...]) -> Path | None:
     for length in range(len(target), -1, -1):
         base = Path(*target[:length])
         for candidate in (base.with_suffix(".py") if length else None, base / "__init__.py"):
-            if candidate in FILES:
+            if candidate in sources():
                 return candidate
     return None
 
 
-EDGES = {
-    path: {
-        found
-        for target in imports(path, tree)
-        if (found := module_of(target)) is not None and found != path
+@functools.cache
+def edges() -> dict[Path, set[Path]]:
+    """The files that each file imports."""
+    return {
+        path: {
+            found
+            for target in imports(path, source.nodes)
+            if (found := module_of(target)) is not None and found != path
+        }
+        for path, source in sources().items()
     }
-    for path, tree in FILES.items()
-}
 
 
 def test_every_room_has_a_floor() -> None:
-    assert {room(path) for path in FILES} <= set(FLOOR)
+    assert {room(path) for path in sources()} <= set(FLOOR)
 
 
 def test_contributing_shows_every_room_on_its_floor() -> None:
@@ -90,15 +90,18 @@ def test_contributing_shows_every_room_on_its_floor() -> None:
     assert shown == {number: set(rooms) for number, rooms in enumerate(FLOORS[:-1], 1)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_imports_go_down(path: Path) -> None:
-    own = room(path)
-    for target in EDGES[path]:
-        other = room(target)
-        if other in {own, "__init__"} and own != "__init__":
-            continue
-        same_floor = FLOOR[other] == FLOOR[own] and {own, other} <= STACKED
-        assert FLOOR[other] < FLOOR[own] or same_floor, f"{path} imports {target}"
+def test_imports_go_down() -> None:
+    wrong = []
+    for path, targets in edges().items():
+        own = room(path)
+        for target in targets:
+            other = room(target)
+            if other in {own, "__init__"} and own != "__init__":
+                continue
+            same_floor = FLOOR[other] == FLOOR[own] and {own, other} <= STACKED
+            if not (FLOOR[other] < FLOOR[own] or same_floor):
+                wrong.append(f"{path} imports {target}")
+    assert wrong == []
 
 
 def test_no_import_circle() -> None:
@@ -108,17 +111,17 @@ def test_no_import_circle() -> None:
     def visit(path: Path, trail: tuple[Path, ...]) -> None:
         assert path not in trail, " -> ".join(map(str, (*trail[trail.index(path) :], path)))
         if path not in done:
-            for target in EDGES[path]:
+            for target in edges()[path]:
                 visit(target, (*trail, path))
             done.add(path)
 
-    for path in FILES:
+    for path in sources():
         visit(path, ())
 
 
 def test_entrypoints_dependencies_and_hosting_meet_only_at_extensions() -> None:
     family = {"entrypoints", "dependencies", "hosting"}
-    for path, targets in EDGES.items():
+    for path, targets in edges().items():
         if room(path) in family:
             assert not {room(target) for target in targets} & (family - {room(path)}), path
 
@@ -126,14 +129,14 @@ def test_entrypoints_dependencies_and_hosting_meet_only_at_extensions() -> None:
 def test_commands_import_neither_one_another_nor_the_command_line() -> None:
     """So a process imports the module of its own command only."""
     commands, app = Path("cli/commands"), Path("cli/app.py")
-    for path, targets in EDGES.items():
+    for path, targets in edges().items():
         if path.parent == commands:
             assert not [each for each in targets if each.parent == commands or each == app], path
 
 
-def third_parties(tree: ast.Module) -> set[str]:
+def third_parties(source: Source) -> set[str]:
     found = set()
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -142,34 +145,34 @@ def third_parties(tree: ast.Module) -> set[str]:
 
 
 def test_only_the_amqp_transport_imports_amqp_libraries() -> None:
-    for path, tree in FILES.items():
-        if third_parties(tree) & {"aio_pika", "aiormq", "pamqp"}:
+    for path, source in sources().items():
+        if third_parties(source) & {"aio_pika", "aiormq", "pamqp"}:
             assert path.parts[:2] == ("transports", "amqp"), path
 
 
 def test_the_codec_is_values_and_bytes() -> None:
     """It reads and writes frames without I/O, without waiting and without the rooms that do."""
-    for path, tree in FILES.items():
+    for path, source in sources().items():
         if path.parts[:2] == ("transports", "codec"):
-            assert not third_parties(tree) & {"asyncio", "socket", "ssl", "select"}, path
-            rooms = {target.parts[:2] for target in EDGES[path] if room(target) == "transports"}
+            assert not third_parties(source) & {"asyncio", "socket", "ssl", "select"}, path
+            rooms = {target.parts[:2] for target in edges()[path] if room(target) == "transports"}
             assert rooms <= {("transports", "codec"), ("transports", "__init__.py")}, path
 
 
 def test_no_transport_has_a_method_that_breaks_its_connection() -> None:
     """Tests do that from outside: ``testing/connections.py`` knows how."""
     hooks = {"drop_connection", "restore_connection", "hold_confirms", "forbid"}
-    for path, tree in FILES.items():
+    for path, source in sources().items():
         if room(path) != "testing":
-            made = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            made = {node.name for node in source.nodes if isinstance(node, ast.FunctionDef)}
             assert not made & hooks, path
 
 
 def test_no_file_sends_or_acks_by_aiormq() -> None:
     """We count the tags of confirms: a message that aiormq sent itself would shift them."""
     aiormqs = {"basic_publish", "basic_ack", "basic_nack", "basic_reject", "default_exchange"}
-    for path, tree in FILES.items():
-        called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for path, source in sources().items():
+        called = {node.attr for node in source.nodes if isinstance(node, ast.Attribute)}
         assert not called & aiormqs, path
 
 
@@ -188,8 +191,8 @@ def test_optional_third_parties_stay_in_their_leaf() -> None:
         "mcp": {"mcp"},
         "mcp_types": {"mcp"},
     }
-    for path, tree in FILES.items():
-        for name in third_parties(tree) & set(leaves):
+    for path, source in sources().items():
+        for name in third_parties(source) & set(leaves):
             assert room(path) in leaves[name], f"{path} imports {name}"
 
 
@@ -238,7 +241,7 @@ INSIDE = {
 @pytest.mark.parametrize("own", INSIDE)
 def test_imports_go_down_inside_a_room(own: str) -> None:
     floor = {part: number for number, part in enumerate(INSIDE[own])}
-    for path, targets in EDGES.items():
+    for path, targets in edges().items():
         if room(path) == own:
             mine = path.parts[1].removesuffix(".py")
             for target in targets:
@@ -248,8 +251,8 @@ def test_imports_go_down_inside_a_room(own: str) -> None:
 
 
 def test_only_the_schemas_know_marshmallow() -> None:
-    for path, tree in FILES.items():
-        if third_parties(tree) & {"marshmallow", "marshmallow_sqlalchemy"}:
+    for path, source in sources().items():
+        if third_parties(source) & {"marshmallow", "marshmallow_sqlalchemy"}:
             assert path.parts[:2] == ("sqlalchemy", "schemas"), path
 
 
@@ -263,14 +266,16 @@ def test_only_the_schemas_know_marshmallow() -> None:
 )
 def test_protocol_and_values_never_await(own: str) -> None:
     waits = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
-    mine = [path for path in FILES if f"{path.with_suffix('').as_posix()}/".startswith(f"{own}/")]
+    mine = [
+        path for path in sources() if f"{path.with_suffix('').as_posix()}/".startswith(f"{own}/")
+    ]
     assert mine
     for path in mine:
-        assert not any(isinstance(node, waits) for node in ast.walk(FILES[path])), path
+        assert not any(isinstance(node, waits) for node in sources()[path].nodes), path
 
 
 def test_face_equals_all() -> None:
-    modules = {room(path) for path in FILES} | {"annotations"}
+    modules = {room(path) for path in sources()} | {"annotations"}
     # "@": what pytest's rewriting of assertions adds
     public = {name for name in dir(aiorpc) if not name.startswith(("_", "@"))} - modules
     assert public | {"__version__"} == set(aiorpc.__all__)
@@ -316,20 +321,20 @@ def test_a_host_loads_nothing_that_few_processes_use() -> None:
 
 # Size and names
 
-SOURCES = {path: (ROOT / path).read_text(encoding="utf-8").splitlines() for path in FILES}
 #: What the reason for a function of more than 40 lines begins with; it stands beside the `def`.
 REASON = "# long: "
 
 
 def test_no_file_has_more_than_400_lines() -> None:
-    assert {path: lines for path in FILES if (lines := len(SOURCES[path])) > 400} == {}
+    lines = {path: len(source.text.splitlines()) for path, source in sources().items()}
+    assert {path: number for path, number in lines.items() if number > 400} == {}
 
 
 def test_no_class_has_more_than_250_lines() -> None:
     large = [
         f"{path}:{node.lineno} {node.name}"
-        for path in FILES
-        for node in ast.walk(FILES[path])
+        for path, source in sources().items()
+        for node in source.nodes
         if isinstance(node, ast.ClassDef) and length(node) > 250
     ]
     assert large == []
@@ -338,13 +343,18 @@ def test_no_class_has_more_than_250_lines() -> None:
 def test_no_function_has_more_than_40_lines_without_a_reason_beside_it() -> None:
     large = [
         f"{path}:{node.lineno} {node.name}"
-        for path in FILES
-        for node in ast.walk(FILES[path])
+        for path, source in sources().items()
+        for node in source.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and length(node) > 40
-        and not any(REASON in line for line in SOURCES[path][node.lineno - 2 : node.lineno])
+        and not any(REASON in line for line in beside(node, source))
     ]
     assert large == []
+
+
+def beside(node: ast.stmt, source: Source) -> list[str]:
+    """The first line of *node*, and the line above it."""
+    return source.text.splitlines()[node.lineno - 2 : node.lineno]
 
 
 def length(node: ast.stmt) -> int:
@@ -352,14 +362,14 @@ def length(node: ast.stmt) -> int:
 
 
 def test_every_module_says_what_it_is() -> None:
-    assert [path for path, tree in FILES.items() if not ast.get_docstring(tree)] == []
+    assert [path for path, source in sources().items() if not ast.get_docstring(source.tree)] == []
 
 
 def test_one_name_is_one_class() -> None:
     """But for ``aiorpc.sync``, whose names are those of the asynchronous API on purpose."""
     files: dict[str, list[Path]] = {}
-    for path, tree in FILES.items():
-        for node in tree.body:
+    for path, source in sources().items():
+        for node in source.tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 files.setdefault(node.name, []).append(path)
     twice = {name: where for name, where in files.items() if len({*where} - {SYNC}) > 1}
@@ -372,6 +382,6 @@ SYNC = Path("sync.py")
 def test_no_file_has_a_name_that_fits_any_file() -> None:
     """A file has the name of what it is about. These names fit any file."""
     nothing = {"utils", "util", "helpers", "common", "core", "manager", "misc", "base_classes"}
-    for path in FILES:
+    for path in sources():
         assert not nothing & {*path.with_suffix("").parts}, path
         assert not path.name.startswith(("amqp_", "memory_")), f"{path}: the folder says it"

@@ -13,6 +13,7 @@ import pytest
 
 import aiorpc
 from aiorpc import exceptions
+from tests.support.sources import sources
 
 ERRORS = {
     name: error
@@ -49,22 +50,17 @@ def test_every_error_can_be_imported_from_the_face() -> None:
 
 def test_every_error_is_raised_somewhere() -> None:
     made: set[str] = set()
-    for path in Path(aiorpc.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for source in sources().values():
+        for node in source.nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 made.add(node.func.id)
     assert set(ERRORS) - made - FAMILIES == set()
 
 
-SOURCES = {
-    path: path.read_text(encoding="utf-8") for path in Path(aiorpc.__file__).parent.rglob("*.py")
-}
-
-
 def raised_by_docstrings() -> Iterator[tuple[Path, str]]:
     """The names in the ``Raises:`` sections, with their file."""
-    for path, source in SOURCES.items():
-        for node in ast.walk(ast.parse(source)):
+    for path, source in sources().items():
+        for node in source.nodes:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 _, _, section = (ast.get_docstring(node) or "").partition("Raises:\n")
                 for names in re.findall(r"^    (\w[\w., ]*):", section, re.MULTILINE):
@@ -72,7 +68,7 @@ def raised_by_docstrings() -> Iterator[tuple[Path, str]]:
 
 
 def test_docstrings_name_only_errors_that_exist() -> None:
-    package = "\n".join(SOURCES.values())
+    package = "\n".join(source.text for source in sources().values())
     own = set(re.findall(r"^ *class (\w+)", package, re.MULTILINE))
     own |= set(re.findall(r"^([A-Z]\w+)(?: =|: )", package, re.MULTILINE))
     others = {*vars(builtins), "asyncio.CancelledError", "concurrent.futures.CancelledError"}
