@@ -6,6 +6,7 @@ AIORPC_REQUIRE_SERVERS=1 it fails.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -62,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     # Processes that share the files of tests should not wait for a slow file at the end.
     items.sort(key=_is_slow, reverse=True)
+
+
+def pytest_collection_finish() -> None:
+    """Keep modules and tests out of later garbage collections, which are quicker then."""
+    gc.collect()
+    gc.freeze()
 
 
 def _is_slow(item: pytest.Item) -> bool:
