@@ -35,6 +35,8 @@ PERMITTED: dict[str, frozenset[str]] = {
     "streams": frozenset({"ConnectionLost"}),
     "events": frozenset({"Overloaded"}),
 }
+#: Seconds that a call and an event take.
+HOLD = 0.02
 #: Seconds of load before the fault, and after the first answer that follows it.
 CALM = 1.5
 #: Seconds until all accepted events are handled.
@@ -47,6 +49,7 @@ class QuorumScenario:
     Attributes:
         broken: seconds that the fault lasts, if that can be chosen.
         timeout: seconds for each call, stream and event.
+        held: seconds that one call and one event in a hundred take.
         vhost: whether all happens in a vhost whose default queue type is quorum.
         balanced: whether a load balancer with one URL is in front of the nodes.
         policy: the definition of a policy for the queues of requests and events.
@@ -58,6 +61,7 @@ class QuorumScenario:
     fault: Fault
     broken: float = 3.0
     timeout: float = 60.0
+    held: float = HOLD
     settings: Mapping[str, Any] = field(default_factory=lambda: SAFE)
     query: str = "heartbeat=4"
     errors: frozenset[str] = frozenset()
@@ -146,7 +150,7 @@ async def play_quorum(scenario: QuorumScenario, cluster: Cluster, ledger_url: st
             for load in every:
                 load.stop()
             await asyncio.gather(*running)
-        await _all_handled(stage, [each["events"] for each in loads])
+        await _all_handled(stage, [each["events"] for each in loads], HANDLED + scenario.held)
         runs = await stage.ledger.runs()
         return ClusterReport(
             scenario.name,
@@ -192,17 +196,21 @@ async def _client(
     ):
         service: Any = cluster[stage.service]
 
+        def hold(call_id: str) -> float:
+            return scenario.held if call_id.endswith("51") else HOLD
+
         async def call(call_id: str, timeout: float) -> object:
-            answer: object = await service.work(call_id, 0.02)
+            answer: object = await service.work(call_id, hold(call_id))
             return answer
 
         async def stream(call_id: str, timeout: float) -> object:
-            items = [item async for item in service.items.stream(call_id, 0.02)]
+            items = [item async for item in service.items.stream(call_id, HOLD)]
             whole = items == [f"{call_id}.{number}" for number in range(ITEMS)]
             return f"done {call_id}" if whole else items
 
         async def event(call_id: str, timeout: float) -> object:
-            payload = {"call_id": call_id, "fails": int(call_id[-1]) % 2 == 0}
+            fails = int(call_id[-1]) % 2 == 0
+            payload = {"call_id": call_id, "fails": fails, "hold": hold(call_id)}
             await dispatch(f"{stage.service}_source", "happened", payload)
             return f"done {call_id}"
 
@@ -222,7 +230,7 @@ def _report(kind: str, loads: list[Load], runs: Counter[str], lifted_at: float) 
     return both.report(kind, runs, lifted_at=lifted_at, outlasts=kind != "events")
 
 
-async def _all_handled(stage: Stage, loads: list[Load]) -> None:
+async def _all_handled(stage: Stage, loads: list[Load], within: float) -> None:
     """Wait until the accepted events are handled. The report counts those that never are."""
     accepted = {
         call_id for load in loads for call_id, each in load.outcomes.items() if each.kind == "right"
@@ -232,4 +240,4 @@ async def _all_handled(stage: Stage, loads: list[Load]) -> None:
         return accepted <= (await stage.ledger.runs()).keys()
 
     with suppress(TimeoutError):
-        await eventually(handled, HANDLED)
+        await eventually(handled, within)

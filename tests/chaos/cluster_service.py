@@ -49,6 +49,7 @@ class Clustered(Chaos):
         if payload["fails"] and not await self.ran(failed):
             await self.record(failed)
             raise ConnectionError("the first attempt fails")
+        await asyncio.sleep(payload["hold"])
         await self.record(call_id)
 
 
