@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aiorpc import Retry, event_handler
 from aiorpc.config import parse_broker_urls
 from aiorpc.doctor.checks.broker import _refused
 from aiorpc.doctor.contacts import Login
@@ -100,6 +101,36 @@ def messages_parked_by_a_service_that_is_not_named(url: str) -> Making:
 def a_mirrored_queue(url: str) -> Making:
     queue = {"name": "rpc-shop", "effective_policy_definition": {"ha-mode": "all"}}
     return _told(url, queues=[queue])
+
+
+class Shop:
+    name = "shop"
+
+    @event_handler("stock", "empty", retry=Retry(delays=(60,)))
+    async def refill(self, payload: Any) -> None: ...
+
+
+async def _classic(url: str, queue: str) -> AsyncIterator[Setup]:
+    """A classic queue that exists since before the vhost got another default queue type."""
+    answers = {
+        "vhosts/%2F": {"default_queue_type": "quorum"},
+        "permissions/%2F/guest": dict.fromkeys(("configure", "write", "read"), ".*"),
+    }
+    async with _told(url, queues=[{"name": queue, "type": "classic"}], **answers) as setup:
+        yield setup._replace(services=[Shop])
+
+
+@broken(TOLD, "queue-is-classic", "evt-stock-empty--shop.refill")
+def a_classic_queue_where_quorum_is_the_default(url: str) -> Making:
+    return asynccontextmanager(_classic)(url, "evt-stock-empty--shop.refill")
+
+
+async def test_a_delay_queue_that_moves_to_quorum_gets_its_guarantee() -> None:
+    delayed = "evt-stock-empty--shop.refill.retry-60000ms"
+    async with asynccontextmanager(_classic)("amqp://127.0.0.1:1/", delayed) as given:
+        findings = await diagnosed(given.config, *given.services, management=given.management)
+    (found,) = [each for each in findings if each.name == "queue-is-classic"]
+    assert '"x-dead-letter-strategy": "at-least-once"' in "".join(found.commands)
 
 
 @broken(TOLD, "messages-expire", "evt-stock-empty--shop.refill.retry-60000ms")

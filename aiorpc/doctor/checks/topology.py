@@ -10,6 +10,7 @@ from ...management import ListedQueue
 from ...transports.amqp.conversation import Refused
 from ...wire.message import Exchange
 from ...wire.names import AT_LEAST_ONCE, delay_of, rpc_queue_name
+from ...wire.queues import has_default_type
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
 from ..findings import Finding, FindingKind, NotChecked, Severity, ok
 from ..moving import to_quorum
@@ -64,8 +65,8 @@ OTHER_QUEUE = FindingKind(
 CLASSIC = FindingKind(
     "queue-is-classic",
     Severity.WARNING,
-    why="The configuration asks for a quorum queue, and the service uses the classic one that "
-    "exists. If its node is lost, so are its messages.",
+    why="The configuration, or the vhost's default queue type, asks for a quorum queue, and the "
+    "service uses the classic one that exists. If its node is lost, so are its messages.",
     remedy="Move the messages to a quorum queue of the same name with the commands below.",
 )
 AT_MOST_ONCE = FindingKind(
@@ -161,10 +162,11 @@ async def flags(case: Case) -> AsyncGenerator[Finding]:
                 yield finding
         raise NotChecked(f"the flags of {len(needed)} queues: {NO_MANAGEMENT}", USE_MANAGEMENT)
     there = await case.listed()
+    default = (await case.api("vhosts", case.vhost) or {}).get("default_queue_type")
     for each in needed:
         found = there.get(each.queue.name)
         if found is not None:
-            yield await _of_queue(case, each, found)
+            yield await _of_queue(case, each, found, default)
         elif finding := _of_missing(each):
             yield finding
 
@@ -176,7 +178,9 @@ def _of_missing(needed: NeededQueue) -> Finding | None:
     return None if needed.late else NOT_YET.found(name, "the queue does not exist")
 
 
-async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Finding:
+async def _of_queue(
+    case: Case, needed: NeededQueue, found: ListedQueue, default: str | None
+) -> Finding:
     queue = needed.queue
     if queue.passive:
         return ok(queue.name, f"exists, of the type {found.type}")
@@ -187,6 +191,8 @@ async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Find
     }
     differing = list(_differences(flags, {name: getattr(found, name) for name in flags}))
     kind = queue.arguments.get("x-queue-type")
+    if default == "quorum" and has_default_type(queue):
+        kind = default
     skipped = {"x-queue-type"}
     if delay_of(queue.name) is not None and found.type == "quorum":
         if not _dead_letters_at_least_once(found):
@@ -198,9 +204,7 @@ async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Find
     )
     arguments = list(_differences(wanted, given))
     if kind == "quorum" and found.type == "classic" and not differing:
-        url = case.management.url
-        bindings = await case.api("queues", case.vhost, queue.name, "bindings")
-        commands = to_quorum(url, case.vhost, queue.name, found.given, bindings or ())
+        commands = await _moving(case, found)
         return CLASSIC.found(queue.name, "the queue is classic", commands=commands)
     # Parking uses any durable queue.
     accepted = queue.accept_existing or needed.late
@@ -212,6 +216,13 @@ async def _of_queue(case: Case, needed: NeededQueue, found: ListedQueue) -> Find
     if arguments:
         return USED_AS_IT_IS.found(queue.name, "; ".join(arguments))
     return ok(queue.name, f"exists, of the type {found.type}")
+
+
+async def _moving(case: Case, found: ListedQueue) -> Sequence[str]:
+    """Return the commands that make the classic queue *found* a quorum queue."""
+    given = {**found.given, **(AT_LEAST_ONCE if delay_of(found.name) is not None else {})}
+    bindings = await case.api("queues", case.vhost, found.name, "bindings")
+    return to_quorum(case.management.url, case.vhost, found.name, given, bindings or ())
 
 
 def _dead_letters_at_least_once(found: ListedQueue) -> bool:
