@@ -11,6 +11,7 @@ import builtins
 import json
 import keyword
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,14 +53,16 @@ _DEPTH = 50
 
 def is_name(text: Any) -> bool:
     """Return whether *text* can be a name in Python."""
-    return isinstance(text, str) and text.isidentifier() and not keyword.iskeyword(text)
+    if not (isinstance(text, str) and text.isidentifier() and not keyword.iskeyword(text)):
+        return False
+    return unicodedata.normalize("NFKC", text) == text  # else Python reads another name
 
 
 def class_name(text: str) -> str:
     """Return the name of a class for *text*: ``tea_shop`` gives ``TeaShop``."""
-    words = [each for each in re.split(r"[^0-9A-Za-z]+", text) if each]
+    words = [each for each in re.split(r"[\W_]+", unicodedata.normalize("NFKC", text)) if each]
     name = "".join(each[0].upper() + each[1:] for each in words)
-    return name if name[:1].isalpha() else f"Of{name}"
+    return name if name.isidentifier() else f"Of{re.sub('[^0-9A-Za-z]', '', name)}"
 
 
 class Types:
@@ -182,7 +185,7 @@ class Types:
             return self.use("Any")
         if key not in self._names:
             schema = self._schemas[key]
-            name = self._names[key] = self.named(key.rpartition(".")[2])
+            name = self._names[key] = self.named(_title_of(key, schema))
             if schema.get("properties"):
                 self._classes[name] = self._class(name, schema, key, _DEPTH)
             else:
@@ -238,6 +241,15 @@ class Types:
             kind = _list_or_set(schema) if value == [] else "dict"
             return f"{self.use('field')}(default_factory={self.use(kind)})"
         return literal(value, schema)
+
+
+def _title_of(key: str, schema: Schema) -> str:
+    """Return the name of a class, without modules. In its *key*, msgspec replaces letters by _."""
+    title = schema.get("title")
+    replaced = re.sub(r"[^a-zA-Z0-9.\-_]", "_", title) if isinstance(title, str) else "."
+    numbered = (key, re.sub(r"_\d+$", "", key))  # two classes whose letters are replaced alike
+    is_name = any(f".{each}".endswith(f".{replaced}") for each in numbered)
+    return re.sub(r"(\w+\.)+", "", str(title) if is_name else key)  # Page[shop.Line]
 
 
 def _list_or_set(schema: Schema) -> str:

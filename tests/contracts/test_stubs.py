@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import pytest
@@ -53,6 +53,40 @@ class Protocol:
     list: list[int]
     date: date
     at: date | None = None
+
+
+class Größe(msgspec.Struct):
+    höhe: int = 1
+    名前: str = "ü"
+
+
+class 注文(msgspec.Struct):
+    größe: Größe
+
+
+class 商品(msgspec.Struct):
+    preis: float
+
+
+Item = TypeVar("Item")
+
+
+class Page(msgspec.Struct, Generic[Item]):
+    items: list[Item]
+
+
+class Scripts:
+    """Names in other scripts, and generic classes."""
+
+    name = "店"
+
+    @rpc
+    async def 売る(self, 注文: 注文, größe: Größe) -> 商品:
+        return 商品(注文.größe.höhe + größe.höhe)
+
+    @rpc
+    async def pages(self, page: Page[Größe]) -> Page[Page[商品]]:
+        return Page([Page([商品(each.höhe)]) for each in page.items])
 
 
 class Odd:
@@ -120,6 +154,25 @@ async def test_calls_by_a_stub_have_the_types_of_the_service(tmp_path: Path) -> 
         assert all(isinstance(each, stub.Node) and each.at == NOW for each in items)
 
 
+async def test_classes_keep_their_names_in_every_script(tmp_path: Path) -> None:
+    stub = imported(stub_of(contract_of([Scripts]), Scripts.name), tmp_path)
+    url = "memory://scripts"
+    async with ServiceContainer(Scripts, url), ClusterRpcProxy(url) as cluster:
+        shop = cluster.typed(stub.店, Scripts.name)
+        sold = await shop.売る(stub.注文(größe=stub.Größe(höhe=2)), größe=stub.Größe())
+        assert sold == stub.商品(preis=3.0)
+        pages = await shop.pages(stub.PageGröße(items=[stub.Größe()]))
+        assert pages == stub.PagePage商品(items=[stub.Page商品(items=[stub.商品(preis=1.0)])])
+
+
+def test_a_name_that_python_would_change_is_a_key(tmp_path: Path) -> None:
+    """Python reads the ligature as two letters, and the wire has one."""
+    schema = {"type": "object", "properties": {"\ufb01": {"type": "string"}}}
+    method = OfferedMethod("find", (Argument("a", schema=schema),))
+    source = stub_of(Contract({"shop": Service("shop", methods=(method,))}), "shop")
+    assert imported(source, tmp_path).FindA.__annotations__.keys() == {"\ufb01"}
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_stub_of_each_service_is_a_module(service: type[Any], tmp_path: Path) -> None:
     module = imported(stub_of(contract_of(SERVICES), service.name), tmp_path)
@@ -183,7 +236,7 @@ def test_an_unknown_service_is_an_error_with_the_likely_name() -> None:
     ids=["mypy", "pyright"],
 )
 def test_the_stubs_pass_the_type_checkers(command: list[str], tmp_path: Path) -> None:
-    contract = contract_of([*SERVICES, Odd])
+    contract = contract_of([*SERVICES, Odd, Scripts])
     for number, name in enumerate(contract.services):
         (tmp_path / f"stub_{number}.py").write_text(stub_of(contract, name), encoding="utf-8")
     module = "pyright" if command[0] == "pyright" else "mypy"
