@@ -13,7 +13,7 @@ from ..config.redaction import redact
 from ..declarations import argument_path
 from ..wire.schemas import PREFIX
 from .draft07 import inside
-from .model import HIDDEN, Contract, Schema
+from .model import HIDDEN, Contract, Schema, named_schemas
 
 __all__ = ["hide_by_name", "hide_declared", "hide_defaults"]
 
@@ -35,7 +35,7 @@ def hide_declared(contract: Contract) -> None:
             ]
         for message in service.queues:
             places += [(message.payload, argument_path(name)[1:]) for name in message.sensitive]
-    hide_defaults(places, (schema for _, schema in _named(contract)), contract.schemas)
+    hide_defaults(places, (schema for _, schema in named_schemas(contract)), contract.schemas)
 
 
 def hide_defaults(
@@ -62,7 +62,7 @@ def hide_defaults(
 
 def hide_by_name(contract: Contract) -> None:
     """Hide the defaults that logs mask: those of a ``password``, and passwords inside of URLs."""
-    for start, schema in _named(contract):
+    for start, schema in named_schemas(contract):
         for name, part in _parts(start, schema):
             if "default" in part and redact(name, part["default"]) != part["default"]:
                 _hide(part)
@@ -120,17 +120,6 @@ def _reference(schema: Schema) -> str:
 def _plain(field: str) -> str:
     """Return *field* as both ``zip_code`` and ``zipCode`` are written."""
     return field.replace("_", "").lower()
-
-
-def _named(contract: Contract) -> Iterator[tuple[str, Schema]]:
-    """Yield all schemas of *contract*, those of arguments with their names."""
-    for service in contract.services.values():
-        for each in service.offered:
-            yield from ((argument.name, argument.schema) for argument in each.parameters)
-            yield "", each.result
-        yield from (("", event.payload) for event in service.events)
-        yield from (("", message.payload) for message in service.queues)
-    yield from (("", schema) for schema in contract.schemas.values())
 
 
 def _parts(name: str, schema: Schema) -> Iterator[tuple[str, Schema]]:

@@ -8,7 +8,7 @@ Schemas are JSON Schema draft 07, as AsyncAPI has them. A ``$ref`` names one of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "Schema",
     "Service",
     "in_order",
+    "named_schemas",
 ]
 
 T = TypeVar("T")
@@ -184,3 +185,14 @@ class Contract(msgspec.Struct, frozen=True):
 
     services: dict[str, Service] = {}
     schemas: dict[str, Schema] = {}
+
+
+def named_schemas(contract: Contract) -> Iterator[tuple[str, Schema]]:
+    """Yield all schemas of *contract*, those of arguments with their names."""
+    for service in contract.services.values():
+        for each in service.offered:
+            yield from ((argument.name, argument.schema) for argument in each.parameters)
+            yield "", each.result
+        yield from (("", event.payload) for event in service.events)
+        yield from (("", message.payload) for message in service.queues)
+    yield from (("", schema) for schema in contract.schemas.values())

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..wire.schemas import PREFIX
+from .draft07 import inside
 from .model import Schema
 
 __all__ = ["Types", "class_name", "code_of", "docstring", "is_name", "literal", "references_in"]
@@ -79,7 +80,7 @@ class Types:
         self, schemas: Mapping[str, Schema], others: Iterable[Schema], taken: Iterable[str]
     ) -> None:
         self._schemas = schemas
-        every = list(_parts([*schemas.values(), *others]))
+        every = [part for each in (*schemas.values(), *others) for part in _parts(each)]
         fields = {each for part in every for each in part.get("properties", {})}
         #: Names inside classes, which hide the types of the same names.
         self._shadowed = {*taken, *fields}
@@ -168,7 +169,7 @@ class Types:
         items = schema.get("items", {})
         if isinstance(items, list):
             parts = [self.of(each, f"{place}_{n}", depth - 1) for n, each in enumerate(items)]
-            return f"{self.use('tuple')}[{', '.join(parts)}]"
+            return f"{self.use('tuple')}[{', '.join(parts) or '()'}]"
         inner = self.of(items, f"{place}_item", depth - 1)
         return f"{self.use(_list_or_set(schema))}[{inner}]"
 
@@ -308,15 +309,11 @@ def _values(schema: Schema) -> list[Any] | None:
     return values if isinstance(values, list) else None
 
 
-def _parts(schema: Any) -> Iterator[Schema]:
+def _parts(schema: Schema) -> Iterator[Schema]:
     """Yield *schema* and all schemas inside it."""
-    if isinstance(schema, dict):
-        yield schema
-        for each in schema.values():
-            yield from _parts(each)
-    elif isinstance(schema, list):
-        for each in schema:
-            yield from _parts(each)
+    yield schema
+    for _, _, each in inside(schema):
+        yield from _parts(each)
 
 
 def _tags_in(
@@ -344,7 +341,7 @@ def _untagged_in(parts: Iterable[Schema], schemas: Mapping[str, Schema]) -> Iter
                 yield from objects
 
 
-def references_in(schema: Any) -> Iterator[str]:
+def references_in(schema: Schema) -> Iterator[str]:
     """Yield the names of the schemas to which *schema* refers."""
     for part in _parts(schema):
         if "$ref" in part:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from ..exceptions import ConfigurationError
+from .checking import require_sound
 from .model import (
     Argument,
     ConsumedQueue,
@@ -41,7 +42,7 @@ def read(text: str | bytes, where: str) -> Contract:
     """
     try:
         document = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{where} is not JSON ({exc}): write it again{_HOW}") from None
     return contract_from(document, where)
 
@@ -69,11 +70,13 @@ def contract_from(document: Any, where: str) -> Contract:
         )
     try:
         contract = _contract(document)
-        return msgspec.convert(msgspec.to_builtins(contract), Contract)  # checks all types
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as exc:
+        contract = msgspec.convert(msgspec.to_builtins(contract), Contract)  # checks all types
+        require_sound(contract)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as exc:
         raise ConfigurationError(
             f"{where} is damaged ({type(exc).__name__}: {exc}): make it again{_HOW}"
         ) from exc
+    return contract
 
 
 def _contract(document: Mapping[str, Any]) -> Contract:

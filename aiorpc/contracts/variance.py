@@ -211,7 +211,8 @@ def _schema(value: Any) -> Schema:
 
 
 def _name_of(schema: Any) -> str:
-    return str(schema["$ref"]).removeprefix(PREFIX) if "$ref" in schema else ""
+    reference = schema.get("$ref", "") if isinstance(schema, dict) else ""
+    return str(reference).removeprefix(PREFIX)
 
 
 def _alternatives(schema: Any, schemas: Mapping[str, Schema], depth: int = 20) -> Iterator[Schema]:
