@@ -26,6 +26,7 @@ from .model import (
     Service,
     in_order,
 )
+from .packing import unpacked
 
 __all__ = ["contract_from", "read"]
 
@@ -53,11 +54,15 @@ _HOW = " with `aiorpc contract MODULE -o FILE`"
 
 def contract_from(document: Any, where: str) -> Contract:
     """
-    Return the contract that *document* describes; see :func:`read`.
+    Return the contract that *document* describes, which may be packed; see :func:`read`.
 
     Raises:
         ConfigurationError: *document* is no contract that ``aiorpc contract`` wrote.
     """
+    try:
+        document = unpacked(document)
+    except (ValueError, RecursionError) as exc:
+        raise _damaged(where, exc) from None
     made = document.get("x-aiorpc") if isinstance(document, dict) else None
     if not isinstance(made, dict):
         raise ConfigurationError(
@@ -73,10 +78,13 @@ def contract_from(document: Any, where: str) -> Contract:
         contract = msgspec.convert(msgspec.to_builtins(contract), Contract)  # checks all types
         require_sound(contract)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as exc:
-        raise ConfigurationError(
-            f"{where} is damaged ({type(exc).__name__}: {exc}): make it again{_HOW}"
-        ) from exc
+        raise _damaged(where, exc) from exc
     return contract
+
+
+def _damaged(where: str, error: Exception) -> ConfigurationError:
+    text = f"{where} is damaged ({type(error).__name__}: {error}): make it again{_HOW}"
+    return ConfigurationError(text)
 
 
 def _contract(document: Mapping[str, Any]) -> Contract:

@@ -70,6 +70,28 @@ async def test_a_contract_that_is_too_large_is_an_error(settings: Settings) -> N
             await live_contract(settings, [Legacy.name], WAIT)
 
 
+class Wide:
+    """Has more methods than fit in one message as plain JSON."""
+
+    name = "contract_wide"
+
+
+for _number in range(300):
+
+    async def _method(self: Wide, product: str, pieces: int = 1) -> dict[str, Any]: ...
+
+    _method.__doc__ = f"Do what number {_number} does. {'It does it well. ' * 20}"
+    _method.__name__ = f"method_{_number}"
+    setattr(Wide, _method.__name__, rpc(_method))
+
+
+async def test_a_service_with_300_methods_describes_itself(settings: Settings) -> None:
+    async with ServiceContainer(Wide, settings):
+        found = await live_contract(settings, [Wide.name], WAIT)
+    assert found == contract_of([Wide])
+    assert len(text_of(found)) > 256 * 1024
+
+
 class Strange:
     name = "contract_strange"
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from aiorpc import ClusterRpcProxy, RpcProxy, ServiceContainer, rpc
 from aiorpc.config import Settings, resolve
 from aiorpc.console import ConsoleServer
+from aiorpc.console.shapes import DescribedServices
 from aiorpc.http.listener import Listener
 from aiorpc.transports import open_transport
 from tests.support.chromium import chromium
@@ -218,6 +219,24 @@ async def test_a_contract_that_did_not_come_is_asked_for_again(opened: Page) -> 
     opened.troubles[:] = [each for each in opened.troubles if "503" not in each]
 
 
+async def test_a_method_that_an_instance_leaves_out_is_tried(
+    page: Page, settings: Settings, services: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer has no place for very many methods."""
+
+    def nothing(infos: Any) -> DescribedServices:
+        return DescribedServices(services=[])
+
+    monkeypatch.setattr("aiorpc.console.live.described", nothing)
+    async with served(settings) as (url, token):
+        await page.goto(url + token)
+        await go(page, "#/services/shop/quote")
+        await page.get_by_label("title").fill("Emma")
+        await page.get_by_role("button", name="Call").click()
+        await expect(page.get_by_label("Result")).to_contain_text("9.9")
+        await page.goto("about:blank")
+
+
 async def test_a_service_that_went_away_stays_on_the_page(
     opened: Page, services: AsyncExitStack
 ) -> None:
@@ -385,12 +404,21 @@ PARTS = [
     {"name": name, "schema": schema, "required": name in REQUIRED}
     for name, schema in PROPERTIES.items()
 ]
+#: As contracts write them: a default beside a reference, and a tuple.
+TYPES = {
+    "address": {"allOf": [{"$ref": "#/components/schemas/Address"}], "default": {"city": "Bath"}},
+    "colour": {"allOf": [{"$ref": "#/components/schemas/Colour"}], "default": "red"},
+    "pair": {"type": "array", "items": [{"type": "integer"}, {"type": "string"}]},
+    "pin": {"type": "string", "x-aiorpc-hidden-default": True},
+}
 ADDRESS = {
     "type": "object",
+    "title": "Address",
     "properties": {"city": {"type": "string"}, "zip": {"type": "string"}},
     "required": ["city"],
 }
-ROOT = {"components": {"schemas": {"Address": ADDRESS}}}
+COLOUR = {"enum": ["red", "blue"]}
+ROOT = {"components": {"schemas": {"Address": ADDRESS, "Colour": COLOUR}}}
 #: Makes a form of the parts, fills it by label, and returns its value or its error.
 FILL = """async ([parts, root, filled]) => {
     const { fieldsOf } = await import("/form.js");
@@ -427,6 +455,20 @@ async def test_a_form_from_a_schema_gives_its_value(
     made = await sheet.evaluate(FILL, [PARTS, ROOT, {**WHOLE, **filled}])
     expected = {"title": "Emma", "card": "4111", "address": {"city": "Bath"}, "lines": ["a"]}
     assert made == {"value": {**expected, **value}, "card": "password"}
+
+
+async def test_a_type_with_a_default_or_of_a_tuple_is_shown(sheet: Page) -> None:
+    script = """async ([types, root]) => {
+        const { typeOf, defaultOf, sampleOf } = await import("/form.js");
+        return Object.entries(types).map(([name, each]) =>
+            [name, typeOf(each, root), defaultOf(each), sampleOf(each, root)]);
+    }"""
+    assert await sheet.evaluate(script, [TYPES, ROOT]) == [
+        ["address", "Address", '{"city":"Bath"}', {"city": "Bath"}],
+        ["colour", '"red" | "blue"', '"red"', "red"],
+        ["pair", "[integer, string]", None, [0, "…"]],
+        ["pin", "string", "hidden", "…"],
+    ]
 
 
 @pytest.mark.parametrize(

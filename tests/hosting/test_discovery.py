@@ -173,7 +173,7 @@ async def test_a_malformed_question_does_no_harm(
     assert "failed" not in caplog.text
 
 
-async def test_malformed_answers_are_skipped(
+async def test_malformed_answers_are_skipped_and_each_fault_is_logged_once(
     broker_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = resolve(broker_config)
@@ -190,8 +190,11 @@ async def test_malformed_answers_are_skipped(
                     )
                 )
 
-        async with await transport.subscribe(discovery_queue("other"), answer):
-            assert [each.name for each in ours(await discover(transport, WAIT))] == [One.name]
+        subscribed = await transport.subscribe(discovery_queue("other"), answer)
+        async with subscribed, asking(transport) as asker:
+            for _ in range(2):
+                found = await asker.ask(Question.INFO, WAIT)
+                assert [each.name for each in ours(found)] == [One.name]
     assert caplog.text.count("an answer to a question of discovery cannot be read") == 3
 
 

@@ -5,10 +5,15 @@ import { h } from "./dom.js";
 /** Levels of objects that get fields. Deeper ones are edited as JSON. */
 const DEEPEST = 3;
 
-/** Follow `$ref` inside the document. */
+/** Follow `$ref` inside the document, also where a default stands beside it (`allOf`). */
 export function resolved(schema, root) {
   let found = schema ?? {};
-  for (let steps = 0; typeof found?.$ref === "string" && steps < 20; steps += 1) {
+  for (let steps = 0; steps < 20; steps += 1) {
+    if (found?.allOf?.length === 1) {
+      const { allOf, ...own } = found;
+      found = { ...allOf[0], ...own };
+    }
+    if (typeof found?.$ref !== "string") break;
     const path = found.$ref.replace(/^#\/?/, "").split("/").filter(Boolean);
     const target = path.reduce(
       (at, name) => at?.[name.replace(/~1/g, "/").replace(/~0/g, "~")],
@@ -47,8 +52,8 @@ export function typeOf(given, root, depth = 0) {
   }
   const [only] = others;
   if (only.type === "array") {
-    if (Array.isArray(only.prefixItems))
-      return `[${only.prefixItems.map((each) => typeOf(each, root, depth + 1)).join(", ")}]`;
+    if (Array.isArray(only.items))
+      return `[${only.items.map((each) => typeOf(each, root, depth + 1)).join(", ")}]`;
     return depth > 2 ? "array" : `array of ${typeOf(only.items, root, depth + 1)}`;
   }
   if (only.type === "object") {
@@ -78,7 +83,10 @@ export function sampleOf(given, root, depth = 0) {
   const [[first]] = alternatives(schema, root);
   const only = resolved(first, root);
   if (depth > 3) return null;
-  if (only.type === "array") return only.items ? [sampleOf(only.items, root, depth + 1)] : [];
+  if (only.type === "array") {
+    const items = [only.items ?? []].flat().filter((each) => typeof each === "object");
+    return items.map((each) => sampleOf(each, root, depth + 1));
+  }
   if (only.type === "object") {
     const parts = Object.entries(only.properties ?? {}).map(([name, part]) => [
       name,

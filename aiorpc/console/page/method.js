@@ -58,7 +58,8 @@ export function method(main, service, name) {
   return function update() {
     const rows = (state.rows.get(service) ?? []).filter((row) => row.method === name);
     const row = rows[0];
-    const described = methodOf(service, name, row?.kind);
+    // An instance with very many methods leaves some out of what it says of itself.
+    const described = methodOf(service, name, row?.kind) ?? (row && { kind: row.kind });
     const gone = state.gone.get(service);
     const isMissing = state.view !== null && !row;
     put(

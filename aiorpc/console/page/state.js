@@ -170,9 +170,8 @@ const PAUSE = { first: 2, most: 32 };
  */
 export function promiseOf(service, method, kind) {
   const described = state.services.get(service);
-  if (described === undefined) return null;
   let known = promised.get(service);
-  if (known?.of !== described) {
+  if (known === undefined || known.of !== described) {
     known = { of: described, answer: null, methods: new Map(), askAt: 0, pause: PAUSE.first };
     promised.set(service, known);
   }

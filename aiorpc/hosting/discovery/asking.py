@@ -25,6 +25,8 @@ log = logger("aiorpc.hosting")
 
 #: Seconds that the broker may take to describe the exchange.
 PATIENCE = 5.0
+#: Faults of answers that are logged, each once.
+MOST_FAULTS = 20
 
 
 class Asker:
@@ -35,6 +37,7 @@ class Asker:
         self._queue = queue
         self._answers: list[DiscoveryAnswer] = []
         self._is_known = False
+        self._faults: set[str] = set()
 
     async def ask(
         self, question: Question, wait: float, service: str = ""
@@ -95,7 +98,10 @@ class Asker:
         try:
             self._answers.append(answer_of(delivery.message.body))
         except UNREADABLE as error:
-            log.warning("an answer to a question of discovery cannot be read: %s", error)
+            fault = str(error)
+            if fault not in self._faults and len(self._faults) < MOST_FAULTS:  # asked every 2 s
+                self._faults.add(fault)
+                log.warning("an answer to a question of discovery cannot be read: %s", fault)
 
 
 @asynccontextmanager

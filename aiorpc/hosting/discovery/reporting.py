@@ -156,7 +156,7 @@ class Reports:
         )
 
     def _promises(self) -> Promises:
-        from ...contracts import describing, writing  # few services are asked
+        from ...contracts import describing, packing, writing  # few services are asked
 
         try:
             contract = describing.contract_of([self._host.service_cls])
@@ -164,7 +164,8 @@ class Reports:
             log.exception("%s cannot describe itself", self._host.service_name)
             fault = f"{type(error).__name__}: {one_line(str(error), _LONGEST)}"
             return Promises(**self._identity, fault=fault)
-        return Promises(**self._identity, documents=[writing.document_of(contract)])
+        document = packing.packed(writing.document_of(contract))
+        return Promises(**self._identity, documents=[document])
 
     def _stacks(self) -> Stacks:
         if not self._host.settings.discovery_stacks:

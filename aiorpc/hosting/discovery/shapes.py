@@ -241,8 +241,8 @@ class Promises(Listing, frozen=True, kw_only=True, tag="io.aiorpc.v1.contract_re
     The answer to CONTRACT.
 
     Attributes:
-        documents: the contract of the service, as :mod:`aiorpc.contracts.writing` writes it; left
-            out if it is too large for a message.
+        documents: the contract of the service, as :mod:`aiorpc.contracts.writing` writes it and
+            :mod:`aiorpc.contracts.packing` packs it; left out if it is too large for a message.
         fault: why the service cannot describe itself.
     """
 
