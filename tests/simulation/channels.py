@@ -25,7 +25,8 @@ from aiorpc.transports.memory.message import carried
 from aiorpc.transports.memory.queue import Entry, MemoryConsumer
 from aiorpc.transports.outgoing import NO_LIMIT, Outgoing, Returned, SizeLimit
 from aiorpc.wire.message import Message
-from aiorpc.wire.names import COPY
+from aiorpc.wire.names import COPY, STREAM
+from aiorpc.wire.streams import END, stream_kind
 
 from .network import Link
 
@@ -202,6 +203,8 @@ class Peer:
                 kind = "copy"
             else:
                 kind = "answer" if self._consumes else "publish"
+            if stream_kind(sent[2]) == END:
+                kind += " end"
             self.link.network.book.sends(sent[0], sent[2])
             send(kind, self._publish, *sent)
         elif method == ACK:
@@ -305,7 +308,10 @@ class Peer:
         if self._confirms and network.watcher.refuses(self.link):
             self._tell("confirm", "confirmed", self._published, False, False)
             return
-        error = network.publish(self.link.process, exchange, routing_key, message, mandatory)
+        if stream_kind(message) == END and network.watcher.drops(self.link):
+            error = None
+        else:
+            error = network.publish(self.link.process, exchange, routing_key, message, mandatory)
         accepted = not isinstance(error, Overloaded)
         if error is not None and accepted:
             self._tell("return", "returned", 312, "NO_ROUTE", exchange, routing_key, message)
@@ -339,8 +345,9 @@ class Peer:
     def _deliver(self, consumer: MemoryConsumer, entry: Entry) -> None:
         self._delivered += 1
         self._unacked[self._delivered] = consumer, entry
+        asks = type((entry.carried.message.headers or {}).get(STREAM)) is int
         self._tell(
-            "deliver",
+            "deliver stream" if asks else "deliver",
             "delivered",
             self._delivered,
             entry.redelivered,

@@ -21,7 +21,7 @@ from .network import Link
 if TYPE_CHECKING:
     from .world import World
 
-__all__ = ["FRAMES", "KINDS", "Fault", "Faults", "plan"]
+__all__ = ["FRAMES", "KINDS", "Fault", "Faults", "faults_of_streams", "plan"]
 
 #: Frames at which a link may be cut, or a process may crash, and how many of them there may be.
 FRAMES = {
@@ -149,6 +149,23 @@ def plan(seed: object, names: Sequence[str], seconds: float) -> list[Fault]:
     return faults
 
 
+def faults_of_streams(seed: object, names: Sequence[str]) -> list[Fault]:
+    """
+    Return the faults of *seed* at two moments of a stream that the frames of :func:`plan` rarely
+    meet: the request arrives while the broker blocks, and a policy drops the last message.
+    """
+    draw = random.Random(f"faults in streams {seed}").random
+    services = [name for name in names if name.startswith("shop")]
+    if not services or draw() > 1 / 3:
+        return []
+    kind, frame, when = (
+        ("block and crash at", "stream", "after"),
+        ("drop at", "end", "after"),
+    )[int(draw() * 2)]
+    where, number = services[int(draw() * len(services))], float(1 + int(draw() * 5))
+    return [Fault(kind, number, where, draw() ** 3, frame, when, (draw(), draw()))]
+
+
 class Faults:
     """
     Strikes *world* with the faults of *planned*. It watches the frames of the network.
@@ -162,6 +179,7 @@ class Faults:
         self.struck: list[Fault] = []
         self.active = True
         self._nacks: Counter[str] = Counter()
+        self._drops: Counter[str] = Counter()
         self._written: Counter[tuple[str, str]] = Counter()
         self._at: dict[tuple[str, str, int], Fault] = {}
         for fault in planned:
@@ -183,9 +201,11 @@ class Faults:
         self._world.ledger.tell(name, kind)
         if not self._at or not self.active:
             return None
-        key = name, kind
-        self._written[key] += 1
-        return self._at.pop((name, kind, self._written[key]), None)
+        fault = None
+        for each in kind.split():
+            self._written[name, each] += 1
+            fault = fault or self._at.pop((name, each, self._written[name, each]), None)
+        return fault
 
     def refuses(self, link: Link) -> bool:
         name = link.process.name
@@ -193,6 +213,13 @@ class Faults:
             return False
         self._nacks[name] -= 1
         self._world.ledger.trouble("nack", name)
+        return True
+
+    def drops(self, link: Link) -> bool:
+        name = link.process.name
+        if not self._drops[name] or not self.active:
+            return False
+        self._drops[name] -= 1
         return True
 
     def sending(self, outgoing: Outgoing) -> None:
@@ -219,6 +246,12 @@ class Faults:
             world.crash(where, seconds, lose_last=fault.when != "after")
         elif kind == "crash twice":
             self._crash_twice(fault)
+        elif kind == "drop at":
+            self._drops[where] += 1
+            world.ledger.trouble("drop", where)
+        elif kind == "block and crash at":
+            world.block(0.2 + seconds)
+            world.loop.later(0.2 * chance[0], world.crash, where, seconds)
         elif kind == "drain":
             world.drain(where, seconds)
         elif kind == "block":

@@ -27,6 +27,7 @@ class Mutant:
         module: the module that gets the fault.
         old, new: the source that is replaced, which occurs once, and what replaces it.
         databases: whether only services with databases have the fault.
+        seed: the seed that found the fault in aiorpc, if it was one of thousands.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Mutant:
     old: str
     new: str
     databases: bool = False
+    seed: int | None = None
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -214,6 +216,20 @@ MUTANTS = [
         "aiorpc.entrypoints.requests",
         "        if not self._is_known(request):\n            self._serve(request)\n",
         "        self._serve(request)\n",
+    ),
+    Mutant(
+        "an answer is not kept although a copy of its request joined it",
+        "aiorpc.entrypoints.answers",
+        "        self.resent = True  # its original and its copies may come once more\n",
+        "",
+        seed=3000119,
+    ),
+    Mutant(
+        "a redelivered copy counts as needless",
+        "aiorpc.entrypoints.attempts",
+        "        if copy in self._needless and not delivery.redelivered:\n",
+        "        if copy in self._needless:\n",
+        seed=134990671,
     ),
     Mutant(
         "a message that crashes its processes is never parked",

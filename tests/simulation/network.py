@@ -45,11 +45,18 @@ class Watcher(Protocol):
     """Sees each frame before it is written, and may cut its link."""
 
     def writing(self, link: Link, kind: str) -> tuple[str, Callable[[], None]] | None:
-        """Return a fault, and whether it strikes ``"before"`` or ``"after"`` this frame."""
+        """
+        Return a fault, and whether it strikes ``"before"`` or ``"after"`` this frame. *kind* is
+        what the frame does, and perhaps a second word, for what it is to a stream.
+        """
         ...
 
     def refuses(self, link: Link) -> bool:
         """Whether the broker refuses (nacks) the message that it reads now."""
+        ...
+
+    def drops(self, link: Link) -> bool:
+        """Whether a policy of the broker drops the last message of a stream that it reads now."""
         ...
 
     def sending(self, outgoing: Outgoing) -> None:
@@ -185,7 +192,7 @@ class Lane:
             if self._up:
                 while batch:
                     kind, function, args = batch[0]
-                    if broker.blocked and kind in ("publish", "answer", "copy"):
+                    if broker.blocked and kind.startswith(("publish", "answer", "copy")):
                         return
                     del batch[0]
                     function(*args)

@@ -30,7 +30,7 @@ from .at_rest import client_left, container_left, process_left
 from .channels import Peer
 from .databases import Databases, faults_of_databases, has_databases
 from .determinism import Ids, simulated_modules
-from .faults import Fault, Faults, plan
+from .faults import Fault, Faults, faults_of_streams, plan
 from .ledger import Call, Ledger
 from .log_lines import LogLines
 from .loop import BEGIN, Livelock, Process, SimulationLoop, Stuck
@@ -125,7 +125,7 @@ class World:
         self.network = Network(self.loop, self.broker, self.server, seed)
         self.ledger.handlers_listen = self._handlers_listen
         if faults is None:
-            faults = plan(seed, self.names, BUSY)
+            faults = plan(seed, self.names, BUSY) + faults_of_streams(seed, self.names)
             if banks:
                 faults += faults_of_databases(seed, banks, BUSY)
         self.planned = list(faults)
