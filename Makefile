@@ -49,8 +49,8 @@ check-pyright: $(VENV)/.dev
 	@$(BIN)/pyright --warnings > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
 
 check-tests: $(VENV)/.dev
-	@$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=quick \
-		-m "not slow and not rabbitmq and not postgresql and not mysql and not nameko"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
+		-m "not slow and not long and not alone and not rabbitmq and not postgresql and not mysql and not nameko"
 
 test: $(VENV)/.dev servers ## run all tests but the long ones, on RabbitMQ, PostgreSQL and MariaDB
 	@$(call run-tests,$(VENV))

@@ -6,6 +6,7 @@ AIORPC_REQUIRE_SERVERS=1 it fails.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -20,7 +21,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.servers import Rabbit, urls
 
-#: Folders of tests that start processes, build packages or run for seconds; not in `make check`.
+#: Folders and files of tests that start processes, build packages, run for seconds, or import what
+#: takes a second to import. They are not in `make check`.
 SLOW = (
     "chaos",
     "cli",
@@ -33,6 +35,9 @@ SLOW = (
     "sqlalchemy",
     "testing",
     "servers",
+    "test_mcp.py",
+    "test_page.py",
+    "test_supervisor.py",
 )
 
 #: A test that uses this fixture needs this server: the mark keeps it out of `make check`.
@@ -56,13 +61,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _is_slow(item):
+        if _is_slow(item.path):
             item.add_marker(pytest.mark.slow)
         for fixture in {*getattr(item, "fixturenames", ())} & _SERVER_OF.keys():
             item.add_marker(_SERVER_OF[fixture])
 
     # Processes that share the files of tests should not wait for a slow file at the end.
-    items.sort(key=_is_slow, reverse=True)
+    items.sort(key=lambda item: _is_slow(item.path), reverse=True)
 
 
 def pytest_collection_finish() -> None:
@@ -71,8 +76,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _is_slow(item: pytest.Item) -> bool:
-    return not {*item.path.relative_to(Path(__file__).parent).parts}.isdisjoint(SLOW)
+@functools.cache
+def _is_slow(path: Path) -> bool:
+    return not {*path.relative_to(Path(__file__).parent).parts}.isdisjoint(SLOW)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -565,7 +565,12 @@ OPEN = Message(body=b"", headers={"aiorpc-stream": "open"}, reply_to="nowhere")
             "item 0 did not arrive, item 1 did",
         ),
         ([Message(body=b'{"result":[1],"error":null}')], MalformedReply, "does not know streams"),
-        ([OPEN, OPEN], ConnectionLost, "its process has ended.* Open the stream again|was silent"),
+        pytest.param(
+            [OPEN, OPEN],
+            ConnectionLost,
+            "its process has ended.* Open the stream again|was silent",
+            marks=pytest.mark.slow,  # a heartbeat is one second
+        ),
     ],
 )
 async def test_what_a_peer_can_answer(
@@ -598,6 +603,7 @@ async def test_a_stream_ends_at_once_if_its_caller_has_no_queue(stage: Stage, pe
 
 @pytest.mark.parametrize("window", [-5, "5", True, 10**9])
 async def test_any_window_of_a_peer_is_bounded(stage: Stage, peer: Peer, window: object) -> None:
+    stage.config["SHUTDOWN_TIMEOUT"] = 0.2
     async with ServiceContainer(stage.service, stage.config):
         await peer.asks("large", b'{"args":[100, 100000],"kwargs":{}}', **{"aiorpc-stream": window})
         message = (await peer.inbox.next()).message

@@ -86,6 +86,7 @@ async def test_a_page_gets_services_and_their_figures(settings: Settings, page: 
             ((row,),) = [(await page.next("view"))["view"]["methods"]]
 
 
+@pytest.mark.slow
 async def test_a_new_instance_is_described_and_one_that_went_away_is_shown(
     settings: Settings, page: Page
 ) -> None:
@@ -100,6 +101,7 @@ async def test_a_new_instance_is_described_and_one_that_went_away_is_shown(
     assert [each["service"] for each in view["instances"]] == ["shop"]
 
 
+@pytest.mark.slow
 async def test_all_pages_share_one_look_and_none_is_made_without_a_page(
     app: ConsoleApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ async def test_all_pages_share_one_look_and_none_is_made_without_a_page(
     assert asked == []
 
 
+@pytest.mark.slow
 async def test_a_slow_page_gets_the_newest_figures_only(
     app: ConsoleApp, settings: Settings
 ) -> None:
@@ -145,6 +148,7 @@ async def test_a_slow_page_gets_the_newest_figures_only(
             await each.events.aclose()
 
 
+@pytest.mark.slow
 async def test_a_lost_broker_is_told_and_the_looks_go_on(
     settings: Settings, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from aiorpc.contracts.model import (
     Service,
 )
 from aiorpc.contracts.rules import RULES
-from tests.support.seeded_changes import SOURCE, Changed, changed
+from tests.support.seeded_changes import BREAKING, COMPATIBLE, SOURCE, Changed, changed
 
 
 def contract_in(source: str, directory: Path, name: str) -> Contract:
@@ -60,9 +60,17 @@ def judge(numbers: range, directory: Path) -> tuple[list[tuple[Changed, list[str
     return wrong, right
 
 
+#: So many seeds change the services in each way once.
+KINDS = max(len(BREAKING), len(COMPATIBLE))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
-    [range(21), pytest.param(range(21, 100), marks=[pytest.mark.long, pytest.mark.timeout(300)])],
+    [
+        range(KINDS),
+        pytest.param(range(KINDS, 100), marks=[pytest.mark.long, pytest.mark.timeout(300)]),
+    ],
 )
 def test_breaking_changes_are_found_and_others_are_not(
     numbers: range, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -86,6 +86,7 @@ def test_cronsim_is_imported_where_a_cron_is_declared() -> None:
     )
 
 
+@pytest.mark.slow
 async def test_a_cron_fires_goes_on_after_an_error_and_each_instance_has_its_own() -> None:
     fired: asyncio.Queue[str] = asyncio.Queue()
 
@@ -104,6 +105,7 @@ async def test_a_cron_fires_goes_on_after_an_error_and_each_instance_has_its_own
                 await fired.get()
 
 
+@pytest.mark.slow
 async def test_a_test_fires_a_cron_by_hand_or_waits_for_it() -> None:
     class Service:
         name = "service"

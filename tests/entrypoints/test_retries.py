@@ -152,6 +152,7 @@ async def test_a_retry_that_succeeds_is_the_last(stage: Stage) -> None:
     assert state.messages == 0
 
 
+@pytest.mark.slow
 async def test_a_waiting_event_holds_no_worker_and_outlives_the_service(stage: Stage) -> None:
     stage.config["max_workers"] = 1
     async with ServiceContainer(stage.service(Retry(delays=(1,)), fails=1), stage.config):
@@ -390,6 +391,7 @@ async def test_requeue_on_error_waits_longer_after_each_failure_in_a_row(
     assert len(said) == 12
 
 
+@pytest.mark.slow
 async def test_requeue_on_error_does_not_turn_without_a_pause(stage: Stage) -> None:
     async with ServiceContainer(stage.service(None, requeue_on_error=True), stage.config):
         await stage.dispatch(1)

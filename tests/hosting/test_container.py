@@ -917,6 +917,7 @@ sys.exit(asyncio.run(main()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_stops_serve_cleanly(tmp_path: Path, signum: signal.Signals) -> None:
     async with running(tmp_path, SERVER) as process:
@@ -952,6 +953,7 @@ with asyncio.Runner(loop_factory={loop_factory}) as runner:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(
@@ -992,6 +994,7 @@ asyncio.run(serve(Service, config="memory://"))
 """
 
 
+@pytest.mark.slow
 async def test_a_second_signal_is_logged_even_while_the_main_thread_logs(tmp_path: Path) -> None:
     async with running(tmp_path, LOGGING) as process:
         assert process.stdout is not None

@@ -103,6 +103,7 @@ async def test_every_container_answers(broker_config: dict[str, Any]) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_a_service_describes_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
     described: list[Sequence[type]] = []
     describe = describing.contract_of
@@ -214,6 +215,7 @@ class Slow(Entrypoint):
         yield
 
 
+@pytest.mark.slow
 async def test_a_starting_service_answers_when_it_is_ready(broker_config: dict[str, Any]) -> None:
     class NotYet:
         name = Two.name
@@ -344,6 +346,7 @@ class Described:
         raise ValueError("no")
 
 
+@pytest.mark.slow
 async def test_an_instance_says_what_it_is(broker_config: dict[str, Any]) -> None:
     settings = resolve(broker_config)
     async with (
@@ -364,6 +367,7 @@ async def test_an_instance_says_what_it_is(broker_config: dict[str, Any]) -> Non
     assert ping == Ping(name=info.name, id=info.id, version=info.version, metadata=info.metadata)
 
 
+@pytest.mark.slow
 async def test_statistics_have_the_shape_of_nats(broker_config: dict[str, Any]) -> None:
     settings = resolve(broker_config)
     before = datetime.now(UTC)
@@ -397,6 +401,7 @@ async def test_statistics_have_the_shape_of_nats(broker_config: dict[str, Any]) 
     }
 
 
+@pytest.mark.slow
 async def test_a_question_may_be_for_one_service_or_one_instance(
     broker_config: dict[str, Any],
 ) -> None:

@@ -45,6 +45,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_a_program_with_serve_ends_without_methods_that_do_not_return(tmp_path: Path) -> None:
     project = Project(tmp_path)
     program = project.write("program.py", PROGRAM)

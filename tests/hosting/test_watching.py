@@ -37,6 +37,7 @@ class Shop:
     async def hears(self, payload: Any) -> None: ...
 
 
+@pytest.mark.slow
 async def test_the_calls_between_two_looks_are_counted(broker_config: dict[str, Any]) -> None:
     Shop.go_on = asyncio.Event()
     settings = resolve(broker_config)
@@ -71,6 +72,7 @@ async def test_the_calls_between_two_looks_are_counted(broker_config: dict[str, 
     assert (hears.queue, hears.consumers) == (None, None)  # exclusive to the services
 
 
+@pytest.mark.slow
 async def test_a_queue_without_its_service_is_not_looked_at(
     broker_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ async def test_a_queue_without_its_service_is_not_looked_at(
         assert looked == []
 
 
+@pytest.mark.slow
 async def test_a_queue_is_looked_at_again_after_a_lost_connection(
     broker_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ def test_an_option_with_a_wrong_value_is_an_error(options: Any, said: str) -> No
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.slow
 async def test_a_service_that_is_overloaded_for_a_moment_answers_in_the_end(
     broker_config: dict[str, Any],
 ) -> None:

@@ -49,6 +49,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", several)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swallow", [("127.0.0.98",), ("127.0.0.98", "127.0.0.99")])
 async def test_an_address_that_swallows_packets_does_not_use_up_the_time(
     monkeypatch: pytest.MonkeyPatch, stack: ExitStack, swallow: tuple[str, ...]

@@ -67,6 +67,7 @@ async def test_an_auto_delete_queue_is_deleted_with_its_last_consumer(bench: Ben
     await is_gone(other, queue)
 
 
+@pytest.mark.slow
 async def test_an_expiring_queue_is_deleted_after_its_time_unused(bench: Bench) -> None:
     transport = await bench.connect()
     exchange = bench.exchange("direct")
@@ -92,6 +93,7 @@ async def test_an_expiring_queue_is_deleted_after_its_time_unused(bench: Bench) 
     await transport.publish(to(consumed, mandatory=True))
 
 
+@pytest.mark.slow
 async def test_inspecting_an_expiring_queue_counts_as_a_use(bench: Bench) -> None:
     transport = await bench.connect()
     queue, clock = bench.queue(expires=0.4), bench.queue()
