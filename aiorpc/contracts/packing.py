@@ -14,7 +14,7 @@ import msgspec
 __all__ = ["packed", "unpacked"]
 
 #: Bytes of JSON up to which a document stays as it is, and that an unpacked one has at most.
-PLAIN, LARGEST = 64 * 1024, 16 * 1024 * 1024
+PLAIN, LARGEST = 64 * 1024, 4 * 1024 * 1024
 
 
 def packed(document: Any) -> Any:
@@ -28,7 +28,7 @@ def unpacked(document: Any) -> Any:
     Return the document that :func:`packed` got.
 
     Raises:
-        ValueError: the text is damaged, or larger than 16 MiB when it is unpacked.
+        ValueError: the text is damaged, or larger than 4 MiB when it is unpacked.
     """
     if not isinstance(document, str):
         return document

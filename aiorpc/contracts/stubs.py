@@ -85,7 +85,8 @@ def _method(method: OfferedMethod, types: Types) -> list[str]:
         head, result = "def", f"{types.use('AsyncIterator')}[{result}]"
     else:
         head = "async def"
-    arguments = ", ".join(["self", *_arguments(method, types)])
+    receiver = "_self" if any(each.name == "self" for each in method.parameters) else "self"
+    arguments = ", ".join([receiver, *_arguments(method, types)])
     errors = [f"    {each.name}: {_first_line(each.description)}" for each in method.errors]
     raised = ["Raises:", *errors] if errors else []
     docs = docstring(method.description, 2, raised)

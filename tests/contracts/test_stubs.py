@@ -107,6 +107,12 @@ class Odd:
     async def grow(self, node: Node) -> Node:
         return Node("root", NOW, [node], Circle(2.0))
 
+    @staticmethod
+    @rpc
+    async def static(self: int, cls: int = 1) -> int:
+        """Has no receiver."""
+        return self + cls
+
     @rpc
     async def stream(self, number: int) -> AsyncIterator[Node]:
         for each in range(number):
@@ -149,6 +155,7 @@ async def test_calls_by_a_stub_have_the_types_of_the_service(tmp_path: Path) -> 
         assert isinstance(root, stub.Node)
         assert root.parts == [leaf]
         assert root.shape == stub.Circle(radius=2.0)
+        assert (await odd.static(1), await odd.static(self=2, cls=2)) == (2, 4)
         items = [each async for each in odd.stream(3)]
         assert [each.name for each in items] == ["0", "1", "2"]
         assert all(isinstance(each, stub.Node) and each.at == NOW for each in items)
