@@ -5,8 +5,11 @@ functions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from .model import HIDDEN
 
 __all__ = ["BY_NAME", "DATA", "draft07", "inside", "with_keywords"]
 
@@ -21,7 +24,7 @@ def draft07(schema: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for keyword, value in schema.items():
         if keyword in DATA:
-            found[keyword] = value
+            found.update(_data(keyword, value))
         elif keyword in BY_NAME:
             found[keyword] = {name: draft07(each) for name, each in value.items()}
         elif keyword == "discriminator" and isinstance(value, Mapping):
@@ -40,6 +43,14 @@ def draft07(schema: Mapping[str, Any]) -> dict[str, Any]:
         reference = {"$ref": found.pop("$ref")}
         found = {"allOf": [reference, *found.pop("allOf", ())], **found}
     return found
+
+
+def _data(keyword: str, value: Any) -> dict[str, Any]:
+    """Return *keyword* with *value* as JSON has it: a tuple is a list, and infinity is no value."""
+    try:
+        return {keyword: json.loads(json.dumps(value, allow_nan=False))}
+    except (TypeError, ValueError):
+        return {HIDDEN: True} if keyword == "default" else {}
 
 
 def _converted(value: Any) -> Any:

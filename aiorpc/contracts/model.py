@@ -35,7 +35,7 @@ T = TypeVar("T")
 #: A JSON Schema. Empty: any value.
 Schema: TypeAlias = dict[str, Any]
 
-#: A keyword of ours: the schema has a default, which the contract keeps secret.
+#: A keyword of ours: the schema has a default, which is secret, or which JSON does not have.
 HIDDEN = "x-aiorpc-hidden-default"
 
 Kind: TypeAlias = Literal[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import jsonschema
+import msgspec
 import pytest
 from marshmallow import Schema, fields
 from sqlalchemy.orm import DeclarativeBase
 
 from aiorpc import ConfigurationError, EventDispatcher, rpc
 from aiorpc.contracts.describing import contract_of
-from aiorpc.contracts.model import Contract, OfferedMethod, Service
+from aiorpc.contracts.model import HIDDEN, Contract, OfferedMethod, Service
 from aiorpc.contracts.reading import contract_from, read
 from aiorpc.contracts.writing import document_of, text_of
 from aiorpc.sqlalchemy import DatabaseSession, Outbox, returns
@@ -180,6 +182,39 @@ def test_events_are_found_where_the_code_dispatches_them() -> None:
         "properties": {"order_id": {"type": "integer"}, "amount": {"type": "number"}},
         "required": ["order_id", "amount"],
     }
+
+
+class Sizes(msgspec.Struct):
+    pair: tuple[int, str] = (1, "a")
+    most: float = math.inf
+    by_number: dict[int, int] = msgspec.field(default_factory=dict)
+
+
+class Defaults:
+    name = "contract_defaults"
+
+    @rpc
+    async def set(
+        self,
+        pair: tuple[int, ...] = (1, 2),
+        most: float = math.nan,
+        by_number: dict[int, int] = {1: 2},  # noqa: B006
+        sizes: Sizes = Sizes(),  # noqa: B008
+        marker: Any = object(),  # noqa: B008
+    ) -> Sizes: ...
+
+
+def test_defaults_are_those_of_json() -> None:
+    contract = contract_of([Defaults])
+    text = text_of(contract)
+    assert read(text, "the text") == contract
+    json.loads(text, parse_constant=pytest.fail)  # no NaN, no Infinity
+    parameters = {each.name: each.schema for each in method(Defaults, "set").parameters}
+    assert parameters["pair"]["default"] == [1, 2]
+    assert parameters["by_number"]["default"] == {"1": 2}
+    assert parameters["most"] == {"type": "number", HIDDEN: True}
+    assert not {"default", HIDDEN} & {*parameters["marker"]}
+    assert HIDDEN in contract.schemas["Sizes"]["properties"]["most"]
 
 
 class Base:
