@@ -30,9 +30,10 @@ SAFE = {"QUEUE_OPTIONS": {"*": {"type": "quorum"}}, "CONFIRM_REPLIES": True}
 #: A second of each kind, from each side.
 RATES = {"calls": 20.0, "streams": 3.0, "events": 10.0}
 #: What always may happen: a stream never runs again, and a quorum queue without a leader refuses.
+#: If this is the caller's reply queue, a stream cannot tell its caller that it began.
 PERMITTED: dict[str, frozenset[str]] = {
     "calls": frozenset(),
-    "streams": frozenset({"ConnectionLost"}),
+    "streams": frozenset({"ConnectionLost", "RpcTimeout"}),
     "events": frozenset({"Overloaded"}),
 }
 #: Seconds that a call and an event take.

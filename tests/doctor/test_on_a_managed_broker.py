@@ -289,7 +289,7 @@ async def a_consumer_timeout_below_that_of_calls(url: str) -> AsyncIterator[Setu
 @broken(MANAGED, "delivery-limit-low", QUEUE)
 async def a_low_delivery_limit(url: str) -> AsyncIterator[Setup]:
     async with _vhost(url, topology=False) as (vhost, setup):
-        Api.queue(vhost, QUEUE, **{"x-queue-type": "quorum", "x-delivery-limit": 1})
+        Api.queue(vhost, QUEUE, **{"x-queue-type": "quorum", "x-delivery-limit": 5})
         yield setup
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiorpc import Overloaded, Unroutable
 from aiorpc.config import resolve
 from aiorpc.entrypoints import parking
+from aiorpc.transports.base import QueueState
 from aiorpc.wire.message import Message
 from aiorpc.wire.parked import Parking
 from tests.support.waiting import PATIENCE
@@ -22,8 +23,12 @@ class Refusing:
 
     url = "amqp://broker"
 
-    def __init__(self, refusals: int) -> None:
+    def __init__(self, refusals: int, waiting: int) -> None:
         self.refusals = refusals
+        self.waiting = waiting
+
+    async def inspect(self, queue: str, timeout: float) -> QueueState:
+        return QueueState(queue, exists=True, messages=self.waiting)
 
     async def publish(self, outgoing: Any, timeout: float) -> None:
         if self.refusals:
@@ -49,12 +54,17 @@ class Unanswering:
         return "it did not answer"
 
 
-@pytest.mark.parametrize(("refusals", "is_parked"), [(2, True), (3, False)])
+@pytest.mark.parametrize(
+    ("refusals", "waiting", "is_parked"),
+    [(2, 7, True), (3, 7, False), (5, 0, True), (6, 0, False)],
+)
 async def test_a_message_that_its_parked_queue_refuses_is_sent_again_before_it_is_rejected(
-    refusals: int, is_parked: bool, monkeypatch: pytest.MonkeyPatch
+    refusals: int, waiting: int, is_parked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A queue with waiting messages is full. An empty one waits for its leader."""
     monkeypatch.setattr(parking, "PAUSES", (0.0, 0.0, 0.0))
-    transport = Refusing(refusals)
+    monkeypatch.setattr(parking, "ELECTION", (0.0, 0.0, 0.0))
+    transport = Refusing(refusals, waiting)
     host: Any = SimpleNamespace(
         service_name="shop", settings=resolve("memory://"), transport=transport
     )

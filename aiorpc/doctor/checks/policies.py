@@ -133,7 +133,7 @@ def _judged(
             overflow = limits.get("overflow", "drop-head")
             yield LENGTH.found(name, f"at most {most} {unit} ({limit}), overflow {overflow}")
     deliveries = limits.get("delivery-limit")
-    if deliveries is not None and 0 <= deliveries < case.settings.max_attempts:
+    if deliveries is not None and 0 <= deliveries <= case.settings.max_attempts:  # and one to park
         text = f"{deliveries} deliveries, and MAX_ATTEMPTS is {case.settings.max_attempts}"
         yield DELIVERIES.found(name, text)
     target = limits.get("dead-letter-exchange")
