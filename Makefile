@@ -17,13 +17,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # would compile aiorpc again, and pytest all tests.
 export PYTHONDONTWRITEBYTECODE :=
 
+# The files with tests that run alone: to collect all files takes longer than many of these tests.
+ALONE = $$(grep -rl 'mark\.alone' tests --include='test_*.py')
+
 # $(call run-tests,VENV): runs most tests in parallel, by file, and then the tests marked `alone`. The
 # second part always runs. The target fails if either part fails.
 define run-tests
 echo "== in parallel, $(WORKERS) at a time"; \
 $(1)/bin/python -m pytest -q -m "not alone and not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; parallel=$$?; \
 echo "== alone"; \
-$(1)/bin/python -m pytest -q -m "alone and not long"; alone=$$?; \
+$(1)/bin/python -m pytest -q -m "alone and not long" $(ALONE); alone=$$?; \
 test $$parallel = 0 || echo "there are failures in the first part, see above"; \
 test $$parallel$$alone = 00
 endef
@@ -57,7 +60,7 @@ test: $(VENV)/.dev servers ## run all tests but the long ones, on RabbitMQ, Post
 
 test-long: $(VENV)/.dev servers ## run the long tests, which `make test` leaves out: clusters, processes under load, more versions
 	@$(BIN)/python -m pytest -q -m "long and not alone" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-	@$(BIN)/python -m pytest -q -m "long and alone"
+	@$(BIN)/python -m pytest -q -m "long and alone" $(ALONE)
 
 test-all: $(VENV)/.dev servers test-long ## run all tests: the long ones, the others with each Python from 3.11 to 3.14, databases with marshmallow 3
 	@for p in python3.11 python3.12 python3.13 python3.14; do \

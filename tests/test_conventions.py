@@ -78,6 +78,13 @@ def test_comments_for_a_type_checker_stand_where_one_reads() -> None:
             assert "# pyright: ignore" not in text, path
 
 
+def test_the_mark_alone_stands_in_the_file_of_the_test() -> None:
+    """The Makefile looks for it there."""
+    marked = [path for path, text in FILES.items() if "mark.alone" in text]
+    assert marked
+    assert [path for path in marked if not path.name.startswith("test_")] == []
+
+
 NAMED = re.compile(r"`(tests/\S+)::(\w+)`")
 
 
