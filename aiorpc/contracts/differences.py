@@ -29,6 +29,7 @@ from .variance import Change, Comparison, shown
 __all__ = ["breaks_of"]
 
 _GONE = "gone"
+_TEXT: Schema = {"type": "string"}
 _RULES: Mapping[str, Rule] = {
     "type": "FIELD_SAME_TYPE",
     "deleted": "FIELD_NO_DELETE",
@@ -153,7 +154,7 @@ class _Pair:
             method = f"{self._name}.{each.method}"
             where = f"{method} {_task_of(each)}"
             if each.queue in queues:
-                changes = self._taken(each.payload, queues[each.queue].payload)
+                changes = self._taken(each.payload, queues[each.queue].payload, drops=True)
                 yield from self._told("HANDLER_SAME_PAYLOAD", where, changes, "the service", method)
             elif isinstance(each, ConsumedQueue):
                 yield Break("CONSUMER_NO_DELETE", where, "a consumer", _GONE, "the service", method)
@@ -176,7 +177,7 @@ class _Pair:
                 yield from self._told("METHOD_SAME_RESULT", place, changes, "callers", method)
                 if each.stream == there.stream:
                     sent = tuple(_by_name(each.parameters, each.in_path))
-                    taken = tuple(_by_name(there.parameters, there.in_path))
+                    taken = tuple(_by_name(there.parameters, there.in_path, takes_text=True))
                     for found in self._arguments(where, sent, taken):
                         yield msgspec.structs.replace(found, method=method)
                 else:
@@ -193,9 +194,9 @@ class _Pair:
             for each in comparison.changes(new, old)
         ]
 
-    def _taken(self, old: Schema, new: Schema) -> list[Change]:
+    def _taken(self, old: Schema, new: Schema, *, drops: bool = False) -> list[Change]:
         """Return the changes of what the service takes."""
-        return Comparison(self._old, self._new, is_result=False).changes(old, new)
+        return Comparison(self._old, self._new, is_result=False, drops=drops).changes(old, new)
 
     def _told(
         self, rule: Rule, where: str, changes: Iterable[Change], hurts: Hurt, method: str
@@ -236,9 +237,15 @@ def _shape(route: OfferedRoute) -> str:
     return path
 
 
-def _by_name(parameters: Iterable[Argument], in_path: Iterable[str]) -> Iterator[Argument]:
-    """Yield the arguments of a request: those of the path by number, all others by name."""
+def _by_name(
+    parameters: Iterable[Argument], in_path: Iterable[str], *, takes_text: bool = False
+) -> Iterator[Argument]:
+    """
+    Yield the arguments of a request: those of the path by number, all others by name. A path is
+    text, so with *takes_text* a variable that is a text takes each value.
+    """
     numbers = {name: f"{{{number}}}" for number, name in enumerate(in_path)}
     for each in parameters:
-        name = numbers.get(each.name, each.name)
-        yield Argument(name, "keyword_only", each.required, each.schema)
+        is_any = takes_text and each.name in numbers and each.schema == _TEXT
+        schema = {} if is_any else each.schema
+        yield Argument(numbers.get(each.name, each.name), "keyword_only", each.required, schema)

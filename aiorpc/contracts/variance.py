@@ -65,6 +65,7 @@ class Comparison:
         sent, taken: the named schemas of each side.
         is_result: whether the service sends (a result, an event); else callers do (arguments).
         unknown_fits: whether an unknown type, which has an empty schema, fits every other.
+        drops: whether a field that is not taken may be dropped: nobody wants it back.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class Comparison:
         *,
         is_result: bool,
         unknown_fits: bool = False,
+        drops: bool = False,
     ) -> None:
         self._sent, self._taken = sent, taken
-        self._is_result = is_result
+        self._is_result, self._drops = is_result, drops
         self._unknown_fits = unknown_fits
         #: The changes of pairs of schemas, which are parts of the contracts: by name, else by id.
         self._known: dict[tuple[str | int, str | int], list[Change]] = {}
@@ -179,7 +181,7 @@ class Comparison:
                     yield Change(place, kind, "optional", "required")
                 yield from self.changes(given[name], wanted[name], place)
             elif wanted or others_taken is False:
-                if not self._is_result:
+                if not self._is_result and not (self._drops and others_taken is not False):
                     yield Change(place, "deleted", shown(given[name]), "absent")
             else:
                 yield from self.changes(given[name], _schema(others_taken), place)

@@ -19,6 +19,7 @@ from aiorpc.contracts.model import (
     Contract,
     HandledEvent,
     OfferedMethod,
+    OfferedRoute,
     Service,
 )
 from aiorpc.contracts.rules import RULES
@@ -222,6 +223,32 @@ def test_a_queue_needs_somebody_who_consumes_it() -> None:
         "HANDLER_SAME_PAYLOAD shop.on_paid handles bank.paid: was string, is integer; hurts the "
         "service"
     ]
+
+
+def test_a_handler_may_stop_reading_a_field() -> None:
+    def handles(payload: Any) -> Contract:
+        handler = HandledEvent("on_paid", "bank", "paid", "singleton", "q", payload)
+        return Contract({"shop": Service("shop", handlers=(handler,))})
+
+    less = {"type": "object", "properties": {"id": INT}, "required": ["id"]}
+    assert lines(handles(OBJECT), handles(less)) == []
+    assert lines(taking(Argument("a", schema=OBJECT)), taking(Argument("a", schema=less))) != []
+    (found,) = lines(handles(OBJECT), handles({**less, "additionalProperties": False}))
+    assert found.startswith("FIELD_NO_DELETE shop.on_paid handles bank.paid.name: was string")
+
+
+def test_a_variable_of_a_path_that_becomes_text_takes_each_value() -> None:
+    def route(schema: Any) -> Contract:
+        parameters = (Argument("id", schema=schema),)
+        path = "/books/{id}"
+        shown = OfferedRoute("show", ("GET",), path, ("id",), parameters=parameters)
+        return Contract({"shop": Service("shop", routes=(shown,))})
+
+    assert lines(route(INT), route(TEXT)) == []
+    assert lines(route(TEXT), route(INT)) == [
+        "ARGUMENT_SAME_TYPE shop GET /books/{id}({0}): was string, is integer; hurts callers"
+    ]
+    assert lines(route(INT), route({"enum": ["a"]})) != []
 
 
 def test_schemas_that_contain_themselves_are_compared() -> None:
