@@ -8,6 +8,7 @@ contract. A schema whose default is hidden says so (``HIDDEN``): the value is st
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from ..config.redaction import redact
 from ..declarations import argument_path
@@ -15,7 +16,10 @@ from ..wire.schemas import PREFIX
 from .draft07 import inside
 from .model import HIDDEN, Contract, Schema, named_schemas
 
-__all__ = ["hide_by_name", "hide_declared", "hide_defaults"]
+__all__ = ["Place", "hide_by_name", "hide_declared", "hide_defaults", "places_of"]
+
+#: A schema, with the path to a sensitive part of its value; an empty path is the whole value.
+Place: TypeAlias = tuple[Schema, Sequence[str]]
 
 #: Keywords whose schemas describe the value itself, not a part of it.
 _SAME = frozenset({"allOf", "anyOf", "oneOf"})
@@ -24,22 +28,35 @@ _LISTS = frozenset({"items", "prefixItems", "additionalItems"})
 
 def hide_declared(contract: Contract) -> None:
     """Hide the defaults of the arguments, and of the parts of arguments, that are sensitive."""
-    places: list[tuple[Schema, Sequence[str]]] = []
+    places: list[Place] = []
     for service in contract.services.values():
         for each in service.offered:
             by_name = {argument.name: argument.schema for argument in each.parameters}
-            places += [
-                (by_name[path[0]], path[1:])
-                for path in map(argument_path, each.sensitive)
-                if path and path[0] in by_name  # a foreign contract may have any text
-            ]
+            rest = [one.schema for one in each.parameters if one.kind == "var_keyword"]
+            places += places_of(each.sensitive, by_name, rest[0] if rest else None)
         for message in service.queues:
             places += [(message.payload, argument_path(name)[1:]) for name in message.sensitive]
     hide_defaults(places, (schema for _, schema in named_schemas(contract)), contract.schemas)
 
 
+def places_of(
+    sensitive: Iterable[str], by_name: Mapping[str, Schema], others: Schema | None
+) -> Iterator[Place]:
+    """
+    Yield the places of *sensitive* arguments.
+
+    Args:
+        by_name: the schemas of the arguments.
+        others: the schema of each argument with another name (``**options``); ``None``: none has.
+    """
+    for path in map(argument_path, sensitive):
+        schema = by_name.get(path[0], others) if path else None  # a foreign one may have any text
+        if schema is not None:
+            yield schema, path[1:]
+
+
 def hide_defaults(
-    places: Collection[tuple[Schema, Sequence[str]]],
+    places: Collection[Place],
     every: Iterable[Schema],
     schemas: Mapping[str, Schema],
 ) -> None:
@@ -47,7 +64,6 @@ def hide_defaults(
     Hide the defaults at *places*: on the way along a path, at its end, and below.
 
     Args:
-        places: schemas with the path of a sensitive part; an empty path is the whole value.
         every: all schemas that may repeat such a default inside a larger one.
         schemas: the named ones, to which the others refer.
     """

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
-from ..contracts.hiding import hide_defaults
-from ..declarations import argument_path
+from ..contracts.hiding import Place, hide_defaults, places_of
 from ..wire.keys import LONGEST_KEY
 from ..wire.schemas import PREFIX, Schemas, default_of
 from .operations import Operation, Signature
@@ -109,11 +108,16 @@ class Document:
         return msgspec.json.encode(self.content(scope))
 
     def _hide_defaults(self, bodies: Mapping[Operation, dict[str, Any]]) -> None:
-        places = [
-            (body["properties"].get(first, {}), rest)
-            for operation, body in bodies.items()
-            for first, *rest in map(argument_path, operation.sensitive)
-        ]
+        places: list[Place] = []
+        for operation, body in bodies.items():
+            by_name, others = {}, None
+            for each in operation.signature.parameters if operation.signature else ():
+                # The components have the types of all arguments, the body only those it checks.
+                both = [body["properties"].get(each.name, {}), self._schemas.of(each.expected)]
+                by_name[each.name] = {"allOf": both}
+                if each.kind is inspect.Parameter.VAR_KEYWORD:
+                    others = by_name[each.name]
+            places += places_of(operation.sensitive, by_name, others)
         hide_defaults(places, bodies.values(), self._schemas.components)
 
     def _operation(

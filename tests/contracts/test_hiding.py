@@ -154,6 +154,18 @@ def test_a_field_that_a_path_cannot_name_hides_its_neighbours(rename: bool) -> N
     assert ('"ada"' in text) is not rename
 
 
+def test_a_sensitive_argument_may_have_a_name_that_only_its_caller_knows() -> None:
+    class Door:
+        name = "hiding_options"
+
+        @rpc(sensitive_arguments="spare.teeth")
+        async def open(self, **keys: Key) -> None: ...
+
+    text = text_of(contract_of([Door]))
+    assert SECRET not in text
+    assert '"brass"' in text
+
+
 def test_a_document_of_others_is_masked_by_name_too() -> None:
     class Door:
         name = "hiding_names"

@@ -45,6 +45,12 @@ class Book:
     tags: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Spare:
+    x: int = 7
+    y: int = 8
+
+
 class Row(msgspec.Struct, rename="camel"):
     row_id: int
     when: datetime | None = None
@@ -182,6 +188,23 @@ async def test_the_document_has_no_default_of_a_sensitive_argument() -> None:
     assert "default" not in schema["properties"]["pin"]
     fields = document["components"]["schemas"]["Book"]["properties"]
     assert [name for name, each in fields.items() if "default" in each] == ["tags"]
+
+
+async def test_the_document_hides_defaults_of_arguments_that_it_does_not_check() -> None:
+    class Vault:
+        name = "vault"
+
+        @rpc(sensitive_arguments="book.price", validate=False)
+        async def open(self, book: Book) -> None: ...
+
+        @rpc(sensitive_arguments="spare.x")
+        async def more(self, **keys: Spare) -> None: ...
+
+    gateway = Gateway(BROKER, services=[Vault], authenticate=None)
+    schemas = (await document_of(gateway))["components"]["schemas"]
+    assert "default" not in schemas["Book"]["properties"]["price"]
+    fields = schemas["Spare"]["properties"]
+    assert [name for name, each in fields.items() if "default" in each] == ["y"]
 
 
 def test_the_document_is_openapi_3_1(document: dict[str, Any]) -> None:
