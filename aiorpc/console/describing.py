@@ -10,7 +10,7 @@ import asyncio
 
 import msgspec
 
-from ..contracts.hiding import hide_by_name, hide_declared
+from ..contracts.hiding import hide_by_name
 from ..contracts.model import Schema, Service
 from ..contracts.reading import contract_from
 from ..exceptions import ConfigurationError
@@ -72,7 +72,6 @@ class Describing:
                 why = str(error)
                 continue
             if service in contract.services:
-                hide_declared(contract)  # the service may be of another make
                 hide_by_name(contract)
                 return Promised(service=contract.services[service], schemas=contract.schemas)
         return Promised(why=why)

@@ -13,6 +13,7 @@ import msgspec
 
 from ..exceptions import ConfigurationError
 from .checking import require_sound
+from .hiding import hide_declared
 from .model import (
     Argument,
     ConsumedQueue,
@@ -77,6 +78,7 @@ def contract_from(document: Any, where: str) -> Contract:
         contract = _contract(document)
         contract = msgspec.convert(msgspec.to_builtins(contract), Contract)  # checks all types
         require_sound(contract)
+        hide_declared(contract)  # an older aiorpc, or another program, may have made it
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as exc:
         raise _damaged(where, exc) from exc
     return contract

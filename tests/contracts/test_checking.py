@@ -14,7 +14,7 @@ import pytest
 from aiorpc import ConfigurationError
 from aiorpc.contracts.describing import contract_of
 from aiorpc.contracts.differences import breaks_of
-from aiorpc.contracts.hiding import hide_by_name, hide_declared
+from aiorpc.contracts.hiding import hide_by_name
 from aiorpc.contracts.inputs import input_schema
 from aiorpc.contracts.merging import merged
 from aiorpc.contracts.model import Argument, Contract, OfferedMethod, Service
@@ -66,7 +66,6 @@ def test_a_damaged_contract_is_an_error_or_can_be_used(seed: int) -> None:
         compile(stub, service.name, "exec")
         for method in service.methods:
             json.dumps(input_schema(method, contract.schemas))
-    hide_declared(contract)
     hide_by_name(contract)
     assert msgspec.json.encode(merged([contract, GOOD]))
 

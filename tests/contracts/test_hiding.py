@@ -17,7 +17,7 @@ from aiorpc.contracts.differences import breaks_of
 from aiorpc.contracts.hiding import hide_by_name
 from aiorpc.contracts.inputs import input_schema
 from aiorpc.contracts.model import HIDDEN, Contract, OfferedMethod
-from aiorpc.contracts.reading import read
+from aiorpc.contracts.reading import contract_from, read
 from aiorpc.contracts.stubs import stub_of
 from aiorpc.contracts.writing import text_of
 from aiorpc.hosting.discovery.asking import asking
@@ -178,6 +178,13 @@ def test_a_document_of_others_is_masked_by_name_too() -> None:
     hide_by_name(contract)
     assert "k-1" not in text_of(contract)
     assert contract.services[Door.name].methods[0].parameters[2].schema["default"] == 1
+
+
+def test_a_contract_of_an_older_aiorpc_is_read_without_its_secrets(contract: Contract) -> None:
+    document = json.loads(text_of(contract).replace(f'"{HIDDEN}": true', f'"default": "{SECRET}"'))
+    read_again = contract_from(document, "it")
+    assert read_again == contract
+    assert SECRET in json.dumps(document)
 
 
 def test_what_is_made_of_a_contract_has_no_secret(contract: Contract) -> None:
