@@ -11,6 +11,8 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from ..contracts.model import HIDDEN
+
 __all__ = ["CONTENT_SECURITY_POLICY", "page_of"]
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
@@ -77,7 +79,7 @@ def _operation(path: str, operation: Mapping[str, Any]) -> Iterator[str]:
 def _rows(body: Mapping[str, Any]) -> Iterator[str]:
     required = body.get("required", ())
     for name, schema in body.get("properties", {}).items():
-        default = "required" if name in required else ""
+        default = "required" if name in required else "hidden" if HIDDEN in schema else ""
         if "default" in schema:
             default = f"<code>{escape(json.dumps(schema['default']))}</code>"
         yield f"<tr><td><code>{escape(name)}</code><td>{_type(schema)}<td>{default}</tr>"
@@ -113,7 +115,7 @@ def _type(schema: Mapping[str, Any]) -> str:
             more = {
                 name: value
                 for name, value in schema.items()
-                if name not in ("type", "default", "title", "description")
+                if name not in ("type", "default", HIDDEN, "title", "description")
             }
             shown = ", ".join(f"{name}: {json.dumps(value)}" for name, value in more.items())
             return escape(f"{kind} ({shown})" if shown else kind)

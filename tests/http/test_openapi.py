@@ -188,6 +188,7 @@ async def test_the_document_has_no_default_of_a_sensitive_argument() -> None:
     assert "default" not in schema["properties"]["pin"]
     fields = document["components"]["schemas"]["Book"]["properties"]
     assert [name for name, each in fields.items() if "default" in each] == ["tags"]
+    assert "<code>pin</code><td>string<td>hidden<" in (await get(gateway, "/docs")).text
 
 
 async def test_the_document_hides_defaults_of_arguments_that_it_does_not_check() -> None:
