@@ -19,6 +19,7 @@ try:
     from mcp import MCPError
     from mcp.server import Server, ServerRequestContext
     from mcp.server.stdio import stdio_server
+    from mcp.shared.tool_name_validation import validate_tool_name
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f'aiorpc.mcp needs {error.name}, which is not installed: pip install "aiorpc-amqp[mcp]"',
@@ -64,7 +65,8 @@ def offered(
     Return the methods *names* of *service*.
 
     Raises:
-        ConfigurationError: there is no such method, or it has sensitive arguments.
+        ConfigurationError: there is no such method, it has sensitive arguments, or its name is
+            none for a tool.
     """
     known = {each.name: each for each in contract.services[service].methods}
     found = []
@@ -73,6 +75,12 @@ def offered(
             raise ConfigurationError(
                 f"{service} has no method {name!r}{likely(name, known)}: it has "
                 f"{', '.join(known) or 'none'}"
+            )
+        if not validate_tool_name(name).is_valid:
+            raise ConfigurationError(
+                f"{service}.{name} cannot be a tool, because agents want a name of 1 to 128 ASCII "
+                "letters, digits, underscores, dashes and dots: leave the method out, or add one "
+                "with such a name"
             )
         if known[name].sensitive and not allow_sensitive:
             raise ConfigurationError(

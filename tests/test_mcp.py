@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import uuid
@@ -20,6 +21,7 @@ from aiorpc import ClusterRpcProxy, ConfigurationError, ServiceContainer, rpc
 from aiorpc.config import resolve
 from aiorpc.contracts.describing import contract_of
 from aiorpc.contracts.inputs import input_schema
+from aiorpc.contracts.model import Contract, OfferedMethod, Service
 from aiorpc.mcp import LARGEST, MOST_ITEMS, offered, server_of
 from tests.support.contract_services import SERVICES
 
@@ -68,8 +70,8 @@ class Shop:
     async def large(self) -> str:
         return "x" * LARGEST
 
-    @rpc(sensitive_arguments="password")
-    async def log_in(self, password: str) -> str:
+    @rpc(sensitive_arguments=("password", "pin"))
+    async def log_in(self, password: str, *, pin: str = "hunter2") -> str:
         return "in"
 
 
@@ -175,10 +177,20 @@ async def test_an_agent_is_not_asked_to_repeat_a_call_that_may_have_run(
     assert "within 0.1 s" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["größe", "x" * 129])
+def test_a_name_that_agents_do_not_take_is_refused(name: str) -> None:
+    service = Service("shop", methods=(OfferedMethod(name),))
+    with pytest.raises(ConfigurationError, match=f"shop.{name} cannot be a tool"):
+        offered(Contract({"shop": service}), "shop", [name])
+
+
 async def test_sensitive_arguments_are_not_offered_unless_somebody_says_so() -> None:
-    with pytest.raises(ConfigurationError, match=r"sensitive arguments \(password\)"):
+    with pytest.raises(ConfigurationError, match=r"sensitive arguments \(password, pin\)"):
         offered(CONTRACT, Shop.name, ["log_in"])
     async with client_of("log_in", allow_sensitive=True) as client:
+        (tool,) = (await client.list_tools()).tools
+        assert "hunter2" not in json.dumps(tool.input_schema)
+        assert tool.input_schema["required"] == ["password"]
         assert await called(client, "log_in", {"password": "x"}) == (False, "in")
 
 
