@@ -123,7 +123,9 @@ class Comparison:
             if given is None or any(each not in values for each in given):
                 return [_change(path, "enum", sent, taken)]
             return []
-        if not _constraints_fit(sent, taken):
+        given = _values(sent)
+        fits = all(_fits(each, taken) for each in given) if given else _constraints_fit(sent, taken)
+        if not fits:
             return [_change(path, "type", sent, taken)]
         kind = _kind_of(sent)
         if kind == "object":
@@ -291,6 +293,19 @@ def _constraints_fit(sent: Schema, taken: Schema) -> bool:
         and ("pattern" not in taken or sent.get("pattern") == taken["pattern"])
         and _is_multiple(sent.get("multipleOf"), taken.get("multipleOf"))
     )
+
+
+def _fits(value: Any, taken: Schema) -> bool:
+    """Return whether a *value* of an enumeration has what *taken*, of its type, asks for."""
+    if isinstance(value, str):
+        least, most = taken.get("minLength", 0), taken.get("maxLength", _NO)
+        return least <= len(value) <= most and not {"pattern", "format", "contentEncoding"} & {
+            *taken
+        }
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        lower, upper = _bounds(taken)
+        return lower <= (value, 0.0) <= upper and value % taken.get("multipleOf", value or 1) == 0
+    return True
 
 
 _Bound: TypeAlias = tuple[float, float]

@@ -174,6 +174,12 @@ COMPATIBLE, NARROWER, WIDER, OTHER = (False, False), (True, False), (False, True
         (Two, Numbers, OTHER),
         (Literal["a", None], Literal["a"] | None, COMPATIBLE),
         (bool, Literal[True, False], COMPATIBLE),
+        (Literal[1, 2], Positive, WIDER),
+        (Literal[0, 1], Positive, OTHER),
+        (Literal[4, 8], Annotated[int, Meta(multiple_of=4)], WIDER),
+        (Literal[4, 7], Annotated[int, Meta(multiple_of=4)], OTHER),
+        (Literal["ab"], Annotated[str, Meta(max_length=2)], WIDER),
+        (Literal["abc"], Annotated[str, Meta(max_length=2)], OTHER),
         (Literal[True], Literal[False], OTHER),
         # Collections.
         (list[int], tuple[int, ...], COMPATIBLE),
