@@ -29,7 +29,7 @@ from ..wire.names import (
     singleton_right,
     singleton_ticks,
 )
-from ..wire.queues import of_same_type
+from ..wire.queues import has_type, is_shared, of_same_type, of_type
 
 __all__ = ["Access", "NeededExchange", "NeededQueue", "Needs", "needs_of"]
 
@@ -204,9 +204,11 @@ def _add_entrypoint(needs: Needs, entrypoint: Entrypoint) -> None:
         role = f"queue of {entrypoint.method_name}"
         _add_queue(needs, NeededQueue(queue, role, pattern=pattern))
         if entrypoint.retry is not None:
+            typed = queue if is_shared(queue) else of_type(queue, "classic")
             for delay in entrypoint.retry.delays:
                 waits = f"queue of delayed messages of {entrypoint.method_name}"
-                _add_queue(needs, NeededQueue(delay_queue(queue, delay), waits, consumed=False))
+                delayed = delay_queue(typed, delay)
+                _add_queue(needs, NeededQueue(delayed, waits, consumed=False))
         if not (entrypoint.requeue_on_error or entrypoint.dead_letter):
             _add_parked(needs, queue, pattern)
     elif getattr(entrypoint, "singleton", False):
@@ -233,6 +235,8 @@ def _add_server(needs: Needs) -> None:
 def _add_parked(needs: Needs, queue: Queue, pattern: str = "") -> None:
     options = needs.container.settings.queue_options
     parked = of_same_type(parked_queue(queue.name), queue.name, options)
+    if not (is_shared(queue) or has_type(parked)):
+        parked = of_type(parked, "classic")
     role = f"queue of parked messages of {queue.name}"
     pattern = f"{pattern}.parked" if pattern else ""
     _add_queue(needs, NeededQueue(parked, role, False, True, pattern, late=True))

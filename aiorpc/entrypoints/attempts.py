@@ -37,6 +37,7 @@ from ..wire.copies import (
     failures_of,
     original_key_of,
 )
+from ..wire.message import Queue
 from ..wire.names import parked_queue
 from ..wire.parked import Parking
 from .parking import park
@@ -64,7 +65,7 @@ class Attempts:
     """
 
     host: Host
-    queue: str
+    queue: Queue
     work: Callable[[Delivery], None]
     _: KW_ONLY
     why: Callable[[Delivery], Parking] = lambda delivery: Parking()
@@ -98,7 +99,7 @@ class Attempts:
         least, most = failures_of(message, redelivered=True)
         if least and most >= self.host.settings.max_attempts:
             parking = self._park(delivery, most)
-            self.host.spawn(parking, f"park a message of {self.queue}", settles=True)
+            self.host.spawn(parking, f"park a message of {self.queue.name}", settles=True)
         elif counted_by_broker(message) is None:
             self._send_copy(delivery, least, deadline, self.work)
         else:
@@ -128,7 +129,7 @@ class Attempts:
         """
         copy = new_id()
         self._unconfirmed[copy] = None
-        exchange, routing_key = "", self.queue
+        exchange, routing_key = "", self.queue.name
         if self.as_it_came:
             exchange, routing_key = delivery.exchange, delivery.routing_key
         delivery.answer(
@@ -168,7 +169,7 @@ class Attempts:
             return  # the broker redelivers the original, which was not acked
         log.warning(
             "a message of queue %s is not counted, because a copy of it cannot be sent: %s",
-            self.queue,
+            self.queue.name,
             error,
         )
         instead(delivery)
@@ -182,7 +183,7 @@ class Attempts:
         )
         error = DeliveryUncertain(text.format("rejected, because it could not be parked,"))
         refuse = None if self.rejected is None else partial(self.rejected, error=error)
-        text = text.format(f"parked in queue {parked_queue(self.queue).name}")
+        text = text.format(f"parked in queue {parked_queue(self.queue.name).name}")
         why = replace(self.why(delivery), reason=f"DeliveryUncertain: {text}")
         if not await park(self.host, self.queue, delivery, text, why, failed=refuse):
             return

@@ -178,7 +178,7 @@ class _Intake:
 
             paths = paths_in_payload(entrypoint, host)
         why = Parking(method=name, sensitive=paths)
-        self.attempts = Attempts(host, queue.name, self._work, why=lambda _: why)
+        self.attempts = Attempts(host, queue, self._work, why=lambda _: why)
         self.requeues = Requeues()
         self.retries: Retries | None = None
         if entrypoint.retry is not None:

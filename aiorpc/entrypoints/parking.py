@@ -19,7 +19,7 @@ from ..transports.base import Delivery, Outgoing
 from ..wire.message import Message, Queue
 from ..wire.names import parked_queue
 from ..wire.parked import Parking, parked
-from ..wire.queues import configured, has_default_type, of_same_type, of_type
+from ..wire.queues import has_type, of_same_type, of_type
 
 __all__ = ["PAUSES", "park"]
 
@@ -44,7 +44,7 @@ _NOT_PARKED = (
 
 async def park(
     host: Host,
-    source: str,
+    source: Queue,
     delivery: Delivery,
     text: str,
     why: Parking,
@@ -66,7 +66,7 @@ async def park(
     try:
         await _send_copy(host, source, delivery, why)
     except ConnectionLost as error:
-        log.warning(_REQUEUED, source, error, extra=fields)
+        log.warning(_REQUEUED, source.name, error, extra=fields)
         delivery.requeue()
     except Exception as error:  # noqa: BLE001 - unsettled, it would use up the prefetch
         log.error(_NOT_PARKED, text, error, extra=fields)
@@ -74,16 +74,16 @@ async def park(
             failed(delivery)
         delivery.reject(requeue=False)
     else:
-        figures.count("parked", source)
+        figures.count("parked", source.name)
         log.error("%s", text, extra=fields)
         return True
     return False
 
 
-async def _send_copy(host: Host, source: str, delivery: Delivery, why: Parking) -> None:
+async def _send_copy(host: Host, source: Queue, delivery: Delivery, why: Parking) -> None:
     why = replace(
         why,
-        queue=source,
+        queue=source.name,
         exchange=delivery.exchange,
         routing_key=delivery.routing_key,
         at=datetime.now(UTC),
@@ -95,12 +95,11 @@ async def _send_copy(host: Host, source: str, delivery: Delivery, why: Parking) 
         await _send(host, source, parked(delivery.message, brief))
 
 
-async def _parked_queue(host: Host, source: str) -> Queue:
+async def _parked_queue(host: Host, source: Queue) -> Queue:
     """Return the queue for parked messages, of the same type as *source*."""
-    options = host.settings.queue_options
-    queue = of_same_type(parked_queue(source), source, options)
-    there = configured(Queue(source, passive=True), options)
-    if has_default_type(there):
+    queue = of_same_type(parked_queue(source.name), source.name, host.settings.queue_options)
+    if not has_type(queue):
+        there = dataclasses.replace(source, passive=True)
         queue = of_type(queue, await host.transport.type_of(there))
     if queue.arguments.get("x-queue-type") == "quorum":
         # A look at a message may count as a failed delivery, and must not delete it.
@@ -110,9 +109,9 @@ async def _parked_queue(host: Host, source: str) -> Queue:
     return queue
 
 
-async def _send(host: Host, source: str, message: Message) -> None:
+async def _send(host: Host, source: Queue, message: Message) -> None:
     """Send *message* to be parked; if the queue refuses it, again after each pause."""
-    name = parked_queue(source).name
+    name = parked_queue(source.name).name
     for number, pause in enumerate((*PAUSES, *ELECTION), 1):
         await asyncio.sleep(pause)
         full = number >= len(PAUSES) and await _is_full(host, name)
@@ -125,14 +124,17 @@ async def _send(host: Host, source: str, message: Message) -> None:
 
 
 async def _is_full(host: Host, queue: str) -> bool:
-    """Whether messages wait in *queue*. A queue without a leader shows none, or does not answer."""
+    """
+    Return whether messages wait in *queue*. A queue without a leader shows none, or does not
+    answer.
+    """
     state = await host.transport.inspect(queue, LOOK)
     return state is not None and state.messages > 0
 
 
-async def _try(host: Host, source: str, message: Message) -> None:
+async def _try(host: Host, source: Queue, message: Message) -> None:
     """Send *message* to the parked queue, and declare the queue if it does not exist."""
-    name = parked_queue(source).name
+    name = parked_queue(source.name).name
 
     def outgoing() -> Outgoing:
         return Outgoing(exchange="", routing_key=name, message=message, mandatory=True)
@@ -144,13 +146,13 @@ async def _try(host: Host, source: str, message: Message) -> None:
         await host.transport.publish(outgoing(), PARKING)
 
 
-async def _declare(host: Host, source: str) -> None:
+async def _declare(host: Host, source: Queue) -> None:
     transport = host.transport
     try:
         async with asyncio.timeout(PARKING):
             await transport.declare(queues=[await _parked_queue(host, source)])
     except TimeoutError:
         raise ConnectionLost(
-            f"queue {parked_queue(source).name} could not be declared on {transport.url} within "
-            f"{PARKING:g} s: {transport.condition()}"
+            f"queue {parked_queue(source.name).name} could not be declared on {transport.url} "
+            f"within {PARKING:g} s: {transport.condition()}"
         ) from None

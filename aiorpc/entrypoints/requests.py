@@ -95,7 +95,7 @@ class Server:
         self._refusals = Refusals(host, entrypoints, self.settle, self._answer_error)
         self._attempts = Attempts(
             host,
-            host.wire.rpc_queue(host.service_name).name,
+            host.wire.rpc_queue(host.service_name),
             self._counted,
             why=partial(_why, host, methods),
             as_it_came=True,

@@ -26,7 +26,7 @@ from ..wire.errors import reason_of
 from ..wire.message import Queue
 from ..wire.names import delay_queue, parked_queue
 from ..wire.parked import Parking
-from ..wire.queues import has_default_type, of_type
+from ..wire.queues import has_type, of_type
 from .parking import PAUSES, park
 from .retry import Retry
 
@@ -81,7 +81,7 @@ class Retries:
             ConfigurationError: the broker refuses them.
         """
         queue, delays, transport = self._queue, self._retry.delays, self._host.transport
-        if delays and has_default_type(queue):
+        if delays and not has_type(queue):
             queue = of_type(queue, await transport.type_of(queue))
         self._delays = [delay_queue(queue, delay) for delay in delays]
         await transport.declare(queues=list({each.name: each for each in self._delays}.values()))
@@ -118,7 +118,7 @@ class Retries:
     async def _park(self, delivery: Delivery, text: str, reason: str, stack: str | None) -> None:
         why = replace(self._why, reason=reason, stack=stack)
         try:
-            parked = await park(self._host, self._queue.name, delivery, text, why)
+            parked = await park(self._host, self._queue, delivery, text, why)
         except asyncio.CancelledError:
             self._requeue(delivery)
             raise

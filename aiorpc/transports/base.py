@@ -266,10 +266,10 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def type_of(self, queue: Queue) -> str | None:
+    async def type_of(self, queue: Queue) -> str:
         """
-        Declare *queue*, which has no ``x-queue-type``, without its binding. Return the type that
-        other queues need to be of the same type; ``None`` if they need none, or it is unknown.
+        Declare *queue* without its binding. Return ``quorum`` if it is a quorum queue, else
+        ``classic``: also if the broker does not say.
         """
 
     async def subscribe(

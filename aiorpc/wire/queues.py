@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..config import QueueOptions, options_for
 from .message import Exchange, Queue
 
-__all__ = ["configured", "has_default_type", "of_same_type", "of_type"]
+__all__ = ["configured", "has_type", "is_shared", "of_same_type", "of_type"]
 
 _TYPE = "x-queue-type"
 
@@ -29,25 +29,29 @@ def configured(queue: Queue, options: dict[str, QueueOptions]) -> Queue:
         exchange = Exchange()
     elif found.passive:
         exchange = replace(exchange, passive=True)
-    shared = queue.durable and not (queue.exclusive or queue.auto_delete)
     return replace(
         queue,
         exchange=exchange,
         passive=found.passive or queue.passive,
-        arguments={**queue.arguments, **found.for_queue(queue.name, shared=shared)},
+        arguments={**queue.arguments, **found.for_queue(queue.name, shared=is_shared(queue))},
     )
 
 
-def has_default_type(queue: Queue) -> bool:
-    """Return whether *queue* gets the default type of its vhost, if it does not exist."""
-    shared = queue.durable and not (queue.exclusive or queue.auto_delete)
-    return shared and _TYPE not in queue.arguments
+def is_shared(queue: Queue) -> bool:
+    """
+    Return whether *queue* is durable, and neither exclusive nor deleted with its consumer. All
+    other queues are classic.
+    """
+    return queue.durable and not (queue.exclusive or queue.auto_delete)
 
 
-def of_type(queue: Queue, kind: str | None) -> Queue:
-    """Return *queue* with the type *kind*; *queue* itself if *kind* is ``None``."""
-    if kind is None:
-        return queue
+def has_type(queue: Queue) -> bool:
+    """Return whether *queue* is declared with a type."""
+    return _TYPE in queue.arguments
+
+
+def of_type(queue: Queue, kind: str) -> Queue:
+    """Return *queue* with the type *kind*."""
     return replace(queue, arguments={**queue.arguments, _TYPE: kind})
 
 
@@ -57,4 +61,4 @@ def of_same_type(queue: Queue, source: str, options: dict[str, QueueOptions]) ->
     such as ``message_ttl``.
     """
     found = options_for(source, options) if options else None
-    return of_type(queue, None if found is None else found.type)
+    return queue if found is None or found.type is None else of_type(queue, found.type)

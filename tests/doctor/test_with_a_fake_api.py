@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from aiorpc import Retry, event_handler
 from aiorpc.config import parse_broker_urls
 from aiorpc.doctor.checks.broker import _refused
@@ -109,6 +111,9 @@ class Shop:
     @event_handler("stock", "empty", retry=Retry(delays=(60,)))
     async def refill(self, payload: Any) -> None: ...
 
+    @event_handler("stock", "full", reliable_delivery=False, retry=Retry(delays=(60,)))
+    async def show(self, payload: Any) -> None: ...
+
 
 async def _classic(url: str, queue: str) -> AsyncIterator[Setup]:
     """A classic queue that exists since before the vhost got another default queue type."""
@@ -131,6 +136,15 @@ async def test_a_delay_queue_that_moves_to_quorum_gets_its_guarantee() -> None:
         findings = await diagnosed(given.config, *given.services, management=given.management)
     (found,) = [each for each in findings if each.name == "queue-is-classic"]
     assert '"x-dead-letter-strategy": "at-least-once"' in "".join(found.commands)
+
+
+@pytest.mark.parametrize("beside", ["retry-60000ms", "parked"])
+async def test_queues_beside_one_that_cannot_be_a_quorum_queue_are_classic(beside: str) -> None:
+    queue = f"evt-stock-full--shop.show.{beside}"
+    async with asynccontextmanager(_classic)("amqp://127.0.0.1:1/", queue) as given:
+        findings = await diagnosed(given.config, *given.services, management=given.management)
+    assert queue in {each.subject for each in findings}
+    assert "queue-is-classic" not in {each.name for each in findings}
 
 
 @broken(TOLD, "messages-expire", "evt-stock-empty--shop.refill.retry-60000ms")

@@ -402,7 +402,7 @@ def test_a_message_that_cannot_be_copied_is_worked_on_or_requeued(
         requeue=lambda: done.append("requeued"),
     )
     host: Any = SimpleNamespace(settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}))
-    attempts = Attempts(host, "q", lambda delivery: done.append("worked on"))
+    attempts = Attempts(host, Queue("q"), lambda delivery: done.append("worked on"))
     assert attempts.takes(delivery)
     attempts.requeue(delivery)
     assert done == ["worked on", "requeued"]
@@ -421,7 +421,7 @@ def test_a_copy_whose_confirm_is_lost_is_not_worked_on_beside_its_original() -> 
         answer=sent.append,
     )
     host: Any = SimpleNamespace(settings=resolve({"AMQP_URI": "memory://", "MAX_ATTEMPTS": 5}))
-    attempts = Attempts(host, "q", lambda delivery: done.append("worked on"))
+    attempts = Attempts(host, Queue("q"), lambda delivery: done.append("worked on"))
     assert attempts.takes(delivery)
     delivery.stale = True
     (copy,) = sent
@@ -481,7 +481,7 @@ async def test_a_message_whose_parking_fails_is_rejected_and_the_service_continu
         transport=SimpleNamespace(publish=fail),
         spawn=lambda background, name, settles=False: spawned.append(background),
     )
-    assert Attempts(host, "q", lambda delivery: done.append("worked on")).takes(delivery)
+    assert Attempts(host, Queue("q"), lambda delivery: done.append("worked on")).takes(delivery)
     await spawned[0]
     assert done == ["rejected, requeue=False"]
     assert "cannot be parked (no such luck) and is rejected" in caplog.text

@@ -21,6 +21,7 @@ from aiorpc import (
     Queue,
     Retry,
     ServiceContainer,
+    consume,
     event_dispatcher,
     event_handler,
     rpc,
@@ -28,10 +29,11 @@ from aiorpc import (
 )
 from aiorpc.config import resolve
 from aiorpc.transports import open_transport
-from aiorpc.transports.base import State, Transport
+from aiorpc.transports.base import Outgoing, State, Transport
+from aiorpc.wire.message import Message
 from tests.chaos.node_shell import NodeShell, binary, set_default_queue_type
 from tests.servers import Rabbit
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.alone]
 
@@ -56,9 +58,10 @@ class Vhost:
     def events(self) -> str:
         return f"evt-{self.name}-happened--{self.name}.handle"
 
-    def delay_queue(self, **arguments: object) -> Queue:
-        after = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.events}
-        name = f"{self.events}.retry-100ms"
+    def delay_queue(self, source: str = "", **arguments: object) -> Queue:
+        source = source or self.events
+        after = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": source}
+        name = f"{source}.retry-100ms"
         return Queue(name, arguments={"x-message-ttl": 100, **after, **arguments})
 
     def service(self) -> type:
@@ -193,4 +196,47 @@ async def test_classic_queues_are_used_as_they_are_and_logged_once(
             await vhost.everything_works(onlooker)
     lines = Counter(each for each in caplog.messages if "used as it is" in each)
     assert set(lines.values()) == {1}
-    assert len(lines) == 7, lines  # calls, three handlers, delays, parked, the last tick
+    assert len(lines) == 5, lines  # calls, three handlers, the last tick
+
+
+async def test_queues_beside_a_queue_have_its_type_whatever_the_default_is(
+    vhost: Vhost, onlooker: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue without a limit of looks and without a guarantee would lose messages."""
+    classic, limited = f"{vhost.name}.classic", f"{vhost.name}.limited"
+    passing = f"evt-{vhost.name}-happened--{vhost.name}.passing"
+
+    class Service:
+        name = vhost.name
+
+        @event_handler(name, "happened", reliable_delivery=False, retry=Retry(delays=[0.1]))
+        async def passing(self, payload: object) -> None:
+            raise ValueError("no luck")
+
+        @consume(Queue(classic, arguments={"x-queue-type": "classic"}), retry=Retry(delays=[0.1]))
+        async def of_classic(self, payload: object) -> None:
+            raise ValueError("no luck")
+
+        @consume(Queue(limited, arguments={"x-max-length": 9}), retry=Retry(delays=[0.1]))
+        async def of_limited(self, payload: object) -> None:
+            raise ValueError("no luck")
+
+    caplog.set_level(logging.INFO, "aiorpc")
+    async with ServiceContainer(Service, vhost.config), event_dispatcher(vhost.config) as dispatch:
+        await dispatch(vhost.name, "happened", 1)
+        for name in (classic, limited):
+            await onlooker.publish(
+                Outgoing(exchange="", routing_key=name, message=Message(body=b"1")), PATIENCE
+            )
+        await eventually(lambda: caplog.text.count("is parked in queue") == 3)
+        for name, arguments in ((passing, {}), (classic, {}), (limited, QUORUM)):
+            unlimited = {"x-delivery-limit": -1} if arguments else {}
+            guarantee = GUARANTEE if arguments else {}
+            kind = {"x-queue-type": "classic", **arguments}
+            await onlooker.declare(
+                queues=[
+                    Queue(f"{name}.parked", arguments={**kind, **unlimited}),
+                    vhost.delay_queue(name, **kind, **guarantee),
+                ]
+            )
+    assert "used as it is" not in caplog.text

@@ -13,7 +13,7 @@ from aiorpc import Overloaded, Unroutable
 from aiorpc.config import resolve
 from aiorpc.entrypoints import parking
 from aiorpc.transports.base import QueueState
-from aiorpc.wire.message import Message
+from aiorpc.wire.message import Message, Queue
 from aiorpc.wire.parked import Parking
 from tests.support.waiting import PATIENCE
 
@@ -44,8 +44,8 @@ class Unanswering:
     async def publish(self, outgoing: Any, timeout: float) -> None:
         raise Unroutable("no queue")
 
-    async def type_of(self, queue: object) -> None:
-        return None
+    async def type_of(self, queue: object) -> str:
+        return "classic"
 
     async def declare(self, **declared: Any) -> None:
         await asyncio.Event().wait()
@@ -75,7 +75,7 @@ async def test_a_message_that_its_parked_queue_refuses_is_sent_again_before_it_i
         routing_key="source",
         reject=lambda requeue: rejected.append(requeue),
     )
-    parked = await parking.park(host, "source", delivery, "it failed", Parking())
+    parked = await parking.park(host, Queue("source"), delivery, "it failed", Parking())
     assert (parked, rejected) == (is_parked, [] if is_parked else [False])
     assert transport.refusals == 0
 
@@ -95,7 +95,7 @@ async def test_a_message_is_requeued_if_its_parked_queue_cannot_be_declared_in_t
         requeue=lambda: requeued.append(True),
     )
     async with asyncio.timeout(PATIENCE):
-        assert not await parking.park(host, "source", delivery, "it failed", Parking())
+        assert not await parking.park(host, Queue("source"), delivery, "it failed", Parking())
     assert requeued == [True]
     (line,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert line.getMessage() == (

@@ -389,8 +389,8 @@ class SimulatedTransport(Transport):
         self._queues.update((queue.name, queue) for queue in queues)
         return made
 
-    async def type_of(self, queue: Queue) -> str | None:
-        return None  # each queue is a classic one
+    async def type_of(self, queue: Queue) -> str:
+        return "classic"
 
     async def _consume(self, options: ConsumerOptions) -> SimulatedSubscription:
         if self._closed:

@@ -10,7 +10,7 @@ from ...management import ListedQueue
 from ...transports.amqp.conversation import Refused
 from ...wire.message import Exchange
 from ...wire.names import AT_LEAST_ONCE, delay_of, rpc_queue_name
-from ...wire.queues import has_default_type
+from ...wire.queues import has_type, is_shared
 from ..case import NO_MANAGEMENT, USE_MANAGEMENT, Case
 from ..findings import Finding, FindingKind, NotChecked, Severity, ok
 from ..moving import to_quorum
@@ -191,7 +191,7 @@ async def _of_queue(
     }
     differing = list(_differences(flags, {name: getattr(found, name) for name in flags}))
     kind = queue.arguments.get("x-queue-type")
-    if default == "quorum" and has_default_type(queue):
+    if default == "quorum" and is_shared(queue) and not has_type(queue):
         kind = default
     skipped = {"x-queue-type"}
     if delay_of(queue.name) is not None and found.type == "quorum":

@@ -115,11 +115,10 @@ async def declare_queue(link: Link, queue: Queue) -> None:
     await _declare_all(link, (), (queue,))
 
 
-async def type_of(link: Link, queue: Queue) -> str | None:
+async def type_of(link: Link, queue: Queue) -> str:
     """
-    Declare *queue*, which has no ``x-queue-type``, without its binding. Return the type with which
-    another queue becomes one of the same type; ``None`` if it needs none, or if RabbitMQ refuses
-    *queue* for another reason.
+    Declare *queue* without its binding. Return ``quorum`` if it is a quorum queue, else
+    ``classic``: also if RabbitMQ does not say, for example because it refuses *queue*.
 
     A classic queue can be declared again as a classic queue. If the queue is another one, or would
     be another one by the vhost's default, the refusal names its type (RabbitMQ 3.10 to 4.3).
@@ -135,9 +134,9 @@ async def type_of(link: Link, queue: Queue) -> str | None:
     except Refused as refused:
         if refused.unavailable:
             raise
-        if found := re.search(_CURRENT_TYPE, refused.text):
-            return found[1] or "classic"
-    return None
+        if re.search(_IS_QUORUM, refused.text):
+            return "quorum"
+    return "classic"
 
 
 async def queue_exists(link: Link, queue: str) -> bool:
@@ -296,9 +295,7 @@ _DIFFERENCE = r"inequivalent arg '([^']*)' for (queue|exchange) '(.*?)' in vhost
 #: May differ in every queue, because an operator may change the default type of the vhost. RabbitMQ
 #: (3.10 to 4.3) reports flags and most other arguments first.
 _TYPE = "x-queue-type"
-_CURRENT_TYPE = (
-    rf"inequivalent arg '{_TYPE}' .* current is (?:none|(?:the value )?'(classic|quorum)')"
-)
+_IS_QUORUM = rf"inequivalent arg '{_TYPE}' .* current is (?:the value )?'quorum'"
 
 
 def _difference(refused: Refused) -> _Difference | None:

@@ -180,7 +180,7 @@ class AmqpTransport(Transport):
 
         return await self._on_link(declared, exchanges, queues)
 
-    async def type_of(self, queue: Queue) -> str | None:
+    async def type_of(self, queue: Queue) -> str:
         return await self._on_link(partial(type_of, queue=queue), (), (queue,))
 
     async def _on_link(

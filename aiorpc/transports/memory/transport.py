@@ -253,14 +253,13 @@ class MemoryTransport(Transport):
             self._queues[queue.name] = queue
         return exchanges
 
-    async def type_of(self, queue: Queue) -> str | None:
+    async def type_of(self, queue: Queue) -> str:
         channel = await self._available()
         try:
             there = channel.broker.declare_queue(replace(queue, exchange=Exchange()), channel)
         except ConfigurationError:
-            return None
-        kind = str(there.flags["x-queue-type"])
-        return None if kind == "classic" else kind
+            return "classic"
+        return "quorum" if there.flags["x-queue-type"] == "quorum" else "classic"
 
     async def _consume(self, options: ConsumerOptions) -> MemorySubscription:
         subscription = MemorySubscription(
