@@ -18,7 +18,7 @@ from typing import TypeVar
 import aiormq
 
 from ...config import Settings
-from ...exceptions import ConfigurationError, ConnectionLost
+from ...exceptions import AioRpcError, ConfigurationError, ConnectionLost
 from ...logs import logger
 from ...wire.message import Exchange, Queue
 from ..backlog import Sender
@@ -181,35 +181,44 @@ class AmqpTransport(Transport):
         return await self._on_link(declared, exchanges, queues)
 
     async def type_of(self, queue: Queue) -> str:
-        return await self._on_link(partial(type_of, queue=queue), (), (queue,))
+        return await self._on_link(partial(type_of, queue=queue), (), (queue,), patient=True)
 
     async def _on_link(
         self,
         ask: Callable[[Link], Awaitable[T]],
         exchanges: Sequence[Exchange],
         queues: Sequence[Queue],
+        *,
+        patient: bool = False,
     ) -> T:
-        """Ask the broker on a link, and again while the link is lost or a queue unavailable."""
+        """
+        Ask the broker on a link, and again while the link is lost or a queue unavailable; with
+        *patient*, also if the broker does not answer.
+        """
         backoff = Backoff()
         logged = ""
         while True:
             link = await self.supervisor.available()
+            trouble: AioRpcError
             try:
                 return await ask(link)
             except Refused as refused:
-                error = _misdeclared(link, exchanges, queues, refused)
+                trouble = _misdeclared(link, exchanges, queues, refused)
                 if not refused.unavailable:
-                    raise error from None
-                if logged != str(error):
-                    logged = str(error)
-                    log.error("%s; trying again", error)
-                await asyncio.sleep(backoff.next())
+                    raise trouble from None
             except (OSError, TimeoutError) as error:
                 of_queues = [each.exchange for each in queues]
                 if found := unknown_type(link, [*exchanges, *of_queues]):
                     raise _misdeclared(link, exchanges, queues, found) from None
-                if not link.lost.done():
-                    raise ConnectionLost(f"{link.url}: {reason(error)}") from error
+                if link.lost.done():
+                    continue
+                trouble = ConnectionLost(f"{_named(link, exchanges, queues)}: {reason(error)}")
+                if not (patient and isinstance(error, TimeoutError)):
+                    raise trouble from error
+            if logged != str(trouble):
+                logged = str(trouble)
+                log.error("%s; trying again", trouble)
+            await asyncio.sleep(backoff.next())
 
     async def _consume(self, options: ConsumerOptions) -> Subscription:
         if self.supervisor.closing:
@@ -276,6 +285,10 @@ class AmqpTransport(Transport):
 def _misdeclared(
     link: Link, exchanges: Sequence[Exchange], queues: Sequence[Queue], refused: Refused
 ) -> ConfigurationError:
+    return misdeclared(_named(link, exchanges, queues), refused)
+
+
+def _named(link: Link, exchanges: Sequence[Exchange], queues: Sequence[Queue]) -> str:
     names = [f"exchange {each.name!r}" for each in exchanges]
     names += [f"queue {each.name!r}" for each in queues]
-    return misdeclared(f"{', '.join(names)} on {link.url}", refused)
+    return f"{', '.join(names)} on {link.url}"

@@ -16,7 +16,7 @@ from aiorpc import (
     UnknownService,
     rpc,
 )
-from aiorpc.transports.amqp import subscription as amqp_subscription
+from aiorpc.transports.amqp import subscription as amqp_subscription, transport as amqp_transport
 from aiorpc.transports.amqp.errors import Refused
 from aiorpc.transports.amqp.link import Link
 from tests.support.transports import Bench, Inbox, is_gone, to
@@ -101,6 +101,26 @@ async def test_a_queue_is_bound_again_after_the_vhost_got_another_default_queue_
     async with asyncio.timeout(5):
         await bound.wait()
     assert [each.passive for each in asked[:2]] == [False, True]
+
+
+async def test_the_type_of_a_queue_is_asked_again_if_the_broker_does_not_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ 4 does not answer for a classic queue whose node is down."""
+    transport, queue = await bench.connect(), bench.queue()
+    answers = iter([TimeoutError(), TimeoutError(), "quorum"])
+
+    async def type_of(link: Link, queue: Queue) -> str:
+        answer = next(answers)
+        if isinstance(answer, TimeoutError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(amqp_transport, "type_of", type_of)
+    async with asyncio.timeout(5):
+        assert await transport.type_of(queue) == "quorum"
+    assert caplog.text.count("; trying again") == 1
+    assert f"queue {queue.name!r} on " in caplog.text
 
 
 async def test_a_stream_is_not_used_as_a_queue(bench: Bench) -> None:
