@@ -65,8 +65,8 @@ OTHER_QUEUE = FindingKind(
 CLASSIC = FindingKind(
     "queue-is-classic",
     Severity.WARNING,
-    why="The configuration, or the vhost's default queue type, asks for a quorum queue, and the "
-    "service uses the classic one that exists. If its node is lost, so are its messages.",
+    why="The configuration, or the default queue type of the vhost, asks for a quorum queue, and "
+    "the service uses the classic one that exists. If its node is lost, so are its messages.",
     remedy="Move the messages to a quorum queue of the same name with the commands below.",
 )
 AT_MOST_ONCE = FindingKind(
