@@ -7,6 +7,7 @@ schemas may rely on the types of their keywords.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, get_args
 
 from .draft07 import BY_NAME
@@ -67,11 +68,11 @@ def _check(schema: Any) -> None:
 def _is_sound(keyword: str, value: Any) -> bool:
     """Return whether *keyword* may have *value*; check the schemas in it."""
     if keyword in _NUMBERS:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return _is_number(value)
     if keyword in _TEXTS:
         return isinstance(value, str)
     if keyword == "multipleOf":
-        return isinstance(value, int | float) and value > 0
+        return _is_number(value) and value > 0
     if keyword == "type":
         return isinstance(value, str) or (_are_texts(value) and bool(value))
     if keyword == "required":
@@ -90,6 +91,12 @@ def _is_sound(keyword: str, value: Any) -> bool:
     for each in parts if isinstance(parts, list) else ():
         _check(each)
     return isinstance(parts, list)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether *value* is a finite number. Python reads also NaN, Infinity and 1e999."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _are_texts(value: Any) -> bool:

@@ -86,6 +86,9 @@ def shop(*parameters: Argument, **schemas: Any) -> Any:
         ({"allOf": []}, "allOf of a schema is list"),
         ({"minimum": True}, "minimum of a schema is bool"),
         ({"multipleOf": 0}, "multipleOf of a schema is int: 0"),
+        ({"multipleOf": 10**400}, "multipleOf of a schema is int: 1000"),
+        ({"exclusiveMinimum": float("inf")}, "exclusiveMinimum of a schema is float: inf"),
+        ({"maximum": float("nan")}, "maximum of a schema is float: nan"),
     ],
 )
 def test_a_schema_with_a_wrong_keyword_is_named(schema: Any, fault: str) -> None:
