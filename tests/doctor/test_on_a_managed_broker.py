@@ -398,6 +398,17 @@ async def _receive(transport: Transport, queue: Queue, number: int) -> list[int]
     return received
 
 
+async def test_flags_need_only_the_tag_monitoring(managed: ManagedRabbit) -> None:
+    async with _vhost(managed.url) as (vhost, setup):
+        Api.send("PUT", "users", "watcher", password="w", tags="monitoring")
+        Api.permit(vhost, "watcher", "", "", "")
+        management = with_parts(Api.url, scheme="http", login="watcher:w", path="")
+        findings = await diagnosed(setup.config, *setup.services, management=management)
+    assert (QUEUE, "exists, of the type classic") in {
+        (each.subject, each.what) for each in findings
+    }
+
+
 async def test_a_policy_gives_a_delay_queue_its_guarantee(managed: ManagedRabbit) -> None:
     guarantee = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish"}
     async with _vhost(managed.url, topology=False) as (vhost, setup):

@@ -118,7 +118,7 @@ class Shop:
 async def _classic(url: str, queue: str) -> AsyncIterator[Setup]:
     """A classic queue that exists since before the vhost got another default queue type."""
     answers = {
-        "vhosts/%2F": {"default_queue_type": "quorum"},
+        "vhosts": [{"name": "/", "default_queue_type": "quorum"}],
         "permissions/%2F/guest": dict.fromkeys(("configure", "write", "read"), ".*"),
     }
     async with _told(url, queues=[{"name": queue, "type": "classic"}], **answers) as setup:

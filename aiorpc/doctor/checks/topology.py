@@ -162,7 +162,9 @@ async def flags(case: Case) -> AsyncGenerator[Finding]:
                 yield finding
         raise NotChecked(f"the flags of {len(needed)} queues: {NO_MANAGEMENT}", USE_MANAGEMENT)
     there = await case.listed()
-    default = (await case.api("vhosts", case.vhost) or {}).get("default_queue_type")
+    # One vhost by itself is shown to administrators only (RabbitMQ 3.10).
+    vhosts = {each["name"]: each for each in await case.api("vhosts") or ()}
+    default = vhosts.get(case.vhost, {}).get("default_queue_type")
     for each in needed:
         found = there.get(each.queue.name)
         if found is not None:
