@@ -52,7 +52,7 @@ class Topology:
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
         #: What was logged about queues that exist with other arguments.
-        self._told = set[_Difference]()
+        self._logged = set[_Difference]()
 
     async def declare(
         self, link: Link, exchanges: Iterable[Exchange], queues: Iterable[Queue]
@@ -72,7 +72,7 @@ class Topology:
             except Refused as refused:
                 accepted = (
                     tuple(accept_exchange(each, refused) for each in exchanges),
-                    tuple(accept_queue(each, refused, self._told) for each in queues),
+                    tuple(accept_queue(each, refused, self._logged) for each in queues),
                 )
                 if accepted == (exchanges, queues):
                     raise
@@ -324,11 +324,11 @@ def accept_exchange(exchange: Exchange, refused: Refused) -> Exchange:
     return replace(exchange, auto_delete=there)
 
 
-def accept_queue(queue: Queue, refused: Refused, told: set[_Difference] | None = None) -> Queue:
+def accept_queue(queue: Queue, refused: Refused, logged: set[_Difference] | None = None) -> Queue:
     """
     Return *queue* as a passive queue, if the broker refused only a difference that is allowed.
     :func:`accept_exchange` handles its exchange. Otherwise return *queue* itself. Log a difference
-    that is not in *told*, and add it.
+    that is not in *logged*, and add it.
     """
     exchange = accept_exchange(queue.exchange, refused)
     if exchange is not queue.exchange:
@@ -342,9 +342,9 @@ def accept_queue(queue: Queue, refused: Refused, told: set[_Difference] | None =
         # A queue that is not durable, or deleted with its consumer, loses messages. A stream keeps
         # acked messages.
         return queue
-    told = set() if told is None else told
-    if difference not in told:
-        told.add(difference)
+    logged = set() if logged is None else logged
+    if difference not in logged:
+        logged.add(difference)
         flag = difference.flag
         log.info("queue %s exists with another %s, and is used as it is", queue.name, flag)
     return replace(queue, passive=True)
