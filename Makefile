@@ -48,8 +48,12 @@ check-style: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 
-check-pyright: $(VENV)/.dev
+check-pyright: $(VENV)/.pyright
+
+# pyright keeps no results, unlike mypy. So it runs only if a file or folder that it reads has changed.
+$(VENV)/.pyright: $(VENV)/.dev pyproject.toml $(shell find aiorpc tests/typing -name __pycache__ -prune -o -print)
 	@$(BIN)/pyright --warnings > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
+	@touch $@
 
 check-tests: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
