@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -147,12 +148,15 @@ class MethodThread(threading.Thread):
     def run(self) -> None:
         while (work := self._queue.get()) is not None:
             self.call, function, future = work
+            settle: Callable[[], object] | None = None
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(function())
+                    settle = partial(future.set_result, function())
                 except BaseException as exc:  # noqa: BLE001 - the worker raises it in the loop
-                    future.set_exception(exc)
+                    settle = partial(future.set_exception, exc)
             self.call = None
-            del work, function, future  # an idle thread must not keep arguments and results
-            self._idle.release()
+            self._idle.release()  # first: whoever has the result may submit the next function
+            if settle is not None:
+                settle()
+            del work, function, future, settle  # an idle thread keeps no arguments and results
         self._queue.put(None)  # ends the next thread

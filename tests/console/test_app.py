@@ -472,13 +472,15 @@ async def test_a_replay_from_a_broker_that_does_not_answer_says_so(
 
 
 async def test_a_queue_that_counts_looks_is_not_read(rabbitmq_uri: str) -> None:
-    """RabbitMQ would delete a message after some looks."""
+    """RabbitMQ before 4.3 would delete a message after some looks."""
     console = ConsoleServer(resolve(rabbitmq_uri), "127.0.0.1:8800", allow_changes=True)
     async with open_transport(resolve(rabbitmq_uri)) as transport, console.application() as app:
         yard = Yard(transport, **{"x-queue-type": "quorum", "x-delivery-limit": 2})
         await yard.declare()
         try:
             await yard.park(b"{}")
+            async with transport.reader(yard.parked) as reader:
+                counts = (await reader.cost()).counts
             headers = {
                 "origin": "http://127.0.0.1:8800",
                 "aiorpc-console-page": "1",
@@ -492,14 +494,15 @@ async def test_a_queue_that_counts_looks_is_not_read(rabbitmq_uri: str) -> None:
                 query = {"queue": yard.parked}
                 for _ in range(5):
                     seen = (await client.get("/api/parked/messages", params=query)).json()
-                    assert (seen["look"]["messages"], seen["look"]["read"]) == (1, 0)
-                    assert "counts each look" in seen["cost"]
-                query["message"] = "1"
-                answer = await client.get("/api/parked/message", params=query)
-                assert answer.status_code == 409
-                assert "which asks first" in answer.json()["error"]
-                wish = {"queue": yard.parked, "all": True}
-                assert (await client.post("/api/replay", json=wish)).status_code == 409
+                    assert (seen["look"]["messages"], seen["look"]["read"]) == (1, not counts)
+                    assert ("counts each look" in seen["cost"]) is counts
+                if counts:
+                    query["message"] = "1"
+                    answer = await client.get("/api/parked/message", params=query)
+                    assert answer.status_code == 409
+                    assert "which asks first" in answer.json()["error"]
+                    wish = {"queue": yard.parked, "all": True}
+                    assert (await client.post("/api/replay", json=wish)).status_code == 409
             assert await yard.count(yard.parked) == 1
         finally:
             for queue in yard.queues:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,6 @@ async def test_the_code_blocks_of_a_page_run(
 #: Language, code, and text of the error.
 WRONG = {
     "a value in a comment": ("python", "1 + 1  # 3\n", "the page says 3, it is 2"),
-    "an annotation": ("python", "def f(x: Any): ...\n", "name 'Any' is not defined"),
     "a value deeper down": ("python", "if True:\n    f = str\n    f(1)  # '2'\n", "it is '1'"),
     "an exception": ("python", "raise ValueError('boom')\n", "boom"),
     "an awaited exception": ("python", "async def f(): 1 / 0\nawait f()\n", "division by zero"),
@@ -58,7 +58,7 @@ WRONG = {
     "the wrong project": ("sh", "pip install aiorpc\n", "that is another project"),
     "an extra": ("sh", "pip install 'aiorpc-amqp[tea]'\n", "no extra 'tea'"),
     "a key": ("yaml", "AMQP_URL: amqp://localhost/\n", "did you mean AMQP_URI"),
-    "a comma": ("json", '{"a": 1,}\n', "double quotes"),
+    "a name without quotes": ("json", "{a: 1}\n", "double quotes"),
     "a command of an agent": (
         "json",
         '{"mcpServers": {"tea": {"command": "aiorpc", "args": ["walk"]}}}\n',
@@ -66,6 +66,11 @@ WRONG = {
     ),
     "a language": ("tex", "x\n", "no way to test 'tex'"),
 }
+if sys.version_info < (
+    3,
+    14,
+):  # since then, Python does not evaluate an annotation that nobody reads
+    WRONG["an annotation"] = ("python", "def f(x: Any): ...\n", "name 'Any' is not defined")
 
 
 @pytest.mark.parametrize(("language", "code", "told"), WRONG.values(), ids=WRONG)

@@ -146,7 +146,8 @@ class Ledger:
         violations: what must never happen, and did. Each begins with its kind and a colon.
         troubles: faults: from, until, what, and where.
         story: the lines of the story, if it is told.
-        max_attempts, max_workers, window: settings of the services.
+        max_attempts, window: settings of the services.
+        at_once: the number of calls that an instance of a service runs at once.
         book, accounts: what the broker and the databases saw.
         numbers: the numbers of calls, by correlation id.
         kill: crashes a process.
@@ -158,7 +159,7 @@ class Ledger:
     kill: Callable[[Process], None]
     queues: dict[str, str]
     max_attempts: int
-    max_workers: int
+    at_once: int
     window: int
 
     def __init__(self, now: Callable[[], float], *, tell: bool = False) -> None:
@@ -441,14 +442,14 @@ class Ledger:
         )
 
     def _busy(self, call: Call, end: float) -> bool:
-        """Whether other calls may have had all workers of its service."""
+        """Whether its service may have run as many other calls as it runs at once."""
         others = sum(
             each.service == call.service
             and each.began <= end
             and (each.ended is None or each.ended >= call.began)
             for each in self.calls.values()
         )
-        return others > self.max_workers
+        return others > self.at_once
 
     def _own_error(self, call: Call) -> tuple[type[Exception], str] | None:
         script = call.script

@@ -106,7 +106,7 @@ class World:
             "HEARTBEAT": 2,
         }
         self.ledger.confirms = self._settings["CALL_PROFILE"] == "durable"
-        self.ledger.max_workers = self._settings["max_workers"]
+        self.ledger.at_once = min(self._settings["max_workers"], self._settings["PREFETCH_COUNT"])
         self.ledger.max_attempts = self._settings["MAX_ATTEMPTS"]
         self.ledger.window = self._settings["STREAM_WINDOW"]
         self.ledger.queues = HANDLERS
