@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3 p
 	&& echo $$p && break; done)
 VENV ?= .venv
 # Test processes at a time. Tests mostly wait, so there are more than a small machine has processors.
-WORKERS ?= 3
+WORKERS ?= 4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
