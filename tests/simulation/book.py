@@ -40,6 +40,8 @@ class Seen:
         lost: deliveries whose channel ended before their ack.
         returned: deliveries that a process requeued because it stopped.
         answered, cancelled: whether an answer, or its caller's cancellation, came.
+        dropped: whether the broker lost it when it crashed. A process that had sent a copy of it
+            may then ack the copy as needless, because it expects the original.
     """
 
     originals: int = 0
@@ -49,6 +51,7 @@ class Seen:
     returned: int = 0
     answered: bool = False
     cancelled: bool = False
+    dropped: bool = False
 
 
 class Book:
@@ -144,7 +147,7 @@ class Book:
         message = entry.carried.message
         if seen is None or not _is_request(message) or STREAM in (message.headers or ()):
             return
-        if not (seen.answered or seen.cancelled or seen.alive > 0):
+        if not (seen.answered or seen.cancelled or seen.dropped or seen.alive > 0):
             self._violated(
                 "acked early", message.correlation_id or "", "is acked before its answer"
             )
@@ -168,7 +171,9 @@ class Book:
 
     def dropped(self, queue: MemoryQueue, entry: Entry) -> int | None:
         """The broker lost *entry* when it crashed. Return the number of its call or event."""
-        self._settled(queue, entry)
+        seen = self._settled(queue, entry)
+        if seen is not None:
+            seen.dropped = True
         message = entry.carried.message
         if message.correlation_id is not None:
             return self._ledger.numbers.get(message.correlation_id)
