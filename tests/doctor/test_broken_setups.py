@@ -433,6 +433,7 @@ async def test_services_that_answer_are_looked_at_without_their_modules(rabbitmq
     assert about["consumers"].what == "1 consumer; 0 messages wait"
 
 
+@pytest.mark.alone  # a service of a test beside it may stop between two looks
 async def test_a_healthy_broker_has_neither_warnings_nor_errors(rabbitmq_uri: str) -> None:
     findings = await diagnosed({"AMQP_URI": rabbitmq_uri})
     mild = {Severity.OK, Severity.NOTE, Severity.NOT_CHECKED}
